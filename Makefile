@@ -1,0 +1,195 @@
+# Extant's build. `make` needs a compiler and the libraries below; `make serve`
+# and `make test` install what is missing first (scripts/install-deps.sh), so
+# nothing here may call the compiler while this file is being read.
+#
+# Flat tree: every top-level *.c but server.c is the library, server.c has main.
+# Each variant is compiled into its own directory:
+#   build/release  ./extant        -O3, asserts on
+#   build/debug    ./extant-debug  lock order and other costly checks, debug commands
+#   build/asan     build/extant-asan   as debug, with ASan, LSan and UBSan
+#   build/tsan     build/extant-tsan   as debug, with TSan
+#   build/clang    the same sources through clang, only to see them compile
+#
+# Settable: CC=clang, MARCH=native, LTO=1, V=1 (show commands), TESTS="t/a_test.c t/b.sh".
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(shell uname -m),x86_64)
+MARCH ?= x86-64-v2
+endif
+PREFIX ?= /usr/local
+DESTDIR ?=
+LTO ?=
+JOBS ?= $(shell nproc)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1) $(2)")
+
+# ---- sources -------------------------------------------------------------------------
+
+SERVER_SRC := $(wildcard server.c)
+LIB_SRC := $(sort $(filter-out server.c,$(wildcard *.c)))
+HEADERS := $(sort $(wildcard *.h))
+TEST_SRC := $(sort $(wildcard t/*_test.c))
+TEST_AID_SRC := $(sort $(filter-out $(TEST_SRC),$(wildcard t/*.c)))
+TEST_SCRIPTS := $(sort $(shell find t -maxdepth 1 -type f -perm -u+x \
+                  '(' -name '*.sh' -o -name '*.t' -o -name '*.py' ')'))
+# Tests that start threads, or say "run under TSan", run under TSan too.
+TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -lE 'pthread_create|run under TSan' $(TEST_SRC)))
+
+# ---- flags ---------------------------------------------------------------------------
+
+IS_CLANG := $(findstring clang,$(CC))
+BASE_FLAGS := -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -pthread \
+              $(if $(MARCH),-march=$(MARCH)) -I.
+LIBS := -levent_core -levent_extra -levent_pthreads -luring -lisal -lm -pthread
+EXTRA_CFLAGS ?=
+
+cflags_release := -O3 -g -fno-omit-frame-pointer $(if $(LTO),-flto$(if $(IS_CLANG),,=auto))
+cflags_debug := -O1 -g -fno-omit-frame-pointer -DEXTANT_DEBUG
+cflags_asan := $(cflags_debug) -fsanitize=address,undefined -fno-sanitize-recover=all
+cflags_tsan := $(cflags_debug) -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
+libs_release := $(LIBS) -ljemalloc
+libs_debug := $(LIBS) -ljemalloc
+libs_asan := $(LIBS)
+libs_tsan := $(LIBS)
+
+# ---- plain make ----------------------------------------------------------------------
+
+.PHONY: all
+all: build/release/libextant.a build/debug/libextant.a
+ifneq ($(SERVER_SRC),)
+all: extant extant-debug
+endif
+
+.PHONY: FORCE
+FORCE:
+
+# One line about what is missing, before the first compiler error can say it worse.
+build/.checked: scripts/install-deps.sh
+	$(Q)CC=$(CC) scripts/install-deps.sh check
+	$(Q)mkdir -p $(@D) && touch $@
+
+# $(1) variant: objects, archive, the server, and the tests built on them.
+define variant
+build/$(1)/flags: FORCE | build/.checked
+	@mkdir -p build/$(1)/t
+	@echo '$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS)' | cmp -s - $$@ || \
+	 echo '$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS)' >$$@
+
+build/$(1)/%.o: %.c build/$(1)/flags
+	$$(call say,CC,$$@)
+	$$(Q)$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS) -MMD -MP -c -o $$@ $$<
+
+# Rebuilt from nothing each time, so that an object whose source is gone goes too.
+build/$(1)/libextant.a: $(LIB_SRC:%.c=build/$(1)/%.o)
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && $(if $(LTO),gcc-ar,ar) crs $$@ $$(filter %.o,$$^)
+
+build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o)
+	$$(Q)rm -f $$@ && ar crs $$@ $$(filter %.o,$$^)
+
+build/$(1)/t/%_test: build/$(1)/t/%_test.o build/$(1)/libtest.a build/$(1)/libextant.a
+	$$(call say,LD,$$@)
+	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$< build/$(1)/libtest.a \
+	    build/$(1)/libextant.a -lcriterion $(libs_$(1))
+
+build/$(1)/server: build/$(1)/server.o build/$(1)/libextant.a
+	$$(call say,LD,$$@)
+	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$< build/$(1)/libextant.a $(libs_$(1))
+
+-include $(wildcard build/$(1)/*.d build/$(1)/t/*.d)
+endef
+$(foreach v,release debug asan tsan,$(eval $(call variant,$(v))))
+.SECONDARY:
+
+# Copied aside and renamed, so that a running server's binary can be replaced.
+extant: build/release/server
+extant-debug: build/debug/server
+build/extant-asan: build/asan/server
+build/extant-tsan: build/tsan/server
+extant extant-debug build/extant-asan build/extant-tsan:
+	$(Q)cp $< $@.new && mv -f $@.new $@
+
+.PHONY: asan tsan
+asan: build/extant-asan
+tsan: build/extant-tsan
+
+# ---- clang, and headers that stand alone ---------------------------------------------
+
+CLANG ?= clang
+build/clang/%.o: %.c | build/.checked
+	$(call say,CLANG,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CLANG) $(BASE_FLAGS) -O1 $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
+
+build/clang/%.h.ok: %.h | build/.checked
+	$(Q)mkdir -p $(@D)
+	$(Q)echo '#include "$<"' | \
+	    $(CLANG) $(BASE_FLAGS) -fsyntax-only -MMD -MP -MF $@.d -MT $@ -x c -
+	$(Q)touch $@
+
+.PHONY: clang-check
+clang-check: $(patsubst %.c,build/clang/%.o,$(LIB_SRC) $(SERVER_SRC) $(TEST_AID_SRC) $(TEST_SRC)) \
+             $(HEADERS:%=build/clang/%.ok)
+-include $(wildcard build/clang/*.d build/clang/t/*.d)
+
+# ---- tests ---------------------------------------------------------------------------
+
+# What `make test` runs; TESTS narrows it to the named sources and scripts.
+PICK_SRC := $(if $(TESTS),$(filter $(TESTS),$(TEST_SRC)),$(TEST_SRC))
+PICK_TSAN := $(if $(TESTS),$(filter $(TESTS),$(TSAN_TESTS)),$(TSAN_TESTS))
+PICK_SCRIPTS := $(if $(TESTS),$(filter $(TESTS),$(TEST_SCRIPTS)),$(TEST_SCRIPTS))
+TEST_BINS := $(PICK_SRC:%.c=build/asan/%) $(PICK_TSAN:%.c=build/tsan/%)
+
+.PHONY: test test-build test-run
+test:
+	@scripts/install-deps.sh test
+	@$(MAKE) --no-print-directory -k -j$(JOBS) test-build || echo 'test: the build failed' >&2
+	@$(MAKE) --no-print-directory test-run
+
+test-build: all $(TEST_BINS) $(if $(TESTS),,clang-check)
+ifneq ($(SERVER_SRC),)
+test-build: build/extant-asan build/extant-tsan
+endif
+
+# Says "compile" when an object of some compiler is missing; missing test programs fail too.
+test-run:
+	@EXTANT="$(CURDIR)/extant" EXTANT_DEBUG_BIN="$(CURDIR)/extant-debug" \
+	 EXTANT_ASAN_BIN="$(CURDIR)/build/extant-asan" \
+	 EXTANT_TSAN_BIN="$(CURDIR)/build/extant-tsan" \
+	 scripts/run-tests.sh $(if $(TESTS),,compile) $(TEST_BINS) $(PICK_SCRIPTS)
+
+# Fails when anything that test-build makes is missing or out of date.
+.PHONY: compiled
+compiled:
+	@$(MAKE) --no-print-directory -k -j$(JOBS) test-build
+
+# ---- running, measuring, installing --------------------------------------------------
+
+SERVE_ARGS ?= -l 127.0.0.1 -p 11211 -m 64 -o ext_path=data/extant.flash:1g
+.PHONY: serve
+serve:
+	@scripts/install-deps.sh build
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@mkdir -p data
+	@if [ "$$(id -u)" = 0 ]; then user='-u root'; fi; \
+	 echo "extant: ./extant $$user $(SERVE_ARGS)"; exec ./extant $$user $(SERVE_ARGS)
+
+ifneq ($(wildcard scripts/bench.sh),)
+.PHONY: bench
+bench:
+	@scripts/install-deps.sh build
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@EXTANT="$(CURDIR)/extant" scripts/bench.sh
+endif
+
+.PHONY: install
+install: extant
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 extant $(DESTDIR)$(PREFIX)/bin/extant
+
+.PHONY: clean
+clean:
+	rm -rf build extant extant-debug

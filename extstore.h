@@ -1,0 +1,267 @@
+/* extstore.h: the flash engine: opaque records in pages of files.
+ *
+ * It knows records (key, value, a few numbers, all checksummed), pages, wbufs
+ * and devices. It does not know the index, the LRU or connections: who still
+ * refers to a record is told by ext_drop() and asked through ext_callbacks.
+ *
+ * Place: 40 bits, file-independent: page * (page_bytes / 16) + offset / 16.
+ *
+ * Page life, one enum; each edge is made by the one function named on it:
+ *
+ *   FREE --page_open--> OPEN --page_seal--> SEALED --page_drain--> DRAINING --page_free--> FREE
+ *                         \________ page_fail (write error that retries do not cure) ___> BAD
+ *
+ *   FREE      no object, no reader, not in use; may be opened.
+ *   OPEN      a bucket appends to it through wbufs. Never reclaimed.
+ *   SEALED    full. Objects only become fewer. objects == 0 and no reader: freed at once.
+ *   DRAINING  reclaim moves or drops what is left; freed when objects == 0 and no reader.
+ *   BAD       like DRAINING, but never FREE again: what was written stays readable until dropped.
+ *
+ * The object count of a page is exact: one for each ext_append not yet
+ * followed by its ext_drop. A place held by the index is therefore always a
+ * record of that page's present life; readers pin the page (refs), so a page
+ * is not reused under them. A page's version (32 bits, from one counter) goes
+ * into each record's checksum together with its place, so a stale, misdirected
+ * or torn read never verifies.
+ *
+ * Threads: ext_append/ext_drop/ext_read_* from any thread; an ext_ring belongs
+ * to one thread. Locks inside: LOCK_EXT_BUCKET, LOCK_EXT_PAGE, LOCK_IO_QUEUE,
+ * LOCK_EXTENTS. ext_append and ext_drop never wait and do no I/O, so they may
+ * be called with LOCK_COLUMN held.
+ */
+#ifndef EXTANT_EXTSTORE_H
+#define EXTANT_EXTSTORE_H
+
+#include "arena.h"
+#include "base.h"
+
+#define EXT_GRANULE_BYTES 16
+#define EXT_DEVICES_MAX 16
+#define EXT_LEN_CLASSES 32
+
+typedef uint64_t ext_place;
+
+/* Buckets: what a page is for. The order is memcached's (stats show the number). */
+#define EXT_BUCKET_TABLE(X)                                                                        \
+    X(DEFAULT, "default")                                                                          \
+    X(COMPACT, "compact")                                                                          \
+    X(CHUNKED, "chunked")                                                                          \
+    X(LOWTTL, "lowttl")                                                                            \
+    X(COLDCOMPACT, "coldcompact")                                                                  \
+    X(OLD, "old")
+enum ext_bucket {
+#define X(name, text) EXT_BUCKET_##name,
+    EXT_BUCKET_TABLE(X)
+#undef X
+        EXT_BUCKET_COUNT
+};
+
+enum ext_page_state { EXT_PAGE_FREE, EXT_PAGE_OPEN, EXT_PAGE_SEALED, EXT_PAGE_DRAINING, EXT_PAGE_BAD };
+
+struct extstore;
+struct ext_ring;
+
+struct ext_device_options {
+    const char *path;
+    uint64_t bytes;
+    enum ext_bucket free_bucket; /* whose pages it holds first (device class) */
+};
+
+/* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
+ * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is the one given to ext_append. */
+struct ext_callbacks {
+    void *ctx;
+    /* Does anything still refer to this place? heat: 0..3 hits since written. exptime/flush_all are
+     * the caller's to judge: return false also for expired objects (after unlinking them and calling
+     * ext_drop itself). */
+    bool (*is_live)(void *ctx, uint64_t hash, ext_place place, unsigned *heat);
+    /* The same bytes now stand at neu: swap if `old` is still referred to. True iff swapped (then the
+     * callee has called ext_drop(old)); false: the caller drops neu. */
+    bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class);
+    /* The page is being given up: forget the object if it is still there (and ext_drop it). evicted:
+     * for lack of room (leave a tombstone); else expired or unreadable. True iff it was there. */
+    bool (*dropped)(void *ctx, uint64_t hash, ext_place place, bool evicted);
+    /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
+    bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
+    /* For objects of a page whose tables cannot be read: sweep everything that refers into
+     * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns true
+     * while there is more. */
+    bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted);
+};
+
+enum ext_engine { EXT_ENGINE_AUTO, EXT_ENGINE_URING, EXT_ENGINE_THREADS };
+
+struct ext_options {
+    struct arena *arena;
+    bool attached;                 /* the arena holds page table and wbufs of an earlier process */
+    struct ext_device_options devices[EXT_DEVICES_MAX];
+    unsigned device_count;
+    uint64_t page_bytes, wbuf_bytes;
+    unsigned wbuf_count;           /* buffers in all; 0: a default that fits buffer_bytes */
+    uint64_t buffer_bytes;         /* bound for wbufs and read buffers together */
+    unsigned io_threads, io_depth;
+    enum ext_engine engine;
+    uint64_t write_limit_bytes_per_sec; /* rewrites by reclaim, 0 = none */
+    struct ext_callbacks callbacks;
+    /* Test hook: replaces the system's pread/pwrite of the thread engine and of flushes
+     * (see ext_device.h); NULL in production. */
+    const struct ext_device_ops *device_ops;
+};
+
+/* Live-tunable; read by maintenance. Written by the command layer. */
+struct ext_tunables {
+    _Atomic(uint32_t) compact_under_pages, drop_under_pages;
+    _Atomic(double) max_frag;
+    _Atomic(bool) drop_unread;
+};
+
+/* What is put into a record. The key and value are copied before return. */
+struct ext_record_in {
+    uint64_t hash;
+    const char *key;
+    const char *value;
+    uint32_t value_bytes;
+    uint8_t key_bytes;
+    uint8_t item_flags;     /* the cache's own: stale, token sent, fetched, ... opaque here */
+    uint32_t client_flags;
+    uint64_t cas;
+    uint32_t exptime_unix;  /* 0 never */
+    uint32_t time_unix;     /* when it was stored (for flush_all) */
+};
+
+/* A verified record, pointing into a read buffer. */
+struct ext_record {
+    const char *key, *value;
+    uint32_t value_bytes;
+    uint8_t key_bytes, item_flags;
+    uint32_t client_flags;
+    uint64_t cas;
+    uint64_t seq; /* the later of two records of one key has the higher seq; kept by rescue */
+    uint32_t exptime_unix, time_unix;
+};
+
+enum ext_read_state {
+    EXT_READ_IDLE,
+    EXT_READ_QUEUED,  /* on the ring, or waiting for a buffer */
+    EXT_READ_DONE,    /* result is valid */
+};
+
+/* One read; embedded in the caller's request. Between ext_read_start and ext_read_finish it belongs
+ * to the ring and must not move in memory. */
+struct ext_read {
+    /* caller's */
+    void (*done)(struct ext_read *r); /* called by ext_ring_reap in the ring's thread; never from ext_read_start */
+    void *owner;
+    /* engine's */
+    ext_place place;
+    uint32_t len_class;
+    enum ext_read_state state;
+    int result;              /* 0: bytes are there (not yet verified); -errno: I/O error after retries */
+    bool from_buffer;        /* served from a wbuf, no I/O */
+    char *buffer;            /* holds the record at buffer + skip */
+    uint32_t skip, buffer_bytes;
+    uint32_t page, version;
+    struct ext_ring *ring;
+    struct ext_read *next;
+    uint64_t start_ns;
+    uint32_t io_done, tries;
+    uint16_t slot;           /* registered buffer slot, or none */
+};
+
+/* Opens, locks (fcntl) and sizes the devices, starts I/O threads. NULL, with one line in why[]
+ * that says what is wrong and what would be right. */
+struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
+                            size_t why_bytes);
+/* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
+void ext_destroy(struct extstore *e, bool flush);
+
+/* Length classes: record bytes <-> 5 bits. ext_len_bytes is the upper end of the class. */
+unsigned ext_len_class(uint64_t record_bytes);
+uint64_t ext_len_bytes(unsigned len_class);
+uint64_t ext_record_bytes(unsigned key_bytes, uint64_t value_bytes); /* on flash, rounded to granules */
+uint64_t ext_record_max_bytes(const struct extstore *e);
+
+/* Appends a record to a bucket: reserves room in an open wbuf, copies and checksums outside any lock,
+ * commits. At return the place is readable. 0; -EAGAIN: every wbuf is being written (try when
+ * ext_wait_writable says so); -ENOSPC: no free page (reclaim must run first); -E2BIG; -EIO: no
+ * device takes writes. Counts the object as live. Never waits. */
+int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+               ext_place *place, unsigned *len_class);
+/* The object at place is not referred to any more. Exactly once for each ext_append that returned 0. */
+void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
+
+/* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said -EAGAIN or
+ * -ENOSPC may succeed, or at once (in the caller) if it already may. */
+void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
+
+/* Rings: one per worker thread, created, used and destroyed by that thread. */
+struct ext_ring *ext_ring_create(struct extstore *e);
+void ext_ring_destroy(struct ext_ring *ring); /* waits for reads in flight */
+int ext_ring_fd(const struct ext_ring *ring); /* readable when completions wait; for the event loop */
+/* Starts a read: pins the page; if the range is still in memory, copies it and sets state DONE at once
+ * (done is not called); else queues it: state QUEUED and done is called later. The caller holds the
+ * lock that keeps the place live, or has just released it after pinning (ext_pin). */
+void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class);
+/* Pins the page of a live place so that it is not reused before ext_read_start's pin; with
+ * LOCK_COLUMN held. ext_read_start(…) takes over the pin. */
+void ext_pin(struct extstore *e, ext_place place);
+void ext_unpin(struct extstore *e, ext_place place);
+/* Hands everything queued since the last call to the kernel: once per event-loop turn. */
+void ext_ring_submit(struct ext_ring *ring);
+/* Runs done() of each completed read; returns how many. Call when the fd is readable. */
+unsigned ext_ring_reap(struct ext_ring *ring);
+/* Reads queued or in flight. */
+unsigned ext_ring_pending(const struct ext_ring *ring);
+/* Verifies the bytes (checksum with place and version, lengths, key if key != NULL). 0 and *out
+ * pointing into r's buffer; -EBADMSG wrong bytes; -ENOENT another key's record (intact); r->result if
+ * that was an error. */
+int ext_read_record(const struct ext_read *r, const char *key, unsigned key_bytes,
+                    struct ext_record *out);
+/* Gives buffer and page pin back. Call once for each started read, after DONE. */
+void ext_read_finish(struct ext_read *r);
+/* Moves the record's bytes out of the ring's buffer into malloc'd memory (a slow client must not hold
+ * ring buffers); -ENOMEM leaves r as it was. */
+int ext_read_detach(struct ext_read *r);
+
+/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: free what is
+ * empty or wholly expired, start or continue the rescue or eviction of one page, close wbufs that have
+ * waited too long (not before the device is idle). Reads for reclaim are done by I/O threads; no step
+ * waits for a device. Returns true iff there is more to do now. */
+bool ext_maint_step(struct extstore *e, uint32_t now_unix);
+/* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be freed. */
+void ext_flush_all(struct extstore *e, uint32_t time_unix);
+/* The index is full (-m): the oldest page has to go whatever flash has free. */
+void ext_evict_oldest(struct extstore *e);
+/* Writes out what open wbufs hold, waits up to timeout_ms. 0, -ETIMEDOUT, -EIO. */
+int ext_sync(struct extstore *e, int64_t timeout_ms);
+
+struct ext_info {
+    /* memcached's names without the prefix extstore_ */
+    uint64_t compact_lost, compact_rescues, compact_resc_cold, compact_resc_old, compact_skipped;
+    uint64_t page_allocs, page_evictions, page_reclaims, pages_free, pages_used;
+    uint64_t objects_evicted, objects_read, objects_written, objects_used;
+    uint64_t bytes_evicted, bytes_written, bytes_read, bytes_used, bytes_fragmented;
+    uint64_t limit_maxbytes, io_queue;
+    /* ours */
+    uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries, write_moved;
+    uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
+    uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
+    bool degraded;
+    const char *engine; /* "io_uring" or "threads" */
+};
+void ext_info(struct extstore *e, struct ext_info *out);
+struct ext_page_info {
+    enum ext_page_state state;
+    uint32_t version;
+    uint64_t bytes_used, objects;
+    enum ext_bucket bucket, free_bucket;
+};
+unsigned ext_page_count(const struct extstore *e);
+void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out);
+/* 0 if every page and every unit of buffer memory is in exactly one place; else how many are not. */
+uint64_t ext_reconcile(struct extstore *e);
+/* Calls fn for each event of reclaim that `watch sysevents` shows, with memcached's fields already
+ * formatted ("type=compact_start id=3 version=7"). Set once before threads start. */
+void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *line), void *ctx);
+
+#endif

@@ -1,0 +1,117 @@
+/* index.h: one 64-bit word for each object, in RAM or on flash.
+ *
+ * Layout. The index is INDEX_SHARD_COUNT shards; a shard is an independent
+ * table with its own lock (LOCK_COLUMN), its own memory and its own growth.
+ * A bucket is one cache line of eight words. A word is 0 (empty) or
+ *
+ *   63    62..      ..            ..       0
+ *   kind  tag (T)   heat 2  len 5  place (P)        1 + T + 2 + 5 + P = 64
+ *
+ * kind 1 is flash, 0 is RAM. P is chosen at start to reach all of the flash
+ * (in 16-byte granules) and all of the arena (in handles); what is left is
+ * tag, at least 16 bits. A RAM word's heat and len bits are free for the cache.
+ *
+ * A key's hash gives the shard and x = (group, tag). A shard has `groups`
+ * groups (a constant power of two) and n rows; the bucket of x is (group, row)
+ * with row = tag * n >> T. So x can always be rebuilt from position and tag,
+ * no key is needed to move a word, and a shard grows by one row or a few at a
+ * time (n to n + n/8), group by group, each step bounded. The second candidate is
+ * x ^ F(low bits of tag), which flips group bits and high tag bits only, so it
+ * can be computed from either one; full buckets are cured by moving words to
+ * their other bucket (bounded search), so the load reaches 0.95.
+ *
+ * Every change of a word is one aligned 8-byte atomic store, so a killed
+ * process leaves a valid table (a move writes the new place first: after a
+ * kill a word may stand twice, and attach removes the second).
+ *
+ * A tombstone (flash kind, place all ones) marks an object whose page was evicted: it
+ * is found once (for miss_from_extstore) and counts as free room for inserts.
+ *
+ * Locks: the caller holds index_lock(hash) around everything that takes a hash or a slot;
+ * slots are valid until it is released or index_insert is called. No I/O, no waiting.
+ */
+#ifndef EXTANT_INDEX_H
+#define EXTANT_INDEX_H
+
+#include "arena.h"
+#include "base.h"
+#include "lock.h"
+
+#define INDEX_SHARD_COUNT 64
+#define INDEX_BUCKET_WORDS 8
+#define INDEX_MATCH_MAX 16 /* both buckets full of the same tag */
+
+typedef uint64_t index_word;
+typedef _Atomic(uint64_t) index_slot;
+
+enum index_kind { INDEX_NONE, INDEX_RAM, INDEX_FLASH, INDEX_TOMBSTONE };
+
+struct index;
+
+struct index_options {
+    struct arena *arena;
+    uint64_t flash_bytes;     /* all devices together, 0 without flash */
+    uint64_t initial_bytes;   /* wish; rounded */
+    uint64_t limit_bytes;     /* rows beyond this are refused; may be changed later */
+    unsigned handle_bits;     /* how many bits a RAM handle needs */
+    bool attached;
+};
+
+struct index_info {
+    uint64_t ram_count, flash_count, tombstone_count; /* exact under all locks, else a close reading */
+    uint64_t slots, bytes;  /* all rows' memory, directories included */
+    uint64_t steps, displacements, full_failures;
+    unsigned tag_bits, place_bits;
+};
+
+struct index *index_create(const struct index_options *opt); /* NULL with errno */
+void index_destroy(struct index *ix);
+void index_set_limit(struct index *ix, uint64_t limit_bytes);
+
+struct lock *index_lock(struct index *ix, uint64_t hash); /* the lock; the caller takes and releases it */
+unsigned index_shard_of(const struct index *ix, uint64_t hash);
+struct lock *index_shard_lock(struct index *ix, unsigned shard);
+void index_prefetch(const struct index *ix, uint64_t hash); /* needs no lock; a hint only */
+
+/* Words: taking apart and putting together (tag bits are the index's business). */
+enum index_kind index_kind(const struct index *ix, index_word w);
+uint32_t index_handle(const struct index *ix, index_word w);  /* RAM */
+uint64_t index_place(const struct index *ix, index_word w);   /* flash, in granules */
+unsigned index_len(const struct index *ix, index_word w);     /* 5 bits */
+unsigned index_heat(const struct index *ix, index_word w);    /* 2 bits */
+index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5, unsigned heat);
+index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat);
+index_word index_make_tombstone(const struct index *ix);
+
+/* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how many. */
+unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX]);
+/* The slot of the flash object at exactly this place, or NULL. */
+index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place);
+static inline index_word index_load(const index_slot *s)
+{
+    return atomic_load_explicit((index_slot *)s, memory_order_acquire);
+}
+/* Replaces the word in a slot by another kind/place/len/heat; the tag stays. Keeps the counts. */
+void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word neu);
+/* Empties a slot. */
+void index_clear(struct index *ix, uint64_t hash, index_slot *s);
+/* Adds a word. 0; -ENOSPC: no room and the limit forbids growth. May do one bounded growth step.
+ * Invalidates slots found before. */
+int index_insert(struct index *ix, uint64_t hash, index_word w);
+
+/* Walks a shard under its lock: calls visit for each non-empty word from *pos on, at most
+ * max_buckets buckets; returns false when the shard is through. A word that moves between calls may be seen twice or
+ * (only if growth ran between calls) missed. visit may clear or replace the slot it is given; it
+ * gets a hash that stands for the word in calls of this module (shard and x are right). */
+bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
+                void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
+
+/* One bounded step of growth in one shard (takes and releases its lock itself); true iff there is
+ * more to do. For the maintenance thread, so that inserts seldom have to. */
+bool index_grow_step(struct index *ix, unsigned shard);
+
+void index_info(struct index *ix, struct index_info *out);
+/* How many objects limit_bytes can hold at the load the index reaches. Pure. */
+uint64_t index_capacity(uint64_t limit_bytes);
+
+#endif

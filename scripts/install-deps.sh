@@ -1,0 +1,135 @@
+#!/bin/bash
+# Sees to it that what Extant needs is there (Debian 12).
+#
+#   install-deps.sh build   compiler and libraries, enough for `make` and `make serve`
+#   install-deps.sh test    those, the test tools and the memcached clients that tests use
+#   install-deps.sh check   installs nothing: one line and exit 1 if `make` can't work
+#
+# Quiet and quick when nothing is missing. Packages come from apt-get, as root or
+# through sudo; node packages from npm into t/clients/.
+set -eu
+cd "$(dirname "$0")/.."
+
+# PACKAGE, or PACKAGE:COMMAND when the command may have come another way.
+build_packages=(gcc:gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhash-dev
+                libisal-dev)
+test_packages=(clang:clang libcriterion-dev procps:ps
+               memcached:memcached libmemcached-tools:memccapable
+               php-cli:php php-memcached python3 python3-pymemcache
+               perl:prove libcache-memcached-fast-perl nodejs:node npm:npm)
+
+missing() # packages of the arguments that are not there, one a line
+{
+    local entry package command
+    local installed
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null |
+                sed -n 's/^installed //p')
+    for entry in "$@"; do
+        package=${entry%%:*}
+        command=${entry#"$package"}
+        command=${command#:}
+        if [ -n "$command" ] && command -v "$command" >/dev/null 2>&1; then
+            continue
+        fi
+        grep -qxF -- "$package" <<<"$installed" || echo "$package"
+    done
+}
+
+as_root()
+{
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# Installs the packages named. Services of theirs are not started: memcached's would
+# take the port that `make serve` wants.
+apt_install()
+{
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "install-deps: no apt-get here; install by hand: $*" >&2
+        exit 1
+    fi
+    if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null 2>&1; then
+        echo "install-deps: neither root nor sudo; as root: apt-get install $*" >&2
+        exit 1
+    fi
+    echo "install-deps: installing $*"
+    local policy=/usr/sbin/policy-rc.d log
+    log=$(mktemp)
+    if [ ! -e "$policy" ]; then
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y
+               -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
+    if ! { as_root "${apt[@]}" update &&
+           as_root "${apt[@]}" install --no-install-recommends "$@"; } </dev/null >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "install-deps: apt-get could not install: $*" >&2
+        rm -f "$log"
+        exit 1
+    fi
+    rm -f "$log"
+}
+
+install_packages()
+{
+    local wanted
+    mapfile -t wanted < <(missing "$@")
+    if [ ${#wanted[@]} -gt 0 ]; then
+        apt_install "${wanted[@]}"
+    fi
+}
+
+# Node clients. Without npm or a network the tests that need them say that they skip.
+install_node_clients()
+{
+    [ -e t/clients/package-lock.json ] || return 0
+    [ t/clients/node_modules/.package-lock.json -nt t/clients/package-lock.json ] && return 0
+    command -v npm >/dev/null 2>&1 || return 0
+    echo 'install-deps: npm ci in t/clients'
+    if ! (cd t/clients && npm ci --silent --no-audit --no-fund </dev/null); then
+        echo 'install-deps: npm ci failed; tests of node clients will skip' >&2
+        return 0
+    fi
+    touch t/clients/node_modules/.package-lock.json
+}
+
+# Can $CC find every header? Works without dpkg, so also where packages have other names.
+check()
+{
+    local cc=${CC:-gcc} header lacking=
+    if ! command -v "$cc" >/dev/null 2>&1; then
+        echo "extant: no compiler ($cc): 'make serve' or 'make test' installs what is missing" >&2
+        exit 1
+    fi
+    for header in stdio.h event2/event.h event2/thread.h liburing.h jemalloc/jemalloc.h \
+                  xxhash.h isa-l/crc.h; do
+        echo "#include <$header>" | "$cc" -E -x c - >/dev/null 2>&1 || lacking+=" <$header>"
+    done
+    if [ -n "$lacking" ]; then
+        echo "extant: missing$lacking: 'make serve' or 'make test' installs what is missing" >&2
+        exit 1
+    fi
+}
+
+case ${1:-} in
+build)
+    install_packages "${build_packages[@]}"
+    ;;
+test)
+    install_packages "${build_packages[@]}" "${test_packages[@]}"
+    install_node_clients
+    ;;
+check)
+    check
+    ;;
+*)
+    echo 'usage: install-deps.sh build|test|check' >&2
+    exit 2
+    ;;
+esac
