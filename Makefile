@@ -32,7 +32,7 @@ SERVER_SRC := $(wildcard server.c)
 LIB_SRC := $(sort $(filter-out server.c,$(wildcard *.c)))
 HEADERS := $(sort $(wildcard *.h))
 TEST_SRC := $(sort $(wildcard t/*_test.c))
-TEST_AID_SRC := $(sort $(filter-out $(TEST_SRC),$(wildcard t/*.c)))
+TEST_AID_SRC := $(sort $(filter-out $(TEST_SRC) t/plain_runner.c,$(wildcard t/*.c)))
 TEST_SCRIPTS := $(sort $(shell find t -maxdepth 1 -type f -perm -u+x \
                   '(' -name '*.sh' -o -name '*.t' -o -name '*.py' ')'))
 # Tests that start threads, or say "run under TSan", run under TSan too.
@@ -54,6 +54,8 @@ libs_release := $(LIBS) -ljemalloc
 libs_debug := $(LIBS) -ljemalloc
 libs_asan := $(LIBS)
 libs_tsan := $(LIBS)
+# Criterion's runner can't start under TSan; ours can.
+runner_tsan := build/tsan/t/plain_runner.o
 
 # ---- plain make ----------------------------------------------------------------------
 
@@ -83,16 +85,17 @@ build/$(1)/%.o: %.c build/$(1)/flags
 	$$(Q)$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS) -MMD -MP -c -o $$@ $$<
 
 # Rebuilt from nothing each time, so that an object whose source is gone goes too.
-build/$(1)/libextant.a: $(LIB_SRC:%.c=build/$(1)/%.o)
+build/$(1)/libextant.a: $(LIB_SRC:%.c=build/$(1)/%.o) build/$(1)/flags
 	$$(call say,AR,$$@)
 	$$(Q)rm -f $$@ && $(if $(LTO),gcc-ar,ar) crs $$@ $$(filter %.o,$$^)
 
-build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o)
+build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o) build/$(1)/flags
 	$$(Q)rm -f $$@ && ar crs $$@ $$(filter %.o,$$^)
 
-build/$(1)/t/%_test: build/$(1)/t/%_test.o build/$(1)/libtest.a build/$(1)/libextant.a
+build/$(1)/t/%_test: build/$(1)/t/%_test.o $(runner_$(1)) \
+                     build/$(1)/libtest.a build/$(1)/libextant.a
 	$$(call say,LD,$$@)
-	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$< build/$(1)/libtest.a \
+	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) build/$(1)/libtest.a \
 	    build/$(1)/libextant.a -lcriterion $(libs_$(1))
 
 build/$(1)/server: build/$(1)/server.o build/$(1)/libextant.a
@@ -131,7 +134,7 @@ build/clang/%.h.ok: %.h | build/.checked
 	$(Q)touch $@
 
 .PHONY: clang-check
-clang-check: $(patsubst %.c,build/clang/%.o,$(LIB_SRC) $(SERVER_SRC) $(TEST_AID_SRC) $(TEST_SRC)) \
+clang-check: $(patsubst %.c,build/clang/%.o,$(LIB_SRC) $(SERVER_SRC) $(wildcard t/*.c)) \
              $(HEADERS:%=build/clang/%.ok)
 -include $(wildcard build/clang/*.d build/clang/t/*.d)
 

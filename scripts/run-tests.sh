@@ -22,6 +22,13 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0:exitcode=99}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}
 
+# TSan can't map its shadow under some kernels' address randomisation; containers may
+# forbid to turn that off.
+unrandomised=()
+if setarch -R true 2>/dev/null; then
+    unrandomised=(setarch -R)
+fi
+
 name_of() # build/asan/t/x_test -> asan-t-x_test, t/y.sh -> t-y.sh
 {
     local name=${1#build/}
@@ -36,8 +43,7 @@ run_one()
     local run=()
     case $test in
     compile) run=(make --no-print-directory compiled) ;;
-    # TSan can't map its shadow under some kernels' address randomisation.
-    build/tsan/*) run=(setarch -R "$test" --jobs 2) ;;
+    build/tsan/*) run=("${unrandomised[@]}" "$test") ;;
     build/*) run=("$test" --jobs 2) ;;
     *) run=("./$test") ;;
     esac
