@@ -49,6 +49,7 @@
 #define BUSY_KEY_TRIES 8               /* draws until a key without a set under way is found */
 #define MULTIGET_MAX 10000
 #define DECILES 10
+#define PACE_TICK_NS 1000000u
 #define NS_PER_SEC 1000000000ull
 
 enum mode { MODE_LOAD, MODE_VERIFY, MODE_MIX };
@@ -304,7 +305,7 @@ static void send_set(struct connection *c, uint64_t id, uint64_t due_ns)
     l->count.value_bytes_sent += bytes;
 }
 
-/* A get of the key first and of count - 1 others that next() names. */
+/* A get of count keys. */
 static void send_get(struct connection *c, const uint64_t *ids, uint32_t count, uint64_t due_ns)
 {
     struct load *l = c->load;
@@ -413,15 +414,30 @@ static bool has_room(const struct connection *c)
     return c->request_count < c->load->opt.depth && c->out_len - c->out_sent < SEND_AHEAD_BYTES;
 }
 
-/* Without --rate: keeps depth requests under way. */
+/* When the next request is due. What is late by no more than the pace timer's own
+ * coarseness counts as due now. */
+static uint64_t next_due_ns(const struct load *l)
+{
+    const struct options *o = &l->opt;
+    uint64_t requests = o->mode == MODE_VERIFY ? l->issued / o->multiget : l->issued;
+
+    if (o->rate <= 0)
+        return l->now_ns;
+    uint64_t due_ns = l->start_ns + (uint64_t)((double)requests * 1e9 / o->rate);
+    return due_ns < l->now_ns && l->now_ns - due_ns < 2 * PACE_TICK_NS ? l->now_ns : due_ns;
+}
+
+/* Keeps depth requests under way, or sends what is due under --rate. */
 static void fill(struct connection *c)
 {
     struct load *l = c->load;
 
-    if (l->opt.rate > 0)
-        return;
-    while (has_room(c) && more_to_issue(l))
-        issue_one(c, l->now_ns);
+    while (has_room(c) && more_to_issue(l)) {
+        uint64_t due_ns = next_due_ns(l);
+        if (due_ns > l->now_ns)
+            break;
+        issue_one(c, due_ns);
+    }
 }
 
 static void stop_if_done(struct load *l)
@@ -543,6 +559,11 @@ static bool is_line(const char *line, size_t len, const char *text)
     return len == strlen(text) && memcmp(line, text, len) == 0;
 }
 
+static bool starts_with(const char *line, size_t len, const char *text)
+{
+    return len >= strlen(text) && memcmp(line, text, strlen(text)) == 0;
+}
+
 static void error_reply(struct connection *c, const char *line, size_t len)
 {
     c->load->count.errors++;
@@ -602,9 +623,9 @@ static ssize_t take_reply(struct connection *c, const char *from, size_t len, si
         finish_request(c);
     } else if (!is_set && is_line(from, line_len, "END")) {
         finish_request(c);
-    } else if (memcmp(from, "SERVER_ERROR", line_len < 12 ? line_len : 12) == 0 ||
-               memcmp(from, "CLIENT_ERROR", line_len < 12 ? line_len : 12) == 0 ||
-               memcmp(from, "ERROR", line_len < 5 ? line_len : 5) == 0) {
+    } else if (starts_with(from, line_len, "SERVER_ERROR") ||
+               starts_with(from, line_len, "CLIENT_ERROR") ||
+               starts_with(from, line_len, "ERROR")) {
         error_reply(c, from, line_len);
     } else {
         return -EPROTO;
@@ -639,9 +660,11 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
     struct connection *c = arg;
     struct load *l = c->load;
-    size_t want = c->in_need > c->in_len + READ_ROOM_BYTES ? c->in_need : c->in_len + READ_ROOM_BYTES;
+    size_t want = c->in_len + READ_ROOM_BYTES;
 
     (void)what;
+    if (want < c->in_need)
+        want = c->in_need;
     if (want > c->in_room) {
         c->in = need_memory(realloc(c->in, want));
         c->in_room = want;
@@ -679,7 +702,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 }
 
 /* With --rate: sends what is due, round the connections; what finds no room keeps
- * its due time and goes out at a later tick. */
+ * its due time and goes out once a reply or a later tick makes room. */
 static void on_pace(evutil_socket_t fd, short what, void *arg)
 {
     struct load *l = arg;
@@ -690,8 +713,7 @@ static void on_pace(evutil_socket_t fd, short what, void *arg)
     (void)what;
     l->now_ns = clock_ns();
     while (full < o->connections && more_to_issue(l)) {
-        uint64_t requests = o->mode == MODE_VERIFY ? l->issued / o->multiget : l->issued;
-        uint64_t due_ns = l->start_ns + (uint64_t)((double)requests * 1e9 / o->rate);
+        uint64_t due_ns = next_due_ns(l);
         if (due_ns > l->now_ns)
             break;
         struct connection *c = &l->conns[l->pace_next_conn++ % o->connections];
@@ -792,7 +814,7 @@ static void close_connection(struct connection *c)
 static void run(struct load *l)
 {
     const struct options *o = &l->opt;
-    struct timeval every_ms = { 0, 1000 }, every_quarter = { 0, 250000 };
+    struct timeval every_tick = { 0, PACE_TICK_NS / 1000 }, every_quarter = { 0, 250000 };
 
     l->base = need_memory(event_base_new());
     l->conns = need_memory(calloc(o->connections, sizeof(*l->conns)));
@@ -807,10 +829,10 @@ static void run(struct load *l)
     l->watchdog = need_memory(event_new(l->base, -1, EV_PERSIST, on_watchdog, l));
     event_add(l->watchdog, &every_quarter);
     if (o->rate > 0)
-        event_add(l->pace, &every_ms);
+        event_add(l->pace, &every_tick);
 
     l->start_ns = l->now_ns = l->last_progress_ns = clock_ns();
-    for (uint32_t i = 0; i < o->connections; i++) {
+    for (uint32_t i = 0; o->rate <= 0 && i < o->connections; i++) {
         fill(&l->conns[i]);
         flush_out(&l->conns[i]);
     }
@@ -1121,7 +1143,10 @@ static void parse_options(struct options *o, int argc, char **argv)
         case 'M': o->multiget = (uint32_t)number("multiget", optarg, 1, MULTIGET_MAX); break;
         case 'e': o->exptime = (int32_t)number("exptime", optarg, 0, INT32_MAX); break;
         case 'S': o->seed = number("seed", optarg, 0, UINT64_MAX - 1); break;
-        case 'E': o->epoch = (uint32_t)number("epoch", optarg, 1, UINT32_MAX); epoch_given = true; break;
+        case 'E':
+            o->epoch = (uint32_t)number("epoch", optarg, 1, UINT32_MAX);
+            epoch_given = true;
+            break;
         case 'T': o->timeout_seconds = fraction("timeout", optarg, 1e7); break;
         case 'F': o->client_flags = true; break;
         case 'N': o->no_miss = true; break;

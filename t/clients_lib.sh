@@ -1,0 +1,79 @@
+# clients_lib.sh: sourced by the client tests: a server of one's own, checks, an end.
+#
+# EXTANT names the server binary (default ./extant); Debian's memcached works too, it
+# takes the same flags. start_server sets PORT, SOCK and SERVER_PID; the directory TMP
+# and the server go when the test ends, however it ends. Nothing here sleeps for a
+# fixed time: wait_for polls a condition.
+
+EXTANT=${EXTANT:-./extant}
+TMP=$(mktemp -d "${TMPDIR:-/tmp}/extant-test.XXXXXX") || exit 1
+SERVER_PID=
+CHECKS=0
+trap 'stop_server; rm -rf "$TMP"' EXIT
+trap 'exit 1' INT TERM
+
+fail() { echo "FAIL: $*" >&2; exit 1; }
+skip() { echo "skipped: $*"; exit 77; }
+need() { command -v "$1" > /dev/null || skip "$1 isn't installed"; }
+
+# check NAME GOT WANTED
+check() {
+    CHECKS=$((CHECKS + 1))
+    [ "$2" = "$3" ] && return
+    [ -s "$TMP/err" ] && tail -n 5 "$TMP/err" >&2
+    fail "$1: got '$2', wanted '$3'"
+}
+finish() { echo "ok: $CHECKS checks"; exit 0; }
+
+# wait_for COMMAND [SECONDS]: polls until the command succeeds
+wait_for() {
+    local end=$((SECONDS + ${2:-10}))
+    until eval "$1"; do
+        [ $SECONDS -lt $end ] || fail "waited in vain for: $1"
+        sleep 0.02
+    done
+}
+
+is_extant() { case $(basename "$EXTANT") in extant*) return 0 ;; *) return 1 ;; esac; }
+
+# Flags that only Extant and memcached with extstore know, for a tiny flash file.
+flash_flags() { # megabytes
+    if is_extant; then
+        echo "-o ext_path=$TMP/flash:${1}m,ext_page_size=2,ext_wbuf_size=2,ext_item_age=1"
+    fi
+}
+
+# start_server [FLAGS]: on a TCP port of its own choice
+start_server() {
+    local user=
+    [ "$(id -u)" = 0 ] && user="-u root"
+    rm -f "$TMP/ports"
+    # shellcheck disable=SC2086
+    MEMCACHED_PORT_FILENAME=$TMP/ports "$EXTANT" $user -l 127.0.0.1 -p -1 -U 0 "$@" \
+        > "$TMP/server.log" 2>&1 &
+    SERVER_PID=$!
+    wait_for "test -s $TMP/ports || ! kill -0 $SERVER_PID 2> /dev/null"
+    PORT=$(sed -n 's/^TCP INET: *//p' "$TMP/ports" 2> /dev/null | head -n 1)
+    [ -n "$PORT" ] || { cat "$TMP/server.log" >&2; fail "$EXTANT didn't start"; }
+}
+
+# stop_server: SIGTERM, and the exit code goes to SERVER_RC
+stop_server() {
+    [ -n "$SERVER_PID" ] || return 0
+    kill -TERM "$SERVER_PID" 2> /dev/null
+    wait "$SERVER_PID" 2> /dev/null
+    SERVER_RC=$?
+    SERVER_PID=
+}
+
+# stat_of NAME: one counter of `stats`, through bash's own TCP
+stat_of() {
+    local a b c
+    exec 8<> "/dev/tcp/127.0.0.1/$PORT" || return 1
+    printf 'stats\r\nquit\r\n' >&8
+    while read -r a b c <&8; do
+        [ "$a $b" = "STAT $1" ] && echo "${c%$'\r'}"
+        [ "$a" = $'END\r' ] && break
+    done
+    exec 8>&-
+}
