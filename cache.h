@@ -1,0 +1,240 @@
+/* cache.h: what a key-value cache does, for RAM and flash objects alike.
+ *
+ * The command layer fills a struct cache_op (which verb, which key, which
+ * options) and calls cache_run(). Either the answer is there at once, or the
+ * op is parked (a read from flash, or waiting for memory) and op->done is
+ * called later, in the same thread, from cache_worker_poll(). The op must not
+ * move in memory meanwhile. A parked op never holds a lock.
+ *
+ * Results that point at a value (op->view) stay valid until cache_release().
+ *
+ * Verbs and memcached's commands:
+ *   CACHE_GET     get gets mg, gat/gats/mg T (CACHE_F_TOUCH), mg N (VIVIFY), mg R (RECACHE)
+ *   CACHE_ALLOC   the room for a value that is about to be received
+ *   CACHE_STORE   set add replace append prepend cas ms: links the item of CACHE_ALLOC
+ *   CACHE_DELETE  delete md
+ *   CACHE_TOUCH   touch
+ *   CACHE_ARITH   incr decr ma
+ * Counting of everything about items (cmd_get, get_hits, per-class hits ...) is done here, once
+ * for each op, in the worker's own counters. Commands, connections and bytes are counted above.
+ *
+ * Threads: a struct cache_worker belongs to one thread. struct cache calls
+ * say what they need. Locks inside: LOCK_COLUMN and later; none on entry.
+ */
+#ifndef EXTANT_CACHE_H
+#define EXTANT_CACHE_H
+
+#include "base.h"
+#include "extstore.h"
+#include "index.h"
+#include "item.h"
+#include "settings.h"
+#include "slab_mem.h"
+#include "stats.h"
+
+#define CACHE_KEY_BYTES_MAX 250
+
+struct cache;
+struct cache_worker;
+struct cache_op;
+
+enum cache_verb { CACHE_GET, CACHE_ALLOC, CACHE_STORE, CACHE_DELETE, CACHE_TOUCH, CACHE_ARITH };
+
+enum cache_store_mode {
+    CACHE_SET,
+    CACHE_ADD,
+    CACHE_REPLACE,
+    CACHE_APPEND,
+    CACHE_PREPEND,
+    CACHE_CAS, /* classic cas: NOT_FOUND on a miss; compares op->cas_compare */
+};
+
+enum cache_status {
+    CACHE_OK,         /* hit, stored, deleted, touched, counted */
+    CACHE_NOT_FOUND,  /* miss */
+    CACHE_NOT_STORED, /* add: there; replace/append/prepend: not there */
+    CACHE_EXISTS,     /* cas does not match */
+    CACHE_NON_NUMERIC,
+    CACHE_TOO_LARGE,  /* "object too large for cache" (the old value is gone then, as in memcached) */
+    CACHE_NO_MEMORY,  /* "out of memory storing object" */
+    CACHE_VIVIFIED,   /* CACHE_GET/ARITH with VIVIFY on a miss: an empty/initial item was made */
+};
+
+/* Options. */
+enum cache_option {
+    CACHE_F_TOUCH = 1 << 0,       /* set exptime to op->exptime_sec */
+    CACHE_F_NOBUMP = 1 << 1,      /* mg without any of h l t touching: (mg u) no LRU movement, no fetched mark */
+    CACHE_F_VIVIFY = 1 << 2,      /* make an item on a miss, expiring at op->vivify_exptime_sec */
+    CACHE_F_RECACHE = 1 << 3,     /* win if the TTL left is below op->recache_ttl_sec */
+    CACHE_F_CAS_COMPARE = 1 << 4, /* only if the item's cas equals op->cas_compare */
+    CACHE_F_CAS_SET = 1 << 5,     /* the new cas is op->cas_new (E flag) */
+    CACHE_F_INVALIDATE = 1 << 6,  /* ms I: store as stale if cas_compare is lower; md I: mark stale */
+    CACHE_F_EMPTY = 1 << 7,       /* md x: drop value and client flags, keep the item */
+    CACHE_F_DECR = 1 << 8,        /* CACHE_ARITH subtracts */
+    CACHE_F_NO_VALUE = 1 << 9,    /* CACHE_GET: the value's bytes are not needed (mg without v) */
+    CACHE_F_GAT = 1 << 10,        /* count as touch + get (gat, gats) */
+    CACHE_F_META = 1 << 11,       /* the request is a meta command (stale and token logic applies) */
+    CACHE_F_BINARY_KEY = 1 << 12, /* the key came in base64 */
+    CACHE_F_QUIET_STATS = 1 << 13, /* me: look without counting */
+};
+
+/* What the answer may tell about the item; value bytes in one piece. */
+struct cache_view {
+    const char *value;    /* NULL with CACHE_F_NO_VALUE on flash or when there is none */
+    uint32_t value_bytes;
+    uint32_t client_flags;
+    uint64_t cas;
+    uint32_t exptime_sec; /* clock seconds, 0 never */
+    uint32_t time_sec;    /* last access before this op */
+    uint8_t slab_class;
+    bool fetched_before;  /* was hit before this op (mg h, me fetch) */
+    bool stale, won, token_sent; /* mg X, W, Z */
+    bool binary_key;      /* the stored key was given in base64 */
+    bool on_flash;
+    uint32_t accounted_bytes; /* memcached's item size (mg s is value_bytes; me size is this) */
+};
+
+struct cache_read; /* internal */
+
+struct cache_op {
+    /* set by the caller before cache_run (cache_op_init zeroes all) */
+    enum cache_verb verb;
+    enum cache_store_mode mode;
+    uint32_t options; /* enum cache_option */
+    const char *key;  /* must stay valid until the op is done */
+    uint8_t key_bytes;
+    uint64_t hash;    /* cache_hash() */
+    uint32_t exptime_sec;        /* clock seconds, as clock_exptime() gives; 0 never */
+    uint32_t vivify_exptime_sec;
+    int64_t recache_ttl_sec;
+    uint64_t cas_compare, cas_new;
+    uint32_t client_flags;
+    uint32_t value_bytes;        /* CACHE_ALLOC: size of the value */
+    uint64_t delta, initial;     /* CACHE_ARITH */
+    void (*done)(struct cache_op *op); /* called if cache_run returned false */
+    void *owner;
+
+    /* results */
+    enum cache_status status;
+    struct cache_view view;      /* GET: the item; STORE/ARITH/...: cas, exptime, flags, sizes of what now is there */
+    uint64_t number;             /* CACHE_ARITH: the new value */
+    char *value;                 /* CACHE_ALLOC: where the caller puts value_bytes bytes */
+
+    /* the cache's own */
+    struct item *item;           /* CACHE_ALLOC's item until stored; a pinned item for view */
+    struct cache_read *reads;    /* facts about flash words of the tag, first the inline one */
+    struct cache_worker *worker;
+    struct cache_op *wait_next;
+    uint64_t wait_start_us;
+    uint16_t read_count, read_pending;
+    uint16_t attempts;
+    uint8_t state;
+    bool view_from_read;
+};
+
+struct cache_options {
+    struct settings *settings; /* limits, LRU percentages, ext_* (live values are read from it) */
+    struct arena *arena;
+    struct slab_mem *slab;
+    struct index *index;
+    struct extstore *ext;      /* NULL without flash; may be set later by cache_set_extstore */
+    bool attached;
+};
+
+/* Makes the cache over its parts. NULL with errno. The parts must outlive it. */
+struct cache *cache_create(const struct cache_options *opt);
+void cache_destroy(struct cache *c);
+void cache_set_extstore(struct cache *c, struct extstore *ext);
+/* The callbacks to give to ext_create (ctx = the cache). */
+struct ext_callbacks cache_ext_callbacks(struct cache *c);
+
+uint64_t cache_hash(const struct cache *c, const char *key, size_t key_bytes);
+
+/* A worker's handle; created, used and destroyed in its thread. stats: the thread's counters, kept by
+ * the caller. */
+struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *stats);
+void cache_worker_destroy(struct cache_worker *w);
+/* Two descriptors for the event loop: reads completed / memory or wake-up. Either may be -1. */
+int cache_worker_ring_fd(const struct cache_worker *w);
+int cache_worker_wake_fd(const struct cache_worker *w);
+/* Call when one of them is readable, or the time-out below has passed: completes parked ops. */
+void cache_worker_poll(struct cache_worker *w);
+/* Call once at the end of each event-loop turn: hands queued reads to the kernel. */
+void cache_worker_submit(struct cache_worker *w);
+/* Microseconds until cache_worker_poll must be called at the latest; -1 no need. */
+int64_t cache_worker_timeout_us(const struct cache_worker *w);
+unsigned cache_worker_parked(const struct cache_worker *w);
+
+void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,
+                   uint64_t hash);
+/* True: done, results are in op. False: parked, op->done(op) comes later. Every op that was run to its
+ * end needs one cache_release (also after a miss: cheap). */
+bool cache_run(struct cache_worker *w, struct cache_op *op);
+/* Gives back what the result holds (pinned item, read buffers) and, after CACHE_ALLOC that was not
+ * stored, the item. */
+void cache_release(struct cache_worker *w, struct cache_op *op);
+/* The client reads slowly: frees scarce read buffers by copying the view's value to ordinary memory.
+ * 0 or -ENOMEM (unchanged). */
+int cache_detach(struct cache_op *op);
+/* For a connection that goes away while its op is parked: the op ends as soon as it can, done is still
+ * called (exactly once), after which the caller releases it. */
+
+/* The hot path of get: RAM hit or certain miss, without an op. *pin must be given to cache_unpin. */
+enum cache_quick { CACHE_QUICK_HIT, CACHE_QUICK_MISS, CACHE_QUICK_NEEDS_OP };
+enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes,
+                                 uint64_t hash, struct cache_view *view, struct item **pin);
+void cache_unpin(struct cache_worker *w, struct item *pin);
+void cache_prefetch(struct cache_worker *w, uint64_t hash);
+
+/* flush_all: everything stored before `when` (clock seconds; 0 = now) is dead from then on. */
+void cache_flush_all(struct cache *c, uint32_t when_sec);
+/* cache_memlimit: new -m in bytes. 0 or -ENOMEM when what is in use cannot shrink that far now. */
+int cache_set_memlimit(struct cache *c, uint64_t bytes);
+
+/* Admin views; each visits in bounded pieces and holds no lock while fn runs. */
+/* stats cachedump: up to limit items of a class; fn gets key, value bytes, absolute expiry. */
+void cache_dump_class(struct cache *c, unsigned cls, unsigned limit,
+                      void (*fn)(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
+                                 uint32_t exptime_sec),
+                      void *ctx);
+/* One item as metadump shows it. On flash objects cost a read each and come from the caller's ring. */
+struct cache_meta {
+    char key[CACHE_KEY_BYTES_MAX];
+    uint8_t key_bytes;
+    uint32_t exptime_sec, time_sec, value_bytes, client_flags, accounted_bytes;
+    uint64_t cas;
+    bool fetched, binary_key, on_flash;
+    uint8_t slab_class;
+    uint32_t ext_page, ext_offset;
+};
+
+/* Per class figures of `stats items`. */
+#define CACHE_ITEM_STATS(X)                                                                        \
+    X(evicted) X(evicted_nonzero) X(outofmemory) X(tailrepairs) X(reclaimed) X(expired_unfetched)  \
+    X(evicted_unfetched) X(evicted_active) X(crawler_reclaimed) X(crawler_items_checked)           \
+    X(lrutail_reflocked) X(moves_to_cold) X(moves_to_warm) X(moves_within_lru) X(direct_reclaims)  \
+    X(hits_to_hot) X(hits_to_warm) X(hits_to_cold) X(hits_to_temp)
+struct cache_class_stats {
+    uint64_t number, number_hot, number_warm, number_cold, number_temp;
+    uint64_t age_hot, age_warm, age, mem_requested, evicted_time;
+#define X(n) uint64_t n;
+    CACHE_ITEM_STATS(X)
+#undef X
+};
+void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *out);
+
+/* Whole-cache figures of `stats` and `stats extant`. */
+struct cache_totals {
+    uint64_t curr_items, total_items, bytes; /* RAM and flash objects together */
+    uint64_t ram_items, flash_objects;
+    uint64_t evictions_flash_full, evictions_index_full, evictions_write_wait, evictions_no_flash;
+    uint64_t flushed_items, inline_flushes, dup_checks, dup_drops, tag_collisions, recaches;
+    uint64_t write_waits, write_wait_us;
+    struct cache_class_stats sum;
+};
+void cache_totals(struct cache *c, struct cache_totals *out);
+
+/* debugitem (debug build): lock|unlock|ref|unref. True if the key was found. */
+bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_t key_bytes);
+
+#endif
