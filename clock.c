@@ -1,0 +1,141 @@
+/* clock.c: see clock.h. */
+#include "clock.h"
+
+#include <time.h>
+
+#define REL_YEARS_LEFT_SEC ((int64_t)30 * 365 * 24 * 3600)
+
+/* clang-format off */
+static int64_t unix_epoch_sec;           /* const after setup: unix time of rel time 0 */
+static int64_t mono_epoch_sec;           /* const after setup: CLOCK_MONOTONIC at rel time 0 */
+static uint32_t start_rel_sec;           /* const after setup: rel time when this process began */
+static _Atomic int64_t shift_sec;        /* sum of all shifts */
+static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
+/* clang-format on */
+
+static int64_t coarse_mono_sec(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (int64_t)ts.tv_sec;
+}
+
+static int64_t wall_sec(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (int64_t)ts.tv_sec;
+}
+
+static void setup(int64_t rel_sec, int64_t epoch_sec)
+{
+    unix_epoch_sec = epoch_sec;
+    mono_epoch_sec = coarse_mono_sec() - rel_sec;
+    start_rel_sec = (uint32_t)rel_sec;
+    atomic_store(&shift_sec, 0);
+    atomic_store(&paused_mono_sec, 0);
+}
+
+void clock_setup(void)
+{
+    setup(CLOCK_START_REL_SEC, wall_sec() - CLOCK_START_REL_SEC);
+}
+
+int clock_setup_epoch(int64_t epoch_sec)
+{
+    int64_t rel = wall_sec() - epoch_sec;
+    if (rel < (int64_t)CLOCK_START_REL_SEC || rel > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
+        return -EINVAL;
+    setup(rel, epoch_sec);
+    return 0;
+}
+
+uint32_t clock_now_sec(void)
+{
+    int64_t mono = atomic_load_explicit(&paused_mono_sec, memory_order_relaxed);
+    if (likely(mono == 0))
+        mono = coarse_mono_sec();
+    int64_t rel =
+        mono - mono_epoch_sec + atomic_load_explicit(&shift_sec, memory_order_relaxed);
+    if (unlikely(rel < (int64_t)CLOCK_START_REL_SEC))
+        return CLOCK_START_REL_SEC;
+    return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
+}
+
+uint32_t clock_uptime_sec(void)
+{
+    uint32_t now = clock_now_sec();
+    uint32_t before = start_rel_sec - CLOCK_START_REL_SEC;
+    return now > before ? now - before : 0;
+}
+
+int64_t clock_unix_epoch_sec(void)
+{
+    return unix_epoch_sec;
+}
+
+int64_t clock_rel_to_unix(uint32_t rel_sec)
+{
+    return unix_epoch_sec + (int64_t)rel_sec;
+}
+
+int64_t clock_unix_now_sec(void)
+{
+    return clock_rel_to_unix(clock_now_sec());
+}
+
+uint32_t clock_exptime(int64_t raw)
+{
+    int64_t rel;
+    if (raw == 0)
+        return CLOCK_NEVER_SEC;
+    if (raw < 0)
+        return CLOCK_EXPIRED_SEC;
+    if (raw <= CLOCK_RELATIVE_MAX_SEC)
+        rel = (int64_t)clock_now_sec() + raw;
+    else if (raw <= unix_epoch_sec)
+        return CLOCK_EXPIRED_SEC;
+    else
+        rel = raw - unix_epoch_sec;
+    return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
+}
+
+int64_t clock_wall_us(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+uint64_t clock_mono_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t clock_mono_us(void)
+{
+    return clock_mono_ns() / 1000;
+}
+
+uint64_t clock_mono_ms(void)
+{
+    return clock_mono_ns() / 1000000;
+}
+
+void clock_pause(void)
+{
+    if (atomic_load(&paused_mono_sec) == 0)
+        atomic_store(&paused_mono_sec, coarse_mono_sec());
+}
+
+void clock_resume(void)
+{
+    atomic_store(&paused_mono_sec, 0);
+}
+
+void clock_shift(int64_t delta_sec)
+{
+    atomic_fetch_add(&shift_sec, delta_sec);
+}

@@ -1,0 +1,159 @@
+/* clock.h: rel time, its epoch, exptimes and debugtime. */
+#include "../clock.h"
+
+#include <criterion/criterion.h>
+#include <time.h>
+
+TestSuite(clock, .init = clock_setup);
+
+Test(clock, starts_at_two)
+{
+    cr_assert_leq(clock_now_sec() - CLOCK_START_REL_SEC, 1);
+}
+
+Test(clock, uptime_starts_at_two)
+{
+    cr_assert_leq(clock_uptime_sec() - 2, 1);
+}
+
+Test(clock, rel_zero_is_two_seconds_before_the_start)
+{
+    cr_assert_leq(llabs(clock_rel_to_unix(2) - (int64_t)time(NULL)), 1);
+}
+
+Test(clock, unix_now_is_the_wall_clock)
+{
+    cr_assert_leq(llabs(clock_unix_now_sec() - (int64_t)time(NULL)), 1);
+}
+
+Test(clock, shift_moves_rel_time)
+{
+    clock_pause();
+    uint32_t before = clock_now_sec();
+    clock_shift(100);
+    cr_assert_eq(clock_now_sec(), before + 100);
+    clock_shift(-40);
+    cr_assert_eq(clock_now_sec(), before + 60);
+}
+
+Test(clock, shifts_show_in_unix_time)
+{
+    clock_shift(1000);
+    cr_assert_leq(llabs(clock_unix_now_sec() - (int64_t)time(NULL) - 1000), 1);
+}
+
+Test(clock, never_before_its_start)
+{
+    clock_shift(-1000);
+    cr_assert_eq(clock_now_sec(), CLOCK_START_REL_SEC);
+}
+
+Test(clock, pause_stops_it_and_resume_catches_up)
+{
+    clock_pause();
+    uint32_t before = clock_now_sec();
+    int64_t start_ns = (int64_t)clock_mono_ns();
+    while ((int64_t)clock_mono_ns() - start_ns < 1200000000)
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    cr_assert_eq(clock_now_sec(), before);
+    clock_resume();
+    cr_assert_geq(clock_now_sec(), before + 1);
+}
+
+Test(clock, pause_twice_is_pause)
+{
+    clock_pause();
+    clock_pause();
+    clock_resume();
+    cr_assert_leq(clock_now_sec(), 4);
+}
+
+Test(clock, setup_drops_shift_and_pause)
+{
+    clock_pause();
+    clock_shift(500);
+    clock_setup();
+    cr_assert_leq(clock_now_sec(), 4);
+}
+
+Test(clock, exptime_zero_is_never)
+{
+    cr_assert_eq(clock_exptime(0), CLOCK_NEVER_SEC);
+}
+
+Test(clock, exptime_negative_is_expired)
+{
+    cr_assert_eq(clock_exptime(-1), CLOCK_EXPIRED_SEC);
+    cr_assert_eq(clock_exptime(INT64_MIN), CLOCK_EXPIRED_SEC);
+}
+
+Test(clock, exptime_small_is_relative)
+{
+    clock_pause();
+    cr_assert_eq(clock_exptime(10), clock_now_sec() + 10);
+}
+
+Test(clock, exptime_thirty_days_is_still_relative)
+{
+    clock_pause();
+    cr_assert_eq(clock_exptime(60 * 60 * 24 * 30), clock_now_sec() + 60 * 60 * 24 * 30);
+}
+
+Test(clock, exptime_above_thirty_days_is_unix_time_and_past)
+{
+    cr_assert_eq(clock_exptime(60 * 60 * 24 * 30 + 1), CLOCK_EXPIRED_SEC);
+}
+
+Test(clock, exptime_unix_time_ahead)
+{
+    cr_assert_eq(clock_exptime(clock_unix_epoch_sec() + 5000), 5000);
+}
+
+Test(clock, exptime_at_the_epoch_is_expired)
+{
+    cr_assert_eq(clock_exptime(clock_unix_epoch_sec()), CLOCK_EXPIRED_SEC);
+}
+
+Test(clock, exptime_beyond_the_end_of_time)
+{
+    cr_assert_eq(clock_exptime(INT64_MAX), UINT32_MAX);
+}
+
+Test(clock, expired_is_before_any_now)
+{
+    clock_shift(-1000000);
+    cr_assert_lt(CLOCK_EXPIRED_SEC, clock_now_sec());
+}
+
+Test(clock, an_earlier_epoch_goes_on)
+{
+    int64_t epoch = (int64_t)time(NULL) - 1000;
+    cr_assert_eq(clock_setup_epoch(epoch), 0);
+    cr_assert_leq(llabs((int64_t)clock_now_sec() - 1000), 1);
+    cr_assert_eq(clock_unix_epoch_sec(), epoch);
+    cr_assert_leq(clock_uptime_sec() - 2, 1);
+}
+
+Test(clock, an_epoch_ahead_is_refused)
+{
+    int64_t before = clock_unix_epoch_sec();
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) + 100), -EINVAL);
+    cr_assert_eq(clock_unix_epoch_sec(), before);
+}
+
+Test(clock, an_epoch_a_century_ago_is_refused)
+{
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - (int64_t)UINT32_MAX), -EINVAL);
+}
+
+Test(clock, mono_units_agree)
+{
+    uint64_t ms = clock_mono_ms(), us = clock_mono_us(), ns = clock_mono_ns();
+    cr_assert_leq(us / 1000 - ms, 1000);
+    cr_assert_leq(ns / 1000 - us, 1000000);
+}
+
+Test(clock, wall_us_is_the_wall_clock)
+{
+    cr_assert_leq(llabs(clock_wall_us() / 1000000 - (int64_t)time(NULL)), 1);
+}
