@@ -181,14 +181,19 @@ uint64_t ext_len_bytes(unsigned len_class);
 uint64_t ext_record_bytes(unsigned key_bytes, uint64_t value_bytes); /* on flash, rounded to granules */
 uint64_t ext_record_max_bytes(const struct extstore *e);
 
-/* Appends a record to a bucket: reserves room in an open wbuf, copies and checksums outside any lock,
- * commits. At return the place is readable. 0; -EAGAIN: every wbuf is being written (try when
- * ext_wait_writable says so); -ENOSPC: no free page (reclaim must run first); -E2BIG; -EIO: no
- * device takes writes. Counts the object as live. Never waits. */
+/* Appends a record to a bucket: reserves room in an open wbuf, copies and checksums outside any lock
+ * of the engine, commits. At return the place is readable. Counts the object as live. Never waits.
+ * Hold the LOCK_COLUMN of the hash from before the call until the place is in the index (or dropped):
+ * the engine may move a record as soon as it is written, and then asks callbacks.moved for it.
+ * 0; -EAGAIN: every wbuf is being written (try when ext_notify_writable says so); -ENOSPC: no free
+ * page (reclaim must run first); -E2BIG; -EIO: no device takes writes. */
 int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
                ext_place *place, unsigned *len_class);
 /* The object at place is not referred to any more. Exactly once for each ext_append that returned 0. */
 void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
+
+/* A bound: every record appended so far has a lower seq, every later one has not. */
+uint64_t ext_seq_now(const struct extstore *e);
 
 /* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said -EAGAIN or
  * -ENOSPC may succeed, or at once (in the caller) if it already may. */
@@ -198,12 +203,13 @@ void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
 struct ext_ring *ext_ring_create(struct extstore *e);
 void ext_ring_destroy(struct ext_ring *ring); /* waits for reads in flight */
 int ext_ring_fd(const struct ext_ring *ring); /* readable when completions wait; for the event loop */
-/* Starts a read: pins the page; if the range is still in memory, copies it and sets state DONE at once
- * (done is not called); else queues it: state QUEUED and done is called later. The caller holds the
- * lock that keeps the place live, or has just released it after pinning (ext_pin). */
+/* Starts a read. The caller has pinned the place with ext_pin, always; the read takes that pin over
+ * and ext_read_finish gives it back. If the range is still in memory and a read buffer is free, copies
+ * the record and sets state DONE at once (done is not called); else state QUEUED and done is called
+ * later. Holds no lock, or LOCK_COLUMN. */
 void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class);
-/* Pins the page of a live place so that it is not reused before ext_read_start's pin; with
- * LOCK_COLUMN held. ext_read_start(…) takes over the pin. */
+/* Pins the page of a live place so that it is not reused; with LOCK_COLUMN held (the lock that keeps
+ * the place live). Given back by ext_unpin, or by the read that takes it over. */
 void ext_pin(struct extstore *e, ext_place place);
 void ext_unpin(struct extstore *e, ext_place place);
 /* Hands everything queued since the last call to the kernel: once per event-loop turn. */
