@@ -122,7 +122,8 @@ struct cache_op {
 
     /* the cache's own */
     struct item *item;           /* CACHE_ALLOC's item until stored; a pinned item for view */
-    struct cache_read *reads;    /* facts about flash words of the tag, first the inline one */
+    struct item *joined;         /* append and prepend: the item of both values */
+    struct cache_read *reads;    /* what was read of the flash words of the tag */
     struct cache_worker *worker;
     struct cache_op *wait_next;
     uint64_t wait_start_us;
@@ -130,6 +131,7 @@ struct cache_op {
     uint16_t attempts;
     uint8_t state;
     bool view_from_read;
+    bool counted; /* CACHE_STORE: cmd_set is counted once, however often the op is run */
 };
 
 struct cache_options {
@@ -223,16 +225,44 @@ struct cache_class_stats {
 };
 void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *out);
 
+/* What `stats extant` (and, where named so, `stats`) tells of the cache. Objects given up have exactly
+ * one of the evictions_* reasons each. */
+#define CACHE_COUNTER_TABLE(X)                                                                     \
+    X(evictions_no_flash, "RAM items evicted with no flash configured")                            \
+    X(evictions_write_wait, "RAM items evicted after ext_max_sleep without a free write buffer")   \
+    X(evictions_flash_full, "RAM items evicted because no flash page could be freed in time")      \
+    X(evictions_index_full, "objects given up because -m can not index more")                     \
+    X(flushed_items, "items moved from RAM to flash")                                              \
+    X(inline_flushes, "of these, by a worker that needed the memory")                              \
+    X(dup_checks, "flash words read to see whether an overwrite made them stale")                  \
+    X(dup_drops, "of these, stale and dropped")                                                    \
+    X(dup_overflows, "checks not queued because the queue was full")                               \
+    X(tag_collisions, "flash reads that found another key's record")                               \
+    X(recaches, "objects brought back to RAM because they were hit")                               \
+    X(promotions, "objects brought back to RAM to be changed")                                     \
+    X(write_waits, "requests parked until memory was free")                                        \
+    X(write_wait_us, "microseconds that they waited")                                              \
+    X(rescued_stale, "stale words found by reclaim")                                               \
+    X(items_moved, "items moved to denser memory")                                                 \
+    X(slab_reassign_rescues, "items that kept a place when a slab page was taken from their class") \
+    X(slab_reassign_evictions, "items that lost it")                                               \
+    X(slab_reassign_busy_items, "times a page could not be moved because items were in use")       \
+    X(slabs_moved, "slab pages moved between classes")                                             \
+    X(lru_maintainer_juggles, "rounds of the maintenance thread")                                  \
+    X(lru_crawler_starts, "crawls started")
 /* Whole-cache figures of `stats` and `stats extant`. */
 struct cache_totals {
-    uint64_t curr_items, total_items, bytes; /* RAM and flash objects together */
+    uint64_t curr_items, bytes; /* RAM and flash objects together */
     uint64_t ram_items, flash_objects;
-    uint64_t evictions_flash_full, evictions_index_full, evictions_write_wait, evictions_no_flash;
-    uint64_t flushed_items, inline_flushes, dup_checks, dup_drops, tag_collisions, recaches;
-    uint64_t write_waits, write_wait_us;
-    struct cache_class_stats sum;
+#define X(name, help) uint64_t name;
+    CACHE_COUNTER_TABLE(X)
+#undef X
+    struct cache_class_stats sum; /* over all classes */
 };
 void cache_totals(struct cache *c, struct cache_totals *out);
+
+/* stats sizes: the histogram of accounted sizes in 32-byte steps, NULL without track_sizes; its length. */
+size_t cache_sizes(const struct cache *c, const _Atomic(uint64_t) **histogram);
 
 /* debugitem (debug build): lock|unlock|ref|unref. True if the key was found. */
 bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_t key_bytes);

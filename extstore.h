@@ -199,6 +199,9 @@ uint64_t ext_seq_now(const struct extstore *e);
  * -ENOSPC may succeed, or at once (in the caller) if it already may. */
 void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
 
+/* Takes a registration back; true iff fn will not be called for it any more. */
+bool ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
+
 /* Rings: one per worker thread, created, used and destroyed by that thread. */
 struct ext_ring *ext_ring_create(struct extstore *e);
 void ext_ring_destroy(struct ext_ring *ring); /* waits for reads in flight */

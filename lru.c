@@ -136,6 +136,14 @@ struct item *lru_tail_locked(struct lru *l, uint8_t lru_id)
 
 struct item *lru_newer_locked(struct lru *l, const struct item *it) { return item_at(l, it->prev); }
 
+struct item *lru_head_locked(struct lru *l, uint8_t lru_id)
+{
+    lock_assert_held(&l->lists[lru_id].lock);
+    return item_at(l, l->lists[lru_id].head);
+}
+
+struct item *lru_older_locked(struct lru *l, const struct item *it) { return item_at(l, it->next); }
+
 uint64_t lru_count(struct lru *l, uint8_t lru_id)
 {
     return atomic_load_explicit(&l->lists[lru_id].count, memory_order_relaxed);

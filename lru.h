@@ -59,6 +59,8 @@ void lru_substitute(struct lru *l, struct item *old, struct item *neu);
 /* With the list's lock held. */
 struct item *lru_tail_locked(struct lru *l, uint8_t lru_id);
 struct item *lru_newer_locked(struct lru *l, const struct item *it); /* towards the head; NULL at the head */
+struct item *lru_head_locked(struct lru *l, uint8_t lru_id);
+struct item *lru_older_locked(struct lru *l, const struct item *it); /* towards the tail; NULL at the tail */
 
 uint64_t lru_count(struct lru *l, uint8_t lru_id); /* items */
 uint64_t lru_bytes(struct lru *l, uint8_t lru_id); /* accounted bytes */
