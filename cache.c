@@ -1,0 +1,1655 @@
+/* cache.c: the verbs. Each verb is one function that runs under the key's
+ * LOCK_COLUMN and either finishes the op or says what is missing: records to
+ * read (STEP_READ), or memory (STEP_WAIT). run_steps() gets what is missing,
+ * outside the lock, and runs the verb again from the start; so a verb never
+ * trusts what it saw before a read, and a get can be read down one path:
+ * cache_run -> run_steps -> step_get -> look -> (flash) start_reads ... read_done ->
+ * run_steps -> step_get_read. See cache_internal.h for the invariants.
+ */
+#include "cache.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "cache_internal.h"
+#include "hash.h"
+#include "watch.h"
+
+#define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */
+
+enum step { STEP_DONE, STEP_READ, STEP_WAIT, STEP_AGAIN };
+enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
+
+/* What the index says about a key, under its lock. Slots are valid until an insert. */
+struct look {
+    struct item *it;      /* alive RAM item, or NULL */
+    index_slot *it_slot;
+    struct cache_read *match; /* read record of the key, alive or dead, with the highest seq */
+    index_slot *match_slot;
+    index_slot *tombstone;
+    index_slot *unread[INDEX_MATCH_MAX]; /* flash words nobody has read yet */
+    unsigned unread_count;
+};
+
+static void run_parked(struct cache_op *op);
+
+/* ---- small helpers ---- */
+
+uint64_t cache_hash(const struct cache *c, const char *key, size_t key_bytes)
+{
+    return hash_key(key, key_bytes, c->root->hash_seed);
+}
+
+uint64_t item_hash(const struct cache *c, const struct item *it)
+{
+    return cache_hash(c, item_key(it), it->key_bytes);
+}
+
+uint64_t cache_next_cas(struct cache *c)
+{
+    return atomic_fetch_add_explicit(&c->root->cas_counter, 1, memory_order_relaxed) + 1;
+}
+
+enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t exptime_sec, uint64_t cas,
+                            uint32_t now_sec)
+{
+    if (exptime_sec != 0 && exptime_sec <= now_sec)
+        return ITEM_EXPIRED;
+    uint32_t flush_unix = atomic_load_explicit(&c->root->flush_unix, memory_order_relaxed);
+    if (unlikely(flush_unix != 0)) {
+        uint32_t flush_sec = clock_sec_of_unix(flush_unix);
+        if (flush_sec <= now_sec &&
+            (time_sec <= flush_sec ||
+             (cas != 0 && cas < atomic_load_explicit(&c->root->flush_cas, memory_order_relaxed))))
+            return ITEM_FLUSHED;
+    }
+    return ITEM_ALIVE;
+}
+
+static void sizes_count_item(struct cache *c, const struct item *it, int sign)
+{
+    if (!c->sizes)
+        return;
+    size_t i = (item_accounted_bytes(it) + 31) / 32;
+    if (i < c->sizes_count)
+        atomic_fetch_add_explicit(&c->sizes[i], (uint64_t)(int64_t)sign, memory_order_relaxed);
+}
+
+void item_unref(struct cache *c, struct item *it)
+{
+    uint16_t was = atomic_fetch_sub_explicit(&it->refcount, 1, memory_order_acq_rel);
+    ASSERT(was != 0);
+    if (was != 1)
+        return;
+    ASSERT(!(item_flags(it) & ITEM_LINKED));
+    slab_free(c->slab, slab_handle_of(c->slab, it), lru_class(it->lru_id), item_accounted_bytes(it),
+              item_real_bytes(it));
+}
+
+static bool key_is(const struct item *it, const struct cache_op *op)
+{
+    return it->key_bytes == op->key_bytes && memcmp(item_key(it), op->key, op->key_bytes) == 0;
+}
+
+index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    uint32_t handle = slab_handle_of(c->slab, it);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_RAM && index_handle(c->index, w) == handle)
+            return slots[i];
+    }
+    ASSERT(!"a linked item has a word");
+    return NULL;
+}
+
+void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted)
+{
+    index_word w = index_load(slot);
+    ASSERT(index_kind(c->index, w) == INDEX_FLASH);
+    if (evicted)
+        index_replace(c->index, hash, slot, index_make_tombstone(c->index));
+    else
+        index_clear(c->index, hash, slot);
+    ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
+}
+
+/* Drops every flash word of the hash's tag (the caller knows that they may be stale). */
+static void forget_same_tag(struct cache *c, uint64_t hash)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++)
+        if (index_kind(c->index, index_load(slots[i])) == INDEX_FLASH)
+            flash_forget(c, hash, slots[i], false);
+}
+
+/* The item leaves its LRU and loses the reference of being linked; its word is the caller's affair. */
+static void item_retire(struct cache *c, struct item *it)
+{
+    lru_unlink(c->lru, it);
+    item_flag_clear(it, ITEM_LINKED);
+    sizes_count_item(c, it, -1);
+    item_unref(c, it);
+}
+
+void item_unlink(struct cache *c, struct item *it, uint64_t hash)
+{
+    ASSERT(item_flags(it) & ITEM_LINKED);
+    index_clear(c->index, hash, item_slot(c, it, hash));
+    if (item_flags(it) & ITEM_SHADOW)
+        forget_same_tag(c, hash);
+    item_retire(c, it);
+}
+
+static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_sec, uint32_t now)
+{
+    const struct settings *s = c->settings;
+    if (!s->lru_segmented)
+        return lru_id_of(cls, LRU_COLD);
+    if (s->temp_lru && exptime_sec > now && exptime_sec - now <= s->temporary_ttl)
+        return lru_id_of(cls, LRU_TEMP);
+    return lru_id_of(cls, LRU_HOT);
+}
+
+/* Common end of linking: the word is in place. The op's reference becomes the link's. */
+static void item_enter(struct cache *c, struct item *it, uint32_t now)
+{
+    it->lru_id = first_lru(c, lru_class(it->lru_id), atomic_load(&it->exptime_sec), now);
+    atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+    item_flag_set(it, ITEM_LINKED);
+    lru_link(c->lru, it);
+    sizes_count_item(c, it, 1);
+}
+
+static void view_item(const struct cache_op *op, struct cache_view *v, struct item *it)
+{
+    unsigned flags = item_flags(it);
+    (void)op;
+    v->value = item_value(it);
+    v->value_bytes = it->value_bytes;
+    v->client_flags = item_client_flags(it);
+    v->cas = item_cas(it);
+    v->exptime_sec = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    v->time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    v->slab_class = (uint8_t)lru_class(it->lru_id);
+    v->fetched_before = flags & ITEM_FETCHED;
+    v->stale = flags & ITEM_STALE;
+    v->token_sent = flags & ITEM_TOKEN_SENT;
+    v->won = false;
+    v->binary_key = flags & ITEM_BINARY_KEY;
+    v->on_flash = false;
+    v->accounted_bytes = (uint32_t)item_accounted_bytes(it);
+}
+
+static void view_record(struct cache *c, struct cache_op *op, const struct ext_record *r)
+{
+    struct cache_view *v = &op->view;
+    unsigned flags = item_flags_of(r->item_flags);
+    unsigned extra = (c->settings->use_cas ? ITEM_CAS : 0) | (r->client_flags ? ITEM_CFLAGS : 0);
+    v->value = r->value;
+    v->value_bytes = r->value_bytes;
+    v->client_flags = r->client_flags;
+    v->cas = r->cas;
+    v->exptime_sec = record_exptime_sec(r);
+    v->time_sec = record_time_sec(r);
+    v->fetched_before = flags & ITEM_FETCHED;
+    v->stale = flags & ITEM_STALE;
+    v->token_sent = flags & ITEM_TOKEN_SENT;
+    v->won = false;
+    v->binary_key = flags & ITEM_BINARY_KEY;
+    v->on_flash = true;
+    v->accounted_bytes = (uint32_t)item_accounted_bytes_of(r->key_bytes, r->value_bytes, extra);
+    v->slab_class = (uint8_t)slab_class_of(c->slab, v->accounted_bytes);
+    op->view_from_read = true;
+}
+
+/* A hit moves an item as memcached's segmented LRU does: the first marks it fetched, the second
+ * active; active in COLD goes to WARM. Flat mode keeps strict recency. LOCK_COLUMN held. */
+static void item_bump(struct cache *c, struct item *it, uint32_t now)
+{
+    unsigned flags = item_flags(it);
+    if (!c->settings->lru_segmented) {
+        item_flag_set(it, ITEM_FETCHED);
+        if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now ||
+            !(flags & ITEM_FETCHED))
+            atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+        lru_move(c->lru, it, LRU_COLD);
+        return;
+    }
+    if (flags & ITEM_ACTIVE)
+        return;
+    if (!(flags & ITEM_FETCHED)) {
+        item_flag_set(it, ITEM_FETCHED);
+        return;
+    }
+    item_flag_set(it, ITEM_ACTIVE);
+    atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+    if (lru_segment(it->lru_id) == LRU_COLD) {
+        item_flag_clear(it, ITEM_ACTIVE);
+        class_count(c, lru_class(it->lru_id), moves_to_warm);
+        lru_move(c->lru, it, LRU_WARM);
+    }
+}
+
+/* ---- looking ---- */
+
+static struct cache_read *fact_of(struct cache_op *op, ext_place place)
+{
+    for (struct cache_read *r = op->reads; r; r = r->next)
+        if (r->place == place)
+            return r;
+    return NULL;
+}
+
+static void count_death(struct cache_worker *w, enum item_death d)
+{
+    if (d == ITEM_EXPIRED)
+        stat_inc(w->stats, STAT_get_expired);
+    else
+        stat_inc(w->stats, STAT_get_flushed);
+}
+
+/* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
+ * dropped. With a live RAM item no flash word is looked at. */
+static void look(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct cache *c = w->cache;
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n;
+    bool dead_item = false;
+    memset(l, 0, offsetof(struct look, unread));
+    l->unread_count = 0;
+again:
+    n = index_match(c->index, op->hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word word = index_load(slots[i]);
+        if (index_kind(c->index, word) != INDEX_RAM)
+            continue;
+        struct item *it = item_at(c, index_handle(c->index, word));
+        if (!key_is(it, op))
+            continue;
+        enum item_death d = item_death(c, it, now);
+        if (d == ITEM_ALIVE) {
+            l->it = it;
+            l->it_slot = slots[i];
+            return;
+        }
+        if (op->verb == CACHE_GET && !(op->options & CACHE_F_QUIET_STATS))
+            count_death(w, d);
+        class_count(c, lru_class(it->lru_id), reclaimed);
+        ASSERT(!dead_item);
+        dead_item = true;
+        item_unlink(c, it, op->hash);
+        goto again;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        index_word word = index_load(slots[i]);
+        enum index_kind kind = index_kind(c->index, word);
+        if (kind == INDEX_TOMBSTONE)
+            l->tombstone = slots[i];
+        if (kind != INDEX_FLASH)
+            continue;
+        struct cache_read *r = fact_of(op, index_place(c->index, word));
+        if (!r) {
+            l->unread[l->unread_count++] = slots[i];
+        } else if (r->verdict == READ_BAD) {
+            flash_forget(c, op->hash, slots[i], false);
+        } else if (r->verdict == READ_MATCH) {
+            if (l->match && l->match->rec.seq > r->rec.seq) {
+                flash_forget(c, op->hash, slots[i], false);
+                continue;
+            }
+            if (l->match)
+                flash_forget(c, op->hash, l->match_slot, false);
+            l->match = r;
+            l->match_slot = slots[i];
+        }
+    }
+}
+
+/* Queues a read of every unread word: pins the pages while the lock still keeps them alive. */
+static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct look *l)
+{
+    struct cache *c = w->cache;
+    for (unsigned i = 0; i < l->unread_count; i++) {
+        index_word word = index_load(l->unread[i]);
+        struct cache_read *r = calloc(1, sizeof(*r));
+        if (!r) {
+            op->status = CACHE_NO_MEMORY;
+            return STEP_DONE;
+        }
+        r->op = op;
+        r->place = index_place(c->index, word);
+        r->len_class = (uint8_t)index_len(c->index, word);
+        r->verdict = READ_WANTED;
+        r->next = op->reads;
+        op->reads = r;
+        op->read_count++;
+        ext_pin(c->ext, r->place);
+        unsigned heat = index_heat(c->index, word);
+        if (heat < 3 && op->verb == CACHE_GET && !(op->options & CACHE_F_NOBUMP))
+            index_replace(c->index, op->hash, l->unread[i],
+                          index_make_flash(c->index, r->place, r->len_class, heat + 1));
+    }
+    return STEP_READ;
+}
+
+/* ---- linking and promotion ---- */
+
+/* Puts a new item in the place of whatever the key has. 0 or -ENOSPC (index full; nothing changed). */
+static int item_store(struct cache *c, struct cache_op *op, struct look *l, struct item *it, uint32_t now)
+{
+    index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
+    bool shadow = l->unread_count > 0 || (l->it && (item_flags(l->it) & ITEM_SHADOW));
+    for (unsigned i = 0; i < l->unread_count; i++) /* before an insert makes the slots invalid */
+        dup_enqueue(c, op->hash, index_place(c->index, index_load(l->unread[i])));
+    if (l->it) {
+        index_replace(c->index, op->hash, l->it_slot, word);
+        item_retire(c, l->it);
+        l->it = NULL;
+    } else if (l->match) {
+        index_word old = index_load(l->match_slot);
+        index_replace(c->index, op->hash, l->match_slot, word);
+        ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
+        l->match = NULL;
+    } else {
+        int rc = index_insert(c->index, op->hash, word);
+        if (rc != 0)
+            return rc;
+    }
+    if (shadow)
+        item_flag_set(it, ITEM_SHADOW);
+    item_enter(c, it, now);
+    return 0;
+}
+
+/* Gets an item for the op's use (op->item), outside the lock. STEP_AGAIN: it is there. */
+static enum step op_alloc(struct cache_worker *w, struct cache_op *op, const char *key, unsigned key_bytes,
+                          uint32_t value_bytes, uint32_t client_flags, uint32_t exptime_sec)
+{
+    uint64_t max_us = atomic_load_explicit(&w->cache->settings->ext_max_sleep, memory_order_relaxed);
+    bool force = !w->cache->ext ||
+                 (op->wait_start_us != 0 && clock_mono_us() - op->wait_start_us >= max_us);
+    switch (item_alloc(w->cache, key, key_bytes, value_bytes, client_flags, exptime_sec, force, &op->item)) {
+    case 0:
+        return STEP_AGAIN;
+    case -EAGAIN:
+        return STEP_WAIT;
+    case -E2BIG:
+        op->status = CACHE_TOO_LARGE;
+        return STEP_DONE;
+    default:
+        op->status = CACHE_NO_MEMORY;
+        return STEP_DONE;
+    }
+}
+
+/* The record becomes a RAM item again, in the same state; op->item was allocated for it and matches
+ * in size. LOCK_COLUMN held. */
+static void promote(struct cache *c, struct cache_op *op, struct look *l)
+{
+    const struct ext_record *r = &l->match->rec;
+    struct item *it = op->item;
+    memcpy(item_value(it), r->value, r->value_bytes);
+    item_set_cas(it, r->cas);
+    atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
+    item_flag_set(it, item_flags_of(r->item_flags));
+    uint32_t time_sec = record_time_sec(r);
+    index_slot *slot = l->match_slot;
+    index_word old = index_load(slot);
+    index_replace(c->index, op->hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0));
+    ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
+    if (l->unread_count > 0) {
+        item_flag_set(it, ITEM_SHADOW);
+        for (unsigned i = 0; i < l->unread_count; i++)
+            dup_enqueue(c, op->hash, index_place(c->index, index_load(l->unread[i])));
+    }
+    item_enter(c, it, clock_now_sec());
+    atomic_store_explicit(&it->time_sec, time_sec, memory_order_relaxed);
+    op->item = NULL;
+    l->it = it;
+    l->it_slot = slot;
+    l->match = NULL;
+}
+
+static bool item_fits_record(const struct item *it, const struct ext_record *r)
+{
+    return it->value_bytes == r->value_bytes && it->key_bytes == r->key_bytes &&
+           !(item_flags(it) & ITEM_CFLAGS) == !r->client_flags &&
+           (!r->client_flags || item_client_flags(it) == r->client_flags);
+}
+
+/* For verbs that change an object: brings the found record to RAM. STEP_DONE: l->it is alive and in
+ * RAM (or nothing was found: l->it NULL); STEP_AGAIN: allocate first (the lock was released). */
+static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
+                          struct lock *lock, bool *unlocked)
+{
+    struct cache *c = w->cache;
+    *unlocked = false;
+    if (l->it || !l->match)
+        return STEP_DONE;
+    const struct ext_record *r = &l->match->rec;
+    enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
+    if (d != ITEM_ALIVE) {
+        if (op->verb == CACHE_GET)
+            count_death(w, d);
+        flash_forget(c, op->hash, l->match_slot, false);
+        l->match = NULL;
+        return STEP_DONE;
+    }
+    if (op->item && item_fits_record(op->item, r)) {
+        promote(c, op, l);
+        cache_count(c, CACHE_N_promotions, 1);
+        return STEP_DONE;
+    }
+    lock_release(lock);
+    *unlocked = true;
+    if (op->item) {
+        item_unref(c, op->item);
+        op->item = NULL;
+    }
+    return op_alloc(w, op, r->key, r->key_bytes, r->value_bytes, r->client_flags, 0);
+}
+
+static void hold(struct cache_op *op, struct item *it)
+{
+    item_ref(it);
+    ASSERT(op->item == NULL);
+    op->item = it;
+}
+
+/* Frees the item that the op allocated and does not need any more. */
+static void op_item_free(struct cache *c, struct cache_op *op)
+{
+    if (!op->item)
+        return;
+    item_unref(c, op->item);
+    op->item = NULL;
+}
+
+/* ---- CACHE_GET ---- */
+
+static bool get_touches(const struct cache_op *op) { return op->options & (CACHE_F_TOUCH | CACHE_F_GAT); }
+
+static void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
+                      enum lru_segment seg)
+{
+    if (op->options & CACHE_F_QUIET_STATS)
+        return;
+    stat_inc(w->stats, STAT_get_cmds);
+    if (get_touches(op)) {
+        stat_inc(w->stats, STAT_touch_cmds);
+        if (hit)
+            stat_class_inc(w->stats, cls, CSTAT_touch_hits);
+        else
+            stat_inc(w->stats, STAT_touch_misses);
+    } else if (hit) {
+        stat_lru_hit(w->stats, lru_id_of(cls, seg));
+    } else {
+        stat_inc(w->stats, STAT_get_misses);
+    }
+}
+
+static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
+                          struct lock *lock, bool *unlocked)
+{
+    struct cache *c = w->cache;
+    if (l->tombstone && !(op->options & CACHE_F_QUIET_STATS)) {
+        stat_inc(w->stats, STAT_miss_from_extstore);
+        index_clear(c->index, op->hash, l->tombstone);
+        l->tombstone = NULL;
+    }
+    op->status = CACHE_NOT_FOUND;
+    if (!(op->options & CACHE_F_VIVIFY)) {
+        op_item_free(c, op);
+        count_get(w, op, false, 0, 0);
+        return STEP_DONE;
+    }
+    struct item *it = op->item;
+    if (!(it && it->value_bytes == 0 && !(item_flags(it) & ITEM_CFLAGS))) {
+        lock_release(lock);
+        *unlocked = true;
+        op_item_free(c, op);
+        return op_alloc(w, op, op->key, op->key_bytes, 0, 0, op->vivify_exptime_sec);
+    }
+    item_set_cas(it, op->options & CACHE_F_CAS_SET ? op->cas_new : cache_next_cas(c));
+    atomic_store_explicit(&it->exptime_sec, op->vivify_exptime_sec, memory_order_relaxed);
+    item_flag_set(it, (op->options & CACHE_F_BINARY_KEY) ? ITEM_BINARY_KEY : 0);
+    if (item_store(c, op, l, it, now) != 0)
+        return STEP_WAIT;
+    op->item = NULL;
+    stat_inc(w->stats, STAT_total_items);
+    count_get(w, op, false, 0, 0);
+    op->status = CACHE_VIVIFIED;
+    view_item(op, &op->view, it);
+    op->view.won = true;
+    item_flag_set(it, ITEM_TOKEN_SENT);
+    hold(op, it);
+    return STEP_DONE;
+}
+
+/* The stale and recache logic of mg. LOCK_COLUMN held. */
+static void get_meta_token(struct cache_op *op, struct item *it, uint32_t now)
+{
+    unsigned flags = item_flags(it);
+    uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    bool won = false;
+    if (flags & ITEM_TOKEN_SENT)
+        return;
+    if (flags & ITEM_STALE)
+        won = true;
+    if ((op->options & CACHE_F_RECACHE) && exptime != 0 &&
+        (int64_t)exptime - (int64_t)now < op->recache_ttl_sec)
+        won = true;
+    if (won)
+        item_flag_set(it, ITEM_TOKEN_SENT);
+    op->view.won = won;
+}
+
+/* Would this get change the record on flash, so that it has to come to RAM? */
+static bool get_changes_record(const struct cache_op *op, const struct ext_record *r, uint32_t now)
+{
+    if (op->options & (CACHE_F_TOUCH))
+        return true;
+    unsigned flags = item_flags_of(r->item_flags);
+    if (!(op->options & CACHE_F_META) || (flags & ITEM_TOKEN_SENT))
+        return false;
+    if (flags & ITEM_STALE)
+        return true;
+    uint32_t exptime = record_exptime_sec(r);
+    return (op->options & CACHE_F_RECACHE) && exptime != 0 &&
+           (int64_t)exptime - (int64_t)now < op->recache_ttl_sec;
+}
+
+static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct item *it, uint32_t now)
+{
+    struct cache *c = w->cache;
+    view_item(op, &op->view, it);
+    count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id));
+    if (op->options & CACHE_F_TOUCH) {
+        atomic_store_explicit(&it->exptime_sec, op->exptime_sec, memory_order_relaxed);
+        op->view.exptime_sec = op->exptime_sec;
+    }
+    if ((op->options & CACHE_F_META) && !(op->options & CACHE_F_QUIET_STATS))
+        get_meta_token(op, it, now);
+    if (!(op->options & (CACHE_F_NOBUMP | CACHE_F_QUIET_STATS)))
+        item_bump(c, it, now);
+    op_item_free(c, op);
+    hold(op, it);
+    op->status = CACHE_OK;
+}
+
+/* Brings a hit record back to RAM, now and then: ext_recache_rate. Nothing is waited for. */
+static void get_recache(struct cache_worker *w, struct cache_op *op, struct cache_read *r)
+{
+    struct cache *c = w->cache;
+    uint32_t rate = atomic_load_explicit(&c->settings->ext_recache_rate, memory_order_relaxed);
+    if (rate == 0 || (op->options & (CACHE_F_NOBUMP | CACHE_F_QUIET_STATS)) || ++w->recache_counter % rate != 0)
+        return;
+    struct lock *lock = index_lock(c->index, op->hash);
+    lock_take(lock);
+    index_slot *slot = index_find_place(c->index, op->hash, r->place);
+    bool active = slot && index_heat(c->index, index_load(slot)) >= 2;
+    lock_release(lock);
+    if (!active)
+        return;
+    struct item *it;
+    const struct ext_record *rec = &r->rec;
+    if (item_alloc(c, rec->key, rec->key_bytes, rec->value_bytes, rec->client_flags, 0, false, &it) != 0)
+        return;
+    struct item *kept = op->item;
+    op->item = it;
+    lock_take(lock);
+    struct look l;
+    look(w, op, &l, clock_now_sec());
+    if (!l.it && l.match == r) {
+        promote(c, op, &l);
+        item_flag_set(l.it, ITEM_FETCHED);
+        cache_count(c, CACHE_N_recaches, 1);
+        stat_inc(w->stats, STAT_recache_from_extstore);
+    }
+    lock_release(lock);
+    op_item_free(c, op);
+    op->item = kept;
+}
+
+/* A plain get whose reads have come: answered without another look into the index, since what the
+ * word named when the read began is a right answer for a get that was under way all the time. */
+static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint32_t now)
+{
+    struct cache *c = w->cache;
+    struct cache_read *best = NULL;
+    for (struct cache_read *r = op->reads; r; r = r->next) {
+        if (r->verdict == READ_BAD)
+            return STEP_AGAIN;
+        if (r->verdict == READ_MATCH && best)
+            return STEP_AGAIN; /* two of one key: settle it under the lock */
+        if (r->verdict == READ_MATCH)
+            best = r;
+    }
+    if (!best) {
+        op->status = CACHE_NOT_FOUND;
+        count_get(w, op, false, 0, 0);
+        return STEP_DONE;
+    }
+    const struct ext_record *rec = &best->rec;
+    if (cache_death(c, record_time_sec(rec), record_exptime_sec(rec), rec->cas, now) != ITEM_ALIVE ||
+        get_changes_record(op, rec, now))
+        return STEP_AGAIN;
+    view_record(c, op, rec);
+    count_get(w, op, true, op->view.slab_class, LRU_COLD);
+    stat_inc(w->stats, STAT_get_extstore);
+    op->status = CACHE_OK;
+    get_recache(w, op, best);
+    return STEP_DONE;
+}
+
+static enum step step_get(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache *c = w->cache;
+    uint32_t now = clock_now_sec();
+    if (op->read_count > 0 && op->attempts == 1 && !(op->options & CACHE_F_VIVIFY)) {
+        enum step s = step_get_read(w, op, now);
+        if (s != STEP_AGAIN)
+            return s;
+    }
+    struct lock *lock = index_lock(c->index, op->hash);
+    struct look l;
+    enum step s;
+    bool unlocked = false;
+    lock_take(lock);
+    look(w, op, &l, now);
+    if (l.it) {
+        get_hit_item(w, op, l.it, now);
+        s = STEP_DONE;
+    } else if (l.unread_count > 0) {
+        s = want_reads(w, op, &l);
+    } else if (l.match && get_changes_record(op, &l.match->rec, now)) {
+        s = want_ram(w, op, &l, now, lock, &unlocked);
+        if (s == STEP_DONE && !unlocked) {
+            if (l.it) {
+                stat_inc(w->stats, STAT_get_extstore);
+                get_hit_item(w, op, l.it, now);
+            } else
+                s = get_miss(w, op, &l, now, lock, &unlocked);
+        }
+    } else if (l.match) {
+        const struct ext_record *r = &l.match->rec;
+        enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
+        if (d == ITEM_ALIVE) {
+            op_item_free(c, op);
+            view_record(c, op, r);
+            count_get(w, op, true, op->view.slab_class, LRU_COLD);
+            stat_inc(w->stats, STAT_get_extstore);
+            op->status = CACHE_OK;
+            s = STEP_DONE;
+        } else {
+            if (!(op->options & CACHE_F_QUIET_STATS))
+                count_death(w, d);
+            flash_forget(c, op->hash, l.match_slot, false);
+            s = get_miss(w, op, &l, now, lock, &unlocked);
+        }
+    } else {
+        s = get_miss(w, op, &l, now, lock, &unlocked);
+    }
+    if (!unlocked)
+        lock_release(lock);
+    return s;
+}
+
+enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes, uint64_t hash,
+                                 struct cache_view *view, struct item **pin)
+{
+    struct cache *c = w->cache;
+    index_slot *slots[INDEX_MATCH_MAX];
+    struct lock *lock = index_lock(c->index, hash);
+    enum cache_quick result = CACHE_QUICK_MISS;
+    uint32_t now = clock_now_sec();
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word word = index_load(slots[i]);
+        if (index_kind(c->index, word) != INDEX_RAM) {
+            result = CACHE_QUICK_NEEDS_OP;
+            continue;
+        }
+        struct item *it = item_at(c, index_handle(c->index, word));
+        if (it->key_bytes != key_bytes || memcmp(item_key(it), key, key_bytes) != 0)
+            continue;
+        if (unlikely(item_death(c, it, now) != ITEM_ALIVE)) {
+            result = CACHE_QUICK_NEEDS_OP;
+            break;
+        }
+        view_item(NULL, view, it);
+        stat_inc(w->stats, STAT_get_cmds);
+        stat_lru_hit(w->stats, it->lru_id);
+        item_bump(c, it, now);
+        item_ref(it);
+        *pin = it;
+        lock_release(lock);
+        return CACHE_QUICK_HIT;
+    }
+    lock_release(lock);
+    if (result == CACHE_QUICK_MISS) {
+        stat_inc(w->stats, STAT_get_cmds);
+        stat_inc(w->stats, STAT_get_misses);
+    }
+    return result;
+}
+
+void cache_unpin(struct cache_worker *w, struct item *pin) { item_unref(w->cache, pin); }
+
+void cache_prefetch(struct cache_worker *w, uint64_t hash) { index_prefetch(w->cache->index, hash); }
+
+/* ---- CACHE_ALLOC, CACHE_STORE ---- */
+
+static enum step step_alloc(struct cache_worker *w, struct cache_op *op)
+{
+    enum step s = op_alloc(w, op, op->key, op->key_bytes, op->value_bytes, op->client_flags, op->exptime_sec);
+    if (s == STEP_AGAIN) {
+        op->value = item_value(op->item);
+        op->view.slab_class = (uint8_t)lru_class(op->item->lru_id);
+        op->status = CACHE_OK;
+        return STEP_DONE;
+    }
+    if (s == STEP_DONE)
+        stat_inc(w->stats, op->status == CACHE_TOO_LARGE ? STAT_store_too_large : STAT_store_no_memory);
+    return s;
+}
+
+static bool store_is_cas(const struct cache_op *op)
+{
+    return op->mode == CACHE_CAS ||
+           ((op->options & CACHE_F_CAS_COMPARE) && (op->mode == CACHE_SET || op->mode == CACHE_REPLACE));
+}
+
+/* Does the verb have to know for certain whether the key exists? */
+static bool store_needs_facts(const struct cache_op *op)
+{
+    return op->mode != CACHE_SET || (op->options & CACHE_F_CAS_COMPARE);
+}
+
+static uint64_t op_cas(struct cache *c, const struct cache_op *op)
+{
+    return op->options & CACHE_F_CAS_SET ? op->cas_new : cache_next_cas(c);
+}
+
+static enum step store_link(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct cache *c = w->cache;
+    struct item *it = op->item;
+    item_set_cas(it, op_cas(c, op));
+    if (op->options & CACHE_F_BINARY_KEY)
+        item_flag_set(it, ITEM_BINARY_KEY);
+    if (item_store(c, op, l, it, now) != 0)
+        return STEP_WAIT;
+    op->item = NULL;
+    stat_inc(w->stats, STAT_total_items);
+    op->status = CACHE_OK;
+    view_item(op, &op->view, it);
+    hold(op, it);
+    return STEP_DONE;
+}
+
+/* append and prepend: a new item of both values, allocated outside the lock. The suffix that the
+ * client sent stays in op->item until then; the joined item needs the old value's size. */
+static enum step store_join(struct cache_worker *w, struct cache_op *op, struct lock *lock, bool *unlocked,
+                            const char *old_value, uint32_t old_bytes, uint32_t old_flags,
+                            uint32_t old_exptime, struct look *l, uint32_t now)
+{
+    struct cache *c = w->cache;
+    struct item *part = op->item, *joined;
+    uint64_t sum = (uint64_t)old_bytes + part->value_bytes;
+    /* Room is made with no lock held, for the size seen now; the caller looks again with the result in
+     * hand, so this tries the cheap way first. */
+    if (sum > UINT32_MAX) {
+        op->status = CACHE_TOO_LARGE;
+        return STEP_DONE;
+    }
+    bool fits = op->joined && op->joined->value_bytes == sum &&
+                !(item_flags(op->joined) & ITEM_CFLAGS) == !old_flags;
+    if (!fits) {
+        lock_release(lock);
+        *unlocked = true;
+        if (op->joined) {
+            item_unref(c, op->joined);
+            op->joined = NULL;
+        }
+        op->item = NULL;
+        enum step s = op_alloc(w, op, op->key, op->key_bytes, (uint32_t)sum, old_flags, 0);
+        joined = op->item;
+        op->item = part;
+        if (s == STEP_AGAIN)
+            op->joined = joined;
+        else if (s == STEP_DONE)
+            op->status = CACHE_NOT_STORED; /* as memcached: no memory for the joined value */
+        return s;
+    }
+    joined = op->joined;
+    op->joined = NULL;
+    char *to = item_value(joined);
+    bool append = op->mode == CACHE_APPEND;
+    memcpy(append ? to : to + part->value_bytes, old_value, old_bytes);
+    memcpy(append ? to + old_bytes : to, item_value(part), part->value_bytes);
+    atomic_store_explicit(&joined->exptime_sec, old_exptime, memory_order_relaxed);
+    op->item = joined;
+    enum step s = store_link(w, op, l, now);
+    if (s == STEP_WAIT) { /* the index is full: keep both for the next try */
+        op->joined = joined;
+        op->item = part;
+        return s;
+    }
+    item_unref(c, part);
+    return s;
+}
+
+static enum step step_store(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache *c = w->cache;
+    uint32_t now = clock_now_sec();
+    struct lock *lock = index_lock(c->index, op->hash);
+    struct look l;
+    enum step s = STEP_DONE;
+    bool unlocked = false;
+    ASSERT(op->item);
+    lock_take(lock);
+    look(w, op, &l, now);
+    if (!l.it && l.unread_count > 0 && store_needs_facts(op)) {
+        s = want_reads(w, op, &l);
+        lock_release(lock);
+        return s;
+    }
+    if (!l.it && l.match) {
+        const struct ext_record *r = &l.match->rec;
+        if (cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now) != ITEM_ALIVE) {
+            flash_forget(c, op->hash, l.match_slot, false);
+            l.match = NULL;
+        }
+    }
+    bool exists = l.it || l.match;
+    uint64_t old_cas = l.it ? item_cas(l.it) : l.match ? l.match->rec.cas : 0;
+    unsigned old_class = l.it ? lru_class(l.it->lru_id)
+                         : l.match
+                             ? slab_class_of(c->slab, item_accounted_bytes_of(op->key_bytes,
+                                                                              l.match->rec.value_bytes, 0))
+                             : 0;
+    if (!op->counted) {
+        stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_set_cmds);
+        op->counted = true;
+    }
+    if (store_is_cas(op)) {
+        if (!exists) {
+            stat_inc(w->stats, STAT_cas_misses);
+            op->status = CACHE_NOT_FOUND;
+        } else if (old_cas == op->cas_compare) {
+            s = store_link(w, op, &l, now);
+            if (s == STEP_DONE)
+                stat_class_inc(w->stats, old_class, CSTAT_cas_hits);
+        } else if ((op->options & CACHE_F_INVALIDATE) && op->cas_compare < old_cas) {
+            /* An older value than the one here: stored, but stale; TTL and token stay. */
+            unsigned flags = l.it ? item_flags(l.it) : item_flags_of(l.match->rec.item_flags);
+            uint32_t exptime = l.it ? atomic_load(&l.it->exptime_sec) : record_exptime_sec(&l.match->rec);
+            atomic_store(&op->item->exptime_sec, exptime);
+            item_flag_set(op->item, ITEM_STALE | (flags & ITEM_TOKEN_SENT));
+            s = store_link(w, op, &l, now);
+        } else {
+            stat_class_inc(w->stats, old_class, CSTAT_cas_badval);
+            op->status = CACHE_EXISTS;
+        }
+    } else if (op->mode == CACHE_SET) {
+        s = store_link(w, op, &l, now);
+    } else if (op->mode == CACHE_ADD) {
+        if (exists) {
+            if (l.it)
+                item_bump(c, l.it, now);
+            op->status = CACHE_NOT_STORED;
+        } else
+            s = store_link(w, op, &l, now);
+    } else if (op->mode == CACHE_REPLACE) {
+        if (exists)
+            s = store_link(w, op, &l, now);
+        else
+            op->status = CACHE_NOT_STORED;
+    } else if (!exists) { /* append, prepend */
+        if (op->options & CACHE_F_VIVIFY) {
+            atomic_store(&op->item->exptime_sec, op->vivify_exptime_sec);
+            s = store_link(w, op, &l, now);
+        } else
+            op->status = CACHE_NOT_STORED;
+    } else if ((op->options & CACHE_F_CAS_COMPARE) && old_cas != op->cas_compare) {
+        op->status = CACHE_EXISTS;
+    } else if (l.it) {
+        s = store_join(w, op, lock, &unlocked, item_value(l.it), l.it->value_bytes,
+                       item_client_flags(l.it), atomic_load(&l.it->exptime_sec), &l, now);
+    } else {
+        const struct ext_record *r = &l.match->rec;
+        s = store_join(w, op, lock, &unlocked, r->value, r->value_bytes, r->client_flags,
+                       record_exptime_sec(r), &l, now);
+    }
+    if (!unlocked)
+        lock_release(lock);
+    if (s == STEP_DONE && op->status != CACHE_OK)
+        op_item_free(c, op);
+    return s;
+}
+
+/* ---- CACHE_DELETE ---- */
+
+/* md I: the item stays, marked stale, under a new cas. */
+static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item *it)
+{
+    if (op->options & CACHE_F_TOUCH)
+        atomic_store(&it->exptime_sec, op->exptime_sec);
+    item_flag_set(it, ITEM_STALE);
+    item_flag_clear(it, ITEM_TOKEN_SENT);
+    item_set_cas(it, op_cas(c, op));
+}
+
+/* md x: the item is replaced by an empty one without client flags. op->item was allocated empty. */
+static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct item *neu = op->item, *old = l->it;
+    unsigned keep = item_flags(old) & (ITEM_FETCHED | ITEM_TOKEN_SENT | ITEM_STALE | ITEM_BINARY_KEY);
+    atomic_store(&neu->exptime_sec, atomic_load(&old->exptime_sec));
+    item_flag_set(neu, keep);
+    item_set_cas(neu, op_cas(c, op));
+    int rc = item_store(c, op, l, neu, now);
+    ASSERT(rc == 0); /* it replaces a RAM word: needs no room in the index */
+    op->item = NULL;
+    if (op->options & CACHE_F_INVALIDATE)
+        delete_mark_stale(c, op, neu);
+}
+
+static enum step step_delete(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache *c = w->cache;
+    uint32_t now = clock_now_sec();
+    bool keeps = op->options & (CACHE_F_INVALIDATE | CACHE_F_EMPTY);
+    struct lock *lock = index_lock(c->index, op->hash);
+    struct look l;
+    enum step s = STEP_DONE;
+    bool unlocked = false;
+    lock_take(lock);
+    look(w, op, &l, now);
+    if (!l.it && l.unread_count > 0) {
+        s = want_reads(w, op, &l);
+        lock_release(lock);
+        return s;
+    }
+    uint64_t cas = l.it ? item_cas(l.it) : l.match ? l.match->rec.cas : 0;
+    if (!l.it && l.match) {
+        const struct ext_record *r = &l.match->rec;
+        if (cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now) != ITEM_ALIVE) {
+            flash_forget(c, op->hash, l.match_slot, false);
+            l.match = NULL;
+        }
+    }
+    if (!l.it && !l.match) {
+        op->status = CACHE_NOT_FOUND;
+        stat_inc(w->stats, STAT_delete_misses);
+    } else if ((op->options & CACHE_F_CAS_COMPARE) && cas != op->cas_compare) {
+        op->status = CACHE_EXISTS;
+    } else if (keeps) {
+        bool want_empty = op->options & CACHE_F_EMPTY;
+        if (!l.it)
+            s = want_ram(w, op, &l, now, lock, &unlocked);
+        if (s == STEP_DONE && !unlocked && l.it && want_empty &&
+            !(op->item && op->item->value_bytes == 0 && !(item_flags(op->item) & ITEM_CFLAGS))) {
+            lock_release(lock);
+            unlocked = true;
+            op_item_free(c, op);
+            s = op_alloc(w, op, op->key, op->key_bytes, 0, 0, 0);
+        } else if (s == STEP_DONE && !unlocked) {
+            stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
+            if (want_empty)
+                delete_empty(c, op, &l, now);
+            else
+                delete_mark_stale(c, op, l.it);
+            op->status = CACHE_OK;
+        }
+    } else {
+        if (l.it) {
+            view_item(op, &op->view, l.it);
+            op->view.value = NULL;
+            stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
+            item_unlink(c, l.it, op->hash);
+        } else {
+            view_record(c, op, &l.match->rec);
+            stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
+            flash_forget(c, op->hash, l.match_slot, false);
+        }
+        op->status = CACHE_OK;
+    }
+    if (!unlocked)
+        lock_release(lock);
+    if (s == STEP_DONE)
+        op_item_free(c, op);
+    return s;
+}
+
+/* ---- CACHE_TOUCH ---- */
+
+static enum step step_touch(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache *c = w->cache;
+    uint32_t now = clock_now_sec();
+    struct lock *lock = index_lock(c->index, op->hash);
+    struct look l;
+    enum step s = STEP_DONE;
+    bool unlocked = false;
+    lock_take(lock);
+    look(w, op, &l, now);
+    if (!l.it && l.unread_count > 0)
+        s = want_reads(w, op, &l);
+    else if (!l.it)
+        s = want_ram(w, op, &l, now, lock, &unlocked);
+    if (s == STEP_DONE && !unlocked) {
+        stat_inc(w->stats, STAT_touch_cmds);
+        if (l.it) {
+            stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_touch_hits);
+            atomic_store(&l.it->exptime_sec, op->exptime_sec);
+            item_bump(c, l.it, now);
+            op->status = CACHE_OK;
+        } else {
+            stat_inc(w->stats, STAT_touch_misses);
+            op->status = CACHE_NOT_FOUND;
+        }
+    }
+    if (!unlocked)
+        lock_release(lock);
+    if (s == STEP_DONE)
+        op_item_free(c, op);
+    return s;
+}
+
+/* ---- CACHE_ARITH ---- */
+
+#define NUMBER_DIGITS_MAX 20
+
+static bool value_number(const char *p, size_t n, uint64_t *out)
+{
+    char text[NUMBER_DIGITS_MAX + 4];
+    if (n > NUMBER_DIGITS_MAX)
+        return false;
+    memcpy(text, p, n);
+    text[n] = '\0';
+    return number_parse_u64(text, out);
+}
+
+static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it, const char *digits,
+                           unsigned len)
+{
+    char *v = item_value(it);
+    memcpy(v, digits, len);
+    memset(v + len, ' ', it->value_bytes - len);
+    item_set_cas(it, op_cas(c, op));
+}
+
+static enum step arith_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
+                            struct lock *lock, bool *unlocked)
+{
+    struct cache *c = w->cache;
+    if (op->options & CACHE_F_VIVIFY) {
+        char digits[NUMBER_DIGITS_MAX + 4];
+        unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->initial);
+        if (!(op->item && op->item->value_bytes == len && !(item_flags(op->item) & ITEM_CFLAGS))) {
+            lock_release(lock);
+            *unlocked = true;
+            op_item_free(c, op);
+            return op_alloc(w, op, op->key, op->key_bytes, len, 0, op->vivify_exptime_sec);
+        }
+        memcpy(item_value(op->item), digits, len);
+        atomic_store(&op->item->exptime_sec, op->vivify_exptime_sec);
+        enum step s = store_link(w, op, l, now);
+        if (s == STEP_DONE) {
+            op->number = op->initial;
+            op->status = CACHE_VIVIFIED;
+        }
+        return s;
+    }
+    op->status = CACHE_NOT_FOUND;
+    stat_inc(w->stats, op->options & CACHE_F_DECR ? STAT_decr_misses : STAT_incr_misses);
+    return STEP_DONE;
+}
+
+static enum step step_arith(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache *c = w->cache;
+    uint32_t now = clock_now_sec();
+    struct lock *lock = index_lock(c->index, op->hash);
+    struct look l;
+    enum step s = STEP_DONE;
+    bool unlocked = false;
+    lock_take(lock);
+    look(w, op, &l, now);
+    if (!l.it && l.unread_count > 0) {
+        s = want_reads(w, op, &l);
+        goto out;
+    }
+    if (!l.it)
+        s = want_ram(w, op, &l, now, lock, &unlocked);
+    if (s != STEP_DONE || unlocked)
+        goto out;
+    if (!l.it) {
+        s = arith_miss(w, op, &l, now, lock, &unlocked);
+        goto out;
+    }
+    struct item *it = l.it;
+    uint64_t number;
+    if ((op->options & CACHE_F_CAS_COMPARE) && item_cas(it) != op->cas_compare) {
+        op->status = CACHE_EXISTS;
+        goto out;
+    }
+    if (!value_number(item_value(it), it->value_bytes, &number)) {
+        op->status = CACHE_NON_NUMERIC;
+        goto out;
+    }
+    bool decr = op->options & CACHE_F_DECR;
+    number = decr ? (number < op->delta ? 0 : number - op->delta) : number + op->delta;
+    char digits[NUMBER_DIGITS_MAX + 4];
+    unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, number);
+    bool in_place = len <= it->value_bytes && item_refs(it) == 1;
+    if (!in_place) {
+        uint32_t client_flags = item_client_flags(it);
+        struct item *neu = op->item;
+        if (!(neu && neu->value_bytes == len && item_client_flags(neu) == client_flags)) {
+            lock_release(lock);
+            unlocked = true;
+            op_item_free(c, op);
+            s = op_alloc(w, op, op->key, op->key_bytes, len, client_flags, 0);
+            goto out;
+        }
+        memcpy(item_value(neu), digits, len);
+        atomic_store(&neu->exptime_sec, atomic_load(&it->exptime_sec));
+        item_flag_set(neu, item_flags(it) & (ITEM_FETCHED | ITEM_STALE | ITEM_TOKEN_SENT | ITEM_BINARY_KEY));
+        item_set_cas(neu, op_cas(c, op));
+        int rc = item_store(c, op, &l, neu, now);
+        ASSERT(rc == 0); /* replaces a RAM word */
+        op->item = NULL;
+        it = neu;
+    } else {
+        arith_in_place(c, op, it, digits, len);
+        item_bump(c, it, now);
+    }
+    if (op->options & CACHE_F_TOUCH)
+        atomic_store(&it->exptime_sec, op->exptime_sec);
+    stat_class_inc(w->stats, lru_class(it->lru_id), decr ? CSTAT_decr_hits : CSTAT_incr_hits);
+    view_item(op, &op->view, it);
+    op->view.value = NULL;
+    op->number = number;
+    op->status = CACHE_OK;
+out:
+    if (!unlocked)
+        lock_release(lock);
+    if (s == STEP_DONE && op->status != CACHE_VIVIFIED)
+        op_item_free(c, op);
+    return s;
+}
+
+/* ---- running ---- */
+
+static void judge_read(struct cache_worker *w, struct cache_read *r)
+{
+    struct cache_op *op = r->op;
+    int rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
+    if (rc == 0) {
+        r->verdict = READ_MATCH;
+    } else if (rc == -ENOENT) {
+        r->verdict = READ_OTHER;
+        cache_count(w->cache, CACHE_N_tag_collisions, 1);
+    } else {
+        r->verdict = READ_BAD;
+        stat_inc(w->stats, rc == -EBADMSG ? STAT_badcrc_from_extstore : STAT_get_aborted_extstore);
+    }
+}
+
+static void read_done(struct ext_read *rd)
+{
+    struct cache_read *r = (struct cache_read *)((char *)rd - offsetof(struct cache_read, rd));
+    struct cache_op *op = r->op;
+    judge_read(op->worker, r);
+    ASSERT(op->read_pending > 0);
+    if (--op->read_pending == 0)
+        run_parked(op);
+}
+
+/* Starts what want_reads asked for. True iff all is there at once. */
+static bool start_reads(struct cache_worker *w, struct cache_op *op)
+{
+    op->read_pending++; /* so that no completion runs the op while reads are being started */
+    for (struct cache_read *r = op->reads; r; r = r->next) {
+        if (r->verdict != READ_WANTED)
+            continue;
+        r->verdict = READ_RUNNING;
+        r->rd.done = read_done;
+        r->rd.owner = r;
+        ext_read_start(w->ring, &r->rd, r->place, r->len_class);
+        if (r->rd.state == EXT_READ_DONE)
+            judge_read(w, r);
+        else
+            op->read_pending++;
+    }
+    return --op->read_pending == 0;
+}
+
+static enum step run_step(struct cache_worker *w, struct cache_op *op)
+{
+    switch (op->verb) {
+    case CACHE_GET:
+        return step_get(w, op);
+    case CACHE_ALLOC:
+        return step_alloc(w, op);
+    case CACHE_STORE:
+        return step_store(w, op);
+    case CACHE_DELETE:
+        return step_delete(w, op);
+    case CACHE_TOUCH:
+        return step_touch(w, op);
+    case CACHE_ARITH:
+        return step_arith(w, op);
+    }
+    ASSERT(!"verb");
+    return STEP_DONE;
+}
+
+static void wake_worker(void *arg)
+{
+    struct cache_worker *w = arg;
+    uint64_t one = 1;
+    ssize_t n = write(w->wake_fd, &one, sizeof(one));
+    (void)n; /* a full counter wakes as well */
+    atomic_fetch_sub(&w->wake_refs, 1);
+}
+
+static void wait_push(struct cache_worker *w, struct cache_op *op)
+{
+    op->wait_next = NULL;
+    if (w->wait_tail)
+        w->wait_tail->wait_next = op;
+    else
+        w->wait_head = op;
+    w->wait_tail = op;
+    if (op->wait_start_us == 0) {
+        op->wait_start_us = clock_mono_us();
+        cache_count(w->cache, CACHE_N_write_waits, 1);
+    }
+    if (!w->notify_armed) {
+        w->notify_armed = true;
+        atomic_fetch_add(&w->wake_refs, 1);
+        ext_notify_writable(w->cache->ext, wake_worker, w);
+    }
+}
+
+/* The op could not be finished for want of index room or memory, and waiting is no use any more. */
+static void give_up(struct cache_worker *w, struct cache_op *op)
+{
+    op->status = CACHE_NO_MEMORY;
+    stat_inc(w->stats, STAT_store_no_memory);
+    op_item_free(w->cache, op);
+}
+
+/* True: finished. False: parked. */
+static bool run_steps(struct cache_worker *w, struct cache_op *op)
+{
+    for (;;) {
+        if (op->attempts >= OP_ATTEMPTS_MAX) {
+            op->status = op->verb == CACHE_GET ? CACHE_NOT_FOUND : CACHE_NO_MEMORY;
+            if (op->verb == CACHE_GET)
+                count_get(w, op, false, 0, 0);
+            op_item_free(w->cache, op);
+            op->state = OP_FINISHED;
+            return true;
+        }
+        switch (run_step(w, op)) {
+        case STEP_DONE:
+            op->state = OP_FINISHED;
+            return true;
+        case STEP_AGAIN:
+            op->attempts++;
+            continue;
+        case STEP_READ:
+            op->attempts++;
+            if (start_reads(w, op))
+                continue;
+            op->state = OP_READING;
+            w->parked++;
+            return false;
+        case STEP_WAIT:
+            if (!w->cache->ext ||
+                (op->wait_start_us != 0 &&
+                 clock_mono_us() - op->wait_start_us >
+                     2 * (uint64_t)atomic_load(&w->cache->settings->ext_max_sleep) + 100000)) {
+                give_up(w, op);
+                op->state = OP_FINISHED;
+                return true;
+            }
+            op->state = OP_WAITING;
+            w->parked++;
+            wait_push(w, op);
+            return false;
+        }
+    }
+}
+
+static void run_parked(struct cache_op *op)
+{
+    struct cache_worker *w = op->worker;
+    ASSERT(w->parked > 0);
+    w->parked--;
+    if (!run_steps(w, op))
+        return;
+    if (op->wait_start_us != 0) {
+        cache_count(w->cache, CACHE_N_write_wait_us, clock_mono_us() - op->wait_start_us);
+        op->wait_start_us = 0;
+    }
+    op->done(op);
+}
+
+bool cache_run(struct cache_worker *w, struct cache_op *op)
+{
+    ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
+    op->worker = w;
+    op->attempts = 0;
+    op->wait_start_us = 0;
+    op->view_from_read = false;
+    return run_steps(w, op);
+}
+
+void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,
+                   uint64_t hash)
+{
+    memset(op, 0, sizeof(*op));
+    op->verb = verb;
+    op->key = key;
+    op->key_bytes = key_bytes;
+    op->hash = hash;
+}
+
+void cache_release(struct cache_worker *w, struct cache_op *op)
+{
+    ASSERT(op->state != OP_READING && op->state != OP_WAITING);
+    op_item_free(w->cache, op);
+    if (op->joined) {
+        item_unref(w->cache, op->joined);
+        op->joined = NULL;
+    }
+    while (op->reads) {
+        struct cache_read *r = op->reads;
+        op->reads = r->next;
+        ext_read_finish(&r->rd);
+        free(r);
+    }
+    op->read_count = 0;
+    op->state = OP_NEW;
+}
+
+int cache_detach(struct cache_op *op)
+{
+    if (!op->view_from_read)
+        return 0;
+    for (struct cache_read *r = op->reads; r; r = r->next) {
+        if (r->verdict != READ_MATCH || r->rec.value != op->view.value)
+            continue;
+        int rc = ext_read_detach(&r->rd);
+        if (rc != 0)
+            return rc;
+        rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
+        ASSERT(rc == 0);
+        op->view.value = r->rec.value;
+        return 0;
+    }
+    return 0;
+}
+
+/* ---- workers ---- */
+
+struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *stats)
+{
+    struct cache_worker *w = calloc(1, sizeof(*w));
+    if (!w)
+        return NULL;
+    w->cache = c;
+    w->stats = stats;
+    w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (w->wake_fd < 0)
+        goto fail;
+    if (c->ext) {
+        w->ring = ext_ring_create(c->ext);
+        if (!w->ring)
+            goto fail;
+    }
+    return w;
+fail:
+    if (w->wake_fd >= 0)
+        close(w->wake_fd);
+    free(w);
+    return NULL;
+}
+
+void cache_worker_destroy(struct cache_worker *w)
+{
+    ASSERT(w->parked == 0);
+    if (w->ring)
+        ext_ring_destroy(w->ring);
+    while (atomic_load(&w->wake_refs) > 0) /* a notification registered and not yet delivered */
+        ext_cancel_notify(w->cache->ext, wake_worker, w);
+    close(w->wake_fd);
+    free(w);
+}
+
+int cache_worker_ring_fd(const struct cache_worker *w) { return w->ring ? ext_ring_fd(w->ring) : -1; }
+int cache_worker_wake_fd(const struct cache_worker *w) { return w->wake_fd; }
+unsigned cache_worker_parked(const struct cache_worker *w) { return w->parked; }
+
+void cache_worker_submit(struct cache_worker *w)
+{
+    if (w->ring)
+        ext_ring_submit(w->ring);
+}
+
+void cache_worker_poll(struct cache_worker *w)
+{
+    uint64_t drained;
+    ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
+    if (n == (ssize_t)sizeof(drained))
+        w->notify_armed = false;
+    if (w->ring)
+        ext_ring_reap(w->ring);
+    /* Those that wait now; what parks again during this goes to a new list. */
+    struct cache_op *op = w->wait_head;
+    w->wait_head = w->wait_tail = NULL;
+    while (op) {
+        struct cache_op *next = op->wait_next;
+        op->attempts = 0;
+        run_parked(op);
+        op = next;
+    }
+}
+
+int64_t cache_worker_timeout_us(const struct cache_worker *w)
+{
+    if (!w->wait_head)
+        return -1;
+    uint64_t max_us = atomic_load(&w->cache->settings->ext_max_sleep);
+    uint64_t waited = clock_mono_us() - w->wait_head->wait_start_us;
+    if (waited >= max_us)
+        return 1000; /* given its last chance a little later */
+    return (int64_t)min_u64(max_us - waited + 1, 100000);
+}
+
+/* ---- the cache ---- */
+
+struct cache *cache_create(const struct cache_options *opt)
+{
+    struct cache *c = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*c), CACHE_LINE_BYTES));
+    if (!c)
+        return NULL;
+    memset(c, 0, sizeof(*c));
+    c->settings = opt->settings;
+    c->arena = opt->arena;
+    c->slab = opt->slab;
+    c->index = opt->index;
+    c->ext = opt->ext;
+    c->base = arena_base(opt->arena);
+    c->handle_shift = slab_handle_shift(opt->slab);
+    c->root = arena_root(opt->arena, ARENA_ROOT_CACHE);
+    lock_init(&c->dup_lock, LOCK_IO_QUEUE);
+    c->lru = lru_create(opt->slab);
+    c->dups = calloc(CACHE_DUP_QUEUE_MAX, sizeof(c->dups[0]));
+    if (!c->lru || !c->dups)
+        goto fail;
+    if (opt->settings->track_sizes) {
+        c->sizes_count = opt->settings->item_size_max / 32 + 8;
+        c->sizes = calloc(c->sizes_count, sizeof(c->sizes[0]));
+        if (!c->sizes)
+            goto fail;
+    }
+    if (!opt->attached && c->root->hash_seed == 0)
+        hash_random_seed(&c->root->hash_seed);
+    return c;
+fail:
+    cache_destroy(c);
+    errno = ENOMEM;
+    return NULL;
+}
+
+void cache_destroy(struct cache *c)
+{
+    if (c->lru)
+        lru_destroy(c->lru);
+    lock_destroy(&c->dup_lock);
+    free(c->dups);
+    free(c->sizes);
+    free(c);
+}
+
+void cache_set_extstore(struct cache *c, struct extstore *ext) { c->ext = ext; }
+
+void cache_flush_all(struct cache *c, uint32_t when_sec)
+{
+    /* memcached's rule: what was stored in the second before counts as dead by time, what was stored
+     * in this very second by its cas. */
+    uint32_t now = clock_now_sec();
+    uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
+    atomic_store(&c->root->flush_cas, limit <= now ? cache_next_cas(c) : 0);
+    atomic_store(&c->root->flush_unix, (uint32_t)clock_rel_to_unix(limit));
+    if (c->ext && limit <= now)
+        ext_flush_all(c->ext, (uint32_t)clock_rel_to_unix(limit));
+}
+
+struct dump_row {
+    char key[CACHE_KEY_BYTES_MAX];
+    uint8_t key_bytes;
+    uint32_t value_bytes, exptime_sec;
+};
+#define DUMP_ROWS_MAX 20000u /* more than memcached's 2 MB of text can hold */
+
+void cache_dump_class(struct cache *c, unsigned cls, unsigned limit,
+                      void (*fn)(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
+                                 uint32_t exptime_sec),
+                      void *ctx)
+{
+    unsigned count = 0, max = limit == 0 || limit > DUMP_ROWS_MAX ? DUMP_ROWS_MAX : limit;
+    uint32_t now = clock_now_sec();
+    uint8_t id = lru_id_of(cls, LRU_COLD);
+    struct dump_row *rows = malloc(max * sizeof(rows[0]));
+    if (!rows)
+        return;
+    lock_take(lru_lock(c->lru, id));
+    for (struct item *it = lru_head_locked(c->lru, id); it && count < max; it = lru_older_locked(c->lru, it)) {
+        if (item_death(c, it, now) != ITEM_ALIVE)
+            continue;
+        struct dump_row *row = &rows[count++];
+        memcpy(row->key, item_key(it), it->key_bytes);
+        row->key_bytes = it->key_bytes;
+        row->value_bytes = it->value_bytes;
+        row->exptime_sec = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    }
+    lock_release(lru_lock(c->lru, id));
+    for (unsigned i = 0; i < count; i++)
+        fn(ctx, rows[i].key, rows[i].key_bytes, rows[i].value_bytes, rows[i].exptime_sec);
+    free(rows);
+}
+
+void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *out)
+{
+    uint32_t now = clock_now_sec();
+    struct slab_class_info info;
+    memset(out, 0, sizeof(*out));
+    out->number_hot = lru_count(c->lru, lru_id_of(cls, LRU_HOT));
+    out->number_warm = lru_count(c->lru, lru_id_of(cls, LRU_WARM));
+    out->number_cold = lru_count(c->lru, lru_id_of(cls, LRU_COLD));
+    out->number_temp = lru_count(c->lru, lru_id_of(cls, LRU_TEMP));
+    out->number = out->number_hot + out->number_warm + out->number_cold + out->number_temp;
+    out->age_hot = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_HOT), now);
+    out->age_warm = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_WARM), now);
+    out->age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
+    slab_info(c->slab, cls, &info);
+    out->mem_requested = info.mem_requested;
+    out->evicted_time = atomic_load(&c->classes[cls].evicted_time);
+#define X(n) out->n = atomic_load_explicit(&c->classes[cls].n, memory_order_relaxed);
+    CACHE_ITEM_STATS(X)
+#undef X
+}
+
+void cache_totals(struct cache *c, struct cache_totals *out)
+{
+    struct index_info ix;
+    memset(out, 0, sizeof(*out));
+    index_info(c->index, &ix);
+    out->ram_items = ix.ram_count;
+    out->flash_objects = ix.flash_count;
+    out->curr_items = ix.ram_count + ix.flash_count;
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
+        struct cache_class_stats s;
+        cache_class_stats(c, cls, &s);
+        out->sum.number += s.number;
+        out->sum.mem_requested += s.mem_requested;
+#define X(n) out->sum.n += s.n;
+        CACHE_ITEM_STATS(X)
+#undef X
+    }
+    out->bytes = out->sum.mem_requested;
+    if (c->ext) {
+        struct ext_info info;
+        ext_info(c->ext, &info);
+        out->bytes += info.bytes_used;
+    }
+#define X(n, help) out->n = atomic_load_explicit(&c->counters[CACHE_N_##n], memory_order_relaxed);
+    CACHE_COUNTER_TABLE(X)
+#undef X
+}
+
+size_t cache_sizes(const struct cache *c, const _Atomic(uint64_t) **histogram)
+{
+    *histogram = c->sizes;
+    return c->sizes_count;
+}
+
+bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_t key_bytes)
+{
+    uint64_t hash = cache_hash(c, key, key_bytes);
+    struct lock *lock = index_lock(c->index, hash);
+    index_slot *slots[INDEX_MATCH_MAX];
+    bool found = false;
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n && !found; i++) {
+        index_word word = index_load(slots[i]);
+        if (index_kind(c->index, word) != INDEX_RAM)
+            continue;
+        struct item *it = item_at(c, index_handle(c->index, word));
+        if (it->key_bytes != key_bytes || memcmp(item_key(it), key, key_bytes) != 0)
+            continue;
+        found = true;
+        if (strcmp(what, "ref") == 0)
+            item_ref(it);
+        else if (strcmp(what, "unref") == 0 && item_refs(it) > 1)
+            item_unref(c, it);
+    }
+    lock_release(lock);
+    return found;
+}
