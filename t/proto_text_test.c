@@ -842,3 +842,37 @@ Test(write, version)
     size_t len;
     cr_assert_str_eq(reply_line(REPLY_VERSION, &len), "VERSION 1.6.45\r\n");
 }
+
+/* ---- generated lines ---- */
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size); /* fuzz_proto.c */
+
+static uint32_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+Test(generated, lines_keep_what_the_fuzzer_checks)
+{
+    static const char *const pieces[] = {
+        "get ",   "gets ",     "gat 0 ",  "set ",       "cas ",    "delete ", "incr ", "touch ",
+        "mg ",    "ms ",       "md ",     "ma ",        "me ",     "mn",      "stats", "flush_all ",
+        "key ",   "Zm9v ",     "0 ",      "1 ",         "-1 ",     "99999 ",  "noreply", "b ",
+        "k ",     "O123 ",     "T0 ",     "MS ",        "MA ",     "v ",      "q ",    "c s t f h l ",
+        "\r\n",   "\n",        "\r\n",    "\r\n",       " ",       "\x80",    "HTTP/1.1", "\t",
+        "4294967296 ", "18446744073709551616 ", "verbosity 1", "shutdown graceful", "slabs ", "!",
+    };
+    uint64_t state = 20240601;
+    for (int round = 0; round < 20000; round++) {
+        char line[1024];
+        size_t len = 0;
+        for (unsigned n = 1 + next_random(&state) % 12; n > 0; n--) {
+            const char *piece = pieces[next_random(&state) % ARRAY_COUNT(pieces)];
+            size_t piece_len = strlen(piece);
+            memcpy(line + len, piece, piece_len);
+            len += piece_len;
+        }
+        LLVMFuzzerTestOneInput((const uint8_t *)line, len);
+    }
+}
