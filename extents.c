@@ -402,17 +402,14 @@ static uint32_t bitmap_run_start(const uint64_t *bits, uint32_t off)
     return 0;
 }
 
-/* Bits of x at which `len` (2 .. 64) set bits in a row start, upwards; `above` is the next word. */
-static uint64_t bits_starting_run(uint64_t x, uint64_t above, uint32_t len)
+/* Bits of x at which `len` (1 .. 63) set bits in a row start, upwards. */
+static uint64_t bits_starting_run(uint64_t x, uint32_t len)
 {
-    unsigned __int128 y = ((unsigned __int128)above << 64) | x;
-    uint32_t have = 1;
-    while (have < len) {
-        uint32_t step = min_u32(have, len - have);
-        y &= y >> step;
-        have += step;
+    for (uint32_t have = 1, step; have < len; have += step) {
+        step = min_u32(have, len - have);
+        x &= x >> step;
     }
-    return (uint64_t)y;
+    return x;
 }
 
 static uint32_t bitmap_find_run(const uint64_t *bits, const struct region *reg, uint32_t off,
@@ -422,32 +419,21 @@ static uint32_t bitmap_find_run(const uint64_t *bits, const struct region *reg, 
         return bitmap_next_free(bits, reg, off);
     if (off >= reg->units)
         return reg->units;
-    uint32_t words = region_words(reg);
+    uint32_t words = region_words(reg), below = 0; /* free units directly below the word */
     uint64_t mask = ~UINT64_C(0) << (off % 64);
-    for (uint32_t w = off / 64; w < words; mask = ~UINT64_C(0)) {
-        uint64_t x = bits[w] & mask;
-        if (x == 0) {
-            w++;
-        } else if (len <= 64) {
-            uint64_t starts = bits_starting_run(x, w + 1 < words ? bits[w + 1] : 0, len);
-            if (starts)
-                return w * 64 + (uint32_t)__builtin_ctzll(starts);
-            w++;
-        } else {
-            /* A run longer than a word leaves the word it starts in at the top. */
-            uint32_t lead = ~x == 0 ? 64 : (uint32_t)__builtin_clzll(~x);
-            if (lead == 0) {
-                w++;
-                continue;
-            }
-            uint32_t start = w * 64 + 64 - lead;
-            if (start + len > reg->units)
-                return reg->units;
-            uint32_t end = bitmap_free_end(bits, start, start + len);
-            if (end == start + len)
-                return start;
-            w = max_u32(end / 64, w + 1);
+    for (uint32_t w = off / 64; w < words; w++, mask = ~UINT64_C(0)) {
+        uint64_t x = bits[w] & mask, starts;
+        if (x == ~UINT64_C(0)) {
+            if (below + 64 >= len)
+                return w * 64 - below;
+            below += 64;
+            continue;
         }
+        if (below + (uint32_t)__builtin_ctzll(~x) >= len)
+            return w * 64 - below;
+        if (len < 64 && (starts = bits_starting_run(x, len)) != 0)
+            return w * 64 + (uint32_t)__builtin_ctzll(starts);
+        below = (uint32_t)__builtin_clzll(~x);
     }
     return reg->units;
 }
