@@ -159,6 +159,9 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_META_DUPLICATE_FLAG, "CLIENT_ERROR duplicate flag")                                    \
     X(REPLY_META_TOO_MANY_FLAGS, "CLIENT_ERROR options flags are too long")                        \
     X(REPLY_META_BAD_TOKEN, "CLIENT_ERROR bad token in command line format")                       \
+    /* of mg, ms and md; ma says REPLY_MA_BAD_FLAG */                                              \
+    X(REPLY_META_BAD_INITIAL, "CLIENT_ERROR invalid numeric initial value")                        \
+    X(REPLY_META_BAD_DELTA, "CLIENT_ERROR invalid numeric delta value")                            \
     X(REPLY_META_BAD_KEY, "CLIENT_ERROR error decoding key")                                       \
     X(REPLY_META_BAD_OPAQUE, "CLIENT_ERROR opaque token too long")                                 \
     X(REPLY_MS_BAD_MODE, "CLIENT_ERROR invalid mode for ms M token")                               \

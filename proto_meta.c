@@ -31,9 +31,9 @@ static enum reply parse_argument(struct request *req, char c, const char *p, siz
     case 'E':
         return proto_lenient_u64(p, len, &m->cas_new) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
     case 'D':
-        return proto_lenient_u64(p, len, &req->delta) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return proto_lenient_u64(p, len, &req->delta) ? REPLY_NONE : REPLY_META_BAD_DELTA;
     case 'J':
-        return proto_lenient_u64(p, len, &m->initial) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return proto_lenient_u64(p, len, &m->initial) ? REPLY_NONE : REPLY_META_BAD_INITIAL;
     case 'F':
         return proto_lenient_u32(p, len, &req->client_flags) ? REPLY_NONE : REPLY_BAD_FORMAT;
     case 'M':

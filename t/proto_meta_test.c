@@ -196,13 +196,19 @@ Test(error, the_first_of_unknown_and_duplicate_wins)
 
 Test(error, bad_argument)
 {
-    static const char *const flags[] = {"T", "Tx", "N", "Nx", "R1x", "Cx", "E", "E-1", "Jx", "D-1",
+    static const char *const flags[] = {"T", "Tx", "N", "Nx", "R1x", "Cx", "E", "E-1",
                                         "T9223372036854775808"};
     for (unsigned i = 0; i < ARRAY_COUNT(flags); i++) {
         char line[64];
         snprintf(line, sizeof(line), "mg k %s v\r\n", flags[i]);
         expect_error(line, "CLIENT_ERROR bad token in command line format", 0);
     }
+}
+
+Test(error, bad_numbers_of_ma_have_their_own_words_elsewhere)
+{
+    expect_error("mg k Jx\r\n", "CLIENT_ERROR invalid numeric initial value", 0);
+    expect_error("ms k 5 D-1\r\n", "CLIENT_ERROR invalid numeric delta value", 7);
 }
 
 Test(error, bad_client_flags_are_badly_formatted)
