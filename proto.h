@@ -54,44 +54,44 @@ enum verb_flag {
  * be there, the name included. */
 #define VERB_STORE (VF_VALUE | VF_NOREPLY)
 #define VERB_LATE (VF_LATE | VF_NOREPLY)
-/*    name                 word              min class          flags */
+/*    name                 word              min class         flags */
 #define VERB_TABLE(X)                                                                              \
-    X(VERB_GET,            "get",            2,  CLASS_CLASSIC, VF_KEYS)                           \
-    X(VERB_MG,             "mg",             2,  CLASS_META,    VF_NONE)                           \
-    X(VERB_SET,            "set",            5,  CLASS_CLASSIC, VERB_STORE | VF_DROP_OLD)          \
-    X(VERB_MS,             "ms",             3,  CLASS_META,    VF_VALUE | VF_DROP_OLD)            \
-    X(VERB_GETS,           "gets",           2,  CLASS_CLASSIC, VF_KEYS | VF_RETURN_CAS)           \
-    X(VERB_MN,             "mn",             1,  CLASS_META,    VF_NONE)                           \
-    X(VERB_DELETE,         "delete",         2,  CLASS_CLASSIC, VF_NOREPLY)                        \
-    X(VERB_MD,             "md",             2,  CLASS_META,    VF_NONE)                           \
-    X(VERB_INCR,           "incr",           3,  CLASS_CLASSIC, VF_NOREPLY)                        \
-    X(VERB_DECR,           "decr",           3,  CLASS_CLASSIC, VF_NOREPLY)                        \
-    X(VERB_MA,             "ma",             2,  CLASS_META,    VF_NONE)                           \
-    X(VERB_ADD,            "add",            5,  CLASS_CLASSIC, VERB_STORE)                        \
-    X(VERB_TOUCH,          "touch",          3,  CLASS_CLASSIC, VF_NOREPLY | VF_TOUCH)             \
-    X(VERB_CAS,            "cas",            5,  CLASS_CLASSIC, VERB_STORE)                        \
-    X(VERB_GAT,            "gat",            3,  CLASS_CLASSIC, VF_KEYS | VF_TOUCH)                \
-    X(VERB_GATS,           "gats",           3,  CLASS_CLASSIC, VF_KEYS | VF_TOUCH | VF_RETURN_CAS) \
-    X(VERB_REPLACE,        "replace",        5,  CLASS_CLASSIC, VERB_STORE)                        \
-    X(VERB_APPEND,         "append",         5,  CLASS_CLASSIC, VERB_STORE)                        \
-    X(VERB_PREPEND,        "prepend",        5,  CLASS_CLASSIC, VERB_STORE)                        \
-    X(VERB_ME,             "me",             2,  CLASS_META,    VF_NONE)                           \
-    X(VERB_STATS,          "stats",          1,  CLASS_ADMIN,   VF_NONE)                           \
-    X(VERB_VERSION,        "version",        1,  CLASS_ADMIN,   VF_NONE)                           \
-    X(VERB_QUIT,           "quit",           1,  CLASS_ADMIN,   VF_NONE)                           \
-    X(VERB_WATCH,          "watch",          1,  CLASS_ADMIN,   VF_NONE)                           \
-    X(VERB_FLUSH_ALL,      "flush_all",      1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_VERBOSITY,      "verbosity",      1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_SHUTDOWN,       "shutdown",       1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_SLABS,          "slabs",          1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_LRU,            "lru",            1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_LRU_CRAWLER,    "lru_crawler",    1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_CACHE_MEMLIMIT, "cache_memlimit", 1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_EXTSTORE,       "extstore",       1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_REFRESH_CERTS,  "refresh_certs",  1,  CLASS_ADMIN,   VERB_LATE)                         \
-    X(VERB_DEBUGTIME,      "debugtime",      1,  CLASS_ADMIN,   VERB_LATE | VF_DEBUG)              \
-    X(VERB_DEBUGITEM,      "debugitem",      1,  CLASS_ADMIN,   VERB_LATE | VF_DEBUG)              \
-    X(VERB_MISBEHAVE,      "misbehave",      1,  CLASS_ADMIN,   VERB_LATE | VF_DEBUG)
+    X(VERB_GET,            "get",            2, CLASS_CLASSIC, VF_KEYS)                            \
+    X(VERB_MG,             "mg",             2, CLASS_META,    VF_NONE)                            \
+    X(VERB_SET,            "set",            5, CLASS_CLASSIC, VERB_STORE | VF_DROP_OLD)           \
+    X(VERB_MS,             "ms",             3, CLASS_META,    VF_VALUE | VF_DROP_OLD)             \
+    X(VERB_GETS,           "gets",           2, CLASS_CLASSIC, VF_KEYS | VF_RETURN_CAS)            \
+    X(VERB_MN,             "mn",             1, CLASS_META,    VF_NONE)                            \
+    X(VERB_DELETE,         "delete",         2, CLASS_CLASSIC, VF_NOREPLY)                         \
+    X(VERB_MD,             "md",             2, CLASS_META,    VF_NONE)                            \
+    X(VERB_INCR,           "incr",           3, CLASS_CLASSIC, VF_NOREPLY)                         \
+    X(VERB_DECR,           "decr",           3, CLASS_CLASSIC, VF_NOREPLY)                         \
+    X(VERB_MA,             "ma",             2, CLASS_META,    VF_NONE)                            \
+    X(VERB_ADD,            "add",            5, CLASS_CLASSIC, VERB_STORE)                         \
+    X(VERB_TOUCH,          "touch",          3, CLASS_CLASSIC, VF_NOREPLY | VF_TOUCH)              \
+    X(VERB_CAS,            "cas",            5, CLASS_CLASSIC, VERB_STORE)                         \
+    X(VERB_GAT,            "gat",            3, CLASS_CLASSIC, VF_KEYS | VF_TOUCH)                 \
+    X(VERB_GATS,           "gats",           3, CLASS_CLASSIC, VF_KEYS | VF_TOUCH | VF_RETURN_CAS) \
+    X(VERB_REPLACE,        "replace",        5, CLASS_CLASSIC, VERB_STORE)                         \
+    X(VERB_APPEND,         "append",         5, CLASS_CLASSIC, VERB_STORE)                         \
+    X(VERB_PREPEND,        "prepend",        5, CLASS_CLASSIC, VERB_STORE)                         \
+    X(VERB_ME,             "me",             2, CLASS_META,    VF_NONE)                            \
+    X(VERB_STATS,          "stats",          1, CLASS_ADMIN,   VF_NONE)                            \
+    X(VERB_VERSION,        "version",        1, CLASS_ADMIN,   VF_NONE)                            \
+    X(VERB_QUIT,           "quit",           1, CLASS_ADMIN,   VF_NONE)                            \
+    X(VERB_WATCH,          "watch",          1, CLASS_ADMIN,   VF_NONE)                            \
+    X(VERB_FLUSH_ALL,      "flush_all",      1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_VERBOSITY,      "verbosity",      1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_SHUTDOWN,       "shutdown",       1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_SLABS,          "slabs",          1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_LRU,            "lru",            1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_LRU_CRAWLER,    "lru_crawler",    1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_CACHE_MEMLIMIT, "cache_memlimit", 1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_EXTSTORE,       "extstore",       1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_REFRESH_CERTS,  "refresh_certs",  1, CLASS_ADMIN,   VERB_LATE)                          \
+    X(VERB_DEBUGTIME,      "debugtime",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
+    X(VERB_DEBUGITEM,      "debugitem",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
+    X(VERB_MISBEHAVE,      "misbehave",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
 
 enum verb {
 #define X(name, word, min, class, flags) name,

@@ -859,7 +859,7 @@ Test(generated, lines_keep_what_the_fuzzer_checks)
         "get ",   "gets ",     "gat 0 ",  "set ",       "cas ",    "delete ", "incr ", "touch ",
         "mg ",    "ms ",       "md ",     "ma ",        "me ",     "mn",      "stats", "flush_all ",
         "key ",   "Zm9v ",     "0 ",      "1 ",         "-1 ",     "99999 ",  "noreply", "b ",
-        "k ",     "O123 ",     "T0 ",     "MS ",        "MA ",     "v ",      "q ",    "c s t f h l ",
+        "k ",     "O123 ",     "T0 ",     "MS ",        "MA ",     "v ",      "q ",    "c s t f ",
         "\r\n",   "\n",        "\r\n",    "\r\n",       " ",       "\x80",    "HTTP/1.1", "\t",
         "4294967296 ", "18446744073709551616 ", "verbosity 1", "shutdown graceful", "slabs ", "!",
     };
