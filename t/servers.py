@@ -1,0 +1,138 @@
+"""Starting and stopping the servers that the Python tests talk to.
+
+A server runs on a unix socket (or a TCP port of its own choice) in a directory of
+its own, and goes with its directory when the test ends. Nothing here sleeps for a
+fixed time to wait for a server: start() polls until it answers.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+
+class Server:
+    """One server process; use as a context manager."""
+
+    def __init__(self, binary, flags=(), name="server", tcp=False):
+        self.binary = binary
+        self.flags = list(flags)
+        self.name = name
+        self.tcp = tcp
+        self.dir = tempfile.mkdtemp(prefix="extant-%s." % name)
+        self.path = os.path.join(self.dir, "sock")
+        self.log = os.path.join(self.dir, "log")
+        self.port = None
+        self.process = None
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+
+    def start(self):
+        command = [self.binary]
+        if os.getuid() == 0:
+            command += ["-u", "root"]
+        environ = dict(os.environ)
+        if self.tcp:
+            ports = os.path.join(self.dir, "ports")
+            environ["MEMCACHED_PORT_FILENAME"] = ports
+            command += ["-l", "127.0.0.1", "-p", "-1", "-U", "0"]
+        else:
+            command += ["-s", self.path]
+        command += [f.replace("@DIR@", self.dir) for f in self.flags]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError("%s didn't start: %s\n%s" % (
+                    self.binary, self.process.returncode, self.log_tail()))
+            try:
+                if self.tcp:
+                    with open(ports) as f:
+                        self.port = int(f.readline().split(":")[-1])
+                self.connect().close()
+                return
+            except (OSError, ValueError):
+                time.sleep(0.01)
+        raise RuntimeError("%s doesn't answer" % self.binary)
+
+    def connect(self):
+        if self.tcp:
+            s = socket.create_connection(("127.0.0.1", self.port))
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return s
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            s.connect(self.path)
+        except OSError:
+            s.close()
+            raise
+        return s
+
+    def command(self, line):
+        """Sends one line, returns the answer up to END, OK, RESET or an error."""
+        with self.connect() as s:
+            s.settimeout(20)
+            s.sendall(line + b"\r\n")
+            out = b""
+            while not out.endswith((b"END\r\n", b"OK\r\n", b"RESET\r\n", b"ERROR\r\n")):
+                piece = s.recv(65536)
+                if not piece:
+                    break
+                out += piece
+            return out
+
+    def stats(self, what=b""):
+        out = {}
+        for line in self.command(b"stats " + what if what else b"stats").split(b"\r\n"):
+            word = line.decode("latin-1").split(" ", 2)
+            if word[0] == "STAT" and len(word) == 3:
+                out[word[1]] = word[2]
+        return out
+
+    def rss_kb(self, peak=False):
+        field = "VmHWM:" if peak else "VmRSS:"
+        with open("/proc/%d/status" % self.process.pid) as f:
+            for line in f:
+                if line.startswith(field):
+                    return int(line.split()[1])
+        return 0
+
+    def log_tail(self):
+        try:
+            with open(self.log, "rb") as f:
+                return f.read()[-2000:].decode("latin-1")
+        except OSError:
+            return ""
+
+    def stop(self):
+        """SIGTERM, and SIGKILL after 20 s. Returns the exit code, None if it never ran."""
+        code = None
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+            try:
+                code = self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                code = self.process.wait()
+            self.process = None
+        shutil.rmtree(self.dir, ignore_errors=True)
+        return code
+
+
+def is_extant(binary):
+    return os.path.basename(binary).startswith("extant")
