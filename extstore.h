@@ -198,9 +198,14 @@ uint64_t ext_seq_now(const struct extstore *e);
 /* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said -EAGAIN or
  * -ENOSPC may succeed, or at once (in the caller) if it already may. */
 void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
+/* Takes a waiter back. True iff fn(arg) will not be called any more; false: it was, or is just now. */
+bool ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
 
 /* Takes a registration back; true iff fn will not be called for it any more. */
 bool ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
+
+/* Offset of a place in its page, in bytes. Pure. */
+uint64_t ext_place_offset(const struct extstore *e, ext_place place);
 
 /* Rings: one per worker thread, created, used and destroyed by that thread. */
 struct ext_ring *ext_ring_create(struct extstore *e);
