@@ -66,7 +66,7 @@ enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t e
     return ITEM_ALIVE;
 }
 
-static void sizes_count_item(struct cache *c, const struct item *it, int sign)
+void cache_sizes_count(struct cache *c, const struct item *it, int sign)
 {
     if (!c->sizes)
         return;
@@ -131,7 +131,7 @@ static void item_retire(struct cache *c, struct item *it)
 {
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
-    sizes_count_item(c, it, -1);
+    cache_sizes_count(c, it, -1);
     item_unref(c, it);
 }
 
@@ -161,7 +161,7 @@ static void item_enter(struct cache *c, struct item *it, uint32_t now)
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
     item_flag_set(it, ITEM_LINKED);
     lru_link(c->lru, it);
-    sizes_count_item(c, it, 1);
+    cache_sizes_count(c, it, 1);
 }
 
 static void view_item(const struct cache_op *op, struct cache_view *v, struct item *it)

@@ -139,6 +139,8 @@ static inline unsigned item_refs(const struct item *it)
 /* Drops one reference; the last one frees the memory. Any lock up to LOCK_LRU may be held. */
 void item_unref(struct cache *c, struct item *it);
 
+/* Counts an item in or out of the histogram of `stats sizes`. */
+void cache_sizes_count(struct cache *c, const struct item *it, int sign);
 uint64_t item_hash(const struct cache *c, const struct item *it);
 uint64_t cache_next_cas(struct cache *c);
 
@@ -183,6 +185,13 @@ uint8_t flash_flags_of(unsigned item_flags);
 unsigned item_flags_of(uint8_t flash_flags);
 
 /* The record's times on this process's clock. */
+static inline uint32_t clock_sec_of_unix(uint32_t unix_sec)
+{
+    if (unix_sec == 0)
+        return 0;
+    int64_t rel = (int64_t)unix_sec - clock_unix_epoch_sec();
+    return rel < 1 ? 1 : rel > UINT32_MAX ? UINT32_MAX : (uint32_t)rel;
+}
 static inline uint32_t record_exptime_sec(const struct ext_record *r)
 {
     return clock_sec_of_unix(r->exptime_unix);

@@ -1,0 +1,321 @@
+/* crawler.c: see crawler.h. A job is: for each shard, for each piece of
+ * PIECE_BUCKETS buckets: under the shard's lock note what is there (and unlink
+ * what has expired), then, with no lock, read what has to be read and hand it on. */
+#include "crawler.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "cache_internal.h"
+#include "log.h"
+#include "settings.h"
+#include "watch.h"
+
+#define PIECE_BUCKETS 16
+#define PIECE_OBJECTS (PIECE_BUCKETS * INDEX_BUCKET_WORDS)
+
+struct crawler {
+    /* const after init */
+    struct cache *cache;
+    pthread_t thread;
+    /* under lock (LOCK_CONTROL) */
+    struct lock lock;
+    pthread_cond_t wake;
+    bool stop, has_job;
+    uint64_t class_mask;
+    enum crawler_job job;
+    struct crawler_sink sink;
+    /* atomic */
+    _Atomic(bool) running, stopping;
+    /* the crawler thread's own */
+    struct thread_stats stats;
+    struct cache_worker *worker;
+    uint64_t checked[SLAB_CLASS_MAX];
+};
+
+/* One noted object of a piece. */
+struct noted {
+    struct cache_meta meta;
+    struct ext_read rd;
+    bool is_read, reading;
+};
+
+struct piece {
+    struct crawler *cr;
+    uint32_t now;
+    unsigned count, reading;
+    struct noted objects[PIECE_OBJECTS];
+};
+
+static void note_item(struct crawler *cr, struct piece *p, struct item *it)
+{
+    struct cache_meta *m = &p->objects[p->count].meta;
+    unsigned flags = item_flags(it);
+    (void)cr;
+    memset(&p->objects[p->count], 0, sizeof(p->objects[0]));
+    memcpy(m->key, item_key(it), it->key_bytes);
+    m->key_bytes = it->key_bytes;
+    m->exptime_sec = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    m->time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    m->value_bytes = it->value_bytes;
+    m->client_flags = item_client_flags(it);
+    m->accounted_bytes = (uint32_t)item_accounted_bytes(it);
+    m->cas = item_cas(it);
+    m->fetched = flags & ITEM_FETCHED;
+    m->binary_key = flags & ITEM_BINARY_KEY;
+    m->slab_class = (uint8_t)lru_class(it->lru_id);
+    p->count++;
+}
+
+static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
+{
+    struct piece *p = ctx;
+    struct crawler *cr = p->cr;
+    struct cache *c = cr->cache;
+    (void)slot;
+    switch (index_kind(c->index, w)) {
+    case INDEX_RAM: {
+        struct item *it = item_at(c, index_handle(c->index, w));
+        unsigned cls = lru_class(it->lru_id);
+        uint32_t tocrawl = atomic_load_explicit(&c->settings->lru_crawler_tocrawl, memory_order_relaxed);
+        if (!(cr->class_mask >> cls & 1) || (tocrawl != 0 && cr->checked[cls] >= tocrawl))
+            return;
+        cr->checked[cls]++;
+        class_count(c, cls, crawler_items_checked);
+        if (item_death(c, it, p->now) != ITEM_ALIVE) {
+            if (item_refs(it) != 1)
+                return;
+            class_count(c, cls, crawler_reclaimed);
+            if (!(item_flags(it) & ITEM_FETCHED))
+                class_count(c, cls, expired_unfetched);
+            item_unlink(c, it, item_hash(c, it));
+        } else if (cr->job != CRAWLER_EXPIRE) {
+            note_item(cr, p, it);
+        }
+        return;
+    }
+    case INDEX_FLASH:
+        (void)hash;
+        if (cr->job == CRAWLER_EXPIRE || !c->ext || p->count == PIECE_OBJECTS)
+            return;
+        struct noted *n = &p->objects[p->count++];
+        memset(n, 0, sizeof(*n));
+        n->rd.place = index_place(c->index, w);
+        n->rd.len_class = index_len(c->index, w);
+        n->is_read = true;
+        ext_pin(c->ext, n->rd.place);
+        return;
+    default:
+        return;
+    }
+}
+
+static void read_done(struct ext_read *rd)
+{
+    struct piece *p = rd->owner;
+    p->reading--;
+}
+
+/* Reads the piece's flash objects; waits for them (this thread has nothing else to do). */
+static void read_piece(struct crawler *cr, struct piece *p)
+{
+    struct cache_worker *w = cr->worker;
+    p->reading = 0;
+    for (unsigned i = 0; i < p->count; i++) {
+        struct noted *n = &p->objects[i];
+        if (!n->is_read)
+            continue;
+        n->rd.done = read_done;
+        n->rd.owner = p;
+        ext_read_start(w->ring, &n->rd, n->rd.place, n->rd.len_class);
+        if (n->rd.state != EXT_READ_DONE)
+            p->reading++;
+    }
+    while (p->reading > 0) {
+        struct pollfd fd = {.fd = ext_ring_fd(w->ring), .events = POLLIN};
+        ext_ring_submit(w->ring);
+        if (p->reading > 0)
+            poll(&fd, 1, 1000);
+        ext_ring_reap(w->ring);
+    }
+}
+
+/* Fills the meta of a read record. False: nothing to show. */
+static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
+{
+    struct cache *c = cr->cache;
+    struct cache_meta *m = &n->meta;
+    struct ext_record r;
+    if (ext_read_record(&n->rd, NULL, 0, &r) != 0)
+        return false;
+    if (cache_death(c, record_time_sec(&r), record_exptime_sec(&r), r.cas, now) != ITEM_ALIVE)
+        return false;
+    unsigned flags = item_flags_of(r.item_flags);
+    unsigned extra = (c->settings->use_cas ? ITEM_CAS : 0) | (r.client_flags ? ITEM_CFLAGS : 0);
+    memcpy(m->key, r.key, r.key_bytes);
+    m->key_bytes = r.key_bytes;
+    m->exptime_sec = record_exptime_sec(&r);
+    m->time_sec = record_time_sec(&r);
+    m->value_bytes = r.value_bytes;
+    m->client_flags = r.client_flags;
+    m->accounted_bytes = (uint32_t)item_accounted_bytes_of(r.key_bytes, r.value_bytes, extra);
+    m->cas = r.cas;
+    m->fetched = flags & ITEM_FETCHED;
+    m->binary_key = flags & ITEM_BINARY_KEY;
+    m->on_flash = true;
+    m->slab_class = (uint8_t)slab_class_of(c->slab, m->accounted_bytes);
+    m->ext_page = n->rd.page;
+    m->ext_offset = (uint32_t)ext_place_offset(c->ext, n->rd.place);
+    return cr->class_mask >> m->slab_class & 1;
+}
+
+/* False: the sink wants no more. */
+static bool hand_on(struct crawler *cr, struct piece *p)
+{
+    bool go_on = true;
+    for (unsigned i = 0; i < p->count; i++) {
+        struct noted *n = &p->objects[i];
+        bool show = !n->is_read || meta_of_record(cr, n, p->now);
+        if (n->is_read)
+            ext_read_finish(&n->rd);
+        if (show && go_on && cr->sink.item(cr->sink.ctx, &n->meta) < 0)
+            go_on = false;
+    }
+    return go_on;
+}
+
+static bool crawl(struct crawler *cr, struct piece *p)
+{
+    struct cache *c = cr->cache;
+    memset(cr->checked, 0, sizeof(cr->checked));
+    p->cr = cr;
+    for (unsigned shard = 0; shard < INDEX_SHARD_COUNT; shard++) {
+        uint64_t pos = 0;
+        bool more = true;
+        while (more) {
+            if (atomic_load_explicit(&cr->stopping, memory_order_relaxed))
+                return false;
+            p->count = 0;
+            p->now = clock_now_sec();
+            struct lock *lock = index_shard_lock(c->index, shard);
+            lock_take(lock);
+            more = index_walk(c->index, shard, &pos, PIECE_BUCKETS, visit, p);
+            lock_release(lock);
+            if (cr->job != CRAWLER_EXPIRE) {
+                if (cr->worker->ring)
+                    read_piece(cr, p);
+                if (!hand_on(cr, p))
+                    return false;
+            } else if ((pos & 1023) < PIECE_BUCKETS) {
+                uint32_t pause_us =
+                    atomic_load_explicit(&c->settings->lru_crawler_sleep, memory_order_relaxed);
+                if (pause_us != 0)
+                    usleep(pause_us);
+            }
+        }
+    }
+    return true;
+}
+
+static void *crawler_main(void *arg)
+{
+    struct crawler *cr = arg;
+    struct piece *p = malloc(sizeof(*p));
+    cr->worker = cache_worker_create(cr->cache, &cr->stats);
+    if (!p || !cr->worker)
+        log_error("the crawler has no memory to start with");
+    lock_take(&cr->lock);
+    while (!cr->stop) {
+        if (!cr->has_job) {
+            lock_wait(&cr->lock, &cr->wake, -1);
+            continue;
+        }
+        lock_release(&cr->lock);
+        bool complete = p && cr->worker && crawl(cr, p);
+        if (cr->job != CRAWLER_EXPIRE)
+            cr->sink.done(cr->sink.ctx, complete);
+        lock_take(&cr->lock);
+        cr->has_job = false;
+        atomic_store(&cr->running, false);
+    }
+    if (cr->has_job && cr->job != CRAWLER_EXPIRE)
+        cr->sink.done(cr->sink.ctx, false);
+    lock_release(&cr->lock);
+    if (cr->worker)
+        cache_worker_destroy(cr->worker);
+    free(p);
+    return NULL;
+}
+
+struct crawler *crawler_create(struct cache *c)
+{
+    struct crawler *cr = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*cr), CACHE_LINE_BYTES));
+    if (!cr)
+        return NULL;
+    memset(cr, 0, sizeof(*cr));
+    cr->cache = c;
+    lock_init(&cr->lock, LOCK_CONTROL);
+    lock_cond_init(&cr->wake);
+    int rc = pthread_create(&cr->thread, NULL, crawler_main, cr);
+    if (rc != 0) {
+        free(cr);
+        errno = rc;
+        return NULL;
+    }
+    pthread_setname_np(cr->thread, "ex-crawler");
+    return cr;
+}
+
+void crawler_destroy(struct crawler *cr)
+{
+    atomic_store(&cr->stopping, true);
+    lock_take(&cr->lock);
+    cr->stop = true;
+    pthread_cond_signal(&cr->wake);
+    lock_release(&cr->lock);
+    pthread_join(cr->thread, NULL);
+    pthread_cond_destroy(&cr->wake);
+    lock_destroy(&cr->lock);
+    free(cr);
+}
+
+static bool any_items(struct cache *c, uint64_t class_mask)
+{
+    struct index_info info;
+    for (unsigned cls = 1; cls < SLAB_CLASS_MAX; cls++)
+        if (class_mask >> cls & 1)
+            for (unsigned seg = 0; seg < LRU_SEGMENT_COUNT; seg++)
+                if (lru_count(c->lru, lru_id_of(cls, (enum lru_segment)seg)) > 0)
+                    return true;
+    index_info(c->index, &info);
+    return info.flash_count > 0;
+}
+
+enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum crawler_job job,
+                                  const struct crawler_sink *sink)
+{
+    enum crawler_result result = CRAWLER_BUSY;
+    if (!atomic_load_explicit(&cr->cache->settings->lru_crawler, memory_order_relaxed))
+        return CRAWLER_DISABLED;
+    lock_take(&cr->lock);
+    if (!cr->has_job) {
+        if (job == CRAWLER_EXPIRE && !any_items(cr->cache, class_mask)) {
+            result = CRAWLER_NOTSTARTED;
+        } else {
+            cr->class_mask = class_mask;
+            cr->job = job;
+            if (sink)
+                cr->sink = *sink;
+            cr->has_job = true;
+            atomic_store(&cr->running, true);
+            cache_count(cr->cache, CACHE_N_lru_crawler_starts, 1);
+            pthread_cond_signal(&cr->wake);
+            result = CRAWLER_OK;
+        }
+    }
+    lock_release(&cr->lock);
+    return result;
+}
+
+bool crawler_is_running(const struct crawler *cr) { return atomic_load(&cr->running); }

@@ -1,0 +1,43 @@
+/* crawler.h: the thread that walks over all objects: to free what has expired,
+ * or to show everything (metadump, mgdump).
+ *
+ * It walks the index, not the LRUs, a bounded piece at a time, and holds a
+ * column's lock only for that piece; flash objects that are to be shown are
+ * read through a ring of its own. One job at a time. A dump's sink may block:
+ * it delays this thread only.
+ *
+ * Threads: requests from any thread. Lock: LOCK_CONTROL inside.
+ */
+#ifndef EXTANT_CRAWLER_H
+#define EXTANT_CRAWLER_H
+
+#include "cache.h"
+
+enum crawler_job { CRAWLER_EXPIRE, CRAWLER_METADUMP, CRAWLER_MGDUMP };
+enum crawler_result {
+    CRAWLER_OK,
+    CRAWLER_BUSY,       /* a job is running */
+    CRAWLER_NOTSTARTED, /* no items in these classes */
+    CRAWLER_DISABLED,   /* lru_crawler is off */
+};
+
+/* Where a dump goes. Called in the crawler's thread, no lock held; both may block. */
+struct crawler_sink {
+    void *ctx;
+    int (*item)(void *ctx, const struct cache_meta *m); /* 0, or negative: stop (the client is gone) */
+    void (*done)(void *ctx, bool complete);             /* exactly once, the last call */
+};
+
+struct crawler;
+
+/* Starts the thread (idle). NULL with errno. */
+struct crawler *crawler_create(struct cache *c);
+/* Stops a running job (its sink is told) and the thread. */
+void crawler_destroy(struct crawler *cr);
+/* Asks for a job over the classes whose bits (1 << id) are set. For dumps the sink belongs to the
+ * crawler from CRAWLER_OK on. */
+enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum crawler_job job,
+                                  const struct crawler_sink *sink);
+bool crawler_is_running(const struct crawler *cr);
+
+#endif
