@@ -357,8 +357,10 @@ static int item_store(struct cache *c, struct cache_op *op, struct look *l, stru
         l->match = NULL;
     } else {
         int rc = index_insert(c->index, op->hash, word);
-        if (rc != 0)
+        if (rc != 0) {
+            atomic_store_explicit(&c->index_full, true, memory_order_relaxed);
             return rc;
+        }
     }
     if (shadow)
         item_flag_set(it, ITEM_SHADOW);
@@ -1255,12 +1257,17 @@ static enum step run_step(struct cache_worker *w, struct cache_op *op)
     return STEP_DONE;
 }
 
-static void wake_worker(void *arg)
+void cache_worker_wake(struct cache_worker *w)
 {
-    struct cache_worker *w = arg;
     uint64_t one = 1;
     ssize_t n = write(w->wake_fd, &one, sizeof(one));
     (void)n; /* a full counter wakes as well */
+}
+
+static void wake_waiting(void *arg)
+{
+    struct cache_worker *w = arg;
+    cache_worker_wake(w);
     atomic_fetch_sub(&w->wake_refs, 1);
 }
 
@@ -1279,7 +1286,7 @@ static void wait_push(struct cache_worker *w, struct cache_op *op)
     if (!w->notify_armed) {
         w->notify_armed = true;
         atomic_fetch_add(&w->wake_refs, 1);
-        ext_notify_writable(w->cache->ext, wake_worker, w);
+        ext_notify_writable(w->cache->ext, wake_waiting, w);
     }
 }
 
@@ -1434,8 +1441,9 @@ void cache_worker_destroy(struct cache_worker *w)
     ASSERT(w->parked == 0);
     if (w->ring)
         ext_ring_destroy(w->ring);
-    while (atomic_load(&w->wake_refs) > 0) /* a notification registered and not yet delivered */
-        ext_cancel_notify(w->cache->ext, wake_worker, w);
+    while (atomic_load(&w->wake_refs) > 0) /* registered and not yet delivered */
+        if (ext_cancel_notify(w->cache->ext, wake_waiting, w))
+            atomic_fetch_sub(&w->wake_refs, 1);
     close(w->wake_fd);
     free(w);
 }

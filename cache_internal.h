@@ -67,6 +67,7 @@ struct cache {
     /* atomic */
     _Atomic(uint64_t) counters[CACHE_COUNTER_COUNT];
     struct class_counters classes[SLAB_CLASS_MAX];
+    _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
     /* under dup_lock (LOCK_IO_QUEUE) */
     struct lock dup_lock;
     struct dup_check *dups; /* ring of CACHE_DUP_QUEUE_MAX */

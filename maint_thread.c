@@ -1,0 +1,545 @@
+/* maint_thread.c: see maint_thread.h. Each step is a function (m, now) -> did
+ * it do something; the order of the table is the order of urgency. */
+#include "maint_thread.h"
+
+#include <poll.h>
+#include <pthread.h>
+
+#include "cache_internal.h"
+#include "log.h"
+#include "settings.h"
+#include "watch.h"
+
+#define SLEEP_MAX_MS 50
+#define SLEEP_BUSY_MS 1
+#define FLUSH_ITEMS_PER_STEP 512
+#define JUGGLES_PER_STEP 500
+#define EXT_STEPS_PER_TURN 16
+#define INDEX_SHARDS_PER_STEP 4
+#define SPARSE_MAX_PCT 60
+#define RUN_ITEMS_PER_STEP 256
+#define INDEX_ITEMS_SHARE 16      /* of -m, one in so many parts stays for items */
+#define CRAWL_INTERVAL_SEC 60
+#define AUTOMOVE_WINDOW_MAX 1800
+
+/* What `automove` remembers of a class. */
+struct class_window {
+    uint64_t evicted_before;
+    double age_sum;      /* of the samples in the window */
+    uint32_t evicting, samples;
+};
+
+struct maint {
+    /* const after init */
+    struct cache *cache;
+    struct settings *settings;
+    struct crawler *crawler;
+    pthread_t thread;
+    /* under lock (LOCK_CONTROL) */
+    struct lock lock;
+    bool reassign_wanted;
+    int reassign_src, reassign_dst;
+    /* atomic */
+    _Atomic(bool) stop, reassign_running;
+    _Atomic(struct cache_worker *) shared_worker; /* for maint_wake */
+    /* the maintenance thread's own */
+    struct thread_stats stats;
+    struct cache_worker *worker;
+    unsigned index_shard;
+    unsigned move_src, move_dst; /* page move under way; move_src 0: none */
+    uint64_t move_evicted;
+    unsigned move_tries;
+    bool run_open;
+    uint64_t run;
+    uint32_t run_pos;
+    uint64_t index_charged; /* bytes of the index that slab's limit was told of */
+    uint32_t last_crawl_sec, last_automove_sec;
+    uint64_t juggle_next_ms;
+    struct class_window windows[SLAB_CLASS_MAX];
+};
+
+/* ---- LRU shares ---- */
+
+static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
+{
+    struct cache *c = m->cache;
+    const struct settings *s = m->settings;
+    uint64_t total = 0;
+    uint32_t hot_age = 0, warm_age = 0;
+    bool did = false;
+    if (s->temp_lru)
+        while (room_pull(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+            did = true;
+    if (s->lru_segmented) {
+        uint32_t cold_age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
+        for (unsigned seg = LRU_HOT; seg <= LRU_COLD; seg++)
+            total += lru_bytes(c->lru, lru_id_of(cls, (enum lru_segment)seg));
+        hot_age = (uint32_t)(cold_age * atomic_load(&s->hot_max_factor));
+        warm_age = (uint32_t)(cold_age * atomic_load(&s->warm_max_factor));
+    }
+    for (unsigned i = 0; i < JUGGLES_PER_STEP; i++) {
+        bool more = room_pull(c, cls, LRU_HOT, total, ROOM_JUGGLE, hot_age) == ROOM_MADE;
+        more |= room_pull(c, cls, LRU_WARM, total, ROOM_JUGGLE, warm_age) == ROOM_MADE;
+        more |= room_pull(c, cls, LRU_COLD, total, ROOM_JUGGLE, 0) == ROOM_MADE;
+        if (!more)
+            break;
+        did = true;
+    }
+    return did;
+}
+
+static bool step_juggle(struct maint *m, uint32_t now)
+{
+    bool did = false;
+    uint64_t now_ms = clock_mono_ms();
+    if (!m->settings->lru_maintainer_thread || now_ms < m->juggle_next_ms)
+        return false;
+    for (unsigned cls = 1; cls <= slab_class_count(m->cache->slab); cls++)
+        did |= juggle_class(m, cls, now);
+    cache_count(m->cache, CACHE_N_lru_maintainer_juggles, 1);
+    m->juggle_next_ms = now_ms + (did ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
+    return false; /* has its own pace */
+}
+
+/* ---- flushing ahead of need ---- */
+
+static unsigned class_with_most_pages(struct cache *c)
+{
+    unsigned best = 0;
+    uint64_t most = 1;
+    for (unsigned cls = slab_class_count(c->slab); cls >= 1; cls--) {
+        struct slab_class_info info;
+        slab_info(c->slab, cls, &info);
+        if (info.total_pages > most) {
+            most = info.total_pages;
+            best = cls;
+        }
+    }
+    return best;
+}
+
+/* Moves cold items of a class to flash until it can spare a page; then the page goes to the pool.
+ * True iff something moved. */
+static bool flush_page_of(struct maint *m, unsigned cls)
+{
+    struct cache *c = m->cache;
+    struct slab_class_info info;
+    bool did = false;
+    for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
+        slab_info(c->slab, cls, &info);
+        if (info.free_chunks >= info.chunks_per_page)
+            return slab_page_move(c->slab, cls, 0) == 0 || did;
+        enum room r = room_pull(c, cls, LRU_COLD, 0, ROOM_FLUSH, 0);
+        if (r == ROOM_NONE && room_pull(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) != ROOM_MADE &&
+            room_pull(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) != ROOM_MADE)
+            return did;
+        if (r == ROOM_WAIT)
+            return did;
+        did = true;
+    }
+    return did;
+}
+
+static bool step_flush_ahead(struct maint *m, uint32_t now)
+{
+    struct cache *c = m->cache;
+    (void)now;
+    if (!c->ext)
+        return false;
+    double ratio = atomic_load(&m->settings->slab_automove_freeratio);
+    uint64_t target = max_u64(2, (uint64_t)((double)(slab_limit_bytes(c->slab) / SLAB_PAGE_BYTES) * ratio));
+    if (slab_pages_left(c->slab) >= target)
+        return false;
+    unsigned cls = class_with_most_pages(c);
+    return cls != 0 && flush_page_of(m, cls);
+}
+
+/* Items idle for ext_item_age go to flash though there is room; only those worth it (ext_item_size). */
+static bool step_flush_aged(struct maint *m, uint32_t now)
+{
+    struct cache *c = m->cache;
+    uint32_t age = atomic_load(&m->settings->ext_item_age);
+    bool did = false;
+    (void)now;
+    if (!c->ext || age == UINT32_MAX)
+        return false;
+    unsigned first = slab_class_of(c->slab, atomic_load(&m->settings->ext_item_size));
+    for (unsigned cls = slab_class_count(c->slab); cls >= first && cls >= 1; cls--) {
+        for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
+            if (room_pull(c, cls, LRU_COLD, 0, ROOM_FLUSH, age) != ROOM_MADE)
+                break;
+            did = true;
+        }
+    }
+    return did;
+}
+
+/* ---- the index and -m ---- */
+
+static bool step_index(struct maint *m, uint32_t now)
+{
+    struct cache *c = m->cache;
+    bool did = false;
+    (void)now;
+    for (unsigned i = 0; i < INDEX_SHARDS_PER_STEP; i++) {
+        did |= index_grow_step(c->index, m->index_shard);
+        m->index_shard = (m->index_shard + 1) % INDEX_SHARD_COUNT;
+    }
+    if (!c->ext)
+        return did;
+    uint64_t limit = atomic_load(&m->settings->maxbytes);
+    uint64_t bytes = round_up(arena_used_bytes(c->arena, ARENA_USE_INDEX), SLAB_PAGE_BYTES);
+    if (bytes + limit != m->index_charged) {
+        m->index_charged = bytes + limit;
+        index_set_limit(c->index, limit - max_u64(limit / INDEX_ITEMS_SHARE, 2 * SLAB_PAGE_BYTES));
+    }
+    uint64_t excess = slab_set_limit(c->slab, limit > bytes ? limit - bytes : SLAB_PAGE_BYTES);
+    if (excess > 0) {
+        unsigned cls = class_with_most_pages(c);
+        did |= cls != 0 && flush_page_of(m, cls);
+    }
+    if (atomic_exchange(&c->index_full, false)) {
+        ext_evict_oldest(c->ext);
+        did = true;
+    }
+    return did;
+}
+
+/* ---- slab pages between classes ---- */
+
+static bool step_page_move(struct maint *m, uint32_t now)
+{
+    struct cache *c = m->cache;
+    struct slab_class_info info;
+    (void)now;
+    if (m->move_src == 0) {
+        lock_take(&m->lock);
+        if (m->reassign_wanted) {
+            m->move_src = (unsigned)m->reassign_src;
+            m->move_dst = (unsigned)m->reassign_dst;
+            m->move_evicted = 0;
+            m->move_tries = 0;
+            m->reassign_wanted = false;
+        }
+        lock_release(&m->lock);
+        if (m->move_src == 0)
+            return false;
+    }
+    for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
+        slab_info(c->slab, m->move_src, &info);
+        if (info.free_chunks >= info.chunks_per_page || info.total_pages < 2)
+            break;
+        enum room r = room_make(c, m->move_src, false);
+        if (r == ROOM_MADE) {
+            m->move_evicted++;
+            continue;
+        }
+        if (++m->move_tries < 1000) {
+            cache_count(c, CACHE_N_slab_reassign_busy_items, 1);
+            return r == ROOM_WAIT;
+        }
+        break; /* given up: the items are held */
+    }
+    slab_info(c->slab, m->move_src, &info);
+    if (info.free_chunks < info.chunks_per_page && info.total_pages >= 2 && m->move_tries < 1000)
+        return true;
+    uint64_t kept = info.total_chunks ? (uint64_t)info.used_chunks * info.chunks_per_page / info.total_chunks : 0;
+    if (slab_page_move(c->slab, m->move_src, m->move_dst) == 0) {
+        char line[96];
+        cache_count(c, CACHE_N_slabs_moved, 1);
+        cache_count(c, CACHE_N_slab_reassign_evictions, m->move_evicted);
+        cache_count(c, CACHE_N_slab_reassign_rescues, kept);
+        snprintf(line, sizeof(line), "type=slab_move src=%u dst=%u state=done", m->move_src, m->move_dst);
+        watch_sysevent(line);
+    }
+    m->move_src = 0;
+    atomic_store(&m->reassign_running, false);
+    return true;
+}
+
+static unsigned class_to_take_from(struct cache *c, int not)
+{
+    unsigned best = 0;
+    uint64_t most = 1;
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
+        struct slab_class_info info;
+        slab_info(c->slab, cls, &info);
+        if ((int)cls != not && info.total_pages > most) {
+            most = info.total_pages;
+            best = cls;
+        }
+    }
+    return best;
+}
+
+enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst)
+{
+    struct cache *c = m->cache;
+    int count = (int)slab_class_count(c->slab);
+    struct slab_class_info info;
+    if (atomic_load(&m->reassign_running))
+        return MAINT_REASSIGN_BUSY;
+    if (src == dst)
+        return MAINT_REASSIGN_SAME;
+    if (src == -1) {
+        src = (int)class_to_take_from(c, dst);
+        if (src == 0)
+            return MAINT_REASSIGN_NOSPARE;
+    }
+    if (src < 0 || src > count || dst < 0 || dst > count)
+        return MAINT_REASSIGN_BADCLASS;
+    if (src == 0) {
+        if (slab_pages_global(c->slab) == 0)
+            return MAINT_REASSIGN_NOSPARE;
+        return slab_page_move(c->slab, 0, (unsigned)dst) == 0 ? MAINT_REASSIGN_OK : MAINT_REASSIGN_NOSPARE;
+    }
+    slab_info(c->slab, (unsigned)src, &info);
+    if (info.total_pages < 2)
+        return MAINT_REASSIGN_NOSPARE;
+    lock_take(&m->lock);
+    bool busy = atomic_exchange(&m->reassign_running, true);
+    if (!busy) {
+        m->reassign_src = src;
+        m->reassign_dst = dst;
+        m->reassign_wanted = true;
+    }
+    lock_release(&m->lock);
+    if (!busy)
+        maint_wake(m);
+    return busy ? MAINT_REASSIGN_BUSY : MAINT_REASSIGN_OK;
+}
+
+const char *maint_reassign_text(enum maint_reassign r)
+{
+    static const char *const texts[] = {
+#define X(name, text) text,
+        MAINT_REASSIGN_TABLE(X)
+#undef X
+    };
+    ASSERT(r < ARRAY_COUNT(texts));
+    return texts[r];
+}
+
+bool maint_reassign_is_running(const struct maint *m) { return atomic_load(&m->reassign_running); }
+
+/* memcached's automover in two rules, once a second: a class with two and a half pages of free chunks
+ * gives one to the pool; and the class whose items live longest gives one to a class that evicts and
+ * whose items live less than `ratio` of that. */
+static bool step_automove(struct maint *m, uint32_t now)
+{
+    struct cache *c = m->cache;
+    const struct settings *s = m->settings;
+    unsigned oldest = 0, youngest = 0;
+    double oldest_age = -1, youngest_age = -1;
+    if (now == m->last_automove_sec || !s->slab_reassign || atomic_load(&s->slab_automove) == 0)
+        return false;
+    m->last_automove_sec = now;
+    uint32_t window = atomic_load(&s->slab_automove_window);
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
+        struct class_window *w = &m->windows[cls];
+        struct slab_class_info info;
+        slab_info(c->slab, cls, &info);
+        if (info.total_pages >= 2 && info.free_chunks > info.chunks_per_page * 5 / 2) {
+            maint_slab_reassign(m, (int)cls, 0);
+            return false;
+        }
+        uint64_t evicted = atomic_load(&c->classes[cls].evicted);
+        w->evicting += evicted > w->evicted_before;
+        w->evicted_before = evicted;
+        w->age_sum += lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
+        w->samples++;
+        if (w->samples < window)
+            continue;
+        double age = w->age_sum / w->samples;
+        if (info.total_pages > 2 && age > oldest_age) {
+            oldest_age = age;
+            oldest = cls;
+        }
+        if (w->evicting > window / 2 && (youngest == 0 || age < youngest_age)) {
+            youngest_age = age;
+            youngest = cls;
+        }
+        w->age_sum = 0;
+        w->samples = w->evicting = 0;
+    }
+    if (youngest != 0 && oldest != 0 && youngest != oldest &&
+        youngest_age < oldest_age * atomic_load(&s->slab_automove_ratio)) {
+        if (slab_pages_global(c->slab) > 0)
+            slab_page_move(c->slab, 0, youngest);
+        else
+            maint_slab_reassign(m, (int)oldest, (int)youngest);
+    }
+    return false;
+}
+
+/* ---- sparse memory ---- */
+
+/* The chunk may be an item that is being filled; what is read of it is trusted only once the index,
+ * under the lock of the hash that came out, names this very chunk. */
+__attribute__((no_sanitize("thread", "address"))) static uint64_t hash_of_chunk(struct cache *c,
+                                                                                struct item *it)
+{
+    char key[256];
+    unsigned n = it->key_bytes;
+    const char *from = it->data + item_extra_bytes(item_flags(it));
+    for (unsigned i = 0; i < n; i++)
+        key[i] = from[i];
+    return cache_hash(c, key, n);
+}
+
+static void move_chunk(struct maint *m, slab_handle h)
+{
+    struct cache *c = m->cache;
+    struct item *it = item_at(c, h);
+    uint64_t hash = hash_of_chunk(c, it);
+    struct lock *lock = index_lock(c->index, hash);
+    index_slot *slots[INDEX_MATCH_MAX];
+    slab_handle to;
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) != INDEX_RAM || index_handle(c->index, w) != h || item_refs(it) != 1)
+            continue;
+        uint64_t real = max_u64(item_real_bytes(it), sizeof(struct item));
+        if (slab_alloc_real(c->slab, real, &to) != 0)
+            break;
+        struct item *neu = item_at(c, to);
+        memcpy(neu, it, real);
+        lru_substitute(c->lru, it, neu);
+        index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, 0));
+        slab_free_real(c->slab, h, real);
+        cache_count(c, CACHE_N_items_moved, 1);
+        break;
+    }
+    lock_release(lock);
+}
+
+static bool step_sparse(struct maint *m, uint32_t now)
+{
+    struct cache *c = m->cache;
+    slab_handle h;
+    (void)now;
+    if (!m->run_open) {
+        if (!slab_sparse_run(c->slab, SPARSE_MAX_PCT, &m->run))
+            return false;
+        m->run_open = true;
+        m->run_pos = 0;
+    }
+    for (unsigned i = 0; i < RUN_ITEMS_PER_STEP; i++) {
+        if (!slab_run_next(c->slab, m->run, &m->run_pos, &h)) {
+            slab_run_done(c->slab, m->run);
+            m->run_open = false;
+            return true;
+        }
+        move_chunk(m, h);
+    }
+    return true;
+}
+
+/* ---- the rest ---- */
+
+static bool step_overwritten(struct maint *m, uint32_t now)
+{
+    (void)now;
+    return dup_step(m->worker);
+}
+
+static bool step_extstore(struct maint *m, uint32_t now)
+{
+    if (!m->cache->ext)
+        return false;
+    bool more = true;
+    for (unsigned i = 0; i < EXT_STEPS_PER_TURN && more; i++)
+        more = ext_maint_step(m->cache->ext, (uint32_t)clock_rel_to_unix(now));
+    return more;
+}
+
+static bool step_crawl(struct maint *m, uint32_t now)
+{
+    if (!m->crawler || now - m->last_crawl_sec < CRAWL_INTERVAL_SEC)
+        return false;
+    m->last_crawl_sec = now;
+    crawler_start(m->crawler, ~(uint64_t)0, CRAWLER_EXPIRE, NULL);
+    return false;
+}
+
+static bool (*const steps[])(struct maint *m, uint32_t now) = {
+    step_extstore, step_flush_ahead, step_index,     step_overwritten, step_juggle,
+    step_page_move, step_flush_aged, step_automove, step_sparse,      step_crawl,
+};
+
+static void maint_sleep(struct maint *m, bool busy)
+{
+    struct pollfd fds[2] = {
+        {.fd = cache_worker_wake_fd(m->worker), .events = POLLIN},
+        {.fd = cache_worker_ring_fd(m->worker), .events = POLLIN},
+    };
+    lock_assert_none_held();
+    cache_worker_submit(m->worker);
+    poll(fds, fds[1].fd >= 0 ? 2 : 1, busy ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
+    cache_worker_poll(m->worker);
+}
+
+static void *maint_main(void *arg)
+{
+    struct maint *m = arg;
+    m->worker = cache_worker_create(m->cache, &m->stats);
+    if (!m->worker) {
+        log_error("the maintenance thread has no memory or descriptors to start with");
+        return NULL;
+    }
+    atomic_store(&m->shared_worker, m->worker);
+    m->last_crawl_sec = clock_now_sec();
+    while (!atomic_load_explicit(&m->stop, memory_order_acquire)) {
+        uint32_t now = clock_now_sec();
+        bool busy = false;
+        for (size_t i = 0; i < ARRAY_COUNT(steps); i++)
+            busy |= steps[i](m, now);
+        maint_sleep(m, busy);
+    }
+    if (m->run_open)
+        slab_run_done(m->cache->slab, m->run);
+    while (cache_worker_parked(m->worker) > 0)
+        maint_sleep(m, true);
+    atomic_store(&m->shared_worker, NULL);
+    cache_worker_destroy(m->worker);
+    return NULL;
+}
+
+struct maint *maint_create(const struct maint_options *opt)
+{
+    struct maint *m = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*m), CACHE_LINE_BYTES));
+    if (!m)
+        return NULL;
+    memset(m, 0, sizeof(*m));
+    m->cache = opt->cache;
+    m->settings = opt->settings;
+    m->crawler = opt->crawler;
+    lock_init(&m->lock, LOCK_CONTROL);
+    int rc = pthread_create(&m->thread, NULL, maint_main, m);
+    if (rc != 0) {
+        lock_destroy(&m->lock);
+        free(m);
+        errno = rc;
+        return NULL;
+    }
+    pthread_setname_np(m->thread, "ex-maint");
+    return m;
+}
+
+void maint_destroy(struct maint *m)
+{
+    atomic_store_explicit(&m->stop, true, memory_order_release);
+    maint_wake(m);
+    pthread_join(m->thread, NULL);
+    lock_destroy(&m->lock);
+    free(m);
+}
+
+void maint_wake(struct maint *m)
+{
+    struct cache_worker *w = atomic_load(&m->shared_worker);
+    if (w)
+        cache_worker_wake(w);
+}

@@ -1,0 +1,48 @@
+/* maint_thread.h: the thread that keeps room: LRU shares, flushing ahead of
+ * need, reclaim of flash pages, growth of the index, slab pages between
+ * classes, sparse memory, and when to crawl.
+ *
+ * It goes round a table of steps (maint_thread.c), each bounded, none of which
+ * waits for a device; then it sleeps until its ring, a wake-up or the clock
+ * has something for it.
+ *
+ * Threads: requests from any thread. Lock: LOCK_CONTROL inside.
+ */
+#ifndef EXTANT_MAINT_THREAD_H
+#define EXTANT_MAINT_THREAD_H
+
+#include "cache.h"
+#include "crawler.h"
+
+struct maint;
+
+struct maint_options {
+    struct cache *cache;
+    struct settings *settings;
+    struct crawler *crawler; /* asked to crawl for expired items now and then; may be NULL */
+};
+
+/* Starts the thread. NULL with errno. */
+struct maint *maint_create(const struct maint_options *opt);
+void maint_destroy(struct maint *m);
+/* Something to do: wakes the thread. */
+void maint_wake(struct maint *m);
+
+/* Answers to `slabs reassign`, with memcached's words where it has them. */
+#define MAINT_REASSIGN_TABLE(X)                                                                    \
+    X(OK, "OK")                                                                                    \
+    X(BUSY, "BUSY currently processing reassign request")                                          \
+    X(BADCLASS, "BADCLASS invalid src or dst class id")                                            \
+    X(NOSPARE, "NOSPARE source class has no spare pages")                                          \
+    X(SAME, "SAME src and dst class are identical")
+enum maint_reassign {
+#define X(name, text) MAINT_REASSIGN_##name,
+    MAINT_REASSIGN_TABLE(X)
+#undef X
+};
+/* Moves one slab page from src (-1: the class with the most) to dst (0: the global pool), soon. */
+enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst);
+const char *maint_reassign_text(enum maint_reassign r);
+bool maint_reassign_is_running(const struct maint *m);
+
+#endif
