@@ -7,17 +7,25 @@
  *    smallest class that fits; above slab_chunk_max it takes as many chunks of
  *    the largest class as it needs. A class whose chunks are all used gets a
  *    page while pages are left, else the caller must make room in that class.
+ *    A class without any page always gets one, even beyond the limit.
  *  - What is really used is finer: an item header is half of memcached's, so
  *    real memory comes in runs of fine size steps (16 bytes, then 1/8 of an
- *    octave; extents for what is above 64 KiB), taken from the arena. Real use
- *    stays below what is accounted; sparse runs are emptied by moving items
- *    (slab_sparse_run), so RSS follows.
+ *    octave; whole units of the arena for what is above 64 KiB). Real use stays
+ *    below what is accounted, and never exceeds the limit (or the pages that
+ *    classes have, if that is more) by more than 1/32: what would is refused
+ *    with -ENOMEM, save that a size without any run gets one. Sparse runs are
+ *    emptied by moving items (slab_sparse_run), so RSS follows.
  * Large items are contiguous in the arena (address space is plentiful), so
  * there is no chunk chain to walk; the accounting is still memcached's.
  *
  * Handles: item memory is named by arena offset >> handle_shift (32 bits).
- * Threads: any. Lock: one LOCK_SLAB inside calls. No I/O, no waiting.
- * Accounted use is not persistent: it is rebuilt by slab_attach_item() calls.
+ * Threads: any. Lock: one LOCK_SLAB inside calls, never while the arena is
+ * called, so madvise and the like are not done under it. No I/O, no waiting.
+ * Accounted use is not persistent: it is rebuilt by slab_attach_item() calls;
+ * which memory is a run of which size is (in the arena).
+ *
+ * Limits: a class of a page's worth or less in use may hold up to one run of
+ * each of its few size steps (64 KiB to 1 MiB) more than it needs.
  */
 #ifndef EXTANT_SLAB_MEM_H
 #define EXTANT_SLAB_MEM_H
@@ -26,7 +34,8 @@
 #include "base.h"
 
 #define SLAB_PAGE_BYTES ((uint64_t)1024 * 1024)
-#define SLAB_CLASS_MAX 64 /* ids 1..63; 0 names the global page pool */
+#define SLAB_CLASS_MAX 64                     /* ids 1..63; 0 names the global page pool */
+#define SLAB_RUN_CHUNK_MAX ((uint64_t)65536) /* real sizes above come straight from the arena */
 
 typedef uint32_t slab_handle; /* arena offset >> shift; 0 is none */
 
@@ -34,13 +43,14 @@ struct slab_mem;
 
 struct slab_options {
     struct arena *arena;
-    uint64_t limit_bytes;         /* -m */
-    double factor;                /* -f */
-    uint32_t min_chunk_bytes;     /* -n plus memcached's item header of 48: first class 96 by default */
-    uint32_t chunk_max_bytes;     /* slab_chunk_max */
-    uint64_t item_max_bytes;      /* -I */
-    const uint32_t *slab_sizes;   /* -o slab_sizes, ends with 0, or NULL */
-    bool attached;                /* the arena's content is from an earlier process */
+    uint64_t limit_bytes;       /* -m */
+    double factor;              /* -f, > 1 */
+    uint32_t min_chunk_bytes;   /* -n plus memcached's item header of 48: first class 96 by default */
+    uint32_t chunk_max_bytes;   /* slab_chunk_max, at most SLAB_PAGE_BYTES */
+    uint64_t item_max_bytes;    /* -I */
+    const uint32_t *slab_sizes; /* -o slab_sizes, ascending, ends with 0, or NULL */
+    bool attached;              /* the arena's content is from an earlier process with the same
+                                 * factor, sizes and maxima (part of the arena's geometry) */
 };
 
 struct slab_class_info {
@@ -49,7 +59,11 @@ struct slab_class_info {
     uint64_t mem_requested; /* accounted bytes */
 };
 
+/* NULL with errno: ENOMEM, ENOSPC (arena), EINVAL (options, or the attached content isn't ours). The
+ * arena must outlive it. With attached, slab_attach_item() for every live item and then
+ * slab_attach_done() come before anything that allocates or frees. */
 struct slab_mem *slab_create(const struct slab_options *opt);
+/* Frees what is private to the process; the arena keeps runs and items. NULL is fine. */
 void slab_destroy(struct slab_mem *sm);
 
 unsigned slab_class_count(const struct slab_mem *sm); /* highest class id */
@@ -69,26 +83,35 @@ slab_handle slab_handle_of(const struct slab_mem *sm, const void *ptr);
 
 /* Takes a chunk's worth of account in cls and real_bytes of memory, aligned to 16.
  * 0; -ENOSPC: the class is full and there is no page for it (make room in this class: evict or
- * flush one of its items, then try again); -ENOMEM: the arena itself has no room (make room in
- * any class). The memory's content is undefined. */
+ * flush one of its items, then try again); -ENOMEM: no room for real_bytes in the arena or under
+ * the limit (make room in any class, best in this one). Nothing is taken then. The memory's content
+ * is undefined. Takes LOCK_SLAB. */
 int slab_alloc(struct slab_mem *sm, unsigned cls, uint64_t accounted_bytes, uint64_t real_bytes,
                slab_handle *h);
 /* The same without taking account: for moving an item to denser memory (account stays with it). */
 int slab_alloc_real(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h);
+/* Frees an item. cls and accounted_bytes are what it is accounted as now. real_bytes may be less
+ * than what was allocated (an item that shrank in its place), but not when more than
+ * SLAB_RUN_CHUNK_MAX was: then it must need the same number of 4 KiB units. Takes LOCK_SLAB. */
 void slab_free(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
                uint64_t real_bytes);
 void slab_free_real(struct slab_mem *sm, slab_handle h, uint64_t real_bytes);
 /* An item's accounted size changes inside its chunk (incr, in-place meta changes). */
 void slab_adjust(struct slab_mem *sm, unsigned cls, int64_t accounted_delta_bytes);
 /* After an attach: the item at h is live; takes its memory and account. 0, -EINVAL (no such chunk:
- * the item must be dropped), -EBUSY (chunk already taken). slab_attach_done() frees all the rest. */
+ * the item must be dropped), -EBUSY (chunk already taken). slab_attach_done() frees all the rest.
+ * Large items' memory that nobody claims is freed by arena_attach_done(). */
 int slab_attach_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
                      uint64_t real_bytes);
 void slab_attach_done(struct slab_mem *sm);
 
 /* Sparse runs. Fills *run with a run that is less than max_used_pct full and whose chunks would fit
- * into other runs of its size; false if there is none worth it. Chunks of that run are not handed
- * out again until slab_run_done. slab_run_next iterates its live chunks. */
+ * into other runs of its size; false if there is none worth it (less than 1/32 of the memory held by
+ * runs could be won). Chunks of that run are not handed out again until slab_run_done, and the run
+ * stays mapped till then. slab_run_next gives its live chunks one by one, from *pos = 0 on; a chunk
+ * may be freed by its owner, or not yet be filled, at the time it is given: the caller must know a
+ * live item by other means (the index word that names it). slab_run_done frees the run if it is
+ * empty, and puts it back into use otherwise. */
 bool slab_sparse_run(struct slab_mem *sm, unsigned max_used_pct, uint64_t *run);
 bool slab_run_next(struct slab_mem *sm, uint64_t run, uint32_t *pos, slab_handle *h);
 void slab_run_done(struct slab_mem *sm, uint64_t run);
@@ -96,17 +119,18 @@ void slab_run_done(struct slab_mem *sm, uint64_t run);
 /* Pages (the accounted layer). */
 void slab_info(struct slab_mem *sm, unsigned cls, struct slab_class_info *out);
 uint64_t slab_limit_bytes(struct slab_mem *sm);
-uint64_t slab_pages_total(struct slab_mem *sm);        /* assigned to classes + global pool */
-uint64_t slab_pages_global(struct slab_mem *sm);       /* in the global pool */
-uint64_t slab_pages_left(struct slab_mem *sm);         /* that may still be taken: pool + not yet allocated */
-uint64_t slab_real_bytes(struct slab_mem *sm);         /* real memory held by runs and large items */
+uint64_t slab_pages_total(struct slab_mem *sm);  /* assigned to classes + global pool */
+uint64_t slab_pages_global(struct slab_mem *sm); /* in the global pool */
+uint64_t slab_pages_left(struct slab_mem *sm);   /* that may still be taken: pool + not yet allocated */
+uint64_t slab_real_bytes(struct slab_mem *sm);   /* real memory held by runs and large items */
 /* -m changes, or the index takes a part of it: pages beyond the new limit are released from the
  * global pool at once; returns how many pages classes hold too many (the caller empties pages and
  * gives them to class 0). */
 uint64_t slab_set_limit(struct slab_mem *sm, uint64_t limit_bytes);
 /* Takes an empty page's worth (chunks_per_page free chunks) from src and gives it to dst (0 = global
- * pool). 0; -ENOSPC src has fewer free chunks than a page holds; -EINVAL class ids; -ENOENT src has
- * no page to spare (memcached: at most one page). */
+ * pool, from which it is released at once while there is more than the limit). src 0: from the pool.
+ * 0; -ENOSPC src has fewer free chunks than a page holds (or the pool is empty); -EINVAL class ids,
+ * or the same one twice; -ENOENT src has no page to spare (memcached: at most one page). */
 int slab_page_move(struct slab_mem *sm, unsigned src, unsigned dst);
 
 #endif
