@@ -325,6 +325,19 @@ Test(extents, a_nearly_full_region_is_a_list_and_does_not_flap_over_its_last_uni
     extents_destroy(set);
 }
 
+Test(extents, a_list_keeps_its_nodes_filled_when_one_is_split_beside_a_small_one)
+{
+    struct extents *set = make(0, 4096, 4096, true, EXTENTS_LIST_ONLY);
+    for (uint64_t i = 0; i < 39; i++) /* three full nodes */
+        extents_free(set, 4 * i, 1);
+    for (uint64_t i = 0; i < 11; i++)
+        cr_assert_eq(extents_take(set, 4 * i, 1), 0);
+    extents_assert(set);
+    extents_free(set, 4 * 24 + 2, 1); /* into the upper half of the second */
+    extents_assert(set); /* counts what neighbours hold together */
+    extents_destroy(set);
+}
+
 Test(extents, a_whole_set_of_16_million_units_costs_few_bytes)
 {
     struct extents *set = make(0, 16 << 20, 0, false, EXTENTS_HYBRID);
@@ -483,7 +496,7 @@ struct waiter {
 static void *wait_for_units(void *arg)
 {
     struct waiter *w = arg;
-    w->rc = extents_alloc_wait(w->set, w->len, 1, 20000, &w->start);
+    w->rc = extents_alloc_wait(w->set, w->len, 1, -1, &w->start);
     return NULL;
 }
 
@@ -496,7 +509,7 @@ static void await_sleepers(struct extents *set, uint64_t count)
     } while (s.waits < count);
 }
 
-Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room)
+Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room, .timeout = 20)
 {
     struct extents *set = make(0, 1000, 64, true, EXTENTS_HYBRID);
     struct waiter w = {.set = set, .len = 100};
@@ -511,7 +524,7 @@ Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room)
     extents_destroy(set);
 }
 
-Test(extents, one_free_serves_all_waiters_that_fit)
+Test(extents, one_free_serves_all_waiters_that_fit, .timeout = 20)
 {
     struct extents *set = make(0, 1000, 64, true, EXTENTS_HYBRID);
     struct waiter w[3] = {{.len = 10}, {.len = 20}, {.len = 30}};
