@@ -9,10 +9,12 @@
 #include "cache.h"
 
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "cache_internal.h"
 #include "hash.h"
+#include "proto.h"
 #include "watch.h"
 
 #define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */
@@ -1071,14 +1073,10 @@ static enum step step_touch(struct cache_worker *w, struct cache_op *op)
 
 #define NUMBER_DIGITS_MAX 20
 
+/* A value as memcached's incr reads it: at most 20 digits, spaces after them are no harm. */
 static bool value_number(const char *p, size_t n, uint64_t *out)
 {
-    char text[NUMBER_DIGITS_MAX + 4];
-    if (n > NUMBER_DIGITS_MAX)
-        return false;
-    memcpy(text, p, n);
-    text[n] = '\0';
-    return number_parse_u64(text, out);
+    return n <= NUMBER_DIGITS_MAX && proto_lenient_u64(p, n, out);
 }
 
 static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it, const char *digits,
@@ -1490,6 +1488,15 @@ int64_t cache_worker_timeout_us(const struct cache_worker *w)
 
 /* ---- the cache ---- */
 
+/* Nobody outside can aim keys at one bucket. Without entropy the start's time has to do. */
+static uint64_t random_seed(void)
+{
+    uint64_t seed = 0;
+    if (getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed) || seed == 0)
+        seed = clock_mono_ns() | 1;
+    return seed;
+}
+
 struct cache *cache_create(const struct cache_options *opt)
 {
     struct cache *c = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*c), CACHE_LINE_BYTES));
@@ -1516,7 +1523,7 @@ struct cache *cache_create(const struct cache_options *opt)
             goto fail;
     }
     if (!opt->attached && c->root->hash_seed == 0)
-        hash_random_seed(&c->root->hash_seed);
+        c->root->hash_seed = random_seed();
     return c;
 fail:
     cache_destroy(c);
@@ -1544,8 +1551,18 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
     uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
     atomic_store(&c->root->flush_cas, limit <= now ? cache_next_cas(c) : 0);
     atomic_store(&c->root->flush_unix, (uint32_t)clock_rel_to_unix(limit));
+    atomic_store(&c->settings->oldest_live_sec, limit);
     if (c->ext && limit <= now)
         ext_flush_all(c->ext, (uint32_t)clock_rel_to_unix(limit));
+}
+
+int cache_set_memlimit(struct cache *c, uint64_t bytes)
+{
+    if (bytes > arena_reserve_bytes(c->arena) / 2)
+        return -ENOMEM;
+    atomic_store(&c->settings->maxbytes, bytes);
+    slab_set_limit(c->slab, bytes); /* with flash, maintenance takes the index off it */
+    return 0;
 }
 
 struct dump_row {

@@ -192,7 +192,7 @@ void cache_prefetch(struct cache_worker *w, uint64_t hash);
 
 /* flush_all: everything stored before `when` (clock seconds; 0 = now) is dead from then on. */
 void cache_flush_all(struct cache *c, uint32_t when_sec);
-/* cache_memlimit: new -m in bytes. 0 or -ENOMEM when what is in use cannot shrink that far now. */
+/* cache_memlimit: new -m in bytes. 0, or -ENOMEM: more than the address space that was reserved at start. */
 int cache_set_memlimit(struct cache *c, uint64_t bytes);
 
 /* Admin views; each visits in bounded pieces and holds no lock while fn runs. */

@@ -92,7 +92,7 @@ static bool step_juggle(struct maint *m, uint32_t now)
 {
     bool did = false;
     uint64_t now_ms = clock_mono_ms();
-    if (!m->settings->lru_maintainer_thread || now_ms < m->juggle_next_ms)
+    if (!m->settings->lru_maintainer || now_ms < m->juggle_next_ms)
         return false;
     for (unsigned cls = 1; cls <= slab_class_count(m->cache->slab); cls++)
         did |= juggle_class(m, cls, now);
