@@ -8,7 +8,7 @@
  *  random  frees a random piece of the used units and takes it back by name; 1 to 4 units long,
  *          as far as the gap goes. The set stays as fragmented as it was.
  *  lowest  allocates one unit (lowest fit) and frees the one allocated a while before.
- *  fit     allocates `average` units (lowest fit), frees what was allocated a while before.
+ *  fit     allocates `average` units (1024 where it is whole), frees one of a while before.
  *
  * Usage: bench_extents [-u UNITS] [-m MS_PER_CELL]; defaults fit into 20 s. */
 #include <time.h>
@@ -132,7 +132,7 @@ int main(int argc, char **argv)
     for (int c; (c = getopt(argc, argv, "u:m:")) != -1;) {
         uint64_t v = optarg ? strtoull(optarg, NULL, 10) : 0;
         if ((c != 'u' || v < 1 << 20) && (c != 'm' || v == 0)) {
-            fprintf(stderr, "usage: bench_extents [-u UNITS (at least 1048576)] [-m MS_PER_CELL]\n");
+            fprintf(stderr, "usage: bench_extents [-u UNITS, 1048576 or more] [-m MS]\n");
             return 1;
         }
         *(c == 'u' ? &b.units : &b.cell_ms) = v;
