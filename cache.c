@@ -8,6 +8,7 @@
  */
 #include "cache.h"
 
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -1439,9 +1440,10 @@ void cache_worker_destroy(struct cache_worker *w)
     ASSERT(w->parked == 0);
     if (w->ring)
         ext_ring_destroy(w->ring);
-    while (atomic_load(&w->wake_refs) > 0) /* registered and not yet delivered */
-        if (ext_cancel_notify(w->cache->ext, wake_waiting, w))
-            atomic_fetch_sub(&w->wake_refs, 1);
+    if (w->cache->ext)
+        ext_cancel_notify(w->cache->ext, wake_waiting, w);
+    while (atomic_load(&w->wake_refs) > 0) /* just being called by an I/O thread: it only writes to wake_fd */
+        sched_yield();
     close(w->wake_fd);
     free(w);
 }
