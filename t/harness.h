@@ -36,7 +36,8 @@ struct client; /* one connection to it */
 /* A server that accepts. args end with NULL and come after those of the listener (and
  * `-u root` for root); "{dir}" in one stands for the server's directory. Never NULL. */
 #define server_spawn(listen, ...)                                                                  \
-    server_spawn_at(__FILE__, __LINE__, listen, (const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
+    server_spawn_at(__FILE__, __LINE__, listen,                                                    \
+                    (const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 struct server *server_spawn_at(const char *file, int line, enum server_listen listen,
                                const char *const *args);
 

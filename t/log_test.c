@@ -188,7 +188,8 @@ Test(log, lines_of_threads_do_not_mix)
 Test(log, key_bytes_are_escaped)
 {
     char out[64];
-    cr_assert_str_eq(log_key(out, sizeof(out), "a b\\\n\xff\0z", 8), "a\\x20b\\x5c\\x0a\\xff\\x00z");
+    cr_assert_str_eq(log_key(out, sizeof(out), "a b\\\n\xff\0z", 8),
+                     "a\\x20b\\x5c\\x0a\\xff\\x00z");
 }
 
 Test(log, key_that_fits_exactly_is_whole)
