@@ -1,27 +1,19 @@
 /* cache.c: the verbs. Each verb is one function that runs under the key's
  * LOCK_COLUMN and either finishes the op or says what is missing: records to
- * read (STEP_READ), or memory (STEP_WAIT). run_steps() gets what is missing,
+ * read (STEP_READ), or memory (STEP_WAIT). cache_run.c gets what is missing,
  * outside the lock, and runs the verb again from the start; so a verb never
  * trusts what it saw before a read, and a get can be read down one path:
- * cache_run -> run_steps -> step_get -> look -> (flash) start_reads ... read_done ->
- * run_steps -> step_get_read. See cache_internal.h for the invariants.
+ * cache_run -> step_get -> look -> (flash) start_reads ... read_done -> step_get_read.
+ * See cache_internal.h for the invariants.
  */
 #include "cache.h"
 
-#include <sched.h>
-#include <sys/eventfd.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "cache_internal.h"
 #include "hash.h"
 #include "proto.h"
 #include "watch.h"
-
-#define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */
-
-enum step { STEP_DONE, STEP_READ, STEP_WAIT, STEP_AGAIN };
-enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
 
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
 struct look {
@@ -33,8 +25,6 @@ struct look {
     index_slot *unread[INDEX_MATCH_MAX]; /* flash words nobody has read yet */
     unsigned unread_count;
 };
-
-static void run_parked(struct cache_op *op);
 
 /* ---- small helpers ---- */
 
@@ -467,7 +457,7 @@ static void hold(struct cache_op *op, struct item *it)
 }
 
 /* Frees the item that the op allocated and does not need any more. */
-static void op_item_free(struct cache *c, struct cache_op *op)
+void op_item_free(struct cache *c, struct cache_op *op)
 {
     if (!op->item)
         return;
@@ -479,7 +469,7 @@ static void op_item_free(struct cache *c, struct cache_op *op)
 
 static bool get_touches(const struct cache_op *op) { return op->options & (CACHE_F_TOUCH | CACHE_F_GAT); }
 
-static void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
+void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
                       enum lru_segment seg)
 {
     if (op->options & CACHE_F_QUIET_STATS)
@@ -1190,53 +1180,7 @@ out:
     return s;
 }
 
-/* ---- running ---- */
-
-static void judge_read(struct cache_worker *w, struct cache_read *r)
-{
-    struct cache_op *op = r->op;
-    int rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
-    if (rc == 0) {
-        r->verdict = READ_MATCH;
-    } else if (rc == -ENOENT) {
-        r->verdict = READ_OTHER;
-        cache_count(w->cache, CACHE_N_tag_collisions, 1);
-    } else {
-        r->verdict = READ_BAD;
-        stat_inc(w->stats, rc == -EBADMSG ? STAT_badcrc_from_extstore : STAT_get_aborted_extstore);
-    }
-}
-
-static void read_done(struct ext_read *rd)
-{
-    struct cache_read *r = (struct cache_read *)((char *)rd - offsetof(struct cache_read, rd));
-    struct cache_op *op = r->op;
-    judge_read(op->worker, r);
-    ASSERT(op->read_pending > 0);
-    if (--op->read_pending == 0)
-        run_parked(op);
-}
-
-/* Starts what want_reads asked for. True iff all is there at once. */
-static bool start_reads(struct cache_worker *w, struct cache_op *op)
-{
-    op->read_pending++; /* so that no completion runs the op while reads are being started */
-    for (struct cache_read *r = op->reads; r; r = r->next) {
-        if (r->verdict != READ_WANTED)
-            continue;
-        r->verdict = READ_RUNNING;
-        r->rd.done = read_done;
-        r->rd.owner = r;
-        ext_read_start(w->ring, &r->rd, r->place, r->len_class);
-        if (r->rd.state == EXT_READ_DONE)
-            judge_read(w, r);
-        else
-            op->read_pending++;
-    }
-    return --op->read_pending == 0;
-}
-
-static enum step run_step(struct cache_worker *w, struct cache_op *op)
+enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
     switch (op->verb) {
     case CACHE_GET:
@@ -1254,238 +1198,6 @@ static enum step run_step(struct cache_worker *w, struct cache_op *op)
     }
     ASSERT(!"verb");
     return STEP_DONE;
-}
-
-void cache_worker_wake(struct cache_worker *w)
-{
-    uint64_t one = 1;
-    ssize_t n = write(w->wake_fd, &one, sizeof(one));
-    (void)n; /* a full counter wakes as well */
-}
-
-static void wake_waiting(void *arg)
-{
-    struct cache_worker *w = arg;
-    cache_worker_wake(w);
-    atomic_fetch_sub(&w->wake_refs, 1);
-}
-
-static void wait_push(struct cache_worker *w, struct cache_op *op)
-{
-    op->wait_next = NULL;
-    if (w->wait_tail)
-        w->wait_tail->wait_next = op;
-    else
-        w->wait_head = op;
-    w->wait_tail = op;
-    if (op->wait_start_us == 0) {
-        op->wait_start_us = clock_mono_us();
-        cache_count(w->cache, CACHE_N_write_waits, 1);
-    }
-    if (!w->notify_armed) {
-        w->notify_armed = true;
-        atomic_fetch_add(&w->wake_refs, 1);
-        ext_notify_writable(w->cache->ext, wake_waiting, w);
-    }
-}
-
-/* The op could not be finished for want of index room or memory, and waiting is no use any more. */
-static void give_up(struct cache_worker *w, struct cache_op *op)
-{
-    op->status = CACHE_NO_MEMORY;
-    stat_inc(w->stats, STAT_store_no_memory);
-    op_item_free(w->cache, op);
-}
-
-/* True: finished. False: parked. */
-static bool run_steps(struct cache_worker *w, struct cache_op *op)
-{
-    for (;;) {
-        if (op->attempts >= OP_ATTEMPTS_MAX) {
-            op->status = op->verb == CACHE_GET ? CACHE_NOT_FOUND : CACHE_NO_MEMORY;
-            if (op->verb == CACHE_GET)
-                count_get(w, op, false, 0, 0);
-            op_item_free(w->cache, op);
-            op->state = OP_FINISHED;
-            return true;
-        }
-        switch (run_step(w, op)) {
-        case STEP_DONE:
-            op->state = OP_FINISHED;
-            return true;
-        case STEP_AGAIN:
-            op->attempts++;
-            continue;
-        case STEP_READ:
-            op->attempts++;
-            if (start_reads(w, op))
-                continue;
-            op->state = OP_READING;
-            w->parked++;
-            return false;
-        case STEP_WAIT:
-            if (!w->cache->ext ||
-                (op->wait_start_us != 0 &&
-                 clock_mono_us() - op->wait_start_us >
-                     2 * (uint64_t)atomic_load(&w->cache->settings->ext_max_sleep) + 100000)) {
-                give_up(w, op);
-                op->state = OP_FINISHED;
-                return true;
-            }
-            op->state = OP_WAITING;
-            w->parked++;
-            wait_push(w, op);
-            return false;
-        }
-    }
-}
-
-static void run_parked(struct cache_op *op)
-{
-    struct cache_worker *w = op->worker;
-    ASSERT(w->parked > 0);
-    w->parked--;
-    if (!run_steps(w, op))
-        return;
-    if (op->wait_start_us != 0) {
-        cache_count(w->cache, CACHE_N_write_wait_us, clock_mono_us() - op->wait_start_us);
-        op->wait_start_us = 0;
-    }
-    op->done(op);
-}
-
-bool cache_run(struct cache_worker *w, struct cache_op *op)
-{
-    ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
-    op->worker = w;
-    op->attempts = 0;
-    op->wait_start_us = 0;
-    op->view_from_read = false;
-    return run_steps(w, op);
-}
-
-void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,
-                   uint64_t hash)
-{
-    memset(op, 0, sizeof(*op));
-    op->verb = verb;
-    op->key = key;
-    op->key_bytes = key_bytes;
-    op->hash = hash;
-}
-
-void cache_release(struct cache_worker *w, struct cache_op *op)
-{
-    ASSERT(op->state != OP_READING && op->state != OP_WAITING);
-    op_item_free(w->cache, op);
-    if (op->joined) {
-        item_unref(w->cache, op->joined);
-        op->joined = NULL;
-    }
-    while (op->reads) {
-        struct cache_read *r = op->reads;
-        op->reads = r->next;
-        ext_read_finish(&r->rd);
-        free(r);
-    }
-    op->read_count = 0;
-    op->state = OP_NEW;
-}
-
-int cache_detach(struct cache_op *op)
-{
-    if (!op->view_from_read)
-        return 0;
-    for (struct cache_read *r = op->reads; r; r = r->next) {
-        if (r->verdict != READ_MATCH || r->rec.value != op->view.value)
-            continue;
-        int rc = ext_read_detach(&r->rd);
-        if (rc != 0)
-            return rc;
-        rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
-        ASSERT(rc == 0);
-        op->view.value = r->rec.value;
-        return 0;
-    }
-    return 0;
-}
-
-/* ---- workers ---- */
-
-struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *stats)
-{
-    struct cache_worker *w = calloc(1, sizeof(*w));
-    if (!w)
-        return NULL;
-    w->cache = c;
-    w->stats = stats;
-    w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (w->wake_fd < 0)
-        goto fail;
-    if (c->ext) {
-        w->ring = ext_ring_create(c->ext);
-        if (!w->ring)
-            goto fail;
-    }
-    return w;
-fail:
-    if (w->wake_fd >= 0)
-        close(w->wake_fd);
-    free(w);
-    return NULL;
-}
-
-void cache_worker_destroy(struct cache_worker *w)
-{
-    ASSERT(w->parked == 0);
-    if (w->ring)
-        ext_ring_destroy(w->ring);
-    if (w->cache->ext)
-        ext_cancel_notify(w->cache->ext, wake_waiting, w);
-    while (atomic_load(&w->wake_refs) > 0) /* just being called by an I/O thread: it only writes to wake_fd */
-        sched_yield();
-    close(w->wake_fd);
-    free(w);
-}
-
-int cache_worker_ring_fd(const struct cache_worker *w) { return w->ring ? ext_ring_fd(w->ring) : -1; }
-int cache_worker_wake_fd(const struct cache_worker *w) { return w->wake_fd; }
-unsigned cache_worker_parked(const struct cache_worker *w) { return w->parked; }
-
-void cache_worker_submit(struct cache_worker *w)
-{
-    if (w->ring)
-        ext_ring_submit(w->ring);
-}
-
-void cache_worker_poll(struct cache_worker *w)
-{
-    uint64_t drained;
-    ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
-    if (n == (ssize_t)sizeof(drained))
-        w->notify_armed = false;
-    if (w->ring)
-        ext_ring_reap(w->ring);
-    /* Those that wait now; what parks again during this goes to a new list. */
-    struct cache_op *op = w->wait_head;
-    w->wait_head = w->wait_tail = NULL;
-    while (op) {
-        struct cache_op *next = op->wait_next;
-        op->attempts = 0;
-        run_parked(op);
-        op = next;
-    }
-}
-
-int64_t cache_worker_timeout_us(const struct cache_worker *w)
-{
-    if (!w->wait_head)
-        return -1;
-    uint64_t max_us = atomic_load(&w->cache->settings->ext_max_sleep);
-    uint64_t waited = clock_mono_us() - w->wait_head->wait_start_us;
-    if (waited >= max_us)
-        return 1000; /* given its last chance a little later */
-    return (int64_t)min_u64(max_us - waited + 1, 100000);
 }
 
 /* ---- the cache ---- */
@@ -1565,118 +1277,4 @@ int cache_set_memlimit(struct cache *c, uint64_t bytes)
     atomic_store(&c->settings->maxbytes, bytes);
     slab_set_limit(c->slab, bytes); /* with flash, maintenance takes the index off it */
     return 0;
-}
-
-struct dump_row {
-    char key[CACHE_KEY_BYTES_MAX];
-    uint8_t key_bytes;
-    uint32_t value_bytes, exptime_sec;
-};
-#define DUMP_ROWS_MAX 20000u /* more than memcached's 2 MB of text can hold */
-
-void cache_dump_class(struct cache *c, unsigned cls, unsigned limit,
-                      void (*fn)(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
-                                 uint32_t exptime_sec),
-                      void *ctx)
-{
-    unsigned count = 0, max = limit == 0 || limit > DUMP_ROWS_MAX ? DUMP_ROWS_MAX : limit;
-    uint32_t now = clock_now_sec();
-    uint8_t id = lru_id_of(cls, LRU_COLD);
-    struct dump_row *rows = malloc(max * sizeof(rows[0]));
-    if (!rows)
-        return;
-    lock_take(lru_lock(c->lru, id));
-    for (struct item *it = lru_head_locked(c->lru, id); it && count < max; it = lru_older_locked(c->lru, it)) {
-        if (item_death(c, it, now) != ITEM_ALIVE)
-            continue;
-        struct dump_row *row = &rows[count++];
-        memcpy(row->key, item_key(it), it->key_bytes);
-        row->key_bytes = it->key_bytes;
-        row->value_bytes = it->value_bytes;
-        row->exptime_sec = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
-    }
-    lock_release(lru_lock(c->lru, id));
-    for (unsigned i = 0; i < count; i++)
-        fn(ctx, rows[i].key, rows[i].key_bytes, rows[i].value_bytes, rows[i].exptime_sec);
-    free(rows);
-}
-
-void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *out)
-{
-    uint32_t now = clock_now_sec();
-    struct slab_class_info info;
-    memset(out, 0, sizeof(*out));
-    out->number_hot = lru_count(c->lru, lru_id_of(cls, LRU_HOT));
-    out->number_warm = lru_count(c->lru, lru_id_of(cls, LRU_WARM));
-    out->number_cold = lru_count(c->lru, lru_id_of(cls, LRU_COLD));
-    out->number_temp = lru_count(c->lru, lru_id_of(cls, LRU_TEMP));
-    out->number = out->number_hot + out->number_warm + out->number_cold + out->number_temp;
-    out->age_hot = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_HOT), now);
-    out->age_warm = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_WARM), now);
-    out->age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
-    slab_info(c->slab, cls, &info);
-    out->mem_requested = info.mem_requested;
-    out->evicted_time = atomic_load(&c->classes[cls].evicted_time);
-#define X(n) out->n = atomic_load_explicit(&c->classes[cls].n, memory_order_relaxed);
-    CACHE_ITEM_STATS(X)
-#undef X
-}
-
-void cache_totals(struct cache *c, struct cache_totals *out)
-{
-    struct index_info ix;
-    memset(out, 0, sizeof(*out));
-    index_info(c->index, &ix);
-    out->ram_items = ix.ram_count;
-    out->flash_objects = ix.flash_count;
-    out->curr_items = ix.ram_count + ix.flash_count;
-    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
-        struct cache_class_stats s;
-        cache_class_stats(c, cls, &s);
-        out->sum.number += s.number;
-        out->sum.mem_requested += s.mem_requested;
-#define X(n) out->sum.n += s.n;
-        CACHE_ITEM_STATS(X)
-#undef X
-    }
-    out->bytes = out->sum.mem_requested;
-    if (c->ext) {
-        struct ext_info info;
-        ext_info(c->ext, &info);
-        out->bytes += info.bytes_used;
-    }
-#define X(n, help) out->n = atomic_load_explicit(&c->counters[CACHE_N_##n], memory_order_relaxed);
-    CACHE_COUNTER_TABLE(X)
-#undef X
-}
-
-size_t cache_sizes(const struct cache *c, const _Atomic(uint64_t) **histogram)
-{
-    *histogram = c->sizes;
-    return c->sizes_count;
-}
-
-bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_t key_bytes)
-{
-    uint64_t hash = cache_hash(c, key, key_bytes);
-    struct lock *lock = index_lock(c->index, hash);
-    index_slot *slots[INDEX_MATCH_MAX];
-    bool found = false;
-    lock_take(lock);
-    unsigned n = index_match(c->index, hash, slots);
-    for (unsigned i = 0; i < n && !found; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_RAM)
-            continue;
-        struct item *it = item_at(c, index_handle(c->index, word));
-        if (it->key_bytes != key_bytes || memcmp(item_key(it), key, key_bytes) != 0)
-            continue;
-        found = true;
-        if (strcmp(what, "ref") == 0)
-            item_ref(it);
-        else if (strcmp(what, "unref") == 0 && item_refs(it) > 1)
-            item_unref(c, it);
-    }
-    lock_release(lock);
-    return found;
 }

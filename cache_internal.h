@@ -145,6 +145,21 @@ void cache_sizes_count(struct cache *c, const struct item *it, int sign);
 uint64_t item_hash(const struct cache *c, const struct item *it);
 uint64_t cache_next_cas(struct cache *c);
 
+/* cache.c: the verbs. */
+enum step {
+    STEP_DONE,  /* finished, for good or bad */
+    STEP_READ,  /* reads were noted in op->reads: start them, run again when all are there */
+    STEP_WAIT,  /* no memory now: run again when the engine has made room */
+    STEP_AGAIN, /* something was allocated, or has changed: run again at once */
+};
+/* Counts one get, gat or mg. */
+void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
+               enum lru_segment seg);
+/* Frees the item that the op allocated, or unpins the one that it shows. */
+void op_item_free(struct cache *c, struct cache_op *op);
+/* Runs the op's verb once, from the start. */
+enum step cache_step(struct cache_worker *w, struct cache_op *op);
+
 /* cache.c: links and unlinks; LOCK_COLUMN of hash held. */
 /* Unlinks for good: word, LRU, reference; with SHADOW also the same-tag flash words. */
 void item_unlink(struct cache *c, struct item *it, uint64_t hash);

@@ -1,0 +1,296 @@
+/* cache_run.c: how an op gets what its verb asked for: records through the
+ * worker's ring, memory by waiting; and the worker handle itself.
+ *
+ * An op is NEW, then READING or WAITING any number of times (parked, counted
+ * in worker->parked), then FINISHED until cache_release makes it NEW again.
+ * Everything here runs in the worker's own thread, but wake_waiting(), which
+ * an I/O thread calls and which only writes to the wake descriptor.
+ */
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "cache_internal.h"
+#include "settings.h"
+
+#define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */
+
+enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
+
+static void run_parked(struct cache_op *op);
+
+static void judge_read(struct cache_worker *w, struct cache_read *r)
+{
+    struct cache_op *op = r->op;
+    int rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
+    if (rc == 0) {
+        r->verdict = READ_MATCH;
+    } else if (rc == -ENOENT) {
+        r->verdict = READ_OTHER;
+        cache_count(w->cache, CACHE_N_tag_collisions, 1);
+    } else {
+        r->verdict = READ_BAD;
+        stat_inc(w->stats, rc == -EBADMSG ? STAT_badcrc_from_extstore : STAT_get_aborted_extstore);
+    }
+}
+
+static void read_done(struct ext_read *rd)
+{
+    struct cache_read *r = (struct cache_read *)((char *)rd - offsetof(struct cache_read, rd));
+    struct cache_op *op = r->op;
+    judge_read(op->worker, r);
+    ASSERT(op->read_pending > 0);
+    if (--op->read_pending == 0)
+        run_parked(op);
+}
+
+/* Starts what want_reads asked for. True iff all is there at once. */
+static bool start_reads(struct cache_worker *w, struct cache_op *op)
+{
+    op->read_pending++; /* so that no completion runs the op while reads are being started */
+    for (struct cache_read *r = op->reads; r; r = r->next) {
+        if (r->verdict != READ_WANTED)
+            continue;
+        r->verdict = READ_RUNNING;
+        r->rd.done = read_done;
+        r->rd.owner = r;
+        ext_read_start(w->ring, &r->rd, r->place, r->len_class);
+        if (r->rd.state == EXT_READ_DONE)
+            judge_read(w, r);
+        else
+            op->read_pending++;
+    }
+    return --op->read_pending == 0;
+}
+
+void cache_worker_wake(struct cache_worker *w)
+{
+    uint64_t one = 1;
+    ssize_t n = write(w->wake_fd, &one, sizeof(one));
+    (void)n; /* a full counter wakes as well */
+}
+
+static void wake_waiting(void *arg)
+{
+    struct cache_worker *w = arg;
+    cache_worker_wake(w);
+    atomic_fetch_sub(&w->wake_refs, 1);
+}
+
+static void wait_push(struct cache_worker *w, struct cache_op *op)
+{
+    op->wait_next = NULL;
+    if (w->wait_tail)
+        w->wait_tail->wait_next = op;
+    else
+        w->wait_head = op;
+    w->wait_tail = op;
+    if (op->wait_start_us == 0) {
+        op->wait_start_us = clock_mono_us();
+        cache_count(w->cache, CACHE_N_write_waits, 1);
+    }
+    if (!w->notify_armed) {
+        w->notify_armed = true;
+        atomic_fetch_add(&w->wake_refs, 1);
+        ext_notify_writable(w->cache->ext, wake_waiting, w);
+    }
+}
+
+/* The op could not be finished for want of index room or memory, and waiting is no use any more. */
+static void give_up(struct cache_worker *w, struct cache_op *op)
+{
+    op->status = CACHE_NO_MEMORY;
+    stat_inc(w->stats, STAT_store_no_memory);
+    op_item_free(w->cache, op);
+}
+
+/* True: finished. False: parked. */
+static bool run_steps(struct cache_worker *w, struct cache_op *op)
+{
+    for (;;) {
+        if (op->attempts >= OP_ATTEMPTS_MAX) {
+            op->status = op->verb == CACHE_GET ? CACHE_NOT_FOUND : CACHE_NO_MEMORY;
+            if (op->verb == CACHE_GET)
+                count_get(w, op, false, 0, 0);
+            op_item_free(w->cache, op);
+            op->state = OP_FINISHED;
+            return true;
+        }
+        switch (cache_step(w, op)) {
+        case STEP_DONE:
+            op->state = OP_FINISHED;
+            return true;
+        case STEP_AGAIN:
+            op->attempts++;
+            continue;
+        case STEP_READ:
+            op->attempts++;
+            if (start_reads(w, op))
+                continue;
+            op->state = OP_READING;
+            w->parked++;
+            return false;
+        case STEP_WAIT:
+            if (!w->cache->ext ||
+                (op->wait_start_us != 0 &&
+                 clock_mono_us() - op->wait_start_us >
+                     2 * (uint64_t)atomic_load(&w->cache->settings->ext_max_sleep) + 100000)) {
+                give_up(w, op);
+                op->state = OP_FINISHED;
+                return true;
+            }
+            op->state = OP_WAITING;
+            w->parked++;
+            wait_push(w, op);
+            return false;
+        }
+    }
+}
+
+static void run_parked(struct cache_op *op)
+{
+    struct cache_worker *w = op->worker;
+    ASSERT(w->parked > 0);
+    w->parked--;
+    if (!run_steps(w, op))
+        return;
+    if (op->wait_start_us != 0) {
+        cache_count(w->cache, CACHE_N_write_wait_us, clock_mono_us() - op->wait_start_us);
+        op->wait_start_us = 0;
+    }
+    op->done(op);
+}
+
+bool cache_run(struct cache_worker *w, struct cache_op *op)
+{
+    ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
+    op->worker = w;
+    op->attempts = 0;
+    op->wait_start_us = 0;
+    op->view_from_read = false;
+    return run_steps(w, op);
+}
+
+void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,
+                   uint64_t hash)
+{
+    memset(op, 0, sizeof(*op));
+    op->verb = verb;
+    op->key = key;
+    op->key_bytes = key_bytes;
+    op->hash = hash;
+}
+
+void cache_release(struct cache_worker *w, struct cache_op *op)
+{
+    ASSERT(op->state != OP_READING && op->state != OP_WAITING);
+    op_item_free(w->cache, op);
+    if (op->joined) {
+        item_unref(w->cache, op->joined);
+        op->joined = NULL;
+    }
+    while (op->reads) {
+        struct cache_read *r = op->reads;
+        op->reads = r->next;
+        ext_read_finish(&r->rd);
+        free(r);
+    }
+    op->read_count = 0;
+    op->state = OP_NEW;
+}
+
+int cache_detach(struct cache_op *op)
+{
+    if (!op->view_from_read)
+        return 0;
+    for (struct cache_read *r = op->reads; r; r = r->next) {
+        if (r->verdict != READ_MATCH || r->rec.value != op->view.value)
+            continue;
+        int rc = ext_read_detach(&r->rd);
+        if (rc != 0)
+            return rc;
+        rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
+        ASSERT(rc == 0);
+        op->view.value = r->rec.value;
+        return 0;
+    }
+    return 0;
+}
+
+/* ---- workers ---- */
+
+struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *stats)
+{
+    struct cache_worker *w = calloc(1, sizeof(*w));
+    if (!w)
+        return NULL;
+    w->cache = c;
+    w->stats = stats;
+    w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (w->wake_fd < 0)
+        goto fail;
+    if (c->ext) {
+        w->ring = ext_ring_create(c->ext);
+        if (!w->ring)
+            goto fail;
+    }
+    return w;
+fail:
+    if (w->wake_fd >= 0)
+        close(w->wake_fd);
+    free(w);
+    return NULL;
+}
+
+void cache_worker_destroy(struct cache_worker *w)
+{
+    ASSERT(w->parked == 0);
+    if (w->ring)
+        ext_ring_destroy(w->ring);
+    if (w->cache->ext)
+        ext_cancel_notify(w->cache->ext, wake_waiting, w);
+    while (atomic_load(&w->wake_refs) > 0) /* just being called by an I/O thread: it only writes to wake_fd */
+        sched_yield();
+    close(w->wake_fd);
+    free(w);
+}
+
+int cache_worker_ring_fd(const struct cache_worker *w) { return w->ring ? ext_ring_fd(w->ring) : -1; }
+int cache_worker_wake_fd(const struct cache_worker *w) { return w->wake_fd; }
+unsigned cache_worker_parked(const struct cache_worker *w) { return w->parked; }
+
+void cache_worker_submit(struct cache_worker *w)
+{
+    if (w->ring)
+        ext_ring_submit(w->ring);
+}
+
+void cache_worker_poll(struct cache_worker *w)
+{
+    uint64_t drained;
+    ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
+    if (n == (ssize_t)sizeof(drained))
+        w->notify_armed = false;
+    if (w->ring)
+        ext_ring_reap(w->ring);
+    /* Those that wait now; what parks again during this goes to a new list. */
+    struct cache_op *op = w->wait_head;
+    w->wait_head = w->wait_tail = NULL;
+    while (op) {
+        struct cache_op *next = op->wait_next;
+        op->attempts = 0;
+        run_parked(op);
+        op = next;
+    }
+}
+
+int64_t cache_worker_timeout_us(const struct cache_worker *w)
+{
+    if (!w->wait_head)
+        return -1;
+    uint64_t max_us = atomic_load(&w->cache->settings->ext_max_sleep);
+    uint64_t waited = clock_mono_us() - w->wait_head->wait_start_us;
+    if (waited >= max_us)
+        return 1000; /* given its last chance a little later */
+    return (int64_t)min_u64(max_us - waited + 1, 100000);
+}
