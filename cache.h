@@ -233,6 +233,7 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
     X(evictions_no_flash, "RAM items evicted with no flash configured")                            \
     X(evictions_write_wait, "RAM items evicted after ext_max_sleep without a free write buffer")   \
     X(evictions_flash_full, "RAM items evicted because no flash page could be freed in time")      \
+    X(evictions_device, "RAM items evicted because no device takes writes")                        \
     X(evictions_index_full, "objects given up because -m can not index more")                     \
     X(flushed_items, "items moved from RAM to flash")                                              \
     X(inline_flushes, "of these, by a worker that needed the memory")                              \

@@ -113,6 +113,7 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
     cache_count(c,
                 !c->ext                   ? CACHE_N_evictions_no_flash
                 : flash_error == -EAGAIN  ? CACHE_N_evictions_write_wait
+                : flash_error != -ENOSPC  ? CACHE_N_evictions_device
                                           : CACHE_N_evictions_flash_full,
                 1);
     if (watch_wants(WATCH_EVICTIONS)) {
@@ -147,7 +148,10 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
                 cache_count(c, CACHE_N_inline_flushes, 1);
             return ROOM_MADE;
         }
-        if (mode == ROOM_FLUSH || mode == ROOM_EVICT)
+        bool passes = rc == -EAGAIN || rc == -ENOSPC; /* a buffer or a page will come back */
+        if (mode == ROOM_FLUSH)
+            return passes ? ROOM_WAIT : ROOM_NONE;
+        if (mode == ROOM_EVICT && passes)
             return ROOM_WAIT;
     }
     if (!c->settings->evict_to_free)
