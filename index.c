@@ -1,0 +1,1157 @@
+/* index.c: the table of words. See index.h for the layout of a word and the rules of use.
+ *
+ * Owns: the index root in the arena (geometry, state of each shard, directory segments), the rows,
+ * and a process-private struct per shard (lock, exact counts).
+ *
+ * Position. x = (group, tag) stands in bucket (group, row), row = tag * n >> T, of r0 groups.
+ * Buckets, in order of row, then group, sit in the arena in lumps of a row's size, but 4 to
+ * 64 KiB; a directory has 4 bytes for each. It grows by doubling segments, each for all shards
+ * (their sizes differ by a per cent or so), and never moves.
+ *
+ * Growth is from n rows to m = n + max(1, n/8). As row(tag) is monotone in tag, words of old row r
+ * go to at most three new rows of the same group, none below r. So rows are expanded in place from
+ * the last one down, and within a row from group 0 up. `done` counts old buckets through:
+ *
+ *     order(x) = (n - 1 - old row) * r0 + group;    x uses m rows if order(x) < done, else n
+ *
+ * n, done and whether growth is on are one 64-bit word, so each step commits with one store. New
+ * lumps are allocated when the first bucket needs them: no pause, and near the limit growth simply
+ * stops half way, in a state as valid as any other.
+ *
+ * Kill at any instant. A move stores the new copy, then overwrites the old one. Two kinds:
+ *  - to the other candidate: the position of the copy is first noted in `moved_to`; attach looks
+ *    for a twin of what stands there. A stale note does no harm: no two live words have the same
+ *    body, as a place or handle belongs to one object.
+ *  - to a new row, while expanding bucket `done`: until done advances, such a copy stands in a
+ *    row that its tag doesn't give. Attach drops it if its twin is in the old bucket, else puts it
+ *    back there; the slot it came from is still free, because nothing else is put into a bucket
+ *    that is being expanded.
+ * So a bucket is expanded completely, or, should a word find no room, undone completely.
+ *
+ * Threads: any. Words, directory entries and state of a shard change under its lock only;
+ * index_prefetch, index_info read state, entries and counts without it, hence the relaxed atomics.
+ */
+#include "index.h"
+
+#if defined(__SSE4_1__)
+#include <smmintrin.h>
+#endif
+
+#define INITIAL_ROWS 8
+#define GROUP_BITS_MIN 4
+#define GROUP_BITS_MAX 24
+#define TAG_BITS_MIN 15 /* 16 TiB of flash */
+#define TAG_BITS_MAX 32
+#define FIXED_BITS 8 /* kind, heat and len */
+#define SHARD_BITS 6
+#define GRANULE_SHIFT 4
+#define HANDLE_BITS_MAX 32
+
+#define LOAD_MAX_PCT 95
+#define INSERT_STEP_BUCKETS 4   /* one nearly does: a growth has as many inserts as buckets */
+#define RESCUE_STEP_BUCKETS 64  /* an insert that found no room grows this much, a few times */
+#define RESCUE_ROUNDS 8
+#define MAINTENANCE_STEP_BUCKETS 64
+#define SEARCH_NODES 256        /* buckets looked at to make room */
+#define ARENA_PAUSE_INSERTS 256 /* after the arena had nothing, inserts leave it alone so long */
+
+#define KIND_FLASH ((uint64_t)1 << 63)
+
+#define ROOT_MAGIC 0x3178646e49747845u /* "ExtIndx1" */
+#define SEGMENT_COUNT 16               /* directory: 32, 32, 64, 128 .. lumps of each shard */
+#define SEGMENT_FIRST_LUMPS 32u
+#define LUMPS_MAX (SEGMENT_FIRST_LUMPS << (SEGMENT_COUNT - 1))
+#define LUMP_BYTES_MAX (64 * KiB)
+
+/* state: | done 43 | growing 1 | rows 20 | */
+#define STATE_ROW_BITS 20
+#define STATE_GROWING ((uint64_t)1 << STATE_ROW_BITS)
+#define STATE_DONE_SHIFT (STATE_ROW_BITS + 1)
+#define ROWS_MAX (((uint32_t)1 << STATE_ROW_BITS) - 1)
+#define NO_ORDER UINT64_MAX
+
+struct shard_root {
+    _Atomic(uint64_t) state;
+    _Atomic(uint64_t) moved_to; /* 1 + (bucket number << 3 | slot); 0 never */
+    uint64_t spare[6];
+};
+static_assert(sizeof(struct shard_root) == CACHE_LINE_BYTES, "one line a shard");
+
+struct index_root {
+    uint64_t magic; /* written last */
+    uint32_t group_bits;
+    uint32_t tag_bits;
+    uint64_t spare[6];
+    _Atomic(uint64_t) segment[SEGMENT_COUNT]; /* arena offset of all shards' entries, 0 not there */
+    struct shard_root shard[INDEX_SHARD_COUNT];
+};
+static_assert(offsetof(struct index_root, shard) % CACHE_LINE_BYTES == 0, "aligned");
+static_assert(sizeof(struct index_root) <= ARENA_ROOT_MODULE_BYTES, "fits the root");
+
+typedef _Atomic(uint32_t) dir_entry; /* arena offset of a lump in units, 0 not there */
+
+struct shard {
+    struct lock lock;
+    /* changed under lock, read by anyone */
+    _Atomic(uint64_t) counts[INDEX_TOMBSTONE + 1];
+    _Atomic(uint64_t) lumps;
+    _Atomic(uint64_t) steps, displacements, full_failures;
+    /* under lock */
+    uint64_t grow_at;     /* more live words than this: grow */
+    uint64_t ensured;     /* done >> ensure_shift: lumps for these old buckets are there */
+    uint32_t arena_pause; /* inserts to go before the arena is asked again */
+} CACHE_ALIGNED;
+
+struct index {
+    /* const after init */
+    struct arena *arena;
+    char *base;
+    struct index_root *root;
+    unsigned group_bits, tag_bits, place_bits, low_bits;
+    unsigned tag_shift;
+    unsigned lump_shift;   /* buckets in a lump, log2 */
+    unsigned ensure_shift; /* old buckets that need the same new lumps, log2 */
+    uint64_t lump_bytes;
+    uint64_t tag_mask;    /* of a tag by itself */
+    uint64_t tag_field;   /* of the tag in a word */
+    uint64_t place_mask;
+    /* atomic */
+    _Atomic(uint64_t) limit_bytes;
+    _Atomic(uint64_t) overhead_bytes; /* all but the rows */
+    struct shard shard[INDEX_SHARD_COUNT];
+};
+
+/* One candidate position of a word. */
+struct candidate {
+    index_slot *bucket;
+    uint32_t group;
+    uint32_t row;
+    uint64_t tag;
+};
+
+/* ---- numbers ------------------------------------------------------------------------- */
+
+static void bump(_Atomic(uint64_t) *counter, int64_t by)
+{
+    uint64_t v = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, v + (uint64_t)by, memory_order_relaxed);
+}
+
+static uint64_t peek(const _Atomic(uint64_t) *counter)
+{
+    return atomic_load_explicit((_Atomic(uint64_t) *)counter, memory_order_relaxed);
+}
+
+static unsigned bit_length(uint64_t v)
+{
+    return v ? 64 - (unsigned)__builtin_clzll(v) : 0;
+}
+
+static inline uint32_t state_rows(uint64_t state)
+{
+    return (uint32_t)state & ROWS_MAX;
+}
+
+static inline bool state_is_growing(uint64_t state)
+{
+    return (state & STATE_GROWING) != 0;
+}
+
+static inline uint64_t state_done(uint64_t state)
+{
+    return state >> STATE_DONE_SHIFT;
+}
+
+static inline uint32_t rows_after_growth(uint32_t n)
+{
+    return n + (n < 16 ? 1 : n / 8);
+}
+
+/* Rows that may hold words. */
+static uint32_t state_rows_all(uint64_t state)
+{
+    uint32_t n = state_rows(state);
+    return state_is_growing(state) ? rows_after_growth(n) : n;
+}
+
+static inline uint64_t shard_state(const struct index *ix, unsigned s)
+{
+    return peek(&ix->root->shard[s].state);
+}
+
+static inline uint64_t word_tag(const struct index *ix, index_word w)
+{
+    return (w & ix->tag_field) >> ix->tag_shift;
+}
+
+static inline bool is_tombstone(const struct index *ix, index_word w)
+{
+    uint64_t all = KIND_FLASH | ix->place_mask;
+    return (w & all) == all;
+}
+
+/* What stays of a word when it moves. */
+static inline uint64_t word_body(const struct index *ix, index_word w)
+{
+    return w & ~ix->tag_field;
+}
+
+static inline index_word word_with_tag(const struct index *ix, index_word w, uint64_t tag)
+{
+    return word_body(ix, w) | tag << ix->tag_shift;
+}
+
+static inline uint64_t hash_x(const struct index *ix, uint64_t hash)
+{
+    return hash & (((uint64_t)1 << (ix->group_bits + ix->tag_bits)) - 1);
+}
+
+/* The x of the other candidate; its own inverse, as the low bits it is made from stay. The group
+ * always changes, so the two are never the same bucket. */
+static inline uint64_t other_x(const struct index *ix, uint64_t x)
+{
+    uint64_t m = ((x & (((uint64_t)1 << ix->low_bits) - 1)) + 1) * 0x9e3779b97f4a7c15u;
+    m = (m ^ m >> 32) * 0xd6e8feb86659fd93u;
+    uint64_t groups_less_one = ((uint64_t)1 << ix->group_bits) - 1;
+    uint64_t group_flip = 1 + ((m >> 32) * groups_less_one >> 32);
+    uint64_t high_mask = ((uint64_t)1 << (ix->tag_bits - ix->low_bits)) - 1;
+    uint64_t tag_flip = ((m & UINT32_MAX) >> 4 & high_mask) << ix->low_bits;
+    return x ^ (group_flip << ix->tag_bits | tag_flip);
+}
+
+static inline uint32_t tag_row(const struct index *ix, uint64_t tag, uint32_t rows)
+{
+    return (uint32_t)(tag * rows >> ix->tag_bits);
+}
+
+/* Place of x in the order in which a growth goes through the n old rows. */
+static inline uint64_t growth_order(const struct index *ix, uint32_t n, uint64_t x)
+{
+    uint32_t row = tag_row(ix, x & ix->tag_mask, n);
+    return ((uint64_t)(n - 1 - row) << ix->group_bits) + (x >> ix->tag_bits);
+}
+
+static inline uint32_t x_row(const struct index *ix, uint64_t state, uint64_t x)
+{
+    uint32_t n = state_rows(state);
+    if (growth_order(ix, n, x) < state_done(state))
+        n = rows_after_growth(n);
+    return tag_row(ix, x & ix->tag_mask, n);
+}
+
+/* Buckets before this one in the shard. */
+static inline uint64_t bucket_number(const struct index *ix, uint32_t row, uint32_t group)
+{
+    return (uint64_t)row << ix->group_bits | group;
+}
+
+static inline uint32_t group_mask(const struct index *ix)
+{
+    return (1u << ix->group_bits) - 1;
+}
+
+/* ---- directory ----------------------------------------------------------------------- */
+
+static inline unsigned segment_of(uint32_t lump)
+{
+    return 27u - (unsigned)__builtin_clz(lump | SEGMENT_FIRST_LUMPS / 2);
+}
+
+static inline uint32_t segment_lumps(unsigned k)
+{
+    return k ? SEGMENT_FIRST_LUMPS << (k - 1) : SEGMENT_FIRST_LUMPS;
+}
+
+static uint64_t segment_bytes(unsigned k)
+{
+    return round_up((uint64_t)INDEX_SHARD_COUNT * segment_lumps(k) * sizeof(dir_entry),
+                    ARENA_UNIT_BYTES);
+}
+
+/* The entry of a lump, NULL if its segment isn't there. */
+static inline dir_entry *directory_entry(const struct index *ix, unsigned s, uint32_t lump)
+{
+    unsigned k = segment_of(lump);
+    uint64_t offset = atomic_load_explicit(&ix->root->segment[k], memory_order_acquire);
+    if (unlikely(offset == 0))
+        return NULL;
+    uint32_t first = k ? segment_lumps(k) : 0;
+    return (dir_entry *)(ix->base + offset) + (uint64_t)s * segment_lumps(k) + (lump - first);
+}
+
+/* The bucket, NULL if its lump isn't there. */
+static inline index_slot *find_bucket(const struct index *ix, unsigned s, uint32_t row,
+                                      uint32_t group)
+{
+    uint64_t number = bucket_number(ix, row, group);
+    dir_entry *e = directory_entry(ix, s, (uint32_t)(number >> ix->lump_shift));
+    uint64_t unit = e ? atomic_load_explicit(e, memory_order_acquire) : 0;
+    if (unlikely(unit == 0))
+        return NULL;
+    uint64_t in_lump = number & (((uint64_t)1 << ix->lump_shift) - 1);
+    return (index_slot *)(ix->base + unit * ARENA_UNIT_BYTES + in_lump * CACHE_LINE_BYTES);
+}
+
+static inline struct candidate candidate_of(const struct index *ix, unsigned s, uint64_t state,
+                                            uint64_t x)
+{
+    struct candidate c;
+    c.group = (uint32_t)(x >> ix->tag_bits);
+    c.tag = x & ix->tag_mask;
+    c.row = x_row(ix, state, x);
+    c.bucket = find_bucket(ix, s, c.row, c.group);
+    return c;
+}
+
+static int add_segment(struct index *ix, unsigned k)
+{
+    uint64_t offset, none = 0;
+    bool zeroed;
+    int rc = arena_alloc(ix->arena, ARENA_USE_INDEX, segment_bytes(k), ARENA_UNIT_BYTES, &offset,
+                         &zeroed);
+    if (rc != 0)
+        return rc;
+    if (!zeroed)
+        memset(ix->base + offset, 0, segment_bytes(k));
+    /* Shards race here, each under its own lock. */
+    if (atomic_compare_exchange_strong(&ix->root->segment[k], &none, offset))
+        atomic_fetch_add(&ix->overhead_bytes, segment_bytes(k));
+    else
+        arena_free(ix->arena, ARENA_USE_INDEX, offset, segment_bytes(k));
+    return 0;
+}
+
+/* How many lumps a shard may have if the directory grows by so much. Each shard has its share, so
+ * that those which grow first don't starve the others. */
+static uint64_t shard_lump_limit(const struct index *ix, unsigned s, uint64_t more_overhead)
+{
+    uint64_t limit = peek(&ix->limit_bytes), overhead = peek(&ix->overhead_bytes) + more_overhead;
+    uint64_t lumps = limit > overhead ? (limit - overhead) / ix->lump_bytes : 0;
+    return lumps / INDEX_SHARD_COUNT + (s < lumps % INDEX_SHARD_COUNT);
+}
+
+/* Adds the lump unless it is there. 0; -ENOSPC (limit, or the arena is full). */
+static int add_lump(struct index *ix, unsigned s, uint32_t lump)
+{
+    struct shard *sh = &ix->shard[s];
+    unsigned k = segment_of(lump);
+    dir_entry *e = directory_entry(ix, s, lump);
+    if (e && atomic_load_explicit(e, memory_order_relaxed) != 0)
+        return 0;
+    if (peek(&sh->lumps) >= shard_lump_limit(ix, s, e ? 0 : segment_bytes(k)))
+        return -ENOSPC;
+    int rc = e ? 0 : add_segment(ix, k);
+    uint64_t offset = 0;
+    bool zeroed = false;
+    if (rc == 0)
+        rc = arena_alloc(ix->arena, ARENA_USE_INDEX, ix->lump_bytes, ARENA_UNIT_BYTES, &offset,
+                         &zeroed);
+    if (rc != 0) {
+        sh->arena_pause = ARENA_PAUSE_INSERTS;
+        return rc;
+    }
+    if (!zeroed)
+        memset(ix->base + offset, 0, ix->lump_bytes);
+    atomic_store_explicit(directory_entry(ix, s, lump), (uint32_t)(offset / ARENA_UNIT_BYTES),
+                          memory_order_release);
+    bump(&sh->lumps, 1);
+    return 0;
+}
+
+/* How many lumps so many rows take. */
+static uint32_t lumps_of_rows(const struct index *ix, uint32_t rows)
+{
+    return (uint32_t)((bucket_number(ix, rows, 0) - 1) >> ix->lump_shift) + 1;
+}
+
+static void set_grow_at(struct index *ix, unsigned s)
+{
+    uint64_t buckets = bucket_number(ix, state_rows(shard_state(ix, s)), 0);
+    ix->shard[s].grow_at = buckets * INDEX_BUCKET_WORDS * LOAD_MAX_PCT / 100;
+}
+
+/* ---- buckets ------------------------------------------------------------------------- */
+
+/* Bit i is set iff word i, under mask, is `want`. */
+static inline unsigned bucket_match(const index_slot *bucket, uint64_t mask, uint64_t want)
+{
+#if defined(__SSE4_1__)
+    const __m128i *v = (const __m128i *)bucket;
+    __m128i m = _mm_set1_epi64x((long long)mask), t = _mm_set1_epi64x((long long)want);
+    __m128i a = _mm_cmpeq_epi64(_mm_and_si128(_mm_load_si128(v), m), t);
+    __m128i b = _mm_cmpeq_epi64(_mm_and_si128(_mm_load_si128(v + 1), m), t);
+    __m128i c = _mm_cmpeq_epi64(_mm_and_si128(_mm_load_si128(v + 2), m), t);
+    __m128i d = _mm_cmpeq_epi64(_mm_and_si128(_mm_load_si128(v + 3), m), t);
+    __m128i all = _mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+    /* Each word is now two equal bytes; keep one bit of each. */
+    all = _mm_packs_epi16(all, _mm_setzero_si128());
+    return (unsigned)_mm_movemask_epi8(all);
+#else
+    unsigned bits = 0;
+    for (unsigned i = 0; i < INDEX_BUCKET_WORDS; i++) {
+        uint64_t w = atomic_load_explicit((index_slot *)&bucket[i], memory_order_relaxed);
+        bits |= (unsigned)((w & mask) == want) << i;
+    }
+    return bits;
+#endif
+}
+
+static inline unsigned bucket_empties(const index_slot *bucket)
+{
+    return bucket_match(bucket, UINT64_MAX, 0);
+}
+
+static inline unsigned bucket_tombstones(const struct index *ix, const index_slot *bucket)
+{
+    uint64_t all = KIND_FLASH | ix->place_mask;
+    return bucket_match(bucket, all, all);
+}
+
+static inline void put_word(index_slot *slot, index_word w)
+{
+    atomic_store_explicit(slot, w, memory_order_release);
+}
+
+static void note_move(struct index *ix, unsigned s, uint32_t row, uint32_t group, unsigned slot)
+{
+    uint64_t at = (bucket_number(ix, row, group) << 3 | slot) + 1;
+    atomic_store_explicit(&ix->root->shard[s].moved_to, at, memory_order_release);
+}
+
+/* ---- making room --------------------------------------------------------------------- */
+
+struct node {
+    struct candidate at;
+    int16_t parent;       /* whose word would move here, -1 for the two roots */
+    uint8_t parent_slot;
+};
+
+static bool is_ancestor(const struct node *nodes, int i, const index_slot *bucket)
+{
+    for (; i >= 0; i = nodes[i].parent)
+        if (nodes[i].at.bucket == bucket)
+            return true;
+    return false;
+}
+
+/* Moves words along the path that leads to free slot `slot` of node i; returns the slot of a root
+ * that may now be overwritten (it holds a copy of a word that has moved on). */
+static index_slot *shift_path(struct index *ix, unsigned s, const struct node *nodes, int i,
+                              unsigned slot, unsigned *root)
+{
+    while (nodes[i].parent >= 0) {
+        const struct node *to = &nodes[i], *from = &nodes[to->parent];
+        index_word w = index_load(&from->at.bucket[to->parent_slot]);
+        note_move(ix, s, to->at.row, to->at.group, slot);
+        put_word(&to->at.bucket[slot], word_with_tag(ix, w, to->at.tag));
+        bump(&ix->shard[s].displacements, 1);
+        slot = to->parent_slot;
+        i = to->parent;
+    }
+    *root = (unsigned)i;
+    return &nodes[i].at.bucket[slot];
+}
+
+/* Breadth-first search for a path of moves that frees a slot in one of two full buckets. Words and
+ * buckets whose order in the running growth is `pinned` are left alone. NULL: none found. */
+static index_slot *make_room(struct index *ix, unsigned s, const struct candidate roots[2],
+                             uint64_t pinned, unsigned *root)
+{
+    struct node nodes[SEARCH_NODES];
+    uint64_t state = shard_state(ix, s);
+    uint32_t n = state_rows(state);
+    int count = 2;
+    nodes[0] = (struct node){roots[0], -1, 0};
+    nodes[1] = (struct node){roots[1], -1, 0};
+    for (int i = 0; i < count; i++) {
+        const struct candidate at = nodes[i].at;
+        unsigned free_slots = bucket_empties(at.bucket);
+        if (free_slots == 0) {
+            free_slots = bucket_tombstones(ix, at.bucket);
+            if (free_slots)
+                bump(&ix->shard[s].counts[INDEX_TOMBSTONE], -1);
+        }
+        if (free_slots)
+            return shift_path(ix, s, nodes, i, (unsigned)__builtin_ctz(free_slots), root);
+        for (unsigned slot = 0; slot < INDEX_BUCKET_WORDS && count < SEARCH_NODES; slot++) {
+            uint64_t x = (uint64_t)at.group << ix->tag_bits |
+                         word_tag(ix, index_load(&at.bucket[slot]));
+            uint64_t y = other_x(ix, x);
+            if (pinned != NO_ORDER &&
+                (growth_order(ix, n, x) == pinned || growth_order(ix, n, y) == pinned))
+                continue;
+            struct candidate to = candidate_of(ix, s, state, y);
+            if (is_ancestor(nodes, i, to.bucket))
+                continue;
+            __builtin_prefetch(to.bucket);
+            nodes[count++] = (struct node){to, (int16_t)i, (uint8_t)slot};
+        }
+    }
+    return NULL;
+}
+
+/* A slot that may be overwritten, in the emptier of two buckets, or after moving words away.
+ * *which is the bucket it is in. NULL: no room. */
+static index_slot *find_room(struct index *ix, unsigned s, const struct candidate c[2],
+                             uint64_t pinned, unsigned *which)
+{
+    unsigned e0 = bucket_empties(c[0].bucket), e1 = bucket_empties(c[1].bucket);
+    if (e0 | e1) {
+        *which = __builtin_popcount(e1) > __builtin_popcount(e0);
+        return &c[*which].bucket[__builtin_ctz(*which ? e1 : e0)];
+    }
+    unsigned t0 = bucket_tombstones(ix, c[0].bucket), t1 = bucket_tombstones(ix, c[1].bucket);
+    if (t0 | t1) {
+        bump(&ix->shard[s].counts[INDEX_TOMBSTONE], -1);
+        *which = t0 == 0;
+        return &c[*which].bucket[__builtin_ctz(t0 ? t0 : t1)];
+    }
+    index_slot *slot = make_room(ix, s, c, pinned, which);
+    if (!slot)
+        bump(&ix->shard[s].full_failures, 1);
+    return slot;
+}
+
+/* Puts a word whose x is given into one of its two buckets. False: no room. */
+static bool place_word(struct index *ix, unsigned s, uint64_t x, index_word w)
+{
+    uint64_t state = shard_state(ix, s);
+    struct candidate c[2] = {candidate_of(ix, s, state, x),
+                             candidate_of(ix, s, state, other_x(ix, x))};
+    unsigned which;
+    index_slot *slot = find_room(ix, s, c, NO_ORDER, &which);
+    if (!slot)
+        return false;
+    put_word(slot, word_with_tag(ix, w, c[which].tag));
+    bump(&ix->shard[s].counts[index_kind(ix, w)], 1);
+    return true;
+}
+
+/* ---- growth -------------------------------------------------------------------------- */
+
+static bool is_overloaded(const struct shard *sh)
+{
+    return peek(&sh->counts[INDEX_RAM]) + peek(&sh->counts[INDEX_FLASH]) > sh->grow_at;
+}
+
+/* Makes the lumps that the words of the next old bucket (and its neighbours) may go to. 0 or
+ * -ENOSPC. */
+static int ensure_lumps(struct index *ix, unsigned s, uint32_t n, uint64_t done)
+{
+    if (ix->shard[s].ensured == done >> ix->ensure_shift)
+        return 0;
+    uint32_t m = rows_after_growth(n), group = (uint32_t)done & group_mask(ix);
+    uint64_t row = n - 1 - (done >> ix->group_bits);
+    uint64_t first_tag = ((row << ix->tag_bits) + n - 1) / n;
+    uint64_t last_tag = (((row + 1) << ix->tag_bits) + n - 1) / n - 1;
+    uint32_t low = tag_row(ix, first_tag, m), high = tag_row(ix, last_tag, m);
+    for (uint32_t r = low; r <= high; r++) {
+        int rc = add_lump(ix, s, (uint32_t)(bucket_number(ix, r, group) >> ix->lump_shift));
+        if (rc != 0)
+            return rc;
+    }
+    ix->shard[s].ensured = done >> ix->ensure_shift;
+    return 0;
+}
+
+/* Moves the words of the next old bucket to where m rows put them, and counts it as done; or, if
+ * one finds no room, leaves the bucket as it was and returns false. */
+static bool expand_bucket(struct index *ix, unsigned s)
+{
+    struct shard *sh = &ix->shard[s];
+    uint64_t state = shard_state(ix, s), done = state_done(state);
+    uint32_t n = state_rows(state), m = rows_after_growth(n);
+    uint32_t group = (uint32_t)done & group_mask(ix);
+    uint32_t row = n - 1 - (uint32_t)(done >> ix->group_bits);
+    index_slot *old = find_bucket(ix, s, row, group);
+    index_slot *moved[INDEX_BUCKET_WORDS];
+    unsigned moved_count = 0;
+
+    for (unsigned i = 0; i < INDEX_BUCKET_WORDS; i++) {
+        index_word w = index_load(&old[i]);
+        if (w == 0)
+            continue;
+        if (is_tombstone(ix, w)) {
+            put_word(&old[i], 0);
+            bump(&sh->counts[INDEX_TOMBSTONE], -1);
+            continue;
+        }
+        uint64_t tag = word_tag(ix, w);
+        uint32_t new_row = tag_row(ix, tag, m);
+        if (new_row == row)
+            continue;
+        struct candidate c[2] = {{find_bucket(ix, s, new_row, group), group, new_row, tag}};
+        unsigned empties = bucket_empties(c[0].bucket), which = 0;
+        index_slot *slot;
+        if (likely(empties != 0)) {
+            slot = &c[0].bucket[__builtin_ctz(empties)];
+        } else {
+            uint64_t x = (uint64_t)group << ix->tag_bits | tag;
+            c[1] = candidate_of(ix, s, state, other_x(ix, x));
+            slot = find_room(ix, s, c, done, &which);
+        }
+        if (unlikely(!slot))
+            goto undo;
+        if (which == 1)
+            note_move(ix, s, c[1].row, c[1].group, (unsigned)(slot - c[1].bucket));
+        else
+            moved[moved_count++] = slot;
+        put_word(slot, word_with_tag(ix, w, c[which].tag));
+        put_word(&old[i], 0);
+    }
+    done++;
+    bool last = done == bucket_number(ix, n, 0);
+    state = last ? m : n | STATE_GROWING | done << STATE_DONE_SHIFT;
+    atomic_store_explicit(&ix->root->shard[s].state, state, memory_order_release);
+    if (last) {
+        set_grow_at(ix, s);
+        sh->ensured = UINT64_MAX;
+    }
+    bump(&sh->steps, 1);
+    return true;
+
+undo:
+    while (moved_count > 0) {
+        index_slot *from = moved[--moved_count];
+        unsigned empties = bucket_empties(old);
+        ASSERT(empties != 0);
+        put_word(&old[__builtin_ctz(empties)], index_load(from));
+        put_word(from, 0);
+    }
+    return false;
+}
+
+/* Grows by at most this many old buckets, beginning a growth if the load, or the caller, asks for
+ * it. True iff all of that was done and the growth isn't at its end. */
+static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
+{
+    uint64_t state = shard_state(ix, s);
+    if (!state_is_growing(state)) {
+        uint32_t n = state_rows(state), m = rows_after_growth(n);
+        if (!want_more && !is_overloaded(&ix->shard[s]))
+            return false;
+        if (m > ROWS_MAX || bucket_number(ix, m, 0) >> ix->lump_shift >= LUMPS_MAX ||
+            ensure_lumps(ix, s, n, 0) != 0)
+            return false;
+        state |= STATE_GROWING;
+        atomic_store_explicit(&ix->root->shard[s].state, state, memory_order_release);
+    }
+    for (; buckets > 0 && state_is_growing(state); buckets--) {
+        if (ensure_lumps(ix, s, state_rows(state), state_done(state)) != 0 || !expand_bucket(ix, s))
+            return false;
+        state = shard_state(ix, s);
+    }
+    return state_is_growing(state);
+}
+
+/* ---- attach -------------------------------------------------------------------------- */
+
+/* Claims a shard's lumps. */
+static int attach_lumps(struct index *ix, unsigned s)
+{
+    uint64_t state = shard_state(ix, s), done = state_done(state);
+    uint32_t n = state_rows(state), m = rows_after_growth(n);
+    if (n < INITIAL_ROWS || m > ROWS_MAX || lumps_of_rows(ix, m) > LUMPS_MAX ||
+        (state_is_growing(state) ? done >= bucket_number(ix, n, 0) : done != 0))
+        return -EUCLEAN;
+    /* Up to m in any case: growth takes its first lumps before it says that it began. Neighbours
+     * are claimed in one piece. */
+    uint64_t run_start = 0, run_bytes = 0;
+    uint32_t lumps = lumps_of_rows(ix, m);
+    for (uint32_t lump = 0; lump <= lumps; lump++) {
+        dir_entry *e = lump < lumps ? directory_entry(ix, s, lump) : NULL;
+        uint64_t unit = e ? atomic_load_explicit(e, memory_order_relaxed) : 0;
+        uint64_t offset = unit * ARENA_UNIT_BYTES;
+        if (unit == 0 && lump < lumps_of_rows(ix, n))
+            return -EUCLEAN;
+        if (offset + ix->lump_bytes > arena_reserve_bytes(ix->arena))
+            return -EUCLEAN;
+        bump(&ix->shard[s].lumps, unit != 0);
+        if (unit != 0 && offset == run_start + run_bytes) {
+            run_bytes += ix->lump_bytes;
+            continue;
+        }
+        if (run_bytes && arena_take(ix->arena, ARENA_USE_INDEX, run_start, run_bytes) != 0)
+            return -EUCLEAN;
+        run_start = offset;
+        run_bytes = unit != 0 ? ix->lump_bytes : 0;
+    }
+    return 0;
+}
+
+/* The word's twin in the bucket where x puts it, NULL if there is none. */
+static index_slot *find_twin(const struct index *ix, unsigned s, uint64_t x, index_word w,
+                             const index_slot *self)
+{
+    struct candidate c = candidate_of(ix, s, shard_state(ix, s), x);
+    if (!c.bucket)
+        return NULL;
+    unsigned bits = bucket_match(c.bucket, UINT64_MAX, word_with_tag(ix, w, c.tag));
+    for (; bits; bits &= bits - 1) {
+        index_slot *slot = &c.bucket[__builtin_ctz(bits)];
+        if (slot != self)
+            return slot;
+    }
+    return NULL;
+}
+
+/* Undoes a move to the other candidate that was cut short. */
+static void attach_moved(struct index *ix, unsigned s)
+{
+    uint64_t at = peek(&ix->root->shard[s].moved_to);
+    if (at == 0)
+        return;
+    uint64_t number = (at - 1) >> 3, row = number >> ix->group_bits;
+    uint32_t group = (uint32_t)number & group_mask(ix);
+    if (row >= state_rows_all(shard_state(ix, s)))
+        return;
+    index_slot *b = find_bucket(ix, s, (uint32_t)row, group);
+    index_word w = b ? index_load(&b[(at - 1) & 7]) : 0;
+    if (w == 0 || is_tombstone(ix, w))
+        return;
+    uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
+    if (find_twin(ix, s, other_x(ix, x), w, NULL))
+        put_word(&b[(at - 1) & 7], 0);
+}
+
+/* Puts a word right that stands in a row which its tag doesn't give. */
+static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_slot *slot)
+{
+    index_word w = index_load(slot);
+    uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
+    if (!is_tombstone(ix, w) && !find_twin(ix, s, x, w, slot) &&
+        !find_twin(ix, s, other_x(ix, x), w, slot)) {
+        struct candidate c = candidate_of(ix, s, shard_state(ix, s), x);
+        unsigned empties = bucket_empties(c.bucket);
+        if (empties) {
+            put_word(&c.bucket[__builtin_ctz(empties)], w);
+            bump(&ix->shard[s].counts[index_kind(ix, w)], 1);
+        } else if (!place_word(ix, s, x, w)) {
+            return -EUCLEAN;
+        }
+    }
+    put_word(slot, 0);
+    return 0;
+}
+
+/* Counts a shard's words and repairs what a kill left half done. 0 or -EUCLEAN. */
+static int attach_words(struct index *ix, unsigned s)
+{
+    struct { index_slot *slot; uint32_t group; } misplaced[2 * INDEX_BUCKET_WORDS];
+    unsigned misplaced_count = 0;
+    uint64_t counts[INDEX_TOMBSTONE + 1] = {0};
+    uint64_t state = shard_state(ix, s);
+    uint64_t buckets = bucket_number(ix, state_rows_all(state), 0);
+
+    attach_moved(ix, s);
+    for (uint64_t number = 0; number < buckets; number++) {
+        uint32_t row = (uint32_t)(number >> ix->group_bits);
+        uint32_t group = (uint32_t)number & group_mask(ix);
+        index_slot *b = find_bucket(ix, s, row, group);
+        for (unsigned i = 0; b && i < INDEX_BUCKET_WORDS; i++) {
+            index_word w = index_load(&b[i]);
+            if (w == 0)
+                continue;
+            uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
+            if (likely(x_row(ix, state, x) == row)) {
+                counts[index_kind(ix, w)]++;
+                continue;
+            }
+            if (misplaced_count == ARRAY_COUNT(misplaced))
+                return -EUCLEAN;
+            misplaced[misplaced_count].slot = &b[i];
+            misplaced[misplaced_count++].group = group;
+        }
+    }
+    for (unsigned k = 0; k < ARRAY_COUNT(counts); k++)
+        bump(&ix->shard[s].counts[k], (int64_t)counts[k]);
+    for (unsigned i = 0; i < misplaced_count; i++) {
+        int rc = attach_misplaced(ix, s, misplaced[i].group, misplaced[i].slot);
+        if (rc != 0)
+            return rc;
+    }
+    set_grow_at(ix, s);
+    return 0;
+}
+
+static int attach(struct index *ix)
+{
+    for (unsigned k = 0; k < SEGMENT_COUNT; k++) {
+        uint64_t offset = peek(&ix->root->segment[k]);
+        if (offset == 0)
+            continue;
+        if (offset + segment_bytes(k) > arena_reserve_bytes(ix->arena) ||
+            arena_take(ix->arena, ARENA_USE_INDEX, offset, segment_bytes(k)) != 0)
+            return -EUCLEAN;
+        bump(&ix->overhead_bytes, (int64_t)segment_bytes(k));
+    }
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        int rc = attach_lumps(ix, s);
+        if (rc == 0)
+            rc = attach_words(ix, s);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- setup --------------------------------------------------------------------------- */
+
+/* The first rows of all shards, in one piece for the sake of large pages. */
+static int create_rows(struct index *ix)
+{
+    uint32_t lumps = lumps_of_rows(ix, INITIAL_ROWS);
+    uint64_t bytes = INDEX_SHARD_COUNT * lumps * ix->lump_bytes, offset;
+    bool zeroed;
+    int rc = 0;
+    for (unsigned k = 0; k <= segment_of(lumps - 1) && rc == 0; k++)
+        rc = add_segment(ix, k);
+    if (rc == 0)
+        rc = arena_alloc(ix->arena, ARENA_USE_INDEX, bytes,
+                         bytes < 2 * MiB ? ARENA_UNIT_BYTES : 2 * MiB, &offset, &zeroed);
+    if (rc != 0)
+        return rc;
+    if (!zeroed)
+        memset(ix->base + offset, 0, bytes);
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        for (uint32_t lump = 0; lump < lumps; lump++, offset += ix->lump_bytes)
+            atomic_store_explicit(directory_entry(ix, s, lump),
+                                  (uint32_t)(offset / ARENA_UNIT_BYTES), memory_order_relaxed);
+        bump(&ix->shard[s].lumps, lumps);
+        atomic_store_explicit(&ix->root->shard[s].state, INITIAL_ROWS, memory_order_relaxed);
+        set_grow_at(ix, s);
+    }
+    ix->root->group_bits = ix->group_bits;
+    ix->root->tag_bits = ix->tag_bits;
+    atomic_thread_fence(memory_order_release);
+    *(volatile uint64_t *)&ix->root->magic = ROOT_MAGIC;
+    return 0;
+}
+
+/* Fills in everything that follows from the number of groups. 0 or -EINVAL. */
+static int set_geometry(struct index *ix, const struct index_options *opt, unsigned group_bits)
+{
+    /* Places are below the number of granules; all ones is the tombstone. */
+    unsigned place_bits = bit_length(opt->flash_bytes >> GRANULE_SHIFT);
+    if (place_bits < opt->handle_bits)
+        place_bits = opt->handle_bits;
+    if (opt->handle_bits > HANDLE_BITS_MAX || place_bits > 64 - FIXED_BITS - TAG_BITS_MIN)
+        return -EINVAL;
+    unsigned tag_bits = 64 - FIXED_BITS - place_bits;
+    if (tag_bits > TAG_BITS_MAX)
+        tag_bits = TAG_BITS_MAX;
+    if (tag_bits > 64 - SHARD_BITS - group_bits)
+        tag_bits = 64 - SHARD_BITS - group_bits;
+    ix->group_bits = group_bits;
+    ix->tag_bits = tag_bits;
+    ix->place_bits = 64 - FIXED_BITS - tag_bits;
+    ix->low_bits = tag_bits / 2 > 8 ? tag_bits / 2 : 8;
+    ix->tag_shift = ix->place_bits + 7;
+    ix->tag_mask = ((uint64_t)1 << tag_bits) - 1;
+    ix->tag_field = ix->tag_mask << ix->tag_shift;
+    ix->place_mask = ((uint64_t)1 << ix->place_bits) - 1;
+    uint64_t row_bytes = (uint64_t)CACHE_LINE_BYTES << group_bits;
+    ix->lump_bytes = min_u64(max_u64(row_bytes, ARENA_UNIT_BYTES), LUMP_BYTES_MAX);
+    ix->lump_shift = bit_length(ix->lump_bytes / CACHE_LINE_BYTES) - 1;
+    ix->ensure_shift = ix->lump_shift < group_bits ? ix->lump_shift : group_bits;
+    return 0;
+}
+
+struct index *index_create(const struct index_options *opt)
+{
+    struct index_root *root = arena_root(opt->arena, ARENA_ROOT_INDEX);
+    uint64_t row_wish = opt->initial_bytes / (INDEX_SHARD_COUNT * INITIAL_ROWS);
+    unsigned group_bits = bit_length(row_wish / CACHE_LINE_BYTES);
+    group_bits = group_bits > GROUP_BITS_MIN ? group_bits - 1 : GROUP_BITS_MIN;
+    if (group_bits > GROUP_BITS_MAX)
+        group_bits = GROUP_BITS_MAX;
+    if (opt->attached) {
+        group_bits = root->group_bits;
+        if (root->magic != ROOT_MAGIC || group_bits < GROUP_BITS_MIN ||
+            group_bits > GROUP_BITS_MAX) {
+            errno = EUCLEAN;
+            return NULL;
+        }
+    }
+
+    struct index *ix;
+    if (posix_memalign((void **)&ix, CACHE_LINE_BYTES, sizeof(*ix)) != 0) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    memset(ix, 0, sizeof(*ix));
+    ix->arena = opt->arena;
+    ix->base = arena_base(opt->arena);
+    ix->root = root;
+    ix->limit_bytes = opt->limit_bytes;
+    ix->overhead_bytes = sizeof(*ix);
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        lock_init(&ix->shard[s].lock, LOCK_COLUMN);
+        ix->shard[s].ensured = UINT64_MAX;
+    }
+    int rc = set_geometry(ix, opt, group_bits);
+    if (rc == 0 && opt->attached && ix->tag_bits != root->tag_bits)
+        rc = -EINVAL;
+    if (rc == 0)
+        rc = opt->attached ? attach(ix) : create_rows(ix);
+    if (rc != 0) {
+        index_destroy(ix);
+        errno = -rc;
+        return NULL;
+    }
+    return ix;
+}
+
+void index_destroy(struct index *ix)
+{
+    if (!ix)
+        return;
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++)
+        lock_destroy(&ix->shard[s].lock);
+    free(ix);
+}
+
+void index_set_limit(struct index *ix, uint64_t limit_bytes)
+{
+    atomic_store_explicit(&ix->limit_bytes, limit_bytes, memory_order_relaxed);
+}
+
+struct lock *index_lock(struct index *ix, uint64_t hash)
+{
+    return &ix->shard[index_shard_of(ix, hash)].lock;
+}
+
+unsigned index_shard_of(const struct index *ix, uint64_t hash)
+{
+    (void)ix;
+    return (unsigned)(hash >> (64 - SHARD_BITS));
+}
+
+struct lock *index_shard_lock(struct index *ix, unsigned shard)
+{
+    ASSERT(shard < INDEX_SHARD_COUNT);
+    return &ix->shard[shard].lock;
+}
+
+void index_prefetch(const struct index *ix, uint64_t hash)
+{
+    unsigned s = index_shard_of(ix, hash);
+    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
+    /* A growth that runs meanwhile makes this the wrong line, or NULL; neither hurts. */
+    __builtin_prefetch(candidate_of(ix, s, state, x).bucket);
+    __builtin_prefetch(candidate_of(ix, s, state, other_x(ix, x)).bucket);
+}
+
+/* ---- words --------------------------------------------------------------------------- */
+
+enum index_kind index_kind(const struct index *ix, index_word w)
+{
+    if (w == 0)
+        return INDEX_NONE;
+    if (!(w & KIND_FLASH))
+        return INDEX_RAM;
+    return is_tombstone(ix, w) ? INDEX_TOMBSTONE : INDEX_FLASH;
+}
+
+uint32_t index_handle(const struct index *ix, index_word w)
+{
+    DEBUG_ASSERT(index_kind(ix, w) == INDEX_RAM);
+    return (uint32_t)(w & ix->place_mask);
+}
+
+uint64_t index_place(const struct index *ix, index_word w)
+{
+    DEBUG_ASSERT(index_kind(ix, w) == INDEX_FLASH);
+    return w & ix->place_mask;
+}
+
+unsigned index_len(const struct index *ix, index_word w)
+{
+    return (unsigned)(w >> ix->place_bits) & 31;
+}
+
+unsigned index_heat(const struct index *ix, index_word w)
+{
+    return (unsigned)(w >> (ix->place_bits + 5)) & 3;
+}
+
+static index_word make_word(const struct index *ix, uint64_t kind, uint64_t place, unsigned len5,
+                            unsigned heat)
+{
+    ASSERT(place <= ix->place_mask && len5 < 32 && heat < 4);
+    return kind | (uint64_t)heat << (ix->place_bits + 5) | (uint64_t)len5 << ix->place_bits | place;
+}
+
+index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5, unsigned heat)
+{
+    ASSERT(handle != 0);
+    return make_word(ix, 0, handle, len5, heat);
+}
+
+index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat)
+{
+    ASSERT(place != ix->place_mask);
+    return make_word(ix, KIND_FLASH, place, len5, heat);
+}
+
+index_word index_make_tombstone(const struct index *ix)
+{
+    return make_word(ix, KIND_FLASH, ix->place_mask, 0, 0);
+}
+
+/* ---- verbs --------------------------------------------------------------------------- */
+
+unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX])
+{
+    unsigned s = index_shard_of(ix, hash), count = 0;
+    lock_assert_held(&ix->shard[s].lock);
+    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
+    struct candidate c[2] = {candidate_of(ix, s, state, x),
+                             candidate_of(ix, s, state, other_x(ix, x))};
+    __builtin_prefetch(c[1].bucket);
+    for (unsigned k = 0; k < 2; k++) {
+        unsigned bits = bucket_match(c[k].bucket, ix->tag_field, c[k].tag << ix->tag_shift);
+        for (; bits; bits &= bits - 1) {
+            index_slot *slot = &c[k].bucket[__builtin_ctz(bits)];
+            if (index_load(slot) != 0) /* tag 0 matches what is empty */
+                slots[count++] = slot;
+        }
+    }
+    return count;
+}
+
+index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place)
+{
+    unsigned s = index_shard_of(ix, hash);
+    lock_assert_held(&ix->shard[s].lock);
+    ASSERT(place < ix->place_mask);
+    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
+    struct candidate c[2] = {candidate_of(ix, s, state, x),
+                             candidate_of(ix, s, state, other_x(ix, x))};
+    __builtin_prefetch(c[1].bucket);
+    uint64_t mask = KIND_FLASH | ix->tag_field | ix->place_mask;
+    for (unsigned k = 0; k < 2; k++) {
+        unsigned bits = bucket_match(c[k].bucket, mask,
+                                     KIND_FLASH | c[k].tag << ix->tag_shift | place);
+        if (bits)
+            return &c[k].bucket[__builtin_ctz(bits)];
+    }
+    return NULL;
+}
+
+void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word neu)
+{
+    struct shard *sh = &ix->shard[index_shard_of(ix, hash)];
+    lock_assert_held(&sh->lock);
+    index_word old = index_load(slot);
+    enum index_kind old_kind = index_kind(ix, old), kind = index_kind(ix, word_body(ix, neu));
+    ASSERT(old_kind != INDEX_NONE && kind != INDEX_NONE);
+    put_word(slot, word_with_tag(ix, neu, word_tag(ix, old)));
+    if (old_kind != kind) {
+        bump(&sh->counts[old_kind], -1);
+        bump(&sh->counts[kind], 1);
+    }
+}
+
+void index_clear(struct index *ix, uint64_t hash, index_slot *slot)
+{
+    struct shard *sh = &ix->shard[index_shard_of(ix, hash)];
+    lock_assert_held(&sh->lock);
+    enum index_kind kind = index_kind(ix, index_load(slot));
+    ASSERT(kind != INDEX_NONE);
+    put_word(slot, 0);
+    bump(&sh->counts[kind], -1);
+}
+
+/* The rare half of index_insert: neither bucket has room, nor could any be made. */
+static int insert_into_full(struct index *ix, unsigned s, uint64_t x, index_word w)
+{
+    for (unsigned round = 0; round < RESCUE_ROUNDS; round++) {
+        uint64_t before = shard_state(ix, s);
+        grow(ix, s, RESCUE_STEP_BUCKETS, true);
+        if (shard_state(ix, s) == before)
+            break;
+        if (place_word(ix, s, x, w))
+            return 0;
+    }
+    return -ENOSPC;
+}
+
+int index_insert(struct index *ix, uint64_t hash, index_word w)
+{
+    unsigned s = index_shard_of(ix, hash);
+    struct shard *sh = &ix->shard[s];
+    lock_assert_held(&sh->lock);
+    ASSERT(word_body(ix, w) != 0);
+    if (sh->arena_pause > 0)
+        sh->arena_pause--;
+    else if (state_is_growing(shard_state(ix, s)) || unlikely(is_overloaded(sh)))
+        grow(ix, s, INSERT_STEP_BUCKETS, false);
+    uint64_t x = hash_x(ix, hash);
+    if (likely(place_word(ix, s, x, word_body(ix, w))))
+        return 0;
+    return sh->arena_pause > 0 ? -ENOSPC : insert_into_full(ix, s, x, word_body(ix, w));
+}
+
+bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
+                void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
+                void *ctx)
+{
+    ASSERT(shard < INDEX_SHARD_COUNT);
+    lock_assert_held(&ix->shard[shard].lock);
+    uint64_t buckets = bucket_number(ix, state_rows_all(shard_state(ix, shard)), 0);
+    uint64_t lump_buckets = (uint64_t)1 << ix->lump_shift;
+    while (*pos < buckets && max_buckets > 0) {
+        uint32_t group = (uint32_t)*pos & group_mask(ix);
+        index_slot *b = find_bucket(ix, shard, (uint32_t)(*pos >> ix->group_bits), group);
+        if (!b) { /* growth hasn't come to this lump yet */
+            *pos = round_down(*pos, lump_buckets) + lump_buckets;
+            continue;
+        }
+        for (unsigned i = 0; i < INDEX_BUCKET_WORDS; i++) {
+            index_word w = index_load(&b[i]);
+            if (w != 0)
+                visit(ctx, (uint64_t)shard << (64 - SHARD_BITS) |
+                               (uint64_t)group << ix->tag_bits | word_tag(ix, w), &b[i], w);
+        }
+        ++*pos;
+        max_buckets--;
+    }
+    return *pos < buckets;
+}
+
+bool index_grow_step(struct index *ix, unsigned shard)
+{
+    ASSERT(shard < INDEX_SHARD_COUNT);
+    struct lock *l = &ix->shard[shard].lock;
+    lock_take(l);
+    bool more = grow(ix, shard, MAINTENANCE_STEP_BUCKETS, false);
+    lock_release(l);
+    return more;
+}
+
+void index_info(struct index *ix, struct index_info *out)
+{
+    *out = (struct index_info){.bytes = peek(&ix->overhead_bytes),
+                               .tag_bits = ix->tag_bits,
+                               .place_bits = ix->place_bits};
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        const struct shard *sh = &ix->shard[s];
+        out->ram_count += peek(&sh->counts[INDEX_RAM]);
+        out->flash_count += peek(&sh->counts[INDEX_FLASH]);
+        out->tombstone_count += peek(&sh->counts[INDEX_TOMBSTONE]);
+        uint64_t buckets = bucket_number(ix, state_rows_all(shard_state(ix, s)), 0);
+        buckets = min_u64(buckets, peek(&sh->lumps) << ix->lump_shift);
+        out->slots += buckets * INDEX_BUCKET_WORDS;
+        out->bytes += peek(&sh->lumps) * ix->lump_bytes;
+        out->steps += peek(&sh->steps);
+        out->displacements += peek(&sh->displacements);
+        out->full_failures += peek(&sh->full_failures);
+    }
+}
+
+uint64_t index_capacity(uint64_t limit_bytes)
+{
+    /* One part in 128 for directories and for rows that don't divide evenly among the shards. */
+    return (limit_bytes - limit_bytes / 128) / sizeof(index_word) * LOAD_MAX_PCT / 100;
+}
