@@ -453,6 +453,26 @@ Test(slab_real, small_items_cost_less)
     drop();
 }
 
+/* Above 64 GiB of address space handles name coarser places, and sizes are rounded to them. */
+Test(slab_real, handles_reach_large_reserves)
+{
+    make_with(default_options(), 64 * GiB);
+    cr_assert_eq(slab_handle_shift(sm), 4);
+    drop();
+    make_with(default_options(), 256 * GiB);
+    cr_assert_eq(slab_handle_shift(sm), 6);
+    static struct model_item items[3000];
+    unsigned seed = 4;
+    for (int i = 0; i < 3000; i++) {
+        items[i].real = 32 + (uint32_t)rand_r(&seed) % 4000;
+        cr_assert_eq(alloc_item(items[i].real + ACCOUNT_OVER_REAL, &items[i].h), 0);
+        fill(&items[i], (uint8_t)i);
+    }
+    for (int i = 0; i < 3000; i++)
+        verify(&items[i]);
+    drop();
+}
+
 /* An item that shrank in its place is freed by its smaller size. */
 Test(slab_real, shrunk_item_is_freed, .init = make_default, .fini = drop)
 {
