@@ -348,7 +348,8 @@ class Generator:
 
     def number(self):
         if self.r.random() < 0.1:
-            return b"%b %b 3 0 5\r\nwords\r\n" % (self.r.choice((b"set", b"append")), self.wordy_key)
+            verb = self.r.choice((b"set", b"append"))
+            return b"%b %b 3 0 5\r\nwords\r\n" % (verb, self.wordy_key)
         value = b"%d" % self.r.choice((0, 1, 10, 99, 1000, 2**32, 2**63, 2**64 - 1))
         return b"set %b 0 0 %d\r\n%b\r\n" % (self.r.choice(self.number_keys), len(value), value)
 
@@ -419,7 +420,8 @@ class Generator:
         body = self.body()
         modes = (b"ME", b"MA", b"MP", b"MR", b"MS", b"Me", b"Ma", b"Mp", b"Mr", b"Ms")
         table = [b"c", lambda: b"F%d" % r.choice((0, 1, 65535, 2**32 - 1)), b"k", self.opaque, b"q",
-                 lambda: r.choice((b"T0", b"T1000", b"T-1")), lambda: r.choice(modes), b"N500", b"I"]
+                 lambda: r.choice((b"T0", b"T1000", b"T-1")), lambda: r.choice(modes), b"N500",
+                 b"I"]
         head = b"ms %b %d%b" % (key, len(body), b64)
         if r.random() < 0.15:
             key = r.choice(self.cas_keys)
@@ -475,19 +477,22 @@ class Generator:
             return word + r.choice((b"", b" " + key, b" 1 2 3")) + b"\r\n"
         if kind == 6:
             spaces = b" " * r.randint(1, 4)
-            return (r.choice((b"get KEY", b"get KEY KEY", b"incr never-a-number 1", b"touch KEY 0", b"mg KEY v t"))
-                    .replace(b" ", spaces).replace(b"KEY", key) + r.choice((b"", b" ", b"  ")) + b"\r\n")
+            line = r.choice((b"get KEY", b"get KEY KEY", b"incr never-a-number 1", b"touch KEY 0",
+                             b"mg KEY v t"))
+            return (line.replace(b" ", spaces).replace(b"KEY", key) +
+                    r.choice((b"", b" ", b"  ")) + b"\r\n")
         return b"mg %b %b\r\n" % (key, b" ".join(
-            r.choice((b"v", b"v", b"t", b"!", b"Tabc", b"Nx", b"O" + b"o" * 32, b"R", b"w", b"v" * 30))
-            for _ in range(r.randint(1, 25))))
+            r.choice((b"v", b"v", b"t", b"!", b"Tabc", b"Nx", b"O" + b"o" * 32, b"R", b"w",
+                      b"v" * 30)) for _ in range(r.randint(1, 25))))
 
     SHORT = (b"", b" ", b"a", b"ab", b"mn", b"get", b"gets", b"gat", b"gat 0", b"set", b"set a",
-             b"set a 0 0", b"cas a 0 0 1", b"incr", b"incr a", b"touch", b"touch a", b"delete", b"mg",
-             b"ms", b"ms a", b"md", b"ma", b"me", b"verbosity", b"slabs", b"lru", b"lru_crawler",
+             b"set a 0 0", b"cas a 0 0 1", b"incr", b"incr a", b"touch", b"touch a", b"delete",
+             b"mg", b"ms", b"ms a", b"md", b"ma", b"me", b"verbosity", b"slabs", b"lru", b"lru_crawler",
              b"cache_memlimit", b"extstore")
     BAD_LINES = (
         b"incr KEY abc", b"incr KEY -1", b"decr KEY 18446744073709551616", b"incr KEY 1x",
-        b"touch KEY abc", b"gat abc KEY", b"flush_all abc", b"flush_all 0 0 0 0", b"GET KEY", b"Set KEY",
+        b"touch KEY abc", b"gat abc KEY", b"flush_all abc", b"flush_all 0 0 0 0", b"GET KEY",
+        b"Set KEY",
         b"verbosity x", b"cache_memlimit abc", b"cache_memlimit 3", b"slabs reassign", b"slabs x",
         b"slabs reassign 1 1", b"slabs reassign 1 400", b"slabs automove 7", b"slabs automove x",
         b"lru x", b"lru tune", b"lru tune 90 90 1 1", b"lru tune 10 25 0 1", b"lru mode x",
@@ -502,7 +507,8 @@ class Generator:
     BAD_STORES = (
         b"set KEY abc 0 2", b"set KEY 0 abc 2", b"set KEY -1 0 2", b"set KEY 0 0 abc",
         b"set KEY 0 0 -1", b"set KEY 0 0 2147483647", b"set KEY 0 0 4294967295",
-        b"cas KEY 0 0 2 abc", b"cas KEY abc 0 2 5", b"add KEY 0 0 -5", b"replace KEY 0 99999999999 2",
+        b"cas KEY 0 0 2 abc", b"cas KEY abc 0 2 5", b"add KEY 0 0 -5",
+        b"replace KEY 0 99999999999 2",
         b"set " + b"Y" * 251 + b" 0 0 2", b"ms KEY 2 !", b"ms KEY 2 Tabc", b"ms KEY 2 MX",
         b"ms KEY 2 MX q", b"ms KEY 2 q q", b"ms " + b"Y" * 251 + b" 2", b"ms KEY 2 b",
         b"ms KEY 2 Fx", b"ms KEY 2 C", b"ms KEY 2 O" + b"o" * 40)
@@ -511,9 +517,10 @@ class Generator:
         return self.r.choice((
             b"version", b"verbosity 0", b"verbosity 0 noreply", b"stats", b"stats settings",
             b"stats items", b"stats slabs", b"stats sizes", b"stats conns", b"stats detail on",
-            b"stats detail off", b"stats detail dump", b"lru mode segmented", b"lru tune 20 40 0.2 2.0",
-            b"lru temp_ttl -1", b"lru_crawler enable", b"lru_crawler sleep 100", b"mn",
-            b"lru_crawler tocrawl 0", b"slabs automove 1", b"cache_memlimit 64", b"mn foo")) + b"\r\n"
+            b"stats detail off", b"stats detail dump", b"lru mode segmented",
+            b"lru tune 20 40 0.2 2.0", b"lru temp_ttl -1", b"lru_crawler enable", b"lru_crawler sleep 100", b"mn",
+            b"lru_crawler tocrawl 0", b"slabs automove 1", b"cache_memlimit 64",
+            b"mn foo")) + b"\r\n"
 
     def flush(self):
         return self.r.choice((b"flush_all", b"flush_all noreply", b"flush_all 0", b"flush_all -1",
@@ -724,7 +731,8 @@ class Differential:
 
     def cas_unmoved(self, answer):
         """True while all tokens of equal answers are known to be the same on both sides."""
-        return all(self.cas.agree(t, t) for t in re.findall(rb"VALUE \S+ \d+ \d+ (\d+)\r\n", answer))
+        tokens = re.findall(rb"VALUE \S+ \d+ \d+ (\d+)\r\n", answer)
+        return all(self.cas.agree(t, t) for t in tokens)
 
     def run_closing(self):
         i = self.rnd.randrange(self.args.connections)

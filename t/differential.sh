@@ -19,5 +19,5 @@ case $(basename "$EXTANT") in
     extant*)
         # Tiny pages and no minimum size: whatever idles a second goes to flash.
         diff_test --sut "$EXTANT" --count $((COUNT / 5)) --seed "$SEED" --sut-flags \
-            "-o ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2,ext_item_age=0,ext_item_size=1" ;;
+            "-o ext_page_size=2,ext_path=@DIR@/flash:64m,ext_wbuf_size=2,ext_item_age=0,ext_item_size=1" ;;
 esac
