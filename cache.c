@@ -309,7 +309,7 @@ static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct 
     struct cache *c = w->cache;
     for (unsigned i = 0; i < l->unread_count; i++) {
         index_word word = index_load(l->unread[i]);
-        struct cache_read *r = calloc(1, sizeof(*r));
+        struct cache_read *r = cache_read_new(w);
         if (!r) {
             op->status = CACHE_NO_MEMORY;
             return STEP_DONE;

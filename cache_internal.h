@@ -93,6 +93,8 @@ struct cache_worker {
     int wake_fd;
     unsigned parked;
     uint32_t recache_counter;
+    struct cache_read *reads_free; /* kept for the next requests */
+    unsigned reads_free_count;
     struct cache_op *wait_head, *wait_tail; /* parked for memory */
     bool notify_armed;                      /* the engine will wake us */
     _Atomic(int) wake_refs;                 /* notifications under way */
@@ -157,6 +159,8 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
                enum lru_segment seg);
 /* Frees the item that the op allocated, or unpins the one that it shows. */
 void op_item_free(struct cache *c, struct cache_op *op);
+/* A zeroed read, cheap; NULL: no memory. */
+struct cache_read *cache_read_new(struct cache_worker *w);
 /* Runs the op's verb once, from the start. */
 enum step cache_step(struct cache_worker *w, struct cache_op *op);
 

@@ -17,7 +17,31 @@
 
 enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
 
+#define READS_KEPT_MAX 1024 /* of each worker, for the next requests */
+
 static void run_parked(struct cache_op *op);
+
+struct cache_read *cache_read_new(struct cache_worker *w)
+{
+    struct cache_read *r = w->reads_free;
+    if (!r)
+        return calloc(1, sizeof(*r));
+    w->reads_free = r->next;
+    w->reads_free_count--;
+    memset(r, 0, sizeof(*r));
+    return r;
+}
+
+static void read_free(struct cache_worker *w, struct cache_read *r)
+{
+    if (w->reads_free_count >= READS_KEPT_MAX) {
+        free(r);
+        return;
+    }
+    r->next = w->reads_free;
+    w->reads_free = r;
+    w->reads_free_count++;
+}
 
 static void judge_read(struct cache_worker *w, struct cache_read *r)
 {
@@ -193,7 +217,7 @@ void cache_release(struct cache_worker *w, struct cache_op *op)
         struct cache_read *r = op->reads;
         op->reads = r->next;
         ext_read_finish(&r->rd);
-        free(r);
+        read_free(w, r);
     }
     op->read_count = 0;
     op->state = OP_NEW;
@@ -251,6 +275,11 @@ void cache_worker_destroy(struct cache_worker *w)
         ext_cancel_notify(w->cache->ext, wake_waiting, w);
     while (atomic_load(&w->wake_refs) > 0) /* just being called by an I/O thread: it only writes to wake_fd */
         sched_yield();
+    while (w->reads_free) {
+        struct cache_read *r = w->reads_free;
+        w->reads_free = r->next;
+        free(r);
+    }
     close(w->wake_fd);
     free(w);
 }
