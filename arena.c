@@ -372,7 +372,7 @@ void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t b
 
 /* ---- attach ------------------------------------------------------------------------- */
 
-/* Moves units from unclaimed to claimed. All or nothing; two claims of one unit don't both succeed. */
+/* Moves units from unclaimed to claimed: all of them or none, and no unit twice. */
 static int claim(struct arena *a, uint64_t first, uint64_t end)
 {
     if (!map_all(a->used_map, first, end))
@@ -553,7 +553,8 @@ static bool file_fits(int fd, const char *file, const struct arena_header *wante
 static char *map_aligned(uint64_t reserve_bytes, int fd)
 {
     uint64_t span = reserve_bytes + HUGE_BYTES;
-    char *span_base = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *span_base = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                           -1, 0);
     if (span_base == MAP_FAILED)
         return NULL;
     char *base = (char *)round_up((uint64_t)(uintptr_t)span_base, HUGE_BYTES);

@@ -80,19 +80,20 @@ struct arena_options {
  * regular file, ENOSPC, EACCES, ENOMEM.. The caller owns the arena. */
 struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
                            size_t why_bytes);
-/* Unmaps; a file stays (its content is valid for a later attach) unless arena_discard was called. */
+/* Unmaps; a file stays, valid for a later attach unless arena_discard was called. */
 void arena_destroy(struct arena *a);
 /* Marks the file's content as not to be attached again (clean, deliberate forgetting). */
 void arena_discard(struct arena *a);
 
 /* The mapping's start, aligned to 2 MiB; constant for the arena's life. */
 char *arena_base(const struct arena *a);
-/* A module's persistent root (zeroed in a fresh arena), ARENA_ROOT_MODULE_BYTES long, 4 KiB aligned. */
+/* A module's persistent root (zeroed in a fresh arena): ARENA_ROOT_MODULE_BYTES, 4 KiB aligned. */
 void *arena_root(const struct arena *a, enum arena_root_id id);
 
 /* Allocates bytes (> 0, rounded up to units) at the lowest offset possible that is a multiple of
- * align (power of two, at least a unit). *zeroed, if asked for, is true iff the content is known to
- * be zeroes. 0, or -ENOSPC: no address range long enough, or the file system is full. Does not wait. */
+ * align (power of two, at least a unit). *zeroed, if asked for, is true iff the content is known
+ * to be zeroes. 0, or -ENOSPC: no address range is long enough, or the file system is full. Does
+ * not wait. */
 int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t align,
                 uint64_t *offset, bool *zeroed);
 /* Gives back the whole of an allocation, or whole units of it. */
@@ -109,7 +110,7 @@ uint64_t arena_attach_done(struct arena *a);
 uint64_t arena_used_bytes(const struct arena *a, enum arena_use use); /* exact, allocated */
 uint64_t arena_touched_bytes(const struct arena *a); /* upper bound of the mapping's RSS */
 uint64_t arena_reserve_bytes(const struct arena *a);
-uint64_t arena_generation(const struct arena *a); /* processes that have used this content, from 1 */
+uint64_t arena_generation(const struct arena *a); /* processes that used this content */
 
 struct extents;
 /* The free set, for stats, text save and reconcile (read only use). */

@@ -34,7 +34,7 @@
 #include "base.h"
 
 #define SLAB_PAGE_BYTES ((uint64_t)1024 * 1024)
-#define SLAB_CLASS_MAX 64                     /* ids 1..63; 0 names the global page pool */
+#define SLAB_CLASS_MAX 64                    /* ids 1..63; 0 names the global page pool */
 #define SLAB_RUN_CHUNK_MAX ((uint64_t)65536) /* real sizes above come straight from the arena */
 
 typedef uint32_t slab_handle; /* arena offset >> shift; 0 is none */
@@ -45,7 +45,7 @@ struct slab_options {
     struct arena *arena;
     uint64_t limit_bytes;       /* -m */
     double factor;              /* -f, > 1 */
-    uint32_t min_chunk_bytes;   /* -n plus memcached's item header of 48: first class 96 by default */
+    uint32_t min_chunk_bytes;   /* -n plus memcached's item header of 48: 96 by default */
     uint32_t chunk_max_bytes;   /* slab_chunk_max, at most SLAB_PAGE_BYTES */
     uint64_t item_max_bytes;    /* -I */
     const uint32_t *slab_sizes; /* -o slab_sizes, ascending, ends with 0, or NULL */
@@ -59,8 +59,8 @@ struct slab_class_info {
     uint64_t mem_requested; /* accounted bytes */
 };
 
-/* NULL with errno: ENOMEM, ENOSPC (arena), EINVAL (options, or the attached content isn't ours). The
- * arena must outlive it. With attached, slab_attach_item() for every live item and then
+/* NULL with errno: ENOMEM, ENOSPC (arena), EINVAL (options, or the attached content isn't ours).
+ * The arena must outlive it. With attached, slab_attach_item() for every live item and then
  * slab_attach_done() come before anything that allocates or frees. */
 struct slab_mem *slab_create(const struct slab_options *opt);
 /* Frees what is private to the process; the arena keeps runs and items. NULL is fine. */
@@ -106,8 +106,8 @@ int slab_attach_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t 
 void slab_attach_done(struct slab_mem *sm);
 
 /* Sparse runs. Fills *run with a run that is less than max_used_pct full and whose chunks would fit
- * into other runs of its size; false if there is none worth it (less than 1/32 of the memory held by
- * runs could be won). Chunks of that run are not handed out again until slab_run_done, and the run
+ * into other runs of its size; false if there is none worth it (less than 1/32 of the memory held
+ * by runs could be won). Chunks of that run are not handed out again until slab_run_done, and the run
  * stays mapped till then. slab_run_next gives its live chunks one by one, from *pos = 0 on; a chunk
  * may be freed by its owner, or not yet be filled, at the time it is given: the caller must know a
  * live item by other means (the index word that names it). slab_run_done frees the run if it is
@@ -121,14 +121,15 @@ void slab_info(struct slab_mem *sm, unsigned cls, struct slab_class_info *out);
 uint64_t slab_limit_bytes(struct slab_mem *sm);
 uint64_t slab_pages_total(struct slab_mem *sm);  /* assigned to classes + global pool */
 uint64_t slab_pages_global(struct slab_mem *sm); /* in the global pool */
-uint64_t slab_pages_left(struct slab_mem *sm);   /* that may still be taken: pool + not yet allocated */
+uint64_t slab_pages_left(struct slab_mem *sm);   /* pool + what the limit still allows */
 uint64_t slab_real_bytes(struct slab_mem *sm);   /* real memory held by runs and large items */
 /* -m changes, or the index takes a part of it: pages beyond the new limit are released from the
  * global pool at once; returns how many pages classes hold too many (the caller empties pages and
  * gives them to class 0). */
 uint64_t slab_set_limit(struct slab_mem *sm, uint64_t limit_bytes);
-/* Takes an empty page's worth (chunks_per_page free chunks) from src and gives it to dst (0 = global
- * pool, from which it is released at once while there is more than the limit). src 0: from the pool.
+/* Takes an empty page's worth (chunks_per_page free chunks) from src and gives it to dst (0 =
+ * global pool, from which it is released at once while there is more than the limit). src 0: from
+ * the pool.
  * 0; -ENOSPC src has fewer free chunks than a page holds (or the pool is empty); -EINVAL class ids,
  * or the same one twice; -ENOENT src has no page to spare (memcached: at most one page). */
 int slab_page_move(struct slab_mem *sm, unsigned src, unsigned dst);

@@ -60,7 +60,8 @@ static struct slab_class_info info(unsigned cls)
 /* Allocates one item of so many accounted bytes in its class. */
 static int alloc_item(uint64_t accounted, slab_handle *h)
 {
-    return slab_alloc(sm, slab_class_of(sm, accounted), accounted, accounted - ACCOUNT_OVER_REAL, h);
+    uint64_t real = accounted - ACCOUNT_OVER_REAL;
+    return slab_alloc(sm, slab_class_of(sm, accounted), accounted, real, h);
 }
 
 static void free_item(slab_handle h, uint64_t accounted)
@@ -762,7 +763,7 @@ static const struct kept_item *attach_all(void)
     return kept;
 }
 
-/* Items that are claimed keep their bytes, whatever is allocated afterwards; the account is theirs. */
+/* Items that are claimed keep their bytes, whatever is allocated later; the account is theirs. */
 Test(slab_attach, claimed_items_stay, .init = open_after_kill, .fini = close_after_kill)
 {
     const struct kept_item *kept = attach_all();
