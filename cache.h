@@ -143,10 +143,24 @@ struct cache_options {
     bool attached;
 };
 
+/* What an attach found. */
+struct attach_report {
+    uint64_t ram_items, flash_objects; /* taken over */
+    uint64_t expired_items;            /* RAM items dropped because their time was over */
+    uint64_t dropped_items;            /* words of RAM items that were not whole */
+    uint64_t dropped_objects;          /* words of flash objects whose page holds none */
+    uint64_t shadow_items;             /* RAM items that may hide older values on flash */
+    uint64_t lru_pieces;               /* pieces that LRUs had to be joined from */
+    uint64_t micros;
+};
+
 /* Makes the cache over its parts. NULL with errno. The parts must outlive it. */
 struct cache *cache_create(const struct cache_options *opt);
 void cache_destroy(struct cache *c);
 void cache_set_extstore(struct cache *c, struct extstore *ext);
+/* With options.attached: takes over what the index names. After cache_set_extstore, before anything else
+ * uses the cache; ends the attach of slab_mem and of the engine. 0, or -errno: start empty instead. */
+int cache_attach(struct cache *c, struct attach_report *out);
 /* The callbacks to give to ext_create (ctx = the cache). */
 struct ext_callbacks cache_ext_callbacks(struct cache *c);
 
