@@ -19,13 +19,13 @@ static const char *const class_names[] = {
 #undef X
 };
 
-const char *stats_counter_name(enum stat id)
+const char *stats_counter_name(enum stat_id id)
 {
     ASSERT(id < STAT_COUNT);
     return counter_names[id];
 }
 
-const char *stats_counter_help(enum stat id)
+const char *stats_counter_help(enum stat_id id)
 {
     ASSERT(id < STAT_COUNT);
     return counter_helps[id];

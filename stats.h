@@ -54,7 +54,7 @@ enum {
     X(read_buf_oom, "read buffers not had")                                                        \
     X(response_obj_oom, "responses not had")                                                       \
     X(lru_bumps_dropped, "hits that did not move their item")
-enum stat {
+enum stat_id {
 #define X(name, help) STAT_##name,
     STATS_COUNTER_TABLE(X)
 #undef X
@@ -90,11 +90,11 @@ static inline void stat_own_add(_Atomic(uint64_t) *counter, uint64_t n)
     uint64_t v = atomic_load_explicit(counter, memory_order_relaxed);
     atomic_store_explicit(counter, v + n, memory_order_relaxed);
 }
-static inline void stat_add(struct thread_stats *t, enum stat id, uint64_t n)
+static inline void stat_add(struct thread_stats *t, enum stat_id id, uint64_t n)
 {
     stat_own_add(&t->counters[id], n);
 }
-static inline void stat_inc(struct thread_stats *t, enum stat id)
+static inline void stat_inc(struct thread_stats *t, enum stat_id id)
 {
     stat_own_add(&t->counters[id], 1);
 }
@@ -124,8 +124,8 @@ uint64_t stats_sum_class_total(const struct stats_sum *sum, enum class_stat id);
 uint64_t stats_sum_get_hits(const struct stats_sum *sum);                    /* of all classes */
 uint64_t stats_sum_class_get_hits(const struct stats_sum *sum, unsigned cls); /* of all segments */
 
-const char *stats_counter_name(enum stat id);
-const char *stats_counter_help(enum stat id);
+const char *stats_counter_name(enum stat_id id);
+const char *stats_counter_help(enum stat_id id);
 const char *stats_class_name(enum class_stat id); /* as in `stats slabs` */
 
 /* ---- `stats` ---- */
