@@ -1,0 +1,608 @@
+/* conn.c: see conn.h. */
+#include "conn.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "command_admin.h"
+#include "log.h"
+#include "proto_text.h"
+#include "watch.h"
+#include "worker.h"
+
+enum { YIELD_FLUSH_BYTES = 32 * 1024, RAW_LOG_BYTES = 512 };
+
+static const char *const state_names[] = {
+#define X(name, text) [name] = text,
+    CONN_STATE_TABLE(X)
+#undef X
+};
+
+static const char *const reason_names[] = {
+#define X(name, text) [name] = text,
+    CONN_REASON_TABLE(X)
+#undef X
+};
+
+const char *conn_state_name(enum conn_state state)
+{
+    return state_names[state];
+}
+
+/* ---- addresses ---- */
+
+void conn_address_of(struct conn_address *out, const struct sockaddr *sa)
+{
+    *out = (struct conn_address){.family = sa->sa_family};
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+        out->port = ntohs(in->sin_port);
+        memcpy(out->ip, &in->sin_addr, sizeof(in->sin_addr));
+    } else if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
+        out->port = ntohs(in6->sin6_port);
+        memcpy(out->ip, &in6->sin6_addr, sizeof(in6->sin6_addr));
+    } else {
+        out->family = AF_UNIX;
+    }
+}
+
+void conn_address_text(const struct conn_address *a, const char *unix_path, char *out, size_t size)
+{
+    char ip[INET6_ADDRSTRLEN] = "";
+    switch (a->family) {
+    case AF_INET:
+        inet_ntop(AF_INET, a->ip, ip, sizeof(ip));
+        snprintf(out, size, "tcp:%s:%u", ip, a->port);
+        break;
+    case AF_INET6:
+        inet_ntop(AF_INET6, a->ip, ip, sizeof(ip));
+        snprintf(out, size, "tcp6:[%s]:%u", ip, a->port);
+        break;
+    default:
+        snprintf(out, size, "unix:%s", unix_path ? unix_path : "");
+    }
+}
+
+static void log_event(struct conn *c, const char *reason)
+{
+    if (!watch_wants(WATCH_CONNEVENTS))
+        return;
+    const struct conn_address *a = &c->origin.peer;
+    char ip[INET6_ADDRSTRLEN] = "unix";
+    if (a->family != AF_UNIX)
+        inet_ntop(a->family, a->ip, ip, sizeof(ip));
+    watch_connection(ip, a->port, a->family == AF_UNIX ? "local" : "tcp", reason, c->origin.fd);
+}
+
+/* ---- the buffer ---- */
+
+static size_t buffered(const struct conn *c)
+{
+    return c->end - c->start;
+}
+
+static void buffer_free(struct conn *c)
+{
+    struct buffer_pool *pool = &c->session.w->pool;
+    if (!c->buf)
+        return;
+    if (c->buf_bytes == REPLY_BUFFER_BYTES) {
+        pool_give(pool, c->buf);
+    } else {
+        free(c->buf);
+        pool_discharge(pool, c->buf_bytes);
+    }
+    c->buf = NULL;
+    c->buf_bytes = c->start = c->end = 0;
+}
+
+/* A buffer of so many bytes takes the place of the present one, with its content. */
+static bool buffer_change(struct conn *c, size_t bytes)
+{
+    struct buffer_pool *pool = &c->session.w->pool;
+    size_t have = buffered(c);
+    ASSERT(have <= bytes);
+    char *neu = NULL;
+    if (bytes == REPLY_BUFFER_BYTES) {
+        neu = pool_take(pool);
+    } else if (pool_charge(pool, bytes)) {
+        neu = malloc(bytes);
+        if (!neu)
+            pool_discharge(pool, bytes);
+    }
+    if (!neu)
+        return false;
+    if (have)
+        memcpy(neu, c->buf + c->start, have);
+    buffer_free(c);
+    c->buf = neu;
+    c->buf_bytes = (uint32_t)bytes;
+    c->end = (uint32_t)have;
+    return true;
+}
+
+/* Makes room for input behind what is there. */
+static bool buffer_prepare(struct conn *c)
+{
+    if (!c->buf || c->buf_bytes < REPLY_BUFFER_BYTES)
+        return buffer_change(c, REPLY_BUFFER_BYTES);
+    if (c->start > 0) {
+        memmove(c->buf, c->buf + c->start, buffered(c));
+        c->end -= c->start;
+        c->start = 0;
+    }
+    if (c->end < c->buf_bytes)
+        return true;
+    return c->buf_bytes < CONN_LINE_BYTES_MAX && buffer_change(c, (size_t)c->buf_bytes * 2);
+}
+
+/* Before waiting for input: nothing is kept for nothing. */
+static void buffer_trim(struct conn *c)
+{
+    if (!c->buf)
+        return;
+    if (buffered(c) == 0)
+        buffer_free(c);
+    else if (buffered(c) <= CONN_SMALL_BUFFER_BYTES && c->buf_bytes > CONN_SMALL_BUFFER_BYTES)
+        buffer_change(c, CONN_SMALL_BUFFER_BYTES);
+}
+
+static void consume(struct conn *c, size_t n)
+{
+    c->start += (uint32_t)n;
+    if (c->start == c->end)
+        c->start = c->end = 0;
+}
+
+/* ---- reading ---- */
+
+enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_NO_MEMORY };
+
+static enum read_result conn_receive(struct conn *c)
+{
+    struct iovec iov[2];
+    int n_iov = 0;
+    size_t want = 0;
+    char *value;
+    if (c->session.store && buffered(c) == 0) {
+        size_t room = command_value_room(&c->session, &value);
+        if (room > 0) {
+            iov[n_iov++] = (struct iovec){value, room};
+            want += room;
+        }
+    }
+    size_t value_bytes = want;
+    if (!buffer_prepare(c))
+        return READ_NO_MEMORY;
+    iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
+    want += c->buf_bytes - c->end;
+    ssize_t n = readv(c->origin.fd, iov, n_iov);
+    if (n < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING : READ_END;
+    if (n == 0)
+        return READ_END;
+    stat_add(c->session.w->stats, STAT_bytes_read, (uint64_t)n);
+    size_t to_value = min_u64((uint64_t)n, value_bytes);
+    if (to_value)
+        command_value_got(&c->session, to_value);
+    c->end += (uint32_t)((size_t)n - to_value);
+    return (size_t)n == want ? READ_FULL : READ_SHORT;
+}
+
+/* Moves what is there of a value to its item: true iff the value is complete and dealt with. */
+static bool take_value(struct conn *c)
+{
+    char *to;
+    size_t room = command_value_room(&c->session, &to);
+    size_t n = min_u64(room, buffered(c));
+    if (n > 0) {
+        memcpy(to, c->buf + c->start, n);
+        command_value_got(&c->session, n);
+        consume(c, n);
+    }
+    if (n < room || buffered(c) < 2)
+        return false;
+    bool good = memcmp(c->buf + c->start, "\r\n", 2) == 0;
+    consume(c, 2);
+    command_store(&c->session, good);
+    return true;
+}
+
+/* ---- executing ---- */
+
+enum next {
+    NEXT_INPUT, /* needs more bytes */
+    NEXT_WAIT,  /* for an op, or for replies to be sent */
+    NEXT_YIELD, /* has had its share */
+    NEXT_CLOSE, /* c->reason is set */
+    NEXT_GONE,  /* the connection doesn't exist any more, or isn't ours to use */
+};
+
+static enum next close_because(struct conn *c, enum conn_reason reason)
+{
+    c->reason = reason;
+    return NEXT_CLOSE;
+}
+
+static void watcher_closed(void *arg)
+{
+    struct server_counters *n = arg;
+    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
+}
+
+static void set_interest(struct conn *c, short want);
+static void conn_free(struct conn *c);
+
+/* The socket leaves us for the log. */
+static enum next become_watcher(struct conn *c)
+{
+    ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
+    set_interest(c, 0);
+    int rc = watch_add(c->origin.fd, (uint32_t)c->session.handover, watcher_closed,
+                       c->session.w->env->counters);
+    if (rc != 0) {
+        session_reply(&c->session, rc == -EMFILE ? REPLY_WATCH_TOO_MANY : REPLY_WATCH_FAILED);
+        return NEXT_INPUT;
+    }
+    worker_forget(c->worker, c);
+    worker_unlink(c->worker, c);
+    buffer_free(c);
+    bool idle = session_close(&c->session);
+    ASSERT(idle);
+    conn_free(c);
+    return NEXT_GONE;
+}
+
+static void dump_over(void *arg, bool alive)
+{
+    struct conn *c = arg;
+    worker_post_dump_over(c->worker, c, alive);
+}
+
+/* The socket is lent to the crawler. */
+static enum next start_dump(struct conn *c)
+{
+    ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
+    set_interest(c, 0);
+    c->dumping = true;
+    atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
+    enum reply refused = command_dump(&c->session, c->origin.fd, dump_over, c);
+    if (refused == REPLY_NONE)
+        return NEXT_GONE;
+    c->dumping = false;
+    session_reply(&c->session, refused);
+    return NEXT_INPUT;
+}
+
+static void log_line_of(struct conn *c, const char *line, size_t len)
+{
+    while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r'))
+        len--;
+    len = min_u64(len, RAW_LOG_BYTES);
+    if (watch_mask_has(c->session.w->watch_mask, WATCH_RAWCMDS))
+        watch_rawcmd(line, len, c->origin.fd);
+    if (log_is_on(LOG_LEVEL_DEBUG))
+        log_debug("<%d %.*s", c->origin.fd, (int)len, line);
+}
+
+/* -Y: nothing but the line that logs in is understood. True iff something was dealt with. */
+static bool authenticate(struct conn *c, enum next *next)
+{
+    size_t consumed;
+    uint32_t bytes;
+    enum reply error;
+    const char *line = c->buf + c->start;
+    switch (proto_parse_auth(line, buffered(c), &consumed, &bytes, &error)) {
+    case PARSE_NEED_MORE:
+        *next = NEXT_INPUT;
+        return false;
+    case PARSE_OK:
+        if (buffered(c) < consumed + bytes + 2) {
+            *next = NEXT_INPUT;
+            return false;
+        }
+        command_authenticate(&c->session, line + consumed, bytes,
+                             memcmp(line + consumed + bytes, "\r\n", 2) == 0);
+        consume(c, consumed + bytes + 2);
+        return true;
+    case PARSE_ERROR:
+        session_reply(&c->session, error);
+        consume(c, consumed);
+        return true;
+    default:
+        *next = close_because(c, CONN_ERROR);
+        return false;
+    }
+}
+
+/* One line. True iff the loop may go on with the next. */
+static bool execute_line(struct conn *c, enum next *next)
+{
+    struct session *s = &c->session;
+    struct request *req = &c->worker->request;
+    const char *line = c->buf + c->start;
+    size_t consumed;
+    switch (proto_parse_line(line, buffered(c), &consumed, req)) {
+    case PARSE_NEED_MORE:
+        *next = NEXT_INPUT;
+        return false;
+    case PARSE_BINARY:
+        atomic_fetch_add_explicit(&s->w->env->counters->binary_rejected, 1, memory_order_relaxed);
+        *next = close_because(c, CONN_ERROR);
+        return false;
+    case PARSE_CLOSE:
+        *next = close_because(c, CONN_ERROR);
+        return false;
+    case PARSE_ERROR:
+        log_line_of(c, line, consumed);
+        command_refuse(s, req);
+        consume(c, consumed);
+        return true;
+    case PARSE_OK:
+        break;
+    }
+    if (s->get_offset == 0)
+        log_line_of(c, line, consumed);
+    switch (command_execute(s, req)) {
+    case COMMAND_DONE:
+        consume(c, consumed);
+        return true;
+    case COMMAND_AGAIN:
+        *next = NEXT_WAIT;
+        return false;
+    case COMMAND_CLOSE:
+        consume(c, consumed);
+        *next = close_because(c, CONN_NORMAL);
+        return false;
+    case COMMAND_WATCH:
+        consume(c, consumed);
+        *next = become_watcher(c);
+        return *next == NEXT_INPUT;
+    case COMMAND_DUMP:
+        consume(c, consumed);
+        *next = start_dump(c);
+        return *next == NEXT_INPUT;
+    }
+    return true;
+}
+
+/* Deals with what was received as far as possible; *budget requests at most. */
+static enum next conn_execute(struct conn *c, uint32_t *budget)
+{
+    struct session *s = &c->session;
+    enum next next;
+    for (;;) {
+        if (unlikely(s->broken))
+            return close_because(c, CONN_ERROR);
+        if (s->barrier || session_is_full(s))
+            return NEXT_WAIT;
+        if (s->swallow_bytes > 0) {
+            size_t n = min_u64(s->swallow_bytes, buffered(c));
+            consume(c, n);
+            s->swallow_bytes -= n;
+            if (s->swallow_bytes > 0)
+                return NEXT_INPUT;
+        }
+        if (s->store) {
+            if (!take_value(c))
+                return NEXT_INPUT;
+            continue;
+        }
+        if (buffered(c) == 0)
+            return NEXT_INPUT;
+        if (*budget == 0)
+            return NEXT_YIELD;
+        (*budget)--;
+        if (unlikely(!s->authenticated)) {
+            if (!authenticate(c, &next))
+                return next;
+        } else if (!execute_line(c, &next)) {
+            return next;
+        }
+    }
+}
+
+/* ---- waiting ---- */
+
+static void conn_event(evutil_socket_t fd, short what, void *arg);
+
+static void set_interest(struct conn *c, short want)
+{
+    if (c->interest == want)
+        return;
+    if (c->interest)
+        event_del(&c->event);
+    c->interest = want;
+    if (!want)
+        return;
+    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST), conn_event, c);
+    int rc = event_add(&c->event, NULL);
+    ASSERT(rc == 0);
+}
+
+static void set_state(struct conn *c, enum next next)
+{
+    enum conn_state state = CONN_READ;
+    if (c->closing)
+        state = CONN_CLOSING;
+    else if (c->blocked)
+        state = CONN_MWRITE;
+    else if (next == NEXT_WAIT || c->session.out.waiting > 0)
+        state = CONN_IO_QUEUE;
+    else if (next == NEXT_YIELD)
+        state = CONN_YIELD;
+    else if (c->session.store)
+        state = CONN_NREAD;
+    else if (c->session.swallow_bytes > 0)
+        state = CONN_SWALLOW;
+    if (atomic_load_explicit(&c->state, memory_order_relaxed) != state)
+        atomic_store_explicit(&c->state, (uint8_t)state, memory_order_relaxed);
+}
+
+/* Sends what is ready. False: the connection is gone. */
+static bool conn_flush(struct conn *c)
+{
+    uint64_t sent = 0;
+    enum reply_progress p = reply_send(&c->session.out, c->origin.fd, &sent);
+    if (sent)
+        stat_add(c->session.w->stats, STAT_bytes_written, sent);
+    c->blocked = p == REPLY_BLOCKED;
+    if (p == REPLY_BROKEN) {
+        conn_close(c, CONN_ERROR);
+        return false;
+    }
+    if (c->blocked)
+        session_detach(&c->session);
+    if (c->closing && p == REPLY_SENT_ALL) {
+        conn_close(c, (enum conn_reason)c->reason);
+        return false;
+    }
+    return true;
+}
+
+/* Reads (if it may), executes, sends, until it has to wait for something. */
+static void conn_run(struct conn *c, bool readable)
+{
+    uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
+                                           memory_order_relaxed);
+    enum next next = NEXT_WAIT;
+    for (;;) {
+        if (!c->closing && !c->blocked)
+            next = conn_execute(c, &budget);
+        if (next == NEXT_GONE)
+            return;
+        if (next == NEXT_CLOSE)
+            c->closing = true;
+        if (next == NEXT_INPUT && readable) {
+            enum read_result r = conn_receive(c);
+            readable = r == READ_FULL;
+            if (r == READ_FULL || r == READ_SHORT)
+                continue;
+            if (r == READ_END || r == READ_NO_MEMORY) {
+                c->closing = true;
+                c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
+            }
+        }
+        if (next == NEXT_YIELD && c->session.out.bytes < YIELD_FLUSH_BYTES)
+            break;
+        if (!conn_flush(c))
+            return;
+        bool may_go_on = !c->closing && !c->blocked && !c->session.barrier &&
+                         !session_is_full(&c->session);
+        if (next != NEXT_WAIT || !may_go_on)
+            break;
+    }
+    if (next == NEXT_YIELD && !c->closing) {
+        stat_add(c->session.w->stats, STAT_conn_yields, 1);
+        worker_yield(c->worker, c);
+    }
+    set_state(c, next);
+    if (c->blocked)
+        set_interest(c, EV_WRITE);
+    else if (c->closing)
+        set_interest(c, 0);
+    else if (next == NEXT_INPUT)
+        set_interest(c, EV_READ);
+    /* else: input that comes early switches its event off by itself (conn_event) */
+    if (next == NEXT_INPUT)
+        buffer_trim(c);
+}
+
+static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
+{
+    struct conn *c = arg;
+    if (what & EV_WRITE) {
+        if (conn_flush(c) && !c->blocked)
+            conn_run(c, false);
+        return;
+    }
+    if (c->yielding) /* its turn comes before the loop sleeps */
+        return;
+    if (c->session.barrier || session_is_full(&c->session)) {
+        set_interest(c, 0);
+        return;
+    }
+    atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
+    conn_run(c, true);
+}
+
+void conn_continue(struct conn *c)
+{
+    if (c->dumping)
+        return;
+    if (c->blocked) /* the socket's event goes on with it */
+        return;
+    conn_run(c, false);
+}
+
+void conn_dump_over(struct conn *c, bool alive)
+{
+    ASSERT(c->dumping);
+    c->dumping = false;
+    if (alive)
+        conn_run(c, true);
+    else
+        conn_close(c, CONN_ERROR);
+}
+
+/* ---- begin and end ---- */
+
+static void session_resumed(struct session *s)
+{
+    struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    worker_dirty(c->worker, c);
+}
+
+static void conn_free(struct conn *c)
+{
+    free(c);
+}
+
+static void session_ended(struct session *s)
+{
+    struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    c->worker->zombies--;
+    conn_free(c);
+}
+
+struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
+{
+    struct conn *c = calloc(1, sizeof(*c));
+    if (!c)
+        return NULL;
+    c->worker = w;
+    c->origin = *origin;
+    c->last_cmd_sec = clock_now_sec();
+    c->reason = CONN_NORMAL;
+    return c;
+}
+
+void conn_start(struct conn *c)
+{
+    session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
+    worker_link(c->worker, c);
+    log_event(c, NULL);
+    set_interest(c, EV_READ);
+}
+
+void conn_close(struct conn *c, enum conn_reason reason)
+{
+    ASSERT(!c->dumping);
+    struct server_counters *n = c->session.w->env->counters;
+    log_event(c, reason_names[reason]);
+    set_interest(c, 0);
+    worker_forget(c->worker, c);
+    worker_unlink(c->worker, c);
+    buffer_free(c);
+    close(c->origin.fd);
+    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
+    if (session_close(&c->session))
+        conn_free(c);
+    else
+        c->worker->zombies++;
+}
