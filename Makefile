@@ -162,7 +162,7 @@ test-run:
 	@EXTANT="$(CURDIR)/extant" EXTANT_DEBUG_BIN="$(CURDIR)/extant-debug" \
 	 EXTANT_ASAN_BIN="$(CURDIR)/build/extant-asan" \
 	 EXTANT_TSAN_BIN="$(CURDIR)/build/extant-tsan" \
-	 scripts/run-tests.sh $(if $(TESTS),,compile) $(TEST_BINS) $(PICK_SCRIPTS)
+	 scripts/run-tests.sh compile $(TEST_BINS) $(PICK_SCRIPTS)
 
 # Fails when anything that test-build makes is missing or out of date.
 .PHONY: compiled
