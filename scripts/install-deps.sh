@@ -18,6 +18,12 @@ test_packages=(clang:clang libcriterion-dev procps:ps
                php-cli:php php-memcached python3 python3-pymemcache
                perl:prove libcache-memcached-fast-perl nodejs:node npm:npm)
 
+# Tools that few tests need name their packages beside themselves, in NAME.packages.
+more_packages()
+{
+    cat /dev/null scripts/*.packages t/*.packages 2>/dev/null | sed 's/#.*//' | tr -s ' \n' '\n'
+}
+
 missing() # packages of the arguments that are not there, one a line
 {
     local entry package command
@@ -122,7 +128,8 @@ build)
     install_packages "${build_packages[@]}"
     ;;
 test)
-    install_packages "${build_packages[@]}" "${test_packages[@]}"
+    mapfile -t more < <(more_packages)
+    install_packages "${build_packages[@]}" "${test_packages[@]}" "${more[@]}"
     install_node_clients
     ;;
 check)
