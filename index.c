@@ -8,9 +8,10 @@
  * 64 KiB; a directory has 4 bytes for each. It grows by doubling segments, each for all shards
  * (their sizes differ by a per cent or so), and never moves.
  *
- * Growth is from n rows to m = n + max(1, n/8). As row(tag) is monotone in tag, words of old row r
- * go to at most three new rows of the same group, none below r. So rows are expanded in place from
- * the last one down, and within a row from group 0 up. `done` counts old buckets through:
+ * Growth is from n rows to m = n + max(1, n/8), or to n + 1 near the limit. As row(tag) is monotone
+ * in tag, words of old row r go to at most three new rows of the same group, none below r. So rows
+ * are expanded in place from the last one down, and within a row from group 0 up. `done` counts the
+ * old buckets through:
  *
  *     order(x) = (n - 1 - old row) * r0 + group;    x uses m rows if order(x) < done, else n
  *
@@ -48,7 +49,7 @@
 #define HANDLE_BITS_MAX 32
 
 #define LOAD_MAX_PCT 95
-#define INSERT_STEP_BUCKETS 4   /* one nearly does: a growth has as many inserts as buckets */
+#define INSERT_STEP_BUCKETS 8   /* one nearly does, but for growth by one row */
 #define RESCUE_STEP_BUCKETS 64  /* an insert that found no room grows this much, a few times */
 #define RESCUE_ROUNDS 8
 #define MAINTENANCE_STEP_BUCKETS 64
@@ -63,10 +64,12 @@
 #define LUMPS_MAX (SEGMENT_FIRST_LUMPS << (SEGMENT_COUNT - 1))
 #define LUMP_BYTES_MAX (64 * KiB)
 
-/* state: | done 43 | growing 1 | rows 20 | */
+/* state: | done 42 | by one 1 | growing 1 | rows 20 | */
 #define STATE_ROW_BITS 20
 #define STATE_GROWING ((uint64_t)1 << STATE_ROW_BITS)
-#define STATE_DONE_SHIFT (STATE_ROW_BITS + 1)
+#define STATE_BY_ONE ((uint64_t)2 << STATE_ROW_BITS) /* to n + 1, for lack of more */
+#define STATE_DONE_SHIFT (STATE_ROW_BITS + 2)
+#define BY_ONE_ROWS_MAX 63 /* of more rows, the two that may stay unused at the limit are few */
 #define ROWS_MAX (((uint32_t)1 << STATE_ROW_BITS) - 1)
 #define NO_ORDER UINT64_MAX
 
@@ -167,11 +170,17 @@ static inline uint32_t rows_after_growth(uint32_t n)
     return n + (n < 16 ? 1 : n / 8);
 }
 
+/* Rows at the end of the growth that runs. */
+static inline uint32_t state_rows_grown(uint64_t state)
+{
+    uint32_t n = state_rows(state);
+    return state & STATE_BY_ONE ? n + 1 : rows_after_growth(n);
+}
+
 /* Rows that may hold words. */
 static uint32_t state_rows_all(uint64_t state)
 {
-    uint32_t n = state_rows(state);
-    return state_is_growing(state) ? rows_after_growth(n) : n;
+    return state_is_growing(state) ? state_rows_grown(state) : state_rows(state);
 }
 
 static inline uint64_t shard_state(const struct index *ix, unsigned s)
@@ -235,7 +244,7 @@ static inline uint32_t x_row(const struct index *ix, uint64_t state, uint64_t x)
 {
     uint32_t n = state_rows(state);
     if (growth_order(ix, n, x) < state_done(state))
-        n = rows_after_growth(n);
+        n = state_rows_grown(state);
     return tag_row(ix, x & ix->tag_mask, n);
 }
 
@@ -536,11 +545,13 @@ static bool is_overloaded(const struct shard *sh)
 
 /* Makes the lumps that the words of the next old bucket (and its neighbours) may go to. 0 or
  * -ENOSPC. */
-static int ensure_lumps(struct index *ix, unsigned s, uint32_t n, uint64_t done)
+static int ensure_lumps(struct index *ix, unsigned s, uint64_t state)
 {
+    uint64_t done = state_done(state);
     if (ix->shard[s].ensured == done >> ix->ensure_shift)
         return 0;
-    uint32_t m = rows_after_growth(n), group = (uint32_t)done & group_mask(ix);
+    uint32_t n = state_rows(state), m = state_rows_grown(state);
+    uint32_t group = (uint32_t)done & group_mask(ix);
     uint64_t row = n - 1 - (done >> ix->group_bits);
     uint64_t first_tag = ((row << ix->tag_bits) + n - 1) / n;
     uint64_t last_tag = (((row + 1) << ix->tag_bits) + n - 1) / n - 1;
@@ -560,7 +571,7 @@ static bool expand_bucket(struct index *ix, unsigned s)
 {
     struct shard *sh = &ix->shard[s];
     uint64_t state = shard_state(ix, s), done = state_done(state);
-    uint32_t n = state_rows(state), m = rows_after_growth(n);
+    uint32_t n = state_rows(state), m = state_rows_grown(state);
     uint32_t group = (uint32_t)done & group_mask(ix);
     uint32_t row = n - 1 - (uint32_t)(done >> ix->group_bits);
     index_slot *old = find_bucket(ix, s, row, group);
@@ -601,7 +612,8 @@ static bool expand_bucket(struct index *ix, unsigned s)
     }
     done++;
     bool last = done == bucket_number(ix, n, 0);
-    state = last ? m : n | STATE_GROWING | done << STATE_DONE_SHIFT;
+    uint64_t flags = state & (STATE_GROWING | STATE_BY_ONE);
+    state = last ? m : n | flags | done << STATE_DONE_SHIFT;
     atomic_store_explicit(&ix->root->shard[s].state, state, memory_order_release);
     if (last) {
         set_grow_at(ix, s);
@@ -630,14 +642,15 @@ static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
         uint32_t n = state_rows(state), m = rows_after_growth(n);
         if (!want_more && !is_overloaded(&ix->shard[s]))
             return false;
-        if (m > ROWS_MAX || bucket_number(ix, m, 0) >> ix->lump_shift >= LUMPS_MAX ||
-            ensure_lumps(ix, s, n, 0) != 0)
-            return false;
+        if (n <= BY_ONE_ROWS_MAX && shard_lump_limit(ix, s, 0) < lumps_of_rows(ix, m))
+            state |= STATE_BY_ONE;
         state |= STATE_GROWING;
+        if (m > ROWS_MAX || lumps_of_rows(ix, m) > LUMPS_MAX || ensure_lumps(ix, s, state) != 0)
+            return false;
         atomic_store_explicit(&ix->root->shard[s].state, state, memory_order_release);
     }
     for (; buckets > 0 && state_is_growing(state); buckets--) {
-        if (ensure_lumps(ix, s, state_rows(state), state_done(state)) != 0 || !expand_bucket(ix, s))
+        if (ensure_lumps(ix, s, state) != 0 || !expand_bucket(ix, s))
             return false;
         state = shard_state(ix, s);
     }

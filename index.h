@@ -9,16 +9,21 @@
  *
  * kind 1 is flash, 0 is RAM. P is chosen at start to reach all of the flash
  * (in 16-byte granules) and all of the arena (in handles); what is left is
- * tag, at least 16 bits. A RAM word's heat and len bits are free for the cache.
+ * tag, 15 bits (at 16 TiB of flash) to 32. A RAM word's heat and len bits are
+ * free for the cache. A handle is never 0.
  *
  * A key's hash gives the shard and x = (group, tag). A shard has `groups`
  * groups (a constant power of two) and n rows; the bucket of x is (group, row)
  * with row = tag * n >> T. So x can always be rebuilt from position and tag,
- * no key is needed to move a word, and a shard grows by one row or a few at a
- * time (n to n + n/8), group by group, each step bounded. The second candidate is
+ * no key is needed to move a word, and a shard grows by an eighth (n to n + n/8
+ * rows) bucket by bucket, each step bounded. The second candidate is
  * x ^ F(low bits of tag), which flips group bits and high tag bits only, so it
  * can be computed from either one; full buckets are cured by moving words to
  * their other bucket (bounded search), so the load reaches 0.95.
+ *
+ * Rows eat tag: a look-up meets a foreign word with probability 16 * load * n / 2^T,
+ * where n is 8 * bytes / initial bytes. So start with an eighth of the limit or more where
+ * flash is large; with 1 TiB (T = 19) n = 64 makes 0.2 %. Rows not yet touched cost no RSS.
  *
  * Every change of a word is one aligned 8-byte atomic store, so a killed
  * process leaves a valid table (a move writes the new place first: after a
@@ -51,21 +56,29 @@ struct index;
 struct index_options {
     struct arena *arena;
     uint64_t flash_bytes;     /* all devices together, 0 without flash */
-    uint64_t initial_bytes;   /* wish; rounded */
-    uint64_t limit_bytes;     /* rows beyond this are refused; may be changed later */
+    uint64_t initial_bytes;   /* wish; rounded down to 512 KiB * 2^k, at least 512 KiB */
+    uint64_t limit_bytes;     /* growth beyond this is refused; may be changed later */
     unsigned handle_bits;     /* how many bits a RAM handle needs */
-    bool attached;
+    bool attached;            /* the arena holds an index: use it as it is */
 };
 
 struct index_info {
     uint64_t ram_count, flash_count, tombstone_count; /* exact under all locks, else a close reading */
     uint64_t slots, bytes;  /* all rows' memory, directories included */
-    uint64_t steps, displacements, full_failures;
+    uint64_t steps;         /* buckets that growth went through */
+    uint64_t displacements; /* words moved to their other bucket to make room */
+    uint64_t full_failures; /* searches for room that found none */
     unsigned tag_bits, place_bits;
 };
 
-struct index *index_create(const struct index_options *opt); /* NULL with errno */
+/* Makes the first rows in the arena; or, attached, claims all rows (arena_take), counts the words
+ * and repairs what a kill left half done, some 5 ns a word. Options must then be as they were (only
+ * initial_bytes is ignored). NULL with errno: EINVAL more flash or handles than a word can name, or
+ * not as they were; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. No other thread yet. */
+struct index *index_create(const struct index_options *opt);
+/* Frees what is private to the process; rows stay in the arena for an attach. */
 void index_destroy(struct index *ix);
+/* Lower than what is in use only stops growth. Any thread, no lock. */
 void index_set_limit(struct index *ix, uint64_t limit_bytes);
 
 struct lock *index_lock(struct index *ix, uint64_t hash); /* the lock; the caller takes and releases it */
@@ -91,18 +104,20 @@ static inline index_word index_load(const index_slot *s)
 {
     return atomic_load_explicit((index_slot *)s, memory_order_acquire);
 }
-/* Replaces the word in a slot by another kind/place/len/heat; the tag stays. Keeps the counts. */
+/* Replaces the word in a slot by another kind/place/len/heat; the tag stays, neu's is ignored.
+ * Keeps the counts. */
 void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word neu);
 /* Empties a slot. */
 void index_clear(struct index *ix, uint64_t hash, index_slot *s);
-/* Adds a word. 0; -ENOSPC: no room and the limit forbids growth. May do one bounded growth step.
- * Invalidates slots found before. */
+/* Adds a word (its tag is ignored). 0; -ENOSPC: no room, and the limit or the arena forbids growth.
+ * May do a bounded growth step. Invalidates slots found before, of the whole shard. */
 int index_insert(struct index *ix, uint64_t hash, index_word w);
 
 /* Walks a shard under its lock: calls visit for each non-empty word from *pos on, at most
- * max_buckets buckets; returns false when the shard is through. A word that moves between calls may be seen twice or
- * (only if growth ran between calls) missed. visit may clear or replace the slot it is given; it
- * gets a hash that stands for the word in calls of this module (shard and x are right). */
+ * max_buckets buckets; returns false when the shard is through. *pos starts as 0. A word that moves
+ * between calls may be seen twice; one that an insert or growth displaced to its other bucket may
+ * be missed. visit may clear or replace the slot it is given, but not insert; it gets a hash that
+ * stands for the word in calls of this module (shard and x are right). */
 bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
                 void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
 
@@ -111,7 +126,8 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
 bool index_grow_step(struct index *ix, unsigned shard);
 
 void index_info(struct index *ix, struct index_info *out);
-/* How many objects limit_bytes can hold at the load the index reaches. Pure. */
+/* How many objects limit_bytes can hold at the load the index reaches; a few per cent less where
+ * a shard has only some ten rows then. Pure. */
 uint64_t index_capacity(uint64_t limit_bytes);
 
 #endif
