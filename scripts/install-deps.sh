@@ -10,13 +10,13 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# PACKAGE, or PACKAGE:COMMAND when the command may have come another way.
-build_packages=(gcc:gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhash-dev
-                libisal-dev)
-test_packages=(clang:clang libcriterion-dev procps:ps
-               memcached:memcached libmemcached-tools:memccapable
-               php-cli:php php-memcached python3 python3-pymemcache
-               perl:prove libcache-memcached-fast-perl nodejs:node npm:npm)
+build_packages=(gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhash-dev libisal-dev)
+test_packages=(clang libcriterion-dev procps memcached libmemcached-tools php-cli php-memcached
+               python3 python3-pymemcache perl libcache-memcached-fast-perl nodejs npm)
+
+# Packages that are not needed if the command is there, which may have come another way.
+declare -A command_of=([gcc]=gcc [clang]=clang [procps]=ps [memcached]=memcached
+                       [libmemcached-tools]=memccapable [php-cli]=php [nodejs]=node [npm]=npm)
 
 # Tools that few tests need name their packages beside themselves, in NAME.packages.
 more_packages()
@@ -26,14 +26,11 @@ more_packages()
 
 missing() # packages of the arguments that are not there, one a line
 {
-    local entry package command
-    local installed
+    local package command installed
     installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null |
                 sed -n 's/^installed //p')
-    for entry in "$@"; do
-        package=${entry%%:*}
-        command=${entry#"$package"}
-        command=${command#:}
+    for package in $(printf '%s\n' "$@" | sort -u); do
+        command=${command_of[$package]:-}
         if [ -n "$command" ] && command -v "$command" >/dev/null 2>&1; then
             continue
         fi
