@@ -77,3 +77,13 @@ stat_of() {
     done
     exec 8>&-
 }
+
+# python_with MODULE: an interpreter that can import it (Debian's packages belong to
+# /usr/bin/python3, which need not be the first one on PATH); fails if there is none
+python_with() {
+    local python
+    for python in ${PYTHON:-} /usr/bin/python3 python3; do
+        "$python" -c "import $1" 2> /dev/null && { echo "$python"; return 0; }
+    done
+    return 1
+}

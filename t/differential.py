@@ -487,7 +487,8 @@ class Generator:
 
     SHORT = (b"", b" ", b"a", b"ab", b"mn", b"get", b"gets", b"gat", b"gat 0", b"set", b"set a",
              b"set a 0 0", b"cas a 0 0 1", b"incr", b"incr a", b"touch", b"touch a", b"delete",
-             b"mg", b"ms", b"ms a", b"md", b"ma", b"me", b"verbosity", b"slabs", b"lru", b"lru_crawler",
+             b"mg", b"ms", b"ms a", b"md", b"ma", b"me", b"verbosity", b"slabs", b"lru",
+             b"lru_crawler",
              b"cache_memlimit", b"extstore")
     BAD_LINES = (
         b"incr KEY abc", b"incr KEY -1", b"decr KEY 18446744073709551616", b"incr KEY 1x",
@@ -518,7 +519,8 @@ class Generator:
             b"version", b"verbosity 0", b"verbosity 0 noreply", b"stats", b"stats settings",
             b"stats items", b"stats slabs", b"stats sizes", b"stats conns", b"stats detail on",
             b"stats detail off", b"stats detail dump", b"lru mode segmented",
-            b"lru tune 20 40 0.2 2.0", b"lru temp_ttl -1", b"lru_crawler enable", b"lru_crawler sleep 100", b"mn",
+            b"lru tune 20 40 0.2 2.0", b"lru temp_ttl -1", b"lru_crawler enable", b"lru_crawler sleep 100",
+            b"mn",
             b"lru_crawler tocrawl 0", b"slabs automove 1", b"cache_memlimit 64",
             b"mn foo")) + b"\r\n"
 
