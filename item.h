@@ -49,7 +49,7 @@ struct item {
     _Atomic(uint16_t) flags;    /* enum item_flag; under LOCK_COLUMN, read without for hints */
     uint8_t lru_id;             /* slab class | LRU segment (lru.h); under LOCK_COLUMN and LRU lock */
     uint8_t key_bytes;
-    char data[2]; /* really: all the rest of the chunk */
+    char data[]; /* cas, client flags, key, value */
 };
 #define ITEM_HEADER_BYTES offsetof(struct item, data)
 static_assert(offsetof(struct item, data) == 26, "item header");
