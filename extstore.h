@@ -100,6 +100,7 @@ struct ext_options {
     unsigned wbuf_count;           /* buffers in all; 0: a default that fits buffer_bytes */
     uint64_t buffer_bytes;         /* bound for wbufs and read buffers together */
     unsigned io_threads, io_depth;
+    unsigned ring_count;           /* rings that will be made: shares the memory for reads; 0: 4 */
     enum ext_engine engine;
     uint64_t write_limit_bytes_per_sec; /* rewrites by reclaim, 0 = none */
     struct ext_callbacks callbacks;
@@ -169,7 +170,8 @@ struct ext_read {
 };
 
 /* Opens, locks (fcntl) and sizes the devices, starts I/O threads. NULL, with one line in why[]
- * that says what is wrong and what would be right. */
+ * that says what is wrong and what would be right. With attached, errno ESTALE: what the arena holds is
+ * not of these files and sizes; start with a fresh arena. */
 struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
                             size_t why_bytes);
 /* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
@@ -198,14 +200,8 @@ uint64_t ext_seq_now(const struct extstore *e);
 /* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said -EAGAIN or
  * -ENOSPC may succeed, or at once (in the caller) if it already may. */
 void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
-/* Takes a waiter back. True iff fn(arg) will not be called any more; false: it was, or is just now. */
-bool ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
-
-/* Takes a registration back; true iff fn will not be called for it any more. */
-bool ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
-
-/* Offset of a place in its page, in bytes. Pure. */
-uint64_t ext_place_offset(const struct extstore *e, ext_place place);
+/* If fn(arg) still waits, calls it now, in the caller; else it was called, or is just being called. */
+void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
 
 /* Rings: one per worker thread, created, used and destroyed by that thread. */
 struct ext_ring *ext_ring_create(struct extstore *e);
@@ -260,7 +256,9 @@ struct ext_info {
     uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries, write_moved;
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
-    bool degraded;
+    uint64_t objects_expired, objects_unread_dropped, wbufs_stuck;
+    bool degraded; /* a device refuses writes or reads just now */
+    bool direct;   /* every device goes past the page cache (O_DIRECT) */
     const char *engine; /* "io_uring" or "threads" */
 };
 void ext_info(struct extstore *e, struct ext_info *out);
@@ -277,5 +275,15 @@ uint64_t ext_reconcile(struct extstore *e);
 /* Calls fn for each event of reclaim that `watch sysevents` shows, with memcached's fields already
  * formatted ("type=compact_start id=3 version=7"). Set once before threads start. */
 void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *line), void *ctx);
+/* Calls fn (from an I/O thread or an appending one, any lock may be held: it must only wake the
+ * maintenance thread) when ext_maint_step has work again before its usual time. Set once. */
+void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
+
+/* Restart: after ext_create with attached, call ext_attach_object for each flash object that the index
+ * holds, then ext_attach_done, before any other call. Counts are made anew from that, so what was
+ * half-done when the former process was killed is put right. False: no record can be there (the
+ * page is free or the place out of range): forget the object. */
+bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
+void ext_attach_done(struct extstore *e);
 
 #endif

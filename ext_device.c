@@ -1,0 +1,251 @@
+/* ext_device.c: see ext_device.h. */
+#include "ext_device.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/stat.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define READ_FAILURES_DEGRADED 8u
+
+static ssize_t system_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
+{
+    (void)ctx;
+    ssize_t n = pread(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t system_pwrite(void *ctx, int fd, const void *buf, size_t bytes, off_t offset)
+{
+    (void)ctx;
+    ssize_t n = pwrite(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+static const struct ext_device_ops system_ops = {NULL, system_pread, system_pwrite};
+
+static int open_flags(const char *path, int extra)
+{
+    int fd;
+    do {
+        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | extra, 0600);
+    } while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
+
+/* One process at a time: an open-file-description lock, so a close of another descriptor of the
+ * same file doesn't lose it. Taken before anything is changed. */
+static int lock_file(int fd)
+{
+    struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+        return 0;
+    return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+}
+
+/* Makes sure that the file has `bytes` bytes with room behind them. */
+static int size_file(int fd, const struct stat *st, uint64_t bytes)
+{
+    if (S_ISBLK(st->st_mode)) {
+        uint64_t have = 0;
+        if (ioctl(fd, BLKGETSIZE64, &have) != 0)
+            return -errno;
+        return have < bytes ? -ENOSPC : 0;
+    }
+    int rc;
+    do {
+        rc = fallocate(fd, 0, 0, (off_t)bytes);
+    } while (rc != 0 && errno == EINTR);
+    if (rc == 0)
+        return 0;
+    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
+        return -errno;
+    if ((uint64_t)st->st_size >= bytes)
+        return 0;
+    return ftruncate(fd, (off_t)bytes) == 0 ? 0 : -errno;
+}
+
+/* The alignment that reads need with O_DIRECT, and whether they work at all: some file systems
+ * take the flag and refuse the read. */
+static bool direct_works(int fd, uint32_t *align)
+{
+    struct statx sx;
+    *align = EXT_IO_ALIGN_BYTES;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && (sx.stx_mask & STATX_DIOALIGN)) {
+        uint32_t want = sx.stx_dio_mem_align > sx.stx_dio_offset_align ? sx.stx_dio_mem_align
+                                                                      : sx.stx_dio_offset_align;
+        if (want == 0 || want > EXT_IO_ALIGN_BYTES)
+            return false;
+        *align = want < 512 ? 512 : want;
+    }
+    void *block = aligned_alloc(EXT_IO_ALIGN_BYTES, EXT_IO_ALIGN_BYTES);
+    if (block == NULL)
+        return false;
+    ssize_t n = pread(fd, block, *align, 0);
+    free(block);
+    return n == (ssize_t)*align;
+}
+
+static int say(char *why, size_t why_bytes, int rc, const char *path, const char *what)
+{
+    snprintf(why, why_bytes, "%s: %s (%s)", path, what, strerror(-rc));
+    return rc;
+}
+
+static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_t n)
+{
+    d->fd = open_flags(d->path, 0);
+    if (d->fd == -EROFS || d->fd == -EACCES || d->fd == -EPERM)
+        return say(why, n, d->fd, d->path, "can't be opened for writing");
+    if (d->fd < 0)
+        return say(why, n, d->fd, d->path, "can't be opened");
+    if (fstat(d->fd, st) != 0)
+        return say(why, n, -errno, d->path, "can't be examined");
+    if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode))
+        return say(why, n, -EINVAL, d->path, "is neither a file nor a block device");
+    int rc = lock_file(d->fd);
+    if (rc == -EBUSY)
+        return say(why, n, rc, d->path, "is in use by another process");
+    if (rc != 0)
+        return say(why, n, rc, d->path, "can't be locked");
+    return 0;
+}
+
+/* Turns O_DIRECT on for the open and locked file, if it works there. */
+static void try_direct(struct ext_device *d)
+{
+    d->direct = false;
+    d->read_align = EXT_GRANULE_BYTES;
+    int flags = fcntl(d->fd, F_GETFL);
+    if (flags < 0 || fcntl(d->fd, F_SETFL, flags | O_DIRECT) != 0)
+        return;
+    uint32_t align;
+    if (direct_works(d->fd, &align)) {
+        d->direct = true;
+        d->read_align = align;
+    } else if (fcntl(d->fd, F_SETFL, flags) != 0) {
+        d->read_align = EXT_IO_ALIGN_BYTES; /* stays direct; be as careful as can be */
+    }
+}
+
+int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, uint64_t page_bytes,
+                    const struct ext_device_ops *ops, char *why, size_t why_bytes)
+{
+    memset(d, 0, sizeof(*d));
+    d->fd = -1;
+    d->free_bucket = opt->free_bucket;
+    d->ops = ops != NULL ? ops : &system_ops;
+    if (opt->bytes / page_bytes == 0 || opt->bytes / page_bytes > UINT32_MAX / 2) {
+        snprintf(why, why_bytes, "%s: %" PRIu64 " bytes hold no page of %" PRIu64 " bytes", opt->path,
+                 opt->bytes, page_bytes);
+        return -EINVAL;
+    }
+    d->page_count = (uint32_t)(opt->bytes / page_bytes);
+    d->bytes = d->page_count * page_bytes;
+    d->path = strdup(opt->path);
+    if (d->path == NULL)
+        return say(why, why_bytes, -ENOMEM, opt->path, "no memory");
+
+    struct stat st;
+    int rc = open_and_lock(d, &st, why, why_bytes);
+    if (rc != 0)
+        goto fail;
+    rc = size_file(d->fd, &st, d->bytes);
+    if (rc == -ENOSPC || rc == -EFBIG) {
+        snprintf(why, why_bytes, "%s: no room for %" PRIu64 " bytes (%s)", d->path, d->bytes,
+                 strerror(-rc));
+        goto fail;
+    }
+    if (rc != 0) {
+        say(why, why_bytes, rc, d->path, "can't be sized");
+        goto fail;
+    }
+    d->dev = S_ISBLK(st.st_mode) ? (uint64_t)st.st_rdev : (uint64_t)st.st_dev;
+    d->ino = S_ISBLK(st.st_mode) ? 0 : (uint64_t)st.st_ino;
+    try_direct(d);
+
+    struct extents_options eo = {.unit_count = d->page_count, .all_used = true};
+    rc = extents_create(&eo, &d->free);
+    if (rc != 0) {
+        say(why, why_bytes, rc, d->path, "no memory for the free set");
+        goto fail;
+    }
+    return 0;
+fail:
+    ext_device_close(d);
+    return rc;
+}
+
+void ext_device_close(struct ext_device *d)
+{
+    if (d->fd >= 0)
+        close(d->fd);
+    d->fd = -1;
+    extents_destroy(d->free);
+    d->free = NULL;
+    free(d->path);
+    d->path = NULL;
+}
+
+/* One transfer helper for both directions; exactly one of in and out is set. Progress is kept to
+ * whole blocks, since direct I/O can't go on in the middle of one. */
+static int transfer(struct ext_device *d, char *in, const char *out, uint64_t bytes, uint64_t offset,
+                    struct ext_io_counts *counts)
+{
+    ASSERT(bytes % EXT_IO_ALIGN_BYTES == 0 && offset % EXT_IO_ALIGN_BYTES == 0);
+    ASSERT(offset + bytes <= d->bytes);
+    uint64_t done = 0;
+    unsigned stuck = 0;
+    while (done < bytes) {
+        size_t want = (size_t)min_u64(bytes - done, EXT_IO_CHUNK_BYTES);
+        off_t at = (off_t)(offset + done);
+        ssize_t n = in != NULL ? d->ops->pread(d->ops->ctx, d->fd, in + done, want, at)
+                               : d->ops->pwrite(d->ops->ctx, d->fd, out + done, want, at);
+        if (n == -EINTR && ++stuck < 1000)
+            continue;
+        if (n < 0)
+            return (int)n;
+        if ((size_t)n > want)
+            return -EIO;
+        if ((size_t)n < want) {
+            counts->short_transfers++;
+            n = (ssize_t)round_down((uint64_t)n, EXT_IO_ALIGN_BYTES);
+            /* Less than a block again and again is the end of the file, or a full file system. */
+            if (n == 0 && ++stuck >= 8)
+                return in != NULL ? -ENODATA : -ENOSPC;
+        }
+        if (n > 0)
+            stuck = 0;
+        done += (uint64_t)n;
+        counts->bytes += (uint64_t)n;
+    }
+    return 0;
+}
+
+int ext_device_read(struct ext_device *d, void *buf, uint64_t bytes, uint64_t offset,
+                    struct ext_io_counts *counts)
+{
+    return transfer(d, buf, NULL, bytes, offset, counts);
+}
+
+int ext_device_write(struct ext_device *d, const void *buf, uint64_t bytes, uint64_t offset,
+                     struct ext_io_counts *counts)
+{
+    return transfer(d, NULL, buf, bytes, offset, counts);
+}
+
+void ext_device_read_result(struct ext_device *d, bool ok)
+{
+    if (!ok)
+        atomic_fetch_add_explicit(&d->read_failures, 1, memory_order_relaxed);
+    else if (atomic_load_explicit(&d->read_failures, memory_order_relaxed) != 0)
+        atomic_store_explicit(&d->read_failures, 0, memory_order_relaxed);
+}
+
+bool ext_device_degraded(const struct ext_device *d)
+{
+    return ext_device_failed(d) ||
+           atomic_load_explicit(&d->read_failures, memory_order_relaxed) >= READ_FAILURES_DEGRADED;
+}

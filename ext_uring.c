@@ -1,0 +1,118 @@
+/* ext_uring.c: see ext_uring.h. */
+#include "ext_uring.h"
+
+#include <liburing.h>
+
+struct ext_uring {
+    struct io_uring ring;
+    char *region;
+    uint64_t region_bytes; /* 0: not registered */
+};
+
+/* From the best set-up to the one that every kernel with io_uring has. */
+static const unsigned setups[] = {
+    IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+    IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN,
+    IORING_SETUP_CQSIZE,
+};
+
+static int ring_init(struct io_uring *ring, unsigned depth)
+{
+    int rc = -EINVAL;
+    for (size_t i = 0; i < ARRAY_COUNT(setups) && rc == -EINVAL; i++) {
+        struct io_uring_params p = {.flags = setups[i], .cq_entries = 2 * depth};
+        rc = io_uring_queue_init_params(depth, ring, &p);
+    }
+    return rc;
+}
+
+bool ext_uring_works(void)
+{
+    struct io_uring ring;
+    if (ring_init(&ring, 8) != 0)
+        return false;
+    io_uring_queue_exit(&ring);
+    return true;
+}
+
+int ext_uring_create(struct ext_uring **out, unsigned depth, const int *fds, unsigned fd_count,
+                     char *region, uint64_t region_bytes, int event_fd)
+{
+    struct ext_uring *u = calloc(1, sizeof(*u));
+    if (u == NULL)
+        return -ENOMEM;
+    int rc = ring_init(&u->ring, depth);
+    if (rc != 0) {
+        free(u);
+        return rc;
+    }
+    rc = io_uring_register_files(&u->ring, fds, fd_count);
+    if (rc == 0)
+        rc = io_uring_register_eventfd(&u->ring, event_fd);
+    if (rc != 0) {
+        ext_uring_destroy(u);
+        return rc;
+    }
+    if (region != NULL) {
+        struct iovec iov = {region, region_bytes};
+        /* Refused when memory may not be locked; then the kernel pins pages for each read. */
+        if (io_uring_register_buffers(&u->ring, &iov, 1) == 0) {
+            u->region = region;
+            u->region_bytes = region_bytes;
+        }
+    }
+    *out = u;
+    return 0;
+}
+
+void ext_uring_destroy(struct ext_uring *u)
+{
+    if (u == NULL)
+        return;
+    io_uring_queue_exit(&u->ring);
+    free(u);
+}
+
+void ext_uring_read(struct ext_uring *u, unsigned fd_index, char *buf, uint32_t bytes,
+                    uint64_t offset, void *user)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    ASSERT(sqe != NULL); /* at most depth reads are under way */
+    if (u->region_bytes != 0 && buf >= u->region && buf + bytes <= u->region + u->region_bytes)
+        io_uring_prep_read_fixed(sqe, (int)fd_index, buf, bytes, offset, 0);
+    else
+        io_uring_prep_read(sqe, (int)fd_index, buf, bytes, offset);
+    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+    io_uring_sqe_set_data(sqe, user);
+}
+
+int ext_uring_submit(struct ext_uring *u)
+{
+    while (io_uring_sq_ready(&u->ring) > 0) {
+        int rc = io_uring_submit(&u->ring);
+        if (rc == -EINTR)
+            continue;
+        if (rc <= 0)
+            return rc == 0 ? -EAGAIN : rc;
+    }
+    return 0;
+}
+
+unsigned ext_uring_reap(struct ext_uring *u, bool wait, void (*fn)(void *ctx, void *user, int result),
+                        void *ctx)
+{
+    struct io_uring_cqe *cqe;
+    if (wait)
+        (void)io_uring_wait_cqe(&u->ring, &cqe); /* a signal ends it early; the caller loops */
+    else
+        (void)io_uring_get_events(&u->ring); /* lets deferred completions arrive */
+    unsigned n = 0;
+    while (io_uring_peek_cqe(&u->ring, &cqe) == 0) {
+        void *user = io_uring_cqe_get_data(cqe);
+        int result = cqe->res;
+        io_uring_cqe_seen(&u->ring, cqe);
+        fn(ctx, user, result);
+        n++;
+    }
+    return n;
+}

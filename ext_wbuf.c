@@ -1,0 +1,546 @@
+/* ext_wbuf.c: see ext_wbuf.h. In the order of a wbuf's life: open, append, close, flush, cure. */
+#include "ext_wbuf.h"
+
+#include "ext_page.h"
+
+#define WRITE_TRIES 4u
+#define WRITE_PAUSE_NS UINT64_C(1000000) /* before the second try; four times longer each time */
+#define STUCK_DELAY_NS UINT64_C(50000000) /* before the second round; doubled each time */
+#define STUCK_DOUBLINGS_MAX 6u            /* 3.2 s */
+#define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader is copying from a buffer that is to be freed */
+
+static void flush_run(struct io_job *job);
+
+void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root)
+{
+    struct ext_wbuf *w = &e->wbufs[id];
+    w->e = e;
+    w->id = id;
+    w->root = root;
+    w->memory = arena_base(e->arena) + root->memory;
+    w->job.run = flush_run;
+}
+
+/* ---- open ---- */
+
+/* Takes a buffer that holds no range, or the least recently used clean one. */
+static struct ext_wbuf *take_buffer(struct extstore *e, bool reserve)
+{
+    uint32_t limit = e->wbuf_count - (reserve ? 0 : EXT_RESERVED_WBUFS);
+    struct ext_wbuf *w = NULL;
+    uint32_t id;
+    lock_take(&e->page_lock);
+    if (atomic_load(&e->dirty_wbufs) < limit) {
+        if (e->free_wbuf_count > 0)
+            w = &e->wbufs[e->free_wbufs[--e->free_wbuf_count]];
+        else if (extmap_shrink(e->map, &id) == 0)
+            w = &e->wbufs[id];
+        if (w != NULL) {
+            atomic_store_explicit(&w->state, EXT_WBUF_TAKEN, memory_order_relaxed);
+            atomic_fetch_add(&e->dirty_wbufs, 1);
+        }
+    }
+    lock_release(&e->page_lock);
+    return w;
+}
+
+/* The wbuf is not dirty any more and its buffer holds no range. page_lock held. */
+static void give_buffer_back(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    lock_assert_held(&e->page_lock);
+    atomic_store_explicit(&w->state, EXT_WBUF_FREE, memory_order_relaxed);
+    ASSERT(e->free_wbuf_count < e->wbuf_count);
+    e->free_wbufs[e->free_wbuf_count++] = w->id;
+    atomic_fetch_sub(&e->dirty_wbufs, 1);
+}
+
+/* Makes sure that the bucket has a page with a slot left. */
+static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    uint32_t page = atomic_load_explicit(&b->page, memory_order_relaxed);
+    if (page != EXT_NO_PAGE && b->next_slot < e->slots_per_page &&
+        ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
+        !ext_device_failed(ext_page_device(e, page)))
+        return 0;
+    uint32_t fresh;
+    int rc = ext_page_open(e, bucket, reserve, &fresh);
+    if (rc != 0)
+        return rc;
+    /* An unfinished page is left behind only when its device failed. */
+    if (page != EXT_NO_PAGE && b->next_slot < e->slots_per_page)
+        ext_page_seal(e, page);
+    atomic_store_explicit(&b->page, fresh, memory_order_relaxed);
+    b->next_slot = 0;
+    return 0;
+}
+
+/* Opens a wbuf for the bucket; its former open one, if any, must be closed by the caller. */
+static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve, struct ext_wbuf **out)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_assert_held(&b->lock);
+    struct ext_wbuf *w = take_buffer(e, reserve);
+    if (w == NULL)
+        return -EAGAIN;
+    int rc = need_slot(e, bucket, reserve);
+    if (rc != 0) {
+        lock_take(&e->page_lock);
+        give_buffer_back(w);
+        lock_release(&e->page_lock);
+        return rc;
+    }
+    uint32_t page = atomic_load_explicit(&b->page, memory_order_relaxed);
+    struct ext_page *p = &e->pages[page];
+    w->slot = (uint64_t)page * e->slots_per_page + b->next_slot;
+    w->page = page;
+    w->fill_bytes = w->fill_count = 0;
+    w->move_next = w->tries = 0;
+    w->opened_ns = io_now_ns();
+    w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
+    w->root->bucket = bucket;
+    atomic_store_explicit(&w->root->front_bytes, 0, memory_order_relaxed);
+    atomic_store_explicit(&w->root->count, 0, memory_order_release);
+    atomic_store(&w->writers, 0);
+    atomic_store_explicit(&w->state, EXT_WBUF_OPEN, memory_order_relaxed);
+    ext_page_pin(e, page);
+    atomic_fetch_add(&p->slots_busy, 1);
+    b->next_slot++;
+    atomic_store_explicit(&p->slots_used, b->next_slot, memory_order_relaxed);
+    extmap_set_delayed(e->map, w->slot, w->id);
+    atomic_fetch_add_explicit(&e->opens, 1, memory_order_relaxed);
+    *out = w;
+    return 0;
+}
+
+/* ---- append ---- */
+
+static bool fits(const struct extstore *e, const struct ext_wbuf *w, uint64_t record_bytes)
+{
+    return w->fill_bytes + record_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count + 1);
+}
+
+/* No more appends begin. Bucket lock held; the wbuf is not the bucket's open one any more. */
+static void close_wbuf(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    bool last = w->slot % e->slots_per_page == e->slots_per_page - 1;
+    atomic_store_explicit(&w->state, EXT_WBUF_FLUSHING, memory_order_relaxed);
+    atomic_fetch_add(&e->flushing_wbufs, 1);
+    if (last)
+        ext_page_seal(e, page); /* our own reference keeps it from being freed */
+    if (atomic_fetch_or(&w->writers, EXT_WBUF_CLOSED) == 0)
+        io_pool_submit(e->write_pool, &w->job);
+}
+
+void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_take(&b->lock);
+    struct ext_wbuf *w = b->open;
+    b->open = NULL;
+    if (w != NULL)
+        close_wbuf(w);
+    lock_release(&b->lock);
+}
+
+/* All buffers are open in some bucket and none is being written, so none would ever come back:
+ * has the one that was opened first written out. The caller holds the lock of bucket `held`. */
+static void relieve(struct extstore *e, enum ext_bucket held)
+{
+    if (atomic_load(&e->flushing_wbufs) != 0)
+        return;
+    struct ext_bucket_files *victim = NULL;
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
+        struct ext_bucket_files *b = &e->buckets[i];
+        if (i != held && !lock_try(&b->lock)) /* out of order, and so only tried */
+            continue;
+        if (b->open != NULL && b->open->fill_count > 0 &&
+            (victim == NULL || b->open->opened_ns < victim->open->opened_ns)) {
+            if (victim != NULL && victim != &e->buckets[held])
+                lock_release(&victim->lock);
+            victim = b;
+        } else if (i != held) {
+            lock_release(&b->lock);
+        }
+    }
+    if (victim == NULL)
+        return;
+    struct ext_wbuf *w = victim->open;
+    victim->open = NULL;
+    close_wbuf(w);
+    if (victim != &e->buckets[held])
+        lock_release(&victim->lock);
+}
+
+/* Reserves room for the record and counts the object. */
+static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+                        uint64_t record_bytes, bool reserve, struct ext_append *out)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_take(&b->lock);
+    struct ext_wbuf *w = b->open;
+    if (w == NULL || !fits(e, w, record_bytes)) {
+        struct ext_wbuf *fresh;
+        int rc = open_wbuf(e, bucket, reserve, &fresh);
+        if (rc != 0) {
+            if (rc == -EAGAIN)
+                relieve(e, bucket);
+            else if (rc == -ENOSPC && !reserve)
+                ext_wake_maint(e);
+            lock_release(&b->lock);
+            return rc;
+        }
+        if (w != NULL)
+            close_wbuf(w);
+        b->open = w = fresh;
+    }
+    uint32_t offset = w->fill_bytes;
+    *ext_entry_at(w->memory + e->wbuf_bytes, w->fill_count) =
+        (struct ext_entry){in->hash, offset / EXT_GRANULE_BYTES, (uint32_t)record_bytes};
+    w->fill_bytes += (uint32_t)record_bytes;
+    w->fill_count++;
+    atomic_store_explicit(&w->root->front_bytes, w->fill_bytes, memory_order_relaxed);
+    atomic_store_explicit(&w->root->count, w->fill_count, memory_order_release);
+    atomic_fetch_add(&w->writers, 1);
+    out->wbuf = w;
+    out->place = ext_slot_place(e, w->slot) + offset / EXT_GRANULE_BYTES;
+    out->len_class = ext_len_class(record_bytes);
+    ext_page_add_object(e, w->page, out->len_class, in->exptime_unix, in->time_unix);
+    lock_release(&b->lock);
+    return 0;
+}
+
+int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+                     uint64_t seq, bool reserve, struct ext_append *out)
+{
+    ASSERT(bucket < EXT_BUCKET_COUNT);
+    uint64_t record_bytes = ext_record_bytes(in->key_bytes, in->value_bytes);
+    if (record_bytes > ext_record_max_bytes(e))
+        return -E2BIG;
+    int rc = reserve_room(e, bucket, in, record_bytes, reserve, out);
+    if (rc != 0)
+        return rc;
+    if (seq == 0)
+        seq = atomic_fetch_add_explicit(&e->root->next_seq, 1, memory_order_relaxed) + 1;
+    struct ext_wbuf *w = out->wbuf;
+    uint64_t offset = (out->place - ext_slot_place(e, w->slot)) * EXT_GRANULE_BYTES;
+    ext_record_write(w->memory + offset, in, seq, w->root->version, out->place);
+    ext_count(e, EXT_N_objects_written, 1);
+    ext_count(e, EXT_N_bytes_written, record_bytes);
+    return 0;
+}
+
+void ext_append_end(struct ext_append *a)
+{
+    struct ext_wbuf *w = a->wbuf;
+    struct extstore *e = w->e;
+    uint32_t before = atomic_fetch_sub(&w->writers, 1);
+    ASSERT((before & ~EXT_WBUF_CLOSED) != 0);
+    if (before - 1 == EXT_WBUF_CLOSED)
+        io_pool_submit(e->write_pool, &w->job);
+}
+
+int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+               ext_place *place, unsigned *len_class)
+{
+    struct ext_append a;
+    int rc = ext_append_begin(e, bucket, in, 0, false, &a);
+    if (rc != 0)
+        return rc;
+    *place = a.place;
+    *len_class = a.len_class;
+    ext_append_end(&a);
+    return 0;
+}
+
+uint64_t ext_record_max_bytes(const struct extstore *e)
+{
+    return min_u64(round_down(ext_table_start(e->wbuf_bytes, 1), EXT_GRANULE_BYTES),
+                   EXT_RECORD_MAX_BYTES);
+}
+
+/* ---- flush: from here on in I/O threads ---- */
+
+/* Writes the slot: records, and table; not the blocks between that hold neither. */
+static int write_slot_once(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    struct ext_device *d = ext_page_device(e, w->page);
+    uint64_t at = ext_slot_offset(e, w->slot);
+    uint64_t front = round_up(w->fill_bytes, EXT_IO_ALIGN_BYTES);
+    uint64_t table = round_down(ext_table_start(e->wbuf_bytes, w->fill_count), EXT_IO_ALIGN_BYTES);
+    if (front + EXT_IO_CHUNK_BYTES >= table) /* a small gap is cheaper written than skipped */
+        front = table = e->wbuf_bytes;
+    struct ext_io_counts c = {0};
+    int rc = 0;
+    if (front > 0)
+        rc = ext_device_write(d, w->memory, front, at, &c);
+    if (rc == 0 && table < e->wbuf_bytes)
+        rc = ext_device_write(d, w->memory + table, e->wbuf_bytes - table, at + table, &c);
+    ext_count(e, EXT_N_device_bytes_written, c.bytes);
+    ext_count(e, EXT_N_write_retries, c.short_transfers);
+    return rc;
+}
+
+static int write_slot(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    ext_trailer_write(w->memory, e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
+                      w->fill_bytes);
+    /* A device that is known to be failed gets one try: that is how its return is noticed. */
+    unsigned tries = ext_device_failed(ext_page_device(e, w->page)) ? 1 : WRITE_TRIES;
+    uint64_t pause_ns = WRITE_PAUSE_NS;
+    for (unsigned i = 1;; i++) {
+        int rc = write_slot_once(w);
+        if (rc == 0 || i == tries)
+            return rc;
+        ext_count(e, EXT_N_write_retries, 1);
+        io_pool_pause(e->write_pool, pause_ns);
+        pause_ns *= 4;
+    }
+}
+
+static void device_ok(struct extstore *e, struct ext_device *d)
+{
+    atomic_store_explicit(&d->write_failures, 0, memory_order_relaxed);
+    if (atomic_exchange(&d->failed, false))
+        ext_wake_writers(e);
+}
+
+/* What is common to both ends of a flush; the wbuf may be in use again already. */
+static void flush_over(struct extstore *e, uint32_t page)
+{
+    atomic_fetch_sub(&e->flushing_wbufs, 1);
+    atomic_fetch_sub(&e->pages[page].slots_busy, 1);
+    ext_page_unpin(e, page);
+    lock_take(&e->notify_lock);
+    pthread_cond_broadcast(&e->idle_cond);
+    lock_release(&e->notify_lock);
+    ext_wake_writers(e);
+}
+
+static void unstick(struct ext_wbuf *w)
+{
+    if (atomic_exchange(&w->state, EXT_WBUF_FLUSHING) == EXT_WBUF_STUCK)
+        atomic_fetch_sub(&w->e->stuck_wbufs, 1);
+}
+
+/* The slot is on flash: the buffer stays as a copy to read from, until it is needed. */
+static void flushed(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    device_ok(e, ext_page_device(e, page));
+    unstick(w);
+    atomic_store_explicit(&w->state, EXT_WBUF_CLEAN, memory_order_relaxed);
+    lock_take(&e->page_lock);
+    extmap_set_clean(e->map, w->slot);
+    atomic_fetch_sub(&e->dirty_wbufs, 1);
+    lock_release(&e->page_lock);
+    flush_over(e, page);
+}
+
+/* ---- when a write fails ---- */
+
+/* The page takes no more: nothing is appended to it, what is in its open wbuf is on its way. */
+static void retire_page(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page, device = e->where[page].device;
+    struct ext_device *d = &e->devices[device];
+    if (ext_page_fail(e, page) &&
+        atomic_fetch_add(&d->write_failures, 1) + 1 >= EXT_DEVICE_FAILED_AFTER)
+        atomic_store(&d->failed, true);
+    if (ext_device_failed(d))
+        ext_probe_start(e, device);
+    struct ext_bucket_files *b = &e->buckets[w->root->bucket];
+    lock_take(&b->lock);
+    if (atomic_load_explicit(&b->page, memory_order_relaxed) == page) {
+        atomic_store_explicit(&b->page, EXT_NO_PAGE, memory_order_relaxed);
+        struct ext_wbuf *open = b->open;
+        if (open != NULL && open->page == page) {
+            b->open = NULL;
+            close_wbuf(open);
+        }
+    }
+    lock_release(&b->lock);
+}
+
+/* Appends one record again, elsewhere. 0 or why not now. */
+static int move_record(struct ext_wbuf *w, const struct ext_entry *entry)
+{
+    struct extstore *e = w->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+    ext_place place = ext_slot_place(e, w->slot) + entry->granule;
+    struct ext_record rec;
+    /* What doesn't verify was being copied when an earlier process was killed: never acknowledged. */
+    if (offset + entry->record_bytes > w->fill_bytes ||
+        ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec) != 0)
+        return 0;
+    unsigned heat;
+    if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
+        return 0;
+    struct ext_record_in in;
+    ext_record_again(&rec, entry->hash, &in);
+    struct ext_append a;
+    int rc = ext_append_begin(e, w->root->bucket, &in, rec.seq, true, &a);
+    if (rc != 0)
+        return rc;
+    if (cb->moved(cb->ctx, entry->hash, place, a.place, a.len_class))
+        ext_count(e, EXT_N_write_moved, 1);
+    else
+        ext_drop(e, a.place, a.len_class);
+    ext_append_end(&a);
+    return 0;
+}
+
+/* Moves what is live out of the wbuf. True: nothing is left in it. */
+static bool move_records(struct ext_wbuf *w)
+{
+    for (; w->move_next < w->fill_count; w->move_next++) {
+        if (move_record(w, ext_entry_at(w->memory + w->e->wbuf_bytes, w->move_next)) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Nobody refers to the range: gives the buffer back, as soon as no late reader copies from it. */
+static void abandon(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    lock_take(&e->page_lock);
+    bool busy = extmap_set_free(e->map, w->slot, NULL) == -EBUSY;
+    if (!busy) {
+        unstick(w);
+        give_buffer_back(w);
+    }
+    lock_release(&e->page_lock);
+    if (busy)
+        io_pool_submit_after(e->write_pool, &w->job, BUSY_DELAY_NS);
+    else
+        flush_over(e, page);
+}
+
+static void stick(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    if (atomic_exchange(&w->state, EXT_WBUF_STUCK) != EXT_WBUF_STUCK)
+        atomic_fetch_add(&e->stuck_wbufs, 1);
+    lock_take(&e->notify_lock);
+    pthread_cond_broadcast(&e->idle_cond);
+    lock_release(&e->notify_lock);
+    if (atomic_load(&e->stopping))
+        return; /* what an arena file keeps, the next process writes */
+    unsigned doublings = w->tries - 1 < STUCK_DOUBLINGS_MAX ? w->tries - 1 : STUCK_DOUBLINGS_MAX;
+    io_pool_submit_after(e->write_pool, &w->job, STUCK_DELAY_NS << doublings);
+}
+
+static void flush_run(struct io_job *job)
+{
+    struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
+    if (w->fill_count > 0 && w->move_next == w->fill_count) {
+        abandon(w);
+        return;
+    }
+    if (write_slot(w) == 0) {
+        flushed(w);
+        return;
+    }
+    w->tries++;
+    ext_count(w->e, EXT_N_write_errors, 1);
+    retire_page(w);
+    if (move_records(w))
+        abandon(w);
+    else
+        stick(w);
+}
+
+/* ---- is a failed device back? ---- */
+
+static void probe_run(struct io_job *job)
+{
+    struct ext_probe *probe = (struct ext_probe *)((char *)job - offsetof(struct ext_probe, job));
+    struct extstore *e = probe->e;
+    struct ext_device *d = &e->devices[probe->device];
+    uint64_t unit = 0;
+    lock_take(&e->page_lock);
+    bool taken = ext_device_failed(d) && extents_alloc(d->free, 1, 1, &unit) == 0;
+    if (taken)
+        atomic_store(&probe->unit, (uint32_t)unit);
+    lock_release(&e->page_lock);
+    if (taken) {
+        static const _Alignas(EXT_IO_ALIGN_BYTES) char zeroes[EXT_IO_ALIGN_BYTES];
+        struct ext_io_counts c = {0};
+        int rc = ext_device_write(d, zeroes, sizeof(zeroes), unit * e->page_bytes, &c);
+        ext_count(e, EXT_N_device_bytes_written, c.bytes);
+        lock_take(&e->page_lock);
+        atomic_store(&probe->unit, EXT_NO_PAGE);
+        extents_free(d->free, unit, 1);
+        lock_release(&e->page_lock);
+        if (rc == 0)
+            device_ok(e, d);
+    }
+    if (!ext_device_failed(d) || atomic_load(&e->stopping)) {
+        atomic_store(&probe->running, false);
+        return;
+    }
+    probe->tries++;
+    unsigned doublings = probe->tries < STUCK_DOUBLINGS_MAX ? probe->tries : STUCK_DOUBLINGS_MAX;
+    io_pool_submit_after(e->write_pool, &probe->job, STUCK_DELAY_NS << doublings);
+}
+
+void ext_probe_start(struct extstore *e, uint32_t device)
+{
+    struct ext_probe *probe = &e->probes[device];
+    if (atomic_exchange(&probe->running, true))
+        return;
+    probe->e = e;
+    probe->device = device;
+    probe->tries = 0;
+    probe->job.run = probe_run;
+    io_pool_submit_after(e->write_pool, &probe->job, STUCK_DELAY_NS);
+}
+
+/* ---- after an attach ---- */
+
+void ext_wbuf_attach(struct extstore *e)
+{
+    for (uint32_t page = 0; page < e->page_count; page++) {
+        struct ext_page *p = &e->pages[page];
+        if (ext_page_state_of(p) != EXT_PAGE_OPEN)
+            continue;
+        struct ext_bucket_files *b = &e->buckets[p->bucket];
+        uint32_t used = atomic_load(&p->slots_used);
+        if (atomic_load(&b->page) == EXT_NO_PAGE && used < e->slots_per_page) {
+            b->page = page;
+            b->next_slot = used;
+        } else {
+            atomic_store(&p->state, EXT_PAGE_SEALED);
+        }
+    }
+    for (uint32_t i = 0; i < e->wbuf_count; i++) {
+        struct ext_wbuf *w = &e->wbufs[i];
+        if (extmap_buffer_range(e->map, i, &w->slot) != 0) {
+            e->free_wbufs[e->free_wbuf_count++] = i;
+            continue;
+        }
+        w->page = ext_slot_page(e, w->slot);
+        w->state = EXT_WBUF_CLEAN;
+        if (extmap_get(e->map, w->slot).state != EXTMAP_DELAYED)
+            continue;
+        w->fill_count = atomic_load(&w->root->count);
+        w->fill_bytes = atomic_load(&w->root->front_bytes);
+        w->writers = EXT_WBUF_CLOSED;
+        w->state = EXT_WBUF_FLUSHING;
+        atomic_fetch_add(&e->dirty_wbufs, 1);
+        atomic_fetch_add(&e->flushing_wbufs, 1);
+        atomic_fetch_add(&e->pages[w->page].slots_busy, 1);
+        ext_page_pin(e, w->page);
+        io_pool_submit(e->write_pool, &w->job);
+    }
+}

@@ -1,0 +1,672 @@
+/* extstore.c: the flash engine put together: create, attach, destroy, figures, checks. What it is
+ * made of is listed in ext_internal.h; what it promises is in extstore.h. */
+#include "extstore.h"
+
+#include <stdarg.h>
+
+#include "ext_internal.h"
+#include "ext_page.h"
+#include "ext_reclaim.h"
+#include "ext_ring.h"
+#include "ext_uring.h"
+#include "ext_wbuf.h"
+
+#define DEFAULT_WBUF_COUNT 16u
+#define WBUF_COUNT_MAX 64u                    /* of the default; more may be asked for */
+#define DEFAULT_RING_COUNT 4u
+#define DEFAULT_RING_BYTES ((uint64_t)8 * MiB)
+#define PAGES_MIN 4u /* of class default: one in use, one reserved, and two to move between */
+
+/* ---- what waits for room ---- */
+
+bool ext_is_writable(struct extstore *e)
+{
+    if (atomic_load(&e->dirty_wbufs) + EXT_RESERVED_WBUFS >= e->wbuf_count)
+        return false;
+    uint32_t page = atomic_load(&e->buckets[EXT_BUCKET_DEFAULT].page);
+    if (page != EXT_NO_PAGE && ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
+        atomic_load(&e->pages[page].slots_used) < e->slots_per_page &&
+        !ext_device_failed(ext_page_device(e, page)))
+        return true;
+    return ext_pages_free(e, EXT_BUCKET_DEFAULT) > EXT_RESERVED_PAGES;
+}
+
+static void notify_run(struct io_job *job)
+{
+    struct extstore *e = (struct extstore *)((char *)job - offsetof(struct extstore, notify_job));
+    lock_take(&e->notify_lock);
+    e->notify_queued = false;
+    struct ext_notify *list = NULL;
+    if (ext_is_writable(e)) {
+        list = e->notify_list;
+        e->notify_list = NULL;
+        atomic_store(&e->notify_any, false);
+    }
+    lock_release(&e->notify_lock);
+    while (list != NULL) {
+        struct ext_notify *n = list;
+        list = n->next;
+        n->fn(n->arg);
+        free(n);
+    }
+}
+
+void ext_wake_writers(struct extstore *e)
+{
+    if (!atomic_load(&e->notify_any))
+        return;
+    lock_take(&e->notify_lock);
+    bool submit = e->notify_list != NULL && !e->notify_queued;
+    e->notify_queued |= submit;
+    lock_release(&e->notify_lock);
+    if (submit)
+        io_pool_submit(e->write_pool, &e->notify_job);
+}
+
+void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg)
+{
+    struct ext_notify *n = malloc(sizeof(*n));
+    if (n == NULL) { /* the waiter tries again, and comes back here */
+        fn(arg);
+        return;
+    }
+    *n = (struct ext_notify){.fn = fn, .arg = arg};
+    lock_take(&e->notify_lock);
+    n->next = e->notify_list;
+    e->notify_list = n;
+    atomic_store(&e->notify_any, true);
+    lock_release(&e->notify_lock);
+    /* What became free before notify_any was set woke nobody. */
+    if (ext_is_writable(e))
+        ext_cancel_notify(e, fn, arg);
+}
+
+void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg)
+{
+    lock_take(&e->notify_lock);
+    struct ext_notify **at = &e->notify_list;
+    while (*at != NULL && ((*at)->fn != fn || (*at)->arg != arg))
+        at = &(*at)->next;
+    struct ext_notify *n = *at;
+    if (n != NULL)
+        *at = n->next;
+    lock_release(&e->notify_lock);
+    if (n != NULL)
+        fn(arg);
+    free(n);
+}
+
+/* ---- create ---- */
+
+static int refuse(char *why, size_t n, int rc, const char *fmt, ...) PRINTF_LIKE(4, 5);
+
+static int refuse(char *why, size_t n, int rc, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(why, n, fmt, ap);
+    va_end(ap);
+    return rc;
+}
+
+static int check_options(const struct ext_options *o, char *why, size_t n)
+{
+    if (o->device_count == 0 || o->device_count > EXT_DEVICES_MAX)
+        return refuse(why, n, -EINVAL, "flash: 1 to %d files can be used", EXT_DEVICES_MAX);
+    if (o->wbuf_bytes < 4 * EXT_SLOT_BLOCK_BYTES || o->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
+        o->wbuf_bytes > GiB)
+        return refuse(why, n, -EINVAL, "flash: write buffer size %" PRIu64 " is not a multiple of %u from "
+                      "%u bytes to 1 GB", o->wbuf_bytes, EXT_SLOT_BLOCK_BYTES, 4 * EXT_SLOT_BLOCK_BYTES);
+    if (o->page_bytes < o->wbuf_bytes || o->page_bytes % o->wbuf_bytes != 0 || o->page_bytes > 4 * GiB)
+        return refuse(why, n, -EINVAL, "flash: page size %" PRIu64 " is not a multiple of the write "
+                      "buffer size %" PRIu64 " up to 4 GB", o->page_bytes, o->wbuf_bytes);
+    if (o->io_threads == 0 || o->io_threads > IO_THREADS_MAX)
+        return refuse(why, n, -EINVAL, "flash: 1 to %u I/O threads can be used", IO_THREADS_MAX);
+    if (o->callbacks.is_live == NULL || o->callbacks.moved == NULL || o->callbacks.dropped == NULL ||
+        o->callbacks.is_fresh == NULL || o->callbacks.sweep == NULL)
+        return refuse(why, n, -EINVAL, "flash: a callback is missing");
+    return 0;
+}
+
+/* How buffer memory is shared: wbufs, one more for reclaim, the rest for the rings. */
+static int share_memory(struct extstore *e, char *why, size_t n)
+{
+    struct ext_options *o = &e->opt;
+    unsigned rings = o->ring_count != 0 ? o->ring_count : DEFAULT_RING_COUNT;
+    if (o->buffer_bytes == 0) {
+        unsigned wbufs = o->wbuf_count != 0 ? o->wbuf_count : DEFAULT_WBUF_COUNT;
+        o->buffer_bytes = (wbufs + 1) * o->wbuf_bytes + rings * DEFAULT_RING_BYTES;
+    }
+    uint64_t fit = o->buffer_bytes / o->wbuf_bytes;
+    if (o->wbuf_count == 0) /* a quarter is left for reads */
+        o->wbuf_count = (unsigned)max_u64(
+            min_u64(o->buffer_bytes * 3 / 4 / o->wbuf_bytes, WBUF_COUNT_MAX + 1), 1) - 1;
+    if (o->wbuf_count < EXT_WBUF_MIN_COUNT)
+        o->wbuf_count = EXT_WBUF_MIN_COUNT;
+    if (o->wbuf_count + 1 > fit || o->wbuf_count >= EXTMAP_MAX_BUFFERS)
+        return refuse(why, n, -EINVAL, "flash: buffer memory of %" PRIu64 " bytes can't hold %u write "
+                      "buffers of %" PRIu64 " bytes; %u are needed at least", o->buffer_bytes,
+                      o->wbuf_count + 1, o->wbuf_bytes, EXT_WBUF_MIN_COUNT + 1);
+    e->ring_bytes = (o->buffer_bytes - (o->wbuf_count + 1) * o->wbuf_bytes) / rings;
+    return 0;
+}
+
+static int open_devices(struct extstore *e, char *why, size_t n)
+{
+    for (; e->device_count < e->opt.device_count; e->device_count++) {
+        struct ext_device *d = &e->devices[e->device_count];
+        int rc = ext_device_open(d, &e->opt.devices[e->device_count], e->page_bytes, e->opt.device_ops, why, n);
+        if (rc != 0)
+            return rc;
+        e->device_fds[e->device_count] = d->fd;
+        for (uint32_t i = 0; i < e->device_count; i++) {
+            if (e->devices[i].dev == d->dev && e->devices[i].ino == d->ino) {
+                rc = refuse(why, n, -EINVAL, "%s: is the same file as %s", d->path, e->devices[i].path);
+                ext_device_close(d);
+                return rc;
+            }
+        }
+        e->page_count += d->page_count;
+    }
+    uint64_t pages = ext_pages_total(e, EXT_BUCKET_DEFAULT);
+    if (pages < PAGES_MIN)
+        return refuse(why, n, -EINVAL, "flash: files of class default hold %" PRIu64 " pages of %" PRIu64
+                      " bytes; at least %u are needed", pages, e->page_bytes, PAGES_MIN);
+    if (e->page_count * e->page_granules > (UINT64_C(1) << 40) - 1)
+        return refuse(why, n, -EINVAL, "flash: more than 16 TB can't be addressed");
+    return 0;
+}
+
+/* Numbers pages so that neighbours are on different devices. */
+static int number_pages(struct extstore *e)
+{
+    e->where = calloc(e->page_count, sizeof(*e->where));
+    if (e->where == NULL)
+        return -ENOMEM;
+    uint32_t page = 0;
+    for (uint32_t unit = 0; page < e->page_count; unit++) {
+        for (uint32_t d = 0; d < e->device_count; d++) {
+            if (unit < e->devices[d].page_count)
+                e->where[page++] = (struct ext_page_where){d, unit};
+        }
+    }
+    return 0;
+}
+
+static uint64_t pages_table_bytes(const struct extstore *e)
+{
+    return e->page_count * sizeof(struct ext_page);
+}
+static uint64_t words_table_bytes(const struct extstore *e)
+{
+    return (uint64_t)e->page_count * e->slots_per_page * sizeof(extmap_word);
+}
+static uint64_t wbufs_table_bytes(const struct extstore *e)
+{
+    return e->wbuf_count * sizeof(struct ext_wbuf_root);
+}
+
+/* Takes the tables from the arena, empty. */
+static int make_tables(struct extstore *e)
+{
+    struct ext_root *root = e->root;
+    memset(root, 0, sizeof(*root));
+    int rc = arena_alloc(e->arena, ARENA_USE_META, pages_table_bytes(e), ARENA_UNIT_BYTES, &root->pages, NULL);
+    if (rc == 0)
+        rc = arena_alloc(e->arena, ARENA_USE_META, wbufs_table_bytes(e), ARENA_UNIT_BYTES, &root->wbufs, NULL);
+    if (rc == 0)
+        rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES, &root->words, NULL);
+    if (rc != 0)
+        return rc;
+    char *base = arena_base(e->arena);
+    memset(base + root->pages, 0, pages_table_bytes(e));
+    memset(base + root->wbufs, 0, wbufs_table_bytes(e));
+    struct ext_wbuf_root *wbufs = (struct ext_wbuf_root *)(base + root->wbufs);
+    for (uint32_t i = 0; i < e->wbuf_count; i++) {
+        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &wbufs[i].memory, NULL);
+        if (rc != 0)
+            return rc;
+    }
+    root->page_bytes = e->page_bytes;
+    root->wbuf_bytes = e->wbuf_bytes;
+    root->page_count = e->page_count;
+    root->wbuf_count = e->wbuf_count;
+    root->device_count = e->device_count;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        root->devices[i].dev = e->devices[i].dev;
+        root->devices[i].ino = e->devices[i].ino;
+        root->devices[i].bytes = e->devices[i].bytes;
+    }
+    return 0;
+}
+
+static bool same_devices(const struct extstore *e)
+{
+    const struct ext_root *root = e->root;
+    if (root->device_count != e->device_count)
+        return false;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        const struct ext_device *d = &e->devices[i];
+        if (root->devices[i].dev != d->dev || root->devices[i].ino != d->ino ||
+            root->devices[i].bytes != d->bytes)
+            return false;
+    }
+    return true;
+}
+
+/* Claims the tables and buffers of an earlier process. */
+static int claim_tables(struct extstore *e, char *why, size_t n)
+{
+    const struct ext_root *root = e->root;
+    if (root->format != EXT_ROOT_FORMAT || root->page_bytes != e->page_bytes ||
+        root->wbuf_bytes != e->wbuf_bytes || root->page_count != e->page_count ||
+        root->wbuf_count != e->wbuf_count || !same_devices(e))
+        return refuse(why, n, -ESTALE, "flash: what was kept in memory belongs to other files or sizes");
+    int rc = arena_take(e->arena, ARENA_USE_META, root->pages, pages_table_bytes(e));
+    if (rc == 0)
+        rc = arena_take(e->arena, ARENA_USE_META, root->wbufs, wbufs_table_bytes(e));
+    if (rc == 0)
+        rc = arena_take(e->arena, ARENA_USE_META, root->words, words_table_bytes(e));
+    const struct ext_wbuf_root *wbufs =
+        (const struct ext_wbuf_root *)(arena_base(e->arena) + root->wbufs);
+    for (uint32_t i = 0; rc == 0 && i < e->wbuf_count; i++)
+        rc = arena_take(e->arena, ARENA_USE_BUFFER, wbufs[i].memory, e->wbuf_bytes);
+    return rc == 0 ? 0 : refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
+}
+
+/* Puts the page table of an earlier process right: nobody reads, nothing is counted yet. */
+static int reset_pages(struct extstore *e, char *why, size_t n)
+{
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        struct ext_page *p = &e->pages[i];
+        enum ext_page_state s = ext_page_state_of(p);
+        if (s > EXT_PAGE_BAD || p->bucket >= EXT_BUCKET_COUNT ||
+            atomic_load(&p->slots_used) > e->slots_per_page)
+            return refuse(why, n, -ESTALE, "flash: the page table kept in memory is damaged");
+        if (s == EXT_PAGE_DRAINING)
+            atomic_store(&p->state, EXT_PAGE_SEALED);
+        /* Killed between the two stores of page_open or page_free: it holds nothing either way. */
+        if (s == EXT_PAGE_FREE) {
+            atomic_store(&p->version, 0);
+            atomic_store(&p->slots_used, 0);
+        }
+        atomic_store(&p->objects, 0);
+        atomic_store(&p->bytes_used, 0);
+        atomic_store(&p->refs, 0);
+        atomic_store(&p->slots_busy, 0);
+    }
+    return 0;
+}
+
+static void free_unused_pages(struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        struct ext_device *d = ext_page_device(e, i);
+        if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_FREE)
+            extents_free(d->free, e->where[i].unit, 1); /* sets are made all used */
+    }
+}
+
+/* Ranges of FREE pages that a killed page_free had not come to. */
+static void free_left_ranges(struct extstore *e)
+{
+    for (uint32_t page = 0; page < e->page_count; page++) {
+        if (ext_page_state_of(&e->pages[page]) != EXT_PAGE_FREE)
+            continue;
+        for (uint32_t i = 0; i < e->slots_per_page; i++) {
+            uint64_t slot = (uint64_t)page * e->slots_per_page + i;
+            if (extmap_get(e->map, slot).state != EXTMAP_FREE)
+                (void)extmap_set_free(e->map, slot, NULL);
+        }
+    }
+}
+
+static int open_tables(struct extstore *e, char *why, size_t n)
+{
+    e->root = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
+    int rc = e->opt.attached ? claim_tables(e, why, n) : make_tables(e);
+    if (rc != 0)
+        return rc == -ESTALE ? rc : refuse(why, n, rc, "flash: no memory for the page table and %u write "
+                                           "buffers (%s)", e->wbuf_count, strerror(-rc));
+    char *base = arena_base(e->arena);
+    e->pages = (struct ext_page *)(base + e->root->pages);
+    struct ext_wbuf_root *roots = (struct ext_wbuf_root *)(base + e->root->wbufs);
+    struct extmap_options mo = {.words = (extmap_word *)(base + e->root->words),
+                                .range_count = (uint64_t)e->page_count * e->slots_per_page,
+                                .buffer_count = e->wbuf_count};
+    if (e->opt.attached && (rc = reset_pages(e, why, n)) != 0)
+        return rc;
+    rc = e->opt.attached ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
+    if (rc != 0)
+        return refuse(why, n, rc == -EINVAL ? -ESTALE : rc, "flash: the map of ranges can't be used (%s)",
+                      strerror(-rc));
+    e->wbufs = calloc(e->wbuf_count, sizeof(*e->wbufs));
+    e->free_wbufs = calloc(e->wbuf_count, sizeof(*e->free_wbufs));
+    if (e->wbufs == NULL || e->free_wbufs == NULL)
+        return refuse(why, n, -ENOMEM, "flash: no memory");
+    for (uint32_t i = 0; i < e->wbuf_count; i++)
+        ext_wbuf_init(e, i, &roots[i]);
+    free_unused_pages(e);
+    return 0;
+}
+
+static int start(struct extstore *e, char *why, size_t n)
+{
+    e->write_pool = io_pool_create(e->opt.io_threads, "ext-write");
+    if (e->write_pool == NULL)
+        return refuse(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
+    e->reclaim = ext_reclaim_create(e);
+    if (e->reclaim == NULL)
+        return refuse(why, n, -errno, "flash: no memory for reclaim");
+    bool works = ext_uring_works();
+    if (e->opt.engine == EXT_ENGINE_URING && !works)
+        return refuse(why, n, -ENOSYS, "flash: this kernel or container does not allow io_uring");
+    /* Injected faults reach only what goes through device_ops. */
+    e->uring = works && (e->opt.engine == EXT_ENGINE_URING ||
+                         (e->opt.engine == EXT_ENGINE_AUTO && e->opt.device_ops == NULL));
+    if (e->opt.attached) {
+        atomic_store(&e->attaching, true);
+        free_left_ranges(e);
+        ext_wbuf_attach(e);
+    } else {
+        for (uint32_t i = e->wbuf_count; i-- > 0;)
+            e->free_wbufs[e->free_wbuf_count++] = i;
+        e->root->format = EXT_ROOT_FORMAT;
+    }
+    return 0;
+}
+
+static void release(struct extstore *e)
+{
+    io_pool_destroy(e->write_pool);
+    io_pool_destroy(e->read_pool);
+    ext_reclaim_destroy(e->reclaim);
+    extmap_destroy(e->map);
+    for (uint32_t i = 0; i < e->device_count; i++)
+        ext_device_close(&e->devices[i]);
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
+        lock_destroy(&e->buckets[i].lock);
+    pthread_cond_destroy(&e->idle_cond);
+    lock_destroy(&e->page_lock);
+    lock_destroy(&e->notify_lock);
+    lock_destroy(&e->pool_lock);
+    lock_destroy(&e->rings_lock);
+    while (e->notify_list != NULL) {
+        struct ext_notify *n = e->notify_list;
+        e->notify_list = n->next;
+        free(n);
+    }
+    free(e->where);
+    free(e->wbufs);
+    free(e->free_wbufs);
+    free(e);
+}
+
+struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
+                            size_t why_bytes)
+{
+    int rc = check_options(opt, why, why_bytes);
+    struct extstore *e = rc == 0 ? calloc(1, sizeof(*e)) : NULL;
+    if (e == NULL) {
+        errno = rc == 0 ? ENOMEM : -rc;
+        if (rc == 0)
+            refuse(why, why_bytes, 0, "flash: no memory");
+        return NULL;
+    }
+    e->opt = *opt;
+    e->tun = tun;
+    e->arena = opt->arena;
+    e->page_bytes = opt->page_bytes;
+    e->wbuf_bytes = opt->wbuf_bytes;
+    e->slots_per_page = (uint32_t)(opt->page_bytes / opt->wbuf_bytes);
+    e->page_granules = opt->page_bytes / EXT_GRANULE_BYTES;
+    e->slot_granules = opt->wbuf_bytes / EXT_GRANULE_BYTES;
+    e->notify_job.run = notify_run;
+    lock_init(&e->page_lock, LOCK_EXT_PAGE);
+    lock_init(&e->notify_lock, LOCK_IO_QUEUE);
+    lock_init(&e->pool_lock, LOCK_CONTROL);
+    lock_init(&e->rings_lock, LOCK_STATS);
+    lock_cond_init(&e->idle_cond);
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
+        lock_init(&e->buckets[i].lock, LOCK_EXT_BUCKET);
+        e->buckets[i].page = EXT_NO_PAGE;
+    }
+    for (unsigned i = 0; i < EXT_DEVICES_MAX; i++)
+        e->probes[i].unit = EXT_NO_PAGE;
+
+    rc = share_memory(e, why, why_bytes);
+    e->wbuf_count = e->opt.wbuf_count;
+    if (rc == 0)
+        rc = open_devices(e, why, why_bytes);
+    if (rc == 0)
+        rc = number_pages(e);
+    if (rc == 0)
+        rc = open_tables(e, why, why_bytes);
+    if (rc == 0)
+        rc = start(e, why, why_bytes);
+    if (rc != 0) {
+        release(e);
+        errno = -rc;
+        return NULL;
+    }
+    return e;
+}
+
+void ext_destroy(struct extstore *e, bool flush)
+{
+    if (e == NULL)
+        return;
+    if (flush)
+        (void)ext_sync(e, -1);
+    atomic_store(&e->stopping, true);
+    release(e);
+}
+
+/* ---- restart ---- */
+
+bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
+{
+    ASSERT(atomic_load(&e->attaching));
+    if (place >= e->page_count * e->page_granules || len_class >= EXT_LEN_CLASSES)
+        return false;
+    struct ext_page *p = &e->pages[ext_place_page(e, place)];
+    if (ext_page_state_of(p) == EXT_PAGE_FREE ||
+        extmap_get(e->map, ext_place_slot(e, place)).state == EXTMAP_FREE)
+        return false;
+    atomic_fetch_add(&p->bytes_used, ext_len_bytes(len_class));
+    atomic_fetch_add(&p->objects, 1);
+    return true;
+}
+
+void ext_attach_done(struct extstore *e)
+{
+    atomic_store(&e->attaching, false);
+    for (uint32_t page = 0; page < e->page_count; page++)
+        ext_page_try_free(e, page);
+}
+
+/* ---- sync ---- */
+
+int ext_sync(struct extstore *e, int64_t timeout_ms)
+{
+    lock_assert_none_held();
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
+        ext_wbuf_close_open(e, (enum ext_bucket)i);
+    uint64_t end = io_now_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
+    int rc = 0;
+    lock_take(&e->notify_lock);
+    while (rc == 0 && atomic_load(&e->flushing_wbufs) > 0) {
+        uint64_t now = io_now_ns();
+        if (atomic_load(&e->stuck_wbufs) == atomic_load(&e->flushing_wbufs))
+            rc = -EIO;
+        else if (timeout_ms >= 0 && now >= end)
+            rc = -ETIMEDOUT;
+        else
+            lock_wait(&e->notify_lock, &e->idle_cond,
+                      timeout_ms < 0 ? -1 : (int64_t)((end - now) / 1000000) + 1);
+    }
+    lock_release(&e->notify_lock);
+    return rc;
+}
+
+/* ---- figures ---- */
+
+static void count_pages(struct extstore *e, struct ext_info *out)
+{
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        struct ext_page *p = &e->pages[i];
+        enum ext_page_state s = ext_page_state_of(p);
+        if (s == EXT_PAGE_FREE) {
+            out->pages_free++;
+            continue;
+        }
+        uint64_t bytes = atomic_load(&p->bytes_used);
+        out->pages_used++;
+        out->pages_bad += s == EXT_PAGE_BAD;
+        out->objects_used += atomic_load(&p->objects);
+        out->bytes_used += bytes;
+        out->bytes_fragmented += e->page_bytes - min_u64(bytes, e->page_bytes);
+    }
+    out->limit_maxbytes = e->page_count * e->page_bytes;
+}
+
+void ext_info(struct extstore *e, struct ext_info *out)
+{
+    memset(out, 0, sizeof(*out));
+    count_pages(e, out);
+    ext_ring_counters(e, out);
+#define COPY(name) out->name = ext_counted(e, EXT_N_##name)
+    COPY(compact_lost);
+    COPY(compact_rescues);
+    COPY(compact_resc_cold);
+    COPY(compact_resc_old);
+    COPY(compact_skipped);
+    COPY(page_allocs);
+    COPY(page_evictions);
+    COPY(page_reclaims);
+    COPY(objects_evicted);
+    COPY(bytes_evicted);
+    COPY(objects_written);
+    COPY(bytes_written);
+    COPY(write_errors);
+    COPY(write_retries);
+    COPY(write_moved);
+    COPY(device_bytes_written);
+    COPY(pages_lost);
+    COPY(evicted_index_full);
+    COPY(objects_expired);
+    COPY(objects_unread_dropped);
+#undef COPY
+    out->objects_read += ext_counted(e, EXT_N_objects_read_reclaim);
+    out->bytes_read += ext_counted(e, EXT_N_bytes_read_reclaim);
+    out->read_errors += ext_counted(e, EXT_N_read_errors);
+    out->read_retries += ext_counted(e, EXT_N_read_retries);
+    out->read_short += ext_counted(e, EXT_N_read_short);
+    out->bad_checksums += ext_counted(e, EXT_N_bad_checksums);
+    out->io_queue = io_pool_queued(e->write_pool);
+    lock_take(&e->pool_lock);
+    if (e->read_pool != NULL)
+        out->io_queue += io_pool_queued(e->read_pool);
+    lock_release(&e->pool_lock);
+    uint32_t dirty = atomic_load(&e->dirty_wbufs);
+    out->wbufs_busy = dirty;
+    out->wbufs_free = e->wbuf_count - dirty;
+    out->wbufs_stuck = atomic_load(&e->stuck_wbufs);
+    out->buffer_bytes = arena_used_bytes(e->arena, ARENA_USE_BUFFER);
+    out->page_table_bytes = pages_table_bytes(e) + words_table_bytes(e);
+    out->engine = e->uring ? "io_uring" : "threads";
+    out->degraded = out->wbufs_stuck > 0;
+    out->direct = true;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        out->degraded |= ext_device_degraded(&e->devices[i]);
+        out->direct &= e->devices[i].direct;
+    }
+}
+
+unsigned ext_page_count(const struct extstore *e)
+{
+    return e->page_count;
+}
+
+void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out)
+{
+    ASSERT(page < e->page_count);
+    struct ext_page *p = &e->pages[page];
+    *out = (struct ext_page_info){
+        .state = ext_page_state_of(p),
+        .version = atomic_load(&p->version),
+        .bytes_used = atomic_load(&p->bytes_used),
+        .objects = atomic_load(&p->objects),
+        .bucket = (enum ext_bucket)p->bucket,
+        .free_bucket = ext_page_device(e, page)->free_bucket,
+    };
+}
+
+/* ---- checks ---- */
+
+/* Pages of one device that are neither free nor used, or both. page_lock held. */
+static uint64_t reconcile_device(struct extstore *e, uint32_t device, struct extents_range *used)
+{
+    size_t n = 0;
+    uint32_t probed = atomic_load(&e->probes[device].unit);
+    for (uint32_t page = 0; page < e->page_count; page++) {
+        uint32_t unit = e->where[page].unit;
+        if (e->where[page].device != device)
+            continue;
+        ext_page_assert(e, page);
+        if (ext_page_state_of(&e->pages[page]) != EXT_PAGE_FREE || unit == probed)
+            used[n++] = (struct extents_range){unit, 1};
+    }
+    struct extents_reconciled result;
+    int rc = extents_reconcile(e->devices[device].free, used, n, NULL, NULL, &result);
+    ASSERT(rc == 0);
+    uint64_t wrong = 0;
+    for (unsigned i = 0; i < EXTENTS_FAULT_COUNT; i++)
+        wrong += result.units[i];
+    return wrong;
+}
+
+/* Each buffer is in the free stack, or extmap names the range in it, or it is just being opened.
+ * page_lock held. */
+static uint64_t reconcile_wbufs(struct extstore *e)
+{
+    uint64_t wrong = 0;
+    for (uint32_t i = 0; i < e->wbuf_count; i++) {
+        unsigned places = 0;
+        for (uint32_t k = 0; k < e->free_wbuf_count; k++)
+            places += e->free_wbufs[k] == i;
+        uint64_t range;
+        if (extmap_buffer_range(e->map, i, &range) == 0)
+            places++;
+        bool taken = atomic_load(&e->wbufs[i].state) == EXT_WBUF_TAKEN;
+        wrong += places != 1 && !(taken && places == 0);
+    }
+    return wrong;
+}
+
+uint64_t ext_reconcile(struct extstore *e)
+{
+    struct extents_range *used = calloc(e->page_count, sizeof(*used));
+    if (used == NULL)
+        return 0;
+    uint64_t wrong = 0;
+    lock_take(&e->page_lock);
+    for (uint32_t i = 0; i < e->device_count; i++)
+        wrong += reconcile_device(e, i, used);
+    wrong += reconcile_wbufs(e);
+    lock_release(&e->page_lock);
+    free(used);
+    return wrong;
+}
+
+void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *line), void *ctx)
+{
+    e->event_fn = fn;
+    e->event_ctx = ctx;
+}
+
+void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx)
+{
+    e->maint_ctx = ctx;
+    e->maint_fn = fn;
+}

@@ -1,0 +1,173 @@
+/* io_thread.c: see io_thread.h. One queue, one lock, one condition. Timed jobs wait in a list of
+ * their own, sorted by time; it is short (failed wbufs and probes of failed devices). */
+#include "io_thread.h"
+
+#include <time.h>
+
+#include "lock.h"
+
+struct io_pool {
+    /* const after create */
+    unsigned thread_count;
+    char name[16];
+    pthread_t threads[IO_THREADS_MAX];
+    /* under lock */
+    struct lock lock; /* LOCK_IO_QUEUE */
+    pthread_cond_t cond;
+    struct io_job *head, *tail;
+    struct io_job *timed; /* by start_ns */
+    unsigned running;     /* threads inside a run() */
+    bool stopping;
+    /* atomic */
+    _Atomic(uint64_t) queued;
+};
+
+uint64_t io_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void push_timed(struct io_pool *pool, struct io_job *job)
+{
+    struct io_job **at = &pool->timed;
+    while (*at != NULL && (*at)->start_ns <= job->start_ns)
+        at = &(*at)->next;
+    job->next = *at;
+    *at = job;
+}
+
+static void push(struct io_pool *pool, struct io_job *job)
+{
+    job->next = NULL;
+    if (pool->tail != NULL)
+        pool->tail->next = job;
+    else
+        pool->head = job;
+    pool->tail = job;
+}
+
+/* Takes the next job that may start, or sets *wait_ms until the first timed one may (-1: none). */
+static struct io_job *pop(struct io_pool *pool, int64_t *wait_ms)
+{
+    lock_assert_held(&pool->lock);
+    *wait_ms = -1;
+    struct io_job *job = pool->timed;
+    if (job != NULL) {
+        uint64_t now = io_now_ns();
+        if (pool->stopping || job->start_ns <= now) {
+            pool->timed = job->next;
+            return job;
+        }
+        *wait_ms = (int64_t)((job->start_ns - now) / 1000000) + 1;
+    }
+    job = pool->head;
+    if (job != NULL) {
+        pool->head = job->next;
+        if (pool->head == NULL)
+            pool->tail = NULL;
+    }
+    return job;
+}
+
+static void *thread_main(void *arg)
+{
+    struct io_pool *pool = arg;
+    pthread_setname_np(pthread_self(), pool->name);
+    lock_take(&pool->lock);
+    for (;;) {
+        int64_t wait_ms;
+        struct io_job *job = pop(pool, &wait_ms);
+        if (job == NULL) {
+            if (pool->stopping && pool->running == 0)
+                break;
+            lock_wait(&pool->lock, &pool->cond, wait_ms);
+            continue;
+        }
+        pool->running++;
+        lock_release(&pool->lock);
+        atomic_fetch_sub_explicit(&pool->queued, 1, memory_order_relaxed);
+        job->run(job);
+        lock_take(&pool->lock);
+        pool->running--;
+    }
+    pthread_cond_broadcast(&pool->cond); /* the others may leave too */
+    lock_release(&pool->lock);
+    return NULL;
+}
+
+struct io_pool *io_pool_create(unsigned threads, const char *name)
+{
+    ASSERT(threads >= 1 && threads <= IO_THREADS_MAX);
+    struct io_pool *pool = calloc(1, sizeof(*pool));
+    if (pool == NULL)
+        return NULL;
+    snprintf(pool->name, sizeof(pool->name), "%s", name);
+    lock_init(&pool->lock, LOCK_IO_QUEUE);
+    lock_cond_init(&pool->cond);
+    for (; pool->thread_count < threads; pool->thread_count++) {
+        int rc = pthread_create(&pool->threads[pool->thread_count], NULL, thread_main, pool);
+        if (rc != 0) {
+            io_pool_destroy(pool);
+            errno = rc;
+            return NULL;
+        }
+    }
+    return pool;
+}
+
+void io_pool_destroy(struct io_pool *pool)
+{
+    if (pool == NULL)
+        return;
+    lock_take(&pool->lock);
+    pool->stopping = true;
+    pthread_cond_broadcast(&pool->cond);
+    lock_release(&pool->lock);
+    for (unsigned i = 0; i < pool->thread_count; i++)
+        pthread_join(pool->threads[i], NULL);
+    ASSERT(pool->head == NULL && pool->timed == NULL);
+    pthread_cond_destroy(&pool->cond);
+    lock_destroy(&pool->lock);
+    free(pool);
+}
+
+void io_pool_submit(struct io_pool *pool, struct io_job *job)
+{
+    io_pool_submit_after(pool, job, 0);
+}
+
+void io_pool_submit_after(struct io_pool *pool, struct io_job *job, uint64_t delay_ns)
+{
+    job->start_ns = delay_ns == 0 ? 0 : io_now_ns() + delay_ns;
+    atomic_fetch_add_explicit(&pool->queued, 1, memory_order_relaxed);
+    lock_take(&pool->lock);
+    if (delay_ns == 0)
+        push(pool, job);
+    else
+        push_timed(pool, job);
+    pthread_cond_signal(&pool->cond);
+    lock_release(&pool->lock);
+}
+
+uint64_t io_pool_queued(const struct io_pool *pool)
+{
+    return atomic_load_explicit(&pool->queued, memory_order_relaxed);
+}
+
+void io_pool_pause(struct io_pool *pool, uint64_t ns)
+{
+    uint64_t end = io_now_ns() + ns;
+    for (;;) {
+        lock_take(&pool->lock);
+        bool stopping = pool->stopping;
+        lock_release(&pool->lock);
+        uint64_t now = io_now_ns();
+        if (stopping || now >= end)
+            return;
+        uint64_t left = min_u64(end - now, 20000000);
+        struct timespec ts = {0, (long)left};
+        nanosleep(&ts, NULL);
+    }
+}
