@@ -12,8 +12,8 @@
  * nothing is changed:
  *   arm=0|1         inject what is set (0 at start)
  *   seed=N          the sequence of decisions; same seed, same order of requests: same faults
- *   by=op|place     what decides: the number of the request (a retry is a new draw), or its offset in
- *                   units of 4096 (a retry meets the same fault: a bad sector)
+ *   by=op|place     what decides: the number of the request (a retry is a new draw), or its
+ *                   offset in units of 4096 (a retry meets the same fault: a bad sector)
  *   read.FAULT=1/N  rate of a fault, N of 1 is always; =0 is never. Likewise write.FAULT
  *   stall_ms=N      how long a stall lasts (100)
  *   gone=0|1        while armed, every read, write, fsync, truncate, fallocate, open: EIO
@@ -22,10 +22,11 @@
  *
  * Faults: eio; short (about half is done, the rest is not); enospc (writes); flip (one bit is
  * wrong in the answer of a read, or in what a write leaves on the device); misdirect (another
- * place of the file is read or written); lost (a write is acknowledged, not done); stall (done right,
- * but late). At most one of them hits a request, in this order, but for stall, which may join any.
+ * place of the file is read or written); lost (a write is acknowledged, not done); stall (done
+ * right, but late). At most one of them hits a request, in this order, but for stall, which may
+ * join any.
  *
- * Threads: libfuse's, up to WORKERS. One mutex guards all state; it is not held over I/O or a stall.
+ * Threads: libfuse's, up to WORKERS. One mutex guards all state; not held over I/O or a stall.
  * Limits: no links, no extended attributes, names are the directory's; .faults hides such a file.
  */
 #define FUSE_USE_VERSION 312
@@ -100,7 +101,7 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* Waits `ms`, or until .faults is written to. Called with lock held, which it gives up meanwhile. */
+/* Waits `ms`, or until .faults is written to. Called with lock held; gives it up meanwhile. */
 static void stall(uint64_t ms)
 {
     struct timespec end;
@@ -303,7 +304,8 @@ static bool is_control(const char *path)
 
 /* ---- reads and writes ------------------------------------------------------------------ */
 
-static int do_read(const char *path, char *out, size_t size, off_t offset, struct fuse_file_info *fi)
+static int do_read(const char *path, char *out, size_t size, off_t offset,
+                   struct fuse_file_info *fi)
 {
     (void)path;
     if (fi->fh == 0)
@@ -528,7 +530,7 @@ static int do_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_
 static void *do_init(struct fuse_conn_info *conn, struct fuse_config *config)
 {
     conn->max_write = REQUEST_BYTES;
-    conn->max_background = WORKERS / 2; /* what a ring has in flight is "background" to the kernel */
+    conn->max_background = WORKERS / 2; /* to the kernel a ring's requests are "background" */
     conn->congestion_threshold = WORKERS / 2;
     config->nullpath_ok = 1;
     config->hard_remove = 1;
