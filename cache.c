@@ -109,14 +109,20 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
     ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
 }
 
-/* Drops every flash word of the hash's tag (the caller knows that they may be stale). */
-static void forget_same_tag(struct cache *c, uint64_t hash)
+void flash_forget_tag(struct cache *c, uint64_t hash, bool evicted)
 {
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash, slots);
+    _Atomic(uint64_t) *dropping = &c->root->dropping[index_shard_of(c->index, hash)];
+    unsigned n = index_match(c->index, hash, slots), flash_count = 0;
+    for (unsigned i = 0; i < n; i++)
+        flash_count += index_kind(c->index, index_load(slots[i])) == INDEX_FLASH;
+    if (flash_count > 1)
+        atomic_store(dropping, hash);
     for (unsigned i = 0; i < n; i++)
         if (index_kind(c->index, index_load(slots[i])) == INDEX_FLASH)
-            flash_forget(c, hash, slots[i], false);
+            flash_forget(c, hash, slots[i], evicted);
+    if (flash_count > 1)
+        atomic_store(dropping, 0);
 }
 
 /* The item leaves its LRU and loses the reference of being linked; its word is the caller's affair. */
@@ -131,9 +137,9 @@ static void item_retire(struct cache *c, struct item *it)
 void item_unlink(struct cache *c, struct item *it, uint64_t hash)
 {
     ASSERT(item_flags(it) & ITEM_LINKED);
+    if (item_flags(it) & ITEM_SHADOW) /* before the word that hides them goes: a kill may come between */
+        flash_forget_tag(c, hash, false);
     index_clear(c->index, hash, item_slot(c, it, hash));
-    if (item_flags(it) & ITEM_SHADOW)
-        forget_same_tag(c, hash);
     item_retire(c, it);
 }
 
@@ -289,7 +295,11 @@ again:
         if (!r) {
             l->unread[l->unread_count++] = slots[i];
         } else if (r->verdict == READ_BAD) {
-            flash_forget(c, op->hash, slots[i], false);
+            /* It may be the younger of two values of the key: what may be the older one goes with it. */
+            flash_forget_tag(c, op->hash, false);
+            l->match = NULL;
+            l->unread_count = 0;
+            return;
         } else if (r->verdict == READ_MATCH) {
             if (l->match && l->match->rec.seq > r->rec.seq) {
                 flash_forget(c, op->hash, slots[i], false);
@@ -465,6 +475,47 @@ void op_item_free(struct cache *c, struct cache_op *op)
     op->item = NULL;
 }
 
+/* ---- changes of more than one field ---- */
+
+/* With -e a process may be killed between any two stores, and what it leaves is taken over. So what one
+ * store can't change is changed in a copy, which then takes the item's place by one store of its word. */
+static bool changes_copies(const struct cache *c) { return c->settings->memory_file != NULL; }
+
+/* STEP_DONE: op->item is a copy of it, not linked; else it is being made and the lock was released. */
+static enum step want_copy(struct cache_worker *w, struct cache_op *op, struct item *it, struct lock *lock,
+                           bool *unlocked)
+{
+    struct item *neu = op->item;
+    uint32_t client_flags = item_client_flags(it);
+    if (!(neu && item_flags(neu) == (item_flags(it) & (ITEM_CAS | ITEM_CFLAGS)) &&
+          neu->value_bytes == it->value_bytes)) {
+        uint32_t value_bytes = it->value_bytes;
+        lock_release(lock);
+        *unlocked = true;
+        op_item_free(w->cache, op);
+        return op_alloc(w, op, op->key, op->key_bytes, value_bytes, client_flags, 0);
+    }
+    memcpy(neu->data, it->data, item_real_bytes(it) - ITEM_HEADER_BYTES);
+    item_flag_set(neu, item_flags(it) & ~ITEM_LINKED);
+    atomic_store(&neu->exptime_sec, atomic_load(&it->exptime_sec));
+    atomic_store(&neu->time_sec, atomic_load(&it->time_sec));
+    return STEP_DONE;
+}
+
+/* The copy in op->item takes the item's place, in the LRU too; l->it is the copy then. */
+static void swap_copy(struct cache *c, struct cache_op *op, struct look *l)
+{
+    struct item *neu = op->item, *old = l->it;
+    op->item = NULL;
+    item_flag_set(neu, ITEM_LINKED);
+    index_replace(c->index, op->hash, l->it_slot,
+                  index_make_ram(c->index, slab_handle_of(c->slab, neu), 0, 0));
+    lru_substitute(c->lru, old, neu);
+    item_flag_clear(old, ITEM_LINKED);
+    item_unref(c, old);
+    l->it = neu;
+}
+
 /* ---- CACHE_GET ---- */
 
 static bool get_touches(const struct cache_op *op) { return op->options & (CACHE_F_TOUCH | CACHE_F_GAT); }
@@ -512,7 +563,7 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
     }
     item_set_cas(it, op->options & CACHE_F_CAS_SET ? op->cas_new : cache_next_cas(c));
     atomic_store_explicit(&it->exptime_sec, op->vivify_exptime_sec, memory_order_relaxed);
-    item_flag_set(it, (op->options & CACHE_F_BINARY_KEY) ? ITEM_BINARY_KEY : 0);
+    item_flag_set(it, ITEM_TOKEN_SENT | ((op->options & CACHE_F_BINARY_KEY) ? ITEM_BINARY_KEY : 0));
     if (item_store(c, op, l, it, now) != 0)
         return STEP_WAIT;
     op->item = NULL;
@@ -521,7 +572,7 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
     op->status = CACHE_VIVIFIED;
     view_item(op, &op->view, it);
     op->view.won = true;
-    item_flag_set(it, ITEM_TOKEN_SENT);
+    op->view.token_sent = false; /* this very request has got it */
     hold(op, it);
     return STEP_DONE;
 }
@@ -950,12 +1001,13 @@ static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, u
     unsigned keep = item_flags(old) & (ITEM_FETCHED | ITEM_TOKEN_SENT | ITEM_STALE | ITEM_BINARY_KEY);
     atomic_store(&neu->exptime_sec, atomic_load(&old->exptime_sec));
     item_flag_set(neu, keep);
-    item_set_cas(neu, op_cas(c, op));
+    if (op->options & CACHE_F_INVALIDATE)
+        delete_mark_stale(c, op, neu);
+    else
+        item_set_cas(neu, op_cas(c, op));
     int rc = item_store(c, op, l, neu, now);
     ASSERT(rc == 0); /* it replaces a RAM word: needs no room in the index */
     op->item = NULL;
-    if (op->options & CACHE_F_INVALIDATE)
-        delete_mark_stale(c, op, neu);
 }
 
 static enum step step_delete(struct cache_worker *w, struct cache_op *op)
@@ -997,6 +1049,14 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             unlocked = true;
             op_item_free(c, op);
             s = op_alloc(w, op, op->key, op->key_bytes, 0, 0, 0);
+        } else if (s == STEP_DONE && !unlocked && l.it && !want_empty && changes_copies(c)) {
+            s = want_copy(w, op, l.it, lock, &unlocked);
+            if (s == STEP_DONE && !unlocked) {
+                delete_mark_stale(c, op, op->item);
+                swap_copy(c, op, &l);
+                stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
+                op->status = CACHE_OK;
+            }
         } else if (s == STEP_DONE && !unlocked) {
             stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
             if (want_empty)
@@ -1143,7 +1203,17 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, number);
     bool in_place = len <= it->value_bytes && item_refs(it) == 1;
-    if (!in_place) {
+    if (in_place && changes_copies(c)) {
+        s = want_copy(w, op, it, lock, &unlocked);
+        if (s != STEP_DONE || unlocked)
+            goto out;
+        arith_in_place(c, op, op->item, digits, len);
+        if (op->options & CACHE_F_TOUCH)
+            atomic_store(&op->item->exptime_sec, op->exptime_sec);
+        swap_copy(c, op, &l);
+        it = l.it;
+        item_bump(c, it, now);
+    } else if (!in_place) {
         uint32_t client_flags = item_client_flags(it);
         struct item *neu = op->item;
         if (!(neu && neu->value_bytes == len && item_client_flags(neu) == client_flags)) {
@@ -1156,6 +1226,8 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
         memcpy(item_value(neu), digits, len);
         atomic_store(&neu->exptime_sec, atomic_load(&it->exptime_sec));
         item_flag_set(neu, item_flags(it) & (ITEM_FETCHED | ITEM_STALE | ITEM_TOKEN_SENT | ITEM_BINARY_KEY));
+        if (op->options & CACHE_F_TOUCH)
+            atomic_store(&neu->exptime_sec, op->exptime_sec);
         item_set_cas(neu, op_cas(c, op));
         int rc = item_store(c, op, &l, neu, now);
         ASSERT(rc == 0); /* replaces a RAM word */
@@ -1163,10 +1235,10 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
         it = neu;
     } else {
         arith_in_place(c, op, it, digits, len);
+        if (op->options & CACHE_F_TOUCH)
+            atomic_store(&it->exptime_sec, op->exptime_sec);
         item_bump(c, it, now);
     }
-    if (op->options & CACHE_F_TOUCH)
-        atomic_store(&it->exptime_sec, op->exptime_sec);
     stat_class_inc(w->stats, lru_class(it->lru_id), decr ? CSTAT_decr_hits : CSTAT_incr_hits);
     view_item(op, &op->view, it);
     op->view.value = NULL;

@@ -189,17 +189,11 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, uns
 static bool cb_dropped(void *ctx, uint64_t hash, ext_place place, bool evicted)
 {
     struct cache *c = ctx;
-    index_slot *slots[INDEX_MATCH_MAX];
     struct lock *lock = index_lock(c->index, hash);
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, hash, place);
-    if (slot) {
-        flash_forget(c, hash, slot, evicted);
-        unsigned n = index_match(c->index, hash, slots);
-        for (unsigned i = 0; i < n; i++)
-            if (index_kind(c->index, index_load(slots[i])) == INDEX_FLASH)
-                flash_forget(c, hash, slots[i], evicted);
-    }
+    if (slot)
+        flash_forget_tag(c, hash, evicted);
     lock_release(lock);
     return slot != NULL;
 }
@@ -221,11 +215,12 @@ static void sweep_visit(void *ctx, uint64_t hash, index_slot *slot, index_word w
 {
     struct sweep *s = ctx;
     struct cache *c = s->cache;
+    (void)slot;
     if (index_kind(c->index, w) != INDEX_FLASH)
         return;
     ext_place place = index_place(c->index, w);
     if (place >= s->first && place < s->end)
-        flash_forget(c, hash, slot, s->evicted);
+        flash_forget_tag(c, hash, s->evicted); /* as in cb_dropped */
 }
 
 #define SWEEP_BUCKETS 4096

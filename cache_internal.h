@@ -29,6 +29,8 @@ struct cache_root {
     _Atomic(uint32_t) flush_unix;      /* items last touched at or before are dead from then on; 0 none */
     uint32_t reserved;
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
+    /* Hash whose same-tag flash words are just being dropped, 0 none: attach ends what a kill cut short. */
+    _Atomic(uint64_t) dropping[INDEX_SHARD_COUNT];
 };
 static_assert(sizeof(struct cache_root) <= ARENA_ROOT_MODULE_BYTES, "cache root");
 
@@ -171,6 +173,10 @@ void item_unlink(struct cache *c, struct item *it, uint64_t hash);
 index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash);
 /* Forgets a flash object: the word goes (a tombstone stays if evicted), the engine is told. */
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted);
+
+/* Forgets every flash word of the hash's tag, as one: a kill in between is made up for by attach, so
+ * that never an older value of a key is left without the younger one. */
+void flash_forget_tag(struct cache *c, uint64_t hash, bool evicted);
 
 /* cache_room.c */
 enum room {

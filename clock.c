@@ -41,13 +41,23 @@ void clock_setup(void)
     setup(CLOCK_START_REL_SEC, wall_sec() - CLOCK_START_REL_SEC);
 }
 
+static int setup_checked(int64_t rel_sec, int64_t epoch_sec)
+{
+    if (rel_sec < (int64_t)CLOCK_START_REL_SEC ||
+        rel_sec > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
+        return -EINVAL;
+    setup(rel_sec, epoch_sec);
+    return 0;
+}
+
 int clock_setup_epoch(int64_t epoch_sec)
 {
-    int64_t rel = wall_sec() - epoch_sec;
-    if (rel < (int64_t)CLOCK_START_REL_SEC || rel > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
-        return -EINVAL;
-    setup(rel, epoch_sec);
-    return 0;
+    return setup_checked(wall_sec() - epoch_sec, epoch_sec);
+}
+
+int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
+{
+    return setup_checked(coarse_mono_sec() - mono_sec, epoch_sec);
 }
 
 uint32_t clock_now_sec(void)
@@ -72,6 +82,11 @@ uint32_t clock_uptime_sec(void)
 int64_t clock_unix_epoch_sec(void)
 {
     return unix_epoch_sec;
+}
+
+int64_t clock_mono_epoch_sec(void)
+{
+    return mono_epoch_sec;
 }
 
 int64_t clock_rel_to_unix(uint32_t rel_sec)

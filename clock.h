@@ -33,6 +33,11 @@ void clock_setup(void);
  * within 30 years. */
 int clock_setup_epoch(int64_t unix_epoch_sec);
 
+/* The same for an epoch of this boot, by the clock that rel time follows: mono_epoch_sec is what the
+ * earlier process's clock_mono_epoch_sec() said. So rel time goes on although the machine's clock was
+ * set meanwhile. -EINVAL as above, by CLOCK_MONOTONIC. */
+int clock_setup_boot_epoch(int64_t unix_epoch_sec, int64_t mono_epoch_sec);
+
 /* Rel time now; grows by itself, never falls but by clock_shift(). About 5 ns. */
 uint32_t clock_now_sec(void);
 
@@ -42,6 +47,8 @@ uint32_t clock_uptime_sec(void);
 
 /* Unix time of rel time 0; and rel to unix. Shifts count as if time had passed. */
 int64_t clock_unix_epoch_sec(void);
+/* CLOCK_MONOTONIC at rel time 0, without shifts. */
+int64_t clock_mono_epoch_sec(void);
 int64_t clock_rel_to_unix(uint32_t rel_sec);
 
 /* Unix time now as `stats` shows it: the epoch plus rel time, so shifts show. */

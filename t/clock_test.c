@@ -146,6 +146,20 @@ Test(clock, an_epoch_a_century_ago_is_refused)
     cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - (int64_t)UINT32_MAX), -EINVAL);
 }
 
+Test(clock, an_epoch_of_this_boot_goes_on_by_the_monotonic_clock)
+{
+    int64_t mono = clock_mono_epoch_sec(), unix_epoch = 1000; /* the wall clock was far off then */
+    cr_assert_eq(clock_setup_boot_epoch(unix_epoch, mono - 500), 0);
+    cr_assert_leq(llabs((int64_t)clock_now_sec() - 502), 1);
+    cr_assert_eq(clock_unix_epoch_sec(), unix_epoch);
+    cr_assert_eq(clock_mono_epoch_sec(), mono - 500);
+}
+
+Test(clock, an_epoch_of_this_boot_ahead_is_refused)
+{
+    cr_assert_eq(clock_setup_boot_epoch(1000, clock_mono_epoch_sec() + 100), -EINVAL);
+}
+
 Test(clock, mono_units_agree)
 {
     uint64_t ms = clock_mono_ms(), us = clock_mono_us(), ns = clock_mono_ns();
