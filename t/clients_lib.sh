@@ -66,17 +66,19 @@ stop_server() {
     SERVER_PID=
 }
 
-# stat_of NAME: one counter of `stats`, through bash's own TCP
-stat_of() {
-    local a b c
+# stats_lines [SECTION]: "name value" of each line of `stats`, through bash's own TCP
+stats_lines() {
+    local word name value
     exec 8<> "/dev/tcp/127.0.0.1/$PORT" || return 1
-    printf 'stats\r\nquit\r\n' >&8
-    while read -r a b c <&8; do
-        [ "$a $b" = "STAT $1" ] && echo "${c%$'\r'}"
-        [ "$a" = $'END\r' ] && break
+    printf 'stats%s\r\nquit\r\n' "${1:+ $1}" >&8
+    while read -r word name value <&8; do
+        [ "$word" = STAT ] && echo "$name ${value%$'\r'}"
+        [ "$word" = $'END\r' ] && break
     done
     exec 8>&-
 }
+# stat_of NAME [SECTION]: its value; empty if there is no such line
+stat_of() { stats_lines "${2:-}" | sed -n "s/^$1 //p"; }
 
 # python_with MODULE: an interpreter that can import it (Debian's packages belong to
 # /usr/bin/python3, which need not be the first one on PATH); fails if there is none
