@@ -63,6 +63,11 @@ void ext_wake_writers(struct extstore *e)
         io_pool_submit(e->write_pool, &e->notify_job);
 }
 
+uint64_t ext_seq_now(const struct extstore *e)
+{
+    return atomic_load_explicit(&e->root->next_seq, memory_order_relaxed) + 1;
+}
+
 void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg)
 {
     struct ext_notify *n = malloc(sizeof(*n));
