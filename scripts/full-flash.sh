@@ -25,21 +25,23 @@ echo "$keys keys with values of $VALUE, ${TIMES:-3} times the flash of $FLASH_MB
 
 run_load load --mode load --keys "$keys" --value "$VALUE" --conns "${CONNS:-4}" \
     --depth "${DEPTH:-8}" --epoch 1
-figure "load: seconds, MB of values" "$(result load seconds), $(($(result load value_bytes_sent) / 1000000))"
+mb_sent=$(($(result load value_bytes_sent) / 1000000))
+figure "load: seconds, MB of values" "$(result load seconds), $mb_sent"
 figure "load: p99, p99.9, max (us)" "$(result load set_p99_us), $(result load set_p999_us), \
 $(result load set_max_us)"
 [ "$LOAD_RC" = 0 ] && [ "$(result load stored)" = "$keys" ] || bad "not every set was stored"
-[ "$(result load set_max_us)" -le $((MAX_SLEEP_US + ${SLACK_MS:-250} * 1000)) ] || bad "a set stalled"
+limit_us=$((MAX_SLEEP_US + ${SLACK_MS:-250} * 1000))
+[ "$(result load set_max_us)" -le $limit_us ] || bad "a set stalled"
 
 misses_before=$(stat_of get_misses)
 run_load verify --mode verify --keys "$keys" --value "$VALUE" --conns "${CONNS:-4}" \
     --depth "${DEPTH:-8}" --epoch 1
 hits=$(result verify hits)
 misses=$(result verify misses)
-figure "read back: right, wrong, gone" "$((hits - $(result verify wrong) - $(result verify stale))), \
-$(($(result verify wrong) + $(result verify stale))), $misses"
+wrong=$(($(result verify wrong) + $(result verify stale)))
+figure "read back: right, wrong, gone" "$((hits - wrong)), $wrong, $misses"
 [ "$LOAD_RC" = 0 ] || bad "the reading client ended with $LOAD_RC"
-survived=$(sed -n 's/^survived_by_decile=//p' "$TMP/verify")
+survived=$(sed -n 's/^survived_by_decile=//p' "$TMP/verify.run")
 figure "survived, oldest to youngest tenth" "$survived"
 # Oldest first: no tenth may keep more than a younger one does, give or take 3%, and
 # the youngest is all there.
@@ -47,7 +49,8 @@ echo "$survived" | awk -F, '{
     for (i = 2; i <= NF; i++) if ($(i - 1) > $i + 0.03) exit 1
     if ($NF < 0.99 || $1 > 0.03) exit 1
 }' || bad "the oldest didn't go first"
-[ "$hits" -gt $((keys / ${TIMES:-3} * 7 / 10)) ] || bad "less than 70% of what the flash holds is left"
+[ "$hits" -gt $((keys / ${TIMES:-3} * 7 / 10)) ] ||
+    bad "less than 70% of what the flash holds is left"
 
 evictions=$(stat_of evictions)
 dropped=$(stat_of extstore_objects_evicted)
@@ -71,7 +74,8 @@ free=$(stat_of extstore_pages_free)
 used=$(stat_of extstore_pages_used)
 figure "pages free, used, in all" "$free, $used, $pages"
 [ $((free + used)) = "$pages" ] || bad "pages are lost or in two places"
-[ "$(stat_of extstore_bytes_used)" -le $((FLASH_MB * 1048576)) ] || bad "bytes_used beyond the flash"
+[ "$(stat_of extstore_bytes_used)" -le $((FLASH_MB * 1048576)) ] ||
+    bad "bytes_used beyond the flash"
 stop_server
 [ "$SERVER_RC" = 0 ] || bad "the server ended with $SERVER_RC"
 rm -f "$FLASH_DIR/full-flash.flash"

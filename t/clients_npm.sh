@@ -4,7 +4,8 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 . t/clients_lib.sh
 need node
-[ -d t/clients/node_modules/memcached ] || skip "npm's memcached isn't installed (npm ci in t/clients)"
+[ -d t/clients/node_modules/memcached ] ||
+    skip "npm's memcached isn't installed (npm ci in t/clients)"
 # shellcheck disable=SC2046
 start_server -m 64 -I 4m $(flash_flags 64)
 timeout 120 node t/clients/client.js "$PORT" || fail "npm memcached"
