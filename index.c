@@ -312,6 +312,17 @@ static inline struct candidate candidate_of(const struct index *ix, unsigned s, 
     return c;
 }
 
+/* Both candidates, their lines on the way from memory at the same time. */
+static inline void both_candidates(const struct index *ix, unsigned s, uint64_t x,
+                                   struct candidate c[2])
+{
+    uint64_t state = shard_state(ix, s);
+    c[0] = candidate_of(ix, s, state, x);
+    __builtin_prefetch(c[0].bucket);
+    c[1] = candidate_of(ix, s, state, other_x(ix, x));
+    __builtin_prefetch(c[1].bucket);
+}
+
 static int add_segment(struct index *ix, unsigned k)
 {
     uint64_t offset, none = 0;
@@ -474,14 +485,7 @@ static index_slot *make_room(struct index *ix, unsigned s, const struct candidat
     nodes[1] = (struct node){roots[1], -1, 0};
     for (int i = 0; i < count; i++) {
         const struct candidate at = nodes[i].at;
-        unsigned free_slots = bucket_empties(at.bucket);
-        if (free_slots == 0) {
-            free_slots = bucket_tombstones(ix, at.bucket);
-            if (free_slots)
-                bump(&ix->shard[s].counts[INDEX_TOMBSTONE], -1);
-        }
-        if (free_slots)
-            return shift_path(ix, s, nodes, i, (unsigned)__builtin_ctz(free_slots), root);
+        int first = count;
         for (unsigned slot = 0; slot < INDEX_BUCKET_WORDS && count < SEARCH_NODES; slot++) {
             uint64_t x = (uint64_t)at.group << ix->tag_bits |
                          word_tag(ix, index_load(&at.bucket[slot]));
@@ -494,6 +498,16 @@ static index_slot *make_room(struct index *ix, unsigned s, const struct candidat
                 continue;
             __builtin_prefetch(to.bucket);
             nodes[count++] = (struct node){to, (int16_t)i, (uint8_t)slot};
+        }
+        for (int k = first; k < count; k++) {
+            unsigned free_slots = bucket_empties(nodes[k].at.bucket);
+            if (free_slots == 0) {
+                free_slots = bucket_tombstones(ix, nodes[k].at.bucket);
+                if (free_slots)
+                    bump(&ix->shard[s].counts[INDEX_TOMBSTONE], -1);
+            }
+            if (free_slots)
+                return shift_path(ix, s, nodes, k, (unsigned)__builtin_ctz(free_slots), root);
         }
     }
     return NULL;
@@ -524,10 +538,9 @@ static index_slot *find_room(struct index *ix, unsigned s, const struct candidat
 /* Puts a word whose x is given into one of its two buckets. False: no room. */
 static bool place_word(struct index *ix, unsigned s, uint64_t x, index_word w)
 {
-    uint64_t state = shard_state(ix, s);
-    struct candidate c[2] = {candidate_of(ix, s, state, x),
-                             candidate_of(ix, s, state, other_x(ix, x))};
+    struct candidate c[2];
     unsigned which;
+    both_candidates(ix, s, x, c);
     index_slot *slot = find_room(ix, s, c, NO_ORDER, &which);
     if (!slot)
         return false;
@@ -948,11 +961,9 @@ struct lock *index_shard_lock(struct index *ix, unsigned shard)
 
 void index_prefetch(const struct index *ix, uint64_t hash)
 {
-    unsigned s = index_shard_of(ix, hash);
-    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
+    struct candidate c[2];
     /* A growth that runs meanwhile makes this the wrong line, or NULL; neither hurts. */
-    __builtin_prefetch(candidate_of(ix, s, state, x).bucket);
-    __builtin_prefetch(candidate_of(ix, s, state, other_x(ix, x)).bucket);
+    both_candidates(ix, index_shard_of(ix, hash), hash_x(ix, hash), c);
 }
 
 /* ---- words --------------------------------------------------------------------------- */
@@ -1018,10 +1029,8 @@ unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MA
 {
     unsigned s = index_shard_of(ix, hash), count = 0;
     lock_assert_held(&ix->shard[s].lock);
-    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
-    struct candidate c[2] = {candidate_of(ix, s, state, x),
-                             candidate_of(ix, s, state, other_x(ix, x))};
-    __builtin_prefetch(c[1].bucket);
+    struct candidate c[2];
+    both_candidates(ix, s, hash_x(ix, hash), c);
     for (unsigned k = 0; k < 2; k++) {
         unsigned bits = bucket_match(c[k].bucket, ix->tag_field, c[k].tag << ix->tag_shift);
         for (; bits; bits &= bits - 1) {
@@ -1038,10 +1047,8 @@ index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place)
     unsigned s = index_shard_of(ix, hash);
     lock_assert_held(&ix->shard[s].lock);
     ASSERT(place < ix->place_mask);
-    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
-    struct candidate c[2] = {candidate_of(ix, s, state, x),
-                             candidate_of(ix, s, state, other_x(ix, x))};
-    __builtin_prefetch(c[1].bucket);
+    struct candidate c[2];
+    both_candidates(ix, s, hash_x(ix, hash), c);
     uint64_t mask = KIND_FLASH | ix->tag_field | ix->place_mask;
     for (unsigned k = 0; k < 2; k++) {
         unsigned bits = bucket_match(c[k].bucket, mask,

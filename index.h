@@ -29,8 +29,8 @@
  * process leaves a valid table (a move writes the new place first: after a
  * kill a word may stand twice, and attach removes the second).
  *
- * A tombstone (flash kind, place all ones) marks an object whose page was evicted: it
- * is found once (for miss_from_extstore) and counts as free room for inserts.
+ * A tombstone (flash kind, place all ones) marks an object whose page was evicted: it is found once
+ * (for miss_from_extstore) and counts as free room for inserts; growth drops those it meets.
  *
  * Locks: the caller holds index_lock(hash) around everything that takes a hash or a slot;
  * slots are valid until it is released or index_insert is called. No I/O, no waiting.
@@ -63,7 +63,8 @@ struct index_options {
 };
 
 struct index_info {
-    uint64_t ram_count, flash_count, tombstone_count; /* exact under all locks, else a close reading */
+    /* exact under all locks, else a close reading */
+    uint64_t ram_count, flash_count, tombstone_count;
     uint64_t slots, bytes;  /* all rows' memory, directories included */
     uint64_t steps;         /* buckets that growth went through */
     uint64_t displacements; /* words moved to their other bucket to make room */
@@ -81,7 +82,8 @@ void index_destroy(struct index *ix);
 /* Lower than what is in use only stops growth. Any thread, no lock. */
 void index_set_limit(struct index *ix, uint64_t limit_bytes);
 
-struct lock *index_lock(struct index *ix, uint64_t hash); /* the lock; the caller takes and releases it */
+/* The lock of a hash, of a shard; the caller takes and releases it. */
+struct lock *index_lock(struct index *ix, uint64_t hash);
 unsigned index_shard_of(const struct index *ix, uint64_t hash);
 struct lock *index_shard_lock(struct index *ix, unsigned shard);
 void index_prefetch(const struct index *ix, uint64_t hash); /* needs no lock; a hint only */
@@ -96,7 +98,8 @@ index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5
 index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat);
 index_word index_make_tombstone(const struct index *ix);
 
-/* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how many. */
+/* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how
+ * many. */
 unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX]);
 /* The slot of the flash object at exactly this place, or NULL. */
 index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place);
@@ -119,7 +122,8 @@ int index_insert(struct index *ix, uint64_t hash, index_word w);
  * be missed. visit may clear or replace the slot it is given, but not insert; it gets a hash that
  * stands for the word in calls of this module (shard and x are right). */
 bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
-                void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
+                void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
+                void *ctx);
 
 /* One bounded step of growth in one shard (takes and releases its lock itself); true iff there is
  * more to do. For the maintenance thread, so that inserts seldom have to. */

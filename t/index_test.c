@@ -269,7 +269,7 @@ static void run_model(uint64_t flash_bytes, uint64_t ids, uint64_t ops)
                 mine = slots[i];
             }
         }
-        cr_assert_eq(mine != NULL, model[id] != 0, "object %" PRIu64 ", operation %" PRIu64, id, op);
+        cr_assert_eq(mine != NULL, model[id] != 0, "object %" PRIu64 ", step %" PRIu64, id, op);
         if (!mine) {
             cr_assert_eq(index_insert(w.ix, hash, neu), 0);
             expect[index_kind(w.ix, neu)]++;
@@ -354,7 +354,7 @@ Test(index, growth_neither_loses_nor_doubles)
 Test(index, large_rows_in_several_lumps_grow_too)
 {
     struct world w = new_world(FLASH_1T, 64 * MiB, UINT64_MAX);
-    cr_assert_lt(w.ix->lump_bytes, CACHE_LINE_BYTES << w.ix->group_bits);
+    cr_assert_lt(w.ix->lump_bytes, (uint64_t)CACHE_LINE_BYTES << w.ix->group_bits);
     uint64_t id = 0;
     for (unsigned round = 0; round < 3; round++) {
         for (uint64_t end = id + 50000; id < end; id++)
@@ -681,7 +681,7 @@ Test(index, attach_finds_everything_and_counts_it_again)
     unlink(path);
 }
 
-/* A word with room in its other bucket, in each shard, is copied there as by a move; nothing else. */
+/* In each shard, copies a word to its other bucket as a move does, and leaves the old one. */
 static void cut_moves_short(struct index *ix)
 {
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
