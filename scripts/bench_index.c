@@ -4,8 +4,8 @@
  *   gcc -std=gnu11 -O3 -march=x86-64-v2 -D_GNU_SOURCE -I. -pthread -o build/bench_index \
  *       scripts/bench_index.c index.c arena.c extents.c lock.c -lm && build/bench_index
  *
- * One thread, its CPU time. Look-ups are of random objects: one after the other, and in batches of 16 that are
- * prefetched first, as a worker does with a pipeline of gets.
+ * One thread, its CPU time. Look-ups are of random objects: one after the other, and in batches of
+ * 16 that are prefetched first, as a worker does with a pipeline of gets.
  */
 #include <time.h>
 
