@@ -20,7 +20,6 @@
 #include "auth.h"
 #include "base.h"
 #include "cache.h"
-#include "lock.h"
 #include "prefix.h"
 #include "proto.h"
 #include "reply.h"
@@ -32,6 +31,7 @@
 #define SESSION_REPLY_ENTRIES_MAX 4096
 #define COMMAND_COPY_BYTES_MAX 1024 /* values up to this are copied into the reply */
 
+struct admin;
 struct crawler;
 struct maint;
 struct pending;
@@ -61,17 +61,15 @@ struct command_env {
     struct thread_stats **thread_stats;
     unsigned thread_count;
     struct server_counters *counters;
+    struct admin *admin;
     uint64_t reserved_fds;
-    _Atomic(bool) stopping; /* dumps end */
-    /* `stats reset`: what was there; under reset_lock (LOCK_STATS) */
-    struct lock reset_lock;
-    struct stats_sum reset_base;
+    _Atomic(bool) stopping; /* set at the end: dumps give up */
     /* upwards, to who owns sockets and threads; each gets `upper` */
     void *upper;
     void (*stop)(void *upper, bool graceful);
     /* for `stats conns`; no lock is held while fn runs */
-    void (*each_conn)(void *upper, void (*fn)(void *ctx, int fd, const char *name, const char *text),
-                      void *ctx);
+    void (*each_conn)(void *upper,
+                      void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);
     /* the sum of the workers' buffer pools */
     void (*buffer_info)(void *upper, struct buffer_pool *sum);
 };

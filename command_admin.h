@@ -10,6 +10,11 @@
 #include "command.h"
 #include "crawler.h"
 
+/* What `stats reset` remembers. NULL: no memory. One for each server, in command_env. */
+struct admin *admin_create(void);
+void admin_destroy(struct admin *a);
+
+/* Executes an administrative request. */
 enum command_result command_admin(struct session *s, struct request *req);
 
 /* After COMMAND_DUMP: starts the dump that was asked for into the non-blocking socket fd, which

@@ -177,8 +177,10 @@ static enum read_result conn_receive(struct conn *c)
         }
     }
     size_t value_bytes = want;
-    if (!buffer_prepare(c))
+    if (!buffer_prepare(c)) {
+        stat_inc(c->session.w->stats, STAT_read_buf_oom);
         return READ_NO_MEMORY;
+    }
     iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
     want += c->buf_bytes - c->end;
     ssize_t n = readv(c->origin.fd, iov, n_iov);
@@ -377,8 +379,10 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
     struct session *s = &c->session;
     enum next next;
     for (;;) {
-        if (unlikely(s->broken))
+        if (unlikely(s->broken)) {
+            stat_inc(s->w->stats, STAT_response_obj_oom);
             return close_because(c, CONN_ERROR);
+        }
         if (s->barrier || session_is_full(s))
             return NEXT_WAIT;
         if (s->swallow_bytes > 0) {

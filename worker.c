@@ -211,15 +211,20 @@ static void turn(struct worker *w, int flags)
     cache_worker_submit(w->cache_worker); /* what these started */
 }
 
+/* Ends when no connection is left: a dump has to be told by the crawler, an op by the flash. */
 static void close_all(struct worker *w)
 {
-    read_mail(w);
-    for (struct conn *c = w->conns, *next; c; c = next) {
-        next = c->next;
-        conn_close(c, CONN_SHUTDOWN);
-    }
-    while (w->zombies > 0)
+    for (;;) {
+        read_mail(w);
+        for (struct conn *c = w->conns, *next; c; c = next) {
+            next = c->next;
+            if (!c->dumping)
+                conn_close(c, CONN_SHUTDOWN);
+        }
+        if (!w->conns && w->zombies == 0)
+            return;
         turn(w, 0);
+    }
 }
 
 static void add_reader(struct worker *w, struct event *ev, int fd, event_callback_fn fn)

@@ -1,0 +1,438 @@
+/* server.c: main: makes every part in the order in which they need each other, runs the loop that
+ * accepts clients and hears signals, takes everything apart in reverse. No policy lives here.
+ *
+ *   settings -> identity (limits, daemon, user) -> clock -> storage (restart.h: arena, slabs, index,
+ *   cache, flash) -> watch -> crawler -> maintenance -> workers -> listeners
+ *
+ * Threads: this is the main thread; it alone hears signals. */
+#include <event2/event.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "auth.h"
+#include "clock.h"
+#include "command_admin.h"
+#include "crawler.h"
+#include "listener.h"
+#include "log.h"
+#include "maint_thread.h"
+#include "prefix.h"
+#include "restart.h"
+#include "watch.h"
+#include "worker.h"
+
+enum { EXIT_NO_USER = 67, EXIT_OS = 71, FDS_OF_A_WORKER = 5, FDS_OF_OURS = 64 };
+
+struct server {
+    struct settings settings;
+    struct ext_tunables tunables;
+    struct server_counters counters;
+    struct command_env env;
+    struct restart storage;
+    struct workers workers;
+    struct listeners *listeners;
+    struct event_base *base;
+    struct event *signals[4];
+    bool watch_started;
+    bool pid_written;
+    bool graceful;
+};
+
+static int fail(int code, const char *what, const char *why)
+{
+    fprintf(stderr, "%s%s%s\n", what, why ? ": " : "", why ? why : "");
+    return code;
+}
+
+/* ---- identity: limits, daemon, user ---- */
+
+static int raise_limits(const struct settings *s)
+{
+    struct rlimit r;
+    if (s->max_core && getrlimit(RLIMIT_CORE, &r) == 0) {
+        r.rlim_cur = r.rlim_max = RLIM_INFINITY;
+        if (setrlimit(RLIMIT_CORE, &r) < 0 && getrlimit(RLIMIT_CORE, &r) == 0) {
+            r.rlim_cur = r.rlim_max;
+            setrlimit(RLIMIT_CORE, &r);
+        }
+        if (getrlimit(RLIMIT_CORE, &r) < 0 || r.rlim_cur == 0)
+            return fail(EXIT_OS, "failed to ensure corefile creation", NULL);
+    }
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0)
+        return fail(EXIT_OS, "failed to getrlimit number of files", NULL);
+    rlim_t need = s->maxconns;
+    rlim_t wish = need + FDS_OF_OURS + (rlim_t)s->num_threads * FDS_OF_A_WORKER;
+    if (r.rlim_cur >= wish)
+        return 0;
+    rlim_t old_max = r.rlim_max;
+    r.rlim_cur = wish;
+    r.rlim_max = old_max < wish ? wish : old_max;
+    if (setrlimit(RLIMIT_NOFILE, &r) == 0)
+        return 0;
+    r.rlim_cur = r.rlim_max = old_max; /* all that we may have */
+    if (old_max >= need && setrlimit(RLIMIT_NOFILE, &r) == 0)
+        return 0;
+    return fail(EXIT_OS,
+                "failed to set rlimit for open files. Try starting as root or requesting smaller "
+                "maxconns value.",
+                NULL);
+}
+
+static int become_daemon(const struct settings *s)
+{
+    switch (fork()) {
+    case -1:
+        return fail(EXIT_OS, "failed to daemon() in order to daemonize", strerror(errno));
+    case 0:
+        break;
+    default:
+        _exit(0);
+    }
+    if (setsid() < 0)
+        return fail(EXIT_OS, "setsid()", strerror(errno));
+    if (!s->max_core && chdir("/") < 0)
+        return fail(EXIT_OS, "chdir()", strerror(errno));
+    if (s->verbosity > 0)
+        return 0;
+    int fd = open("/dev/null", O_RDWR);
+    if (fd < 0)
+        return 0;
+    dup2(fd, STDIN_FILENO);
+    dup2(fd, STDOUT_FILENO);
+    dup2(fd, STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+    return 0;
+}
+
+static int drop_root(const struct settings *s)
+{
+    if (!s->username || (getuid() != 0 && geteuid() != 0))
+        return 0;
+    struct passwd *pw = getpwnam(s->username);
+    if (!pw) {
+        fprintf(stderr, "can't find the user %s to switch to\n", s->username);
+        return EXIT_NO_USER;
+    }
+    if (setgroups(0, NULL) < 0)
+        return fail(EXIT_OS, "failed to drop supplementary groups", strerror(errno));
+    if (setgid(pw->pw_gid) < 0 || setuid(pw->pw_uid) < 0) {
+        fprintf(stderr, "failed to assume identity of user %s\n", s->username);
+        return EXIT_OS;
+    }
+    return 0;
+}
+
+static int take_identity(const struct settings *s)
+{
+    int code = raise_limits(s);
+    if (!code && s->daemonize)
+        code = become_daemon(s);
+    if (!code)
+        code = drop_root(s);
+    if (code)
+        return code;
+    if (s->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+        log_warning("-k invalid, mlockall() failed: %s", strerror(errno));
+    signal(SIGPIPE, SIG_IGN);
+    return 0;
+}
+
+/* A new file that takes its name when it is complete. */
+static bool write_pid_file(const char *path)
+{
+    char tmp[4096];
+    snprintf(tmp, sizeof(tmp), "%s.tmp", path);
+    FILE *f = fopen(tmp, "we");
+    if (!f) {
+        log_warning("Could not open the pid file %s for writing: %s", tmp, strerror(errno));
+        return false;
+    }
+    fprintf(f, "%ld\n", (long)getpid());
+    if (fclose(f) != 0 || rename(tmp, path) < 0) {
+        log_warning("Could not write the pid file %s: %s", path, strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+/* ---- what the parts tell each other ---- */
+
+static void log_ext_event(void *ctx UNUSED, const char *line)
+{
+    watch_sysevent(line);
+}
+
+static int client_accepted(void *ctx, const struct conn_origin *origin)
+{
+    struct server *s = ctx;
+    return workers_add(&s->workers, origin);
+}
+
+static void stop_server(void *upper UNUSED, bool graceful)
+{
+    kill(getpid(), graceful ? SIGUSR1 : SIGINT);
+}
+
+static void each_conn(void *upper,
+                      void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx)
+{
+    struct server *s = upper;
+    listeners_each(s->listeners, fn, ctx);
+    workers_each_conn(&s->workers, fn, ctx);
+}
+
+static void buffer_info(void *upper, struct buffer_pool *sum)
+{
+    struct server *s = upper;
+    workers_buffer_info(&s->workers, sum);
+}
+
+/* ---- signals ---- */
+
+static const int heard_signals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
+
+static void signal_heard(evutil_socket_t sig, short what UNUSED, void *arg)
+{
+    struct server *s = arg;
+    if (sig == SIGHUP) {
+        if (!s->env.auth)
+            return;
+        int err = auth_reload(s->env.auth);
+        if (err)
+            log_warning("auth file not reloaded, the old one stays: %s", strerror(-err));
+        else
+            log_notice("auth file reloaded");
+        return;
+    }
+    s->graceful = sig == SIGUSR1;
+    log_info("Signal handled: %s.", strsignal((int)sig));
+    event_base_loopbreak(s->base);
+}
+
+/* Threads made from now on hear none of them; the main thread does once its loop runs. */
+static void block_signals(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < ARRAY_COUNT(heard_signals); i++)
+        sigaddset(&set, heard_signals[i]);
+    pthread_sigmask(how, &set, NULL);
+}
+
+static int hear_signals(struct server *s)
+{
+    static_assert(ARRAY_COUNT(heard_signals) == ARRAY_COUNT(s->signals), "one event for each");
+    for (size_t i = 0; i < ARRAY_COUNT(heard_signals); i++) {
+        s->signals[i] = evsignal_new(s->base, heard_signals[i], signal_heard, s);
+        if (!s->signals[i] || evsignal_add(s->signals[i], NULL) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* ---- up ---- */
+
+static void fill_tunables(struct server *s)
+{
+    s->tunables.compact_under_pages = (uint32_t)s->settings.ext_compact_under;
+    s->tunables.drop_under_pages = (uint32_t)s->settings.ext_drop_under;
+    s->tunables.max_frag = (double)s->settings.ext_max_frag;
+    s->tunables.drop_unread = (bool)s->settings.ext_drop_unread;
+}
+
+static int open_storage(struct server *s)
+{
+    char why[RESTART_LINE_BYTES];
+    fill_tunables(s);
+    struct restart_options opt = {
+        .settings = &s->settings,
+        .tunables = &s->tunables,
+        .ring_count = s->settings.num_threads + 2, /* maintenance and crawler read too */
+    };
+    if (restart_open(&opt, &s->storage, why, sizeof(why)) != 0)
+        return fail(EXIT_FAILURE, why, NULL);
+    if (s->storage.line[0])
+        log_notice("%s", s->storage.line);
+    if (!s->storage.ext)
+        return 0;
+    ext_set_event_hook(s->storage.ext, log_ext_event, NULL);
+    log_notice("flash: %s; -m %" PRIu64 " MB can index %" PRIu64 " objects",
+               s->settings.ext_files[0].path, (uint64_t)s->settings.maxbytes / MiB,
+               index_capacity(s->settings.maxbytes));
+    return 0;
+}
+
+/* Counters of threads, users, details and the log for watchers. */
+static int make_aids(struct server *s)
+{
+    struct command_env *env = &s->env;
+    const struct settings *set = &s->settings;
+    env->thread_count = set->num_threads;
+    env->thread_stats = calloc(env->thread_count, sizeof(*env->thread_stats));
+    for (unsigned i = 0; env->thread_stats && i < env->thread_count; i++) {
+        struct thread_stats *t = aligned_alloc(CACHE_LINE_BYTES, sizeof(*t));
+        if (!t)
+            return fail(EXIT_OS, "failed to allocate counters", NULL);
+        memset(t, 0, sizeof(*t));
+        env->thread_stats[i] = t;
+    }
+    env->admin = admin_create();
+    env->prefixes = prefixes_create((char)set->prefix_delimiter);
+    if (!env->thread_stats || !env->admin || !env->prefixes)
+        return fail(EXIT_OS, "failed to allocate memory", NULL);
+    if (set->auth_file) {
+        env->auth = auth_create(set->auth_file);
+        if (!env->auth) {
+            fprintf(stderr, "could not load authfile [%s]: %s\n", set->auth_file, strerror(errno));
+            return SETTINGS_EXIT_USAGE;
+        }
+    }
+    struct watch_options watch = {.watcher_bytes = set->watcher_logbuf_size,
+                                  .staging_bytes =
+                                      (size_t)set->worker_logbuf_size * set->num_threads};
+    int err = watch_start(&watch);
+    if (err)
+        return fail(EXIT_OS, "failed to start the log thread", strerror(-err));
+    s->watch_started = true;
+    return 0;
+}
+
+static int start_threads(struct server *s)
+{
+    struct command_env *env = &s->env;
+    env->settings = &s->settings;
+    env->cache = s->storage.cache;
+    env->arena = s->storage.arena;
+    env->slab = s->storage.slab;
+    env->index = s->storage.index;
+    env->ext = s->storage.ext;
+    env->tunables = &s->tunables;
+    env->counters = &s->counters;
+    env->reserved_fds = (uint64_t)FDS_OF_A_WORKER * env->thread_count;
+    env->upper = s;
+    env->stop = stop_server;
+    env->each_conn = each_conn;
+    env->buffer_info = buffer_info;
+    env->crawler = crawler_create(env->cache);
+    if (!env->crawler)
+        return fail(EXIT_OS, "failed to start the crawler thread", strerror(errno));
+    struct maint_options maint = {
+        .cache = env->cache, .settings = &s->settings, .crawler = env->crawler};
+    env->maint = maint_create(&maint);
+    if (!env->maint)
+        return fail(EXIT_OS, "failed to start the maintenance thread", strerror(errno));
+    int err = workers_start(&s->workers, env);
+    if (err)
+        return fail(EXIT_OS, "failed to start worker threads", strerror(-err));
+    return 0;
+}
+
+/* -c is what all descriptors together may be, as in memcached; a small one counts clients alone. */
+static uint64_t client_limit(const struct server *s)
+{
+    uint64_t conns = s->settings.maxconns, ours = s->env.reserved_fds + 2;
+    return conns > 2 * ours ? conns - ours : conns;
+}
+
+static int start_listening(struct server *s)
+{
+    char why[512] = "";
+    struct listener_options opt = {
+        .settings = &s->settings,
+        .base = s->base,
+        .counters = &s->counters,
+        .max_clients = client_limit(s),
+        .accepted = client_accepted,
+        .ctx = s,
+    };
+    s->listeners = listeners_open(&opt, why, sizeof(why));
+    if (!s->listeners)
+        return fail(SETTINGS_EXIT_LISTEN, why, NULL);
+    return 0;
+}
+
+static int bring_up(struct server *s)
+{
+    clock_setup();
+    s->base = event_base_new();
+    if (!s->base || hear_signals(s) != 0)
+        return fail(EXIT_OS, "failed to make an event loop", NULL);
+    int code = make_aids(s);
+    if (!code)
+        code = open_storage(s);
+    if (!code)
+        code = start_threads(s);
+    if (!code)
+        code = start_listening(s);
+    if (!code && s->settings.pid_file)
+        s->pid_written = write_pid_file(s->settings.pid_file);
+    return code;
+}
+
+/* ---- down: all that bring_up has made, however far it came ---- */
+
+static void take_down(struct server *s)
+{
+    struct command_env *env = &s->env;
+    atomic_store(&env->stopping, true);
+    workers_stop(&s->workers);
+    listeners_close(s->listeners); /* `stats conns` reads it till here; nobody accepts any more */
+    if (env->maint)
+        maint_destroy(env->maint);
+    if (env->crawler)
+        crawler_destroy(env->crawler);
+    if (s->storage.arena)
+        restart_close(&s->storage, true);
+    if (s->watch_started)
+        watch_stop();
+    auth_destroy(env->auth);
+    if (env->prefixes)
+        prefixes_destroy(env->prefixes);
+    admin_destroy(env->admin);
+    for (unsigned i = 0; env->thread_stats && i < env->thread_count; i++)
+        free(env->thread_stats[i]);
+    free(env->thread_stats);
+    for (size_t i = 0; i < ARRAY_COUNT(s->signals); i++)
+        if (s->signals[i])
+            event_free(s->signals[i]);
+    if (s->base)
+        event_base_free(s->base);
+    libevent_global_shutdown();
+    if (s->pid_written)
+        unlink(s->settings.pid_file);
+}
+
+int main(int argc, char **argv)
+{
+    struct server *s = calloc(1, sizeof(*s));
+    if (!s)
+        return fail(EXIT_OS, "failed to allocate memory", NULL);
+    int code = settings_parse(&s->settings, argc, argv, stdout, stderr);
+    if (code == SETTINGS_GO_ON)
+        code = settings_check_root(&s->settings, geteuid() == 0 || getuid() == 0, stderr);
+    if (code == SETTINGS_GO_ON) {
+        log_setup(STDERR_FILENO, log_level_of_verbosity((int)s->settings.verbosity), -1);
+        code = take_identity(&s->settings);
+        if (code == 0) {
+            block_signals(SIG_BLOCK);
+            code = bring_up(s);
+            if (code == 0) {
+                listeners_accept(s->listeners);
+                block_signals(SIG_UNBLOCK);
+                event_base_dispatch(s->base);
+                if (s->graceful)
+                    log_notice("stopping gracefully");
+            }
+            take_down(s);
+        }
+    }
+    settings_free(&s->settings);
+    free(s);
+    return code;
+}
