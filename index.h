@@ -23,7 +23,8 @@
  *
  * Rows eat tag: a look-up meets a foreign word with probability 16 * load * n / 2^T,
  * where n is 8 * bytes / initial bytes. So start with an eighth of the limit or more where
- * flash is large; with 1 TiB (T = 19) n = 64 makes 0.2 %. Without -e FILE, rows not touched cost no RSS.
+ * flash is large; with 1 TiB (T = 19) n = 64 makes 0.2 %. Without -e FILE, rows not touched
+ * cost no RSS.
  *
  * Every change of a word is one aligned 8-byte atomic store, so a killed
  * process leaves a valid table (a move writes the new place first: after a
