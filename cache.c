@@ -765,8 +765,9 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
         struct item *it = item_at(c, index_handle(c->index, word));
         if (it->key_bytes != key_bytes || memcmp(item_key(it), key, key_bytes) != 0)
             continue;
-        if (unlikely(item_death(c, it, now) != ITEM_ALIVE)) {
-            result = CACHE_QUICK_NEEDS_OP;
+        if (unlikely(item_death(c, it, now) != ITEM_ALIVE ||
+                     (item_flags(it) & (ITEM_STALE | ITEM_TOKEN_SENT)))) {
+            result = CACHE_QUICK_NEEDS_OP; /* who wins the right to recache is decided there */
             break;
         }
         view_item(NULL, view, it);
