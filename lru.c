@@ -2,6 +2,10 @@
  * tail (older), prev towards the head (newer). */
 #include "lru.h"
 
+#include <sys/mman.h>
+
+#define JOIN_NAMED_MAX 64 /* ends of one list; more than that no kill makes */
+
 struct lru_list {
     struct lock lock;
     /* under lock */
@@ -173,18 +177,260 @@ uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec)
     return then < now_sec ? now_sec - then : 0;
 }
 
-static int by_time(const void *a, const void *b, void *ctx)
+/* ---- attach --------------------------------------------------------------------------- */
+
+/* A kill can come between any two stores of the functions above, once in each thread. So a list then is
+ * at most a few pieces; an end of a piece is an item whose neighbour does not name it in return. Which
+ * ends belonged together is told, in this order, by
+ *  1. a tail that names a head, or a head that names a tail (half of a link was made or undone);
+ *  2. a tail and a head that name the same item which is not live any more (or not yet): it was being
+ *     substituted or freed;
+ *  3. time. An item without neighbours was on its way to some head and goes to its list's head. */
+
+struct end {
+    slab_handle item;
+    slab_handle names; /* what it says is beyond, 0 nothing */
+    uint8_t lru_id;
+    bool is_head;
+};
+
+struct part {
+    uint64_t count[LRU_ID_COUNT], bytes[LRU_ID_COUNT];
+    struct end *ends;
+    size_t end_count, end_room;
+    bool no_memory;
+};
+
+struct lru_attach {
+    struct lru *lru;
+    uint64_t handle_count;
+    _Atomic(uint64_t) *live; /* a bit for each handle */
+    size_t live_bytes;
+    unsigned parts;
+    struct part part[];
+};
+
+struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts)
 {
-    const struct lru *l = ctx;
-    const struct item *x = item_at(l, *(const slab_handle *)a), *y = item_at(l, *(const slab_handle *)b);
-    uint32_t tx = atomic_load_explicit(&x->time_sec, memory_order_relaxed);
-    uint32_t ty = atomic_load_explicit(&y->time_sec, memory_order_relaxed);
-    return tx < ty ? -1 : tx > ty;
+    struct lru_attach *a = calloc(1, sizeof(*a) + parts * sizeof(a->part[0]));
+    if (!a)
+        return NULL;
+    a->lru = l;
+    a->handle_count = handle_count;
+    a->parts = parts;
+    a->live_bytes = (handle_count / 64 + 1) * sizeof(a->live[0]);
+    a->live = mmap(NULL, a->live_bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (a->live == MAP_FAILED) {
+        free(a);
+        return NULL;
+    }
+    return a;
 }
 
-void lru_attach(struct lru *l, slab_handle *items, size_t count)
+void lru_attach_cancel(struct lru_attach *a)
 {
-    qsort_r(items, count, sizeof(items[0]), by_time, l);
+    munmap(a->live, a->live_bytes);
+    for (unsigned i = 0; i < a->parts; i++)
+        free(a->part[i].ends);
+    free(a);
+}
+
+void lru_attach_live(struct lru_attach *a, slab_handle h)
+{
+    ASSERT(h < a->handle_count);
+    atomic_fetch_or_explicit(&a->live[h / 64], UINT64_C(1) << h % 64, memory_order_relaxed);
+}
+
+static bool is_live(const struct lru_attach *a, slab_handle h)
+{
+    if (h == 0 || h >= a->handle_count)
+        return false;
+    return atomic_load_explicit(&a->live[h / 64], memory_order_relaxed) >> h % 64 & 1;
+}
+
+void lru_attach_prefetch(const struct lru_attach *a, slab_handle h)
+{
+    const struct item *it = item_at(a->lru, h);
+    __builtin_prefetch(slab_ptr(a->lru->slab, it->next));
+    __builtin_prefetch(slab_ptr(a->lru->slab, it->prev));
+}
+
+static void add_end(struct part *p, const struct end *end)
+{
+    if (p->end_count == p->end_room) {
+        size_t room = p->end_room ? p->end_room * 2 : 64;
+        struct end *ends = realloc(p->ends, room * sizeof(ends[0]));
+        if (!ends) {
+            p->no_memory = true;
+            return;
+        }
+        p->ends = ends;
+        p->end_room = room;
+    }
+    p->ends[p->end_count++] = *end;
+}
+
+void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h)
+{
+    const struct item *it = item_at(a->lru, h), *n;
+    struct part *p = &a->part[part];
+    uint8_t id = it->lru_id;
+    p->count[id]++;
+    p->bytes[id] += item_accounted_bytes(it);
+    n = is_live(a, it->next) ? item_at(a->lru, it->next) : NULL;
+    if (!n || n == it || n->prev != h || n->lru_id != id)
+        add_end(p, &(struct end){.item = h, .names = it->next, .lru_id = id});
+    n = is_live(a, it->prev) ? item_at(a->lru, it->prev) : NULL;
+    if (!n || n == it || n->next != h || n->lru_id != id)
+        add_end(p, &(struct end){.item = h, .names = it->prev, .lru_id = id, .is_head = true});
+}
+
+static int by_list(const void *a, const void *b)
+{
+    const struct end *x = a, *y = b;
+    if (x->lru_id != y->lru_id)
+        return x->lru_id < y->lru_id ? -1 : 1;
+    if (x->is_head != y->is_head)
+        return x->is_head ? -1 : 1;
+    return x->item < y->item ? -1 : x->item > y->item;
+}
+
+/* Rules 1 and 2, on what is left of the ends of one list. Joined ends have item 0 then. */
+static void join_named(struct lru *l, struct end *heads, struct end *tails, size_t count)
+{
+    for (unsigned rule = 1; rule <= 2; rule++) {
+        for (size_t i = 0; i < count * count; i++) {
+            struct end *tail = &tails[i / count], *head = &heads[i % count];
+            bool meet = rule == 1 ? tail->names == head->item || head->names == tail->item
+                                  : tail->names != 0 && tail->names == head->names;
+            if (tail->item == 0 || head->item == 0 || tail->item == head->item || !meet)
+                continue;
+            item_at(l, tail->item)->next = head->item;
+            item_at(l, head->item)->prev = tail->item;
+            tail->item = head->item = 0;
+        }
+    }
+}
+
+static size_t keep_unjoined(struct end *ends, size_t count)
+{
+    size_t kept = 0;
     for (size_t i = 0; i < count; i++)
-        lru_link(l, item_at(l, items[i]));
+        if (ends[i].item != 0)
+            ends[kept++] = ends[i];
+    return kept;
+}
+
+struct piece {
+    slab_handle head, tail;
+    uint32_t time_sec;
+};
+
+static int newest_first(const void *a, const void *b)
+{
+    const struct piece *x = a, *y = b;
+    bool x_alone = x->head == x->tail, y_alone = y->head == y->tail;
+    if (x_alone != y_alone)
+        return x_alone ? -1 : 1;
+    return x->time_sec > y->time_sec ? -1 : x->time_sec < y->time_sec;
+}
+
+/* Rule 3: walks each piece to its tail, then puts them one after the other. items: in the list. */
+static int join_by_time(struct lru *l, struct lru_list *list, const struct end *heads, size_t count,
+                        uint64_t items)
+{
+    struct piece *pieces = malloc(count * sizeof(pieces[0]));
+    if (!pieces)
+        return -ENOMEM;
+    uint64_t walked = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct item *it = slab_ptr(l->slab, heads[i].item);
+        pieces[i] = (struct piece){heads[i].item, heads[i].item,
+                                   atomic_load_explicit(&it->time_sec, memory_order_relaxed)};
+        for (; it->next != 0 && walked <= items; it = item_at(l, it->next), walked++)
+            pieces[i].tail = it->next;
+        walked++;
+    }
+    if (walked != items) {
+        free(pieces);
+        return -EUCLEAN;
+    }
+    qsort(pieces, count, sizeof(pieces[0]), newest_first);
+    for (size_t i = 0; i + 1 < count; i++) {
+        item_at(l, pieces[i].tail)->next = pieces[i + 1].head;
+        item_at(l, pieces[i + 1].head)->prev = pieces[i].tail;
+    }
+    list->head = pieces[0].head;
+    list->tail = pieces[count - 1].tail;
+    free(pieces);
+    return 0;
+}
+
+/* Makes one list of the pieces whose heads and tails are given. */
+static int join_list(struct lru *l, struct lru_list *list, struct end *heads, struct end *tails,
+                     size_t count)
+{
+    uint64_t items = atomic_load_explicit(&list->count, memory_order_relaxed);
+    if (count == 0)
+        return items == 0 ? 0 : -EUCLEAN;
+    for (size_t i = 0; i < count; i++) {
+        item_at(l, heads[i].item)->prev = 0;
+        item_at(l, tails[i].item)->next = 0;
+    }
+    if (count > 1 && count <= JOIN_NAMED_MAX) {
+        join_named(l, heads, tails, count);
+        size_t left = keep_unjoined(heads, count);
+        if (left != keep_unjoined(tails, count) || left == 0)
+            return -EUCLEAN;
+        count = left;
+    }
+    if (count > 1)
+        return join_by_time(l, list, heads, count, items);
+    list->head = heads[0].item;
+    list->tail = tails[0].item;
+    return 0;
+}
+
+int lru_attach_end(struct lru_attach *a, uint64_t *pieces)
+{
+    struct lru *l = a->lru;
+    size_t end_count = 0, at = 0;
+    int rc = 0;
+    for (unsigned i = 0; i < a->parts; i++) {
+        end_count += a->part[i].end_count;
+        if (a->part[i].no_memory)
+            rc = -ENOMEM;
+    }
+    struct end *ends = malloc((end_count + 1) * sizeof(ends[0]));
+    if (!ends)
+        rc = -ENOMEM;
+    for (unsigned i = 0; rc == 0 && i < a->parts; i++) {
+        const struct part *p = &a->part[i];
+        for (size_t k = 0; k < p->end_count; k++)
+            ends[at++] = p->ends[k];
+        for (unsigned id = 0; id < LRU_ID_COUNT; id++) {
+            atomic_fetch_add_explicit(&l->lists[id].count, p->count[id], memory_order_relaxed);
+            atomic_fetch_add_explicit(&l->lists[id].bytes, p->bytes[id], memory_order_relaxed);
+        }
+    }
+    *pieces = 0;
+    if (rc == 0)
+        qsort(ends, end_count, sizeof(ends[0]), by_list);
+    at = 0;
+    for (unsigned id = 0; rc == 0 && id < LRU_ID_COUNT; id++) {
+        size_t heads = at, tails;
+        while (at < end_count && ends[at].lru_id == id && ends[at].is_head)
+            at++;
+        tails = at;
+        while (at < end_count && ends[at].lru_id == id)
+            at++;
+        ASSERT(at - tails == tails - heads); /* a link is mutual or ends both ways */
+        if (tails - heads > 1)
+            *pieces += tails - heads;
+        rc = join_list(l, &l->lists[id], &ends[heads], &ends[tails], tails - heads);
+    }
+    free(ends);
+    lru_attach_cancel(a);
+    return rc;
 }

@@ -3,7 +3,7 @@
  * One list for each slab class and segment (HOT, WARM, COLD, TEMP); an item's
  * lru_id is class | segment << 6. A list is linked by slab handles through the
  * items themselves, so it lives in the arena; heads and tails are
- * process-private and are rebuilt after an attach by lru_attach in order of time.
+ * process-private and are found again after an attach (lru_attach_begin).
  *
  * Locks: each list has a LOCK_LRU. An item's links, and the list that its
  * lru_id names, change only under the list's lock; lru_id itself changes only
@@ -69,7 +69,25 @@ void lru_adjust(struct lru *l, const struct item *it, int64_t delta_bytes);
 /* Age in seconds of the tail, 0 when empty. */
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
 
-/* After an attach: links items (given in any order) by their last access. Sorts items[] in place. */
-void lru_attach(struct lru *l, slab_handle *items, size_t count);
+/* After an attach: the links that another process left when it was killed are kept wherever both ends
+ * agree; the few pieces that this gives are joined in their old order as far as that can be told.
+ *
+ *   lru_attach_begin
+ *   lru_attach_live(h) for every live item, lru_id and links as they were left
+ *   lru_attach_look(h) for every live item again, once all are known
+ *   lru_attach_end
+ *
+ * live and look: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l until the
+ * end. Nobody writes to items between the first look and the end. */
+struct lru_attach;
+struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts); /* NULL: no memory */
+void lru_attach_live(struct lru_attach *a, slab_handle h);
+void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h);
+/* Hint that lru_attach_look(h) comes soon; the item itself should be near already. */
+void lru_attach_prefetch(const struct lru_attach *a, slab_handle h);
+/* Frees a. 0 and how many pieces were joined; -ENOMEM; -EUCLEAN: links go round in a circle. */
+int lru_attach_end(struct lru_attach *a, uint64_t *pieces);
+/* Frees a without using it. */
+void lru_attach_cancel(struct lru_attach *a);
 
 #endif
