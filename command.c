@@ -943,6 +943,7 @@ void command_store(struct session *s, bool good)
     s->store = NULL;
     ASSERT(p->received == p->req.value_bytes);
     if (!good) {
+        stat_class_inc(s->w->stats, p->op.view.slab_class, CSTAT_set_cmds); /* memcached counts it */
         reply_unless(s, p->req.noreply, REPLY_BAD_CHUNK);
         pending_free(p);
         return;

@@ -128,7 +128,7 @@ static void stats_reset(struct session *s)
     }
     sum_threads(env, &now->threads);
     cache_totals(env->cache, &now->totals);
-    for (unsigned cls = 0; cls < SLAB_CLASS_MAX; cls++)
+    for (unsigned cls = 1; cls <= slab_class_count(env->slab); cls++)
         cache_class_stats(env->cache, cls, &now->classes[cls]);
     struct admin *a = env->admin;
     lock_take(&a->lock);
