@@ -232,7 +232,6 @@ static int refuse(struct parser *p, int code, const char *fmt, ...)
     X('Z', NULL, "TLS is not supported")                                                           \
     X('L', NULL, "large pages are not supported")                                                  \
     X('N', NULL, "NAPI ids are not supported")                                                     \
-    X('e', NULL, "memory files are not supported")                                                 \
     X(0, "ssl_chain_cert", "TLS is not supported")                                                 \
     X(0, "ssl_key", "TLS is not supported")                                                        \
     X(0, "ssl_verify_mode", "TLS is not supported")                                                \
