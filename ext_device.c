@@ -6,6 +6,7 @@
 #include <linux/stat.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define READ_FAILURES_DEGRADED 8u
@@ -35,12 +36,17 @@ static int open_flags(const char *path, int extra)
     return fd < 0 ? -errno : fd;
 }
 
-/* One process at a time: an open-file-description lock, so a close of another descriptor of the
- * same file doesn't lose it. Taken before anything is changed. */
+#define LOCK_TRIES 400u
+#define LOCK_PAUSE_NS 5000000L
+
+/* One process at a time; taken before anything is changed. A lock of the process, not of the open
+ * file: an io_uring of a killed process keeps its files open for some milliseconds after the process
+ * is gone, and a restart must not be refused for that. The price is that nobody else in this
+ * process may open and close the file. */
 static int lock_file(int fd)
 {
     struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+    if (fcntl(fd, F_SETLK, &fl) == 0)
         return 0;
     return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
 }
@@ -86,6 +92,22 @@ static bool direct_works(int fd, uint32_t *align)
     ssize_t n = pread(fd, block, *align, 0);
     free(block);
     return n == (ssize_t)*align;
+}
+
+static void identity_of(const struct stat *st, uint64_t *dev, uint64_t *ino)
+{
+    bool block = S_ISBLK(st->st_mode);
+    *dev = block ? (uint64_t)st->st_rdev : (uint64_t)st->st_dev;
+    *ino = block ? 0 : (uint64_t)st->st_ino;
+}
+
+bool ext_device_identity(const char *path, uint64_t *dev, uint64_t *ino)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return false;
+    identity_of(&st, dev, ino);
+    return true;
 }
 
 static int say(char *why, size_t why_bytes, int rc, const char *path, const char *what)
@@ -162,8 +184,7 @@ int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, 
         say(why, why_bytes, rc, d->path, "can't be sized");
         goto fail;
     }
-    d->dev = S_ISBLK(st.st_mode) ? (uint64_t)st.st_rdev : (uint64_t)st.st_dev;
-    d->ino = S_ISBLK(st.st_mode) ? 0 : (uint64_t)st.st_ino;
+    identity_of(&st, &d->dev, &d->ino);
     try_direct(d);
 
     struct extents_options eo = {.unit_count = d->page_count, .all_used = true};

@@ -53,6 +53,9 @@ struct ext_io_counts { /* what a transfer met; the caller adds them to its count
     uint64_t bytes, retries, short_transfers;
 };
 
+/* What makes a file itself, whatever it is called. False: there is no such file (yet). */
+bool ext_device_identity(const char *path, uint64_t *dev, uint64_t *ino);
+
 /* Opens, locks and sizes. 0, or -errno with one line in why[] that says what is wrong and what
  * would be right: -EBUSY locked by another process, -EACCES/-EROFS, -ENOSPC, -EINVAL too small, .. */
 int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, uint64_t page_bytes,

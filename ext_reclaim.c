@@ -154,13 +154,22 @@ static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket dev
     return best;
 }
 
-static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class, bool any_class)
+/* Rescue takes records of this page to bucket compact. */
+static bool goes_to_compact(const struct ext_page *p)
+{
+    return p->bucket == EXT_BUCKET_DEFAULT || p->bucket == EXT_BUCKET_CHUNKED;
+}
+
+enum which { OF_CLASS, OF_CLASS_TO_COMPACT, OF_ANY_CLASS };
+
+static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class, enum which which)
 {
     struct extstore *e = r->e;
     uint32_t best = EXT_NO_PAGE, newest = atomic_load(&e->root->next_version);
     uint32_t best_age = 0;
     for (uint32_t i = 0; i < e->page_count; i++) {
-        if ((!any_class && !page_is_of(e, i, device_class)) || !is_candidate(r, i))
+        if ((which != OF_ANY_CLASS && !page_is_of(e, i, device_class)) || !is_candidate(r, i) ||
+            (which == OF_CLASS_TO_COMPACT && !goes_to_compact(&e->pages[i])))
             continue;
         uint32_t age = newest - atomic_load(&e->pages[i].version); /* right across a wrap */
         if (best == EXT_NO_PAGE || age > best_age) {
@@ -228,6 +237,25 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
     return true;
 }
 
+/* Free pages of the class are below the low-water mark. */
+static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
+{
+    struct extstore *e = r->e;
+    double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
+    if (start_job(r, RESCUE,
+                  most_fragmented(r, device_class, max_frag < URGENT_FRAG_MAX ? max_frag : URGENT_FRAG_MAX)))
+        return true;
+    /* Nothing has to go while there is room elsewhere: other classes fall back to default's pages,
+     * and default's can move to devices that are for rescued records. */
+    if (device_class != EXT_BUCKET_DEFAULT)
+        return ext_pages_free(e, EXT_BUCKET_DEFAULT) < low_water(e, EXT_BUCKET_DEFAULT) &&
+               start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+    if (ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
+        start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
+        return true;
+    return start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+}
+
 /* Chooses by the free pages of one device class. */
 static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
 {
@@ -235,18 +263,16 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     if (ext_pages_total(e, device_class) == 0)
         return false;
     uint64_t free_pages = ext_pages_free(e, device_class);
-    double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
-    if (free_pages < low_water(e, device_class)) {
-        double below = max_frag < URGENT_FRAG_MAX ? max_frag : URGENT_FRAG_MAX;
-        return start_job(r, RESCUE, most_fragmented(r, device_class, below)) ||
-               start_job(r, EVICT, oldest(r, device_class, false));
-    }
+    if (free_pages < low_water(e, device_class))
+        return start_urgent(r, device_class);
     if (free_pages < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
-        start_job(r, RESCUE, most_fragmented(r, device_class, max_frag)))
+        start_job(r, RESCUE,
+                  most_fragmented(r, device_class,
+                                  atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed))))
         return true;
     r->drop_unread = atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
                      free_pages < atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed);
-    return r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, false));
+    return r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS));
 }
 
 /* True iff a job was begun. */
@@ -257,7 +283,7 @@ static bool choose(struct ext_reclaim *r)
     uint32_t requests = atomic_load(&e->evict_requests);
     if (requests > 0) {
         r->for_index = true;
-        if (start_job(r, EVICT, oldest(r, EXT_BUCKET_DEFAULT, true)))
+        if (start_job(r, EVICT, oldest(r, EXT_BUCKET_DEFAULT, OF_ANY_CLASS)))
             return true;
         atomic_fetch_sub(&e->evict_requests, requests); /* nothing sealed is left to give up */
         r->for_index = false;
@@ -612,10 +638,15 @@ static bool sweep(struct ext_reclaim *r)
         ext_count(e, EXT_N_compact_lost, gone);
         r->lost += gone;
     }
-    if (r->sweep_page)
-        end_job(r);
-    else
+    if (!r->sweep_page) {
         end_slot(r);
+        return true;
+    }
+    if (left > 0) { /* someone is slow to drop: don't begin with this page again at once */
+        r->avoid_page = r->page;
+        r->avoid_until_ns = io_now_ns() + AVOID_NS;
+    }
+    end_job(r);
     return true;
 }
 

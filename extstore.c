@@ -156,21 +156,31 @@ static int share_memory(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
+/* Is the file one that is open already, by whatever name? The lock would not tell: it is our own. */
+static const struct ext_device *same_file(const struct extstore *e, const char *path)
+{
+    uint64_t dev, ino;
+    if (!ext_device_identity(path, &dev, &ino))
+        return NULL;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        if (e->devices[i].dev == dev && e->devices[i].ino == ino)
+            return &e->devices[i];
+    }
+    return NULL;
+}
+
 static int open_devices(struct extstore *e, char *why, size_t n)
 {
     for (; e->device_count < e->opt.device_count; e->device_count++) {
         struct ext_device *d = &e->devices[e->device_count];
-        int rc = ext_device_open(d, &e->opt.devices[e->device_count], e->page_bytes, e->opt.device_ops, why, n);
+        const struct ext_device_options *o = &e->opt.devices[e->device_count];
+        const struct ext_device *same = same_file(e, o->path);
+        if (same != NULL)
+            return refuse(why, n, -EINVAL, "%s: is the same file as %s", o->path, same->path);
+        int rc = ext_device_open(d, o, e->page_bytes, e->opt.device_ops, why, n);
         if (rc != 0)
             return rc;
         e->device_fds[e->device_count] = d->fd;
-        for (uint32_t i = 0; i < e->device_count; i++) {
-            if (e->devices[i].dev == d->dev && e->devices[i].ino == d->ino) {
-                rc = refuse(why, n, -EINVAL, "%s: is the same file as %s", d->path, e->devices[i].path);
-                ext_device_close(d);
-                return rc;
-            }
-        }
         e->page_count += d->page_count;
     }
     uint64_t pages = ext_pages_total(e, EXT_BUCKET_DEFAULT);
@@ -372,7 +382,6 @@ static int start(struct extstore *e, char *why, size_t n)
     if (e->opt.attached) {
         atomic_store(&e->attaching, true);
         free_left_ranges(e);
-        ext_wbuf_attach(e);
     } else {
         for (uint32_t i = e->wbuf_count; i-- > 0;)
             e->free_wbufs[e->free_wbuf_count++] = i;
@@ -485,6 +494,7 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
 
 void ext_attach_done(struct extstore *e)
 {
+    ext_wbuf_attach(e); /* not before: a write that fails moves objects, which must be counted then */
     atomic_store(&e->attaching, false);
     for (uint32_t page = 0; page < e->page_count; page++)
         ext_page_try_free(e, page);

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -80,6 +81,14 @@ static ssize_t fault_pwrite(void *ctx, int fd, const void *buf, size_t bytes, of
 
 /* ---- the model's callbacks ---- */
 
+/* Marks an object while it is not whole; compilers must not move stores across. */
+static void changing(struct aid_object *o, bool on)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    *(volatile bool *)&o->changing = on;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
 static bool model_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *heat)
 {
     struct aid *a = ctx;
@@ -99,8 +108,10 @@ static bool model_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, 
     struct aid_object *o = &a->objects[hash];
     bool there = o->present && o->place == old;
     if (there) {
+        changing(o, true);
         o->place = neu;
         o->heat = 0;
+        changing(o, false);
         ext_drop(a->ext, old, o->len_class);
         cr_assert_eq(o->len_class, len_class);
         atomic_fetch_add(&a->moved, 1);
@@ -160,7 +171,9 @@ struct aid *aid_new(uint32_t pages, uint64_t page_bytes, uint64_t wbuf_bytes)
     cr_assert_not_null(mkdtemp(a->dir));
     lock_init(&a->lock, LOCK_COLUMN);
     a->object_count = OBJECTS_MAX;
-    a->objects = calloc(OBJECTS_MAX, sizeof(*a->objects));
+    a->objects = mmap(NULL, OBJECTS_MAX * sizeof(*a->objects), PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(a->objects, MAP_FAILED);
     a->now_unix = 1000000;
     a->tun.max_frag = 0.8;
     a->tun.compact_under_pages = 0;
@@ -222,12 +235,10 @@ void aid_start(struct aid *a)
     cr_assert_not_null(a->ext, "%s", why);
 }
 
-void aid_restart(struct aid *a)
+void aid_attach(struct aid *a)
 {
     char why[256] = "";
     bool attached;
-    ext_destroy(a->ext, false);
-    arena_destroy(a->arena);
     open_arena(a, &attached);
     cr_assert(attached);
     a->opt.arena = a->arena;
@@ -235,10 +246,20 @@ void aid_restart(struct aid *a)
     a->ext = ext_create(&a->opt, &a->tun, why, sizeof(why));
     cr_assert_not_null(a->ext, "%s", why);
     for (uint32_t i = 0; i < a->object_count; i++) {
-        if (a->objects[i].present)
-            cr_assert(ext_attach_object(a->ext, a->objects[i].place, a->objects[i].len_class));
+        struct aid_object *o = &a->objects[i];
+        if (o->changing)
+            *o = (struct aid_object){.gen = o->gen + 1};
+        if (o->present)
+            cr_assert(ext_attach_object(a->ext, o->place, o->len_class));
     }
     ext_attach_done(a->ext);
+}
+
+void aid_restart(struct aid *a)
+{
+    ext_destroy(a->ext, false);
+    arena_destroy(a->arena);
+    aid_attach(a);
 }
 
 void aid_free(struct aid *a)
@@ -247,6 +268,11 @@ void aid_free(struct aid *a)
     cr_assert_eq(ext_reconcile(a->ext), 0);
     ext_destroy(a->ext, false);
     arena_destroy(a->arena);
+    aid_forget(a);
+}
+
+void aid_forget(struct aid *a)
+{
     for (unsigned i = 0; i < a->opt.device_count; i++) {
         unlink(a->paths[i]);
         free(a->paths[i]);
@@ -255,7 +281,7 @@ void aid_free(struct aid *a)
         unlink(arena_path);
     rmdir(a->dir);
     lock_destroy(&a->lock);
-    free(a->objects);
+    munmap(a->objects, OBJECTS_MAX * sizeof(*a->objects));
     free(a);
 }
 
@@ -297,14 +323,17 @@ int aid_set(struct aid *a, uint32_t id, uint32_t value_bytes, enum ext_bucket bu
     unsigned len_class = 0;
     int rc = ext_append(a->ext, bucket, &in, &place, &len_class);
     if (rc == 0) {
-        if (o->present)
-            ext_drop(a->ext, o->place, o->len_class);
+        struct aid_object old = *o;
+        changing(o, true);
         o->present = true;
         o->gen++;
         o->heat = 0;
         o->place = place;
         o->len_class = (uint8_t)len_class;
         o->value_bytes = value_bytes;
+        changing(o, false);
+        if (old.present)
+            ext_drop(a->ext, old.place, old.len_class);
     }
     lock_release(&a->lock);
     free(value);
@@ -327,9 +356,10 @@ void aid_delete(struct aid *a, uint32_t id)
 {
     lock_take(&a->lock);
     struct aid_object *o = &a->objects[id];
-    if (o->present)
-        ext_drop(a->ext, o->place, o->len_class);
+    bool there = o->present;
     o->present = false;
+    if (there)
+        ext_drop(a->ext, o->place, o->len_class);
     lock_release(&a->lock);
 }
 

@@ -11,8 +11,9 @@
 #include "../extstore.h"
 #include "../lock.h"
 
-struct aid_object { /* under aid.lock */
+struct aid_object { /* under aid.lock; in memory that outlives a killed child */
     bool present;
+    bool changing; /* a process that dies now leaves this object undefined */
     uint8_t len_class;
     uint8_t heat;
     uint32_t gen;         /* which value it has; 0: never stored */
@@ -62,8 +63,11 @@ void aid_use_faults(struct aid *a); /* before aid_start: puts a->faults below th
 void aid_start(struct aid *a);
 /* As after kill -9: what is open stays as it is in the arena file, and a new engine attaches. */
 void aid_restart(struct aid *a);
+/* The second half of it: after a child that had the engine was killed. */
+void aid_attach(struct aid *a);
 void aid_arena_file(struct aid *a); /* before aid_start: the arena lives in a file */
-void aid_free(struct aid *a); /* with checks: reconcile, counts */
+void aid_free(struct aid *a);   /* with checks: reconcile, counts */
+void aid_forget(struct aid *a); /* the same for one without an engine */
 
 /* The value of object id in generation gen, into buf. */
 void aid_value(char *buf, uint32_t id, uint32_t gen, uint32_t value_bytes);

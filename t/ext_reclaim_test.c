@@ -3,6 +3,9 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ext_aid.h"
@@ -308,6 +311,22 @@ Test(ext_reclaim, rescued_records_go_to_the_device_of_their_class)
     }
     cr_assert_gt(on_compact, 0);
     read_all(a, ring, 0, 3 * n);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+Test(ext_reclaim, nothing_is_evicted_while_the_device_for_rescued_records_has_room)
+{
+    struct aid *a = aid_new(6, PAGE, WBUF);
+    aid_add_device(a, 6, EXT_BUCKET_COMPACT);
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page();
+    fill(a, 0, 8 * n);
+    aid_maintain(a);
+    cr_assert_eq(aid_info(a).objects_evicted, 0);
+    cr_assert_gt(aid_info(a).compact_rescues, n);
+    cr_assert_eq(read_all(a, ring, 0, 8 * n), 8 * n);
     ext_ring_destroy(ring);
     aid_free(a);
 }
@@ -625,6 +644,8 @@ static void torture_many(enum ext_engine engine, uint32_t write_one_in)
     cr_assert_eq(info.compact_lost, 0);
     cr_assert_eq(a->dropped, 0);
     cr_assert_eq(info.objects_evicted, a->evicted);
+    if (write_one_in != 0)
+        cr_assert_gt(info.write_moved + info.write_retries, 0);
     aid_free(a);
 }
 
@@ -640,5 +661,53 @@ Test(ext_reclaim, threads_agree_with_the_model_on_threads)
 
 Test(ext_reclaim, failing_writes_under_load_lose_nothing)
 {
-    torture_many(EXT_ENGINE_THREADS, 5);
+    torture_many(EXT_ENGINE_THREADS, 2);
+}
+
+/* Starts or attaches, then loads until it is killed. */
+static void load_until_killed(struct aid *a, bool first, unsigned seed)
+{
+    static _Atomic(bool) stop;
+    if (first)
+        aid_start(a);
+    else
+        aid_attach(a);
+    struct load maint = {.a = a, .stop = &stop};
+    struct load l = {.a = a, .seed = seed, .objects = 1500, .value_max = 9000};
+    pthread_t thread;
+    pthread_create(&thread, NULL, maint_thread, &maint);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    for (;;)
+        random_operation(&l, ring, false);
+}
+
+Test(ext_reclaim, a_kill_at_any_instant_loses_nothing_and_brings_nothing_stale_back)
+{
+    struct aid *a = aid_new(12, PAGE / 4, WBUF / 2);
+    a->tun.compact_under_pages = 8;
+    aid_arena_file(a);
+    for (unsigned round = 0; round < 8; round++) {
+        pid_t child = fork();
+        cr_assert_geq(child, 0);
+        if (child == 0)
+            load_until_killed(a, round == 0, round + 1);
+        struct timespec ts = {0, 60000000 + (long)round * 7654321}; /* of load, before the kill */
+        nanosleep(&ts, NULL);
+        kill(child, SIGKILL);
+        int status;
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %x", (unsigned)status);
+    }
+    aid_attach(a);
+    aid_check_counts(a);
+    cr_assert_eq(ext_reconcile(a->ext), 0);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    cr_assert_gt(read_all(a, ring, 0, 1500), 0);
+    aid_sync(a);
+    aid_maintain(a);
+    read_all(a, ring, 0, 1500);
+    cr_assert_eq(aid_info(a).compact_lost, 0);
+    cr_assert_eq(aid_info(a).bad_checksums, 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
 }
