@@ -8,6 +8,7 @@
 #   build/debug    ./extant-debug  lock order and other costly checks, debug commands
 #   build/asan     build/extant-asan   as debug, with ASan, LSan and UBSan
 #   build/tsan     build/extant-tsan   as debug, with TSan
+#   build/nolock   build/extant-nolock  as release, but no lock in the extent map; for bench
 #   build/clang    the same sources through clang, only to see them compile
 #
 # Settable: CC=clang, MARCH=native, LTO=1, V=1 (show commands), TESTS="t/a_test.c t/b.sh".
@@ -47,10 +48,12 @@ LIBS := -levent_core -levent_extra -levent_pthreads -luring -lisal -lm -pthread
 EXTRA_CFLAGS ?=
 
 cflags_release := -O3 -g -fno-omit-frame-pointer $(if $(LTO),-flto$(if $(IS_CLANG),,=auto))
+cflags_nolock := $(cflags_release) -DEXTMAP_NO_LOCK
 cflags_debug := -O1 -g -fno-omit-frame-pointer -DEXTANT_DEBUG
 cflags_asan := $(cflags_debug) -fsanitize=address,undefined -fno-sanitize-recover=all
 cflags_tsan := $(cflags_debug) -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
 libs_release := $(LIBS) -ljemalloc
+libs_nolock := $(libs_release)
 libs_debug := $(LIBS) -ljemalloc
 libs_asan := $(LIBS)
 libs_tsan := $(LIBS)
@@ -104,7 +107,7 @@ build/$(1)/server: build/$(1)/server.o build/$(1)/libextant.a
 
 -include $(wildcard build/$(1)/*.d build/$(1)/t/*.d)
 endef
-$(foreach v,release debug asan tsan,$(eval $(call variant,$(v))))
+$(foreach v,release nolock debug asan tsan,$(eval $(call variant,$(v))))
 .SECONDARY:
 
 # Copied aside and renamed, so that a running server's binary can be replaced.
@@ -112,7 +115,8 @@ extant: build/release/server
 extant-debug: build/debug/server
 build/extant-asan: build/asan/server
 build/extant-tsan: build/tsan/server
-extant extant-debug build/extant-asan build/extant-tsan:
+build/extant-nolock: build/nolock/server
+extant extant-debug build/extant-asan build/extant-tsan build/extant-nolock:
 	$(Q)cp $< $@.new && mv -f $@.new $@
 
 .PHONY: asan tsan
@@ -180,10 +184,21 @@ serve:
 	@if [ "$$(id -u)" = 0 ]; then user='-u root'; fi; \
 	 echo "extant: ./extant $$user $(SERVE_ARGS)"; exec ./extant $$user $(SERVE_ARGS)
 
+# The load generator stands alone; the benches of a module are built on the library.
+build/load: scripts/load.c scripts/load_gen.h scripts/load_hist.h | build/.checked
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror $(LDFLAGS) -o $@ $< -levent_core -lm
+
+build/bench_%: scripts/bench_%.c build/release/libextant.a build/release/flags
+	$(call say,LD,$@)
+	$(Q)$(CC) $(BASE_FLAGS) $(cflags_release) $(EXTRA_CFLAGS) $(LDFLAGS) -o $@ $< \
+	    build/release/libextant.a $(libs_release)
+
 ifneq ($(wildcard scripts/bench.sh),)
 .PHONY: bench
 bench:
-	@scripts/install-deps.sh build
+	@scripts/install-deps.sh bench
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@EXTANT="$(CURDIR)/extant" scripts/bench.sh
 endif

@@ -3,6 +3,7 @@
 #
 #   install-deps.sh build   compiler and libraries, enough for `make` and `make serve`
 #   install-deps.sh test    those, the test tools and the memcached clients that tests use
+#   install-deps.sh bench   what `make bench` compares with and measures by, beside the first
 #   install-deps.sh check   installs nothing: one line and exit 1 if `make` can't work
 #
 # Quiet and quick when nothing is missing. Packages come from apt-get, as root or
@@ -129,11 +130,15 @@ test)
     install_packages "${build_packages[@]}" "${test_packages[@]}" "${more[@]}"
     install_node_clients
     ;;
+bench)
+    # shellcheck disable=SC2046
+    install_packages "${build_packages[@]}" $(sed 's/#.*//' scripts/bench.packages)
+    ;;
 check)
     check
     ;;
 *)
-    echo 'usage: install-deps.sh build|test|check' >&2
+    echo 'usage: install-deps.sh build|test|bench|check' >&2
     exit 2
     ;;
 esac

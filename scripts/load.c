@@ -15,7 +15,8 @@
  * different --prefix.
  *
  * With --rate, latency counts from the moment a request was due, not from the
- * moment it could be sent, so a stalled server doesn't hide its stall.
+ * moment it could be sent, so a stalled server doesn't hide its stall. Requests
+ * due within --warmup don't enter the latencies; they count in everything else.
  *
  * Exit: 0 all right; 1 wrong or stale values; 2 usage; 3 connection lost, protocol
  * broken, error replies, or no progress for --timeout; 4 misses under --no-miss.
@@ -66,6 +67,7 @@ struct options {
     double zipf_s;
     double get_ratio;
     double seconds;   /* 0: no limit */
+    double warmup;    /* seconds whose requests stay out of the latencies */
     double rate;      /* requests per second, 0: as fast as it goes */
     double timeout_seconds;
     uint64_t ops;     /* requests, 0: no limit */
@@ -136,6 +138,7 @@ struct load {
     uint64_t answered;  /* requests */
     uint64_t under_way;
     uint64_t start_ns, end_ns, now_ns;
+    uint64_t measured_from_ns; /* end of the warm-up */
     uint64_t answered_at_last_check, last_progress_ns;
     uint32_t pace_next_conn;
     bool broken;
@@ -515,7 +518,8 @@ static void finish_request(struct connection *c)
 
     if (r->is_set && l->versions)
         l->versions[first_asked(c)->id - l->opt.first_key] &= ~1u;
-    hist_add(h, l->now_ns > r->due_ns ? l->now_ns - r->due_ns : 0);
+    if (r->due_ns >= l->measured_from_ns)
+        hist_add(h, l->now_ns > r->due_ns ? l->now_ns - r->due_ns : 0);
     while (c->asked_done < r->key_count)
         pass_over_asked(c, false);
     c->asked_done = 0;
@@ -832,6 +836,7 @@ static void run(struct load *l)
         event_add(l->pace, &every_tick);
 
     l->start_ns = l->now_ns = l->last_progress_ns = clock_ns();
+    l->measured_from_ns = l->start_ns + (uint64_t)(o->warmup * 1e9);
     for (uint32_t i = 0; o->rate <= 0 && i < o->connections; i++) {
         fill(&l->conns[i]);
         flush_out(&l->conns[i]);
@@ -890,6 +895,7 @@ static size_t collect(const struct load *l, struct result *r)
     r[n++] = (struct result){ "sets", (double)k->sets, true };
     r[n++] = (struct result){ "stored", (double)k->stored, true };
     r[n++] = (struct result){ "errors", (double)k->errors, true };
+    r[n++] = (struct result){ "measured", (double)(l->get_hist.count + l->set_hist.count), true };
     r[n++] = (struct result){ "busy_to_get", (double)k->busy_to_get, true };
     r[n++] = (struct result){ "value_bytes_read", (double)k->value_bytes_read, true };
     r[n++] = (struct result){ "value_bytes_sent", (double)k->value_bytes_sent, true };
@@ -980,6 +986,7 @@ static const struct option long_options[] = {
     { "value", required_argument, NULL, 'v' },
     { "ops", required_argument, NULL, 'n' },
     { "seconds", required_argument, NULL, 't' },
+    { "warmup", required_argument, NULL, 'W' },
     { "rate", required_argument, NULL, 'r' },
     { "multiget", required_argument, NULL, 'M' },
     { "exptime", required_argument, NULL, 'e' },
@@ -1006,6 +1013,7 @@ static const char help_text[] =
     "  --key-size B         key length (20)   --prefix P  start of every key (\"k\")\n"
     "  --value SIZE         bytes: N, A-B, or csv:FILE with lines value_bytes,weight (100)\n"
     "  --ops N --seconds S  end of mix, whichever comes first (10 s if neither)\n"
+    "  --warmup S           latencies leave out the requests of the first S seconds (0)\n"
     "  --rate R             requests a second in all; latency counts from when they were due\n"
     "  --multiget N         keys per get (1)   --exptime S   --client-flags  flags by key\n"
     "  --seed N             key choice (1)     --epoch N  stamp of the values (from the clock);\n"
@@ -1139,6 +1147,7 @@ static void parse_options(struct options *o, int argc, char **argv)
         case 'v': parse_value_sizes(o, optarg); break;
         case 'n': o->ops = number("ops", optarg, 1, UINT64_MAX - 1); break;
         case 't': o->seconds = fraction("seconds", optarg, 1e7); break;
+        case 'W': o->warmup = fraction("warmup", optarg, 1e7); break;
         case 'r': o->rate = fraction("rate", optarg, 1e9); break;
         case 'M': o->multiget = (uint32_t)number("multiget", optarg, 1, MULTIGET_MAX); break;
         case 'e': o->exptime = (int32_t)number("exptime", optarg, 0, INT32_MAX); break;
