@@ -238,7 +238,6 @@ struct extstore {
     _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
-    _Atomic(uint64_t) opens; /* wbufs opened; tells maintenance that there is traffic */
     struct ext_probe {
         struct extstore *e;
         uint32_t device;

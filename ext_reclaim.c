@@ -131,9 +131,18 @@ static double live_ratio(const struct ext_page *p)
     return appended == 0 ? 1.0 : (double)used / (double)appended;
 }
 
+/* Pages of a failed device can't be used again now, so nothing is given up for them; but a full one
+ * may lose one page, since it takes a free page to find out that the device is back. */
+static bool device_takes_part(const struct extstore *e, uint32_t page)
+{
+    const struct ext_device *d = &e->devices[e->where[page].device];
+    return !ext_device_failed(d) ||
+           (extents_free_count(d->free) == 0 && atomic_load(&e->stuck_wbufs) == 0);
+}
+
 static bool page_is_of(const struct extstore *e, uint32_t page, enum ext_bucket device_class)
 {
-    return e->devices[e->where[page].device].free_bucket == device_class;
+    return e->devices[e->where[page].device].free_bucket == device_class && device_takes_part(e, page);
 }
 
 static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket device_class, double below)

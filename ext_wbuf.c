@@ -109,7 +109,6 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve, s
     b->next_slot++;
     atomic_store_explicit(&p->slots_used, b->next_slot, memory_order_relaxed);
     extmap_set_delayed(e->map, w->slot, w->id);
-    atomic_fetch_add_explicit(&e->opens, 1, memory_order_relaxed);
     *out = w;
     return 0;
 }
@@ -146,11 +145,11 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
     lock_release(&b->lock);
 }
 
-/* All buffers are open in some bucket and none is being written, so none would ever come back:
- * has the one that was opened first written out. The caller holds the lock of bucket `held`. */
+/* All buffers are open in some bucket, or stuck, and none is being written, so none would ever come
+ * back: has the one that was opened first written out. The caller holds the lock of bucket `held`. */
 static void relieve(struct extstore *e, enum ext_bucket held)
 {
-    if (atomic_load(&e->flushing_wbufs) != 0)
+    if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
         return;
     struct ext_bucket_files *victim = NULL;
     for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {

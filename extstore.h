@@ -6,10 +6,13 @@
  *
  * Place: 40 bits, file-independent: page * (page_bytes / 16) + offset / 16.
  *
- * Page life, one enum; each edge is made by the one function named on it:
+ * Page life, one enum; each edge is made by the one function of ext_page.c named on it:
  *
- *   FREE --page_open--> OPEN --page_seal--> SEALED --page_drain--> DRAINING --page_free--> FREE
- *                         \________ page_fail (write error that retries do not cure) ___> BAD
+ *   FREE --ext_page_open--> OPEN --ext_page_seal--> SEALED --ext_page_drain--> DRAINING
+ *    ^                                                |                            |
+ *    +------------------- page_free ------------------+----------------------------+
+ *
+ *   OPEN, SEALED, DRAINING --ext_page_fail (write error that retries do not cure)--> BAD
  *
  *   FREE      no object, no reader, not in use; may be opened.
  *   OPEN      a bucket appends to it through wbufs. Never reclaimed.
@@ -205,7 +208,9 @@ void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
 
 /* Rings: one per worker thread, created, used and destroyed by that thread. */
 struct ext_ring *ext_ring_create(struct extstore *e);
-void ext_ring_destroy(struct ext_ring *ring); /* waits for reads in flight */
+/* Waits for reads in flight and runs their done(); buffers are gone then, so the caller has nothing
+ * left to finish but pins (ext_unpin) of reads that it has not finished. */
+void ext_ring_destroy(struct ext_ring *ring);
 int ext_ring_fd(const struct ext_ring *ring); /* readable when completions wait; for the event loop */
 /* Starts a read. The caller has pinned the place with ext_pin, always; the read takes that pin over
  * and ext_read_finish gives it back. If the range is still in memory and a read buffer is free, copies
@@ -233,10 +238,12 @@ void ext_read_finish(struct ext_read *r);
  * ring buffers); -ENOMEM leaves r as it was. */
 int ext_read_detach(struct ext_read *r);
 
-/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: free what is
- * empty or wholly expired, start or continue the rescue or eviction of one page, close wbufs that have
- * waited too long (not before the device is idle). Reads for reclaim are done by I/O threads; no step
- * waits for a device. Returns true iff there is more to do now. */
+/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or go
+ * on with the rescue, eviction or expiry of one page (ext_reclaim.h says which). Reads for it are done by
+ * I/O threads; no step waits for a device. Pages without objects need no step, they are freed at once.
+ * An open wbuf is left open however old it is: closing it early would waste the rest of its slot, and
+ * reads are served from it. Returns true iff there is more to do now; else call again after some
+ * milliseconds, or when the hook of ext_set_maint_hook says so. */
 bool ext_maint_step(struct extstore *e, uint32_t now_unix);
 /* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be freed. */
 void ext_flush_all(struct extstore *e, uint32_t time_unix);

@@ -482,6 +482,28 @@ Test(extstore, a_device_that_is_gone_and_comes_back_loses_nothing)
     aid_free(a);
 }
 
+Test(extstore, an_outage_makes_reclaim_give_nothing_up)
+{
+    struct aid *a = faulty(16);
+    aid_start(a);
+    for (uint32_t i = 0; i < 120; i++)
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    atomic_store(&a->faults.write_errno, EIO);
+    for (uint32_t i = 200; i < 210; i++)
+        (void)aid_set(a, i, 50000, EXT_BUCKET_DEFAULT);
+    (void)ext_sync(a->ext, 100);
+    AID_WAIT_FOR(aid_info(a).degraded);
+    a->tun.compact_under_pages = 16;
+    aid_maintain(a);
+    cr_assert_eq(a->evicted, 0);
+    cr_assert_eq(a->dropped, 0);
+    atomic_store(&a->faults.write_errno, 0);
+    AID_WAIT_FOR(ext_sync(a->ext, 1000) == 0);
+    all_there(a, 0, 120);
+    aid_free(a);
+}
+
 Test(extstore, one_of_two_devices_dies_and_the_other_takes_everything)
 {
     struct aid *a = faulty(16);
