@@ -2,7 +2,7 @@
 """What a sick device costs: one server per cell, its flash file on faultfs.
 
 Started by scripts/fault-matrix.sh. In each cell a fresh server gets more objects than its
-RAM holds, in three passes of overwrites (same order, same sizes, so that a stale page holds
+RAM and write buffers hold, in three passes of overwrites (same order, same sizes, so that a stale page holds
 the same keys at the same places) and some deletes. Every value names its key and version
 and is its own checksum; what was acknowledged is remembered. Then everything is read back
 with the fault armed, and again after it is gone.
@@ -38,9 +38,9 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t"))
 from servers import Server, is_extant  # noqa: E402
 
-VALUE_BYTES = 4000
+VALUE_BYTES = 8000
 PASSES = 3
-BATCH = 100
+BATCH = 50
 STALL_MS = 300
 READ_FAULTS = ("eio", "short", "flip", "misdirect")
 WRITE_FAULTS = ("eio", "short", "enospc", "flip", "misdirect", "lost")
@@ -507,7 +507,7 @@ class Matrix:
             before = self.stats(server)
             self.load(history, client, 1)
             self.settle(server)
-            file = os.path.join(mount.back, "flash")
+            file = os.path.join(mount.point, "flash")
             mount.set("reset")
             if kind == "gone":
                 mount.set("arm=1 gone=1")
@@ -600,12 +600,12 @@ def main():
     p.add_argument("--only", help="cells whose name contains this")
     p.add_argument("--objects", type=int)
     p.add_argument("--memory", type=int, default=8)
-    p.add_argument("--flash", type=int, default=48)
-    p.add_argument("--pace", type=float, default=60, help="MB/s of sets")
+    p.add_argument("--flash", type=int, default=128)
+    p.add_argument("--pace", type=float, default=100, help="MB/s of sets")
     p.add_argument("server", nargs="?", default=os.environ.get("EXTANT", "./extant"))
     args = p.parse_args()
     if args.objects is None:
-        args.objects = 2500 if args.quick else 4000
+        args.objects = 4000 if args.quick else 6000
     return Matrix(args).run()
 
 
