@@ -234,11 +234,16 @@ static void *crawler_main(void *arg)
         }
         lock_release(&cr->lock);
         bool complete = p && cr->worker && crawl(cr, p);
-        if (cr->job != CRAWLER_EXPIRE)
-            cr->sink.done(cr->sink.ctx, complete);
+        struct crawler_sink sink = cr->sink;
+        bool dump = cr->job != CRAWLER_EXPIRE;
         lock_take(&cr->lock);
         cr->has_job = false;
         atomic_store(&cr->running, false);
+        if (!dump)
+            continue;
+        lock_release(&cr->lock); /* who is told that one dump is over may ask for the next */
+        sink.done(sink.ctx, complete);
+        lock_take(&cr->lock);
     }
     if (cr->has_job && cr->job != CRAWLER_EXPIRE)
         cr->sink.done(cr->sink.ctx, false);
