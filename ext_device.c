@@ -40,9 +40,9 @@ static int open_flags(const char *path, int extra)
 #define LOCK_PAUSE_NS 5000000L
 
 /* One process at a time; taken before anything is changed. A lock of the process, not of the open
- * file: an io_uring of a killed process keeps its files open for some milliseconds after the process
- * is gone, and a restart must not be refused for that. The price is that nobody else in this
- * process may open and close the file. */
+ * file: an io_uring of a killed process keeps its files open for some milliseconds after the
+ * process is gone, and a restart must not be refused for that. The price is that nobody else in
+ * this process may open and close the file. */
 static int lock_file(int fd)
 {
     struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -81,7 +81,7 @@ static bool direct_works(int fd, uint32_t *align)
     *align = EXT_IO_ALIGN_BYTES;
     if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && (sx.stx_mask & STATX_DIOALIGN)) {
         uint32_t want = sx.stx_dio_mem_align > sx.stx_dio_offset_align ? sx.stx_dio_mem_align
-                                                                      : sx.stx_dio_offset_align;
+                                                                       : sx.stx_dio_offset_align;
         if (want == 0 || want > EXT_IO_ALIGN_BYTES)
             return false;
         *align = want < 512 ? 512 : want;
@@ -160,8 +160,8 @@ int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, 
     d->free_bucket = opt->free_bucket;
     d->ops = ops != NULL ? ops : &system_ops;
     if (opt->bytes / page_bytes == 0 || opt->bytes / page_bytes > UINT32_MAX / 2) {
-        snprintf(why, why_bytes, "%s: %" PRIu64 " bytes hold no page of %" PRIu64 " bytes", opt->path,
-                 opt->bytes, page_bytes);
+        snprintf(why, why_bytes, "%s: %" PRIu64 " bytes hold no page of %" PRIu64 " bytes",
+                 opt->path, opt->bytes, page_bytes);
         return -EINVAL;
     }
     d->page_count = (uint32_t)(opt->bytes / page_bytes);
@@ -212,8 +212,8 @@ void ext_device_close(struct ext_device *d)
 
 /* One transfer helper for both directions; exactly one of in and out is set. Progress is kept to
  * whole blocks, since direct I/O can't go on in the middle of one. */
-static int transfer(struct ext_device *d, char *in, const char *out, uint64_t bytes, uint64_t offset,
-                    struct ext_io_counts *counts)
+static int transfer(struct ext_device *d, char *in, const char *out, uint64_t bytes,
+                    uint64_t offset, struct ext_io_counts *counts)
 {
     ASSERT(bytes % EXT_IO_ALIGN_BYTES == 0 && offset % EXT_IO_ALIGN_BYTES == 0);
     ASSERT(offset + bytes <= d->bytes);

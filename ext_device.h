@@ -19,8 +19,9 @@
 #include "extents.h"
 #include "extstore.h"
 
-#define EXT_IO_CHUNK_BYTES ((uint64_t)256 * KiB) /* largest single transfer of a flush or of reclaim */
-#define EXT_IO_ALIGN_BYTES EXT_SLOT_BLOCK_BYTES /* transfers of flush and reclaim: multiples of this */
+/* Transfers of flush and reclaim: at most, and multiples of. */
+#define EXT_IO_CHUNK_BYTES ((uint64_t)256 * KiB)
+#define EXT_IO_ALIGN_BYTES EXT_SLOT_BLOCK_BYTES
 #define EXT_DEVICE_FAILED_AFTER 3u
 
 /* The system calls below the engine; a test puts its own here to inject faults. Both return bytes
@@ -35,12 +36,12 @@ struct ext_device {
     /* const after open */
     int fd;
     char *path;
-    uint64_t bytes;       /* what is used: pages * page_bytes */
+    uint64_t bytes; /* what is used: pages * page_bytes */
     uint32_t page_count;
-    uint32_t read_align;  /* offsets, lengths and memory of reads are multiples of this */
-    bool direct;          /* O_DIRECT */
+    uint32_t read_align; /* offsets, lengths and memory of reads are multiples of this */
+    bool direct;         /* O_DIRECT */
     enum ext_bucket free_bucket;
-    uint64_t dev, ino;    /* identity, to refuse the same file twice */
+    uint64_t dev, ino; /* identity, to refuse the same file twice */
     const struct ext_device_ops *ops;
     struct extents *free; /* FREE pages; unit: a page's number on this device */
     /* atomic */
@@ -57,7 +58,7 @@ struct ext_io_counts { /* what a transfer met; the caller adds them to its count
 bool ext_device_identity(const char *path, uint64_t *dev, uint64_t *ino);
 
 /* Opens, locks and sizes. 0, or -errno with one line in why[] that says what is wrong and what
- * would be right: -EBUSY locked by another process, -EACCES/-EROFS, -ENOSPC, -EINVAL too small, .. */
+ * would be right: -EBUSY locked by another process, -EACCES, -EROFS, -ENOSPC, -EINVAL too small. */
 int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, uint64_t page_bytes,
                     const struct ext_device_ops *ops, char *why, size_t why_bytes);
 void ext_device_close(struct ext_device *d);

@@ -39,18 +39,18 @@ struct ext_page { /* 64 bytes */
     _Atomic(uint32_t) slots_used; /* slots given to wbufs in this life */
     /* atomic */
     _Atomic(uint32_t) objects;
-    _Atomic(uint32_t) refs;       /* readers, wbufs not yet written, reclaim; not persistent */
-    _Atomic(uint32_t) slots_busy; /* of these refs, wbufs; not persistent */
-    _Atomic(uint32_t) exptime_max; /* UINT32_MAX once a record never expires */
+    _Atomic(uint32_t) refs;           /* readers, wbufs not yet written, reclaim; not persistent */
+    _Atomic(uint32_t) slots_busy;     /* of these refs, wbufs; not persistent */
+    _Atomic(uint32_t) exptime_max;    /* UINT32_MAX once a record never expires */
     _Atomic(uint64_t) bytes_used;     /* of live objects, by length class */
     _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
-    _Atomic(uint32_t) time_max; /* youngest time_unix */
+    _Atomic(uint32_t) time_max;       /* youngest time_unix */
     uint32_t reserved32;
     uint64_t reserved64;
 };
 static_assert(sizeof(struct ext_page) == 64, "page table entry");
 
-/* What a restart needs of a wbuf. Which range it holds, and whether that is written, says extmap. */
+/* What a restart needs of a wbuf. Which range it holds, and if that is written, says extmap. */
 struct ext_wbuf_root {
     uint64_t memory; /* arena offset of wbuf_bytes */
     uint32_t version;
@@ -119,7 +119,7 @@ static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root")
  *
  *   FREE --take--> TAKEN --open--> OPEN --close--> FLUSHING --written--> CLEAN --take--> TAKEN
  *                                                   |     ^              |
- *                                     write failed  v     | retry        +-- its page is freed --> FREE
+ *                                     write failed  v     | retry        +-- page freed --> FREE
  *                                                  STUCK
  *
  *   TAKEN   holds no range, is in no list, for the moment in which it is opened.
@@ -159,7 +159,7 @@ struct ext_wbuf {
 struct ext_bucket_files { /* a bucket at work */
     struct lock lock;     /* LOCK_EXT_BUCKET */
     struct ext_wbuf *open;
-    _Atomic(uint32_t) page; /* EXT_NO_PAGE, or the page whose slots are given out; also read without */
+    _Atomic(uint32_t) page; /* whose slots are given out, or EXT_NO_PAGE; also read without */
     uint32_t next_slot;     /* of that page */
 };
 
@@ -212,7 +212,7 @@ struct extstore {
     struct lock page_lock;
     uint32_t *free_wbufs; /* stack of buffers that hold no range */
     uint32_t free_wbuf_count;
-    uint32_t device_turn[EXT_BUCKET_COUNT]; /* where the round robin over a class's devices stands */
+    uint32_t device_turn[EXT_BUCKET_COUNT]; /* round robin over the devices of a class */
 
     /* under notify_lock (LOCK_IO_QUEUE) */
     struct lock notify_lock;
@@ -234,7 +234,7 @@ struct extstore {
     _Atomic(bool) notify_any;
     _Atomic(bool) attaching; /* objects are being counted: nothing may be freed for having none */
     _Atomic(bool) stopping;
-    _Atomic(uint32_t) dirty_wbufs;   /* OPEN, FLUSHING or STUCK */
+    _Atomic(uint32_t) dirty_wbufs;    /* OPEN, FLUSHING or STUCK */
     _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */

@@ -194,8 +194,8 @@ static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
         atomic_store_explicit(at, value, memory_order_relaxed);
 }
 
-void ext_page_add_object(struct extstore *e, uint32_t page, unsigned len_class, uint32_t exptime_unix,
-                         uint32_t time_unix)
+void ext_page_add_object(struct extstore *e, uint32_t page, unsigned len_class,
+                         uint32_t exptime_unix, uint32_t time_unix)
 {
     struct ext_page *p = &e->pages[page];
     uint64_t bytes = ext_len_bytes(len_class);

@@ -24,19 +24,20 @@ static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
 }
 
 /* FREE -> OPEN: takes the lowest free page of a device of the bucket's class (round robin over its
- * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO: every
- * device that could do is failed. */
+ * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO:
+ * every device that could do is failed. */
 int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page);
 /* OPEN -> SEALED (or FREE at once). Nothing if it is BAD. */
 void ext_page_seal(struct extstore *e, uint32_t page);
-/* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which stays). */
+/* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which
+ * stays). */
 bool ext_page_drain(struct extstore *e, uint32_t page);
 /* Any but FREE -> BAD. True iff it was not BAD before. */
 bool ext_page_fail(struct extstore *e, uint32_t page);
 
 /* Counts one more object (page OPEN, bucket lock held). */
-void ext_page_add_object(struct extstore *e, uint32_t page, unsigned len_class, uint32_t exptime_unix,
-                         uint32_t time_unix);
+void ext_page_add_object(struct extstore *e, uint32_t page, unsigned len_class,
+                         uint32_t exptime_unix, uint32_t time_unix);
 void ext_page_pin(struct extstore *e, uint32_t page);
 void ext_page_unpin(struct extstore *e, uint32_t page);
 /* SEALED or DRAINING, no object, no reference -> FREE; else nothing. */

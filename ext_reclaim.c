@@ -8,16 +8,16 @@
 #include "ext_wbuf.h"
 
 #define STEP_RECORDS 64u
-#define STEP_BYTES ((uint64_t)256 * KiB)   /* copied by one step, but at least one record */
-#define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* read of a slot's end; more if the table is longer */
-#define EVICT_KEEP_DIVISOR 4u              /* of a page being evicted at most 1/4 is written again */
-#define URGENT_FRAG_MAX 0.9                /* below the low-water mark fuller pages gain too little */
+#define STEP_BYTES ((uint64_t)256 * KiB) /* copied by one step, but at least one record */
+#define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
+#define EVICT_KEEP_DIVISOR 4u /* of a page being evicted at most 1/4 is written again */
+#define URGENT_FRAG_MAX 0.9   /* below the low-water mark fuller pages gain too little */
 #define READ_TRIES 5u
 #define READ_PAUSE_NS UINT64_C(100000000)
-#define AVOID_NS UINT64_C(5000000000)      /* a page that could not be read is left alone so long */
-#define SETTLE_NS UINT64_C(50000000)       /* for drops that other threads have begun */
+#define AVOID_NS UINT64_C(5000000000) /* a page that could not be read is left alone so long */
+#define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
-#define EXPIRE_GRACE_SEC 2u                /* clocks: an object is dead a little later than promised */
+#define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
 #define EXPIRE_PAGES_PER_STEP 256u
 
 enum mode { RESCUE, EVICT, EXPIRE };
@@ -48,10 +48,10 @@ struct ext_reclaim {
     int read_result;
     struct io_job job;
     uint32_t now_unix;
-    uint32_t scan_page;             /* where the search for dead pages goes on */
+    uint32_t scan_page; /* where the search for dead pages goes on */
     uint32_t avoid_page;
     uint64_t avoid_until_ns;
-    uint64_t tokens, tokens_ns;     /* bytes that may be rewritten (write_limit) */
+    uint64_t tokens, tokens_ns; /* bytes that may be rewritten (write_limit) */
     uint64_t fraginfo_ns;
     /* atomic */
     _Atomic(bool) reading;
@@ -64,7 +64,8 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
     struct ext_reclaim *r = calloc(1, sizeof(*r));
     if (r == NULL)
         return NULL;
-    int rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &r->memory, NULL);
+    int rc =
+        arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &r->memory, NULL);
     if (rc != 0) {
         free(r);
         errno = -rc;
@@ -142,10 +143,12 @@ static bool device_takes_part(const struct extstore *e, uint32_t page)
 
 static bool page_is_of(const struct extstore *e, uint32_t page, enum ext_bucket device_class)
 {
-    return e->devices[e->where[page].device].free_bucket == device_class && device_takes_part(e, page);
+    return e->devices[e->where[page].device].free_bucket == device_class &&
+           device_takes_part(e, page);
 }
 
-static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket device_class, double below)
+static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket device_class,
+                                double below)
 {
     struct extstore *e = r->e;
     uint32_t best = EXT_NO_PAGE;
@@ -250,9 +253,10 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
 static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
 {
     struct extstore *e = r->e;
-    double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
-    if (start_job(r, RESCUE,
-                  most_fragmented(r, device_class, max_frag < URGENT_FRAG_MAX ? max_frag : URGENT_FRAG_MAX)))
+    double below = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
+    if (below > URGENT_FRAG_MAX)
+        below = URGENT_FRAG_MAX;
+    if (start_job(r, RESCUE, most_fragmented(r, device_class, below)))
         return true;
     /* Nothing has to go while there is room elsewhere: other classes fall back to default's pages,
      * and default's can move to devices that are for rescued records. */
@@ -279,8 +283,9 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
                   most_fragmented(r, device_class,
                                   atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed))))
         return true;
-    r->drop_unread = atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
-                     free_pages < atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed);
+    r->drop_unread =
+        atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
+        free_pages < atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed);
     return r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS));
 }
 
@@ -321,7 +326,8 @@ static void read_run(struct io_job *job)
     struct ext_device *d = ext_page_device(e, r->page);
     struct ext_io_counts c = {0};
     uint64_t bytes = e->wbuf_bytes - r->from;
-    int rc = ext_device_read(d, r->buffer + r->from, bytes, ext_slot_offset(e, job_slot(r)) + r->from, &c);
+    int rc = ext_device_read(d, r->buffer + r->from, bytes,
+                             ext_slot_offset(e, job_slot(r)) + r->from, &c);
     ext_device_read_result(d, rc == 0);
     ext_count(e, EXT_N_bytes_read_reclaim, c.bytes);
     ext_count(e, EXT_N_read_short, c.short_transfers);
@@ -365,7 +371,8 @@ static void begin_slot(struct ext_reclaim *r)
     event(r, "type=compact_read_start id=%" PRIu32 " offset=%" PRIu64, r->page,
           r->slot_index * e->wbuf_bytes);
     /* Only a rescue needs the records; for the rest the table does, as a rule. */
-    start_read(r, r->mode == RESCUE ? 0 : e->wbuf_bytes - min_u64(e->wbuf_bytes, TABLE_FIRST_BYTES));
+    uint64_t table = e->wbuf_bytes - min_u64(e->wbuf_bytes, TABLE_FIRST_BYTES);
+    start_read(r, r->mode == RESCUE ? 0 : table);
 }
 
 static void end_slot(struct ext_reclaim *r)
@@ -445,8 +452,8 @@ static bool after_read(struct ext_reclaim *r)
 
 enum verdict { NEXT, WAIT, NEED_SLOT, GIVE_UP };
 
-static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place, bool evicted,
-                 enum ext_counter reason)
+static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
+                 bool evicted, enum ext_counter reason)
 {
     struct extstore *e = r->e;
     if (!e->opt.callbacks.dropped(e->opt.callbacks.ctx, entry->hash, place, evicted)) {
@@ -604,7 +611,9 @@ static enum verdict one_record(struct ext_reclaim *r, uint64_t *bytes)
 static bool some_records(struct ext_reclaim *r)
 {
     uint64_t copied = 0;
-    for (unsigned n = 0; n < STEP_RECORDS && copied < STEP_BYTES && r->entry < r->entry_count; n++) {
+    for (unsigned n = 0; n < STEP_RECORDS && r->entry < r->entry_count; n++) {
+        if (copied >= STEP_BYTES)
+            return true;
         uint64_t bytes = 0;
         switch (one_record(r, &bytes)) {
         case NEXT:
@@ -659,7 +668,7 @@ static bool sweep(struct ext_reclaim *r)
     return true;
 }
 
-/* All slots are done. Objects that are still there are being dropped by others just now, as a rule. */
+/* All slots are done. Objects still there are being dropped by others just now, as a rule. */
 static bool settle(struct ext_reclaim *r)
 {
     bool empty = atomic_load(&r->e->pages[r->page].objects) == 0;

@@ -2,22 +2,23 @@
  *
  * One page at a time is worked on, in small steps of the maintenance thread. In order of urgency:
  *
- *   EVICT    the index is full (ext_evict_oldest), or free pages are below the low-water mark and no
- *            page is fragmented: the oldest page. Its table is read; what was hit since it was written
- *            is kept as far as a quarter of a page goes, the rest dropped (and counted).
+ *   EVICT    the index is full (ext_evict_oldest), or free pages are below the low-water mark and
+ *            no page is fragmented (nor is there room on other devices): the oldest page. Its table
+ *            is read; what was hit since it was written is kept as far as a quarter of a page goes,
+ *            the rest dropped (and counted).
  *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
  *            compact (cold ones that were rescued before to coldcompact, where such devices are),
  *            with their old seq. Pages of bucket lowttl are left to expire. With drop_unread
  *            and free pages below drop_under also the oldest page, less what was never hit.
- *   EXPIRE   all of a page is past its exptime or before a flush_all: the table is read, all dropped.
+ *   EXPIRE   all of a page is past its exptime or before a flush_all: dropped by its tables.
  *   BAD      pages with objects: as RESCUE, when there is room.
  *
  *   job:  [read table or slot] -> [records, a few a step] -> next slot .. -> [settle] -> page freed
  *                          \-> unreadable: [sweep] the index for the slot's places
  *
- * A step that finds no wbuf, no page, no token or a read under way ends, and the next one goes on at
- * the same record: nothing is lost for having to wait. With no page left at all the job turns to
+ * A step that finds no wbuf, no token or a read under way ends, and the next one goes on at the
+ * same record: nothing is lost for having to wait. With no page left at all the job turns to
  * EVICT, so that it always ends; the reserved page and wbuf (ext_internal.h) are there for it.
  *
  * Threads: all by the maintenance thread, but the reads, which are jobs of the I/O threads. Upcalls

@@ -15,7 +15,8 @@ uint64_t ext_len_bytes(unsigned len_class)
 {
     ASSERT(len_class < EXT_LEN_CLASSES);
     if (len_class > LEN_CLASS_FINE_LAST)
-        return (uint64_t)LEN_CLASS_MIN_BYTES << (LEN_CLASS_FINE_LAST / 2 + len_class - LEN_CLASS_FINE_LAST);
+        return (uint64_t)LEN_CLASS_MIN_BYTES
+               << (LEN_CLASS_FINE_LAST / 2 + len_class - LEN_CLASS_FINE_LAST);
     uint64_t base = (uint64_t)LEN_CLASS_MIN_BYTES << (len_class / 2);
     return len_class % 2 == 0 ? base : base + base / 2;
 }
@@ -69,7 +70,8 @@ void ext_record_write(char *to, const struct ext_record_in *in, uint64_t seq, ui
     if (in->value_bytes != 0)
         memcpy(to + sizeof(head) + in->key_bytes, in->value, in->value_bytes);
     memset(to + used, 0, round_up(used, EXT_GRANULE_BYTES) - used);
-    uint32_t crc = crc32c(crc_of_place(version, place), to + sizeof(uint32_t), used - sizeof(uint32_t));
+    uint32_t crc =
+        crc32c(crc_of_place(version, place), to + sizeof(uint32_t), used - sizeof(uint32_t));
     memcpy(to, &crc, sizeof(crc));
 }
 
@@ -105,7 +107,8 @@ int ext_record_verify(const char *from, uint64_t bytes, uint32_t version, ext_pl
 static uint32_t trailer_crc(const struct ext_trailer *t, const char *end)
 {
     uint64_t table_bytes = (uint64_t)t->count * sizeof(struct ext_entry);
-    uint32_t crc = crc32c(crc_of_place(t->version, t->slot), end - sizeof(*t) - table_bytes, table_bytes);
+    uint32_t crc =
+        crc32c(crc_of_place(t->version, t->slot), end - sizeof(*t) - table_bytes, table_bytes);
     return crc32c(crc, (const char *)t + sizeof(t->crc), sizeof(*t) - sizeof(t->crc));
 }
 

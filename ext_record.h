@@ -23,7 +23,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format on flash is
 
 #define EXT_RECORD_MAX_BYTES ((uint64_t)64 * MiB) /* upper end of the last length class */
 #define EXT_RECORD_FORMAT 1u
-#define EXT_SLOT_BLOCK_BYTES 4096u /* slots are written in multiples of this */
+#define EXT_SLOT_BLOCK_BYTES 4096u    /* slots are written in multiples of this */
 #define EXT_TRAILER_MAGIC 0x31424557u /* "WEB1" */
 
 struct ext_record_head {

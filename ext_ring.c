@@ -33,7 +33,8 @@ struct ext_ring {
 
 static void count(_Atomic(uint64_t) *n, uint64_t by)
 {
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + by, memory_order_relaxed);
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + by,
+                          memory_order_relaxed);
 }
 
 /* ---- create, destroy ---- */
@@ -44,7 +45,8 @@ static struct io_pool *read_pool(struct extstore *e)
     lock_take(&e->pool_lock);
     if (e->read_pool == NULL) {
         unsigned threads = e->opt.io_threads < 4 ? 4 : e->opt.io_threads;
-        e->read_pool = io_pool_create(threads < IO_THREADS_MAX ? threads : IO_THREADS_MAX, "ext-read");
+        e->read_pool =
+            io_pool_create(threads < IO_THREADS_MAX ? threads : IO_THREADS_MAX, "ext-read");
     }
     struct io_pool *pool = e->read_pool;
     lock_release(&e->pool_lock);
@@ -73,8 +75,8 @@ static int take_slots(struct ext_ring *ring)
     ring->free_slots = calloc(ring->slot_count, sizeof(*ring->free_slots));
     if (ring->free_slots == NULL)
         return -ENOMEM;
-    int rc = arena_alloc(e->arena, ARENA_USE_BUFFER, ring->region_bytes, ARENA_UNIT_BYTES, &ring->region,
-                         NULL);
+    int rc = arena_alloc(e->arena, ARENA_USE_BUFFER, ring->region_bytes, ARENA_UNIT_BYTES,
+                         &ring->region, NULL);
     if (rc != 0) {
         ring->region_bytes = 0;
         return rc;
@@ -224,13 +226,16 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
     ring->in_flight++;
     count(&ring->n.device_reads, 1);
     if (ring->uring != NULL)
-        ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset, r);
+        ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
+                       r);
     else
-        ext_twin_read(ring->twin, e->where[r->page].device, r->buffer + r->io_done, bytes, offset, r);
+        ext_twin_read(ring->twin, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
+                      r);
 }
 
 /* Copies the record out of the wbuf that holds it. True: done; false: no buffer for it now. */
-static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t slot, uint32_t buffer)
+static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t slot,
+                           uint32_t buffer)
 {
     struct extstore *e = ring->e;
     uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
@@ -448,7 +453,8 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
     ASSERT(r->state == EXT_READ_DONE);
     if (r->result != 0)
         return r->result;
-    int rc = ext_record_verify(r->buffer + r->skip, r->buffer_bytes - r->skip, r->version, r->place, out);
+    int rc = ext_record_verify(r->buffer + r->skip, r->buffer_bytes - r->skip, r->version, r->place,
+                               out);
     if (rc != 0) {
         count(&r->ring->n.bad_checksums, 1);
         return rc;

@@ -45,7 +45,8 @@ static void read_run(struct io_job *job)
     while (!atomic_compare_exchange_weak(&t->completed, &r->next, r))
         ;
     uint64_t one = 1;
-    ssize_t written = write(t->event_fd, &one, sizeof(one)); /* fails only when it is readable anyway */
+    ssize_t written =
+        write(t->event_fd, &one, sizeof(one)); /* fails only when it is readable anyway */
     (void)written;
     atomic_fetch_sub(&t->completing, 1);
 }

@@ -98,8 +98,8 @@ int ext_uring_submit(struct ext_uring *u)
     return 0;
 }
 
-unsigned ext_uring_reap(struct ext_uring *u, bool wait, void (*fn)(void *ctx, void *user, int result),
-                        void *ctx)
+unsigned ext_uring_reap(struct ext_uring *u, bool wait,
+                        void (*fn)(void *ctx, void *user, int result), void *ctx)
 {
     struct io_uring_cqe *cqe;
     if (wait)

@@ -17,8 +17,8 @@ struct ext_uring;
 /* Does this kernel, and this container, let us make a ring at all? */
 bool ext_uring_works(void);
 
-/* fds are named by their place in the array afterwards. region (may be NULL) is what most reads go to.
- * 0 or -errno: -EPERM and -ENOSYS where io_uring is forbidden or missing, -ENOMEM .. */
+/* fds are named by their place in the array afterwards. region (may be NULL) is what most reads go
+ * to. 0 or -errno: -EPERM and -ENOSYS where io_uring is forbidden or missing, -ENOMEM .. */
 int ext_uring_create(struct ext_uring **out, unsigned depth, const int *fds, unsigned fd_count,
                      char *region, uint64_t region_bytes, int event_fd);
 /* No read is in flight. */
@@ -29,9 +29,9 @@ void ext_uring_read(struct ext_uring *u, unsigned fd_index, char *buf, uint32_t 
                     uint64_t offset, void *user);
 /* Hands what is prepared to the kernel. 0, or -errno: some is left for the next call. */
 int ext_uring_submit(struct ext_uring *u);
-/* Calls fn for each completion (result: bytes or -errno) that is there, or, with wait, once there is
- * one; returns how many. fn may call ext_uring_read. */
-unsigned ext_uring_reap(struct ext_uring *u, bool wait, void (*fn)(void *ctx, void *user, int result),
-                        void *ctx);
+/* Calls fn for each completion (result: bytes or -errno) that is there, or, with wait, once there
+ * is one; returns how many. fn may call ext_uring_read. */
+unsigned ext_uring_reap(struct ext_uring *u, bool wait,
+                        void (*fn)(void *ctx, void *user, int result), void *ctx);
 
 #endif

@@ -4,10 +4,10 @@
 #include "ext_page.h"
 
 #define WRITE_TRIES 4u
-#define WRITE_PAUSE_NS UINT64_C(1000000) /* before the second try; four times longer each time */
+#define WRITE_PAUSE_NS UINT64_C(1000000)  /* before the second try; four times longer each time */
 #define STUCK_DELAY_NS UINT64_C(50000000) /* before the second round; doubled each time */
 #define STUCK_DOUBLINGS_MAX 6u            /* 3.2 s */
-#define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader is copying from a buffer that is to be freed */
+#define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader copies from a buffer that is to be freed */
 
 static void flush_run(struct io_job *job);
 
@@ -77,7 +77,8 @@ static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
 }
 
 /* Opens a wbuf for the bucket; its former open one, if any, must be closed by the caller. */
-static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve, struct ext_wbuf **out)
+static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve,
+                     struct ext_wbuf **out)
 {
     struct ext_bucket_files *b = &e->buckets[bucket];
     lock_assert_held(&b->lock);
@@ -146,7 +147,7 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
 }
 
 /* All buffers are open in some bucket, or stuck, and none is being written, so none would ever come
- * back: has the one that was opened first written out. The caller holds the lock of bucket `held`. */
+ * back: has the one that was opened first written out. The lock of bucket `held` is held. */
 static void relieve(struct extstore *e, enum ext_bucket held)
 {
     if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
@@ -376,9 +377,12 @@ static int move_record(struct ext_wbuf *w, const struct ext_entry *entry)
     uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     ext_place place = ext_slot_place(e, w->slot) + entry->granule;
     struct ext_record rec;
-    /* What doesn't verify was being copied when an earlier process was killed: never acknowledged. */
-    if (offset + entry->record_bytes > w->fill_bytes ||
-        ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec) != 0)
+    /* What doesn't verify was being copied when an earlier process was killed. */
+    if (offset + entry->record_bytes > w->fill_bytes)
+        return 0;
+    int rc =
+        ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec);
+    if (rc != 0)
         return 0;
     unsigned heat;
     if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
@@ -386,7 +390,7 @@ static int move_record(struct ext_wbuf *w, const struct ext_entry *entry)
     struct ext_record_in in;
     ext_record_again(&rec, entry->hash, &in);
     struct ext_append a;
-    int rc = ext_append_begin(e, w->root->bucket, &in, rec.seq, true, &a);
+    rc = ext_append_begin(e, w->root->bucket, &in, rec.seq, true, &a);
     if (rc != 0)
         return rc;
     if (cb->moved(cb->ctx, entry->hash, place, a.place, a.len_class))

@@ -12,7 +12,7 @@
 #include "ext_wbuf.h"
 
 #define DEFAULT_WBUF_COUNT 16u
-#define WBUF_COUNT_MAX 64u                    /* of the default; more may be asked for */
+#define WBUF_COUNT_MAX 64u /* of the default; more may be asked for */
 #define DEFAULT_RING_COUNT 4u
 #define DEFAULT_RING_BYTES ((uint64_t)8 * MiB)
 #define PAGES_MIN 4u /* of class default: one in use, one reserved, and two to move between */
@@ -61,6 +61,16 @@ void ext_wake_writers(struct extstore *e)
     lock_release(&e->notify_lock);
     if (submit)
         io_pool_submit(e->write_pool, &e->notify_job);
+}
+
+uint64_t ext_place_offset(const struct extstore *e, ext_place place)
+{
+    return place % e->page_granules * EXT_GRANULE_BYTES;
+}
+
+unsigned ext_page_of(const struct extstore *e, ext_place place)
+{
+    return ext_place_page(e, place);
 }
 
 uint64_t ext_seq_now(const struct extstore *e)
@@ -120,15 +130,20 @@ static int check_options(const struct ext_options *o, char *why, size_t n)
         return refuse(why, n, -EINVAL, "flash: 1 to %d files can be used", EXT_DEVICES_MAX);
     if (o->wbuf_bytes < 4 * EXT_SLOT_BLOCK_BYTES || o->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
         o->wbuf_bytes > GiB)
-        return refuse(why, n, -EINVAL, "flash: write buffer size %" PRIu64 " is not a multiple of %u from "
-                      "%u bytes to 1 GB", o->wbuf_bytes, EXT_SLOT_BLOCK_BYTES, 4 * EXT_SLOT_BLOCK_BYTES);
-    if (o->page_bytes < o->wbuf_bytes || o->page_bytes % o->wbuf_bytes != 0 || o->page_bytes > 4 * GiB)
-        return refuse(why, n, -EINVAL, "flash: page size %" PRIu64 " is not a multiple of the write "
-                      "buffer size %" PRIu64 " up to 4 GB", o->page_bytes, o->wbuf_bytes);
+        return refuse(why, n, -EINVAL,
+                      "flash: write buffer size %" PRIu64 " is not a multiple of %u from "
+                      "%u bytes to 1 GB",
+                      o->wbuf_bytes, EXT_SLOT_BLOCK_BYTES, 4 * EXT_SLOT_BLOCK_BYTES);
+    if (o->page_bytes < o->wbuf_bytes || o->page_bytes % o->wbuf_bytes != 0 ||
+        o->page_bytes > 4 * GiB)
+        return refuse(why, n, -EINVAL,
+                      "flash: page size %" PRIu64 " is not a multiple of the write "
+                      "buffer size %" PRIu64 " up to 4 GB",
+                      o->page_bytes, o->wbuf_bytes);
     if (o->io_threads == 0 || o->io_threads > IO_THREADS_MAX)
         return refuse(why, n, -EINVAL, "flash: 1 to %u I/O threads can be used", IO_THREADS_MAX);
-    if (o->callbacks.is_live == NULL || o->callbacks.moved == NULL || o->callbacks.dropped == NULL ||
-        o->callbacks.is_fresh == NULL || o->callbacks.sweep == NULL)
+    if (o->callbacks.is_live == NULL || o->callbacks.moved == NULL ||
+        o->callbacks.dropped == NULL || o->callbacks.is_fresh == NULL || o->callbacks.sweep == NULL)
         return refuse(why, n, -EINVAL, "flash: a callback is missing");
     return 0;
 }
@@ -144,19 +159,19 @@ static int share_memory(struct extstore *e, char *why, size_t n)
     }
     uint64_t fit = o->buffer_bytes / o->wbuf_bytes;
     if (o->wbuf_count == 0) /* a quarter is left for reads */
-        o->wbuf_count = (unsigned)max_u64(
-            min_u64(o->buffer_bytes * 3 / 4 / o->wbuf_bytes, WBUF_COUNT_MAX + 1), 1) - 1;
+        o->wbuf_count = (unsigned)min_u64(o->buffer_bytes * 3 / 4 / o->wbuf_bytes, WBUF_COUNT_MAX);
     if (o->wbuf_count < EXT_WBUF_MIN_COUNT)
         o->wbuf_count = EXT_WBUF_MIN_COUNT;
     if (o->wbuf_count + 1 > fit || o->wbuf_count >= EXTMAP_MAX_BUFFERS)
-        return refuse(why, n, -EINVAL, "flash: buffer memory of %" PRIu64 " bytes can't hold %u write "
-                      "buffers of %" PRIu64 " bytes; %u are needed at least", o->buffer_bytes,
-                      o->wbuf_count + 1, o->wbuf_bytes, EXT_WBUF_MIN_COUNT + 1);
+        return refuse(why, n, -EINVAL,
+                      "flash: buffer memory of %" PRIu64 " bytes can't hold %u write "
+                      "buffers of %" PRIu64 " bytes; %u are needed at least",
+                      o->buffer_bytes, o->wbuf_count + 1, o->wbuf_bytes, EXT_WBUF_MIN_COUNT + 1);
     e->ring_bytes = (o->buffer_bytes - (o->wbuf_count + 1) * o->wbuf_bytes) / rings;
     return 0;
 }
 
-/* Is the file one that is open already, by whatever name? The lock would not tell: it is our own. */
+/* Is the file open already, by whatever name? The lock would not tell: it is our own. */
 static const struct ext_device *same_file(const struct extstore *e, const char *path)
 {
     uint64_t dev, ino;
@@ -185,8 +200,10 @@ static int open_devices(struct extstore *e, char *why, size_t n)
     }
     uint64_t pages = ext_pages_total(e, EXT_BUCKET_DEFAULT);
     if (pages < PAGES_MIN)
-        return refuse(why, n, -EINVAL, "flash: files of class default hold %" PRIu64 " pages of %" PRIu64
-                      " bytes; at least %u are needed", pages, e->page_bytes, PAGES_MIN);
+        return refuse(why, n, -EINVAL,
+                      "flash: files of class default hold %" PRIu64 " pages of %" PRIu64
+                      " bytes; at least %u are needed",
+                      pages, e->page_bytes, PAGES_MIN);
     if (e->page_count * e->page_granules > (UINT64_C(1) << 40) - 1)
         return refuse(why, n, -EINVAL, "flash: more than 16 TB can't be addressed");
     return 0;
@@ -226,11 +243,14 @@ static int make_tables(struct extstore *e)
 {
     struct ext_root *root = e->root;
     memset(root, 0, sizeof(*root));
-    int rc = arena_alloc(e->arena, ARENA_USE_META, pages_table_bytes(e), ARENA_UNIT_BYTES, &root->pages, NULL);
+    int rc = arena_alloc(e->arena, ARENA_USE_META, pages_table_bytes(e), ARENA_UNIT_BYTES,
+                         &root->pages, NULL);
     if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_META, wbufs_table_bytes(e), ARENA_UNIT_BYTES, &root->wbufs, NULL);
+        rc = arena_alloc(e->arena, ARENA_USE_META, wbufs_table_bytes(e), ARENA_UNIT_BYTES,
+                         &root->wbufs, NULL);
     if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES, &root->words, NULL);
+        rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES,
+                         &root->words, NULL);
     if (rc != 0)
         return rc;
     char *base = arena_base(e->arena);
@@ -238,7 +258,8 @@ static int make_tables(struct extstore *e)
     memset(base + root->wbufs, 0, wbufs_table_bytes(e));
     struct ext_wbuf_root *wbufs = (struct ext_wbuf_root *)(base + root->wbufs);
     for (uint32_t i = 0; i < e->wbuf_count; i++) {
-        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &wbufs[i].memory, NULL);
+        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES,
+                         &wbufs[i].memory, NULL);
         if (rc != 0)
             return rc;
     }
@@ -276,7 +297,8 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
     if (root->format != EXT_ROOT_FORMAT || root->page_bytes != e->page_bytes ||
         root->wbuf_bytes != e->wbuf_bytes || root->page_count != e->page_count ||
         root->wbuf_count != e->wbuf_count || !same_devices(e))
-        return refuse(why, n, -ESTALE, "flash: what was kept in memory belongs to other files or sizes");
+        return refuse(why, n, -ESTALE,
+                      "flash: what was kept in memory belongs to other files or sizes");
     int rc = arena_take(e->arena, ARENA_USE_META, root->pages, pages_table_bytes(e));
     if (rc == 0)
         rc = arena_take(e->arena, ARENA_USE_META, root->wbufs, wbufs_table_bytes(e));
@@ -341,8 +363,11 @@ static int open_tables(struct extstore *e, char *why, size_t n)
     e->root = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
     int rc = e->opt.attached ? claim_tables(e, why, n) : make_tables(e);
     if (rc != 0)
-        return rc == -ESTALE ? rc : refuse(why, n, rc, "flash: no memory for the page table and %u write "
-                                           "buffers (%s)", e->wbuf_count, strerror(-rc));
+        return rc == -ESTALE ? rc
+                             : refuse(why, n, rc,
+                                      "flash: no memory for the page table and %u write "
+                                      "buffers (%s)",
+                                      e->wbuf_count, strerror(-rc));
     char *base = arena_base(e->arena);
     e->pages = (struct ext_page *)(base + e->root->pages);
     struct ext_wbuf_root *roots = (struct ext_wbuf_root *)(base + e->root->wbufs);
@@ -353,8 +378,8 @@ static int open_tables(struct extstore *e, char *why, size_t n)
         return rc;
     rc = e->opt.attached ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
     if (rc != 0)
-        return refuse(why, n, rc == -EINVAL ? -ESTALE : rc, "flash: the map of ranges can't be used (%s)",
-                      strerror(-rc));
+        return refuse(why, n, rc == -EINVAL ? -ESTALE : rc,
+                      "flash: the map of ranges can't be used (%s)", strerror(-rc));
     e->wbufs = calloc(e->wbuf_count, sizeof(*e->wbufs));
     e->free_wbufs = calloc(e->wbuf_count, sizeof(*e->free_wbufs));
     if (e->wbufs == NULL || e->free_wbufs == NULL)
@@ -494,7 +519,8 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
 
 void ext_attach_done(struct extstore *e)
 {
-    ext_wbuf_attach(e); /* not before: a write that fails moves objects, which must be counted then */
+    /* Not before: a write that fails moves objects, which must be counted then. */
+    ext_wbuf_attach(e);
     atomic_store(&e->attaching, false);
     for (uint32_t page = 0; page < e->page_count; page++)
         ext_page_try_free(e, page);

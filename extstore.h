@@ -59,7 +59,13 @@ enum ext_bucket {
         EXT_BUCKET_COUNT
 };
 
-enum ext_page_state { EXT_PAGE_FREE, EXT_PAGE_OPEN, EXT_PAGE_SEALED, EXT_PAGE_DRAINING, EXT_PAGE_BAD };
+enum ext_page_state {
+    EXT_PAGE_FREE,
+    EXT_PAGE_OPEN,
+    EXT_PAGE_SEALED,
+    EXT_PAGE_DRAINING,
+    EXT_PAGE_BAD
+};
 
 struct extstore;
 struct ext_ring;
@@ -71,24 +77,25 @@ struct ext_device_options {
 };
 
 /* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
- * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is the one given to ext_append. */
+ * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is what ext_append was given. */
 struct ext_callbacks {
     void *ctx;
     /* Does anything still refer to this place? heat: 0..3 hits since written. exptime/flush_all are
-     * the caller's to judge: return false also for expired objects (after unlinking them and calling
-     * ext_drop itself). */
+     * the caller's to judge: return false also for expired objects (after unlinking them and
+     * calling ext_drop itself). */
     bool (*is_live)(void *ctx, uint64_t hash, ext_place place, unsigned *heat);
-    /* The same bytes now stand at neu: swap if `old` is still referred to. True iff swapped (then the
-     * callee has called ext_drop(old)); false: the caller drops neu. */
+    /* The same bytes now stand at neu: swap if `old` is still referred to. True iff swapped (then
+     * the callee has called ext_drop(old)); false: the caller drops neu. */
     bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class);
-    /* The page is being given up: forget the object if it is still there (and ext_drop it). evicted:
-     * for lack of room (leave a tombstone); else expired or unreadable. True iff it was there. */
+    /* The page is being given up: forget the object if it is still there (and ext_drop it).
+     * evicted: for lack of room (leave a tombstone); else expired or unreadable. True iff it was
+     * there. */
     bool (*dropped)(void *ctx, uint64_t hash, ext_place place, bool evicted);
     /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
     bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
     /* For objects of a page whose tables cannot be read: sweep everything that refers into
-     * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns true
-     * while there is more. */
+     * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns
+     * true while there is more. */
     bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted);
 };
 
@@ -96,14 +103,14 @@ enum ext_engine { EXT_ENGINE_AUTO, EXT_ENGINE_URING, EXT_ENGINE_THREADS };
 
 struct ext_options {
     struct arena *arena;
-    bool attached;                 /* the arena holds page table and wbufs of an earlier process */
+    bool attached; /* the arena holds page table and wbufs of an earlier process */
     struct ext_device_options devices[EXT_DEVICES_MAX];
     unsigned device_count;
     uint64_t page_bytes, wbuf_bytes;
-    unsigned wbuf_count;           /* buffers in all; 0: a default that fits buffer_bytes */
-    uint64_t buffer_bytes;         /* bound for wbufs and read buffers together */
+    unsigned wbuf_count;   /* buffers in all; 0: a default that fits buffer_bytes */
+    uint64_t buffer_bytes; /* bound for wbufs and read buffers together */
     unsigned io_threads, io_depth;
-    unsigned ring_count;           /* rings that will be made: shares the memory for reads; 0: 4 */
+    unsigned ring_count; /* rings that will be made: shares the memory for reads; 0: 4 */
     enum ext_engine engine;
     uint64_t write_limit_bytes_per_sec; /* rewrites by reclaim, 0 = none */
     struct ext_callbacks callbacks;
@@ -126,11 +133,11 @@ struct ext_record_in {
     const char *value;
     uint32_t value_bytes;
     uint8_t key_bytes;
-    uint8_t item_flags;     /* the cache's own: stale, token sent, fetched, ... opaque here */
+    uint8_t item_flags; /* the cache's own: stale, token sent, fetched, ... opaque here */
     uint32_t client_flags;
     uint64_t cas;
-    uint32_t exptime_unix;  /* 0 never */
-    uint32_t time_unix;     /* when it was stored (for flush_all) */
+    uint32_t exptime_unix; /* 0 never */
+    uint32_t time_unix;    /* when it was stored (for flush_all) */
 };
 
 /* A verified record, pointing into a read buffer. */
@@ -146,35 +153,35 @@ struct ext_record {
 
 enum ext_read_state {
     EXT_READ_IDLE,
-    EXT_READ_QUEUED,  /* on the ring, or waiting for a buffer */
-    EXT_READ_DONE,    /* result is valid */
+    EXT_READ_QUEUED, /* on the ring, or waiting for a buffer */
+    EXT_READ_DONE,   /* result is valid */
 };
 
 /* One read; embedded in the caller's request. Between ext_read_start and ext_read_finish it belongs
  * to the ring and must not move in memory. */
 struct ext_read {
     /* caller's */
-    void (*done)(struct ext_read *r); /* called by ext_ring_reap in the ring's thread; never from ext_read_start */
+    void (*done)(struct ext_read *r); /* called by ext_ring_reap; never from ext_read_start */
     void *owner;
     /* engine's */
     ext_place place;
     uint32_t len_class;
     enum ext_read_state state;
-    int result;              /* 0: bytes are there (not yet verified); -errno: I/O error after retries */
-    bool from_buffer;        /* served from a wbuf, no I/O */
-    char *buffer;            /* holds the record at buffer + skip */
+    int result;       /* 0: bytes are there (not yet verified); -errno: I/O error after retries */
+    bool from_buffer; /* served from a wbuf, no I/O */
+    char *buffer;     /* holds the record at buffer + skip */
     uint32_t skip, buffer_bytes;
     uint32_t page, version;
     struct ext_ring *ring;
     struct ext_read *next;
     uint64_t start_ns;
     uint32_t io_done, tries;
-    uint16_t slot;           /* registered buffer slot, or none */
+    uint16_t slot; /* registered buffer slot, or none */
 };
 
 /* Opens, locks (fcntl) and sizes the devices, starts I/O threads. NULL, with one line in why[]
- * that says what is wrong and what would be right. With attached, errno ESTALE: what the arena holds is
- * not of these files and sizes; start with a fresh arena. */
+ * that says what is wrong and what would be right. With attached, errno ESTALE: what the arena
+ * holds is not of these files and sizes; start with a fresh arena. */
 struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
                             size_t why_bytes);
 /* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
@@ -183,27 +190,32 @@ void ext_destroy(struct extstore *e, bool flush);
 /* Length classes: record bytes <-> 5 bits. ext_len_bytes is the upper end of the class. */
 unsigned ext_len_class(uint64_t record_bytes);
 uint64_t ext_len_bytes(unsigned len_class);
-uint64_t ext_record_bytes(unsigned key_bytes, uint64_t value_bytes); /* on flash, rounded to granules */
+/* Bytes of a record on flash, rounded to granules. */
+uint64_t ext_record_bytes(unsigned key_bytes, uint64_t value_bytes);
 uint64_t ext_record_max_bytes(const struct extstore *e);
 
-/* Appends a record to a bucket: reserves room in an open wbuf, copies and checksums outside any lock
- * of the engine, commits. At return the place is readable. Counts the object as live. Never waits.
- * Hold the LOCK_COLUMN of the hash from before the call until the place is in the index (or dropped):
- * the engine may move a record as soon as it is written, and then asks callbacks.moved for it.
- * 0; -EAGAIN: every wbuf is being written (try when ext_notify_writable says so); -ENOSPC: no free
- * page (reclaim must run first); -E2BIG; -EIO: no device takes writes. */
+/* Appends a record to a bucket: reserves room in an open wbuf, copies and checksums outside any
+ * lock of the engine, commits. At return the place is readable. Counts the object as live. Never
+ * waits. Hold the LOCK_COLUMN of the hash from before the call until the place is in the index (or
+ * dropped): the engine may move a record as soon as it is written, and then asks callbacks.moved
+ * for it. 0; -EAGAIN: every wbuf is being written (try when ext_notify_writable says so); -ENOSPC:
+ * no free page (reclaim must run first); -E2BIG; -EIO: no device takes writes. */
 int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
                ext_place *place, unsigned *len_class);
-/* The object at place is not referred to any more. Exactly once for each ext_append that returned 0. */
+/* The object at place is not referred to any more. Exactly once for each ext_append that gave 0. */
 void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
+
+/* Where a place is: page number, and bytes from the page's start. Pure. */
+unsigned ext_page_of(const struct extstore *e, ext_place place);
+uint64_t ext_place_offset(const struct extstore *e, ext_place place);
 
 /* A bound: every record appended so far has a lower seq, every later one has not. */
 uint64_t ext_seq_now(const struct extstore *e);
 
-/* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said -EAGAIN or
- * -ENOSPC may succeed, or at once (in the caller) if it already may. */
+/* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said
+ * -EAGAIN or -ENOSPC may succeed, or at once (in the caller) if it already may. */
 void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
-/* If fn(arg) still waits, calls it now, in the caller; else it was called, or is just being called. */
+/* If fn(arg) still waits, calls it now, in the caller; else it was called, or is just now. */
 void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
 
 /* Rings: one per worker thread, created, used and destroyed by that thread. */
@@ -211,14 +223,15 @@ struct ext_ring *ext_ring_create(struct extstore *e);
 /* Waits for reads in flight and runs their done(); buffers are gone then, so the caller has nothing
  * left to finish but pins (ext_unpin) of reads that it has not finished. */
 void ext_ring_destroy(struct ext_ring *ring);
-int ext_ring_fd(const struct ext_ring *ring); /* readable when completions wait; for the event loop */
+/* Readable when completions wait; for the event loop. The ring's, until it is destroyed. */
+int ext_ring_fd(const struct ext_ring *ring);
 /* Starts a read. The caller has pinned the place with ext_pin, always; the read takes that pin over
- * and ext_read_finish gives it back. If the range is still in memory and a read buffer is free, copies
- * the record and sets state DONE at once (done is not called); else state QUEUED and done is called
- * later. Holds no lock, or LOCK_COLUMN. */
+ * and ext_read_finish gives it back. If the range is still in memory and a read buffer is free,
+ * copies the record and sets state DONE at once (done is not called); else state QUEUED and done is
+ * called later. Holds no lock, or LOCK_COLUMN. */
 void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class);
-/* Pins the page of a live place so that it is not reused; with LOCK_COLUMN held (the lock that keeps
- * the place live). Given back by ext_unpin, or by the read that takes it over. */
+/* Pins the page of a live place so that it is not reused; with LOCK_COLUMN held (the lock that
+ * keeps the place live). Given back by ext_unpin, or by the read that takes it over. */
 void ext_pin(struct extstore *e, ext_place place);
 void ext_unpin(struct extstore *e, ext_place place);
 /* Hands everything queued since the last call to the kernel: once per event-loop turn. */
@@ -228,24 +241,25 @@ unsigned ext_ring_reap(struct ext_ring *ring);
 /* Reads queued or in flight. */
 unsigned ext_ring_pending(const struct ext_ring *ring);
 /* Verifies the bytes (checksum with place and version, lengths, key if key != NULL). 0 and *out
- * pointing into r's buffer; -EBADMSG wrong bytes; -ENOENT another key's record (intact); r->result if
- * that was an error. */
+ * pointing into r's buffer; -EBADMSG wrong bytes; -ENOENT another key's record (intact); r->result
+ * if that was an error. */
 int ext_read_record(const struct ext_read *r, const char *key, unsigned key_bytes,
                     struct ext_record *out);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
 void ext_read_finish(struct ext_read *r);
-/* Moves the record's bytes out of the ring's buffer into malloc'd memory (a slow client must not hold
- * ring buffers); -ENOMEM leaves r as it was. */
+/* Moves the record's bytes out of the ring's buffer into malloc'd memory (a slow client must not
+ * hold ring buffers); -ENOMEM leaves r as it was. */
 int ext_read_detach(struct ext_read *r);
 
-/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or go
- * on with the rescue, eviction or expiry of one page (ext_reclaim.h says which). Reads for it are done by
- * I/O threads; no step waits for a device. Pages without objects need no step, they are freed at once.
- * An open wbuf is left open however old it is: closing it early would waste the rest of its slot, and
- * reads are served from it. Returns true iff there is more to do now; else call again after some
- * milliseconds, or when the hook of ext_set_maint_hook says so. */
+/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or
+ * go on with the rescue, eviction or expiry of one page (ext_reclaim.h says which). Reads for it
+ * are done by I/O threads; no step waits for a device. Pages without objects need no step, they are
+ * freed at once. An open wbuf is left open however old it is: closing it early would waste the rest
+ * of its slot, and reads are served from it. Returns true iff there is more to do now; else call
+ * again after some milliseconds, or when the hook of ext_set_maint_hook says so. */
 bool ext_maint_step(struct extstore *e, uint32_t now_unix);
-/* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be freed. */
+/* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be
+ * freed. */
 void ext_flush_all(struct extstore *e, uint32_t time_unix);
 /* The index is full (-m): the oldest page has to go whatever flash has free. */
 void ext_evict_oldest(struct extstore *e);
@@ -260,12 +274,13 @@ struct ext_info {
     uint64_t bytes_evicted, bytes_written, bytes_read, bytes_used, bytes_fragmented;
     uint64_t limit_maxbytes, io_queue;
     /* ours */
-    uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries, write_moved;
+    uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries,
+        write_moved;
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
     uint64_t objects_expired, objects_unread_dropped, wbufs_stuck;
-    bool degraded; /* a device refuses writes or reads just now */
-    bool direct;   /* every device goes past the page cache (O_DIRECT) */
+    bool degraded;      /* a device refuses writes or reads just now */
+    bool direct;        /* every device goes past the page cache (O_DIRECT) */
     const char *engine; /* "io_uring" or "threads" */
 };
 void ext_info(struct extstore *e, struct ext_info *out);
@@ -277,7 +292,7 @@ struct ext_page_info {
 };
 unsigned ext_page_count(const struct extstore *e);
 void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out);
-/* 0 if every page and every unit of buffer memory is in exactly one place; else how many are not. */
+/* 0 if every page and every write buffer is in exactly one place; else how many are not. */
 uint64_t ext_reconcile(struct extstore *e);
 /* Calls fn for each event of reclaim that `watch sysevents` shows, with memcached's fields already
  * formatted ("type=compact_start id=3 version=7"). Set once before threads start. */
@@ -286,9 +301,9 @@ void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *li
  * maintenance thread) when ext_maint_step has work again before its usual time. Set once. */
 void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
 
-/* Restart: after ext_create with attached, call ext_attach_object for each flash object that the index
- * holds, then ext_attach_done, before any other call. Counts are made anew from that, so what was
- * half-done when the former process was killed is put right. False: no record can be there (the
+/* Restart: after ext_create with attached, call ext_attach_object for each flash object that the
+ * index holds, then ext_attach_done, before any other call. Counts are made anew from that, so what
+ * was half-done when the former process was killed is put right. False: no record can be there (the
  * page is free or the place out of range): forget the object. */
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 void ext_attach_done(struct extstore *e);

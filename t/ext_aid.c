@@ -388,8 +388,10 @@ static void check_record(struct aid *a, uint32_t id, uint32_t gen, uint32_t byte
     (void)a;
     char *value = malloc(bytes + 1);
     aid_value(value, id, gen, bytes);
-    cr_assert_eq(rec->value_bytes, bytes, "object %u: %u bytes, not %u", id, rec->value_bytes, bytes);
-    cr_assert_eq(memcmp(rec->value, value, bytes), 0, "object %u generation %u: wrong bytes", id, gen);
+    cr_assert_eq(rec->value_bytes, bytes, "object %u: %u bytes, not %u", id, rec->value_bytes,
+                 bytes);
+    cr_assert_eq(memcmp(rec->value, value, bytes), 0, "object %u generation %u: wrong bytes", id,
+                 gen);
     cr_assert_eq(rec->cas, gen);
     cr_assert_eq(rec->client_flags, id ^ 0x5a5a);
     cr_assert_eq(rec->item_flags, (uint8_t)id);

@@ -16,13 +16,13 @@ struct aid_object { /* under aid.lock; in memory that outlives a killed child */
     bool changing; /* a process that dies now leaves this object undefined */
     uint8_t len_class;
     uint8_t heat;
-    uint32_t gen;         /* which value it has; 0: never stored */
+    uint32_t gen; /* which value it has; 0: never stored */
     uint32_t value_bytes;
     uint32_t exptime_unix, time_unix;
     ext_place place;
 };
 
-struct aid_faults { /* all atomic, changed while the engine runs */
+struct aid_faults {                  /* all atomic, changed while the engine runs */
     _Atomic(int) write_errno;        /* every write fails with it, unless 0 */
     _Atomic(uint32_t) write_skip;    /* so many writes pass before failures count */
     _Atomic(uint32_t) write_fail;    /* so many writes fail with EIO, then they pass */
@@ -66,8 +66,8 @@ void aid_restart(struct aid *a);
 /* The second half of it: after a child that had the engine was killed. */
 void aid_attach(struct aid *a);
 void aid_arena_file(struct aid *a); /* before aid_start: the arena lives in a file */
-void aid_free(struct aid *a);   /* with checks: reconcile, counts */
-void aid_forget(struct aid *a); /* the same for one without an engine */
+void aid_free(struct aid *a);       /* with checks: reconcile, counts */
+void aid_forget(struct aid *a);     /* the same for one without an engine */
 
 /* The value of object id in generation gen, into buf. */
 void aid_value(char *buf, uint32_t id, uint32_t gen, uint32_t value_bytes);
@@ -77,8 +77,8 @@ unsigned aid_key(char *buf, uint32_t id);
 int aid_set(struct aid *a, uint32_t id, uint32_t value_bytes, enum ext_bucket bucket);
 void aid_set_wait(struct aid *a, uint32_t id, uint32_t value_bytes, enum ext_bucket bucket);
 void aid_delete(struct aid *a, uint32_t id);
-/* Reads and verifies; looks up again when the record has moved. 0 right; -ENOENT the model has none;
- * -errno of the read; a wrong value fails the test. */
+/* Reads and verifies; looks up again when the record has moved. 0 right; -ENOENT the model has
+ * none; -errno of the read; a wrong value fails the test. */
 int aid_get(struct aid *a, struct ext_ring *ring, uint32_t id);
 /* Waits for a read. */
 void aid_await(struct ext_ring *ring, struct ext_read *r);

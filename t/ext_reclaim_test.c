@@ -409,9 +409,8 @@ Test(ext_reclaim, a_busy_write_buffer_loses_nothing)
     while (aid_set(a, extra, VALUE, EXT_BUCKET_DEFAULT) == 0) /* until every buffer is dirty */
         extra++;
     atomic_store(&a->tun.compact_under_pages, 8);
-    for (unsigned i = 0; i < 200; i++) { /* the only I/O thread is stalled: no step can wait for it */
+    for (unsigned i = 0; i < 200; i++) /* the I/O thread is stalled: no step may wait for it */
         ext_maint_step(a->ext, 1000000);
-    }
     atomic_store(&a->faults.stall_writes, false);
     aid_maintain(a);
     struct ext_info info = aid_info(a);
@@ -502,8 +501,9 @@ Test(ext_reclaim, events_tell_what_is_going_on)
     cr_assert_eq(log.start, 1);
     cr_assert_eq(log.end, 1);
     cr_assert_eq(log.read_start, log.read_end);
-    cr_assert_str_eq(log.first_end, "type=compact_read_end id=0 offset=0 rescues=1 rescues_realloc=0 "
-                                    "lost=0 lost_oom=0 skipped=31");
+    cr_assert_str_eq(log.first_end,
+                     "type=compact_read_end id=0 offset=0 rescues=1 rescues_realloc=0 "
+                     "lost=0 lost_oom=0 skipped=31");
     cr_assert_gt(log.fraginfo, 0);
     aid_free(a);
 }
@@ -696,7 +696,8 @@ Test(ext_reclaim, a_kill_at_any_instant_loses_nothing_and_brings_nothing_stale_b
         kill(child, SIGKILL);
         int status;
         cr_assert_eq(waitpid(child, &status, 0), child);
-        cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %x", (unsigned)status);
+        cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %x",
+                  (unsigned)status);
     }
     aid_attach(a);
     aid_check_counts(a);

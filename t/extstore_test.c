@@ -11,8 +11,8 @@
 
 TestSuite(extstore, .timeout = 60);
 
-static const uint32_t sizes[] = {0, 1, 15, 16, 17, 39, 40, 100, 500, 1000, 4055, 4096, 10000, 16000,
-                                 16384, 40000, 100000, 250000};
+static const uint32_t sizes[] = {0,    1,    15,   16,    17,    39,    40,    100,    500,
+                                 1000, 4055, 4096, 10000, 16000, 16384, 40000, 100000, 250000};
 
 static void roundtrip(enum ext_engine engine, bool flushed)
 {
@@ -374,7 +374,7 @@ Test(extstore, a_write_that_fails_for_a_moment_is_tried_again)
     aid_free(a);
 }
 
-/* A write fails for good: its records go to another page, the page is BAD, what stood in it stays. */
+/* A write fails for good: its records go to another page, the page is BAD and stays readable. */
 static void failed_write_moves(int error)
 {
     struct aid *a = faulty(12);
@@ -458,7 +458,8 @@ Test(extstore, a_device_that_is_gone_and_comes_back_loses_nothing)
     atomic_store(&a->faults.write_errno, EIO);
     uint32_t stored = 10;
     int rc = 0;
-    for (unsigned tries = 0; tries < 3000 && !(rc == -EIO && aid_info(a).wbufs_stuck > 0); tries++) {
+    for (unsigned tries = 0; tries < 3000 && !(rc == -EIO && aid_info(a).wbufs_stuck > 0);
+         tries++) {
         rc = aid_set(a, stored, 50000, EXT_BUCKET_DEFAULT);
         if (rc == 0)
             stored++;
@@ -735,7 +736,8 @@ Test(extstore, a_file_in_use_is_refused_and_unharmed)
     pid_t child = fork();
     if (child == 0) {
         char why[256] = "";
-        struct arena_options ao = {.reserve_bytes = 64 * MiB, .geometry = "aid", .geometry_bytes = 4};
+        struct arena_options ao = {
+            .reserve_bytes = 64 * MiB, .geometry = "aid", .geometry_bytes = 4};
         bool attached;
         b->opt.arena = arena_create(&ao, &attached, why, sizeof(why));
         struct extstore *e = ext_create(&b->opt, &b->tun, why, sizeof(why));
