@@ -100,7 +100,7 @@ static void life_again(struct life *l, const char *words)
 /* "-o ext_path=.." for a flash of so many MB in pages of 2 MB. */
 static const char *with_flash(const char *words, unsigned mb)
 {
-    static char text[256];
+    static char text[400];
     snprintf(text, sizeof(text), "%s -o ext_path=%s:%um,ext_page_size=2,ext_wbuf_size=2,ext_buffer_mem=24",
              words, flash_file, mb);
     return text;
@@ -1147,7 +1147,7 @@ Test(restart, kills_under_load_lose_nothing)
 
 Test(restart, kills_under_load_with_flash_lose_nothing)
 {
-    kill_under_load(with_flash("-m 4 -I 512k", 128), 15, 20260102);
+    kill_under_load(with_flash("-m 4 -I 512k -o ext_item_age=0,ext_item_size=1", 128), 15, 20260102);
 }
 
 Test(restart, kills_under_load_with_a_flat_lru_lose_nothing)
