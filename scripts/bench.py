@@ -17,484 +17,28 @@ left out, and the exit code is then 1. FALL-SHORT is a result, not a failure.
 
 import contextlib
 import datetime
-import json
 import os
 import re
-import resource
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
 
+from bench_host import (Client, Cores, Server, KEY_BYTES, drop_caches, machine_line, pinned,
+                        rss_bytes, version_of)
+from bench_table import (GROUPS, MIB, ROWS, ROW_BY_NAME, BenchError, Result, Skip, fio_figures,
+                         memcached_header_bytes, table, wanted_rows, with_unit)
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MIB = 1 << 20
 GIB = 1 << 30
-START_SECONDS = 20        # a server answers within
 SETTLE_SECONDS = 120      # values are on flash within, after a load
 MISS_SHARE_MAX = 0.01     # more than that and a row about hits isn't one
+FLASH_READ_BYTES_MIN = 256  # less from the device for a get and a row about flash isn't one
 VALUE_1K = 1024
-KEY_BYTES = 20
 MARK_BEGIN = "<!-- table -->"
 MARK_END = "<!-- end of table -->"
-
-
-class BenchError(Exception):
-    """A row that could not be measured, and why."""
-
-
-class Skip(Exception):
-    """A row that this machine can't have, and why."""
-
-
-# ---- rows: what is promised ------------------------------------------------------------
-
-
-class Row:
-    """One line of the table. `must` and `aim` bound the ratio; `low` says from which side."""
-
-    def __init__(self, name, title, unit, must, aim, low=True, against="memcached"):
-        self.name = name
-        self.title = title
-        self.unit = unit
-        self.must = must
-        self.aim = aim
-        self.low = low
-        self.against = against
-
-
-ROWS = [
-    Row("ram_get", "RAM get, 50 connections, one request at a time: CPU per op", "us", 0.80, 0.70),
-    Row("ram_get_pipe", "RAM get, pipeline 32: CPU per op", "us", 0.65, 0.50),
-    Row("ram_set_pipe", "RAM set 100 B, pipeline 32: CPU per op", "us", 0.70, 0.50),
-    Row("ram_overhead", "RAM bytes per 120-byte value with 20-byte key beyond key+value", "B",
-        0.60, 0.40),
-    Row("flash_cpu", "Flash get of 1 KB, data 6x the memory limit, uniform, 50 connections: "
-        "CPU per op", "us", 0.55, 0.42),
-    Row("flash_rate50", "the same: gets per second at 50 connections", "/s", 1.2, 1.4, low=False),
-    Row("flash_rate200", "the same: gets per second at 200 connections", "/s", 1.6, 2.0, low=False),
-    Row("flash_p99", "the same: p99 latency at 50 connections", "us", 0.60, 0.45),
-    Row("flash_p50", "one connection, flash get p50", "us", 0.90, 0.80),
-    Row("flash_fio", "flash gets per second, 50 connections, against fio random 4 KB reads of the "
-        "same file (io_uring, O_DIRECT, depth 50, one core)", "/s", 0.75, 0.95, low=False,
-        against="fio"),
-    Row("flash_sets", "flash get p99.9 while 100 MB/s of sets flow to flash, against no sets", "us",
-        3, 1.5, against="no sets"),
-    Row("ram_busy", "RAM get p99.9 while other connections saturate flash, against idle flash",
-        "us", 2, 1.15, against="idle"),
-    Row("flash_ram", "RAM per flash object, all-in", "B", 0.10, 0.08),
-    Row("load_lost", "1 KB values at full speed into 64 MB RAM: values lost", "values", 0, 0),
-    Row("load_time", "the same: seconds to all-on-flash, against fio writing the same bytes", "s",
-        2, 1.2, against="fio"),
-    Row("load_written", "bytes written to flash per byte of values, no reclaim", "", 1.15, 1.05,
-        against="value bytes"),
-    Row("multiget", "multiget of 100 flash keys: time, against one flash get", "us", 4, 2.5,
-        against="one get"),
-    Row("many", "CPU per flash get at many objects of 50 bytes against 1/50 of them", "us", 1.3,
-        1.1, against="few"),
-    Row("workers", "two workers against one (mixed, 95:5): requests per second", "/s", 1.7, 1.9,
-        low=False, against="one worker"),
-    Row("nolock", "cost of the extent map's locking: CPU per flash get against a build without",
-        "us", 1.01, 1.005, against="no lock"),
-    Row("memcaslap", "check: the first row as memcaslap sees it", "us", None, None),
-]
-ROW_BY_NAME = {row.name: row for row in ROWS}
-
-# What a name of BENCH_ROWS may stand for beside itself.
-GROUPS = {
-    "ram": ["ram_get", "ram_get_pipe", "ram_set_pipe", "ram_overhead", "memcaslap"],
-    "flash_get": ["flash_cpu", "flash_rate50", "flash_rate200", "flash_p99", "flash_p50"],
-    "flash": ["flash_cpu", "flash_rate50", "flash_rate200", "flash_p99", "flash_p50", "flash_fio",
-              "flash_sets", "ram_busy", "flash_ram", "multiget"],
-    "load": ["load_lost", "load_time", "load_written"],
-    "extents": [],
-}
-
-
-def wanted_rows(text):
-    """The row names of BENCH_ROWS, and whether the extents table is wanted; all if empty."""
-    if not text:
-        return {row.name for row in ROWS}, True
-    names = set()
-    for name in re.split(r"[\s,]+", text.strip()):
-        if name in ROW_BY_NAME:
-            names.add(name)
-        elif name in GROUPS:
-            names.update(GROUPS[name])
-        else:
-            raise SystemExit("bench: no row %s; there are: %s" %
-                             (name, ", ".join(list(ROW_BY_NAME) + list(GROUPS))))
-    return names, "extents" in text
-
-
-# ---- arithmetic ------------------------------------------------------------------------
-
-
-def verdict(row, value):
-    """PASS, PASS (aim) or FALL-SHORT for a median ratio; "" for a row without a bound."""
-    if row.must is None:
-        return ""
-    if row.low:
-        return "FALL-SHORT" if value > row.must else "PASS (aim)" if value <= row.aim else "PASS"
-    return "FALL-SHORT" if value < row.must else "PASS (aim)" if value >= row.aim else "PASS"
-
-
-class Result:
-    """What was measured for one row: pairs (left, right), or why there is nothing."""
-
-    def __init__(self, row, pairs=(), failed=None, skipped=None):
-        self.row = row
-        self.pairs = list(pairs)
-        self.failed = failed
-        self.skipped = skipped
-        if not self.pairs and not failed and not skipped:
-            self.failed = "no measurement"
-        if any(not isinstance(v, (int, float)) or v != v for p in self.pairs for v in p):
-            self.failed = "not a number"
-        elif row.name != "load_lost" and any(left <= 0 or right <= 0 for left, right in self.pairs):
-            self.failed = "a measurement of zero"
-
-    def ratios(self):
-        if self.row.name == "load_lost":
-            return [right for _, right in self.pairs]
-        return [right / left for left, right in self.pairs]
-
-    def ratio(self):
-        """The value that is judged: the worst for losses, else the median ratio."""
-        return max(self.ratios()) if self.row.name == "load_lost" else \
-            statistics.median(self.ratios())
-
-    def cells(self):
-        """left, right, ratio, must, aim, verdict as text."""
-        row = self.row
-        bounds = ["-" if v is None else "%g" % v for v in (row.must, row.aim)]
-        if self.failed or self.skipped:
-            return ["-", "-", "-"] + bounds + [
-                "FAILED: %s" % self.failed if self.failed else self.skipped]
-        left = statistics.median(p[0] for p in self.pairs)
-        right = statistics.median(p[1] for p in self.pairs)
-        ratios = self.ratios()
-        if row.name == "load_lost":
-            spread = "%d" % self.ratio()
-        elif len(ratios) == 1:
-            spread = figure(ratios[0])
-        else:
-            spread = "%s (%s..%s)" % tuple(figure(v) for v in (
-                self.ratio(), min(ratios), max(ratios)))
-        base = with_unit(left, row.unit)
-        if row.against != "memcached":
-            base = "%s: %s" % (row.against, base)
-        return [base, with_unit(right, row.unit), spread] + bounds + [verdict(row, self.ratio())]
-
-
-def figure(value):
-    """Three significant digits, four just above 1 where a per cent counts."""
-    return "%.3f" % value if value < 10 else "%.3g" % value
-
-
-def with_unit(value, unit):
-    if unit == "/s":
-        return "{:,.0f}/s".format(value)
-    if unit == "values" or (unit == "" and value >= 1000):
-        return "{:,.0f}".format(value)
-    if unit == "us" and value >= 1000:
-        return "%.3g ms" % (value / 1000)
-    return ("%.3g %s" % (value, unit)).strip()
-
-
-def table(results):
-    lines = ["| row | memcached | Extant | ratio: median (min..max) | must | aim | |",
-             "|---|---|---|---|---|---|---|"]
-    for r in results:
-        lines.append("| %s | %s |" % (r.row.title, " | ".join(r.cells())))
-    return "\n".join(lines)
-
-
-def parse_kv(text):
-    """The load generator's --kv output as numbers."""
-    out = {}
-    for line in text.splitlines():
-        name, sep, value = line.partition("=")
-        if sep:
-            with contextlib.suppress(ValueError):
-                out[name] = float(value)
-    return out
-
-
-def fio_figures(text, side):
-    """(operations per second, seconds) of one fio job's JSON."""
-    start = text.find("{")
-    if start < 0:
-        raise BenchError("fio: no JSON")
-    job = json.loads(text[start:])["jobs"][0]
-    if job.get("error"):
-        raise BenchError("fio: error %d" % job["error"])
-    return float(job[side]["iops"]), job[side]["runtime"] / 1000.0
-
-
-def parse_stats(reply):
-    """Lines "STAT name value" as a dict of text."""
-    out = {}
-    for line in reply.split("\r\n"):
-        word = line.split(" ", 2)
-        if word[0] == "STAT" and len(word) == 3:
-            out[word[1]] = word[2]
-    return out
-
-
-def memcached_header_bytes(slabs, largest_chunk):
-    """Bytes of slab pages in classes too small for values: what headers take in memcached."""
-    total = 0
-    for name, chunk in slabs.items():
-        if name.endswith(":chunk_size") and int(chunk) <= largest_chunk:
-            total += int(slabs[name.replace("chunk_size", "total_pages")]) * MIB
-    return total
-
-
-# ---- machine ---------------------------------------------------------------------------
-
-
-def cpu_seconds(pid):
-    """User + system time of a process so far, all its threads, also those that ended."""
-    return time.clock_gettime((~pid << 3) | 2)  # CPUCLOCK_SCHED of another process
-
-
-def io_bytes(pid):
-    """(read, written) bytes that the process caused on block devices."""
-    with open("/proc/%d/io" % pid) as f:
-        io = dict(line.split(": ") for line in f.read().splitlines())
-    return int(io["read_bytes"]), int(io["write_bytes"])
-
-
-def rss_bytes(pid):
-    with open("/proc/%d/statm" % pid) as f:
-        return int(f.read().split()[1]) * resource.getpagesize()
-
-
-def pinned(cores, fifo=False):
-    """For Popen's preexec_fn: these cores only; fifo: ahead of every other client there."""
-    def set_up():
-        os.sched_setaffinity(0, cores)
-        if fifo:
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    return set_up
-
-
-class Cores:
-    """Who runs where: one core for the server, one for clients; the rest where asked for."""
-
-    def __init__(self):
-        all_cores = sorted(os.sched_getaffinity(0))
-        self.count = len(all_cores)
-        self.server = {all_cores[0]}
-        self.client = {all_cores[1 % self.count]}
-        self.servers = set(all_cores[:2])
-        self.clients = [{c} for c in all_cores[2:4]]
-
-
-class Cgroup:
-    """A memory cgroup that charges page cache, of version 1 or 2; path None if there is none."""
-
-    def __init__(self, name, limit_bytes):
-        self.path = None
-        for base, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-                            ("/sys/fs/cgroup", "memory.max")):
-            path = os.path.join(base, "extant-bench-%d-%s" % (os.getpid(), name))
-            try:
-                if base == "/sys/fs/cgroup":
-                    with open(os.path.join(base, "cgroup.subtree_control"), "r+") as f:
-                        if "memory" not in f.read():
-                            f.write("+memory")
-                os.mkdir(path)
-            except OSError:
-                continue
-            try:
-                with open(os.path.join(path, limit), "w") as f:
-                    f.write("%d" % limit_bytes)
-                self.path = path
-                return
-            except OSError:
-                os.rmdir(path)
-
-    def join(self):
-        """Called in the child: this process and what it becomes belong to the group."""
-        if self.path:
-            with open(os.path.join(self.path, "cgroup.procs"), "w") as f:
-                f.write("%d" % os.getpid())
-
-    def usage(self):
-        for name in ("memory.usage_in_bytes", "memory.current"):
-            with contextlib.suppress(OSError, TypeError):
-                with open(os.path.join(self.path, name)) as f:
-                    return int(f.read())
-        return 0
-
-    def remove(self):
-        end = time.monotonic() + 5
-        while self.path and time.monotonic() < end:
-            try:
-                os.rmdir(self.path)
-                self.path = None
-            except OSError:
-                time.sleep(0.05)
-
-
-def drop_caches():
-    """Without a cgroup the next best: the page cache is cold at the start of a run."""
-    os.sync()
-    with contextlib.suppress(OSError):
-        with open("/proc/sys/vm/drop_caches", "w") as f:
-            f.write("3")
-
-
-def machine_line(directory):
-    model = "?"
-    with open("/proc/cpuinfo") as f:
-        for line in f:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    with open("/proc/meminfo") as f:
-        memory = int(f.readline().split()[1]) / 1024 / 1024
-    mount = subprocess.run(["df", "--output=source,fstype", directory], capture_output=True,
-                           text=True, check=False).stdout.split()[-2:]
-    return "%s, %d cores, %.0f GB RAM, Linux %s, flash files on %s" % (
-        model, os.cpu_count(), memory, os.uname().release, " ".join(mount))
-
-
-def version_of(binary):
-    out = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False)
-    return (out.stdout + out.stderr).strip().splitlines()[-1]
-
-
-# ---- servers and clients ---------------------------------------------------------------
-
-
-class Server:
-    """One server process, pinned, in a memory cgroup if limit_bytes is given.
-
-    Its flash file and the cgroup go with it. Use as a context manager.
-    """
-
-    def __init__(self, bench, binary, name, flags, flash_bytes=0, flash_options="",
-                 limit_bytes=0, cores=None):
-        self.bench = bench
-        self.name = name
-        self.flash = os.path.join(bench.dir, "%s-%d.flash" % (name, os.getpid()))
-        self.cgroup = Cgroup(name, limit_bytes) if limit_bytes else None
-        self.cores = cores or bench.cores.server
-        self.command = [binary, "-l", "127.0.0.1", "-U", "0", "-c", "2048"] + flags
-        if os.getuid() == 0:
-            self.command += ["-u", "root"]
-        if flash_bytes:
-            self.command += ["-o", "ext_path=%s:%dm%s" % (
-                self.flash, flash_bytes // MIB, flash_options)]
-        self.process = None
-        self.port = None
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc):
-        self.stop()
-
-    def start(self):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        pin = pinned(self.cores)
-
-        def set_up():
-            pin()
-            if self.cgroup:
-                self.cgroup.join()
-        self.log = open(os.path.join(self.bench.dir, self.name + ".log"), "w+b")
-        self.process = subprocess.Popen(
-            self.command + ["-p", str(self.port)], stdin=subprocess.DEVNULL, stdout=self.log,
-            stderr=self.log, preexec_fn=set_up)
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            self.check_alive()
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            time.sleep(0.01)
-        raise BenchError("%s doesn't answer" % self.name)
-
-    def check_alive(self):
-        code = self.process.poll()
-        if code is not None:
-            self.log.seek(0)
-            tail = self.log.read()[-300:].decode("latin-1").strip().replace("\n", "; ")
-            why = signal.Signals(-code).name if code < 0 else "exit %d" % code
-            raise BenchError("%s died (%s): %s" % (self.name, why, tail))
-
-    def cpu(self):
-        self.check_alive()
-        return cpu_seconds(self.process.pid)
-
-    def io(self):
-        return io_bytes(self.process.pid)
-
-    def stats(self, what=""):
-        with socket.create_connection(("127.0.0.1", self.port), 20) as s:
-            s.settimeout(20)
-            s.sendall(b"stats %s\r\n" % what.encode() if what else b"stats\r\n")
-            reply = b""
-            while not reply.endswith((b"END\r\n", b"ERROR\r\n")):
-                piece = s.recv(65536)
-                if not piece:
-                    break
-                reply += piece
-        return parse_stats(reply.decode("latin-1"))
-
-    def stat(self, name, what=""):
-        stats = self.stats(what)
-        if name not in stats:
-            raise BenchError("%s has no stat %s" % (self.name, name))
-        return float(stats[name])
-
-    def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        if self.cgroup:
-            self.cgroup.remove()
-        with contextlib.suppress(OSError):
-            os.unlink(self.flash)
-
-
-class Client:
-    """A run of the load generator under way; done() checks it and gives its figures."""
-
-    def __init__(self, bench, server, options, cores=None, fifo=False):
-        self.server = server
-        command = [bench.load, "--server", "127.0.0.1:%d" % server.port, "--kv",
-                   "--key-size", str(KEY_BYTES)]
-        for name, value in options.items():
-            command += ["--" + name] if value is True else ["--" + name, str(value)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=pinned(cores or bench.cores.client, fifo))
-
-    def done(self):
-        out, err = self.process.communicate()
-        self.server.check_alive()
-        if self.process.returncode != 0:
-            raise BenchError("load: exit %d: %s" % (self.process.returncode, err.strip()[-200:]))
-        return parse_kv(out)
 
 
 class Bench:
@@ -550,9 +94,9 @@ class Bench:
             raise BenchError("%s stored %d of %d" % (server.name, keys["stored"], options["keys"]))
         return keys
 
-    def measure(self, server, **options):
-        """One timed run: its figures, and cpu_us, reads and read_bytes of the server per hit
-        or set."""
+    def measure(self, server, flash=False, **options):
+        """One timed run: its figures, and the server's cpu_us and read_bytes for each hit or
+        set, and their rate. With flash, hits that memory served are refused."""
         options.setdefault("seconds", self.seconds)
         options.setdefault("warmup", self.warmup)
         if server.cgroup and not server.cgroup.path:
@@ -566,7 +110,10 @@ class Bench:
             raise BenchError("%s: %.1f%% of the gets missed" % (
                 server.name, 100 * r["misses"] / r["gets"]))
         r["cpu_us"] = (server.cpu() - cpu) * 1e6 / done
-        r["read_bytes_per_get"] = (server.io()[0] - read) / done
+        r["read_bytes"] = (server.io()[0] - read) / done
+        if flash and r["read_bytes"] < FLASH_READ_BYTES_MIN:
+            raise BenchError("%s read %d bytes from flash for a get: memory served it" % (
+                server.name, r["read_bytes"]))
         r["rate"] = done / r["seconds"]
         return r
 
@@ -691,7 +238,7 @@ class Bench:
                                   "dropped before each run, but it warms up during the run.")
             for s in (a, b):
                 self.fill_flash(s, keys)
-            same = dict(keys=keys, value=VALUE_1K, get_ratio=1)
+            same = dict(flash=True, keys=keys, value=VALUE_1K, get_ratio=1)
             self.each(
                 (("flash_ram",), lambda: self.flash_ram(a, b)),
                 (tuple(GROUPS["flash_get"]), lambda: self.flash_get(a, b, same)),
@@ -708,10 +255,11 @@ class Bench:
             self.record("flash_p99", self.column(pairs, "get_p99_us"))
             self.notes.append("Read from the device for one flash get at 50 connections: memcached "
                               "%.0f bytes, Extant %.0f." % tuple(
-                                  statistics.median(p[i]["read_bytes_per_get"] for p in pairs)
+                                  statistics.median(p[i]["read_bytes"] for p in pairs)
                                   for i in (0, 1)))
         if self.wants("flash_rate200"):
-            self.record("flash_rate200", self.column(self.pairs_of(a, b, conns=200, **same), "rate"))
+            self.record("flash_rate200", self.column(self.pairs_of(a, b, conns=200, **same),
+                                                     "rate"))
         if self.wants("flash_p50"):
             self.record("flash_p50", self.column(self.pairs_of(a, b, conns=1, **same),
                                                  "get_p50_us"))
@@ -726,12 +274,17 @@ class Bench:
         self.record("flash_ram", [(of_memcached(a), mine)])
 
     def flash_fio(self, b, same):
-        pairs = []
+        pairs, p99 = [], []
         for i in range(self.pairs):
-            size = os.stat(b.flash).st_blocks * 512
-            iops, _ = self.fio(b.flash, "read", rw="randread", bs="4k", iodepth=50, allow_file_create=0,
-                               size=min(size, 6 * self.limit), runtime=self.seconds, time_based=1)
-            pairs.append((iops, self.measure(b, seed=i + 1, conns=50, **same)["rate"]))
+            device = self.fio(b.flash, "read", rw="randread", bs="4k", iodepth=50,
+                              allow_file_create=0, size=6 * self.limit, runtime=self.seconds,
+                              time_based=1)
+            pairs.append((device["rate"],
+                          self.measure(b, seed=i + 1, conns=50, **same)["rate"]))
+            p99.append(device["p99_us"])
+        self.notes.append("The device alone (fio, depth 50): p99 %s; 100 reads at its rate take "
+                          "%s." % (with_unit(statistics.median(p99), "us"), with_unit(
+                              1e8 / statistics.median(p[0] for p in pairs), "us")))
         self.record("flash_fio", pairs)
 
     def multiget(self, b, same):
@@ -750,6 +303,7 @@ class Bench:
         return (alone["get_p999_us"], beside["get_p999_us"]), other.done()
 
     def ram_busy(self, b, same):
+        # Small values stay in RAM.
         small = {"prefix": "r", "keys": 50000, "value": 100}
         self.fill(b, conns=10, depth=32, **small)
         quiet = dict(small, mode="mix", **{"get-ratio": 1, "conns": 10, "rate": 5000,
@@ -793,7 +347,7 @@ class Bench:
             with self.flash_server(self.extant, "extant", 64, file_bytes) as s:
                 seconds, w = self.load_once(s, keys)
                 times[-1] = (times[-1][0], seconds)
-                written.append((self.load_bytes, w))
+                written.append((self.load_bytes / MIB, w / MIB))
                 if i == 0 and self.wants("load_lost"):
                     r = self.run(s, mode="verify", keys=keys, value=VALUE_1K, conns=50,
                                  multiget=20)
@@ -809,7 +363,14 @@ class Bench:
         self.record("load_lost", [(theirs, mine) for mine in lost])
         self.record("load_time", times)
         self.record("load_written", written)
-        self.notes.append("Full-speed load: %.1f GB of values." % (self.load_bytes / GIB))
+        self.notes.append("Full-speed load: %.1f GB of values; the same into RAM, no flash: "
+                          "%.2g s." % (self.load_bytes / GIB, self.load_into_ram(keys)))
+
+    def load_into_ram(self, keys):
+        """Seconds that client and server need for as many sets when nothing goes to flash."""
+        part = keys // 4
+        with Server(self, self.extant, "extant", ["-m", "2048", "-t", "1"]) as s:
+            return 4 * self.fill(s, keys=part, value=VALUE_1K, conns=10, depth=50)["seconds"]
 
     def load_once(self, server, keys):
         """Seconds from the first set to the last value on flash, and bytes written to the
@@ -827,7 +388,7 @@ class Bench:
         path = os.path.join(self.dir, "fio-%d.dat" % os.getpid())
         try:
             return self.fio(path, "write", rw="write", bs="1m", iodepth=8, size=self.load_bytes,
-                            end_fsync=1)[1]
+                            end_fsync=1)["seconds"]
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -835,7 +396,7 @@ class Bench:
     # -- the rest -----------------------------------------------------------------------
 
     def many(self):
-        few = self.many_keys // 50
+        few = self.many_keys // (5 if self.quick else 50)
         record_bytes = 160
         options = ",ext_item_size=10"
         limit = self.many_keys * 14 + 512 * MIB
@@ -847,13 +408,13 @@ class Bench:
             for s, keys in ((a, few), (b, self.many_keys)):
                 self.fill(s, keys=keys, value=50, conns=20, depth=100)
                 self.settle(s, keys)
-            same = dict(value=50, conns=50, get_ratio=1)
+            same = dict(flash=True, value=50, conns=50, get_ratio=1)
             pairs = [(self.measure(a, keys=few, seed=i + 1, **same)["cpu_us"],
                       self.measure(b, keys=self.many_keys, seed=i + 1, **same)["cpu_us"])
                      for i in range(self.pairs)]
             self.record("many", pairs)
-            self.notes.append("Objects: %s against %s." % (
-                with_unit(self.many_keys, ""), with_unit(few, "")))
+            self.notes.append("Small values: %s against %s." % (
+                with_unit(self.many_keys, "objects"), with_unit(few, "objects")))
 
     def workers(self):
         if self.cores.count < 4:
@@ -883,8 +444,8 @@ class Bench:
                 self.flash_server(self.extant, "extant", 100, 2 * GIB) as b:
             for s in (a, b):
                 self.fill_flash(s, keys)
-            pairs = self.pairs_of(a, b, count=2 * self.pairs, keys=keys, value=VALUE_1K, conns=50,
-                                  get_ratio=1)
+            pairs = self.pairs_of(a, b, count=2 * self.pairs, flash=True, keys=keys,
+                                  value=VALUE_1K, conns=50, get_ratio=1)
             self.record("nolock", self.column(pairs, "cpu_us"))
 
     def extents(self):
