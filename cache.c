@@ -109,7 +109,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
     ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
 }
 
-void flash_forget_tag(struct cache *c, uint64_t hash, bool evicted)
+unsigned flash_forget_tag(struct cache *c, uint64_t hash, bool evicted)
 {
     index_slot *slots[INDEX_MATCH_MAX];
     _Atomic(uint64_t) *dropping = &c->root->dropping[index_shard_of(c->index, hash)];
@@ -123,6 +123,7 @@ void flash_forget_tag(struct cache *c, uint64_t hash, bool evicted)
             flash_forget(c, hash, slots[i], evicted);
     if (flash_count > 1)
         atomic_store(dropping, 0);
+    return flash_count;
 }
 
 /* The item leaves its LRU and loses the reference of being linked; its word is the caller's affair. */

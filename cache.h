@@ -249,6 +249,7 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
     X(evictions_flash_full, "RAM items evicted because no flash page could be freed in time")      \
     X(evictions_device, "RAM items evicted because no device takes writes")                        \
     X(evictions_index_full, "objects given up because -m can not index more")                     \
+    X(evictions_same_tag, "flash objects given up because an evicted one may have hidden them")     \
     X(flushed_items, "items moved from RAM to flash")                                              \
     X(inline_flushes, "of these, by a worker that needed the memory")                              \
     X(dup_checks, "flash words read to see whether an overwrite made them stale")                  \

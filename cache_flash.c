@@ -193,7 +193,7 @@ static bool cb_dropped(void *ctx, uint64_t hash, ext_place place, bool evicted)
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, hash, place);
     if (slot)
-        flash_forget_tag(c, hash, evicted);
+        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_tag(c, hash, evicted) - 1);
     lock_release(lock);
     return slot != NULL;
 }
@@ -220,7 +220,7 @@ static void sweep_visit(void *ctx, uint64_t hash, index_slot *slot, index_word w
         return;
     ext_place place = index_place(c->index, w);
     if (place >= s->first && place < s->end)
-        flash_forget_tag(c, hash, s->evicted); /* as in cb_dropped */
+        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_tag(c, hash, s->evicted) - 1); /* as in cb_dropped */
 }
 
 #define SWEEP_BUCKETS 4096

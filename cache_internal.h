@@ -176,7 +176,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
 
 /* Forgets every flash word of the hash's tag, as one: a kill in between is made up for by attach, so
  * that never an older value of a key is left without the younger one. */
-void flash_forget_tag(struct cache *c, uint64_t hash, bool evicted);
+unsigned flash_forget_tag(struct cache *c, uint64_t hash, bool evicted); /* how many there were */
 
 /* cache_room.c */
 enum room {

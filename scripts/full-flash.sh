@@ -60,7 +60,9 @@ figure "gone: evicted from flash, from RAM" "$dropped, $evictions"
 figure "badcrc_from_extstore" "$(stat_of badcrc_from_extstore)"
 [ "$(stat_of badcrc_from_extstore)" = 0 ] || bad "records failed their checksum"
 if is_extant; then
-    [ $((dropped + evictions)) = "$misses" ] || bad "misses without exactly one reason"
+    neighbours=$(stat_of evictions_same_tag extant)
+    figure "evicted with a same-tag one" "$neighbours"
+    [ $((dropped + evictions + neighbours)) = "$misses" ] || bad "misses without exactly one reason"
     reasons=0
     for name in no_flash write_wait flash_full device index_full; do
         n=$(stat_of evictions_$name extant)
