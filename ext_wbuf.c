@@ -313,9 +313,9 @@ static void device_ok(struct extstore *e, struct ext_device *d)
 /* What is common to both ends of a flush; the wbuf may be in use again already. */
 static void flush_over(struct extstore *e, uint32_t page)
 {
-    atomic_fetch_sub(&e->flushing_wbufs, 1);
     atomic_fetch_sub(&e->pages[page].slots_busy, 1);
     ext_page_unpin(e, page);
+    atomic_fetch_sub(&e->flushing_wbufs, 1); /* last: who waits in ext_sync finds all of it done */
     lock_take(&e->notify_lock);
     pthread_cond_broadcast(&e->idle_cond);
     lock_release(&e->notify_lock);

@@ -157,7 +157,7 @@ Test(extstore, bytes_of_another_page_do_not_verify)
 
 Test(extstore, bytes_of_an_earlier_life_of_the_page_do_not_verify)
 {
-    struct aid *a = aid_new(4, MiB, 128 * KiB);
+    struct aid *a = aid_new(12, MiB, 128 * KiB);
     aid_start(a);
     struct ext_ring *ring = ext_ring_create(a->ext);
     one_on_flash(a, 20);
