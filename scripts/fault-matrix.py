@@ -2,10 +2,10 @@
 """What a sick device costs: one server per cell, its flash file on faultfs.
 
 Started by scripts/fault-matrix.sh. In each cell a fresh server gets more objects than its
-RAM and write buffers hold, in three passes of overwrites (same order, same sizes, so that a stale page holds
-the same keys at the same places) and some deletes. Every value names its key and version
-and is its own checksum; what was acknowledged is remembered. Then everything is read back
-with the fault armed, and again after it is gone.
+RAM and write buffers hold, in three passes of overwrites (same order, same sizes, so that a
+stale page holds the same keys at the same places) and some deletes. Every value names its
+key and version and is its own checksum; what was acknowledged is remembered. Then all is
+read back with the fault armed, again after it is gone, and again after one more pass.
 
   write faults are armed while loading and reading, read faults while reading;
   stall: some reads or writes take STALL_MS, while a prober asks other connections for
@@ -18,6 +18,7 @@ bytes, an older version, a deleted object); errors (refused or broken requests);
 acknowledged, and not there after the fault is gone; evicted: of the server's own account.
 
 Musts (each breach is printed, exit 1): the server lives, 0 wrong, no broken connection;
+loading doesn't take LOAD_SECONDS, nor does a pass after the fault, of which nothing is lost;
 writes that fail or are short up to 1 in 4: 0 lost; reads that fail, are short or wrong up to
 1 in 5: 95% of hits; the prober's p99 stays under a third of a stall; small values in RAM are
 served while the device is gone; when it is back, loading and reading lose nothing.
@@ -40,12 +41,13 @@ from servers import Server, is_extant  # noqa: E402
 
 VALUE_BYTES = 8000
 PASSES = 3
-BATCH = 50
+BATCH = 10
+LOAD_SECONDS = 15        # for all passes; several times what they need
 STALL_MS = 300
 READ_FAULTS = ("eio", "short", "flip", "misdirect")
 WRITE_FAULTS = ("eio", "short", "enospc", "flip", "misdirect", "lost")
 DETECTED = ("eio", "short", "enospc")  # the writer is told
-COUNTERS = re.compile(r"err|retr|short|bad|degrad|moved|lost|crc|retired|io_time", re.I)
+COUNTERS = re.compile(r"err|retr|short|bad|degrad|write_moved|lost|crc|evictions_", re.I)
 
 
 def make_value(key, version):
@@ -157,11 +159,15 @@ class History:
             self.refusals.add(line)
             self.unsure.setdefault(key, {0}).add(version)
 
-    def store(self, client, keys, pace=None):
+    def store(self, client, keys, pace=None, seconds=LOAD_SECONDS):
+        """Stores a new version under every key; False if time was over before."""
         self.version += 1
+        end = time.monotonic() + seconds
         for i in range(0, len(keys), BATCH):
             part = keys[i:i + BATCH]
             start = time.monotonic()
+            if start > end:
+                return False
             client.send(b"".join(
                 b"set %s 0 0 %d\r\n%s\r\n" % (k, VALUE_BYTES, make_value(k, self.version))
                 for k in part))
@@ -171,6 +177,7 @@ class History:
             if pace:
                 left = start + len(part) * VALUE_BYTES / pace - time.monotonic()
                 time.sleep(max(0, left))
+        return True
 
     def delete(self, client, keys):
         client.send(b"".join(b"delete %s\r\n" % k for k in keys))
@@ -304,14 +311,18 @@ class Matrix:
             state = self.degraded(self.stats(server))
             if not state or time.monotonic() > end:
                 return state
-            history.store(client, history.keys[:BATCH])
-            history.verify(client, history.keys[-BATCH:])
+            history.store(client, history.keys[:5 * BATCH])
+            history.verify(client, history.keys[-5 * BATCH:])
             time.sleep(0.05)
 
     def load(self, history, client, passes=PASSES):
+        start = time.monotonic()
         for _ in range(passes):
-            history.store(client, history.keys, self.args.pace * 1e6)
+            if not history.store(client, history.keys, self.args.pace * 1e6,
+                                 start + LOAD_SECONDS - time.monotonic()):
+                return False
         history.delete(client, history.keys[7::20])
+        return True
 
     # ---- what is judged
 
@@ -394,7 +405,7 @@ class Matrix:
             arm = "arm=1 %s.%s=1/%d reset" % (way, fault, one_in)
             if way == "write":
                 mount.set(arm)
-            self.load(history, client)
+            loaded = self.load(history, client)
             self.settle(server)
             if way == "read":
                 mount.set(arm)
@@ -406,8 +417,11 @@ class Matrix:
             _, _, wrong2, errors2, missing = history.verify(client)
             after = self.stats(server)
             was, still = self.degraded(armed), self.recovered(server, history, client)
-            wrong3 = history.verify(client)[2]
-            wrong = max(wrong, wrong2, wrong3)
+            # A device that is well again takes and keeps everything.
+            again = history.store(client, history.keys, self.args.pace * 1e6)
+            self.settle(server)
+            final = history.verify(client)
+            wrong = max(wrong, wrong2, final[2])
             evicted = self.evictions(after) - self.evictions(before)
             shown = "-" if was is None else ("yes" if was else "no") + ("/STILL" if still else "")
             self.row(cell, injected, requests, tried, hits, wrong,
@@ -416,7 +430,13 @@ class Matrix:
             for line in sorted(history.refusals)[:3]:
                 print("    refused with: %s" % line.decode("latin-1"))
             self.must(cell, wrong == 0, "%d wrong values" % wrong)
+            self.must(cell, loaded, "loading took over %d s" % LOAD_SECONDS)
             self.must(cell, not still, "still degraded 15 s after the fault is gone")
+            self.must(cell, again, "loading after the fault took over %d s: %d of %d"
+                      % (LOAD_SECONDS, sum(v == history.version for v in history.acked.values()),
+                         len(history.keys)))
+            self.must(cell, not final[4], "%d lost of what was stored after the fault"
+                      % len(final[4]))
             self.must(cell, errors + errors2 == 0, "%d gets answered with an error"
                       % (errors + errors2))
             self.must(cell, injected or one_in > 20, "no fault was injected")
@@ -474,9 +494,9 @@ class Matrix:
                     r.join()
             else:
                 while time.monotonic() < end:
-                    for i in range(0, len(history.keys), BATCH):
+                    for i in range(0, len(history.keys), 50):
                         if time.monotonic() < end:
-                            history.store(client, history.keys[i:i + BATCH], self.args.pace * 1e6)
+                            history.store(client, history.keys[i:i + 50], self.args.pace * 1e6)
             latency = prober.result()
             counts = mount.counts()
             mount.set("off")
