@@ -8,7 +8,9 @@
  */
 #include "cache.h"
 
+#include <sys/eventfd.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "cache_internal.h"
 #include "hash.h"
@@ -1300,9 +1302,10 @@ struct cache *cache_create(const struct cache_options *opt)
     c->handle_shift = slab_handle_shift(opt->slab);
     c->root = arena_root(opt->arena, ARENA_ROOT_CACHE);
     lock_init(&c->dup_lock, LOCK_IO_QUEUE);
+    c->maint_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     c->lru = lru_create(opt->slab);
     c->dups = calloc(CACHE_DUP_QUEUE_MAX, sizeof(c->dups[0]));
-    if (!c->lru || !c->dups)
+    if (!c->lru || !c->dups || c->maint_fd < 0)
         goto fail;
     if (opt->settings->track_sizes) {
         c->sizes_count = opt->settings->item_size_max / 32 + 8;
@@ -1324,12 +1327,29 @@ void cache_destroy(struct cache *c)
     if (c->lru)
         lru_destroy(c->lru);
     lock_destroy(&c->dup_lock);
+    if (c->maint_fd >= 0)
+        close(c->maint_fd);
     free(c->dups);
     free(c->sizes);
     free(c);
 }
 
-void cache_set_extstore(struct cache *c, struct extstore *ext) { c->ext = ext; }
+/* The engine's hook: it has work for ext_maint_step before the usual time. Any thread, any lock. */
+static void wake_for_engine(void *ctx) { cache_wake_maint(ctx); }
+
+void cache_wake_maint(struct cache *c)
+{
+    uint64_t one = 1;
+    ssize_t n = write(c->maint_fd, &one, sizeof(one));
+    (void)n; /* a full counter wakes as well */
+}
+
+void cache_set_extstore(struct cache *c, struct extstore *ext)
+{
+    c->ext = ext;
+    if (ext)
+        ext_set_maint_hook(ext, wake_for_engine, c);
+}
 
 void cache_flush_all(struct cache *c, uint32_t when_sec)
 {

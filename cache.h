@@ -179,8 +179,6 @@ void cache_worker_poll(struct cache_worker *w);
 void cache_worker_submit(struct cache_worker *w);
 /* Microseconds until cache_worker_poll must be called at the latest; -1 no need. */
 int64_t cache_worker_timeout_us(const struct cache_worker *w);
-/* Makes the wake fd readable; from any thread while the worker lives. */
-void cache_worker_wake(struct cache_worker *w);
 unsigned cache_worker_parked(const struct cache_worker *w);
 
 void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,

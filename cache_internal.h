@@ -69,6 +69,7 @@ struct cache {
     /* atomic */
     _Atomic(uint64_t) counters[CACHE_COUNTER_COUNT];
     struct class_counters classes[SLAB_CLASS_MAX];
+    int maint_fd; /* eventfd, const: readable wakes the maintenance thread */
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
     /* under dup_lock (LOCK_IO_QUEUE) */
     struct lock dup_lock;
@@ -148,6 +149,8 @@ void item_unref(struct cache *c, struct item *it);
 void cache_sizes_count(struct cache *c, const struct item *it, int sign);
 uint64_t item_hash(const struct cache *c, const struct item *it);
 uint64_t cache_next_cas(struct cache *c);
+/* Wakes the maintenance thread. Any thread, any lock held. */
+void cache_wake_maint(struct cache *c);
 
 /* cache.c: the verbs. */
 enum step {

@@ -87,7 +87,7 @@ static bool start_reads(struct cache_worker *w, struct cache_op *op)
     return --op->read_pending == 0;
 }
 
-void cache_worker_wake(struct cache_worker *w)
+static void cache_worker_wake(struct cache_worker *w)
 {
     uint64_t one = 1;
     ssize_t n = write(w->wake_fd, &one, sizeof(one));

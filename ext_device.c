@@ -6,6 +6,7 @@
 #include <linux/stat.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -60,6 +61,11 @@ static int size_file(int fd, const struct stat *st, uint64_t bytes)
             return -errno;
         return have < bytes ? -ENOSPC : 0;
     }
+    /* Asked first: fallocate would take all there is before it says that it is too little. */
+    struct statvfs fs;
+    uint64_t have = (uint64_t)st->st_blocks * 512;
+    if (fstatvfs(fd, &fs) == 0 && bytes > have && bytes - have > (uint64_t)fs.f_bavail * fs.f_frsize)
+        return -ENOSPC;
     int rc;
     do {
         rc = fallocate(fd, 0, 0, (off_t)bytes);

@@ -46,7 +46,7 @@ struct ext_page { /* 64 bytes */
     _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
     _Atomic(uint32_t) time_max;       /* youngest time_unix */
     uint32_t reserved32;
-    uint64_t reserved64;
+    _Atomic(uint64_t) bytes_real;     /* of all objects of this life, exactly */
 };
 static_assert(sizeof(struct ext_page) == 64, "page table entry");
 
@@ -71,7 +71,7 @@ static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
     X(page_evictions, "pages given up with live objects for lack of room")                         \
     X(page_reclaims, "pages freed")                                                                \
     X(objects_evicted, "objects dropped with their page")                                          \
-    X(bytes_evicted, "of these, bytes by length class")                                            \
+    X(bytes_evicted, "of these, bytes")                                            \
     X(objects_written, "records appended")                                                         \
     X(bytes_written, "of these, bytes")                                                            \
     X(objects_read_reclaim, "records read by reclaim")                                             \

@@ -86,6 +86,7 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
         atomic_store_explicit(&p->time_max, 0, memory_order_relaxed);
         atomic_store_explicit(&p->bytes_used, 0, memory_order_relaxed);
         atomic_store_explicit(&p->bytes_appended, 0, memory_order_relaxed);
+        atomic_store_explicit(&p->bytes_real, 0, memory_order_relaxed);
         atomic_store(&p->version, version);
         atomic_store(&p->state, EXT_PAGE_OPEN);
         ext_count(e, EXT_N_page_allocs, 1);
@@ -194,16 +195,27 @@ static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
         atomic_store_explicit(at, value, memory_order_relaxed);
 }
 
-void ext_page_add_object(struct extstore *e, uint32_t page, unsigned len_class,
-                         uint32_t exptime_unix, uint32_t time_unix)
+void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,
+                         unsigned len_class, uint32_t exptime_unix, uint32_t time_unix)
 {
     struct ext_page *p = &e->pages[page];
     uint64_t bytes = ext_len_bytes(len_class);
     atomic_fetch_add(&p->objects, 1);
     atomic_fetch_add_explicit(&p->bytes_used, bytes, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->bytes_appended, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->bytes_real, record_bytes, memory_order_relaxed);
     raise_to(&p->exptime_max, exptime_unix == 0 ? UINT32_MAX : exptime_unix);
     raise_to(&p->time_max, time_unix);
+}
+
+uint64_t ext_page_live_bytes(const struct ext_page *p)
+{
+    uint64_t used = atomic_load_explicit(&p->bytes_used, memory_order_relaxed);
+    uint64_t appended = atomic_load_explicit(&p->bytes_appended, memory_order_relaxed);
+    uint64_t real = atomic_load_explicit(&p->bytes_real, memory_order_relaxed);
+    if (appended == 0 || used >= appended)
+        return used == 0 ? 0 : real;
+    return (uint64_t)((double)real * (double)used / (double)appended);
 }
 
 void ext_page_pin(struct extstore *e, uint32_t page)

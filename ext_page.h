@@ -36,8 +36,11 @@ bool ext_page_drain(struct extstore *e, uint32_t page);
 bool ext_page_fail(struct extstore *e, uint32_t page);
 
 /* Counts one more object (page OPEN, bucket lock held). */
-void ext_page_add_object(struct extstore *e, uint32_t page, unsigned len_class,
-                         uint32_t exptime_unix, uint32_t time_unix);
+void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,
+                         unsigned len_class, uint32_t exptime_unix, uint32_t time_unix);
+/* Bytes of the live objects: what was written, scaled by the live share of it by length class (a drop
+ * knows no more than the class). Exact while all or none live; never more than was written. */
+uint64_t ext_page_live_bytes(const struct ext_page *p);
 void ext_page_pin(struct extstore *e, uint32_t page);
 void ext_page_unpin(struct extstore *e, uint32_t page);
 /* SEALED or DRAINING, no object, no reference -> FREE; else nothing. */

@@ -466,7 +466,7 @@ static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place
     r->page_evicted++;
     if (reason != EXT_N_objects_evicted)
         ext_count(e, EXT_N_objects_evicted, 1);
-    ext_count(e, EXT_N_bytes_evicted, ext_len_bytes(ext_len_class(entry->record_bytes)));
+    ext_count(e, EXT_N_bytes_evicted, entry->record_bytes);
 }
 
 static void drop_evicted(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place)

@@ -208,7 +208,7 @@ static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct
     out->wbuf = w;
     out->place = ext_slot_place(e, w->slot) + offset / EXT_GRANULE_BYTES;
     out->len_class = ext_len_class(record_bytes);
-    ext_page_add_object(e, w->page, out->len_class, in->exptime_unix, in->time_unix);
+    ext_page_add_object(e, w->page, record_bytes, out->len_class, in->exptime_unix, in->time_unix);
     lock_release(&b->lock);
     return 0;
 }

@@ -561,7 +561,7 @@ static void count_pages(struct extstore *e, struct ext_info *out)
             out->pages_free++;
             continue;
         }
-        uint64_t bytes = atomic_load(&p->bytes_used);
+        uint64_t bytes = ext_page_live_bytes(p);
         out->pages_used++;
         out->pages_bad += s == EXT_PAGE_BAD;
         out->objects_used += atomic_load(&p->objects);
@@ -636,7 +636,7 @@ void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out)
     *out = (struct ext_page_info){
         .state = ext_page_state_of(p),
         .version = atomic_load(&p->version),
-        .bytes_used = atomic_load(&p->bytes_used),
+        .bytes_used = ext_page_live_bytes(p),
         .objects = atomic_load(&p->objects),
         .bucket = (enum ext_bucket)p->bucket,
         .free_bucket = ext_page_device(e, page)->free_bucket,

@@ -4,6 +4,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "cache_internal.h"
 #include "log.h"
@@ -41,7 +42,6 @@ struct maint {
     int reassign_src, reassign_dst;
     /* atomic */
     _Atomic(bool) stop, reassign_running;
-    _Atomic(struct cache_worker *) shared_worker; /* for maint_wake */
     /* the maintenance thread's own */
     struct thread_stats stats;
     struct cache_worker *worker;
@@ -471,13 +471,17 @@ static bool (*const steps[])(struct maint *m, uint32_t now) = {
 
 static void maint_sleep(struct maint *m, bool busy)
 {
-    struct pollfd fds[2] = {
+    struct pollfd fds[] = {
+        {.fd = m->cache->maint_fd, .events = POLLIN},
         {.fd = cache_worker_wake_fd(m->worker), .events = POLLIN},
-        {.fd = cache_worker_ring_fd(m->worker), .events = POLLIN},
+        {.fd = cache_worker_ring_fd(m->worker), .events = POLLIN}, /* -1 without flash: ignored */
     };
+    uint64_t drained;
     lock_assert_none_held();
     cache_worker_submit(m->worker);
-    poll(fds, fds[1].fd >= 0 ? 2 : 1, busy ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
+    poll(fds, ARRAY_COUNT(fds), busy ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
+    ssize_t n = read(m->cache->maint_fd, &drained, sizeof(drained));
+    (void)n; /* nothing there is fine too */
     cache_worker_poll(m->worker);
 }
 
@@ -489,7 +493,6 @@ static void *maint_main(void *arg)
         log_error("the maintenance thread has no memory or descriptors to start with");
         return NULL;
     }
-    atomic_store(&m->shared_worker, m->worker);
     m->last_crawl_sec = clock_now_sec();
     while (!atomic_load_explicit(&m->stop, memory_order_acquire)) {
         uint32_t now = clock_now_sec();
@@ -502,7 +505,6 @@ static void *maint_main(void *arg)
         slab_run_done(m->cache->slab, m->run);
     while (cache_worker_parked(m->worker) > 0)
         maint_sleep(m, true);
-    atomic_store(&m->shared_worker, NULL);
     cache_worker_destroy(m->worker);
     return NULL;
 }
@@ -539,7 +541,5 @@ void maint_destroy(struct maint *m)
 
 void maint_wake(struct maint *m)
 {
-    struct cache_worker *w = atomic_load(&m->shared_worker);
-    if (w)
-        cache_worker_wake(w);
+    cache_wake_maint(m->cache);
 }

@@ -1,6 +1,8 @@
 /* ext_aid.c: see ext_aid.h. */
 #include "ext_aid.h"
 
+#include "ext_internal.h"
+
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -458,7 +460,7 @@ struct ext_info aid_info(struct aid *a)
 
 void aid_check_counts(struct aid *a)
 {
-    uint64_t objects = 0, bytes = 0;
+    uint64_t objects = 0, bytes = 0, page_bytes = 0;
     lock_take(&a->lock);
     for (uint32_t i = 0; i < a->object_count; i++) {
         if (a->objects[i].present) {
@@ -470,6 +472,10 @@ void aid_check_counts(struct aid *a)
     struct ext_info info = aid_info(a);
     cr_assert_eq(info.objects_used, objects, "engine has %" PRIu64 " objects, model %" PRIu64,
                  info.objects_used, objects);
-    cr_assert_eq(info.bytes_used, bytes);
+    for (uint32_t i = 0; i < a->ext->page_count; i++)
+        page_bytes += atomic_load(&a->ext->pages[i].bytes_used);
+    cr_assert_eq(page_bytes, bytes);
+    cr_assert_leq(info.bytes_used, bytes, "exact bytes are no more than those of the length classes");
+    cr_assert_leq(info.bytes_used, info.limit_maxbytes);
     cr_assert_eq(info.pages_free + info.pages_used, ext_page_count(a->ext));
 }
