@@ -11,10 +11,15 @@
  *           Flash words: counted for their page.
  *   look    each item's links, which are kept as they were (lru_attach_*)
  *
+ * A shard's items are visited in the order of their memory, not of their words:
+ * so one page of memory is looked up once, and what slab_mem and lru keep about
+ * it stays in the processor's caches.
+ *
  * What a word names is whole at any instant, because it is finished before the
  * word is stored and its memory is freed after the word is gone; so the checks
- * of claim fail for no kill, only for broken memory. Where one fails, all flash
- * words of the tag go too: among them could be an older value of the key.
+ * of claim fail for no kill, only for broken memory. Then the shard is walked
+ * word by word and what does not hold goes, with all flash words of the tag:
+ * among them could be an older value of the key.
  *
  * Threads: one caller, nobody else in the cache; its helpers end before it
  * returns. Locks: LOCK_COLUMN of the shard at work, LOCK_SLAB and LOCK_IO_QUEUE inside.
@@ -25,18 +30,22 @@
 #include "cache_internal.h"
 #include "settings.h"
 
-#define BUCKETS_PER_BATCH 16
-#define BATCH_WORDS (BUCKETS_PER_BATCH * INDEX_BUCKET_WORDS)
+#define BATCH_ITEMS 64
+#define BUCKETS_PER_WALK 1024
 #define THREADS_MAX 8
 #define BYTES_PER_THREAD (32 * MiB) /* of items and index: less is not worth a thread */
 #define EXPIRED_MAX 65536           /* dropped by each thread; more is left to the crawler */
+#define RADIX_BITS 11
 
-struct found {
-    index_slot *slot;
-    index_word word;
-    uint64_t hash_like; /* stands for the word in calls of index.h */
-    uint64_t hash;      /* of the item's key */
-    bool plausible;
+struct found { /* a RAM word */
+    uint64_t hash_like; /* stands for it in calls of index.h */
+    slab_handle handle;
+    uint32_t reserved;
+};
+
+struct founds { /* grows as needed */
+    struct found *at;
+    size_t count, room;
 };
 
 struct attacher {
@@ -47,20 +56,78 @@ struct attacher {
     struct attach_report report;
     uint64_t *doomed; /* hashes whose flash words may be older than what was lost */
     size_t doomed_count, doomed_room;
-    slab_handle *expired; /* EXPIRED_MAX */
-    size_t expired_count;
-    bool no_memory;
-    unsigned found_count;
-    struct found found[BATCH_WORDS];
+    struct founds expired;
+    struct founds items, spare; /* of the shard at work; spare is for sorting */
+    bool has_flash;             /* the shard at work has flash words */
+    uint64_t misfits;            /* words of the shard at work that name no item */
+    int error;
 };
 
 struct attach_job {
     struct cache *cache;
     struct lru_attach *lru;
     uint32_t now;
-    void (*batch)(struct attacher *a);
+    void (*shard)(struct attacher *a, unsigned shard);
     _Atomic(unsigned) next_shard;
 };
+
+/* ---- items in order of memory ---- */
+
+static bool founds_make_room(struct founds *f, size_t room)
+{
+    if (room <= f->room)
+        return true;
+    room = max_u64(room, max_u64(f->room * 2, 1024));
+    struct found *at = realloc(f->at, room * sizeof(at[0]));
+    if (!at)
+        return false;
+    f->at = at;
+    f->room = room;
+    return true;
+}
+
+static void founds_add(struct attacher *a, struct founds *f, uint64_t hash_like, slab_handle h)
+{
+    if (founds_make_room(f, f->count + 1))
+        f->at[f->count++] = (struct found){.hash_like = hash_like, .handle = h};
+    else
+        a->error = -ENOMEM;
+}
+
+/* By handle, least digit first. */
+static void sort_items(struct attacher *a)
+{
+    struct founds *from = &a->items, *to = &a->spare;
+    const uint32_t mask = (1u << RADIX_BITS) - 1;
+    if (!founds_make_room(to, from->count)) {
+        a->error = -ENOMEM;
+        return;
+    }
+    for (unsigned shift = 0; shift < 32; shift += RADIX_BITS) {
+        uint32_t start[1 << RADIX_BITS] = {0}, sum = 0;
+        for (size_t i = 0; i < from->count; i++)
+            start[from->at[i].handle >> shift & mask]++;
+        for (unsigned d = 0; d <= mask; d++) {
+            uint32_t count = start[d];
+            start[d] = sum;
+            sum += count;
+        }
+        for (size_t i = 0; i < from->count; i++)
+            to->at[start[from->at[i].handle >> shift & mask]++] = from->at[i];
+        to->count = from->count;
+        struct founds swap = *from;
+        *from = *to;
+        *to = swap;
+    }
+}
+
+static void walk_shard(struct attacher *a, unsigned shard,
+                       void (*visit)(void *ctx, uint64_t hash_like, index_slot *slot, index_word w))
+{
+    uint64_t pos = 0;
+    while (index_walk(a->job->cache->index, shard, &pos, BUCKETS_PER_WALK, visit, a))
+        ;
+}
 
 /* ---- claim ---- */
 
@@ -70,7 +137,7 @@ static void doom(struct attacher *a, uint64_t hash)
         size_t room = a->doomed_room ? a->doomed_room * 2 : 64;
         uint64_t *doomed = realloc(a->doomed, room * sizeof(doomed[0]));
         if (!doomed) {
-            a->no_memory = true;
+            a->error = -ENOMEM;
             return;
         }
         a->doomed = doomed;
@@ -94,159 +161,224 @@ static bool is_plausible(struct cache *c, slab_handle h)
            !(flags & ITEM_WINNER) && slab_class_of(c->slab, item_accounted_bytes(it)) == lru_class(it->lru_id);
 }
 
-/* Is the word at slot one that index.h finds for the key? *others: the flash words that it finds too. */
-static bool is_found(struct cache *c, const struct found *f, index_slot *others[INDEX_MATCH_MAX],
-                     unsigned *others_count)
-{
-    index_slot *slots[INDEX_MATCH_MAX];
-    bool found = false;
-    *others_count = 0;
-    if (index_shard_of(c->index, f->hash) != index_shard_of(c->index, f->hash_like))
-        return false;
-    unsigned n = index_match(c->index, f->hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        found |= slots[i] == f->slot;
-        if (index_kind(c->index, index_load(slots[i])) == INDEX_FLASH)
-            others[(*others_count)++] = slots[i];
-    }
-    return found;
-}
-
-static void claim_item(struct attacher *a, const struct found *f)
+/* The item is taken over: it has its memory and its account. */
+static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
 {
     struct cache *c = a->job->cache;
-    slab_handle h = index_handle(c->index, f->word);
     struct item *it = item_at(c, h);
-    index_slot *others[INDEX_MATCH_MAX];
-    unsigned others_count = 0;
-    if (!f->plausible || !is_found(c, f, others, &others_count) ||
-        slab_attach_item(c->slab, h, lru_class(it->lru_id), item_accounted_bytes(it),
-                         max_u64(item_real_bytes(it), sizeof(struct item))) != 0) {
-        index_clear(c->index, f->hash_like, f->slot);
-        doom(a, f->hash_like);
-        a->report.dropped_items++;
-        return;
-    }
     if (item_refs(it) != 1)
         atomic_store_explicit(&it->refcount, 1, memory_order_relaxed);
     unsigned was = item_flags(it), flags = (was | ITEM_LINKED) & ~(unsigned)ITEM_SHADOW;
-    if (others_count > 0)
+    if (shadow)
         flags |= ITEM_SHADOW;
     if (flags != was)
         atomic_store_explicit(&it->flags, (uint16_t)flags, memory_order_relaxed);
-    for (unsigned i = 0; c->ext && i < others_count; i++)
-        dup_enqueue(c, f->hash, index_place(c->index, index_load(others[i])));
     /* The only list of a flat LRU; the item was not yet linked. */
     if (!c->settings->lru_segmented && it->next == 0 && it->prev == 0)
         it->lru_id = lru_id_of(lru_class(it->lru_id), LRU_COLD);
     lru_attach_live(a->job->lru, h);
     cache_sizes_count(c, it, 1);
     a->report.ram_items++;
-    a->report.shadow_items += others_count > 0;
-    if (a->expired_count < EXPIRED_MAX && item_death(c, it, a->job->now) != ITEM_ALIVE)
-        a->expired[a->expired_count++] = h;
+    a->report.shadow_items += shadow;
+    if (a->expired.count < EXPIRED_MAX && item_death(c, it, a->job->now) != ITEM_ALIVE)
+        founds_add(a, &a->expired, 0, h);
 }
 
-static void claim_object(struct attacher *a, const struct found *f)
+/* Flash words that may be older values of the item's key. */
+static bool item_hides_words(struct cache *c, uint64_t hash)
 {
-    struct cache *c = a->job->cache;
-    if (c->ext && ext_attach_object(c->ext, index_place(c->index, f->word), index_len(c->index, f->word))) {
-        a->report.flash_objects++;
-        return;
-    }
-    index_clear(c->index, f->hash_like, f->slot);
-    doom(a, f->hash_like);
-    a->report.dropped_objects++;
-}
-
-/* Three passes, so that memory is asked for well before it is used. */
-static void claim_batch(struct attacher *a)
-{
-    struct cache *c = a->job->cache;
-    for (unsigned i = 0; i < a->found_count; i++) {
-        struct found *f = &a->found[i];
-        if (index_kind(c->index, f->word) != INDEX_RAM)
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots);
+    bool hides = false;
+    for (unsigned i = 0; c->ext && i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) != INDEX_FLASH)
             continue;
-        const char *it = (const char *)item_at(c, index_handle(c->index, f->word));
+        hides = true;
+        dup_enqueue(c, hash, index_place(c->index, w));
+    }
+    return hides;
+}
+
+static void claim_batch(struct attacher *a, const struct found *items, unsigned count)
+{
+    struct cache *c = a->job->cache;
+    struct slab_claim claims[BATCH_ITEMS];
+    uint64_t hashes[BATCH_ITEMS];
+    unsigned good_count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        slab_handle h = items[i].handle;
+        if (!is_plausible(c, h))
+            continue;
+        const struct item *it = item_at(c, h);
+        uint64_t hash = item_hash(c, it);
+        if (!index_is_word_of(c->index, items[i].hash_like, hash))
+            continue;
+        if (a->has_flash)
+            index_prefetch(c->index, hash);
+        hashes[good_count] = hash;
+        claims[good_count++] =
+            (struct slab_claim){.handle = h,
+                                .cls = lru_class(it->lru_id),
+                                .accounted_bytes = item_accounted_bytes(it),
+                                .real_bytes = max_u64(item_real_bytes(it), sizeof(struct item))};
+    }
+    slab_attach_items(c->slab, claims, good_count);
+    a->misfits += count - good_count;
+    for (unsigned i = 0; i < good_count; i++) {
+        if (claims[i].result == 0)
+            item_claimed(a, claims[i].handle, a->has_flash && item_hides_words(c, hashes[i]));
+        else
+            a->misfits++;
+    }
+}
+
+/* The header, and where the key may go on. */
+static void prefetch_items(const struct cache *c, const struct found *items, size_t from, size_t count)
+{
+    for (size_t i = from; i < count && i < from + BATCH_ITEMS; i++) {
+        const char *it = (const char *)item_at(c, items[i].handle);
         __builtin_prefetch(it);
-        __builtin_prefetch(it + CACHE_LINE_BYTES);
+        if ((uintptr_t)it % CACHE_LINE_BYTES != 0)
+            __builtin_prefetch(it + CACHE_LINE_BYTES);
     }
-    for (unsigned i = 0; i < a->found_count; i++) {
-        struct found *f = &a->found[i];
-        if (index_kind(c->index, f->word) != INDEX_RAM)
-            continue;
-        f->plausible = is_plausible(c, index_handle(c->index, f->word));
-        if (!f->plausible)
-            continue;
-        f->hash = item_hash(c, item_at(c, index_handle(c->index, f->word)));
-        index_prefetch(c->index, f->hash);
+}
+
+static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    struct cache *c = a->job->cache;
+    enum index_kind kind = index_kind(c->index, w);
+    if (kind == INDEX_RAM) {
+        founds_add(a, &a->items, hash_like, index_handle(c->index, w));
+    } else if (kind == INDEX_FLASH) {
+        a->has_flash = true;
+        if (c->ext && ext_attach_object(c->ext, index_place(c->index, w), index_len(c->index, w))) {
+            a->report.flash_objects++;
+            return;
+        }
+        index_clear(c->index, hash_like, slot);
+        doom(a, hash_like);
+        a->report.dropped_objects++;
     }
-    for (unsigned i = 0; i < a->found_count; i++) {
-        const struct found *f = &a->found[i];
-        enum index_kind kind = index_kind(c->index, f->word);
-        if (kind == INDEX_RAM)
-            claim_item(a, f);
-        else if (kind == INDEX_FLASH)
-            claim_object(a, f);
+}
+
+/* Of the words that index.h finds for the key, the first that names the item; NULL if none does. */
+static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_RAM && index_handle(c->index, w) == h)
+            return slots[i];
     }
+    return NULL;
+}
+
+/* After all items of the shard that hold were claimed: is this the one word that names one of them? */
+static void visit_to_drop_misfits(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    struct cache *c = a->job->cache;
+    if (index_kind(c->index, w) != INDEX_RAM)
+        return;
+    slab_handle h = index_handle(c->index, w);
+    if (lru_attach_is_live(a->job->lru, h)) {
+        uint64_t hash = item_hash(c, item_at(c, h));
+        if (index_is_word_of(c->index, hash_like, hash) && first_word_of(c, hash, h) == slot)
+            return;
+    }
+    index_clear(c->index, hash_like, slot);
+    doom(a, hash_like);
+    a->report.dropped_items++;
+}
+
+static void claim_shard(struct attacher *a, unsigned shard)
+{
+    a->items.count = 0;
+    a->misfits = 0;
+    a->has_flash = false;
+    walk_shard(a, shard, visit_to_claim);
+    sort_items(a);
+    const struct found *items = a->items.at;
+    size_t count = a->error == 0 ? a->items.count : 0;
+    prefetch_items(a->job->cache, items, 0, count);
+    for (size_t i = 0; i < count; i += BATCH_ITEMS) {
+        prefetch_items(a->job->cache, items, i + BATCH_ITEMS, count);
+        claim_batch(a, items + i, (unsigned)min_u64(count - i, BATCH_ITEMS));
+    }
+    if (a->misfits > 0)
+        walk_shard(a, shard, visit_to_drop_misfits);
 }
 
 /* ---- look ---- */
 
-static void look_batch(struct attacher *a)
+static void visit_to_look(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
-    struct cache *c = a->job->cache;
-    slab_handle items[BATCH_WORDS];
-    unsigned count = 0;
-    for (unsigned i = 0; i < a->found_count; i++) {
-        if (index_kind(c->index, a->found[i].word) != INDEX_RAM)
-            continue;
-        items[count] = index_handle(c->index, a->found[i].word);
-        __builtin_prefetch(item_at(c, items[count++]));
+    struct attacher *a = ctx;
+    const struct index *ix = a->job->cache->index;
+    (void)slot;
+    if (index_kind(ix, w) == INDEX_RAM)
+        founds_add(a, &a->items, hash_like, index_handle(ix, w));
+}
+
+static void look_shard(struct attacher *a, unsigned shard)
+{
+    const struct cache *c = a->job->cache;
+    a->items.count = 0;
+    walk_shard(a, shard, visit_to_look);
+    sort_items(a);
+    const struct found *items = a->items.at;
+    size_t count = a->error == 0 ? a->items.count : 0;
+    for (size_t i = 0; i < count + 2 * BATCH_ITEMS; i++) {
+        if (i < count)
+            __builtin_prefetch(item_at(c, items[i].handle));
+        if (i >= BATCH_ITEMS && i - BATCH_ITEMS < count)
+            lru_attach_prefetch(a->job->lru, items[i - BATCH_ITEMS].handle);
+        if (i >= 2 * BATCH_ITEMS)
+            lru_attach_look(a->job->lru, a->part, items[i - 2 * BATCH_ITEMS].handle);
     }
-    for (unsigned i = 0; i < count; i++)
-        lru_attach_prefetch(a->job->lru, items[i]);
-    for (unsigned i = 0; i < count; i++)
-        lru_attach_look(a->job->lru, a->part, items[i]);
+}
+
+static void visit_to_look_back(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    const struct index *ix = a->job->cache->index;
+    (void)hash_like, (void)slot;
+    if (index_kind(ix, w) == INDEX_RAM)
+        lru_attach_look_back(a->job->lru, a->part, index_handle(ix, w));
+}
+
+static void look_back_shard(struct attacher *a, unsigned shard)
+{
+    walk_shard(a, shard, visit_to_look_back);
 }
 
 /* ---- the walks ---- */
 
-static void visit(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
-{
-    struct attacher *a = ctx;
-    a->found[a->found_count++] = (struct found){.slot = slot, .word = w, .hash_like = hash_like};
-}
-
-static void *walk_shards(void *arg)
+static void *take_shards(void *arg)
 {
     struct attacher *a = arg;
-    struct index *ix = a->job->cache->index;
     unsigned shard;
     while ((shard = atomic_fetch_add(&a->job->next_shard, 1)) < INDEX_SHARD_COUNT) {
-        struct lock *lock = index_shard_lock(ix, shard);
-        uint64_t pos = 0;
-        bool more = true;
+        struct lock *lock = index_shard_lock(a->job->cache->index, shard);
         lock_take(lock);
-        while (more) {
-            a->found_count = 0;
-            more = index_walk(ix, shard, &pos, BUCKETS_PER_BATCH, visit, a);
-            a->job->batch(a);
-        }
+        a->job->shard(a, shard);
         lock_release(lock);
     }
     return NULL;
 }
 
-/* Walks all shards with all attachers. A thread that can't be started leaves its share to the others. */
+/* All shards, by all attachers. A thread that can't be started leaves its share to the others. */
 static void walk(struct attach_job *job, struct attacher *a, unsigned count,
-                 void (*batch)(struct attacher *a))
+                 void (*shard)(struct attacher *a, unsigned shard))
 {
-    job->batch = batch;
+    job->shard = shard;
     atomic_store(&job->next_shard, 0);
     for (unsigned i = 1; i < count; i++)
-        a[i].running = pthread_create(&a[i].thread, NULL, walk_shards, &a[i]) == 0;
-    walk_shards(&a[0]);
+        a[i].running = pthread_create(&a[i].thread, NULL, take_shards, &a[i]) == 0;
+    take_shards(&a[0]);
     for (unsigned i = 1; i < count; i++)
         if (a[i].running)
             pthread_join(a[i].thread, NULL);
@@ -288,8 +420,8 @@ static void forget_doomed(struct cache *c, const struct attacher *a, unsigned co
 
 static void unlink_expired(struct cache *c, const struct attacher *a, struct attach_report *out)
 {
-    for (size_t i = 0; i < a->expired_count; i++) {
-        struct item *it = item_at(c, a->expired[i]);
+    for (size_t i = 0; i < a->expired.count; i++) {
+        struct item *it = item_at(c, a->expired.at[i].handle);
         uint64_t hash = item_hash(c, it);
         struct lock *lock = index_lock(c->index, hash);
         lock_take(lock);
@@ -335,20 +467,17 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count, stru
     for (unsigned i = 0; i < count; i++) {
         a[i].job = &job;
         a[i].part = i;
-        a[i].expired = malloc(EXPIRED_MAX * sizeof(a[i].expired[0]));
-        if (!a[i].expired) {
-            lru_attach_cancel(job.lru);
-            return -ENOMEM;
-        }
     }
-    walk(&job, a, count, claim_batch);
+    walk(&job, a, count, claim_shard);
     slab_attach_done(c->slab);
-    walk(&job, a, count, look_batch);
+    walk(&job, a, count, look_shard);
+    if (lru_attach_is_broken(job.lru))
+        walk(&job, a, count, look_back_shard);
     int rc = lru_attach_end(job.lru, &out->lru_pieces);
     for (unsigned i = 0; i < count; i++) {
         add_reports(out, &a[i].report);
-        if (a[i].no_memory)
-            rc = -ENOMEM;
+        if (a[i].error != 0)
+            rc = a[i].error;
     }
     if (rc != 0)
         return rc;
@@ -374,7 +503,9 @@ int cache_attach(struct cache *c, struct attach_report *out)
     int rc = attach_with(c, a, count, out);
     for (unsigned i = 0; i < count; i++) {
         free(a[i].doomed);
-        free(a[i].expired);
+        free(a[i].expired.at);
+        free(a[i].items.at);
+        free(a[i].spare.at);
     }
     free(a);
     out->micros = clock_mono_us() - start_us;

@@ -1140,6 +1140,12 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
     return *pos < buckets;
 }
 
+bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash)
+{
+    uint64_t x = hash_x(ix, hash_like), y = hash_x(ix, hash);
+    return index_shard_of(ix, hash_like) == index_shard_of(ix, hash) && (x == y || x == other_x(ix, y));
+}
+
 bool index_grow_step(struct index *ix, unsigned shard)
 {
     ASSERT(shard < INDEX_SHARD_COUNT);

@@ -126,6 +126,10 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
                 void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
                 void *ctx);
 
+/* May the word that index_walk() gave this hash_like for be the word of a key with this hash: would
+ * index_match() find it? Pure, needs no lock. */
+bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash);
+
 /* One bounded step of growth in one shard (takes and releases its lock itself); true iff there is
  * more to do. For the maintenance thread, so that inserts seldom have to. */
 bool index_grow_step(struct index *ix, unsigned shard);

@@ -196,6 +196,7 @@ struct end {
 
 struct part {
     uint64_t count[LRU_ID_COUNT], bytes[LRU_ID_COUNT];
+    int64_t tails_less_heads[LRU_ID_COUNT];
     struct end *ends;
     size_t end_count, end_room;
     bool no_memory;
@@ -242,7 +243,7 @@ void lru_attach_live(struct lru_attach *a, slab_handle h)
     atomic_fetch_or_explicit(&a->live[h / 64], UINT64_C(1) << h % 64, memory_order_relaxed);
 }
 
-static bool is_live(const struct lru_attach *a, slab_handle h)
+bool lru_attach_is_live(const struct lru_attach *a, slab_handle h)
 {
     if (h == 0 || h >= a->handle_count)
         return false;
@@ -251,9 +252,7 @@ static bool is_live(const struct lru_attach *a, slab_handle h)
 
 void lru_attach_prefetch(const struct lru_attach *a, slab_handle h)
 {
-    const struct item *it = item_at(a->lru, h);
-    __builtin_prefetch(slab_ptr(a->lru->slab, it->next));
-    __builtin_prefetch(slab_ptr(a->lru->slab, it->prev));
+    __builtin_prefetch(slab_ptr(a->lru->slab, item_at(a->lru, h)->next));
 }
 
 static void add_end(struct part *p, const struct end *end)
@@ -271,19 +270,47 @@ static void add_end(struct part *p, const struct end *end)
     p->ends[p->end_count++] = *end;
 }
 
+/* Looks towards the tail only: a head without a newer neighbour is known by itself, and while a list
+ * has as many of those as it has tails, there are no other heads. */
 void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h)
 {
-    const struct item *it = item_at(a->lru, h), *n;
+    const struct item *it = item_at(a->lru, h);
     struct part *p = &a->part[part];
     uint8_t id = it->lru_id;
     p->count[id]++;
     p->bytes[id] += item_accounted_bytes(it);
-    n = is_live(a, it->next) ? item_at(a->lru, it->next) : NULL;
-    if (!n || n == it || n->prev != h || n->lru_id != id)
+    const struct item *n = lru_attach_is_live(a, it->next) ? item_at(a->lru, it->next) : NULL;
+    if (!n || n == it || n->prev != h || n->lru_id != id) {
         add_end(p, &(struct end){.item = h, .names = it->next, .lru_id = id});
-    n = is_live(a, it->prev) ? item_at(a->lru, it->prev) : NULL;
-    if (!n || n == it || n->next != h || n->lru_id != id)
-        add_end(p, &(struct end){.item = h, .names = it->prev, .lru_id = id, .is_head = true});
+        p->tails_less_heads[id]++;
+    }
+    if (it->prev == 0) {
+        add_end(p, &(struct end){.item = h, .lru_id = id, .is_head = true});
+        p->tails_less_heads[id]--;
+    }
+}
+
+bool lru_attach_is_broken(const struct lru_attach *a)
+{
+    for (unsigned id = 0; id < LRU_ID_COUNT; id++) {
+        int64_t sum = 0;
+        for (unsigned i = 0; i < a->parts; i++)
+            sum += a->part[i].tails_less_heads[id];
+        if (sum != 0)
+            return true;
+    }
+    return false;
+}
+
+void lru_attach_look_back(struct lru_attach *a, unsigned part, slab_handle h)
+{
+    const struct item *it = item_at(a->lru, h);
+    if (it->prev == 0)
+        return;
+    const struct item *n = lru_attach_is_live(a, it->prev) ? item_at(a->lru, it->prev) : NULL;
+    if (!n || n == it || n->next != h || n->lru_id != it->lru_id)
+        add_end(&a->part[part],
+                &(struct end){.item = h, .names = it->prev, .lru_id = it->lru_id, .is_head = true});
 }
 
 static int by_list(const void *a, const void *b)

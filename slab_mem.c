@@ -738,18 +738,28 @@ static int attach_memory_locked(struct slab_mem *sm, slab_handle h, uint64_t rea
     return rc;
 }
 
+void slab_attach_items(struct slab_mem *sm, struct slab_claim *claims, unsigned count)
+{
+    lock_take(&sm->lock);
+    ASSERT(sm->attaching);
+    for (unsigned i = 0; i < count; i++) {
+        struct slab_claim *c = &claims[i];
+        c->result = -EINVAL;
+        if (c->cls < 1 || c->cls > sm->class_count || c->accounted_bytes > sm->item_max_bytes)
+            continue;
+        c->result = attach_memory_locked(sm, c->handle, c->real_bytes);
+        if (c->result == 0)
+            account_take_locked(sm, c->cls, c->accounted_bytes, false);
+    }
+    lock_release(&sm->lock);
+}
+
 int slab_attach_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
                      uint64_t real_bytes)
 {
-    if (cls < 1 || cls > sm->class_count || accounted_bytes > sm->item_max_bytes)
-        return -EINVAL;
-    lock_take(&sm->lock);
-    ASSERT(sm->attaching);
-    int rc = attach_memory_locked(sm, h, real_bytes);
-    if (rc == 0)
-        account_take_locked(sm, cls, accounted_bytes, false);
-    lock_release(&sm->lock);
-    return rc;
+    struct slab_claim claim = {h, cls, accounted_bytes, real_bytes, 0};
+    slab_attach_items(sm, &claim, 1);
+    return claim.result;
 }
 
 void slab_attach_done(struct slab_mem *sm)

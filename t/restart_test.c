@@ -359,6 +359,29 @@ Test(restart, every_lru_keeps_its_order)
     life_end(&l);
 }
 
+/* Large enough for several threads, which TSan watches. */
+Test(restart, a_large_cache_is_taken_over_by_threads)
+{
+    struct life l;
+    char key[16], value[2048];
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    life_open(&l, "-m 128");
+    for (unsigned i = 0; i < 40000; i++) {
+        snprintf(key, sizeof(key), "%06u", i);
+        memcpy(value, key, 6);
+        fixture_set(&l.f, key, value);
+    }
+    life_again(&l, "-m 128");
+    cr_assert_eq(l.r.report.ram_items, 40000);
+    cr_assert_eq(l.r.report.lru_pieces, 0);
+    for (unsigned i = 0; i < 40000; i += 7) {
+        snprintf(key, sizeof(key), "%06u", i);
+        cr_assert_eq(memcmp(value_of(&l, key), key, 6), 0);
+    }
+    life_end(&l);
+}
+
 Test(restart, a_flat_lru_finds_what_segments_held)
 {
     struct life l;
