@@ -176,7 +176,7 @@ def lengths():
             # the stray empty line is memcached's own
             expect(server, form % long_key + b"\r\n", BAD_LINE, BAD_LINE + b"\r\n",
                    *((b"CLIENT_ERROR invalid or duplicate flag\r\n",) if form[:2] == b"ma" else ()))
-        expect(server, b"set %s 0 0 7\r\n%s" % (long_key, data), BAD_LINE + ERROR)
+        expect(server, b"set %s 0 0 7\r\n%s" % (long_key, data), BAD_LINE + ERROR, BAD_LINE)
         expect(server, b"get k\r\n", b"VALUE k 0 7\r\npayload\r\nEND\r\n", b"END\r\n")
         clean_stop(server)
 
@@ -398,8 +398,8 @@ def auth_first():
             for guess in (b"", b" ", b"user", b"user ", b"user pas", b"user passs", b"use pass",
                           b"user word", b"second pass", b"user  pass", b" user pass", b"user:pass",
                           b"USER PASS", b"user\0 pass\0", b"user pass\0", b"user pass "):
-                if guess in (b"user  pass", b" user pass") and not extant_only():
-                    continue  # memcached skips spaces
+                if guess in (b"user  pass", b" user pass", b"user pass\0") and not extant_only():
+                    continue  # memcached skips spaces and stops at NUL
                 if b"STORED" in ask_to_end(server, login(guess)):
                     raise Failed("%r is let in" % guess)
             got = ask_to_end(server, b"set a 0 0 70000\r\n")
