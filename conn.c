@@ -161,7 +161,7 @@ static void consume(struct conn *c, size_t n)
 
 /* ---- reading ---- */
 
-enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_NO_MEMORY };
+enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_ERROR };
 
 static enum read_result conn_receive(struct conn *c)
 {
@@ -179,13 +179,14 @@ static enum read_result conn_receive(struct conn *c)
     size_t value_bytes = want;
     if (!buffer_prepare(c)) {
         stat_inc(c->session.w->stats, STAT_read_buf_oom);
-        return READ_NO_MEMORY;
+        return READ_ERROR;
     }
     iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
     want += c->buf_bytes - c->end;
     ssize_t n = readv(c->origin.fd, iov, n_iov);
     if (n < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING : READ_END;
+        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING
+                                                                           : READ_ERROR;
     if (n == 0)
         return READ_END;
     stat_add(c->session.w->stats, STAT_bytes_read, (uint64_t)n);
@@ -487,7 +488,7 @@ static void conn_run(struct conn *c, bool readable)
             readable = r == READ_FULL;
             if (r == READ_FULL || r == READ_SHORT)
                 continue;
-            if (r == READ_END || r == READ_NO_MEMORY) {
+            if (r == READ_END || r == READ_ERROR) {
                 c->closing = true;
                 c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
             }

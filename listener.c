@@ -298,6 +298,9 @@ static bool accept_one(struct listener *one)
     }
     struct conn_origin origin = {.fd = fd, .local = one->local};
     conn_address_of(&origin.peer, (struct sockaddr *)&ss);
+    len = sizeof(ss);
+    if (one->local.family != AF_UNIX && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
+        conn_address_of(&origin.local, (struct sockaddr *)&ss);
     atomic_fetch_add_explicit(&l->opt.counters->curr_conns, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&l->opt.counters->total_conns, 1, memory_order_relaxed);
     if (l->opt.accepted(l->opt.ctx, &origin) != 0) {
