@@ -183,7 +183,8 @@ static enum read_result conn_receive(struct conn *c)
     }
     iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
     want += c->buf_bytes - c->end;
-    ssize_t n = readv(c->origin.fd, iov, n_iov);
+    ssize_t n = n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
+                           : readv(c->origin.fd, iov, n_iov);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING
                                                                            : READ_ERROR;

@@ -361,7 +361,9 @@ enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
         if (taken == 0)
             return REPLY_NOT_READY;
         struct msghdr msg = {.msg_iov = g.iov, .msg_iovlen = g.count};
-        ssize_t n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+        ssize_t n = g.count == 1 ? send(fd, g.iov[0].iov_base, g.iov[0].iov_len, flags)
+                                 : sendmsg(fd, &msg, flags);
         if (n < 0) {
             if (errno == EINTR)
                 continue;

@@ -242,7 +242,7 @@ static int loop_open(struct worker *w)
     struct event_config *config = event_config_new();
     if (!config)
         return -ENOMEM;
-    event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER);
+    event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
     w->base = event_base_new_with_config(config);
     event_config_free(config);
     if (!w->base)
