@@ -175,6 +175,7 @@ static void view_item(const struct cache_op *op, struct cache_view *v, struct it
     v->client_flags = item_client_flags(it);
     v->cas = item_cas(it);
     v->exptime_sec = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    v->exptime_before_sec = v->exptime_sec;
     v->time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     v->slab_class = (uint8_t)lru_class(it->lru_id);
     v->fetched_before = flags & ITEM_FETCHED;
@@ -195,7 +196,7 @@ static void view_record(struct cache *c, struct cache_op *op, const struct ext_r
     v->value_bytes = r->value_bytes;
     v->client_flags = r->client_flags;
     v->cas = r->cas;
-    v->exptime_sec = record_exptime_sec(r);
+    v->exptime_sec = v->exptime_before_sec = record_exptime_sec(r);
     v->time_sec = record_time_sec(r);
     v->fetched_before = flags & ITEM_FETCHED;
     v->stale = flags & ITEM_STALE;
@@ -230,6 +231,24 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
     item_flag_set(it, ITEM_ACTIVE);
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
     if (lru_segment(it->lru_id) == LRU_COLD) {
+        item_flag_clear(it, ITEM_ACTIVE);
+        class_count(c, lru_class(it->lru_id), moves_to_warm);
+        lru_move(c->lru, it, LRU_WARM);
+    }
+}
+
+/* What uses an item without fetching it (add, incr in place) only makes it younger; an active one
+ * comes out of COLD. LOCK_COLUMN held. */
+static void item_freshen(struct cache *c, struct item *it, uint32_t now)
+{
+    if (!c->settings->lru_segmented) {
+        if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now)
+            atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+        lru_move(c->lru, it, LRU_COLD);
+        return;
+    }
+    atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+    if (lru_segment(it->lru_id) == LRU_COLD && (item_flags(it) & ITEM_ACTIVE)) {
         item_flag_clear(it, ITEM_ACTIVE);
         class_count(c, lru_class(it->lru_id), moves_to_warm);
         lru_move(c->lru, it, LRU_WARM);
@@ -521,25 +540,25 @@ static void swap_copy(struct cache *c, struct cache_op *op, struct look *l)
 
 /* ---- CACHE_GET ---- */
 
-static bool get_touches(const struct cache_op *op) { return op->options & (CACHE_F_TOUCH | CACHE_F_GAT); }
-
 void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
                       enum lru_segment seg)
 {
     if (op->options & CACHE_F_QUIET_STATS)
         return;
-    stat_inc(w->stats, STAT_get_cmds);
-    if (get_touches(op)) {
+    /* As in memcached, what touches isn't a get; a miss of mg T is. */
+    if ((op->options & CACHE_F_GAT) || (hit && (op->options & CACHE_F_TOUCH))) {
         stat_inc(w->stats, STAT_touch_cmds);
         if (hit)
             stat_class_inc(w->stats, cls, CSTAT_touch_hits);
         else
             stat_inc(w->stats, STAT_touch_misses);
-    } else if (hit) {
-        stat_lru_hit(w->stats, lru_id_of(cls, seg));
-    } else {
-        stat_inc(w->stats, STAT_get_misses);
+        return;
     }
+    stat_inc(w->stats, STAT_get_cmds);
+    if (hit)
+        stat_lru_hit(w->stats, lru_id_of(cls, seg));
+    else
+        stat_inc(w->stats, STAT_get_misses);
 }
 
 static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
@@ -571,11 +590,14 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
         return STEP_WAIT;
     op->item = NULL;
     stat_inc(w->stats, STAT_total_items);
-    count_get(w, op, false, 0, 0);
+    count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id)); /* memcached's idea */
     op->status = CACHE_VIVIFIED;
     view_item(op, &op->view, it);
+    op->view.exptime_before_sec = 0;
     op->view.won = true;
     op->view.token_sent = false; /* this very request has got it */
+    if (!(op->options & CACHE_F_NOBUMP))
+        item_bump(c, it, now);
     hold(op, it);
     return STEP_DONE;
 }
@@ -584,7 +606,8 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
 static void get_meta_token(struct cache_op *op, struct item *it, uint32_t now)
 {
     unsigned flags = item_flags(it);
-    uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    bool old = op->options & CACHE_F_TOUCH_LAST;
+    uint32_t exptime = old ? op->view.exptime_before_sec : op->view.exptime_sec;
     bool won = false;
     if (flags & ITEM_TOKEN_SENT)
         return;
@@ -934,17 +957,19 @@ static enum step step_store(struct cache_worker *w, struct cache_op *op)
         if (!exists) {
             stat_inc(w->stats, STAT_cas_misses);
             op->status = CACHE_NOT_FOUND;
-        } else if (old_cas == op->cas_compare) {
+        } else if (old_cas == op->cas_compare && old_cas != 0) {
             s = store_link(w, op, &l, now);
             if (s == STEP_DONE)
                 stat_class_inc(w->stats, old_class, CSTAT_cas_hits);
-        } else if ((op->options & CACHE_F_INVALIDATE) && op->cas_compare < old_cas) {
+        } else if ((op->options & CACHE_F_INVALIDATE) && op->cas_compare != 0 && op->cas_compare < old_cas) {
             /* An older value than the one here: stored, but stale; TTL and token stay. */
             unsigned flags = l.it ? item_flags(l.it) : item_flags_of(l.match->rec.item_flags);
             uint32_t exptime = l.it ? atomic_load(&l.it->exptime_sec) : record_exptime_sec(&l.match->rec);
             atomic_store(&op->item->exptime_sec, exptime);
             item_flag_set(op->item, ITEM_STALE | (flags & ITEM_TOKEN_SENT));
             s = store_link(w, op, &l, now);
+            if (s == STEP_DONE)
+                stat_class_inc(w->stats, old_class, CSTAT_cas_hits);
         } else {
             stat_class_inc(w->stats, old_class, CSTAT_cas_badval);
             op->status = CACHE_EXISTS;
@@ -954,7 +979,7 @@ static enum step step_store(struct cache_worker *w, struct cache_op *op)
     } else if (op->mode == CACHE_ADD) {
         if (exists) {
             if (l.it)
-                item_bump(c, l.it, now);
+                item_freshen(c, l.it, now);
             op->status = CACHE_NOT_STORED;
         } else
             s = store_link(w, op, &l, now);
@@ -969,7 +994,7 @@ static enum step step_store(struct cache_worker *w, struct cache_op *op)
             s = store_link(w, op, &l, now);
         } else
             op->status = CACHE_NOT_STORED;
-    } else if ((op->options & CACHE_F_CAS_COMPARE) && old_cas != op->cas_compare) {
+    } else if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && old_cas != op->cas_compare) {
         op->status = CACHE_EXISTS;
     } else if (l.it) {
         s = store_join(w, op, lock, &unlocked, item_value(l.it), l.it->value_bytes,
@@ -998,17 +1023,16 @@ static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item 
     item_set_cas(it, op_cas(c, op));
 }
 
-/* md x: the item is replaced by an empty one without client flags. op->item was allocated empty. */
+/* md x: the item is replaced by an empty one, new but for its cas. op->item was allocated empty. */
 static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct item *neu = op->item, *old = l->it;
-    unsigned keep = item_flags(old) & (ITEM_FETCHED | ITEM_TOKEN_SENT | ITEM_STALE | ITEM_BINARY_KEY);
-    atomic_store(&neu->exptime_sec, atomic_load(&old->exptime_sec));
-    item_flag_set(neu, keep);
+    atomic_store(&neu->exptime_sec, op->exptime_sec);
+    item_flag_set(neu, item_flags(old) & ITEM_BINARY_KEY);
     if (op->options & CACHE_F_INVALIDATE)
         delete_mark_stale(c, op, neu);
     else
-        item_set_cas(neu, op_cas(c, op));
+        item_set_cas(neu, op->options & CACHE_F_CAS_SET ? op->cas_new : item_cas(old));
     int rc = item_store(c, op, l, neu, now);
     ASSERT(rc == 0); /* it replaces a RAM word: needs no room in the index */
     op->item = NULL;
@@ -1018,6 +1042,7 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
 {
     struct cache *c = w->cache;
     uint32_t now = clock_now_sec();
+    bool quiet = op->options & CACHE_F_QUIET_STATS;
     bool keeps = op->options & (CACHE_F_INVALIDATE | CACHE_F_EMPTY);
     struct lock *lock = index_lock(c->index, op->hash);
     struct look l;
@@ -1040,29 +1065,32 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
     }
     if (!l.it && !l.match) {
         op->status = CACHE_NOT_FOUND;
-        stat_inc(w->stats, STAT_delete_misses);
+        if (!quiet)
+            stat_inc(w->stats, STAT_delete_misses);
     } else if ((op->options & CACHE_F_CAS_COMPARE) && cas != op->cas_compare) {
         op->status = CACHE_EXISTS;
+        stat_inc(w->stats, STAT_delete_misses); /* as memcached counts it */
     } else if (keeps) {
         bool want_empty = op->options & CACHE_F_EMPTY;
         if (!l.it)
             s = want_ram(w, op, &l, now, lock, &unlocked);
         if (s == STEP_DONE && !unlocked && l.it && want_empty &&
-            !(op->item && op->item->value_bytes == 0 && !(item_flags(op->item) & ITEM_CFLAGS))) {
+            !(op->item && op->item->value_bytes == 0 && item_client_flags(op->item) == op->client_flags)) {
             lock_release(lock);
             unlocked = true;
             op_item_free(c, op);
-            s = op_alloc(w, op, op->key, op->key_bytes, 0, 0, 0);
+            s = op_alloc(w, op, op->key, op->key_bytes, 0, op->client_flags, 0);
         } else if (s == STEP_DONE && !unlocked && l.it && !want_empty && changes_copies(c)) {
             s = want_copy(w, op, l.it, lock, &unlocked);
             if (s == STEP_DONE && !unlocked) {
                 delete_mark_stale(c, op, op->item);
                 swap_copy(c, op, &l);
-                stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
                 op->status = CACHE_OK;
             }
         } else if (s == STEP_DONE && !unlocked) {
-            stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
+            /* memcached does not count what it marks stale. */
+            if (!(op->options & CACHE_F_INVALIDATE))
+                stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_delete_hits);
             if (want_empty)
                 delete_empty(c, op, &l, now);
             else
@@ -1073,13 +1101,13 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
         if (l.it) {
             view_item(op, &op->view, l.it);
             op->view.value = NULL;
-            stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_delete_hits);
             item_unlink(c, l.it, op->hash);
         } else {
             view_record(c, op, &l.match->rec);
-            stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
             flash_forget(c, op->hash, l.match_slot, false);
         }
+        if (!quiet)
+            stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
         op->status = CACHE_OK;
     }
     if (!unlocked)
@@ -1128,10 +1156,11 @@ static enum step step_touch(struct cache_worker *w, struct cache_op *op)
 
 #define NUMBER_DIGITS_MAX 20
 
-/* A value as memcached's incr reads it: at most 20 digits, spaces after them are no harm. */
+/* A value as memcached's incr reads it: what follows a space is no harm, not even words that were
+ * appended to a padded number. */
 static bool value_number(const char *p, size_t n, uint64_t *out)
 {
-    return n <= NUMBER_DIGITS_MAX && proto_lenient_u64(p, n, out);
+    return n > 0 && proto_lenient_u64(p, n, out);
 }
 
 static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it, const char *digits,
@@ -1162,6 +1191,7 @@ static enum step arith_miss(struct cache_worker *w, struct cache_op *op, struct 
         if (s == STEP_DONE) {
             op->number = op->initial;
             op->status = CACHE_VIVIFIED;
+            op->view.exptime_before_sec = 0;
         }
         return s;
     }
@@ -1193,8 +1223,10 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
         goto out;
     }
     struct item *it = l.it;
+    uint32_t exptime_before = atomic_load(&it->exptime_sec);
     uint64_t number;
-    if ((op->options & CACHE_F_CAS_COMPARE) && item_cas(it) != op->cas_compare) {
+    if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && it->value_bytes > 0 &&
+        item_cas(it) != op->cas_compare) {
         op->status = CACHE_EXISTS;
         goto out;
     }
@@ -1216,7 +1248,7 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
             atomic_store(&op->item->exptime_sec, op->exptime_sec);
         swap_copy(c, op, &l);
         it = l.it;
-        item_bump(c, it, now);
+        item_freshen(c, it, now);
     } else if (!in_place) {
         uint32_t client_flags = item_client_flags(it);
         struct item *neu = op->item;
@@ -1229,7 +1261,7 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
         }
         memcpy(item_value(neu), digits, len);
         atomic_store(&neu->exptime_sec, atomic_load(&it->exptime_sec));
-        item_flag_set(neu, item_flags(it) & (ITEM_FETCHED | ITEM_STALE | ITEM_TOKEN_SENT | ITEM_BINARY_KEY));
+        item_flag_set(neu, item_flags(it) & ITEM_BINARY_KEY); /* for the rest, memcached's new item is new */
         if (op->options & CACHE_F_TOUCH)
             atomic_store(&neu->exptime_sec, op->exptime_sec);
         item_set_cas(neu, op_cas(c, op));
@@ -1241,11 +1273,12 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
         arith_in_place(c, op, it, digits, len);
         if (op->options & CACHE_F_TOUCH)
             atomic_store(&it->exptime_sec, op->exptime_sec);
-        item_bump(c, it, now);
+        item_freshen(c, it, now);
     }
     stat_class_inc(w->stats, lru_class(it->lru_id), decr ? CSTAT_decr_hits : CSTAT_incr_hits);
     view_item(op, &op->view, it);
     op->view.value = NULL;
+    op->view.exptime_before_sec = exptime_before;
     op->number = number;
     op->status = CACHE_OK;
 out:

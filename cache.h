@@ -69,13 +69,14 @@ enum cache_option {
     CACHE_F_CAS_COMPARE = 1 << 4, /* only if the item's cas equals op->cas_compare */
     CACHE_F_CAS_SET = 1 << 5,     /* the new cas is op->cas_new (E flag) */
     CACHE_F_INVALIDATE = 1 << 6,  /* ms I: store as stale if cas_compare is lower; md I: mark stale */
-    CACHE_F_EMPTY = 1 << 7,       /* md x: drop value and client flags, keep the item */
+    CACHE_F_EMPTY = 1 << 7,       /* md x: an empty item with op's client flags and exptime takes its place */
     CACHE_F_DECR = 1 << 8,        /* CACHE_ARITH subtracts */
     CACHE_F_NO_VALUE = 1 << 9,    /* CACHE_GET: the value's bytes are not needed (mg without v) */
-    CACHE_F_GAT = 1 << 10,        /* count as touch + get (gat, gats) */
+    CACHE_F_GAT = 1 << 10,        /* gat, gats: count as a touch, a miss too */
     CACHE_F_META = 1 << 11,       /* the request is a meta command (stale and token logic applies) */
     CACHE_F_BINARY_KEY = 1 << 12, /* the key came in base64 */
-    CACHE_F_QUIET_STATS = 1 << 13, /* me: look without counting */
+    CACHE_F_QUIET_STATS = 1 << 13, /* without counting: me, the value that a refused set drops */
+    CACHE_F_TOUCH_LAST = 1 << 14, /* RECACHE looks at the exptime before TOUCH, not at the new one */
 };
 
 /* What the answer may tell about the item; value bytes in one piece. */
@@ -85,6 +86,7 @@ struct cache_view {
     uint32_t client_flags;
     uint64_t cas;
     uint32_t exptime_sec; /* clock seconds, 0 never */
+    uint32_t exptime_before_sec; /* the same before this op; 0 if it made the item */
     uint32_t time_sec;    /* last access before this op */
     uint8_t slab_class;
     bool fetched_before;  /* was hit before this op (mg h, me fetch) */

@@ -25,6 +25,7 @@ struct pending {
     uint32_t received;    /* stores: bytes of the value that are there */
     bool parked;
     bool queued;          /* stands in the reply queue */
+    bool lookup;          /* only for watchers: does the key of a change exist? */
     bool dropping;        /* a refused store removes the old value */
     enum reply refusal;   /* why it was refused */
     struct request req;   /* key leads to `key`, opaque to `opaque`; tokens are not kept */
@@ -54,7 +55,7 @@ static struct pending *pending_make(struct session *s, enum cache_verb verb,
     p->s = s;
     p->next = NULL;
     p->received = 0;
-    p->parked = p->queued = p->dropping = false;
+    p->parked = p->queued = p->lookup = p->dropping = false;
     p->refusal = REPLY_NONE;
     memcpy(p->key, key, key_len);
     if (verb_info(req->verb)->verb_class == CLASS_META) {
@@ -210,6 +211,26 @@ static int64_t ttl_of(uint32_t exptime_sec)
     return exptime_sec > now ? (int64_t)(exptime_sec - now) : 0;
 }
 
+/* N as the exptime of an item that is made: T has the last word if it comes last. */
+static uint32_t vivify_exptime(const struct request *req)
+{
+    bool touch_wins = meta_has(req, 'T') && req->meta.touch_after_vivify;
+    return clock_exptime(touch_wins ? req->exptime : req->meta.vivify_ttl);
+}
+
+/* The exptime that t shows: that of its place among the flags. */
+static uint32_t shown_exptime(const struct cache_op *op, const struct request *req)
+{
+    const struct meta_args *m = &req->meta;
+    bool touched = m->flags_before_t & META_FLAG('T');
+    bool made = op->status == CACHE_VIVIFIED && (m->flags_before_t & META_FLAG('N'));
+    if (touched && made)
+        return op->vivify_exptime_sec;
+    if (touched)
+        return op->exptime_sec;
+    return made ? clock_exptime(m->vivify_ttl) : op->view.exptime_before_sec;
+}
+
 static uint32_t idle_of(uint32_t time_sec)
 {
     uint32_t now = clock_now_sec();
@@ -300,11 +321,11 @@ static void log_fetch(struct session *s, const char *key, uint32_t key_len,
     watch_item_get(&it, v ? WATCH_FETCH_FOUND : WATCH_FETCH_NOT_FOUND, s->fd);
 }
 
-/* What details and watchers want to know about a fetch. */
-static void note_fetch(struct session *s, const char *key, uint32_t key_len,
+/* What details and watchers want to know about a fetch. Details know no meta commands. */
+static void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
                        const struct cache_view *v)
 {
-    if (unlikely(details_wanted(s)))
+    if (unlikely(details_wanted(s)) && verb != VERB_MG)
         prefixes_get(s->w->env->prefixes, key, key_len, v != NULL);
     if (watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
         log_fetch(s, key, key_len, v);
@@ -322,10 +343,12 @@ static bool fill_source(struct pending *p)
     src->head = p->head;
     if (hit && p->req.verb == VERB_ME)
         src->head_bytes = (uint32_t)put_me(p->head, &p->req, v);
-    else if (hit)
+    else if (hit) {
+        if (p->req.verb == VERB_MG && meta_has(&p->req, 't'))
+            p->op.view.exptime_sec = shown_exptime(&p->op, &p->req);
         src->head_bytes =
             (uint32_t)put_hit(p->head, &p->req, p->key, p->req.key_len, v, &with_value);
-    else
+    } else
         src->head_bytes = (uint32_t)put_miss(p->head, &p->req);
     if (with_value) {
         src->value = v->value;
@@ -333,7 +356,7 @@ static bool fill_source(struct pending *p)
         src->crlf = true;
     }
     if (p->req.verb != VERB_ME)
-        note_fetch(p->s, p->key, p->req.key_len, hit ? v : NULL);
+        note_fetch(p->s, p->req.verb, p->key, p->req.key_len, hit ? v : NULL);
     return src->head_bytes > 0;
 }
 
@@ -383,6 +406,11 @@ static void tell(struct session *s)
         s->ended(s);
 }
 
+static void log_lookup(struct pending *p)
+{
+    log_fetch(p->s, p->key, p->req.key_len, p->op.status == CACHE_OK ? &p->op.view : NULL);
+}
+
 static void read_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
@@ -390,6 +418,8 @@ static void read_done(struct cache_op *op)
     unpark(s);
     p->parked = false;
     if (s->gone || !p->queued) {
+        if (p->lookup)
+            log_lookup(p);
         pending_free(p);
     } else {
         fill_source(p);
@@ -415,6 +445,28 @@ static void run_read(struct session *s, struct pending *p)
         s->broken = true;
 }
 
+/* memcached looks up a key before it changes it, and its watchers of fetchers see that; ours do, too,
+ * while there are any. */
+static void show_lookup(struct session *s, const struct request *req, uint64_t hash)
+{
+    if (!watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
+        return;
+    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
+    if (!p)
+        return;
+    p->lookup = true;
+    p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
+    p->op.done = read_done;
+    if (cache_run(s->w->cache_worker, &p->op)) {
+        log_lookup(p);
+        pending_free(p);
+        return;
+    }
+    p->parked = true;
+    s->parked++;
+    s->barrier = true;
+}
+
 static void answer_quick_hit(struct session *s, const struct request *req, const char *key,
                              uint32_t key_len, const struct cache_view *v, struct item *pin)
 {
@@ -435,7 +487,7 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
         n += 2;
     }
     reply_commit(&s->out, n);
-    note_fetch(s, key, key_len, v);
+    note_fetch(s, req->verb, key, key_len, v);
     if (!with_value || copy) {
         cache_unpin(cw, pin);
         return;
@@ -463,7 +515,7 @@ static bool try_quick(struct session *s, const struct request *req, const char *
             reply_commit(&s->out, put_miss(to, req));
         else
             s->broken = true;
-        note_fetch(s, key, key_len, NULL);
+        note_fetch(s, req->verb, key, key_len, NULL);
         return true;
     }
     case CACHE_QUICK_NEEDS_OP:
@@ -572,11 +624,11 @@ static enum command_result do_mg(struct session *s, struct request *req)
     }
     if (meta_has(req, 'N')) {
         op->options |= CACHE_F_VIVIFY;
-        op->vivify_exptime_sec = clock_exptime(req->meta.vivify_ttl);
+        op->vivify_exptime_sec = vivify_exptime(req);
     }
     if (meta_has(req, 'R')) {
-        op->options |= CACHE_F_RECACHE;
-        op->recache_ttl_sec = req->meta.recache_ttl;
+        op->options |= CACHE_F_RECACHE | (req->meta.touch_before_recache ? 0 : CACHE_F_TOUCH_LAST);
+        op->recache_ttl_sec = (int64_t)clock_exptime(req->meta.recache_ttl) - clock_now_sec();
     }
     if (meta_has(req, 'E')) {
         op->options |= CACHE_F_CAS_SET;
@@ -737,7 +789,7 @@ static void answer_arith(struct session *s, struct pending *p)
         .status = with_value ? META_VA : META_HD,
         .key_is_binary = p->req.key_is_binary,
         .value_bytes = (uint32_t)len,
-        .ttl_sec = ttl_of(p->op.view.exptime_sec),
+        .ttl_sec = ttl_of(shown_exptime(&p->op, &p->req)),
         .cas = p->op.view.cas,
         .key = p->key,
         .key_len = p->req.key_len,
@@ -918,7 +970,7 @@ static enum command_result do_store(struct session *s, struct request *req)
         op->mode = classic_mode(req->verb);
         op->cas_compare = req->cas;
     }
-    if (unlikely(details_wanted(s)))
+    if (unlikely(details_wanted(s)) && req->verb != VERB_MS)
         prefixes_set(s->w->env->prefixes, req->key, req->key_len);
     return start_change(s, p);
 }
@@ -948,6 +1000,7 @@ void command_store(struct session *s, bool good)
         pending_free(p);
         return;
     }
+    show_lookup(s, &p->req, p->op.hash);
     p->op.verb = CACHE_STORE;
     start_change(s, p);
 }
@@ -964,15 +1017,18 @@ static enum command_result do_delete(struct session *s, struct request *req)
         set_meta_options(&p->op, req);
         if (meta_has(req, 'I'))
             p->op.options |= CACHE_F_INVALIDATE;
-        if (meta_has(req, 'x'))
+        if (meta_has(req, 'x')) {
             p->op.options |= CACHE_F_EMPTY;
+            p->op.client_flags = req->client_flags;
+        }
         if (meta_has(req, 'T')) {
             p->op.options |= CACHE_F_TOUCH;
             p->op.exptime_sec = clock_exptime(req->exptime);
         }
     }
-    if (unlikely(details_wanted(s)))
+    if (unlikely(details_wanted(s)) && req->verb != VERB_MD)
         prefixes_delete(s->w->env->prefixes, req->key, req->key_len);
+    show_lookup(s, &p->req, hash);
     return start_change(s, p);
 }
 
@@ -985,6 +1041,7 @@ static enum command_result do_touch(struct session *s, struct request *req)
         return COMMAND_DONE;
     }
     p->op.exptime_sec = clock_exptime(req->exptime);
+    show_lookup(s, &p->req, hash);
     return start_change(s, p);
 }
 
@@ -1005,7 +1062,7 @@ static enum command_result do_arith(struct session *s, struct request *req)
         set_meta_options(op, req);
         if (meta_has(req, 'N')) {
             op->options |= CACHE_F_VIVIFY;
-            op->vivify_exptime_sec = clock_exptime(req->meta.vivify_ttl);
+            op->vivify_exptime_sec = vivify_exptime(req);
             op->initial = req->meta.initial;
         }
         if (meta_has(req, 'T')) {
@@ -1013,6 +1070,7 @@ static enum command_result do_arith(struct session *s, struct request *req)
             op->exptime_sec = clock_exptime(req->exptime);
         }
     }
+    show_lookup(s, &p->req, hash);
     return start_change(s, p);
 }
 
@@ -1077,12 +1135,16 @@ enum command_result command_execute(struct session *s, struct request *req)
 
 void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end)
 {
-    stat_inc(s->w->stats, STAT_auth_cmds);
     if (!good_end) {
         session_reply(s, REPLY_AUTH_BAD_END);
-    } else if (!memchr(value, ' ', bytes)) {
+        return;
+    }
+    if (!memchr(value, ' ', bytes)) {
         session_reply(s, REPLY_AUTH_BAD_FORMAT);
-    } else if (!auth_check(s->w->env->auth, value, bytes)) {
+        return;
+    }
+    stat_inc(s->w->stats, STAT_auth_cmds);
+    if (!auth_check(s->w->env->auth, value, bytes)) {
         stat_inc(s->w->stats, STAT_auth_errors);
         session_reply(s, REPLY_AUTH_FAILED);
     } else {

@@ -242,6 +242,11 @@ struct meta_args {
     uint64_t initial;    /* J */
     int32_t vivify_ttl;  /* N, as given */
     int32_t recache_ttl; /* R, as given */
+    /* memcached runs through the flags in their order, so that it matters whether a TTL is shown or
+     * compared before or after it is set. */
+    uint64_t flags_before_t;      /* those given before t */
+    bool touch_before_recache;    /* T came before R */
+    bool touch_after_vivify;      /* T came after N */
     /* M: ms 'S' (default), 'E' add, 'A', 'P' or 'R'; ma 'I' (default) or 'D'; else 0 */
     char mode;
     uint8_t echo_count;

@@ -71,6 +71,12 @@ static enum reply parse_flags(struct request *req, unsigned first)
             return REPLY_META_INVALID_FLAG;
         if (m->flags & META_FLAG(c))
             return REPLY_META_DUPLICATE_FLAG;
+        if (c == 't')
+            m->flags_before_t = m->flags;
+        else if (c == 'R')
+            m->touch_before_recache = m->flags & META_FLAG('T');
+        else if (c == 'T')
+            m->touch_after_vivify = m->flags & META_FLAG('N');
         m->flags |= META_FLAG(c);
         if (bits & FLAG_ECHO)
             m->echo[m->echo_count++] = (char)c;
