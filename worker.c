@@ -223,6 +223,7 @@ static void close_all(struct worker *w)
         }
         if (!w->conns && w->zombies == 0)
             return;
+        cache_worker_submit(w->cache_worker); /* reads that got the buffers of those just dropped */
         turn(w, 0);
     }
 }
