@@ -45,8 +45,9 @@ static struct io_pool *read_pool(struct extstore *e)
     lock_take(&e->pool_lock);
     if (e->read_pool == NULL) {
         unsigned threads = e->opt.io_threads < 4 ? 4 : e->opt.io_threads;
-        e->read_pool =
-            io_pool_create(threads < IO_THREADS_MAX ? threads : IO_THREADS_MAX, "ext-read");
+        if (threads > IO_THREADS_MAX)
+            threads = IO_THREADS_MAX;
+        e->read_pool = io_pool_create(ext_is_stepped(e) ? 0 : threads, "ext-read");
     }
     struct io_pool *pool = e->read_pool;
     lock_release(&e->pool_lock);
@@ -166,16 +167,17 @@ unsigned ext_ring_pending(const struct ext_ring *ring)
 
 /* ---- buffers ---- */
 
-/* True iff the read got a buffer of at least `bytes` bytes. */
-static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t bytes)
+/* True iff the read got a buffer of at least `bytes` bytes. must: beyond what is set aside for reads if
+ * need be (see start_waiting). */
+static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t bytes, bool must)
 {
-    if (bytes <= EXT_RING_SLOT_BYTES) {
+    if (bytes <= EXT_RING_SLOT_BYTES && (ring->free_count > 0 || !must)) {
         if (ring->free_count == 0)
             return false;
         r->slot = ring->free_slots[--ring->free_count];
         r->buffer = ring->slots + (uint64_t)r->slot * EXT_RING_SLOT_BYTES;
     } else {
-        if (ring->large_bytes != 0 && ring->large_bytes + bytes > ring->large_max_bytes)
+        if (!must && ring->large_bytes != 0 && ring->large_bytes + bytes > ring->large_max_bytes)
             return false;
         void *p = aligned_alloc(EXT_IO_ALIGN_BYTES, round_up(bytes, EXT_IO_ALIGN_BYTES));
         if (p == NULL)
@@ -235,7 +237,7 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
 
 /* Copies the record out of the wbuf that holds it. True: done; false: no buffer for it now. */
 static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t slot,
-                           uint32_t buffer)
+                           uint32_t buffer, bool must)
 {
     struct extstore *e = ring->e;
     uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
@@ -244,7 +246,7 @@ static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t s
     memcpy(&head, from, sizeof(head));
     uint64_t bytes = sizeof(head) + head.key_bytes + (uint64_t)head.value_bytes;
     bytes = min_u64(bytes, min_u64(ext_len_bytes(r->len_class), e->wbuf_bytes - in_slot));
-    if (!take_buffer(ring, r, bytes))
+    if (!take_buffer(ring, r, bytes, must))
         return false;
     memcpy(r->buffer, from, bytes);
     r->skip = 0;
@@ -255,14 +257,14 @@ static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t s
 enum begun { BEGUN_COPIED, BEGUN_IN_FLIGHT, BEGUN_NOT };
 
 /* Starts the read one way or the other, if buffers and the engine allow. */
-static enum begun begin(struct ext_ring *ring, struct ext_read *r)
+static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
 {
     struct extstore *e = ring->e;
     uint64_t slot = ext_place_slot(e, r->place);
     uint32_t buffer;
     int pinned = extmap_pin(e->map, slot, &buffer);
     if (pinned == 0) {
-        bool copied = copy_from_wbuf(ring, r, slot, buffer);
+        bool copied = copy_from_wbuf(ring, r, slot, buffer, must);
         extmap_unpin(e->map, slot);
         return copied ? BEGUN_COPIED : BEGUN_NOT;
     }
@@ -274,7 +276,7 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r)
     uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
     uint64_t first = round_down(in_slot, align);
     uint64_t last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);
-    if (!take_buffer(ring, r, last - first))
+    if (!take_buffer(ring, r, last - first, must))
         return BEGUN_NOT;
     r->skip = (uint32_t)(in_slot - first);
     issue(ring, r);
@@ -299,7 +301,7 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->start_ns = io_now_ns();
     r->state = EXT_READ_QUEUED;
     count(&ring->n.objects_read, 1);
-    enum begun begun = ring->waiting == NULL ? begin(ring, r) : BEGUN_NOT;
+    enum begun begun = ring->waiting == NULL ? begin(ring, r, false) : BEGUN_NOT;
     if (begun == BEGUN_COPIED) {
         count(&ring->n.buffer_hits, 1);
         count(&ring->n.bytes_read, r->buffer_bytes);
@@ -314,12 +316,15 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     }
 }
 
-/* Starts those that wait, in order, as far as buffers and the engine allow. */
+/* Starts those that wait, in order, as far as buffers and the engine allow. A read that is done keeps
+ * its buffer, and who holds it may be waiting for a second one. So while nothing is on its way that
+ * would give a buffer back, the first in line gets one whatever was set aside: one a turn at most. */
 static void start_waiting(struct ext_ring *ring)
 {
     while (ring->waiting != NULL) {
         struct ext_read *r = ring->waiting;
-        enum begun begun = begin(ring, r);
+        bool must = ring->in_flight == 0 && ring->completed_count == 0;
+        enum begun begun = begin(ring, r, must);
         if (begun == BEGUN_NOT)
             return;
         ring->waiting = r->next;
