@@ -187,8 +187,9 @@ static void view_item(const struct cache_op *op, struct cache_view *v, struct it
     v->accounted_bytes = (uint32_t)item_accounted_bytes(it);
 }
 
-static void view_record(struct cache *c, struct cache_op *op, const struct ext_record *r)
+static void view_record(struct cache *c, struct cache_op *op, const struct cache_read *read)
 {
+    const struct ext_record *r = &read->rec;
     struct cache_view *v = &op->view;
     unsigned flags = item_flags_of(r->item_flags);
     unsigned extra = (c->settings->use_cas ? ITEM_CAS : 0) | (r->client_flags ? ITEM_CFLAGS : 0);
@@ -198,7 +199,7 @@ static void view_record(struct cache *c, struct cache_op *op, const struct ext_r
     v->cas = r->cas;
     v->exptime_sec = v->exptime_before_sec = record_exptime_sec(r);
     v->time_sec = record_time_sec(r);
-    v->fetched_before = flags & ITEM_FETCHED;
+    v->fetched_before = (flags & ITEM_FETCHED) || read->was_hit;
     v->stale = flags & ITEM_STALE;
     v->token_sent = flags & ITEM_TOKEN_SENT;
     v->won = false;
@@ -355,6 +356,7 @@ static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct 
         op->read_count++;
         ext_pin(c->ext, r->place);
         unsigned heat = index_heat(c->index, word);
+        r->was_hit = heat > 0;
         if (heat < 3 && op->verb == CACHE_GET && !(op->options & CACHE_F_NOBUMP))
             index_replace(c->index, op->hash, l->unread[i],
                           index_make_flash(c->index, r->place, r->len_class, heat + 1));
@@ -423,7 +425,7 @@ static void promote(struct cache *c, struct cache_op *op, struct look *l)
     memcpy(item_value(it), r->value, r->value_bytes);
     item_set_cas(it, r->cas);
     atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
-    item_flag_set(it, item_flags_of(r->item_flags));
+    item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0));
     uint32_t time_sec = record_time_sec(r);
     index_slot *slot = l->match_slot;
     index_word old = index_load(slot);
@@ -711,7 +713,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     if (cache_death(c, record_time_sec(rec), record_exptime_sec(rec), rec->cas, now) != ITEM_ALIVE ||
         get_changes_record(op, rec, now))
         return STEP_AGAIN;
-    view_record(c, op, rec);
+    view_record(c, op, best);
     count_get(w, op, true, op->view.slab_class, LRU_COLD);
     stat_inc(w->stats, STAT_get_extstore);
     op->status = CACHE_OK;
@@ -753,7 +755,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
         enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
         if (d == ITEM_ALIVE) {
             op_item_free(c, op);
-            view_record(c, op, r);
+            view_record(c, op, l.match);
             count_get(w, op, true, op->view.slab_class, LRU_COLD);
             stat_inc(w->stats, STAT_get_extstore);
             op->status = CACHE_OK;
@@ -1103,7 +1105,7 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             op->view.value = NULL;
             item_unlink(c, l.it, op->hash);
         } else {
-            view_record(c, op, &l.match->rec);
+            view_record(c, op, l.match);
             flash_forget(c, op->hash, l.match_slot, false);
         }
         if (!quiet)

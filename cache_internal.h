@@ -86,6 +86,7 @@ struct cache_read {
     ext_place place;
     uint8_t len_class;
     uint8_t verdict; /* enum read_verdict */
+    bool was_hit;    /* a get has hit it on flash before this op */
 };
 enum read_verdict { READ_WANTED, READ_RUNNING, READ_MATCH, READ_OTHER, READ_BAD };
 

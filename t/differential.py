@@ -978,6 +978,13 @@ def main():
             test.run_fixed(args.fixed)
         else:
             test.run()
+        if "ext_path" in args.sut_flags:
+            counts = sut.stats()
+            print("read from flash %s, written to it %s" % (
+                counts["get_extstore"], counts["extstore_objects_written"]))
+            if not args.fixed and int(counts["get_extstore"]) < args.count / 1000:
+                print("flash was hardly used")
+                test.differences += 1
         for name, server in (("memcached", ref), ("tested server", sut)):
             if server.process.poll() is not None:
                 print("%s died: %s\n%s" % (name, server.process.returncode, server.log_tail()))
