@@ -61,10 +61,12 @@ static int size_file(int fd, const struct stat *st, uint64_t bytes)
             return -errno;
         return have < bytes ? -ENOSPC : 0;
     }
-    /* Asked first: fallocate would take all there is before it says that it is too little. */
+    /* Asked first: fallocate would take all there is before it says that it is too little. A tmpfs
+     * without a limit says that it has no blocks at all. */
     struct statvfs fs;
     uint64_t have = (uint64_t)st->st_blocks * 512;
-    if (fstatvfs(fd, &fs) == 0 && bytes > have && bytes - have > (uint64_t)fs.f_bavail * fs.f_frsize)
+    if (fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 && bytes > have &&
+        bytes - have > (uint64_t)fs.f_bavail * fs.f_frsize)
         return -ENOSPC;
     int rc;
     do {
