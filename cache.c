@@ -26,6 +26,7 @@ struct look {
     index_slot *tombstone;
     index_slot *unread[INDEX_MATCH_MAX]; /* flash words nobody has read yet */
     unsigned unread_count;
+    bool failed; /* a word could not be read now; it may be the key's youngest */
 };
 
 /* ---- small helpers ---- */
@@ -274,6 +275,13 @@ static void count_death(struct cache_worker *w, enum item_death d)
         stat_inc(w->stats, STAT_get_flushed);
 }
 
+/* A get leaves what the device could not give: it may give it later. Who stores, deletes or changes
+ * has to be sure that nothing older comes back, and lets it go. */
+static bool look_keeps_failed(const struct cache_op *op)
+{
+    return op->verb == CACHE_GET && !(op->options & CACHE_F_VIVIFY);
+}
+
 /* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
  * dropped. With a live RAM item no flash word is looked at. */
 static void look(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
@@ -284,6 +292,7 @@ static void look(struct cache_worker *w, struct cache_op *op, struct look *l, ui
     bool dead_item = false;
     memset(l, 0, offsetof(struct look, unread));
     l->unread_count = 0;
+    l->failed = false;
 again:
     n = index_match(c->index, op->hash, slots);
     for (unsigned i = 0; i < n; i++) {
@@ -317,7 +326,9 @@ again:
         struct cache_read *r = fact_of(op, index_place(c->index, word));
         if (!r) {
             l->unread[l->unread_count++] = slots[i];
-        } else if (r->verdict == READ_BAD) {
+        } else if (r->verdict == READ_FAILED && look_keeps_failed(op)) {
+            l->failed = true;
+        } else if (r->verdict == READ_BAD || r->verdict == READ_FAILED) {
             /* It may be the younger of two values of the key: what may be the older one goes with it. */
             flash_forget_tag(c, op->hash, false);
             l->match = NULL;
@@ -697,8 +708,8 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     struct cache *c = w->cache;
     struct cache_read *best = NULL;
     for (struct cache_read *r = op->reads; r; r = r->next) {
-        if (r->verdict == READ_BAD)
-            return STEP_AGAIN;
+        if (r->verdict == READ_BAD || r->verdict == READ_FAILED)
+            return STEP_AGAIN; /* it may have moved meanwhile */
         if (r->verdict == READ_MATCH && best)
             return STEP_AGAIN; /* two of one key: settle it under the lock */
         if (r->verdict == READ_MATCH)
@@ -741,6 +752,8 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
         s = STEP_DONE;
     } else if (l.unread_count > 0) {
         s = want_reads(w, op, &l);
+    } else if (l.failed) {
+        s = get_miss(w, op, &l, now, lock, &unlocked);
     } else if (l.match && get_changes_record(op, &l.match->rec, now)) {
         s = want_ram(w, op, &l, now, lock, &unlocked);
         if (s == STEP_DONE && !unlocked) {

@@ -9,22 +9,26 @@
 #include "settings.h"
 
 #define DUP_STEP_MAX 64   /* checks started in one step */
+#define DUP_TRIES_MAX 100 /* while the device does not read; then a look-up that meets both settles it */
 
 /* ---- checks of overwritten words ---- */
 
-void dup_enqueue(struct cache *c, uint64_t hash, ext_place place)
+static void dup_push(struct cache *c, const struct dup_check *d)
 {
     lock_take(&c->dup_lock);
     if (c->dup_count < CACHE_DUP_QUEUE_MAX) {
-        struct dup_check *d = &c->dups[(c->dup_head + c->dup_count++) % CACHE_DUP_QUEUE_MAX];
-        d->hash = hash;
-        d->place = place;
-        d->seq_bound = ext_seq_now(c->ext);
+        c->dups[(c->dup_head + c->dup_count++) % CACHE_DUP_QUEUE_MAX] = *d;
         atomic_store_explicit(&c->dup_any, true, memory_order_relaxed);
     } else {
         cache_count(c, CACHE_N_dup_overflows, 1);
     }
     lock_release(&c->dup_lock);
+}
+
+void dup_enqueue(struct cache *c, uint64_t hash, ext_place place)
+{
+    struct dup_check d = {.hash = hash, .place = place, .seq_bound = ext_seq_now(c->ext)};
+    dup_push(c, &d);
 }
 
 static bool dup_dequeue(struct cache *c, struct dup_check *out)
@@ -67,15 +71,19 @@ static void clear_shadow(struct cache *c, uint64_t hash)
         item_flag_clear(it, ITEM_SHADOW);
 }
 
-static void dup_judge(struct dup_read *d)
+/* True: settled. False: the record is being read once more. */
+static bool dup_judge(struct dup_read *d)
 {
     struct cache *c = d->worker->cache;
     struct ext_record rec;
     int rc = ext_read_record(&d->rd, NULL, 0, &rec);
-    /* Older than the overwrite and of the same key: stale. An unreadable record is of no use either,
-     * but only a get that meets it counts it. */
-    bool stale = rc == 0 && rec.seq < d->check.seq_bound &&
-                 cache_hash(c, rec.key, rec.key_bytes) == d->check.hash;
+    if (rc == -EBADMSG && ext_read_again(&d->rd))
+        return false;
+    /* Older than the overwrite and of the same key: stale. With wrong bytes it is of no use to anyone,
+     * and as long as it stands beside the new value, nobody could tell which is younger. */
+    bool stale = rc == -EBADMSG || (rc == 0 && rec.seq < d->check.seq_bound &&
+                                    cache_hash(c, rec.key, rec.key_bytes) == d->check.hash);
+    bool settled = rc == 0 || rc == -EBADMSG;
     struct lock *lock = index_lock(c->index, d->check.hash);
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, d->check.hash, d->check.place);
@@ -83,17 +91,22 @@ static void dup_judge(struct dup_read *d)
         flash_forget(c, d->check.hash, slot, false);
         cache_count(c, CACHE_N_dup_drops, 1);
     }
-    clear_shadow(c, d->check.hash);
+    if (settled)
+        clear_shadow(c, d->check.hash);
     lock_release(lock);
+    if (!settled && ++d->check.tries < DUP_TRIES_MAX)
+        dup_push(c, &d->check);
     ext_read_finish(&d->rd);
     free(d);
+    return true;
 }
 
 static void dup_read_done(struct ext_read *rd)
 {
     struct dup_read *d = (struct dup_read *)((char *)rd - offsetof(struct dup_read, rd));
-    d->worker->parked--;
-    dup_judge(d);
+    struct cache_worker *w = d->worker;
+    if (dup_judge(d))
+        w->parked--;
 }
 
 bool dup_step(struct cache_worker *w)
@@ -126,9 +139,7 @@ bool dup_step(struct cache_worker *w)
         d->check = check;
         d->rd.done = dup_read_done;
         ext_read_start(w->ring, &d->rd, check.place, len_class);
-        if (d->rd.state == EXT_READ_DONE)
-            dup_judge(d);
-        else
+        if (d->rd.state != EXT_READ_DONE || !dup_judge(d))
             w->parked++;
     }
     return atomic_load_explicit(&c->dup_any, memory_order_relaxed);

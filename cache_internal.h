@@ -51,6 +51,7 @@ struct class_counters {
 struct dup_check {
     uint64_t hash, seq_bound;
     ext_place place;
+    uint32_t tries; /* reads that failed so far */
 };
 
 struct cache {
@@ -88,7 +89,14 @@ struct cache_read {
     uint8_t verdict; /* enum read_verdict */
     bool was_hit;    /* a get has hit it on flash before this op */
 };
-enum read_verdict { READ_WANTED, READ_RUNNING, READ_MATCH, READ_OTHER, READ_BAD };
+enum read_verdict {
+    READ_WANTED,
+    READ_RUNNING,
+    READ_MATCH,  /* the key's record */
+    READ_OTHER,  /* an intact record of another key */
+    READ_BAD,    /* wrong bytes, also when read again */
+    READ_FAILED, /* the device did not give them */
+};
 
 struct cache_worker {
     struct cache *cache;

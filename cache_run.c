@@ -43,7 +43,8 @@ static void read_free(struct cache_worker *w, struct cache_read *r)
     w->reads_free_count++;
 }
 
-static void judge_read(struct cache_worker *w, struct cache_read *r)
+/* True: it is known what the record is. False: it is being read once more. */
+static bool judge_read(struct cache_worker *w, struct cache_read *r)
 {
     struct cache_op *op = r->op;
     int rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
@@ -52,17 +53,24 @@ static void judge_read(struct cache_worker *w, struct cache_read *r)
     } else if (rc == -ENOENT) {
         r->verdict = READ_OTHER;
         cache_count(w->cache, CACHE_N_tag_collisions, 1);
-    } else {
+    } else if (rc == -EBADMSG) {
+        if (ext_read_again(&r->rd))
+            return false;
         r->verdict = READ_BAD;
-        stat_inc(w->stats, rc == -EBADMSG ? STAT_badcrc_from_extstore : STAT_get_aborted_extstore);
+        stat_inc(w->stats, STAT_badcrc_from_extstore);
+    } else {
+        r->verdict = READ_FAILED;
+        stat_inc(w->stats, STAT_get_aborted_extstore);
     }
+    return true;
 }
 
 static void read_done(struct ext_read *rd)
 {
     struct cache_read *r = (struct cache_read *)((char *)rd - offsetof(struct cache_read, rd));
     struct cache_op *op = r->op;
-    judge_read(op->worker, r);
+    if (!judge_read(op->worker, r))
+        return;
     ASSERT(op->read_pending > 0);
     if (--op->read_pending == 0)
         run_parked(op);
@@ -79,9 +87,7 @@ static bool start_reads(struct cache_worker *w, struct cache_op *op)
         r->rd.done = read_done;
         r->rd.owner = r;
         ext_read_start(w->ring, &r->rd, r->place, r->len_class);
-        if (r->rd.state == EXT_READ_DONE)
-            judge_read(w, r);
-        else
+        if (r->rd.state != EXT_READ_DONE || !judge_read(w, r))
             op->read_pending++;
     }
     return --op->read_pending == 0;

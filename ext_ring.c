@@ -294,7 +294,7 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->ring = ring;
     r->next = NULL;
     r->buffer = NULL;
-    r->skip = r->buffer_bytes = r->io_done = r->tries = 0;
+    r->skip = r->buffer_bytes = r->io_done = r->tries = r->again = 0;
     r->slot = SLOT_NONE;
     r->result = 0;
     r->from_buffer = false;
@@ -467,6 +467,19 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
     if (key != NULL && (out->key_bytes != key_bytes || memcmp(out->key, key, key_bytes) != 0))
         return -ENOENT;
     return 0;
+}
+
+bool ext_read_again(struct ext_read *r)
+{
+    ASSERT(r->state == EXT_READ_DONE);
+    if (r->from_buffer || r->result != 0 || r->slot == SLOT_DETACHED || r->again >= EXT_READ_AGAIN_MAX)
+        return false;
+    r->again++;
+    r->io_done = r->tries = 0;
+    r->state = EXT_READ_QUEUED;
+    count(&r->ring->n.read_retries, 1);
+    issue(r->ring, r);
+    return true;
 }
 
 void ext_read_finish(struct ext_read *r)

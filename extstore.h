@@ -176,6 +176,7 @@ struct ext_read {
     struct ext_read *next;
     uint64_t start_ns;
     uint32_t io_done, tries;
+    uint32_t again; /* times that ext_read_again was granted */
     uint16_t slot; /* registered buffer slot, or none */
 };
 
@@ -245,6 +246,11 @@ unsigned ext_ring_pending(const struct ext_ring *ring);
  * if that was an error. */
 int ext_read_record(const struct ext_read *r, const char *key, unsigned key_bytes,
                     struct ext_record *out);
+/* The record did not verify: a device or a bus may tell the truth the second time. True: the same read is
+ * QUEUED again, pin and buffer kept, and done comes later. False: it was read EXT_READ_AGAIN_MAX times more
+ * already, or its bytes never left memory: they are wrong for good. */
+#define EXT_READ_AGAIN_MAX 2
+bool ext_read_again(struct ext_read *r);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
 void ext_read_finish(struct ext_read *r);
 /* Moves the record's bytes out of the ring's buffer into malloc'd memory (a slow client must not

@@ -1,5 +1,7 @@
 /* cache_test.c: the verbs over RAM and flash, without a server. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "cache_fixture.h"
 
@@ -261,5 +263,67 @@ Test(cache_flash, nothing_is_dropped_while_flash_has_room)
         STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_OK);
         cr_assert(memcmp(value, key, strlen(key)) == 0);
     }
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* Damage of the device under what is stored, seen by reads only. */
+static void zero_flash(uint64_t bytes)
+{
+    char path[96];
+    snprintf(path, sizeof(path), "%s/flash", f.dir);
+    int fd = open(path, O_WRONLY);
+    cr_assert_geq(fd, 0);
+    memset(value, 0, sizeof(value));
+    for (uint64_t at = 0; at < bytes; at += sizeof(value))
+        cr_assert_eq(pwrite(fd, value, sizeof(value), (off_t)at), sizeof(value));
+    close(fd);
+}
+
+static void set_many(unsigned count, const char *stamp)
+{
+    char key[32];
+    memset(value, 'x', 8000);
+    for (unsigned i = 0; i < count; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        snprintf(value, 64, "%s %s", key, stamp);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    fixture_flush(&f);
+}
+
+Test(cache_flash, an_unreadable_old_record_does_not_take_the_new_value_with_it)
+{
+    char key[32], want[64];
+    set_many(2500, "old"); /* 20 MB: most of it has left the write buffers */
+    fixture_settle(&f);
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    zero_flash(8 * MiB);
+    set_many(2500, "new");
+    fixture_settle(&f);
+    for (unsigned i = 0; i < 2500; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        snprintf(want, sizeof(want), "%s new", key);
+        STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_OK);
+        cr_assert_eq(strncmp(value, want, strlen(want)), 0);
+    }
+    cr_assert_eq(flash_count() + ram_count(), 2500);
+}
+
+Test(cache_flash, wrong_bytes_are_a_miss_and_forgotten)
+{
+    char key[32];
+    unsigned hits = 0, misses = 0;
+    set_many(2500, "old");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    zero_flash(8 * MiB);
+    for (unsigned i = 0; i < 2500; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        if (fixture_get(&f, key, value, sizeof(value), NULL) == CACHE_OK)
+            hits++;
+        else
+            misses++;
+    }
+    cr_assert_gt(misses, 500);
+    cr_assert_eq(flash_count() + ram_count(), hits);
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
