@@ -1,0 +1,662 @@
+#!/usr/bin/env python3
+"""Kills a server under load, again and again, and checks all that it had acknowledged.
+
+Clients (processes, each with keys of its own) store, change and delete values that tell their key and
+version, and remember what was answered. The server runs with -e, with and without flash. At a random
+instant it gets SIGKILL (now and then SIGTERM or SIGUSR1; now and then while it is still starting), is
+started again, and every client compares each of its keys with its history: what was answered must be
+there; what was sent but not answered may have happened or not, in the order in which it was sent.
+
+Prints what was found in one line:
+  lost          acknowledged, and not there
+  stale         an older value than the acknowledged one
+  wrong         anything else that no history explains: bytes, flags, expiry
+  brought back  deleted, flushed or expired, and there again
+All of them must be 0. One seed gives one sequence of operations and delays.
+
+  torture.py [--cycles 30] [--seed N] [--server ./extant] [--clients 6] [--keys 500] [--keep]
+"""
+import argparse
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+MISSING = None
+SHARED_KEYS = 8
+BATCH_MAX = 12
+FAR_TTLS = (10000, 20000, 30000, 40000)  # told apart by far more than the time a run takes
+TTL_SLACK = 3000
+SHORT_TTLS = (2, 3, 5)
+EXPIRY_SLACK = 1.5  # clocks count whole seconds
+START_SECONDS = 20.0
+
+
+class Broken(Exception):
+    """The connection ended."""
+
+
+class State:
+    """What a key holds. kind: value or number."""
+
+    __slots__ = ('version', 'length', 'appended', 'number', 'ttl', 'stale', 'gone_after', 'sure_until')
+
+    def __init__(self, version=0, length=0, number=None):
+        self.version, self.length, self.number = version, length, number
+        self.appended, self.ttl, self.stale = 0, 0, False
+        self.gone_after = self.sure_until = None  # of a short life, by time.monotonic()
+
+    def copy(self):
+        s = State(self.version, self.length, self.number)
+        s.appended, s.ttl, s.stale = self.appended, self.ttl, self.stale
+        s.gone_after, s.sure_until = self.gone_after, self.sure_until
+        return s
+
+    def bytes_of(self, key):
+        if self.number is not None:
+            return b'%d' % self.number
+        unit = b'%s=%d;' % (key, self.version)
+        return (unit * (self.length // len(unit) + 1))[:self.length] + b'+' * self.appended
+
+
+class Connection:
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(path)
+        self.sock.settimeout(30)
+        self.file = self.sock.makefile('rb')
+
+    def send(self, data):
+        try:
+            self.sock.sendall(data)
+        except OSError as e:
+            raise Broken from e
+
+    def line(self):
+        try:
+            line = self.file.readline()
+        except OSError as e:
+            raise Broken from e
+        if not line.endswith(b'\r\n'):
+            raise Broken
+        return line[:-2]
+
+    def exactly(self, n):
+        try:
+            data = self.file.read(n)
+        except OSError as e:
+            raise Broken from e
+        if len(data) != n:
+            raise Broken
+        return data
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
+
+def connect(path):
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return Connection(path)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+
+
+class Client:
+    def __init__(self, number, seed, path, keys):
+        self.random = random.Random('%d/%d' % (seed, number))
+        self.path = path
+        self.keys = [b'client%d/key%d' % (number, i) for i in range(keys)]
+        self.numbers = frozenset(self.keys[-keys // 8:])
+        self.acked = dict.fromkeys(self.keys, MISSING)  # key -> State or MISSING
+        self.newest = dict.fromkeys(self.keys, 0)       # highest version ever sent
+        self.pending = []                               # (key, State or MISSING) sent, not answered
+        self.shared_acked = [0] * SHARED_KEYS
+        self.shared_pending = [0] * SHARED_KEYS
+        self.operations = self.refusals = 0
+
+    # ---- load ----
+
+    def length(self):
+        dice = self.random.random()
+        if dice < 0.6:
+            return self.random.randrange(20, 1000)
+        if dice < 0.98:
+            return self.random.randrange(1000, 9000)
+        return self.random.randrange(9000, 100000)
+
+    def store(self, key, old, conn, verb=b'set'):
+        self.newest[key] += 1
+        s = State(self.newest[key], self.length())
+        if key in self.numbers:
+            s = State(0, 0, self.random.randrange(90, 1000))
+        s.ttl = self.random.choice((0, 0, 0) + FAR_TTLS)
+        if key not in self.numbers and self.random.random() < 0.03:
+            s.ttl = self.random.choice(SHORT_TTLS)
+            s.sure_until = time.monotonic() + s.ttl - 1 - EXPIRY_SLACK
+        value, cas = s.bytes_of(key), b''
+        if verb == b'cas':
+            conn.send(b'mg %s c\r\n' % key)
+            m = re.fullmatch(rb'HD c(\d+)(?: [WXZ])*', conn.line())
+            if not m:
+                return None
+            cas = b' ' + m.group(1)
+        return s, b'%s %s %d %d %d%s\r\n%s\r\n' % (verb, key, s.version, s.ttl, len(value), cas, value), b'STORED'
+
+    def choose(self, conn, used):
+        """One operation: key, the state after it, bytes to send, the answer that means it was done."""
+        key = self.random.choice(self.keys)
+        while key in used:
+            key = self.random.choice(self.keys)
+        old, dice = self.acked[key], self.random.random()
+        if old is not MISSING and old.gone_after is not None:
+            old = MISSING  # it may expire at any moment: only what makes a new one is predictable
+        if old is MISSING or dice < 0.35:
+            return (key,) + self.store(key, old, conn)
+        if dice < 0.50:
+            return key, MISSING, b'delete %s\r\n' % key, b'DELETED'
+        s = old.copy()
+        if dice < 0.58:
+            s.ttl = self.random.choice(FAR_TTLS)
+            return key, s, b'touch %s %d\r\n' % (key, s.ttl), b'TOUCHED'
+        if s.number is not None:
+            if dice < 0.85:
+                s.number += 7
+                return key, s, b'incr %s 7\r\n' % key, b'%d' % s.number
+            s.number = max(0, s.number - 3)
+            return key, s, b'decr %s 3\r\n' % key, b'%d' % s.number
+        if dice < 0.70:
+            s.appended += 1
+            s.stale = False
+            return key, s, b'append %s 0 0 1\r\n+\r\n' % key, b'STORED'
+        if dice < 0.80:
+            stored = self.store(key, old, conn, b'cas')
+            return (key,) + (stored or self.store(key, old, conn))
+        if dice < 0.88:
+            s.stale = True
+            return key, s, b'md %s I\r\n' % key, b'HD'
+        return key, s, b'touch %s %d\r\n' % (key, s.ttl), b'TOUCHED'
+
+    def one_batch(self, conn):
+        batch, used = [], set()
+        for _ in range(self.random.randrange(1, BATCH_MAX)):
+            op = self.choose(conn, used)
+            used.add(op[0])
+            batch.append(op)
+        shared = self.random.randrange(SHARED_KEYS)
+        self.pending = [(op[0], op[1]) for op in batch]
+        self.shared_pending[shared] = 1
+        conn.send(b''.join(op[2] for op in batch) + b'incr shared%d 1\r\n' % shared)
+        refused = []
+        for key, state, _, good in batch:
+            line = conn.line()
+            if line == b'SERVER_ERROR out of memory' or line == b'SERVER_ERROR out of memory storing object':
+                refused.append((key, self.acked[key]))
+                self.acked[key] = MISSING
+                self.pending.pop(0)
+                continue
+            if line != good:
+                raise RuntimeError('%s: answered %s, not %s' % (key, line, good))
+            if state is not MISSING and state.sure_until is not None and state.gone_after is None:
+                state.gone_after = time.monotonic() + state.ttl + EXPIRY_SLACK
+            self.acked[key] = state
+            self.pending.pop(0)
+            self.operations += 1
+        if not conn.line().isdigit():
+            raise RuntimeError('incr of a shared key failed')
+        self.shared_acked[shared] += 1
+        self.shared_pending[shared] = 0
+        self.operations += 1
+        for key, old in refused:
+            self.take_refused(conn, key, old)
+        if self.random.random() < 0.3:
+            self.read_some(conn)
+
+    def take_refused(self, conn, key, old):
+        """A change refused for lack of memory leaves what was there, or nothing."""
+        self.refusals += 1
+        conn.send(b'mg %s v f t s k\r\n' % key)
+        found = self.found(conn)
+        what = self.judge(key, found, [old, MISSING])
+        if what:
+            raise RuntimeError('%s after a refusal: %s' % (key, what[1]))
+        self.acked[key] = MISSING if found is MISSING else old
+
+    def read_some(self, conn):
+        """Hits move objects between memory and flash; what is read is checked as well."""
+        keys = self.random.sample(self.keys, 5)
+        conn.send(b''.join(b'mg %s v f t s k\r\n' % k for k in keys))
+        for key in keys:
+            found = self.found(conn)
+            what = self.judge(key, found, [self.acked[key]])
+            if what:
+                raise RuntimeError('%s while running: %s' % (key, what[1]))
+
+    def load(self, seconds):
+        """Until the connection breaks (True) or the time is over (False)."""
+        end = time.monotonic() + seconds
+        try:
+            conn = connect(self.path)
+            while time.monotonic() < end:
+                self.one_batch(conn)
+            conn.close()
+            return False
+        except Broken:
+            return True
+
+    # ---- check ----
+
+    @staticmethod
+    def found(conn):
+        """What mg shows: MISSING or (value, flags, ttl, stale)."""
+        head = conn.line().split()
+        if head[0] == b'EN':
+            return MISSING
+        if head[0] != b'VA':
+            raise RuntimeError('mg: %s' % head)
+        value = conn.exactly(int(head[1]) + 2)[:-2]
+        flags = {f[:1]: f[1:] for f in head[2:]}
+        return value, int(flags[b'f']), int(flags[b't']), b'X' in flags
+
+    def matches(self, key, found, state):
+        if state is MISSING:
+            return found is MISSING
+        if found is MISSING:
+            return state.sure_until is not None and time.monotonic() > state.sure_until
+        if state.gone_after is not None and time.monotonic() > state.gone_after:
+            return False
+        value, flags, ttl, stale = found
+        if state.number is not None:
+            value = value.rstrip(b' ')
+        wanted = state.bytes_of(key)
+        if value != wanted or flags != state.version or stale != state.stale:
+            return False
+        if state.ttl == 0:
+            return ttl == -1
+        return state.ttl - TTL_SLACK <= ttl <= state.ttl
+
+    def judge(self, key, found, allowed):
+        """None, or (kind, text) of what is wrong."""
+        if any(self.matches(key, found, s) for s in allowed):
+            return None
+        s = allowed[-1]
+        if found is MISSING:
+            return 'lost', '%s: version %d is not there' % (key, s.version)
+        value, flags, ttl, stale = found
+        text = '%s: found %s.. (%d bytes) flags %d ttl %d stale %d' % (key, value[:30], len(value), flags, ttl, stale)
+        if s is MISSING or (s.gone_after is not None and time.monotonic() > s.gone_after):
+            return 'brought back', text
+        text += ', wanted version %d number %s (%d bytes) ttl %d stale %d' % (
+            s.version, s.number, len(s.bytes_of(key)), s.ttl, s.stale)
+        if s.number is None and flags < min(a.version for a in allowed if a is not MISSING):
+            return 'stale', text
+        return 'wrong', text
+
+    def check(self):
+        """Compares every key; takes over what is found. Returns (kind, text) of each that is wrong."""
+        conn = connect(self.path)
+        actual = {}
+        for at in range(0, len(self.keys), 100):
+            part = self.keys[at:at + 100]
+            conn.send(b''.join(b'mg %s v f t s k\r\n' % k for k in part))
+            for key in part:
+                actual[key] = self.found(conn)
+        conn.close()
+        wrong = []
+        after = dict(self.pending)
+        for key in self.keys:
+            allowed = [self.acked[key]] + ([after[key]] if key in after else [])
+            what = self.judge(key, actual[key], allowed)
+            if what:
+                wrong.append(what)
+        wrong += self.check_order(actual)
+        for key, state in self.pending:
+            if self.matches(key, actual[key], state):
+                self.acked[key] = state
+        for key in self.keys:
+            if actual[key] is MISSING:
+                self.acked[key] = MISSING
+            elif self.acked[key] is not MISSING and self.acked[key].sure_until is not None:
+                s = self.acked[key]
+                s.gone_after = s.gone_after or time.monotonic() + s.ttl + EXPIRY_SLACK
+        self.pending = []
+        return wrong
+
+    def check_order(self, actual):
+        """Of what was not answered, a first part happened and the rest did not."""
+        happened = [self.matches(key, actual[key], state) for key, state in self.pending]
+        surely_not = [not self.matches(key, actual[key], state) and self.matches(key, actual[key], self.acked[key])
+                      for key, state in self.pending]
+        for i, missing in enumerate(surely_not):
+            for k in range(i + 1, len(happened)):
+                same = self.matches(self.pending[k][0], actual[self.pending[k][0]], self.acked[self.pending[k][0]])
+                if missing and happened[k] and not same:
+                    return [('wrong', '%s happened, the earlier %s did not' % (self.pending[k][0], self.pending[i][0]))]
+        return []
+
+    def flushed(self):
+        self.acked = dict.fromkeys(self.keys, MISSING)
+        self.pending = []
+
+    def all_missing(self):
+        """How many keys that should be there are there, and how many not."""
+        conn = connect(self.path)
+        there = gone = 0
+        for at in range(0, len(self.keys), 100):
+            part = [k for k in self.keys[at:at + 100]
+                    if self.acked[k] is not MISSING and self.acked[k].gone_after is None]
+            conn.send(b''.join(b'mg %s t\r\n' % k for k in part))
+            for _ in part:
+                if conn.line().startswith(b'HD'):
+                    there += 1
+                else:
+                    gone += 1
+        conn.close()
+        return there, gone
+
+
+def client_main(number, seed, path, keys, pipe):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    client = Client(number, seed, path, keys)
+    while True:
+        what, *args = pipe.recv()
+        try:
+            if what == 'load':
+                answer = client.load(*args)
+            elif what == 'check':
+                answer = client.check()
+            elif what == 'flushed':
+                answer = client.flushed()
+            elif what == 'all_missing':
+                answer = client.all_missing()
+            elif what == 'shared':
+                answer = (client.shared_acked, client.shared_pending)
+                client.shared_acked = [0] * SHARED_KEYS
+                client.shared_pending = [0] * SHARED_KEYS
+            elif what == 'operations':
+                answer = client.operations, client.refusals
+            else:
+                return
+        except Exception as e:  # told to the parent, which ends the run
+            answer = e
+        pipe.send(answer)
+
+
+class Torture:
+    def __init__(self, args):
+        self.args = args
+        self.random = random.Random('%d/parent' % args.seed)
+        self.dir = tempfile.mkdtemp(prefix='extant-torture-')
+        memory = '/dev/shm' if os.access('/dev/shm', os.W_OK) else self.dir
+        self.memory_dir = tempfile.mkdtemp(prefix='extant-torture-', dir=memory)
+        self.path = os.path.join(self.dir, 'socket')
+        self.log = open(os.path.join(self.dir, 'log'), 'ab')
+        self.found = {'lost': 0, 'stale': 0, 'wrong': 0, 'brought back': 0}
+        self.texts = []
+        self.checked = self.kills = self.flushes = self.early_kills = 0
+        self.slowest_start = self.slowest_stop = 0.0
+        self.server = None
+        self.shared = [0] * SHARED_KEYS
+        self.pipes = []
+
+    # ---- server ----
+
+    def command(self, flash):
+        cmd = [self.args.server, '-s', self.path, '-t', '3', '-e', os.path.join(self.memory_dir, 'memory')]
+        if os.geteuid() == 0:
+            cmd += ['-u', 'root']
+        if not flash:
+            return cmd + ['-m', '512']
+        return cmd + ['-m', '32', '-o', 'ext_path=%s:1g,ext_page_size=8,ext_wbuf_size=2,ext_item_size=64,ext_item_age=1'
+                      % os.path.join(self.dir, 'flash')]
+
+    def start(self, flash):
+        """Starts; now and then kills it on the way and starts it again."""
+        while True:
+            if os.path.exists(self.path):
+                os.unlink(self.path)
+            begin = time.monotonic()
+            self.server = subprocess.Popen(self.command(flash), stdout=self.log, stderr=self.log,
+                                           stdin=subprocess.DEVNULL)
+            if self.random.random() < 0.15:
+                time.sleep(self.random.random() * 0.06)
+                self.server.kill()
+                self.server.wait()
+                self.early_kills += 1
+                continue
+            while True:
+                try:
+                    Connection(self.path).close()
+                    break
+                except OSError:
+                    if self.server.poll() is not None:
+                        self.fail('the server ended with status %d' % self.server.returncode)
+                    if time.monotonic() - begin > START_SECONDS:
+                        self.fail('the server does not start')
+                    time.sleep(0.002)
+            self.slowest_start = max(self.slowest_start, time.monotonic() - begin)
+            return
+
+    def end_server(self, how):
+        begin = time.monotonic()
+        self.server.send_signal(how)
+        try:
+            status = self.server.wait(60)
+        except subprocess.TimeoutExpired:
+            self.server.send_signal(signal.SIGABRT if self.args.keep else signal.SIGKILL)
+            self.fail('the server does not stop')
+        self.slowest_stop = max(self.slowest_stop, time.monotonic() - begin)
+        if status not in (0, -how):
+            self.fail('the server ended with status %d' % status)
+
+    def fail(self, why):
+        raise SystemExit('torture: %s; seed %d, log in %s' % (why, self.args.seed, self.dir))
+
+    # ---- clients ----
+
+    def all(self, *what):
+        for pipe in self.pipes:
+            pipe.send(what)
+
+    def answers(self):
+        result = []
+        for pipe in self.pipes:
+            answer = pipe.recv()
+            if isinstance(answer, Exception):
+                if self.server and self.server.poll() is None:
+                    self.server.kill()
+                self.args.keep = True
+                self.fail('client: %r' % answer)
+            result.append(answer)
+        return result
+
+    def start_clients(self):
+        for i in range(self.args.clients):
+            ours, theirs = multiprocessing.Pipe()
+            process = multiprocessing.Process(target=client_main, daemon=True,
+                                              args=(i, self.args.seed, self.path, self.args.keys, theirs))
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+
+    # ---- a cycle ----
+
+    def tell(self, found):
+        for kind, text in found:
+            self.found[kind] += 1
+            self.texts.append('%s: %s' % (kind, text))
+
+    def stats(self, *names):
+        conn = connect(self.path)
+        conn.send(b'stats\r\n')
+        values = {}
+        while (line := conn.line()) != b'END':
+            _, name, value = line.split(b' ', 2)
+            values[name.decode()] = value.decode()
+        conn.close()
+        return [int(values.get(n, 0)) for n in names]
+
+    def store_shared(self):
+        conn = connect(self.path)
+        for i in range(SHARED_KEYS):
+            conn.send(b'set shared%d 0 0 1\r\n0\r\n' % i)
+            if conn.line() != b'STORED':
+                self.fail('a shared key is refused')
+        conn.close()
+        self.shared = [0] * SHARED_KEYS
+
+    def check_shared(self):
+        """Each shared key holds all increments that were answered, and some of those that were not."""
+        self.all('shared')
+        answers = self.answers()
+        conn = connect(self.path)
+        for i in range(SHARED_KEYS):
+            conn.send(b'get shared%d\r\n' % i)
+            line = conn.line()
+            if line == b'END':
+                self.tell([('lost', 'shared%d' % i)])
+                continue
+            value = int(conn.exactly(int(line.split()[3]) + 2))
+            conn.line()
+            least = self.shared[i] + sum(a[0][i] for a in answers)
+            most = least + sum(a[1][i] for a in answers)
+            if value < least:
+                self.tell([('stale', 'shared%d: %d, at least %d were answered' % (i, value, least))])
+            elif value > most:
+                self.tell([('wrong', 'shared%d: %d, at most %d were sent' % (i, value, most))])
+            self.shared[i] = value
+        conn.close()
+
+    def cycle(self, flash):
+        flush = self.random.random() < 0.15
+        seconds = 0.05 + self.random.random() * self.args.seconds
+        how = self.random.choices((signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1), (10, 1, 1))[0]
+        if flush:
+            self.all('load', seconds)
+            self.answers()
+            self.flush(how, flash)
+            return
+        self.all('load', 60)
+        time.sleep(seconds)
+        self.end_server(how)
+        if False in self.answers():
+            self.fail('a client did not notice the end')
+        self.kills += 1
+        self.start(flash)
+        self.check_shared()
+        self.all('check')
+        for found in self.answers():
+            self.tell(found)
+        self.checked += self.args.keys * self.args.clients
+        evictions, = self.stats('evictions')
+        if evictions:
+            self.fail('%d evictions: the sizes of this run are wrong' % evictions)
+
+    def flush(self, how, flash):
+        """flush_all, killed before or after its answer: all is there, or nothing."""
+        conn = connect(self.path)
+        conn.send(b'flush_all\r\n')
+        answered = self.random.random() < 0.5
+        if answered and conn.line() != b'OK':
+            self.fail('flush_all is refused')
+        self.end_server(how)
+        conn.close()
+        self.kills += 1
+        self.flushes += 1
+        self.start(flash)
+        self.all('all_missing')
+        answers = self.answers()
+        there, gone = sum(a[0] for a in answers), sum(a[1] for a in answers)
+        self.checked += there + gone
+        self.all('shared')
+        self.answers()
+        if answered and there:
+            self.tell([('brought back', 'after flush_all')] * there)
+        elif there and gone:
+            self.tell([('wrong', 'flush_all by halves: %d there, %d gone' % (there, gone))])
+        if there:
+            self.check_shared_unchanged()
+            return
+        self.all('flushed')
+        self.answers()
+        self.store_shared()
+
+    def check_shared_unchanged(self):
+        """The increments before an unanswered flush_all that did not happen are taken as they are."""
+        conn = connect(self.path)
+        for i in range(SHARED_KEYS):
+            conn.send(b'incr shared%d 0\r\n' % i)
+            line = conn.line()
+            self.shared[i] = int(line) if line.isdigit() else 0
+        conn.close()
+
+    def run(self):
+        self.start_clients()
+        begin = time.monotonic()
+        without = self.args.cycles // 3
+        for flash, cycles in ((True, self.args.cycles - without), (False, without)):
+            self.start(flash)
+            self.all('flushed')
+            self.answers()
+            self.store_shared()
+            for _ in range(cycles):
+                self.cycle(flash)
+                if self.texts:
+                    break
+            self.end_server(signal.SIGTERM)
+            self.all('shared')
+            self.answers()
+        self.all('operations')
+        answers = self.answers()
+        operations, refusals = sum(a[0] for a in answers), sum(a[1] for a in answers)
+        self.all('end')
+        for text in self.texts[:20]:
+            print('torture: ' + text)
+        print('torture: seed %d: %d kills (%d of them while starting, %d around flush_all), '
+              '%d operations acknowledged, %d refused, %d keys checked, slowest start %d ms, slowest stop %d ms, %.0f s'
+              % (self.args.seed, self.kills + self.early_kills, self.early_kills, self.flushes, operations, refusals,
+                 self.checked, self.slowest_start * 1000, self.slowest_stop * 1000, time.monotonic() - begin))
+        print('torture: %d lost, %d stale, %d wrong, %d brought back'
+              % tuple(self.found[k] for k in ('lost', 'stale', 'wrong', 'brought back')))
+        return not self.texts
+
+    def clean(self, good):
+        self.log.close()
+        shutil.rmtree(self.memory_dir, ignore_errors=True)
+        if good and not self.args.keep:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cycles', type=int, default=30)
+    parser.add_argument('--seed', type=int, default=int(time.time()))
+    parser.add_argument('--server', default=os.environ.get('EXTANT', './extant'))
+    parser.add_argument('--clients', type=int, default=6)
+    parser.add_argument('--keys', type=int, default=500, help='of each client')
+    parser.add_argument('--seconds', type=float, default=0.8, help='longest load before a kill')
+    parser.add_argument('--keep', action='store_true', help='keep the log')
+    args = parser.parse_args()
+    torture, good = Torture(args), False
+    try:
+        good = torture.run()
+    finally:
+        if torture.server and torture.server.poll() is None:
+            torture.server.kill()
+        torture.clean(good)
+    sys.exit(0 if good else 1)
+
+
+if __name__ == '__main__':
+    main()
