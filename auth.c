@@ -72,8 +72,9 @@ static bool is_well_formed(const char *text, size_t bytes)
     while (next_line(&p, text + bytes, &line, &len)) {
         if (len == 0)
             continue;
-        if (!memchr(line, ':', len))
-            return false;
+        const char *colon = memchr(line, ':', len);
+        if (!colon || colon == line || colon == line + len - 1)
+            return false; /* nobody gets in without a name or a password */
         users++;
     }
     return users > 0;

@@ -14,7 +14,8 @@
 
 struct auth;
 
-/* NULL with errno: ENOENT, EACCES .. as open; EINVAL: no line has a colon, or a line is empty; EFBIG. */
+/* NULL with errno: ENOENT, EACCES .. as open; EINVAL: no user, or a line that is not
+ * name, colon, password (empty lines are passed over); EFBIG. */
 struct auth *auth_create(const char *path);
 void auth_destroy(struct auth *a);
 /* 0 or -errno as above; then nothing has changed. */
