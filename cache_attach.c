@@ -99,6 +99,8 @@ static void sort_items(struct attacher *a)
 {
     struct founds *from = &a->items, *to = &a->spare;
     const uint32_t mask = (1u << RADIX_BITS) - 1;
+    if (from->count < 2)
+        return;
     if (!founds_make_room(to, from->count)) {
         a->error = -ENOMEM;
         return;
