@@ -267,6 +267,7 @@ static struct cache_read *fact_of(struct cache_op *op, ext_place place)
     return NULL;
 }
 
+/* Whoever comes upon a dead item counts it, not only a get, as in memcached. */
 static void count_death(struct cache_worker *w, enum item_death d)
 {
     if (d == ITEM_EXPIRED)
@@ -308,9 +309,7 @@ again:
             l->it_slot = slots[i];
             return;
         }
-        if (op->verb == CACHE_GET && !(op->options & CACHE_F_QUIET_STATS))
-            count_death(w, d);
-        class_count(c, lru_class(it->lru_id), reclaimed);
+        count_death(w, d);
         ASSERT(!dead_item);
         dead_item = true;
         item_unlink(c, it, op->hash);
@@ -474,8 +473,7 @@ static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct lo
     const struct ext_record *r = &l->match->rec;
     enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
     if (d != ITEM_ALIVE) {
-        if (op->verb == CACHE_GET)
-            count_death(w, d);
+        count_death(w, d);
         flash_forget(c, op->hash, l->match_slot, false);
         l->match = NULL;
         return STEP_DONE;
@@ -774,8 +772,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
             op->status = CACHE_OK;
             s = STEP_DONE;
         } else {
-            if (!(op->options & CACHE_F_QUIET_STATS))
-                count_death(w, d);
+            count_death(w, d);
             flash_forget(c, op->hash, l.match_slot, false);
             s = get_miss(w, op, &l, now, lock, &unlocked);
         }
@@ -952,7 +949,9 @@ static enum step step_store(struct cache_worker *w, struct cache_op *op)
     }
     if (!l.it && l.match) {
         const struct ext_record *r = &l.match->rec;
-        if (cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now) != ITEM_ALIVE) {
+        enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
+        if (d != ITEM_ALIVE) {
+            count_death(w, d);
             flash_forget(c, op->hash, l.match_slot, false);
             l.match = NULL;
         }
@@ -1073,7 +1072,9 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
     uint64_t cas = l.it ? item_cas(l.it) : l.match ? l.match->rec.cas : 0;
     if (!l.it && l.match) {
         const struct ext_record *r = &l.match->rec;
-        if (cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now) != ITEM_ALIVE) {
+        enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
+        if (d != ITEM_ALIVE) {
+            count_death(w, d);
             flash_forget(c, op->hash, l.match_slot, false);
             l.match = NULL;
         }

@@ -1079,7 +1079,6 @@ static enum command_result do_arith(struct session *s, struct request *req)
 enum command_result command_execute(struct session *s, struct request *req)
 {
     DEBUG_ASSERT(!s->barrier && !s->store && s->swallow_bytes == 0);
-    const struct verb_info *info = verb_info(req->verb);
     switch (req->verb) {
     case VERB_GET:
     case VERB_GETS:
@@ -1089,11 +1088,12 @@ enum command_result command_execute(struct session *s, struct request *req)
     case VERB_MG:
     case VERB_ME:
     case VERB_MN:
-        stat_inc(s->w->stats, STAT_meta_cmds);
         if (req->verb == VERB_MG)
             return do_mg(s, req);
-        if (req->verb == VERB_ME)
+        if (req->verb == VERB_ME) {
+            stat_inc(s->w->stats, STAT_meta_cmds); /* memcached counts no others */
             return do_me(s, req);
+        }
         session_reply(s, REPLY_MN);
         return COMMAND_DONE;
     case VERB_VERSION:
@@ -1108,8 +1108,6 @@ enum command_result command_execute(struct session *s, struct request *req)
         s->barrier = true;
         return COMMAND_AGAIN;
     }
-    if (info->verb_class == CLASS_META)
-        stat_inc(s->w->stats, STAT_meta_cmds);
     switch (req->verb) {
     case VERB_SET:
     case VERB_ADD:

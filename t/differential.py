@@ -42,7 +42,7 @@ BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 # Counters that 1.6.18 and 1.6.45 count alike and that no background thread moves. (1.6.18 counts no
 # delete_misses for md with another cas, 1.6.45 does.)
 COUNTERS = (
-    "cmd_get cmd_set cmd_flush cmd_touch get_hits get_misses delete_hits "
+    "cmd_get cmd_set cmd_flush cmd_touch get_hits get_misses delete_hits cmd_meta "
     "incr_misses incr_hits decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits "
     "touch_misses store_too_large").split()
 
