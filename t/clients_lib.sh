@@ -39,7 +39,7 @@ is_extant() { case $(basename "$EXTANT") in extant*) return 0 ;; *) return 1 ;; 
 # Flags that only Extant and memcached with extstore know, for a tiny flash file.
 flash_flags() { # megabytes
     if is_extant; then
-        echo "-o ext_page_size=2,ext_path=$TMP/flash:${1}m,ext_wbuf_size=2,ext_item_age=1"
+        echo "-o ext_page_size=4,ext_path=$TMP/flash:${1}m,ext_wbuf_size=4,ext_item_age=1"
     fi
 }
 
