@@ -1,9 +1,9 @@
 /* command.c: see command.h.
  *
- * Every op that may be parked lives in a struct pending: the op, a copy of what its reply needs (the
- * line it came in is gone when it is done), and the head of the reply. A get's pending stands in the
- * reply queue itself as a source, so its value is sent from where it is (item or read buffer). What
- * changes something is alone while it runs, so its reply is simply added at the end. */
+ * Every op that may be parked lives in a struct pending: the op, a copy of what its reply needs
+ * (the line it came in is gone when it is done), and the head of the reply. A get's pending stands
+ * in the reply queue itself as a source, so its value is sent from where it is (item or read
+ * buffer). What changes something is alone while it runs; its reply is simply added at the end. */
 #include "command.h"
 
 #include <stdarg.h>
@@ -14,7 +14,8 @@
 #include "watch.h"
 
 enum { SPARE_MAX = 64, PREFETCH_KEYS = 8 };
-static_assert(PROTO_VALUE_HEADER_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX, "a copied get");
+static_assert(PROTO_VALUE_HEADER_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX,
+              "a copied get");
 static_assert(PROTO_META_REPLY_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX, "a copied mg");
 
 struct pending {
@@ -266,7 +267,8 @@ static size_t put_hit(char *out, const struct request *req, const char *key, uin
 }
 
 /* A meta line that tells nothing of an item but its cas. */
-static size_t put_status(char *out, const struct request *req, enum meta_status status, uint64_t cas)
+static size_t put_status(char *out, const struct request *req, enum meta_status status,
+                         uint64_t cas)
 {
     struct meta_reply reply = {
         .status = status,
@@ -445,8 +447,8 @@ static void run_read(struct session *s, struct pending *p)
         s->broken = true;
 }
 
-/* memcached looks up a key before it changes it, and its watchers of fetchers see that; ours do, too,
- * while there are any. */
+/* memcached looks up a key before it changes it, and its watchers of fetchers see that; ours do,
+ * too, while there are any. */
 static void show_lookup(struct session *s, const struct request *req, uint64_t hash)
 {
     if (!watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
@@ -995,7 +997,8 @@ void command_store(struct session *s, bool good)
     s->store = NULL;
     ASSERT(p->received == p->req.value_bytes);
     if (!good) {
-        stat_class_inc(s->w->stats, p->op.view.slab_class, CSTAT_set_cmds); /* memcached counts it */
+        /* memcached counts it */
+        stat_class_inc(s->w->stats, p->op.view.slab_class, CSTAT_set_cmds);
         reply_unless(s, p->req.noreply, REPLY_BAD_CHUNK);
         pending_free(p);
         return;

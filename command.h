@@ -8,8 +8,8 @@
  *    parked itself, nothing more is executed (`barrier`).
  * So a client sees its own commands take effect in the order in which it sent them.
  *
- * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_REPLY_BYTES_MAX of unsent replies (and one reply
- * more); a session beyond them executes nothing until it is below again.
+ * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_REPLY_BYTES_MAX of unsent replies (and one
+ * reply more); a session beyond them executes nothing until it is below again.
  *
  * Threads: a session and its command_worker belong to one worker thread. No locks on entry.
  */
@@ -116,8 +116,8 @@ struct session {
 
 void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
-/* The client has left: forgets replies. True: no op is parked, the session may be freed; false: ended()
- * will be called. */
+/* The client has left: forgets replies. True: no op is parked, the session may be freed; false:
+ * ended() will be called. */
 bool session_close(struct session *s);
 static inline bool session_is_full(const struct session *s)
 {
@@ -129,10 +129,10 @@ void session_detach(struct session *s);
 
 enum command_result {
     COMMAND_DONE,  /* the line is dealt with; look at store and swallow_bytes next */
-    COMMAND_AGAIN, /* not now: give the same line again when barrier is gone, or the session not full */
+    COMMAND_AGAIN, /* not now: the same line again when barrier is gone, or the session not full */
     COMMAND_CLOSE, /* send what is there, then close */
-    COMMAND_WATCH, /* hand the socket to watch_add with the streams in handover; replies are empty */
-    COMMAND_DUMP,  /* hand the socket to command_dump(); replies are empty */
+    COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */
+    COMMAND_DUMP,  /* hand the socket to command_dump(); no reply waits */
 };
 /* Executes a request that was parsed without an error. */
 enum command_result command_execute(struct session *s, struct request *req);

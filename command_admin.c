@@ -446,7 +446,9 @@ static void stats_extant(struct session *s)
         .ram_items = totals.ram_items,
         .flash_objects = totals.flash_objects,
         .ram_bytes_per_flash_object =
-            totals.flash_objects ? (double)index.bytes / (double)max_u64(used, 1) : 0,
+            totals.flash_objects
+                ? (double)(index.bytes + ext.page_table_bytes) / (double)max_u64(used, 1)
+                : 0,
         .binary_rejected = atomic_load(&env->counters->binary_rejected),
     };
     stats_emit_extant(&out, emit, s);

@@ -426,7 +426,8 @@ static void set_interest(struct conn *c, short want)
     c->interest = want;
     if (!want)
         return;
-    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST), conn_event, c);
+    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST), conn_event,
+                 c);
     int rc = event_add(&c->event, NULL);
     ASSERT(rc == 0);
 }

@@ -13,8 +13,8 @@
  * One read() for one readiness, no second one after a short read. Buffers are borrowed from the
  * worker's pool while there is something in them.
  *
- * Threads: all calls in the worker's thread; conn_describe() from any, with the worker's LOCK_CONN held
- * (a connection is in the worker's list from create to close).
+ * Threads: all calls in the worker's thread, but where said. What `stats conns` shows is read by
+ * any, with the worker's LOCK_CONN held (a connection is in the worker's list until it closes).
  */
 #ifndef EXTANT_CONN_H
 #define EXTANT_CONN_H
@@ -97,8 +97,8 @@ struct conn {
     enum { MAIL_NEW, MAIL_DUMP_SENT, MAIL_DUMP_BROKEN } mail;
 };
 
-/* A connection for an accepted, non-blocking socket, which it owns from now on. NULL: no memory (the
- * socket is still the caller's). Any thread. */
+/* A connection for an accepted, non-blocking socket, which it owns from now on. NULL: no memory
+ * (the socket is still the caller's). Any thread. */
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin);
 /* It enters the worker's list and waits for input. */
 void conn_start(struct conn *c);

@@ -76,7 +76,7 @@ static void set_options(int fd, const struct addrinfo *ai, uint32_t mark)
         log_warning("sock_cookie_id: %s", strerror(errno));
 }
 
-/* Every address that the name stands for. Addresses in use are passed over as long as one is not. */
+/* Every address that the name stands for. One in use is passed over as long as another is not. */
 static int open_tcp(struct listeners *l, const char *host, int port, char *why, size_t why_bytes)
 {
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;

@@ -27,8 +27,8 @@ struct listener_options {
     void *ctx;
 };
 
-/* Opens the sockets that the settings name; nothing is accepted before listeners_accept(). NULL, with
- * one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
+/* Opens the sockets that the settings name; nothing is accepted before listeners_accept(). NULL,
+ * with one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes);
 void listeners_accept(struct listeners *l);
 /* Closes the sockets, removes the unix socket's file. */

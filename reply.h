@@ -86,8 +86,8 @@ static inline bool reply_is_empty(const struct reply_queue *q)
     return q->count == 0;
 }
 
-/* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of as
- * many or less; NULL: no memory. */
+/* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of
+ * as many or less; NULL: no memory. */
 char *reply_room(struct reply_queue *q, size_t n);
 void reply_commit(struct reply_queue *q, size_t n);
 /* Adds a copy of any length. 0 or -ENOMEM (then a part of it may have been added). */

@@ -1,8 +1,9 @@
 /* server.c: main: makes every part in the order in which they need each other, runs the loop that
  * accepts clients and hears signals, takes everything apart in reverse. No policy lives here.
  *
- *   settings -> identity (limits, daemon, user) -> clock -> storage (restart.h: arena, slabs, index,
- *   cache, flash) -> watch -> crawler -> maintenance -> workers -> listeners
+ *   settings -> identity (limits, daemon, user) -> clock -> watch
+ *   -> storage (restart.h: arena, slabs, index, cache, flash)
+ *   -> crawler -> maintenance -> workers -> listeners
  *
  * Threads: this is the main thread; it alone hears signals. */
 #include <event2/event.h>

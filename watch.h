@@ -101,8 +101,9 @@ void watch_rawcmd(const char *line, size_t len, int fd);
 /* ---- watchers ---- */
 
 /* Bits of streams -> a watcher on a connected, non-blocking socket, which from now on belongs to
- * this module (0) or not (-EMFILE: too many watchers; -ENOMEM; -ESHUTDOWN: not started). The watcher
- * is sent "OK\r\n" first. closed(arg) is called once, in the watch thread, after the socket was closed. */
+ * this module (0) or not (-EMFILE: too many watchers; -ENOMEM; -ESHUTDOWN: not started). The
+ * watcher is sent "OK\r\n" first. closed(arg) is called once, in the watch thread, after the socket
+ * was closed. */
 int watch_add(int fd, uint32_t streams, void (*closed)(void *arg), void *arg);
 
 struct watch_info {

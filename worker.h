@@ -1,12 +1,12 @@
-/* worker.h: the threads that serve connections, each with its own event loop, flash ring, buffers and
- * counters; connections are dealt out to them in turn and stay with one thread for life.
+/* worker.h: the threads that serve connections, each with its own event loop, flash ring, buffers
+ * and counters; connections are dealt out to them in turn and stay with one thread for life.
  *
- * A loop's turn: sockets and completions that are ready; connections that had used up their share of
- * the turn before; then everything queued for flash is handed to the kernel at once, and replies that
- * became ready are sent.
+ * A loop's turn: sockets and completions that are ready; connections that had used up their share
+ * of the turn before; then everything queued for flash is handed to the kernel at once, and replies
+ * that became ready are sent.
  *
- * Threads: workers_* by the thread that created the set, but for what says otherwise. Lock: LOCK_CONN,
- * one for each worker: its mailbox and its list of connections.
+ * Threads: workers_* by the thread that created the set, but for what says otherwise. Lock:
+ * LOCK_CONN, one for each worker: its mailbox and its list of connections.
  */
 #ifndef EXTANT_WORKER_H
 #define EXTANT_WORKER_H
@@ -46,7 +46,8 @@ struct workers {
     unsigned count, next;
 };
 
-/* Starts env->thread_count threads, whose counters are env->thread_stats. 0 or -errno (nothing left). */
+/* Starts env->thread_count threads, whose counters are env->thread_stats. 0 or -errno (nothing
+ * left). */
 int workers_start(struct workers *set, struct command_env *env);
 /* Closes all connections, ends the threads. */
 void workers_stop(struct workers *set);
@@ -55,7 +56,8 @@ int workers_add(struct workers *set, const struct conn_origin *origin);
 
 /* Calls fn for each line of `stats conns` about clients; holds no lock meanwhile. Any thread. */
 void workers_each_conn(struct workers *set,
-                       void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);
+                       void (*fn)(void *ctx, int fd, const char *name, const char *text),
+                       void *ctx);
 /* Sums the figures of the buffer pools. Any thread. */
 void workers_buffer_info(struct workers *set, struct buffer_pool *sum);
 

@@ -175,7 +175,8 @@ Test(protocol, values_of_every_size_come_back)
     static char value[1000000], back[1000000];
     for (size_t i = 0; i < sizeof(value); i++)
         value[i] = (char)(i * 7 + i / 251);
-    static const size_t sizes[] = {1, 511, 512, 1023, 1024, 1025, 16000, 16384, 40000, 524288, 999999};
+    static const size_t sizes[] = {1,     511,   512,   1023,   1024,  1025,
+                                   16000, 16384, 40000, 524288, 999999};
     for (size_t i = 0; i < ARRAY_COUNT(sizes); i++) {
         client_printf(c, "set v%zu 0 0 %zu\r\n", i, sizes[i]);
         client_send_bytes(c, value, sizes[i]);
@@ -213,7 +214,8 @@ Test(protocol, multiget_of_5000_keys)
     client_expect(c, "END\r\n");
 }
 
-static const char conversation[] = "set a 1 0 5\r\nhello\r\nget a\r\nms b 2 T0 c\r\nhi\r\nmg b v\r\n"
+static const char conversation[] = "set a 1 0 5\r\nhello\r\nget a\r\nms b 2 T0 c\r\nhi\r\n"
+                                   "mg b v\r\n"
                                    "bogus\r\nset a 0 0 2\r\nxyz\r\nincr q 1\r\nmn\r\nget a b\r\n";
 static const char answers[] = "STORED\r\nVALUE a 1 5\r\nhello\r\nEND\r\nHD c2\r\nVA 2\r\nhi\r\n"
                               "ERROR\r\nCLIENT_ERROR bad data chunk\r\n"
@@ -457,13 +459,13 @@ Test(protocol_flash, reads_and_changes_of_one_client_keep_their_order)
 {
     fill(200, 500);
     for (unsigned i = 0; i < 200; i++)
-        client_printf(c, "get k%u\r\nset k%u 0 0 1\r\n%u\r\nget k%u\r\ndelete k%u\r\nmg k%u q\r\n", i, i,
-                      i % 10, i, i, i);
+        client_printf(c, "get k%u\r\nset k%u 0 0 1\r\n%u\r\nget k%u\r\ndelete k%u\r\nmg k%u q\r\n",
+                      i, i, i % 10, i, i, i);
     for (unsigned i = 0; i < 200; i++) {
         char want[80];
         expect_hit(i, 500);
-        snprintf(want, sizeof(want), "END\r\nSTORED\r\nVALUE k%u 0 1\r\n%u\r\nEND\r\nDELETED\r\n", i,
-                 i % 10);
+        snprintf(want, sizeof(want), "END\r\nSTORED\r\nVALUE k%u 0 1\r\n%u\r\nEND\r\nDELETED\r\n",
+                 i, i % 10);
         client_expect(c, want);
     }
     client_expect_silence(c);

@@ -1,5 +1,5 @@
-/* server_test.c: the spawned server as its operator sees it: sockets, limits, users, stats, watchers,
- * dumps, signals and how it ends. Its workers run under TSan when the test does: run under TSan. */
+/* server_test.c: the spawned server as its operator sees it: sockets, limits, users, stats,
+ * watchers, dumps, signals and how it ends; run under TSan too. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -72,8 +72,8 @@ Test(server, port_in_use_is_refused_with_71)
     struct server *s = server_spawn(LISTEN_TCP, "-t", "1");
     char port[16], out[1000], err[4000];
     snprintf(port, sizeof(port), "%d", server_port(s));
-    cr_assert_eq(server_run(out, sizeof(out), err, sizeof(err), "-u", "root", "-l", "127.0.0.1", "-p",
-                            port),
+    cr_assert_eq(server_run(out, sizeof(out), err, sizeof(err), "-u", "root", "-l", "127.0.0.1",
+                            "-p", port),
                  71);
     EXPECT_IN(err, "failed to listen on TCP port");
     server_stop(s);
@@ -219,14 +219,15 @@ Test(server, stats_count_what_was_done)
 {
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "2");
     struct client *c = client_open(s);
-    client_ask(c, "set a 0 0 1\r\nx\r\nget a b\r\nmg a\r\ndelete a\r\nincr a 1\r\ntouch a 0\r\n",
-               "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\nHD\r\nDELETED\r\nNOT_FOUND\r\nNOT_FOUND\r\n");
+    client_ask(c, "set a 0 0 1\r\nx\r\nget a b\r\nmg a\r\nme b\r\ndelete a\r\nincr a 1\r\ntouch a 0\r\n",
+               "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\nHD\r\nEN\r\nDELETED\r\nNOT_FOUND\r\nNOT_FOUND\r\n");
     static const struct {
         const char *name;
         uint64_t value;
     } want[] = {{"cmd_get", 3},     {"get_hits", 2},    {"get_misses", 1},  {"cmd_set", 1},
                 {"cmd_meta", 1},    {"delete_hits", 1}, {"incr_misses", 1}, {"touch_misses", 1},
-                {"total_items", 1}, {"curr_items", 0},  {"threads", 2},     {"curr_connections", 1}};
+                {"total_items", 1}, {"curr_items", 0},  {"threads", 2},
+                {"curr_connections", 1}};
     for (size_t i = 0; i < ARRAY_COUNT(want); i++)
         cr_assert_eq(client_stat_u64(c, "", want[i].name), want[i].value, "%s", want[i].name);
     client_ask(c, "stats reset\r\n", "RESET\r\n");
