@@ -11,20 +11,38 @@ static int64_t mono_epoch_sec;           /* const after setup: CLOCK_MONOTONIC a
 static uint32_t start_rel_sec;           /* const after setup: rel time when this process began */
 static _Atomic int64_t shift_sec;        /* sum of all shifts */
 static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
+static _Atomic uint64_t simulated_ns;    /* 0: time is the machine's */
 /* clang-format on */
+
+#define SIMULATED_WALL_SEC 1700000000 /* of CLOCK_REALTIME when simulated time is 0 */
+
+/* The simulated time of a clock; false: ask the machine. */
+static bool simulated(clockid_t id, struct timespec *ts)
+{
+    uint64_t ns = atomic_load_explicit(&simulated_ns, memory_order_relaxed);
+    if (likely(ns == 0))
+        return false;
+    ts->tv_sec = (time_t)(ns / 1000000000) + (id == CLOCK_REALTIME ? SIMULATED_WALL_SEC : 0);
+    ts->tv_nsec = (long)(ns % 1000000000);
+    return true;
+}
+
+static struct timespec read_clock(clockid_t id)
+{
+    struct timespec ts;
+    if (!simulated(id, &ts))
+        clock_gettime(id, &ts);
+    return ts;
+}
 
 static int64_t coarse_mono_sec(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-    return (int64_t)ts.tv_sec;
+    return (int64_t)read_clock(CLOCK_MONOTONIC_COARSE).tv_sec;
 }
 
 static int64_t wall_sec(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    return (int64_t)ts.tv_sec;
+    return (int64_t)read_clock(CLOCK_REALTIME).tv_sec;
 }
 
 static void setup(int64_t rel_sec, int64_t epoch_sec)
@@ -117,15 +135,13 @@ uint32_t clock_exptime(int64_t raw)
 
 int64_t clock_wall_us(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_REALTIME, &ts);
+    struct timespec ts = read_clock(CLOCK_REALTIME);
     return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
 uint64_t clock_mono_ns(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    struct timespec ts = read_clock(CLOCK_MONOTONIC);
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
@@ -137,6 +153,20 @@ uint64_t clock_mono_us(void)
 uint64_t clock_mono_ms(void)
 {
     return clock_mono_ns() / 1000000;
+}
+
+void clock_sleep_ns(uint64_t ns)
+{
+    struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    if (atomic_load_explicit(&simulated_ns, memory_order_relaxed) != 0)
+        atomic_fetch_add_explicit(&simulated_ns, ns, memory_order_relaxed);
+    else
+        nanosleep(&ts, NULL);
+}
+
+void clock_simulate(uint64_t mono_ns)
+{
+    atomic_store_explicit(&simulated_ns, mono_ns, memory_order_relaxed);
 }
 
 void clock_pause(void)

@@ -11,6 +11,9 @@
  * revives an item. Expiry times given as unix time are converted with the wall
  * clock's value at the epoch.
  *
+ * Tests may simulate: then all of them follow a time that only clock_simulate() and clock_sleep_ns()
+ * move, so that a run can be repeated.
+ *
  * One static state in clock.c; atomics only. Any thread, never sleeps, no locks.
  * clock_setup() comes before everything else, in one thread.
  */
@@ -65,6 +68,13 @@ int64_t clock_wall_us(void);
 uint64_t clock_mono_ns(void);
 uint64_t clock_mono_us(void);
 uint64_t clock_mono_ms(void);
+
+/* Sleeps so long, or less after a signal; simulated time jumps instead. Holds no lock. */
+void clock_sleep_ns(uint64_t ns);
+
+/* From now on it is mono_ns (not 0) until the next call; the wall clock shows a fixed time plus that.
+ * 0: back to the machine's clocks. One thread, before clock_setup() for the first time. */
+void clock_simulate(uint64_t mono_ns);
 
 /* `debugtime`: rel time stops, goes on (where it would be without the stop), jumps by
  * delta_sec (also while stopped; may be negative, but rel time stays at least

@@ -26,7 +26,7 @@ static ssize_t system_pwrite(void *ctx, int fd, const void *buf, size_t bytes, o
     return n < 0 ? -errno : n;
 }
 
-static const struct ext_device_ops system_ops = {NULL, system_pread, system_pwrite};
+static const struct ext_device_ops system_ops = {.pread = system_pread, .pwrite = system_pwrite};
 
 static int open_flags(const char *path, int extra)
 {

@@ -25,11 +25,13 @@
 #define EXT_DEVICE_FAILED_AFTER 3u
 
 /* The system calls below the engine; a test puts its own here to inject faults. Both return bytes
- * (0: end of file or device) or -errno, like the calls they stand for. Any thread, may sleep. */
+ * (0: end of file or device) or -errno, like the calls they stand for. Any thread, may sleep.
+ * stepped: the engine starts no threads; its jobs run when the test calls io_pool_step(). */
 struct ext_device_ops {
     void *ctx;
     ssize_t (*pread)(void *ctx, int fd, void *buf, size_t bytes, off_t offset);
     ssize_t (*pwrite)(void *ctx, int fd, const void *buf, size_t bytes, off_t offset);
+    bool stepped;
 };
 
 struct ext_device {

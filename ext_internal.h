@@ -284,6 +284,12 @@ static inline struct ext_device *ext_page_device(struct extstore *e, uint32_t pa
     return &e->devices[e->where[page].device];
 }
 
+/* A test runs the engine's jobs (ext_device.h). */
+static inline bool ext_is_stepped(const struct extstore *e)
+{
+    return e->opt.device_ops != NULL && e->opt.device_ops->stepped;
+}
+
 /* An append may succeed that did not before: wakes who waits (from an I/O thread). Any lock up to
  * LOCK_EXT_PAGE may be held. */
 void ext_wake_writers(struct extstore *e);

@@ -392,7 +392,7 @@ static int open_tables(struct extstore *e, char *why, size_t n)
 
 static int start(struct extstore *e, char *why, size_t n)
 {
-    e->write_pool = io_pool_create(e->opt.io_threads, "ext-write");
+    e->write_pool = io_pool_create(ext_is_stepped(e) ? 0 : e->opt.io_threads, "ext-write");
     if (e->write_pool == NULL)
         return refuse(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
     e->reclaim = ext_reclaim_create(e);

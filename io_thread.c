@@ -2,8 +2,7 @@
  * their own, sorted by time; it is short (failed wbufs and probes of failed devices). */
 #include "io_thread.h"
 
-#include <time.h>
-
+#include "clock.h"
 #include "lock.h"
 
 struct io_pool {
@@ -24,9 +23,7 @@ struct io_pool {
 
 uint64_t io_now_ns(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+    return clock_mono_ns();
 }
 
 static void push_timed(struct io_pool *pool, struct io_job *job)
@@ -71,6 +68,17 @@ static struct io_job *pop(struct io_pool *pool, int64_t *wait_ms)
     return job;
 }
 
+/* Runs a job that was taken out of the queue. The lock is held, but not meanwhile. */
+static void run_job(struct io_pool *pool, struct io_job *job)
+{
+    pool->running++;
+    lock_release(&pool->lock);
+    atomic_fetch_sub_explicit(&pool->queued, 1, memory_order_relaxed);
+    job->run(job);
+    lock_take(&pool->lock);
+    pool->running--;
+}
+
 static void *thread_main(void *arg)
 {
     struct io_pool *pool = arg;
@@ -85,12 +93,7 @@ static void *thread_main(void *arg)
             lock_wait(&pool->lock, &pool->cond, wait_ms);
             continue;
         }
-        pool->running++;
-        lock_release(&pool->lock);
-        atomic_fetch_sub_explicit(&pool->queued, 1, memory_order_relaxed);
-        job->run(job);
-        lock_take(&pool->lock);
-        pool->running--;
+        run_job(pool, job);
     }
     pthread_cond_broadcast(&pool->cond); /* the others may leave too */
     lock_release(&pool->lock);
@@ -99,7 +102,7 @@ static void *thread_main(void *arg)
 
 struct io_pool *io_pool_create(unsigned threads, const char *name)
 {
-    ASSERT(threads >= 1 && threads <= IO_THREADS_MAX);
+    ASSERT(threads <= IO_THREADS_MAX);
     struct io_pool *pool = calloc(1, sizeof(*pool));
     if (pool == NULL)
         return NULL;
@@ -124,6 +127,10 @@ void io_pool_destroy(struct io_pool *pool)
     lock_take(&pool->lock);
     pool->stopping = true;
     pthread_cond_broadcast(&pool->cond);
+    struct io_job *job;
+    int64_t wait_ms;
+    while (pool->thread_count == 0 && (job = pop(pool, &wait_ms)) != NULL)
+        run_job(pool, job);
     lock_release(&pool->lock);
     for (unsigned i = 0; i < pool->thread_count; i++)
         pthread_join(pool->threads[i], NULL);
@@ -156,6 +163,46 @@ uint64_t io_pool_queued(const struct io_pool *pool)
     return atomic_load_explicit(&pool->queued, memory_order_relaxed);
 }
 
+/* Moves timed jobs whose time has come to the end of the queue. */
+static void queue_due(struct io_pool *pool)
+{
+    uint64_t now = io_now_ns();
+    while (pool->timed != NULL && pool->timed->start_ns <= now) {
+        struct io_job *job = pool->timed;
+        pool->timed = job->next;
+        push(pool, job);
+    }
+}
+
+unsigned io_pool_ready(struct io_pool *pool)
+{
+    unsigned n = 0;
+    lock_take(&pool->lock);
+    queue_due(pool);
+    for (struct io_job *job = pool->head; job != NULL; job = job->next)
+        n++;
+    lock_release(&pool->lock);
+    return n;
+}
+
+void io_pool_step(struct io_pool *pool, unsigned nth)
+{
+    ASSERT(pool->thread_count == 0);
+    lock_take(&pool->lock);
+    queue_due(pool);
+    struct io_job *before = NULL, *job = pool->head;
+    for (; nth > 0 && job != NULL; nth--) {
+        before = job;
+        job = job->next;
+    }
+    ASSERT(job != NULL);
+    *(before != NULL ? &before->next : &pool->head) = job->next;
+    if (pool->tail == job)
+        pool->tail = before;
+    run_job(pool, job);
+    lock_release(&pool->lock);
+}
+
 void io_pool_pause(struct io_pool *pool, uint64_t ns)
 {
     uint64_t end = io_now_ns() + ns;
@@ -166,8 +213,6 @@ void io_pool_pause(struct io_pool *pool, uint64_t ns)
         uint64_t now = io_now_ns();
         if (stopping || now >= end)
             return;
-        uint64_t left = min_u64(end - now, 20000000);
-        struct timespec ts = {0, (long)left};
-        nanosleep(&ts, NULL);
+        clock_sleep_ns(min_u64(end - now, 20000000));
     }
 }

@@ -8,6 +8,8 @@
  *
  * Threads: any thread may submit, also with locks held (up to LOCK_IO_QUEUE,
  * the one lock in here). run() is called with no lock held and may sleep.
+ *
+ * A pool of no threads is for tests that decide what happens when: jobs run inside io_pool_step().
  */
 #ifndef EXTANT_IO_THREAD_H
 #define EXTANT_IO_THREAD_H
@@ -25,7 +27,7 @@ struct io_job {
     uint64_t start_ns; /* monotonic; 0: at once */
 };
 
-/* Starts `threads` threads (1 .. IO_THREADS_MAX) named `name` (15 characters). NULL with errno. */
+/* Starts `threads` threads (0 .. IO_THREADS_MAX) named `name` (15 characters). NULL with errno. */
 struct io_pool *io_pool_create(unsigned threads, const char *name);
 
 /* Runs what is queued, timed jobs at once, and what those submit; then joins. NULL is fine. */
@@ -37,6 +39,11 @@ void io_pool_submit_after(struct io_pool *pool, struct io_job *job, uint64_t del
 
 /* Jobs that are queued and not yet started. */
 uint64_t io_pool_queued(const struct io_pool *pool);
+
+/* For pools of no threads: jobs whose time has come; and runs the nth of these (from 0) in the caller.
+ * A run() may itself call io_pool_step, which stands for a second thread. */
+unsigned io_pool_ready(struct io_pool *pool);
+void io_pool_step(struct io_pool *pool, unsigned nth);
 
 /* Sleeps in a job; returns early once the pool is being destroyed. Holds no lock. */
 void io_pool_pause(struct io_pool *pool, uint64_t ns);

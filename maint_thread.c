@@ -35,7 +35,8 @@ struct maint {
     struct cache *cache;
     struct settings *settings;
     struct crawler *crawler;
-    pthread_t thread;
+    bool stepped;
+    pthread_t thread; /* unless stepped */
     /* under lock (LOCK_CONTROL) */
     struct lock lock;
     bool reassign_wanted;
@@ -469,7 +470,7 @@ static bool (*const steps[])(struct maint *m, uint32_t now) = {
     step_page_move, step_flush_aged, step_automove, step_sparse,      step_crawl,
 };
 
-static void maint_sleep(struct maint *m, bool busy)
+static void maint_sleep(struct maint *m, int timeout_ms)
 {
     struct pollfd fds[] = {
         {.fd = m->cache->maint_fd, .events = POLLIN},
@@ -479,34 +480,57 @@ static void maint_sleep(struct maint *m, bool busy)
     uint64_t drained;
     lock_assert_none_held();
     cache_worker_submit(m->worker);
-    poll(fds, ARRAY_COUNT(fds), busy ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
+    poll(fds, ARRAY_COUNT(fds), timeout_ms);
     ssize_t n = read(m->cache->maint_fd, &drained, sizeof(drained));
     (void)n; /* nothing there is fine too */
     cache_worker_poll(m->worker);
 }
 
-static void *maint_main(void *arg)
+/* What the thread has before its first turn. */
+static bool maint_begin(struct maint *m)
 {
-    struct maint *m = arg;
     m->worker = cache_worker_create(m->cache, &m->stats);
-    if (!m->worker) {
-        log_error("the maintenance thread has no memory or descriptors to start with");
-        return NULL;
-    }
     m->last_crawl_sec = clock_now_sec();
-    while (!atomic_load_explicit(&m->stop, memory_order_acquire)) {
-        uint32_t now = clock_now_sec();
-        bool busy = false;
-        for (size_t i = 0; i < ARRAY_COUNT(steps); i++)
-            busy |= steps[i](m, now);
-        maint_sleep(m, busy);
-    }
+    return m->worker != NULL;
+}
+
+static void maint_end(struct maint *m)
+{
     if (m->run_open)
         slab_run_done(m->cache->slab, m->run);
     while (cache_worker_parked(m->worker) > 0)
-        maint_sleep(m, true);
+        maint_sleep(m, SLEEP_BUSY_MS);
     cache_worker_destroy(m->worker);
+}
+
+static bool run_steps(struct maint *m)
+{
+    uint32_t now = clock_now_sec();
+    bool busy = false;
+    for (size_t i = 0; i < ARRAY_COUNT(steps); i++)
+        busy |= steps[i](m, now);
+    return busy;
+}
+
+static void *maint_main(void *arg)
+{
+    struct maint *m = arg;
+    if (!maint_begin(m)) {
+        log_error("the maintenance thread has no memory or descriptors to start with");
+        return NULL;
+    }
+    while (!atomic_load_explicit(&m->stop, memory_order_acquire))
+        maint_sleep(m, run_steps(m) ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
+    maint_end(m);
     return NULL;
+}
+
+bool maint_turn(struct maint *m)
+{
+    ASSERT(m->stepped);
+    bool busy = run_steps(m);
+    maint_sleep(m, 0);
+    return busy || cache_worker_parked(m->worker) > 0;
 }
 
 struct maint *maint_create(const struct maint_options *opt)
@@ -518,23 +542,33 @@ struct maint *maint_create(const struct maint_options *opt)
     m->cache = opt->cache;
     m->settings = opt->settings;
     m->crawler = opt->crawler;
+    m->stepped = opt->stepped;
     lock_init(&m->lock, LOCK_CONTROL);
-    int rc = pthread_create(&m->thread, NULL, maint_main, m);
+    int rc = 0;
+    if (!m->stepped)
+        rc = pthread_create(&m->thread, NULL, maint_main, m);
+    else if (!maint_begin(m))
+        rc = ENOMEM;
     if (rc != 0) {
         lock_destroy(&m->lock);
         free(m);
         errno = rc;
         return NULL;
     }
-    pthread_setname_np(m->thread, "ex-maint");
+    if (!m->stepped)
+        pthread_setname_np(m->thread, "ex-maint");
     return m;
 }
 
 void maint_destroy(struct maint *m)
 {
-    atomic_store_explicit(&m->stop, true, memory_order_release);
-    maint_wake(m);
-    pthread_join(m->thread, NULL);
+    if (m->stepped) {
+        maint_end(m);
+    } else {
+        atomic_store_explicit(&m->stop, true, memory_order_release);
+        maint_wake(m);
+        pthread_join(m->thread, NULL);
+    }
     lock_destroy(&m->lock);
     free(m);
 }

@@ -20,11 +20,14 @@ struct maint_options {
     struct cache *cache;
     struct settings *settings;
     struct crawler *crawler; /* asked to crawl for expired items now and then; may be NULL */
+    bool stepped;            /* tests: no thread; the caller of all functions makes its turns */
 };
 
 /* Starts the thread. NULL with errno. */
 struct maint *maint_create(const struct maint_options *opt);
 void maint_destroy(struct maint *m);
+/* With stepped: one round through the table of steps. True iff it should be called again soon. */
+bool maint_turn(struct maint *m);
 /* Something to do: wakes the thread. */
 void maint_wake(struct maint *m);
 

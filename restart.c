@@ -175,13 +175,14 @@ static int make_slab(const struct settings *s, struct restart *r)
     return r->slab ? 0 : -errno;
 }
 
-static int make_index(const struct settings *s, struct restart *r)
+static int make_index(const struct restart_options *o, struct restart *r)
 {
+    const struct settings *s = o->settings;
     uint64_t limit = limit_bytes(s), reserve = arena_reserve_bytes(r->arena);
     unsigned shift = slab_handle_shift(r->slab);
     struct index_options opt = {
         .arena = r->arena,
-        .flash_bytes = flash_bytes(s),
+        .flash_bytes = max_u64(flash_bytes(s), o->index_reach_bytes),
         .limit_bytes = reserve / 2, /* without flash items can't be more than -m holds */
         .handle_bits = 64 - (unsigned)__builtin_clzll((reserve >> shift) - 1),
         .attached = r->attached,
@@ -292,7 +293,7 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
         return unfit(why, n, s, rc == -EUCLEAN ? "its making was interrupted" : "its clock can't go on");
     if ((rc = *error = make_slab(s, r)) != 0)
         return part_failed(s, r, rc, "item memory", why, n);
-    if ((rc = *error = make_index(s, r)) != 0)
+    if ((rc = *error = make_index(o, r)) != 0)
         return part_failed(s, r, rc, "index", why, n);
     if ((rc = *error = make_cache(s, r)) != 0)
         return part_failed(s, r, rc, "cache", why, n);

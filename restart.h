@@ -40,6 +40,7 @@ struct restart_options {
     struct ext_tunables *tunables;         /* of the engine, filled by the caller; outlives it */
     unsigned ring_count;                   /* threads that will read flash through a ring */
     const struct ext_device_ops *device_ops; /* tests: see extstore.h; else NULL */
+    uint64_t index_reach_bytes; /* tests: the index is made as for so much flash (shorter tags); else 0 */
 };
 
 struct restart {

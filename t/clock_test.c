@@ -171,3 +171,16 @@ Test(clock, wall_us_is_the_wall_clock)
 {
     cr_assert_leq(llabs(clock_wall_us() / 1000000 - (int64_t)time(NULL)), 1);
 }
+
+Test(clock, simulated_time_moves_only_when_told)
+{
+    clock_simulate(UINT64_C(5000000000));
+    clock_setup();
+    cr_assert_eq(clock_now_sec(), CLOCK_START_REL_SEC);
+    cr_assert_eq(clock_mono_ns(), UINT64_C(5000000000));
+    int64_t unix_sec = clock_unix_now_sec();
+    clock_sleep_ns(UINT64_C(2500000000));
+    cr_assert_eq(clock_mono_ns(), UINT64_C(7500000000));
+    cr_assert_eq(clock_now_sec(), CLOCK_START_REL_SEC + 2);
+    cr_assert_eq(clock_unix_now_sec(), unix_sec + 2);
+}

@@ -204,7 +204,7 @@ void aid_add_device(struct aid *a, uint32_t pages, enum ext_bucket free_bucket)
 
 void aid_use_faults(struct aid *a)
 {
-    a->ops = (struct ext_device_ops){&a->faults, fault_pread, fault_pwrite};
+    a->ops = (struct ext_device_ops){.ctx = &a->faults, .pread = fault_pread, .pwrite = fault_pwrite};
     a->opt.device_ops = &a->ops;
 }
 

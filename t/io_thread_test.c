@@ -6,6 +6,8 @@
 
 #include "../io_thread.h"
 
+#include "../clock.h"
+
 TestSuite(io_thread, .timeout = 30);
 
 struct counting {
@@ -163,4 +165,64 @@ Test(io_thread, jobs_of_many_threads_run_once_each)
 Test(io_thread, a_pool_that_does_not_exist_is_destroyed_without_harm)
 {
     io_pool_destroy(NULL);
+}
+
+/* ---- pools of no threads ---- */
+
+struct noting {
+    struct io_job job;
+    unsigned id;
+};
+
+static char notes[8];
+static unsigned note_count;
+
+static void note_run(struct io_job *job)
+{
+    notes[note_count++] = (char)('a' + ((struct noting *)job)->id);
+}
+
+Test(io_thread, without_threads_the_caller_says_which_job_runs)
+{
+    struct noting jobs[3];
+    struct io_pool *pool = io_pool_create(0, "test");
+    cr_assert_not_null(pool);
+    for (unsigned i = 0; i < 3; i++) {
+        jobs[i] = (struct noting){.job.run = note_run, .id = i};
+        io_pool_submit(pool, &jobs[i].job);
+    }
+    cr_assert_eq(io_pool_ready(pool), 3);
+    io_pool_step(pool, 1);
+    io_pool_step(pool, 1);
+    io_pool_submit(pool, &jobs[1].job);
+    io_pool_step(pool, 0);
+    io_pool_step(pool, 0);
+    cr_assert_str_eq(notes, "bcab");
+    cr_assert_eq(io_pool_queued(pool), 0);
+    io_pool_destroy(pool);
+}
+
+Test(io_thread, without_threads_a_timed_job_is_ready_when_its_time_has_come)
+{
+    struct noting late = {.job.run = note_run};
+    clock_simulate(1000);
+    struct io_pool *pool = io_pool_create(0, "test");
+    io_pool_submit_after(pool, &late.job, 500);
+    clock_sleep_ns(499);
+    cr_assert_eq(io_pool_ready(pool), 0);
+    clock_sleep_ns(1);
+    cr_assert_eq(io_pool_ready(pool), 1);
+    io_pool_step(pool, 0);
+    cr_assert_str_eq(notes, "a");
+    io_pool_destroy(pool);
+}
+
+Test(io_thread, without_threads_the_end_runs_what_is_queued)
+{
+    struct noting now = {.job.run = note_run}, late = {.job.run = note_run, .id = 1};
+    struct io_pool *pool = io_pool_create(0, "test");
+    io_pool_submit_after(pool, &late.job, UINT64_C(3600) * 1000000000);
+    io_pool_submit(pool, &now.job);
+    io_pool_destroy(pool);
+    cr_assert_eq(note_count, 2);
 }
