@@ -203,6 +203,14 @@ bench:
 	@EXTANT="$(CURDIR)/extant" scripts/bench.sh
 endif
 
+# Kills a server under load; CYCLES=1000 SEED=7 and scripts/torture.py --help for more.
+CYCLES ?= 30
+.PHONY: torture
+torture:
+	@scripts/install-deps.sh build
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@scripts/torture.py --server ./extant --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
+
 .PHONY: install
 install: extant
 	install -d $(DESTDIR)$(PREFIX)/bin
