@@ -305,7 +305,7 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
     if (rc == 0)
         rc = arena_take(e->arena, ARENA_USE_META, root->words, words_table_bytes(e));
     const struct ext_wbuf_root *wbufs =
-        (const struct ext_wbuf_root *)(arena_base(e->arena) + root->wbufs);
+        rc == 0 ? (const struct ext_wbuf_root *)(arena_base(e->arena) + root->wbufs) : NULL;
     for (uint32_t i = 0; rc == 0 && i < e->wbuf_count; i++)
         rc = arena_take(e->arena, ARENA_USE_BUFFER, wbufs[i].memory, e->wbuf_bytes);
     return rc == 0 ? 0 : refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
