@@ -164,13 +164,22 @@ static void drop_entry(struct reply_queue *q, struct reply_entry *e)
     }
 }
 
-static void give_ring_back(struct reply_queue *q)
+static void free_ring(struct reply_queue *q)
+{
+    free(q->ring);
+    q->ring = NULL;
+    q->capacity = 0;
+}
+
+/* Nothing is left: the buffer goes back, and a ring that has grown. The first, small one is kept for
+ * the next request. */
+static void rest(struct reply_queue *q)
 {
     ASSERT(q->count == 0 && q->bytes == 0 && q->waiting == 0);
     end_chunk(q);
-    free(q->ring);
-    q->ring = NULL;
-    q->capacity = q->head = 0;
+    if (q->capacity > FIRST_CAPACITY)
+        free_ring(q);
+    q->head = 0;
     q->head_sent = 0;
 }
 
@@ -184,7 +193,8 @@ void reply_drop(struct reply_queue *q)
     }
     q->bytes = 0;
     q->waiting = 0;
-    give_ring_back(q);
+    rest(q);
+    free_ring(q);
 }
 
 char *reply_room(struct reply_queue *q, size_t n)
@@ -347,7 +357,7 @@ enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
     for (;;) {
         advance(q, 0);
         if (q->count == 0) {
-            give_ring_back(q);
+            rest(q);
             return REPLY_SENT_ALL;
         }
         struct gather g = {.count = 0, .skip = q->head_sent};

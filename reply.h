@@ -67,7 +67,7 @@ struct reply_queue {
     struct buffer_pool *pool;
     void (*release)(void *ctx, void *holder); /* gives a VALUE's holder back */
     void *release_ctx;
-    /* the FIFO: a ring of a power of two of entries */
+    /* the FIFO: a ring of a power of two of entries; an empty queue keeps a small one (256 bytes) */
     struct reply_entry *ring;
     uint32_t capacity, head, count;
     uint32_t waiting; /* sources not ready */
