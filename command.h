@@ -42,6 +42,7 @@ struct server_counters {
     _Atomic(uint64_t) curr_conns, listeners, total_conns, rejected_conns;
     _Atomic(uint64_t) listen_disabled_num, listen_disabled_us;
     _Atomic(uint64_t) binary_rejected;
+    _Atomic(uint64_t) unexpected_napi_ids, round_robin_fallback; /* of -N */
     _Atomic(bool) accepting;
 };
 
@@ -57,6 +58,7 @@ struct command_env {
     struct maint *maint;
     struct crawler *crawler;
     struct auth *auth; /* NULL without -Y */
+    struct udp_sockets *udp; /* NULL without -U; for the workers */
     struct prefixes *prefixes;
     struct thread_stats **thread_stats;
     unsigned thread_count;

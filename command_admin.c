@@ -141,6 +141,8 @@ static void stats_reset(struct session *s)
     atomic_store(&env->counters->rejected_conns, 0);
     atomic_store(&env->counters->listen_disabled_num, 0);
     atomic_store(&env->counters->listen_disabled_us, 0);
+    atomic_store(&env->counters->unexpected_napi_ids, 0);
+    atomic_store(&env->counters->round_robin_fallback, 0);
     prefixes_clear(env->prefixes);
     session_reply(s, REPLY_RESET);
 }
@@ -182,6 +184,8 @@ static void fill_conns(const struct command_env *env, struct stats_snapshot *out
     out->listen_disabled_num = atomic_load(&n->listen_disabled_num);
     out->time_in_listen_disabled_us = atomic_load(&n->listen_disabled_us);
     out->threads = env->thread_count;
+    out->unexpected_napi_ids = atomic_load(&n->unexpected_napi_ids);
+    out->round_robin_fallback = atomic_load(&n->round_robin_fallback);
     env->buffer_info(env->upper, &pool);
     out->read_buf_count = pool.buffers;
     out->read_buf_bytes = pool.bytes;

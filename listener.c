@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "udp.h"
 
 enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
 
@@ -164,6 +165,8 @@ static void write_port_file(const struct listeners *l)
         if (a->family != AF_UNIX)
             fprintf(f, "TCP %s: %u\n", a->family == AF_INET ? "INET" : "INET6", a->port);
     }
+    if (l->opt.udp)
+        udp_print_ports(l->opt.udp, f);
     fclose(f);
     if (rename(tmp, path) < 0)
         log_warning("failed to write \"%s\": %s", path, strerror(errno));
@@ -202,8 +205,10 @@ struct listeners *listeners_open(const struct listener_options *opt, char *why, 
         return NULL;
     }
     evtimer_assign(&l->retry, opt->base, retry_accepting, l);
-    atomic_store(&opt->counters->listeners, l->count);
-    atomic_fetch_add(&opt->counters->total_conns, l->count);
+    /* memcached counts a UDP socket once for each worker that reads it */
+    unsigned count = l->count + (opt->udp ? udp_count(opt->udp) * opt->settings->num_threads : 0);
+    atomic_store(&opt->counters->listeners, count);
+    atomic_fetch_add(&opt->counters->total_conns, count);
     write_port_file(l);
     return l;
 }

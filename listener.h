@@ -22,6 +22,7 @@ struct listener_options {
     struct event_base *base;
     struct server_counters *counters; /* listeners and connections are counted here */
     uint64_t max_clients;
+    const struct udp_sockets *udp; /* counted and named in the port file too; NULL: none */
     /* Owns the socket from now on; 0, or -errno and it stays with the listener, which closes it. */
     int (*accepted)(void *ctx, const struct conn_origin *origin);
     void *ctx;

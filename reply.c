@@ -352,6 +352,20 @@ static void advance(struct reply_queue *q, size_t n)
     ASSERT(q->head_sent == 0);
 }
 
+void reply_take(struct reply_queue *q, char *to)
+{
+    ASSERT(q->waiting == 0 && q->head_sent == 0);
+    for (uint32_t i = 0; i < q->count; i++) {
+        struct gather g = {.count = 0, .skip = 0};
+        gather_entry(&g, entry_at(q, i));
+        for (unsigned k = 0; k < g.count; k++) {
+            memcpy(to, g.iov[k].iov_base, g.iov[k].iov_len);
+            to += g.iov[k].iov_len;
+        }
+    }
+    reply_drop(q);
+}
+
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
 {
     for (;;) {

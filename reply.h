@@ -108,6 +108,10 @@ enum reply_progress {
 /* Sends what can be sent; *sent grows by the bytes. */
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent);
 
+/* Copies all of it (q->bytes) to `to` instead of sending it, and empties the queue. No source may be
+ * waiting, nothing be sent of it. */
+void reply_take(struct reply_queue *q, char *to);
+
 /* Calls fn for each ready source in the queue whose value is not sent yet. */
 void reply_each_ready(struct reply_queue *q, void (*fn)(struct reply_source *s));
 

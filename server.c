@@ -24,6 +24,7 @@
 #include "maint_thread.h"
 #include "prefix.h"
 #include "restart.h"
+#include "udp.h"
 #include "watch.h"
 #include "worker.h"
 
@@ -260,6 +261,10 @@ static int open_storage(struct server *s)
         return fail(EXIT_FAILURE, why, NULL);
     if (s->storage.line[0])
         log_notice("%s", s->storage.line);
+    struct arena *arena = s->storage.arena;
+    if (s->settings.large_pages &&
+        madvise(arena_base(arena), arena_reserve_bytes(arena), MADV_HUGEPAGE) != 0)
+        log_warning("-L: no huge pages: %s", strerror(errno));
     if (!s->storage.ext)
         return 0;
     ext_set_event_hook(s->storage.ext, log_ext_event, NULL);
@@ -302,6 +307,16 @@ static int make_aids(struct server *s)
         return fail(EXIT_OS, "failed to start the log thread", strerror(-err));
     s->watch_started = true;
     return 0;
+}
+
+/* Before the threads, which read the sockets. */
+static int open_udp(struct server *s)
+{
+    char why[512] = "";
+    if (s->settings.udpport == 0 || s->settings.socketpath)
+        return 0;
+    s->env.udp = udp_open(&s->settings, why, sizeof(why));
+    return s->env.udp ? 0 : fail(SETTINGS_EXIT_LISTEN, why, NULL);
 }
 
 static int start_threads(struct server *s)
@@ -349,6 +364,7 @@ static int start_listening(struct server *s)
         .base = s->base,
         .counters = &s->counters,
         .max_clients = client_limit(s),
+        .udp = s->env.udp,
         .accepted = client_accepted,
         .ctx = s,
     };
@@ -368,6 +384,8 @@ static int bring_up(struct server *s)
     if (!code)
         code = open_storage(s);
     if (!code)
+        code = open_udp(s);
+    if (!code)
         code = start_threads(s);
     if (!code)
         code = start_listening(s);
@@ -383,6 +401,7 @@ static void take_down(struct server *s)
     struct command_env *env = &s->env;
     atomic_store(&env->stopping, true);
     workers_stop(&s->workers);
+    udp_close(env->udp);
     listeners_close(s->listeners); /* `stats conns` reads it till here; nobody accepts any more */
     if (env->maint)
         maint_destroy(env->maint);

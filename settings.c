@@ -227,11 +227,15 @@ static int refuse(struct parser *p, int code, const char *fmt, ...)
 
 /* What memcached has and this build doesn't: refused with the reason. An entry goes when its
  * feature comes. flag, suboption, reason */
+#ifdef EXTANT_DEBUG /* scripts give it to debug builds, whatever they can do */
+#define UNSUPPORTED_IN_RELEASE(X)
+#else
+#define UNSUPPORTED_IN_RELEASE(X)                                                                  \
+    X(0, "relaxed_privileges", "dropping privileges by system call filter is not supported")
+#endif
 #define UNSUPPORTED_TABLE(X)                                                                       \
     X('S', NULL, "SASL authentication is not supported (-Y authenticates in the text protocol)")   \
     X('Z', NULL, "TLS is not supported")                                                           \
-    X('L', NULL, "large pages are not supported")                                                  \
-    X('N', NULL, "NAPI ids are not supported")                                                     \
     X(0, "ssl_chain_cert", "TLS is not supported")                                                 \
     X(0, "ssl_key", "TLS is not supported")                                                        \
     X(0, "ssl_verify_mode", "TLS is not supported")                                                \
@@ -247,9 +251,8 @@ static int refuse(struct parser *p, int code, const char *fmt, ...)
     X(0, "proxy_uring", "the proxy is not supported")                                              \
     X(0, "proxy_memprofile", "the proxy is not supported")                                         \
     X(0, "drop_privileges", "dropping privileges by system call filter is not supported")          \
-    X(0, "relaxed_privileges", "dropping privileges by system call filter is not supported")       \
+    UNSUPPORTED_IN_RELEASE(X)                                                                      \
     X(0, "ext_persist", "restart from flash is not supported")
-#define UNSUPPORTED_UDP "UDP is not supported (-U 0 to disable)"
 
 static const struct {
     int flag;
@@ -455,6 +458,7 @@ static const struct suboption suboptions[] = {
     OWN(modern, -1, "the defaults"),
     OWN(no_modern, -1, "flat LRU, no crawler, no page mover, no chunked items (as memcached 1.4)"),
     DEAD(no_drop_privileges),
+    DEAD(relaxed_privileges),
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
@@ -655,7 +659,7 @@ static int take_suboptions(struct parser *p, const char *list)
     X('P', "pidfile", "<file>", ID_pid_file, NULL)                                                 \
     X('f', "slab-growth-factor", "<num>", ID_factor, NULL)                                         \
     X('n', "slab-min-size", "<bytes>", ID_chunk_size, NULL)                                        \
-    X('L', "enable-largepages", "", -1, NULL)                                                      \
+    X('L', "enable-largepages", "", ID_large_pages, NULL)                                          \
     X('D', NULL, "<char>", ID_prefix_delimiter, NULL)                                              \
     X('t', "threads", "<num>", ID_num_threads, NULL)                                               \
     X('R', "max-reqs-per-event", "<num>", ID_reqs_per_event, NULL)                                 \
@@ -669,7 +673,7 @@ static int take_suboptions(struct parser *p, const char *list)
     X('W', "disable-watch", "", -1, "disable watch")                                               \
     X('Y', "auth-file", "<file>", ID_auth_file, NULL)                                              \
     X('e', "memory-file", "<file>", ID_memory_file, NULL)                                          \
-    X('N', "napi_ids", "<num>", -1, NULL)                                                          \
+    X('N', "napi_ids", "<num>", ID_num_napi_ids, NULL)                                             \
     X('Z', "enable-ssl", "", -1, NULL)                                                             \
     X('o', "extended", "<list>", -1, "comma separated list of the options below")
 
@@ -867,6 +871,12 @@ static int take_flag(struct parser *p, int letter, const char *arg)
     case 'k':
         s->lock_memory = true;
         break;
+    case 'L':
+        s->large_pages = true;
+        break;
+    case 'N':
+        return flag_number(p, letter, ID_num_napi_ids, arg,
+                           "Maximum number of NAPI IDs must be greater than 0");
     case 'v':
         s->verbosity++;
         break;
@@ -1134,13 +1144,15 @@ static int check_together(struct parser *p)
                           "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
         s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
     }
+    if (s->num_napi_ids > s->num_threads)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
+                      (unsigned)s->num_napi_ids, (unsigned)s->num_threads);
     int code = check_sizes(p);
     if (code == SETTINGS_GO_ON)
         code = check_slab_sizes(p);
     if (code == SETTINGS_GO_ON)
         code = check_flash(p);
-    if (code == SETTINGS_GO_ON && s->udpport != 0)
-        code = refuse(p, SETTINGS_EXIT_USAGE, "%s", UNSUPPORTED_UDP);
     if (code == SETTINGS_GO_ON)
         code = check_listen(p);
     if (code == SETTINGS_GO_ON && s->num_threads > 64)

@@ -262,8 +262,8 @@ enum settings_bucket {
     X(BOOL, ext_drop_unread, false, 0, 1, "", LIVE, YES_NO,                                        \
       "ext_drop_unread",                                                                           \
       "compaction drops what was not read")                                                        \
-    X(U32, num_napi_ids, 0, 0, 0, "", FIXED, NULL_NUMBER, "num_napi_ids",                          \
-      "")                                                                                          \
+    X(U32, num_napi_ids, 0, 1, 1024, "", FIXED, NULL_NUMBER, "num_napi_ids",                       \
+      "receive queues of the network card; connections of one stay with one worker")               \
     X(TEXT, memory_file, 0, 0, 0, "", FIXED, TEXT_null,                                            \
       "memory_file",                                                                               \
       "file on tmpfs for all memory; a restart takes it over")                                     \
@@ -280,6 +280,8 @@ enum settings_bucket {
       "raise the limit of core files")                                                             \
     X(BOOL, lock_memory, false, 0, 1, "", FIXED, HIDDEN, "",                                       \
       "lock all memory (mlockall)")                                                                \
+    X(BOOL, large_pages, false, 0, 1, "", FIXED, HIDDEN, "",                                       \
+      "ask the kernel for huge pages (madvise)")                                                   \
     X(BOOL, watch_enabled, true, 0, 1, "", FIXED, HIDDEN, "",                                      \
       "allow the watch command")                                                                   \
     X(TEXT, auth_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                             \

@@ -3,10 +3,12 @@
 
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "udp.h"
 
 /* ---- lists of the worker's thread ---- */
 
@@ -257,6 +259,11 @@ static int loop_open(struct worker *w)
     add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), cache_ready);
     add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), cache_ready);
     evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
+    if (w->env->udp) {
+        w->udp = udp_start(w->env->udp, w->base, &w->command, &w->request);
+        if (!w->udp)
+            return -errno;
+    }
     if (w->env->settings->idle_timeout) {
         struct timeval second = {1, 0};
         event_assign(&w->idle_timer, w->base, -1, EV_PERSIST, idle_timer_due, w);
@@ -267,6 +274,7 @@ static int loop_open(struct worker *w)
 
 static void loop_close(struct worker *w)
 {
+    udp_stop(w->udp);
     if (w->cache_worker) {
         command_worker_drain(&w->command);
         cache_worker_destroy(w->cache_worker);
@@ -359,9 +367,37 @@ void workers_stop(struct workers *set)
     set->count = 0;
 }
 
+/* -N: the worker of the network card's receive queue that this connection came through; NULL: it isn't
+ * known, or there are more queues than were promised. */
+static struct worker *worker_of_queue(struct workers *set, int fd)
+{
+    struct server_counters *n = set->env->counters;
+    unsigned id = 0, limit = set->env->settings->num_napi_ids;
+    socklen_t len = sizeof(id);
+    if (getsockopt(fd, SOL_SOCKET, SO_INCOMING_NAPI_ID, &id, &len) < 0 || id == 0) {
+        atomic_fetch_add_explicit(&n->round_robin_fallback, 1, memory_order_relaxed);
+        return NULL;
+    }
+    for (unsigned i = 0; i < set->napi_count; i++) {
+        if (set->list[i].napi_id == id)
+            return &set->list[i];
+    }
+    if (set->napi_count == limit) {
+        atomic_fetch_add_explicit(&n->unexpected_napi_ids, 1, memory_order_relaxed);
+        return NULL;
+    }
+    struct worker *w = &set->list[set->napi_count++];
+    w->napi_id = id;
+    return w;
+}
+
 int workers_add(struct workers *set, const struct conn_origin *origin)
 {
-    struct worker *w = &set->list[set->next++ % set->count];
+    struct worker *w = NULL;
+    if (set->env->settings->num_napi_ids > 0 && origin->local.family != AF_UNIX)
+        w = worker_of_queue(set, origin->fd);
+    if (!w)
+        w = &set->list[set->next++ % set->count];
     struct conn *c = conn_create(w, origin);
     if (!c)
         return -ENOMEM;
@@ -418,6 +454,8 @@ void workers_each_conn(struct workers *set,
     const char *path = set->env->settings->socketpath;
     for (unsigned i = 0; i < set->count; i++) {
         unsigned count;
+        if (set->list[i].udp)
+            udp_each(set->list[i].udp, fn, ctx);
         struct conn_facts *facts = snapshot(&set->list[i], &count);
         for (unsigned k = 0; k < count; k++) {
             const struct conn_facts *f = &facts[k];

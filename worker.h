@@ -21,6 +21,7 @@ struct worker {
     struct event_base *base;
     pthread_t thread;
     unsigned number;
+    unsigned napi_id; /* -N: the receive queue whose connections come here; the acceptor's, 0 none yet */
     int mail_fd;
     struct thread_stats *stats;
     /* owned by the thread */
@@ -31,6 +32,7 @@ struct worker {
     struct conn *yield_head, *yield_tail, *dirty_head;
     unsigned zombies; /* closed connections with parked ops */
     struct request request; /* the line being executed */
+    struct udp_worker *udp; /* NULL without -U; const once the thread runs */
     /* atomic */
     _Atomic(bool) stop;
     _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
@@ -44,6 +46,7 @@ struct workers {
     struct command_env *env;
     struct worker *list;
     unsigned count, next;
+    unsigned napi_count; /* workers that a receive queue is known for: the first ones */
 };
 
 /* Starts env->thread_count threads, whose counters are env->thread_stats. 0 or -errno (nothing

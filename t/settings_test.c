@@ -195,7 +195,8 @@ Test(settings, unsupported_is_refused_by_name)
     refused("-B binary", 64, "-B binary: the binary protocol is not supported");
     refused("-o proxy_config=/x", 64, "-o proxy_config: the proxy is not supported");
     refused("-o ssl_key=/x", 64, "-o ssl_key: TLS is not supported");
-    refused("-U 11211", 64, "UDP is not supported (-U 0 to disable)");
+    refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
+    refused("-N 0", 1, "Maximum number of NAPI IDs must be greater than 0");
 }
 
 Test(settings, udp_and_auth_exclude_each_other)
