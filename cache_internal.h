@@ -1,4 +1,4 @@
-/* cache_internal.h: what cache.c, cache_room.c, cache_flash.c, crawler.c and
+/* cache_internal.h: what cache.c, cache_attach.c, cache_room.c, cache_flash.c, crawler.c and
  * maint_thread.c share, and nobody else includes.
  *
  * Invariants (all under the LOCK_COLUMN of the key's hash):
