@@ -4,6 +4,7 @@
 #include <time.h>
 
 #define REL_YEARS_LEFT_SEC ((int64_t)30 * 365 * 24 * 3600)
+#define EPOCH_MAX_SEC ((int64_t)1 << 40) /* from 1970, either way */
 
 /* clang-format off */
 static int64_t unix_epoch_sec;           /* const after setup: unix time of rel time 0 */
