@@ -160,6 +160,18 @@ Test(clock, an_epoch_of_this_boot_ahead_is_refused)
     cr_assert_eq(clock_setup_boot_epoch(1000, clock_mono_epoch_sec() + 100), -EINVAL);
 }
 
+Test(clock, epochs_that_are_no_times_are_refused)
+{
+    clock_setup();
+    int64_t unix_epoch = clock_unix_epoch_sec(), mono = clock_mono_epoch_sec();
+    cr_assert_eq(clock_setup_epoch(INT64_MIN), -EINVAL);
+    cr_assert_eq(clock_setup_boot_epoch(unix_epoch, INT64_MIN), -EINVAL);
+    cr_assert_eq(clock_setup_boot_epoch(unix_epoch, INT64_MAX), -EINVAL);
+    cr_assert_eq(clock_setup_boot_epoch(INT64_MIN, mono - 500), -EINVAL);
+    cr_assert_eq(clock_setup_boot_epoch(INT64_MAX, mono - 500), -EINVAL);
+    cr_assert_eq(clock_unix_epoch_sec(), unix_epoch);
+}
+
 Test(clock, mono_units_agree)
 {
     uint64_t ms = clock_mono_ms(), us = clock_mono_us(), ns = clock_mono_ns();
