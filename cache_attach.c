@@ -160,7 +160,8 @@ static bool is_plausible(struct cache *c, slab_handle h)
     ITEM_FLAG_TABLE(X)
 #undef X
     return it->key_bytes > 0 && it->key_bytes <= CACHE_KEY_BYTES_MAX && !(flags & ~known) &&
-           !(flags & ITEM_WINNER) && slab_class_of(c->slab, item_accounted_bytes(it)) == lru_class(it->lru_id);
+           !(flags & ITEM_WINNER) &&
+           slab_class_of(c->slab, item_accounted_bytes(it)) == lru_class(it->lru_id);
 }
 
 /* The item is taken over: it has its memory and its account. */
@@ -236,7 +237,8 @@ static void claim_batch(struct attacher *a, const struct found *items, unsigned 
 }
 
 /* The header, and where the key may go on. */
-static void prefetch_items(const struct cache *c, const struct found *items, size_t from, size_t count)
+static void prefetch_items(const struct cache *c, const struct found *items, size_t from,
+                           size_t count)
 {
     for (size_t i = from; i < count && i < from + BATCH_ITEMS; i++) {
         const char *it = (const char *)item_at(c, items[i].handle);
@@ -278,7 +280,7 @@ static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
     return NULL;
 }
 
-/* After all items of the shard that hold were claimed: is this the one word that names one of them? */
+/* After all good items of the shard were claimed: is this the one word that names one of them? */
 static void visit_to_drop_misfits(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct attacher *a = ctx;
@@ -388,7 +390,8 @@ static void walk(struct attach_job *job, struct attacher *a, unsigned count,
 
 static unsigned thread_count(const struct cache *c)
 {
-    uint64_t bytes = arena_used_bytes(c->arena, ARENA_USE_SLAB) + arena_used_bytes(c->arena, ARENA_USE_INDEX);
+    uint64_t bytes =
+        arena_used_bytes(c->arena, ARENA_USE_SLAB) + arena_used_bytes(c->arena, ARENA_USE_INDEX);
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t count = min_u64(1 + bytes / BYTES_PER_THREAD, cpus > 0 ? (uint64_t)cpus : 1);
     return (unsigned)min_u64(count, THREADS_MAX);
@@ -460,7 +463,8 @@ static void add_reports(struct attach_report *sum, const struct attach_report *r
     sum->shadow_items += r->shadow_items;
 }
 
-static int attach_with(struct cache *c, struct attacher *a, unsigned count, struct attach_report *out)
+static int attach_with(struct cache *c, struct attacher *a, unsigned count,
+                       struct attach_report *out)
 {
     struct attach_job job = {.cache = c, .now = clock_now_sec()};
     job.lru = lru_attach_begin(c->lru, arena_reserve_bytes(c->arena) >> c->handle_shift, count);

@@ -179,12 +179,12 @@ uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec)
 
 /* ---- attach --------------------------------------------------------------------------- */
 
-/* A kill can come between any two stores of the functions above, once in each thread. So a list then is
- * at most a few pieces; an end of a piece is an item whose neighbour does not name it in return. Which
- * ends belonged together is told, in this order, by
+/* A kill can come between any two stores of the functions above, once in each thread. So a list
+ * then is at most a few pieces; an end of a piece is an item whose neighbour does not name it in
+ * return. Which ends belonged together is told, in this order, by
  *  1. a tail that names a head, or a head that names a tail (half of a link was made or undone);
- *  2. a tail and a head that name the same item which is not live any more (or not yet): it was being
- *     substituted or freed;
+ *  2. a tail and a head that name the same item which is not live any more (or not yet): it was
+ * being substituted or freed;
  *  3. time. An item without neighbours was on its way to some head and goes to its list's head. */
 
 struct end {
@@ -270,8 +270,8 @@ static void add_end(struct part *p, const struct end *end)
     p->ends[p->end_count++] = *end;
 }
 
-/* Looks towards the tail only: a head without a newer neighbour is known by itself, and while a list
- * has as many of those as it has tails, there are no other heads. */
+/* Looks towards the tail only: a head without a newer neighbour is known by itself, and while a
+ * list has as many of those as it has tails, there are no other heads. */
 void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h)
 {
     const struct item *it = item_at(a->lru, h);

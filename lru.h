@@ -37,7 +37,10 @@ static inline uint8_t lru_id_of(unsigned cls, enum lru_segment seg)
     return (uint8_t)(cls | (unsigned)seg << 6);
 }
 static inline unsigned lru_class(uint8_t lru_id) { return lru_id & 63u; }
-static inline enum lru_segment lru_segment(uint8_t lru_id) { return (enum lru_segment)(lru_id >> 6); }
+static inline enum lru_segment lru_segment(uint8_t lru_id)
+{
+    return (enum lru_segment)(lru_id >> 6);
+}
 
 struct lru;
 
@@ -50,17 +53,19 @@ struct lock *lru_lock(struct lru *l, uint8_t lru_id);
 /* Puts the item at the head of the list that its lru_id names; takes the list's lock itself. */
 void lru_link(struct lru *l, struct item *it);
 void lru_unlink(struct lru *l, struct item *it);
-/* The item leaves its list for the head of another segment of its class. Takes both locks, one after
- * the other. LOCK_COLUMN held. */
+/* The item leaves its list for the head of another segment of its class. Takes both locks, one
+ * after the other. LOCK_COLUMN held. */
 void lru_move(struct lru *l, struct item *it, enum lru_segment to);
 /* An item that was copied from `old` to `neu` takes its place in the list. LOCK_COLUMN held. */
 void lru_substitute(struct lru *l, struct item *old, struct item *neu);
 
 /* With the list's lock held. */
 struct item *lru_tail_locked(struct lru *l, uint8_t lru_id);
-struct item *lru_newer_locked(struct lru *l, const struct item *it); /* towards the head; NULL at the head */
+/* Towards the head; NULL at the head. */
+struct item *lru_newer_locked(struct lru *l, const struct item *it);
 struct item *lru_head_locked(struct lru *l, uint8_t lru_id);
-struct item *lru_older_locked(struct lru *l, const struct item *it); /* towards the tail; NULL at the tail */
+/* Towards the tail; NULL at the tail. */
+struct item *lru_older_locked(struct lru *l, const struct item *it);
 
 uint64_t lru_count(struct lru *l, uint8_t lru_id); /* items */
 uint64_t lru_bytes(struct lru *l, uint8_t lru_id); /* accounted bytes */
@@ -69,8 +74,9 @@ void lru_adjust(struct lru *l, const struct item *it, int64_t delta_bytes);
 /* Age in seconds of the tail, 0 when empty. */
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
 
-/* After an attach: the links that another process left when it was killed are kept wherever both ends
- * agree; the few pieces that this gives are joined in their old order as far as that can be told.
+/* After an attach: the links that another process left when it was killed are kept wherever both
+ * ends agree; the few pieces that this gives are joined in their old order as far as that can be
+ * told.
  *
  *   lru_attach_begin
  *   lru_attach_live(h) for every live item, lru_id and links as they were left
@@ -78,13 +84,15 @@ uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
  *   if lru_attach_is_broken: lru_attach_look_back(h) for every live item
  *   lru_attach_end
  *
- * live and look: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l until the
- * end. Nobody writes to items between the first look and the end. */
+ * live and look: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l
+ * until the end. Nobody writes to items between the first look and the end. */
 struct lru_attach;
-struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts); /* NULL: no memory */
+/* NULL: no memory. */
+struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts);
 void lru_attach_live(struct lru_attach *a, slab_handle h);
 void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h);
-/* Is another walk needed, with lru_attach_look_back(h) for every live item, because a list is broken? */
+/* Is another walk needed, with lru_attach_look_back(h) for every live item, because a list is
+ * broken? */
 bool lru_attach_is_broken(const struct lru_attach *a);
 void lru_attach_look_back(struct lru_attach *a, unsigned part, slab_handle h);
 /* Is it one that lru_attach_live() named? */

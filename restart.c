@@ -1,4 +1,5 @@
-/* restart.c: see restart.h. First the sizes, then the parts in their order, then the two ways to start. */
+/* restart.c: see restart.h. First the sizes, then the parts in their order, then the two ways to
+ * start. */
 #include "restart.h"
 
 #include <stdarg.h>
@@ -75,7 +76,8 @@ static uint64_t reserve_bytes_needed(const struct settings *s)
     return limit + limit / 2 + 2 * buffer_bytes(s) + 2 * RUNS_BYTES;
 }
 
-/* Room for cache_memlimit to grow, and for holes; one handle shift less where it does not cost that. */
+/* Room for cache_memlimit to grow, and for holes; one handle shift less where it does not cost
+ * that. */
 static uint64_t reserve_bytes_wanted(const struct settings *s)
 {
     uint64_t need = reserve_bytes_needed(s);
@@ -115,8 +117,8 @@ static struct geometry geometry_of(const struct settings *s)
         return g;
     /* Whether these are the same files, the engine finds out. */
     for (uint32_t i = 0; i < s->ext_file_count; i++)
-        g.flash_files_hash = hash_numbers(g.flash_files_hash,
-                                          (uint64_t[]){s->ext_files[i].bytes, s->ext_files[i].bucket}, 2);
+        g.flash_files_hash = hash_numbers(
+            g.flash_files_hash, (uint64_t[]){s->ext_files[i].bytes, s->ext_files[i].bucket}, 2);
     g.page_bytes = s->ext_page_size;
     g.wbuf_bytes = s->ext_wbuf_size;
     g.buffer_bytes = buffer_bytes(s);
@@ -188,7 +190,8 @@ static int make_index(const struct restart_options *o, struct restart *r)
         .attached = r->attached,
     };
     if (s->hashpower_init > 0)
-        opt.initial_bytes = min_u64(sizeof(index_word) << s->hashpower_init, limit / INDEX_START_SHARE);
+        opt.initial_bytes =
+            min_u64(sizeof(index_word) << s->hashpower_init, limit / INDEX_START_SHARE);
     if (s->ext_file_count > 0) {
         uint64_t items = max_u64(limit / INDEX_ITEMS_SHARE, 2 * SLAB_PAGE_BYTES);
         opt.limit_bytes = limit > items ? limit - items : 0;
@@ -234,9 +237,10 @@ static int make_extstore(const struct restart_options *o, struct restart *r, cha
                       (int)SETTINGS_ENGINE_THREADS == (int)EXT_ENGINE_THREADS,
                   "the same engines");
     for (uint32_t i = 0; i < s->ext_file_count; i++)
-        opt.devices[i] = (struct ext_device_options){.path = s->ext_files[i].path,
-                                                     .bytes = s->ext_files[i].bytes,
-                                                     .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
+        opt.devices[i] =
+            (struct ext_device_options){.path = s->ext_files[i].path,
+                                        .bytes = s->ext_files[i].bytes,
+                                        .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
     r->ext = ext_create(&opt, o->tunables, why, n);
     if (!r->ext)
         return -errno;
@@ -270,9 +274,10 @@ static enum outcome unfit(char *why, size_t n, const struct settings *s, const c
     return UNFIT;
 }
 
-/* Memory that is short now would be short for an empty start too; everything else is the content's fault. */
-static enum outcome part_failed(const struct settings *s, const struct restart *r, int rc, const char *part,
-                                char *why, size_t n)
+/* Memory that is short now would be short for an empty start too; everything else is the content's
+ * fault. */
+static enum outcome part_failed(const struct settings *s, const struct restart *r, int rc,
+                                const char *part, char *why, size_t n)
 {
     char what[160];
     if (!r->attached || rc == -ENOMEM) {
@@ -284,13 +289,14 @@ static enum outcome part_failed(const struct settings *s, const struct restart *
 }
 
 /* Makes all parts over an arena that is there. */
-static enum outcome make_parts(const struct restart_options *o, struct restart *r, int *error, char *why,
-                               size_t n)
+static enum outcome make_parts(const struct restart_options *o, struct restart *r, int *error,
+                               char *why, size_t n)
 {
     struct settings *s = o->settings;
     int rc;
     if (r->attached && (rc = continue_clock(r)) != 0)
-        return unfit(why, n, s, rc == -EUCLEAN ? "its making was interrupted" : "its clock can't go on");
+        return unfit(why, n, s,
+                     rc == -EUCLEAN ? "its making was interrupted" : "its clock can't go on");
     if ((rc = *error = make_slab(s, r)) != 0)
         return part_failed(s, r, rc, "item memory", why, n);
     if ((rc = *error = make_index(o, r)) != 0)

@@ -40,7 +40,7 @@ struct restart_options {
     struct ext_tunables *tunables;         /* of the engine, filled by the caller; outlives it */
     unsigned ring_count;                   /* threads that will read flash through a ring */
     const struct ext_device_ops *device_ops; /* tests: see extstore.h; else NULL */
-    uint64_t index_reach_bytes; /* tests: the index is made as for so much flash (shorter tags); else 0 */
+    uint64_t index_reach_bytes; /* tests: the index is made as for so much flash; else 0 */
 };
 
 struct restart {
@@ -54,12 +54,13 @@ struct restart {
     char line[RESTART_LINE_BYTES];  /* to be logged: what was taken over, or why not; else "" */
 };
 
-/* Makes everything in *out. clock_setup() was called. 0, or -errno and one line in why[]; *out is then
- * empty and nothing is left open. May read and write files, takes no lock from outside. */
-int restart_open(const struct restart_options *opt, struct restart *out, char *why, size_t why_bytes);
+/* Makes everything in *out. clock_setup() was called. 0, or -errno and one line in why[]; *out is
+ * then empty and nothing is left open. May read and write files, takes no lock from outside. */
+int restart_open(const struct restart_options *opt, struct restart *out, char *why,
+                 size_t why_bytes);
 
-/* Takes it all apart; with flush, what is in write buffers goes to flash first. With -e the content stays
- * in the file for the next process; without, it is gone. */
+/* Takes it all apart; with flush, what is in write buffers goes to flash first. With -e the content
+ * stays in the file for the next process; without, it is gone. */
 void restart_close(struct restart *r, bool flush);
 
 #endif

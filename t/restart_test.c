@@ -1,6 +1,7 @@
-/* restart_test.c: what a process left with -e, whole or killed, is taken over by the next one, and what
- * does not fit is refused with a line. First lives that end well, then states that only a kill leaves
- * (made by hand), then real kills under load. run under TSan for the threads that walk the index. */
+/* restart_test.c: what a process left with -e, whole or killed, is taken over by the next one, and
+ * what does not fit is refused with a line. First lives that end well, then states that only a kill
+ * leaves (made by hand), then real kills under load. run under TSan for the threads that walk the
+ * index. */
 #include "../restart.h"
 
 #include <criterion/criterion.h>
@@ -56,11 +57,13 @@ static int life_try(struct life *l, const char *words)
     for (char *word; argc < ARGS_MAX && (word = strsep(&at, " ")) != NULL;)
         if (*word)
             argv[argc++] = word;
-    cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s", words);
+    cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
+                 words);
     atomic_store(&l->f.tunables.compact_under_pages, 2);
     atomic_store(&l->f.tunables.drop_under_pages, 2);
     atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = {.settings = &l->f.settings, .tunables = &l->f.tunables, .ring_count = 4};
+    struct restart_options opt = {
+        .settings = &l->f.settings, .tunables = &l->f.tunables, .ring_count = 4};
     int rc = restart_open(&opt, &l->r, why, sizeof(why));
     if (rc != 0) {
         settings_free(&l->f.settings);
@@ -81,7 +84,8 @@ static void life_open(struct life *l, const char *words)
     cr_assert_eq(life_try(l, words), 0, "%s", why);
 }
 
-/* Ends without tidying up: nothing is flushed, items stay linked, as after a kill between two ops. */
+/* Ends without tidying up: nothing is flushed, items stay linked, as after a kill between two ops.
+ */
 static void life_end(struct life *l)
 {
     cache_worker_destroy(l->f.worker);
@@ -101,8 +105,9 @@ static void life_again(struct life *l, const char *words)
 static const char *with_flash(const char *words, unsigned mb)
 {
     static char text[400];
-    snprintf(text, sizeof(text), "%s -o ext_path=%s:%um,ext_page_size=2,ext_wbuf_size=2,ext_buffer_mem=24",
-             words, flash_file, mb);
+    snprintf(text, sizeof(text),
+             "%s -o ext_path=%s:%um,ext_page_size=2,ext_wbuf_size=2,ext_buffer_mem=24", words,
+             flash_file, mb);
     return text;
 }
 
@@ -261,7 +266,8 @@ Test(restart, what_was_flushed_stays_flushed)
 Test(restart, the_clock_goes_on)
 {
     struct life l;
-    cr_assert_eq(clock_setup_boot_epoch(clock_unix_epoch_sec() - 5000, clock_mono_epoch_sec() - 5000), 0);
+    cr_assert_eq(
+        clock_setup_boot_epoch(clock_unix_epoch_sec() - 5000, clock_mono_epoch_sec() - 5000), 0);
     int64_t epoch = clock_unix_epoch_sec();
     uint32_t before = clock_now_sec();
     life_open(&l, "-m 64");
@@ -506,7 +512,8 @@ Test(restart, another_flash_file_starts_empty)
     char other[128];
     snprintf(other, sizeof(other), "%s.other", flash_file);
     leave_one_item(with_flash("-m 64", 64));
-    cr_assert_eq(rename(flash_file, other), 0); /* its inode stays in use, so the new file has another */
+    cr_assert_eq(rename(flash_file, other),
+                 0); /* its inode stays in use, so the new file has another */
     expect_empty(with_flash("-m 64", 64), "other files");
     unlink(other);
 }
@@ -623,7 +630,8 @@ Test(restart, of_two_values_on_flash_the_younger_counts)
     life_end(&l);
 }
 
-/* Killed while it dropped both: whichever word was first, the other one must not serve its value. */
+/* Killed while it dropped both: whichever word was first, the other one must not serve its value.
+ */
 Test(restart, a_drop_of_a_tag_that_was_cut_short_is_finished)
 {
     struct life l;
@@ -649,7 +657,8 @@ Test(restart, a_word_whose_page_holds_nothing_is_dropped)
     life_open(&l, words);
     uint64_t hash = cache_hash(l.f.cache, "key", 3);
     lock_take(index_lock(l.f.index, hash));
-    cr_assert_eq(index_insert(l.f.index, hash, index_make_flash(l.f.index, 2 * MiB / 16 * 20, 3, 0)), 0);
+    cr_assert_eq(
+        index_insert(l.f.index, hash, index_make_flash(l.f.index, 2 * MiB / 16 * 20, 3, 0)), 0);
     lock_release(index_lock(l.f.index, hash));
     life_again(&l, words);
     cr_assert_eq(l.r.report.dropped_objects, 1);
@@ -726,7 +735,9 @@ Test(restart, two_words_of_one_item_are_one_item)
     index_slot *slots[INDEX_MATCH_MAX];
     cr_assert_eq(index_match(l.f.index, hash, slots), 1);
     index_word w = index_load(slots[0]);
-    cr_assert_eq(index_insert(l.f.index, hash, index_make_ram(l.f.index, index_handle(l.f.index, w), 0, 0)), 0);
+    cr_assert_eq(
+        index_insert(l.f.index, hash, index_make_ram(l.f.index, index_handle(l.f.index, w), 0, 0)),
+        0);
     lock_release(index_lock(l.f.index, hash));
     life_again(&l, "-m 64");
     cache_totals(l.f.cache, &t);
@@ -735,7 +746,8 @@ Test(restart, two_words_of_one_item_are_one_item)
     life_end(&l);
 }
 
-/* Runs a list of five items, newest first "e d c b a", through one broken state; returns its order after. */
+/* Runs a list of five items, newest first "e d c b a", through one broken state; returns its order
+ * after. */
 static const char *order_after(void (*breaking)(struct life *l), uint64_t *pieces)
 {
     static char order[256];
@@ -751,7 +763,8 @@ static const char *order_after(void (*breaking)(struct life *l), uint64_t *piece
     *pieces = l.r.report.lru_pieces;
     order_of(&l, id, order, sizeof(order));
     cr_assert_eq(lru_count(l.f.cache->lru, id), strlen(order) / 2);
-    for (const char *key = "a\0b\0c\0d\0e\0"; *key; key += 2) /* links are whole: each can be unlinked */
+    for (const char *key = "a\0b\0c\0d\0e\0"; *key;
+         key += 2) /* links are whole: each can be unlinked */
         fixture_delete(&l.f, key);
     cr_assert_eq(lru_count(l.f.cache->lru, id), 0);
     life_end(&l);
@@ -898,8 +911,9 @@ struct state { /* of a key, as a client knows it */
     uint64_t number;
 };
 
-/* What happened to a key, in memory that outlives the process. `next` counts from before the op until
- * `acked` holds it: an op that was begun may have happened; one that was answered must have. */
+/* What happened to a key, in memory that outlives the process. `next` counts from before the op
+ * until `acked` holds it: an op that was begun may have happened; one that was answered must have.
+ */
 struct history {
     struct state acked, next;
     _Atomic(int) phase; /* 0 quiet, 1 begun, 2 answered */
@@ -945,7 +959,8 @@ static size_t value_in(unsigned thread, unsigned key, const struct state *s, cha
 }
 
 /* Does a number that was counted down keep the length it had? Then spaces follow. */
-static bool same_value(unsigned thread, unsigned key, const struct state *s, const struct cache_view *v)
+static bool same_value(unsigned thread, unsigned key, const struct state *s,
+                       const struct cache_view *v)
 {
     static _Thread_local char value[LOAD_VALUE_MAX + 4096];
     size_t bytes = value_in(thread, key, s, value);
@@ -984,7 +999,8 @@ static enum cache_status load_store(struct load_thread *t, unsigned key, enum ca
 static enum cache_status load_invalidate(struct load_thread *t, const char *name)
 {
     struct cache_op op;
-    cache_op_init(&op, CACHE_DELETE, name, (uint8_t)strlen(name), cache_hash(t->f.cache, name, strlen(name)));
+    cache_op_init(&op, CACHE_DELETE, name, (uint8_t)strlen(name),
+                  cache_hash(t->f.cache, name, strlen(name)));
     op.options = CACHE_F_META | CACHE_F_INVALIDATE;
     fixture_run(&t->f, &op);
     enum cache_status status = op.status;
@@ -1006,8 +1022,12 @@ static void load_one(struct load_thread *t)
     if (is_number(key))
         what = !s.exists || dice < 5 ? SET : dice < 10 ? DELETE : dice < 60 ? INCR : DECR;
     else
-        what = !s.exists || dice < 40 ? SET : dice < 55 ? DELETE : dice < 70 ? TOUCH : dice < 80 ? APPEND
-               : dice < 90 ? CAS : STALE;
+        what = !s.exists || dice < 40 ? SET
+               : dice < 55            ? DELETE
+               : dice < 70            ? TOUCH
+               : dice < 80            ? APPEND
+               : dice < 90            ? CAS
+                                      : STALE;
     switch (what) {
     case SET:
     case CAS:
@@ -1037,7 +1057,11 @@ static void load_one(struct load_thread *t)
     h->next = s;
     atomic_store(&h->phase, 1);
     if (what == SET || what == CAS || what == APPEND)
-        status = load_store(t, key, what == SET ? CACHE_SET : what == CAS ? CACHE_CAS : CACHE_APPEND, name, &s);
+        status = load_store(t, key,
+                            what == SET   ? CACHE_SET
+                            : what == CAS ? CACHE_CAS
+                                          : CACHE_APPEND,
+                            name, &s);
     else if (what == DELETE)
         status = fixture_delete(&t->f, name);
     else if (what == TOUCH)
@@ -1115,13 +1139,18 @@ static void load_check(struct load *load, const char *words, unsigned cycle)
             fixture_run(&l.f, &op);
             bool before = is_in(thread, key, &h->acked, op.status, &op.view);
             bool after = is_in(thread, key, &h->next, op.status, &op.view);
-            cr_assert(phase == 0 ? before : phase == 2 ? after : before || after,
-                      "cycle %u, %s, phase %d: status %d, value %.*s (%u), flags %u, exptime %u, stale %d; "
-                      "acked: exists %d version %u appended %u number %" PRIu64 "; next: %d %u %u %" PRIu64,
-                      cycle, name, phase, (int)op.status, op.status == CACHE_OK ? 16 : 0, op.view.value,
-                      op.view.value_bytes, op.view.client_flags, op.view.exptime_sec, op.view.stale,
-                      h->acked.exists, h->acked.version, h->acked.appended, h->acked.number,
-                      h->next.exists, h->next.version, h->next.appended, h->next.number);
+            cr_assert(phase == 0   ? before
+                      : phase == 2 ? after
+                                   : before || after,
+                      "cycle %u, %s, phase %d: status %d, value %.*s (%u), flags %u, exptime %u, "
+                      "stale %d; "
+                      "acked: exists %d version %u appended %u number %" PRIu64
+                      "; next: %d %u %u %" PRIu64,
+                      cycle, name, phase, (int)op.status, op.status == CACHE_OK ? 16 : 0,
+                      op.view.value, op.view.value_bytes, op.view.client_flags, op.view.exptime_sec,
+                      op.view.stale, h->acked.exists, h->acked.version, h->acked.appended,
+                      h->acked.number, h->next.exists, h->next.version, h->next.appended,
+                      h->next.number);
             if (phase == 2 || (phase == 1 && !before))
                 h->acked = h->next;
             atomic_store(&h->phase, 0);
@@ -1140,7 +1169,8 @@ static void load_check(struct load *load, const char *words, unsigned cycle)
 
 static void kill_under_load(const char *words, unsigned cycles, uint64_t seed)
 {
-    struct load *load = mmap(NULL, sizeof(*load), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct load *load =
+        mmap(NULL, sizeof(*load), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(load, MAP_FAILED);
     uint64_t random = seed;
     for (unsigned cycle = 0; cycle < cycles; cycle++) {
@@ -1170,7 +1200,8 @@ Test(restart, kills_under_load_lose_nothing)
 
 Test(restart, kills_under_load_with_flash_lose_nothing)
 {
-    kill_under_load(with_flash("-m 4 -I 512k -o ext_item_age=0,ext_item_size=1", 128), 15, 20260102);
+    kill_under_load(with_flash("-m 4 -I 512k -o ext_item_age=0,ext_item_size=1", 128), 15,
+                    20260102);
 }
 
 Test(restart, kills_under_load_with_a_flat_lru_lose_nothing)
