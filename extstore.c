@@ -335,6 +335,32 @@ static int reset_pages(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
+/* Can this be what an unflushed buffer held? */
+static bool buffer_is_sound(const struct extstore *e, struct ext_wbuf_root *root)
+{
+    uint32_t count = atomic_load(&root->count);
+    return root->bucket < EXT_BUCKET_COUNT && count <= e->wbuf_bytes / sizeof(struct ext_entry) - 2 &&
+           atomic_load(&root->front_bytes) <= ext_table_start(e->wbuf_bytes, count);
+}
+
+/* Is what the map says about the slots of an earlier process's pages possible? Slots beyond
+ * slots_used were not yet given out. */
+static bool slots_are_sound(const struct extstore *e, struct ext_wbuf_root *roots)
+{
+    for (uint32_t page = 0; page < e->page_count; page++) {
+        bool is_free = ext_page_state_of(&e->pages[page]) == EXT_PAGE_FREE;
+        uint32_t used = atomic_load(&e->pages[page].slots_used);
+        for (uint32_t i = 0; !is_free && i < e->slots_per_page; i++) {
+            struct extmap_range r = extmap_get(e->map, (uint64_t)page * e->slots_per_page + i);
+            if (i >= used && r.state != EXTMAP_FREE)
+                return false;
+            if (r.state == EXTMAP_DELAYED && !buffer_is_sound(e, &roots[r.buffer]))
+                return false;
+        }
+    }
+    return true;
+}
+
 static void free_unused_pages(struct extstore *e)
 {
     for (uint32_t i = 0; i < e->page_count; i++) {
@@ -380,6 +406,8 @@ static int open_tables(struct extstore *e, char *why, size_t n)
     if (rc != 0)
         return refuse(why, n, rc == -EINVAL ? -ESTALE : rc,
                       "flash: the map of ranges can't be used (%s)", strerror(-rc));
+    if (e->opt.attached && !slots_are_sound(e, roots))
+        return refuse(why, n, -ESTALE, "flash: the write buffers kept in memory are damaged");
     e->wbufs = calloc(e->wbuf_count, sizeof(*e->wbufs));
     e->free_wbufs = calloc(e->wbuf_count, sizeof(*e->free_wbufs));
     if (e->wbufs == NULL || e->free_wbufs == NULL)
