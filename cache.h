@@ -163,6 +163,42 @@ void cache_set_extstore(struct cache *c, struct extstore *ext);
 /* With options.attached: takes over what the index names. After cache_set_extstore, before anything else
  * uses the cache; ends the attach of slab_mem and of the engine. 0, or -errno: start empty instead. */
 int cache_attach(struct cache *c, struct attach_report *out);
+/* ---- for a checkpoint: nobody else uses the cache; with flash ---- */
+
+/* What goes on over a stop, beside index and pages. */
+struct cache_numbers {
+    uint64_t hash_seed, cas_counter, flush_cas;
+    uint32_t flush_unix;
+};
+void cache_numbers(const struct cache *c, struct cache_numbers *out);
+/* Before anything is stored. */
+void cache_set_numbers(struct cache *c, const struct cache_numbers *n);
+
+/* Moves all items from RAM to flash, making room there as usual; what is dead goes. 0: none is left;
+ * -ETIMEDOUT: the time is over (clock_mono_ns() > deadline_ns); -ENOSPC: flash gets no free page any
+ * more; -EIO: no device takes writes. What is left stays as it was. Waits for the devices. */
+struct cache_moved {
+    uint64_t moved, dead, left;
+};
+int cache_move_to_flash(struct cache *c, uint64_t deadline_ns, struct cache_moved *out);
+/* Drops the items that are left, together with the older values that they hide. How many. */
+uint64_t cache_drop_items(struct cache *c);
+
+/* Fills the empty index from the records on flash, before ext_attach_done: of each key the one with the
+ * highest seq, unless it is dead. Log lines tell how far it is. 0 or -ENOMEM. */
+struct cache_scan_report {
+    uint64_t records;   /* sound ones that were met */
+    uint64_t kept;
+    uint64_t older;     /* than another of the same key */
+    uint64_t dead;      /* expired or flushed */
+    uint64_t foreign;   /* of an earlier cache in the same files */
+    uint64_t no_room;   /* the index is full */
+    uint64_t compared;  /* reads to see which of two is younger */
+};
+int cache_scan(struct cache *c, struct cache_scan_report *out);
+/* Calls fn after each flush_all, in its thread, no lock held. Set once, before the threads start. */
+void cache_set_flush_hook(struct cache *c, void (*fn)(void *ctx), void *ctx);
+
 /* The callbacks to give to ext_create (ctx = the cache). */
 struct ext_callbacks cache_ext_callbacks(struct cache *c);
 
@@ -230,8 +266,7 @@ struct cache_meta {
 #define CACHE_ITEM_STATS(X)                                                                        \
     X(evicted) X(evicted_nonzero) X(outofmemory) X(tailrepairs) X(reclaimed) X(expired_unfetched)  \
     X(evicted_unfetched) X(evicted_active) X(crawler_reclaimed) X(crawler_items_checked)           \
-    X(lrutail_reflocked) X(moves_to_cold) X(moves_to_warm) X(moves_within_lru) X(direct_reclaims)  \
-    X(hits_to_hot) X(hits_to_warm) X(hits_to_cold) X(hits_to_temp)
+    X(lrutail_reflocked) X(moves_to_cold) X(moves_to_warm) X(moves_within_lru) X(direct_reclaims)
 struct cache_class_stats {
     uint64_t number, number_hot, number_warm, number_cold, number_temp;
     uint64_t age_hot, age_warm, age, mem_requested, evicted_time;

@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "lock.h"
 #include "log.h"
+#include "lru.h"
 #include "maint_thread.h"
 #include "watch.h"
 
@@ -285,8 +286,12 @@ static void stats_settings(struct session *s)
     session_reply(s, REPLY_END);
 }
 
-static void emit_class_items(struct session *s, unsigned cls)
+static void emit_class_items(struct session *s, const struct stats_sum *sum, unsigned cls)
 {
+    static const char *const hits[] = {
+        [LRU_HOT] = "hits_to_hot", [LRU_WARM] = "hits_to_warm",
+        [LRU_COLD] = "hits_to_cold", [LRU_TEMP] = "hits_to_temp",
+    };
     const struct settings *set = s->w->env->settings;
     bool segmented = set->lru_segmented, maintained = set->lru_maintainer;
     struct cache_class_stats v;
@@ -307,17 +312,26 @@ static void emit_class_items(struct session *s, unsigned cls)
     if (segmented)
         LINE(evicted_active);
     LINE(crawler_reclaimed), LINE(crawler_items_checked), LINE(lrutail_reflocked);
-    if (maintained)
+    if (maintained) {
         LINE(moves_to_cold), LINE(moves_to_warm), LINE(moves_within_lru), LINE(direct_reclaims);
-    LINE(hits_to_hot), LINE(hits_to_warm), LINE(hits_to_cold), LINE(hits_to_temp);
+        for (unsigned seg = 0; seg < ARRAY_COUNT(hits); seg++)
+            emit_numbered(s, "items:", cls, hits[seg], sum->lru_hits[lru_id_of(cls, seg)]);
+    }
 #undef LINE
 }
 
 static void stats_items(struct session *s)
 {
+    struct stats_sum *sum = malloc(sizeof(*sum));
+    if (!sum) {
+        session_reply(s, REPLY_OOM_STATS);
+        return;
+    }
+    threads_since_reset(s->w->env, sum);
     unsigned count = slab_class_count(s->w->env->slab);
     for (unsigned cls = 1; cls <= count; cls++)
-        emit_class_items(s, cls);
+        emit_class_items(s, sum, cls);
+    free(sum);
     session_reply(s, REPLY_END);
 }
 
@@ -822,8 +836,6 @@ static enum reply crawler_reply(enum crawler_result r)
         return REPLY_OK;
     case CRAWLER_BUSY:
         return REPLY_CRAWLER_BUSY;
-    case CRAWLER_NOTSTARTED:
-        return REPLY_CRAWLER_NOT_STARTED;
     case CRAWLER_DISABLED:
         return REPLY_CRAWLER_DISABLED;
     }

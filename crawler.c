@@ -286,18 +286,6 @@ void crawler_destroy(struct crawler *cr)
     free(cr);
 }
 
-static bool any_items(struct cache *c, uint64_t class_mask)
-{
-    struct index_info info;
-    for (unsigned cls = 1; cls < SLAB_CLASS_MAX; cls++)
-        if (class_mask >> cls & 1)
-            for (unsigned seg = 0; seg < LRU_SEGMENT_COUNT; seg++)
-                if (lru_count(c->lru, lru_id_of(cls, (enum lru_segment)seg)) > 0)
-                    return true;
-    index_info(c->index, &info);
-    return info.flash_count > 0;
-}
-
 enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum crawler_job job,
                                   const struct crawler_sink *sink)
 {
@@ -306,19 +294,15 @@ enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum 
         return CRAWLER_DISABLED;
     lock_take(&cr->lock);
     if (!cr->has_job) {
-        if (job == CRAWLER_EXPIRE && !any_items(cr->cache, class_mask)) {
-            result = CRAWLER_NOTSTARTED;
-        } else {
-            cr->class_mask = class_mask;
-            cr->job = job;
-            if (sink)
-                cr->sink = *sink;
-            cr->has_job = true;
-            atomic_store(&cr->running, true);
-            cache_count(cr->cache, CACHE_N_lru_crawler_starts, 1);
-            pthread_cond_signal(&cr->wake);
-            result = CRAWLER_OK;
-        }
+        cr->class_mask = class_mask;
+        cr->job = job;
+        if (sink)
+            cr->sink = *sink;
+        cr->has_job = true;
+        atomic_store(&cr->running, true);
+        cache_count(cr->cache, CACHE_N_lru_crawler_starts, 1);
+        pthread_cond_signal(&cr->wake);
+        result = CRAWLER_OK;
     }
     lock_release(&cr->lock);
     return result;

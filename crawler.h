@@ -17,7 +17,6 @@ enum crawler_job { CRAWLER_EXPIRE, CRAWLER_METADUMP, CRAWLER_MGDUMP };
 enum crawler_result {
     CRAWLER_OK,
     CRAWLER_BUSY,       /* a job is running */
-    CRAWLER_NOTSTARTED, /* no items in these classes */
     CRAWLER_DISABLED,   /* lru_crawler is off */
 };
 

@@ -187,7 +187,6 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_LRU_BAD_FACTOR, "ERROR hot/warm age factors must be greater than 0")                   \
     X(REPLY_CRAWLER_BUSY, "BUSY currently processing crawler request")                             \
     X(REPLY_CRAWLER_BAD_CLASS, "BADCLASS invalid class id")                                        \
-    X(REPLY_CRAWLER_NOT_STARTED, "NOTSTARTED no items to crawl")                                   \
     X(REPLY_CRAWLER_DISABLED, "CLIENT_ERROR lru crawler disabled")                                 \
     X(REPLY_CRAWLER_BAD_SLEEP, "CLIENT_ERROR sleep must be one second or less")                    \
     X(REPLY_CRAWLER_START_FAILED, "ERROR failed to start lru crawler thread")                      \

@@ -294,10 +294,14 @@ static int make_aids(struct server *s)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
     if (set->auth_file) {
         env->auth = auth_create(set->auth_file);
-        if (!env->auth) {
-            fprintf(stderr, "could not load authfile [%s]: %s\n", set->auth_file, strerror(errno));
-            return SETTINGS_EXIT_USAGE;
-        }
+        if (!env->auth && errno == EINVAL)
+            fprintf(stderr, "Authfile [%s] has a malformed entry. Should be 'user:password'\n",
+                    set->auth_file);
+        else if (!env->auth)
+            fprintf(stderr, "Could not open authfile [%s] for reading, error %s\n", set->auth_file,
+                    strerror(errno));
+        if (!env->auth)
+            return EXIT_FAILURE;
     }
     struct watch_options watch = {.watcher_bytes = set->watcher_logbuf_size,
                                   .staging_bytes =

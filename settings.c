@@ -86,23 +86,26 @@ static void put_number(struct settings *s, const struct setting *row, double v)
     ASSERT(false);
 }
 
-static void put_text(struct settings *s, const struct setting *row, const char *text)
+/* False: out of memory, nothing changed. */
+static bool put_text(struct settings *s, const struct setting *row, const char *text)
 {
     ASSERT(row->type == SETTING_TEXT);
     char *copy = strdup(text);
-    ASSERT(copy != NULL);
+    if (copy == NULL)
+        return false;
     free(FIELD(s, row, char *));
     FIELD(s, row, char *) = copy;
+    return true;
 }
 
-void settings_init(struct settings *s)
+int settings_init(struct settings *s)
 {
     memset(s, 0, sizeof(*s));
     for (size_t i = 0; i < SETTING_COUNT; i++) {
         if (table[i].type != SETTING_TEXT)
             put_number(s, &table[i], table[i].dflt);
     }
-    put_text(s, &table[ID_hash_algorithm], "murmur3");
+    return put_text(s, &table[ID_hash_algorithm], "murmur3") ? 0 : -ENOMEM;
 }
 
 void settings_free(struct settings *s)
@@ -225,6 +228,16 @@ static int refuse(struct parser *p, int code, const char *fmt, ...)
     return code;
 }
 
+static int no_memory(struct parser *p)
+{
+    return refuse(p, SETTINGS_EXIT_MEMORY, "out of memory");
+}
+
+static int take_text(struct parser *p, size_t id, const char *text)
+{
+    return put_text(p->s, &table[id], text) ? SETTINGS_GO_ON : no_memory(p);
+}
+
 /* What memcached has and this build doesn't: refused with the reason. An entry goes when its
  * feature comes. flag, suboption, reason */
 #ifdef EXTANT_DEBUG /* scripts give it to debug builds, whatever they can do */
@@ -292,10 +305,8 @@ static int sub_hash_algorithm(struct parser *p, const char *value)
     if (value == NULL)
         return refuse(p, 1, "Missing hash_algorithm argument");
     for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
-        if (strcmp(value, known[i]) == 0) {
-            put_text(p->s, &table[ID_hash_algorithm], value);
-            return SETTINGS_GO_ON;
-        }
+        if (strcmp(value, known[i]) == 0)
+            return take_text(p, ID_hash_algorithm, value);
     }
     return refuse(p, 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
 }
@@ -306,8 +317,7 @@ static int sub_slab_sizes(struct parser *p, const char *value)
         return refuse(p, 1, "Missing slab_sizes argument");
     free(p->slab_sizes);
     p->slab_sizes = strdup(value);
-    ASSERT(p->slab_sizes != NULL);
-    return SETTINGS_GO_ON;
+    return p->slab_sizes != NULL ? SETTINGS_GO_ON : no_memory(p);
 }
 
 static int sub_io_engine(struct parser *p, const char *value)
@@ -350,8 +360,7 @@ static int sub_no_modern(struct parser *p, const char *value)
     p->s->lru_segmented = false;
     p->s->lru_crawler = false;
     p->s->lru_maintainer = false;
-    put_text(p->s, &table[ID_hash_algorithm], "jenkins");
-    return SETTINGS_GO_ON;
+    return take_text(p, ID_hash_algorithm, "jenkins");
 }
 
 static int sub_no_chunked_items(struct parser *p, const char *value)
@@ -414,7 +423,7 @@ static const struct suboption suboptions[] = {
     OFF(no_maxconns_fast, maxconns_fast, "above the limit, stop accepting instead"),
     NUMBER(hashpower, hashpower_init, 1, "Missing numeric argument for hashpower",
            "Initial hashtable multiplier of 0 is too low", NULL),
-    OFF(no_hashexpand, hash_expand, "the index does not grow (dangerous)"),
+    OFF(no_hashexpand, hash_expand, "accepted; the index grows in steps that nobody feels"),
     ON(slab_reassign, slab_reassign),
     OFF(no_slab_reassign, slab_reassign, "pages stay in their slab class"),
     {"slab_automove", SUB_OPTIONAL, ID_slab_automove, 1, NULL, NULL, NULL,
@@ -489,7 +498,8 @@ static int sub_ext_path(struct parser *p, const char *value)
     if (value == NULL)
         return refuse(p, 1, "missing argument to ext_path, ie: ext_path=/d/file:5G");
     char *copy = strdup(value);
-    ASSERT(copy != NULL);
+    if (copy == NULL)
+        return no_memory(p);
     char *size = strrchr(copy, ':');
     enum settings_bucket bucket = SETTINGS_BUCKET_DEFAULT;
     int code = SETTINGS_GO_ON;
@@ -626,7 +636,8 @@ static int take_suboption(struct parser *p, char *part)
 static int take_suboptions(struct parser *p, const char *list)
 {
     char *copy = strdup(list), *rest = copy, *part;
-    ASSERT(copy != NULL);
+    if (copy == NULL)
+        return no_memory(p);
     int code = SETTINGS_GO_ON;
     while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",")) != NULL)
         code = take_suboption(p, part);
@@ -808,13 +819,11 @@ static int flag_protocol(struct parser *p, const char *text)
 /* -l may come several times; `stats settings` shows all of them. */
 static int flag_listen(struct parser *p, const char *text)
 {
-    if (p->s->inter == NULL) {
-        put_text(p->s, &table[ID_inter], text);
-        return SETTINGS_GO_ON;
-    }
+    if (p->s->inter == NULL)
+        return take_text(p, ID_inter, text);
     char *joined;
-    int n = asprintf(&joined, "%s,%s", p->s->inter, text);
-    ASSERT(n >= 0);
+    if (asprintf(&joined, "%s,%s", p->s->inter, text) < 0)
+        return no_memory(p);
     free(p->s->inter);
     p->s->inter = joined;
     return SETTINGS_GO_ON;
@@ -834,8 +843,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
     case 'U':
         return flag_port(p, letter, ID_udpport, arg);
     case 's':
-        put_text(s, &table[ID_socketpath], arg);
-        break;
+        return take_text(p, ID_socketpath, arg);
     case 'a': {
         unsigned long mode = strtoul(arg, &end, 8);
         if (*arg < '0' || *arg > '7' || *end != '\0' || mode > 07777)
@@ -855,8 +863,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         s->max_core = true;
         break;
     case 'u':
-        put_text(s, &table[ID_username], arg);
-        break;
+        return take_text(p, ID_username, arg);
     case 'm':
         if (!parse_bytes(arg, MiB, &v) || !in_range(&table[ID_maxbytes], v))
             return refuse(p, SETTINGS_EXIT_USAGE, "-m %s is not a number of megabytes", arg);
@@ -881,8 +888,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         s->verbosity++;
         break;
     case 'P':
-        put_text(s, &table[ID_pid_file], arg);
-        break;
+        return take_text(p, ID_pid_file, arg);
     case 'f':
         return flag_factor(p, arg);
     case 'n':
@@ -921,12 +927,10 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         s->watch_enabled = false;
         break;
     case 'Y':
-        put_text(s, &table[ID_auth_file], arg);
         s->auth_ascii = true;
-        break;
+        return take_text(p, ID_auth_file, arg);
     case 'e':
-        put_text(s, &table[ID_memory_file], arg);
-        break;
+        return take_text(p, ID_memory_file, arg);
     case 'o':
         return take_suboptions(p, arg);
     default:
@@ -995,7 +999,8 @@ static int check_listen(struct parser *p)
     if (p->s->inter == NULL)
         return SETTINGS_GO_ON;
     char *copy = strdup(p->s->inter), *rest = copy, *part;
-    ASSERT(copy != NULL);
+    if (copy == NULL)
+        return no_memory(p);
     int code = SETTINGS_GO_ON;
     while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",;")) != NULL) {
         if (*part != '\0')
@@ -1216,8 +1221,7 @@ int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *e
 {
     struct parser p = {
         .s = s, .out = out, .err = err, .program = argc > 0 ? argv[0] : "extant"};
-    settings_init(s);
-    int code = parse_flags(&p, argc, argv);
+    int code = settings_init(s) == 0 ? parse_flags(&p, argc, argv) : no_memory(&p);
     if (code == SETTINGS_GO_ON)
         code = check_together(&p);
     free(p.slab_sizes);

@@ -26,7 +26,12 @@ enum {
 };
 
 /* sysexits.h values that memcached uses */
-enum { SETTINGS_GO_ON = -1, SETTINGS_EXIT_USAGE = 64, SETTINGS_EXIT_LISTEN = 71 };
+enum {
+    SETTINGS_GO_ON = -1,
+    SETTINGS_EXIT_USAGE = 64,
+    SETTINGS_EXIT_LISTEN = 71,
+    SETTINGS_EXIT_MEMORY = 71
+};
 
 #define SETTINGS_SLAB_PAGE_BYTES (1 * MiB)
 #define SETTINGS_EXT_PAGES_MAX 65535u        /* in all files together */
@@ -184,7 +189,7 @@ enum settings_bucket {
       "items to crawl in one run and class; 0 all")                                                \
     X(U32, tail_repair_time, 0, 10, INT32_MAX, "s", FIXED, NUMBER,                                 \
       "tail_repair_time",                                                                          \
-      "idle time after which a pinned LRU tail is freed; 0 never")                                 \
+      "accepted and shown; no reference leaks that would have to be repaired; 0 never")            \
     X(BOOL, flush_enabled, true, 0, 1, "", FIXED, YES_NO, "flush_enabled",                         \
       "allow flush_all")                                                                           \
     X(BOOL, dump_enabled, true, 0, 1, "", FIXED, YES_NO,                                           \
@@ -346,8 +351,8 @@ struct settings {
 
 #define SETTINGS_PORT_DEFAULT (-2)
 
-/* Defaults; frees nothing that was there before. */
-void settings_init(struct settings *s);
+/* Defaults; frees nothing that was there before. 0 or -ENOMEM. */
+int settings_init(struct settings *s);
 void settings_free(struct settings *s);
 
 /* Fills s (initialised here) from a command line. Returns SETTINGS_GO_ON, or the exit code
