@@ -222,7 +222,10 @@ void cache_release(struct cache_worker *w, struct cache_op *op)
     while (op->reads) {
         struct cache_read *r = op->reads;
         op->reads = r->next;
-        ext_read_finish(&r->rd);
+        if (r->verdict == READ_WANTED) /* another of these found no memory: never started */
+            ext_unpin(w->cache->ext, r->place);
+        else
+            ext_read_finish(&r->rd);
         read_free(w, r);
     }
     op->read_count = 0;

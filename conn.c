@@ -239,7 +239,7 @@ static void watcher_closed(void *arg)
     atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
 }
 
-static void set_interest(struct conn *c, short want);
+static bool set_interest(struct conn *c, short want);
 static void conn_free(struct conn *c);
 
 /* The socket leaves us for the log. */
@@ -417,19 +417,22 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
 
 static void conn_event(evutil_socket_t fd, short what, void *arg);
 
-static void set_interest(struct conn *c, short want)
+/* False: no memory to wait for that; the connection can only be closed. Never if want is 0. */
+static bool set_interest(struct conn *c, short want)
 {
     if (c->interest == want)
-        return;
+        return true;
     if (c->interest)
         event_del(&c->event);
-    c->interest = want;
+    c->interest = 0;
     if (!want)
-        return;
+        return true;
     event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST), conn_event,
                  c);
-    int rc = event_add(&c->event, NULL);
-    ASSERT(rc == 0);
+    if (event_add(&c->event, NULL) != 0)
+        return false;
+    c->interest = want;
+    return true;
 }
 
 static void set_state(struct conn *c, enum next next)
@@ -509,13 +512,17 @@ static void conn_run(struct conn *c, bool readable)
         worker_yield(c->worker, c);
     }
     set_state(c, next);
+    short want = c->interest; /* input that comes early switches its event off by itself (conn_event) */
     if (c->blocked)
-        set_interest(c, EV_WRITE);
+        want = EV_WRITE;
     else if (c->closing)
-        set_interest(c, 0);
+        want = 0;
     else if (next == NEXT_INPUT)
-        set_interest(c, EV_READ);
-    /* else: input that comes early switches its event off by itself (conn_event) */
+        want = EV_READ;
+    if (unlikely(!set_interest(c, want))) {
+        conn_close(c, CONN_ERROR);
+        return;
+    }
     if (next == NEXT_INPUT)
         buffer_trim(c);
 }
@@ -594,7 +601,8 @@ void conn_start(struct conn *c)
     session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
     worker_link(c->worker, c);
     log_event(c, NULL);
-    set_interest(c, EV_READ);
+    if (!set_interest(c, EV_READ))
+        conn_close(c, CONN_ERROR);
 }
 
 void conn_close(struct conn *c, enum conn_reason reason)

@@ -114,23 +114,6 @@ static struct reply_entry *entry_at(struct reply_queue *q, uint32_t i)
     return &q->ring[(q->head + i) & (q->capacity - 1)];
 }
 
-static struct reply_entry *add_entry(struct reply_queue *q)
-{
-    if (q->count == q->capacity) {
-        uint32_t bigger = q->capacity ? q->capacity * 2 : FIRST_CAPACITY;
-        struct reply_entry *ring = malloc(bigger * sizeof(*ring));
-        if (!ring)
-            return NULL;
-        for (uint32_t i = 0; i < q->count; i++)
-            ring[i] = *entry_at(q, i);
-        free(q->ring);
-        q->ring = ring;
-        q->capacity = bigger;
-        q->head = 0;
-    }
-    return entry_at(q, q->count++);
-}
-
 static void free_chunk_if_done(struct reply_queue *q, struct chunk *c)
 {
     if (c->entries == 0 && c != q->chunk)
@@ -143,6 +126,35 @@ static void end_chunk(struct reply_queue *q)
     q->chunk = NULL;
     if (c)
         free_chunk_if_done(q, c);
+}
+
+/* What comes next was not to be had: nothing is added any more, so that what is sent stays the
+ * beginning of what should have been. Without a chunk every way to add comes across `failed`. */
+static void fail(struct reply_queue *q)
+{
+    q->failed = true;
+    end_chunk(q);
+}
+
+static struct reply_entry *add_entry(struct reply_queue *q)
+{
+    if (unlikely(q->failed))
+        return NULL;
+    if (q->count == q->capacity) {
+        uint32_t bigger = q->capacity ? q->capacity * 2 : FIRST_CAPACITY;
+        struct reply_entry *ring = malloc(bigger * sizeof(*ring));
+        if (!ring) {
+            fail(q);
+            return NULL;
+        }
+        for (uint32_t i = 0; i < q->count; i++)
+            ring[i] = *entry_at(q, i);
+        free(q->ring);
+        q->ring = ring;
+        q->capacity = bigger;
+        q->head = 0;
+    }
+    return entry_at(q, q->count++);
 }
 
 static void drop_entry(struct reply_queue *q, struct reply_entry *e)
@@ -193,6 +205,7 @@ void reply_drop(struct reply_queue *q)
     }
     q->bytes = 0;
     q->waiting = 0;
+    q->failed = false;
     rest(q);
     free_ring(q);
 }
@@ -203,9 +216,11 @@ char *reply_room(struct reply_queue *q, size_t n)
     if (q->chunk && CHUNK_BYTES - q->chunk->used < n)
         end_chunk(q);
     if (!q->chunk) {
-        struct chunk *c = pool_take(q->pool);
-        if (!c)
+        struct chunk *c = q->failed ? NULL : pool_take(q->pool);
+        if (!c) {
+            fail(q);
             return NULL;
+        }
         c->used = c->entries = 0;
         q->chunk = c;
     }

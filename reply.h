@@ -4,7 +4,8 @@
  *   BYTES   text in a buffer of the pool; neighbours grow together into one entry;
  *   VALUE   bytes that somebody else owns (a pinned item), given back once they are sent;
  *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready.
- * reply_send() gathers many entries into one sendmsg().
+ * reply_send() gathers many entries into one sendmsg(). Once something could not be added for want
+ * of memory, nothing is until reply_drop(): what is sent is always the beginning of the answer.
  *
  * The pool hands out buffers of one size, for reading and for replies, and keeps a few spare ones.
  * Its limit is what read_buf_mem_limit allows each worker; limit 0 is none.
@@ -71,6 +72,7 @@ struct reply_queue {
     struct reply_entry *ring;
     uint32_t capacity, head, count;
     uint32_t waiting; /* sources not ready */
+    bool failed;      /* something could not be added: nothing more is */
     struct chunk *chunk; /* where text is being added, or NULL */
     size_t head_sent;    /* bytes of the first entry that are gone */
     size_t bytes;        /* to be sent, as far as known */

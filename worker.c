@@ -230,13 +230,12 @@ static void close_all(struct worker *w)
     }
 }
 
-static void add_reader(struct worker *w, struct event *ev, int fd, event_callback_fn fn)
+static bool add_reader(struct worker *w, struct event *ev, int fd, event_callback_fn fn)
 {
     if (fd < 0)
-        return;
+        return true;
     event_assign(ev, w->base, fd, EV_READ | EV_PERSIST, fn, w);
-    int rc = event_add(ev, NULL);
-    ASSERT(rc == 0);
+    return event_add(ev, NULL) == 0;
 }
 
 /* 0 or -errno; what was made is left for loop_close(). */
@@ -255,10 +254,14 @@ static int loop_open(struct worker *w)
         return errno ? -errno : -ENOMEM;
     uint64_t limit = w->env->settings->read_buf_mem_limit / w->env->thread_count;
     command_worker_init(&w->command, w->env, w->cache_worker, w->stats, limit);
-    add_reader(w, &w->mail_event, w->mail_fd, mail_ready);
-    add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), cache_ready);
-    add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), cache_ready);
     evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
+    struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
+    if (!add_reader(w, &w->mail_event, w->mail_fd, mail_ready) ||
+        !add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), cache_ready) ||
+        !add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), cache_ready) ||
+        evtimer_add(&w->cache_timer, &soon) != 0)
+        return -ENOMEM;
+    w->cache_timer_on = true;
     if (w->env->udp) {
         w->udp = udp_start(w->env->udp, w->base, &w->command, &w->request);
         if (!w->udp)
@@ -267,7 +270,8 @@ static int loop_open(struct worker *w)
     if (w->env->settings->idle_timeout) {
         struct timeval second = {1, 0};
         event_assign(&w->idle_timer, w->base, -1, EV_PERSIST, idle_timer_due, w);
-        event_add(&w->idle_timer, &second);
+        if (event_add(&w->idle_timer, &second) != 0)
+            return -ENOMEM;
     }
     return 0;
 }
