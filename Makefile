@@ -10,6 +10,7 @@
 #   build/tsan     build/extant-tsan   as debug, with TSan
 #   build/nolock   build/extant-nolock  as release, but no lock in the extent map; for bench
 #   build/clang    the same sources through clang, only to see them compile
+#   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz_*.c
 #
 # Settable: CC=clang, MARCH=native, LTO=1, V=1 (show commands), TESTS="t/a_test.c t/b.sh".
 
@@ -172,6 +173,37 @@ test-run:
 .PHONY: compiled
 compiled:
 	@$(MAKE) --no-print-directory -k -j$(JOBS) test-build
+
+# ---- fuzzers -------------------------------------------------------------------------
+
+FUZZERS := $(patsubst t/fuzz_%.c,build/fuzz/%,$(wildcard t/fuzz_*.c))
+FUZZERS := $(filter-out %_test,$(FUZZERS))
+FUZZ_FLAGS := -O2 -g -fno-omit-frame-pointer -DEXTANT_DEBUG -DFUZZER -fno-sanitize-recover=all
+build/fuzz/%.o: %.c | build/.checked
+	$(call say,FUZZ,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CLANG) $(BASE_FLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined \
+	    -MMD -MP -c -o $@ $<
+
+# Walks over a whole index: watching each comparison costs too much and tells nothing.
+build/fuzz/cache_attach.o build/fuzz/index.o build/fuzz/lru.o: \
+    FUZZ_FLAGS += -fno-sanitize-coverage=trace-cmp
+build/fuzz/libextant.a: $(LIB_SRC:%.c=build/fuzz/%.o) build/fuzz/t/cache_fixture.o
+	$(Q)rm -f $@ && ar crs $@ $^
+
+$(FUZZERS): build/fuzz/%: build/fuzz/t/fuzz_%.o build/fuzz/libextant.a
+	$(call say,LD,$@)
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< \
+	    build/fuzz/libextant.a $(LIBS)
+-include $(wildcard build/fuzz/*.d build/fuzz/t/*.d)
+
+# Each fuzzer for FUZZ_SECONDS; what they find is left in build/fuzz/found.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzzers fuzz
+fuzzers: $(FUZZERS)
+fuzz:
+	@scripts/install-deps.sh test
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) t/fuzz.sh
 
 # ---- running, measuring, installing --------------------------------------------------
 

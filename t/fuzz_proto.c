@@ -1,21 +1,12 @@
 /* fuzz_proto.c: any bytes through the protocol parsers. Checked, besides what the sanitizers
  * see: pointers lead into the line, nothing is longer than promised, and a line that arrives
  * in two parts, split anywhere, gives the same request as in one.
- *
- * As a fuzzer:
- *   clang -std=gnu11 -g -O1 -DEXTANT_DEBUG -fsanitize=fuzzer,address,undefined -I. \
- *       t/fuzz_proto.c proto.c proto_text.c proto_meta.c base64.c -o fuzz_proto
- *   ./fuzz_proto -max_len=4096 CORPUS_DIR
- * To replay what it found, with any compiler: -DFUZZ_REPLAY_MAIN instead of fuzzer, then
- *   ./fuzz_proto FILE...
- * proto_text_test.c runs it over generated lines.
  */
 #include "../proto_meta.h"
 #include "../proto_text.h"
+#include "fuzz.h"
 
 enum { SPLIT_EVERYWHERE_BYTES = 256, LINES_MAX = 64 };
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct parsed {
     enum parse_result result;
@@ -131,20 +122,10 @@ static void check_same(const struct parsed *a, const char *a_buf, const struct p
                x->tokens[i].ptr - a_buf == y->tokens[i].ptr - b_buf);
 }
 
-/* The first `size` bytes of a stream, alone in their memory so that a sanitizer sees any step
- * beyond them. */
-static char *own_copy(const char *data, size_t size)
-{
-    char *copy = malloc(size ? size : 1);
-    ASSERT(copy);
-    memcpy(copy, data, size);
-    return copy;
-}
-
 static void check_split(const struct parsed *whole, const char *data, size_t split)
 {
     struct parsed part;
-    char *buf = own_copy(data, split);
+    char *buf = fuzz_copy(data, split);
     part.result = proto_parse_line(buf, split, &part.consumed, &part.req);
     if (memchr(buf, '\n', split) || (split > 0 && (uint8_t)buf[0] == 0x80)) {
         check_same(whole, data, &part, buf);
@@ -170,7 +151,7 @@ static void check_auth(const char *data, size_t size)
 static size_t one_line(const char *data, size_t size)
 {
     struct parsed whole;
-    char *buf = own_copy(data, size);
+    char *buf = fuzz_copy(data, size);
     whole.result = proto_parse_line(buf, size, &whole.consumed, &whole.req);
     if (is_set(&whole))
         check_request(&whole, buf, size);
@@ -189,7 +170,7 @@ static size_t one_line(const char *data, size_t size)
     return is_set(&whole) ? used : 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+FUZZ_TARGET(proto)
 {
     const char *p = (const char *)data;
     for (unsigned lines = 0; size > 0 && lines < LINES_MAX; lines++) {
@@ -201,21 +182,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     return 0;
 }
-
-#ifdef FUZZ_REPLAY_MAIN
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        FILE *f = fopen(argv[i], "rb");
-        if (!f) {
-            perror(argv[i]);
-            return EXIT_FAILURE;
-        }
-        static uint8_t data[1 << 20];
-        size_t size = fread(data, 1, sizeof(data), f);
-        fclose(f);
-        LLVMFuzzerTestOneInput(data, size);
-    }
-    return EXIT_SUCCESS;
-}
-#endif

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 
 #include "../proto_text.h"
+#include "fuzz.h"
 
 static struct request req;
 static size_t consumed;
@@ -845,8 +846,6 @@ Test(write, version)
 
 /* ---- generated lines ---- */
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size); /* fuzz_proto.c */
-
 static uint32_t next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -873,6 +872,6 @@ Test(generated, lines_keep_what_the_fuzzer_checks)
             memcpy(line + len, piece, piece_len);
             len += piece_len;
         }
-        LLVMFuzzerTestOneInput((const uint8_t *)line, len);
+        fuzz_proto((const uint8_t *)line, len);
     }
 }
