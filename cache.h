@@ -131,6 +131,7 @@ struct cache_op {
     uint64_t wait_start_us;
     uint16_t read_count, read_pending;
     uint16_t attempts;
+    bool starved; /* a read found no memory: what the record says is not known */
     uint8_t state;
     bool view_from_read;
     bool counted; /* CACHE_STORE: cmd_set is counted once, however often the op is run */

@@ -59,6 +59,7 @@ static bool judge_read(struct cache_worker *w, struct cache_read *r)
         r->verdict = READ_BAD;
         stat_inc(w->stats, STAT_badcrc_from_extstore);
     } else {
+        op->starved |= rc == -ENOMEM;
         r->verdict = READ_FAILED;
         stat_inc(w->stats, STAT_get_aborted_extstore);
     }
@@ -134,10 +135,26 @@ static void give_up(struct cache_worker *w, struct cache_op *op)
     op_item_free(w->cache, op);
 }
 
+/* A record could not be read for want of memory: nothing is changed or forgotten. */
+static void end_starved(struct cache_worker *w, struct cache_op *op)
+{
+    op->status = CACHE_NO_MEMORY;
+    if (op->verb == CACHE_GET) {
+        stat_inc(w->stats, STAT_get_oom_extstore);
+        count_get(w, op, false, 0, 0);
+    }
+    op_item_free(w->cache, op);
+    op->state = OP_FINISHED;
+}
+
 /* True: finished. False: parked. */
 static bool run_steps(struct cache_worker *w, struct cache_op *op)
 {
     for (;;) {
+        if (unlikely(op->starved)) {
+            end_starved(w, op);
+            return true;
+        }
         if (op->attempts >= OP_ATTEMPTS_MAX) {
             op->status = op->verb == CACHE_GET ? CACHE_NOT_FOUND : CACHE_NO_MEMORY;
             if (op->verb == CACHE_GET)
@@ -196,6 +213,7 @@ bool cache_run(struct cache_worker *w, struct cache_op *op)
     ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
     op->worker = w;
     op->attempts = 0;
+    op->starved = false;
     op->wait_start_us = 0;
     op->view_from_read = false;
     return run_steps(w, op);

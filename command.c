@@ -156,10 +156,17 @@ void session_detach(struct session *s)
     reply_each_ready(&s->out, detach_source);
 }
 
+/* There was no memory for a reply: nothing is said after it, the connection closes. */
+static void session_break(struct session *s)
+{
+    s->broken = true;
+    reply_fail(&s->out);
+}
+
 void session_bytes(struct session *s, const void *p, size_t n)
 {
     if (reply_bytes(&s->out, p, n) != 0)
-        s->broken = true;
+        session_break(s);
 }
 
 void session_reply(struct session *s, enum reply reply)
@@ -173,7 +180,7 @@ void session_printf(struct session *s, const char *fmt, ...)
 {
     char *to = reply_room(&s->out, REPLY_ROOM_MAX);
     if (!to) {
-        s->broken = true;
+        session_break(s);
         return;
     }
     va_list ap;
@@ -386,7 +393,7 @@ static void queue_ready(struct session *s, struct pending *p)
     src->ready = true;
     src->finished = source_finished;
     if (reply_source(&s->out, src) != 0) {
-        s->broken = true;
+        session_break(s);
         pending_free(p);
     }
 }
@@ -444,7 +451,7 @@ static void run_read(struct session *s, struct pending *p)
     if (reply_source(&s->out, &p->source) == 0)
         p->queued = true;
     else
-        s->broken = true;
+        session_break(s);
 }
 
 /* memcached looks up a key before it changes it, and its watchers of fetchers see that; ours do,
@@ -477,7 +484,7 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
     bool with_value;
     char *to = reply_room(&s->out, PROTO_META_REPLY_MAX + (copy ? v->value_bytes + 2 : 0));
     if (unlikely(!to)) {
-        s->broken = true;
+        session_break(s);
         cache_unpin(cw, pin);
         return;
     }
@@ -496,7 +503,7 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
     }
     if (reply_value(&s->out, v->value, v->value_bytes, pin) != 0) {
         cache_unpin(cw, pin);
-        s->broken = true;
+        session_break(s);
     }
     session_bytes(s, "\r\n", 2);
 }
@@ -516,7 +523,7 @@ static bool try_quick(struct session *s, const struct request *req, const char *
         if (to)
             reply_commit(&s->out, put_miss(to, req));
         else
-            s->broken = true;
+            session_break(s);
         note_fetch(s, req->verb, key, key_len, NULL);
         return true;
     }
@@ -534,7 +541,7 @@ static void get_one(struct session *s, struct request *req, const char *key, uin
         return;
     struct pending *p = pending_make(s, CACHE_GET, req, key, key_len, hash);
     if (!p) {
-        s->broken = true;
+        session_break(s);
         return;
     }
     if (touch) {
@@ -584,6 +591,8 @@ static enum command_result do_get(struct session *s, struct request *req)
             n++;
         }
         for (unsigned i = 0; i < n; i++) {
+            if (unlikely(s->broken))
+                return COMMAND_DONE;
             if (session_is_full(s)) {
                 s->get_offset = (uint32_t)(key[i] - req->keys.next);
                 return COMMAND_AGAIN;
@@ -613,7 +622,7 @@ static enum command_result do_mg(struct session *s, struct request *req)
         return COMMAND_DONE;
     struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
     if (!p) {
-        s->broken = true;
+        session_break(s);
         return COMMAND_DONE;
     }
     struct cache_op *op = &p->op;
@@ -646,7 +655,7 @@ static enum command_result do_me(struct session *s, struct request *req)
     uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
     if (!p) {
-        s->broken = true;
+        session_break(s);
         return COMMAND_DONE;
     }
     p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
@@ -663,7 +672,7 @@ static void answer_meta(struct session *s, const struct request *req, enum meta_
         return;
     char *to = reply_room(&s->out, PROTO_META_REPLY_MAX);
     if (!to) {
-        s->broken = true;
+        session_break(s);
         return;
     }
     reply_commit(&s->out, put_status(to, req, status, cas));
@@ -1013,7 +1022,7 @@ static enum command_result do_delete(struct session *s, struct request *req)
     uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_DELETE, req, req->key, req->key_len, hash);
     if (!p) {
-        s->broken = true;
+        session_break(s);
         return COMMAND_DONE;
     }
     if (req->verb == VERB_MD) {
@@ -1040,7 +1049,7 @@ static enum command_result do_touch(struct session *s, struct request *req)
     uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_TOUCH, req, req->key, req->key_len, hash);
     if (!p) {
-        s->broken = true;
+        session_break(s);
         return COMMAND_DONE;
     }
     p->op.exptime_sec = clock_exptime(req->exptime);
@@ -1053,7 +1062,7 @@ static enum command_result do_arith(struct session *s, struct request *req)
     uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_ARITH, req, req->key, req->key_len, hash);
     if (!p) {
-        s->broken = true;
+        session_break(s);
         return COMMAND_DONE;
     }
     struct cache_op *op = &p->op;

@@ -18,7 +18,7 @@ struct ext_ring {
     struct ext_uring *uring; /* one of these two */
     struct ext_twin *twin;
     uint64_t region; /* arena offset of the slots */
-    uint64_t region_bytes;
+    uint64_t region_bytes; /* 0: not there */
     char *slots;
     uint16_t *free_slots;
     unsigned slot_count, free_count;
@@ -71,17 +71,15 @@ static int take_slots(struct ext_ring *ring)
     struct extstore *e = ring->e;
     uint64_t count = min_u64(e->ring_bytes / 2 / EXT_RING_SLOT_BYTES, EXT_RING_SLOTS_MAX);
     ring->slot_count = (unsigned)max_u64(count, EXT_RING_SLOTS_MIN);
-    ring->region_bytes = ring->slot_count * EXT_RING_SLOT_BYTES;
-    ring->large_max_bytes = e->ring_bytes - min_u64(e->ring_bytes, ring->region_bytes);
+    uint64_t bytes = ring->slot_count * EXT_RING_SLOT_BYTES;
+    ring->large_max_bytes = e->ring_bytes - min_u64(e->ring_bytes, bytes);
     ring->free_slots = calloc(ring->slot_count, sizeof(*ring->free_slots));
     if (ring->free_slots == NULL)
         return -ENOMEM;
-    int rc = arena_alloc(e->arena, ARENA_USE_BUFFER, ring->region_bytes, ARENA_UNIT_BYTES,
-                         &ring->region, NULL);
-    if (rc != 0) {
-        ring->region_bytes = 0;
+    int rc = arena_alloc(e->arena, ARENA_USE_BUFFER, bytes, ARENA_UNIT_BYTES, &ring->region, NULL);
+    if (rc != 0)
         return rc;
-    }
+    ring->region_bytes = bytes;
     ring->slots = arena_base(e->arena) + ring->region;
     for (unsigned i = ring->slot_count; i-- > 0;)
         ring->free_slots[ring->free_count++] = (uint16_t)i;
@@ -254,19 +252,21 @@ static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t s
     return true;
 }
 
-enum begun { BEGUN_COPIED, BEGUN_IN_FLIGHT, BEGUN_NOT };
+enum begun { BEGUN_COPIED, BEGUN_IN_FLIGHT, BEGUN_NOT, BEGUN_NO_MEMORY };
 
-/* Starts the read one way or the other, if buffers and the engine allow. */
+/* Starts the read one way or the other, if buffers and the engine allow. BEGUN_NO_MEMORY only if it
+ * must. */
 static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
 {
     struct extstore *e = ring->e;
     uint64_t slot = ext_place_slot(e, r->place);
+    enum begun without_buffer = must ? BEGUN_NO_MEMORY : BEGUN_NOT;
     uint32_t buffer;
     int pinned = extmap_pin(e->map, slot, &buffer);
     if (pinned == 0) {
         bool copied = copy_from_wbuf(ring, r, slot, buffer, must);
         extmap_unpin(e->map, slot);
-        return copied ? BEGUN_COPIED : BEGUN_NOT;
+        return copied ? BEGUN_COPIED : without_buffer;
     }
     /* -EAGAIN: in memory, but with more readers than can be counted. */
     if (pinned != -ENOENT || ring->in_flight >= ring->depth)
@@ -277,7 +277,7 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
     uint64_t first = round_down(in_slot, align);
     uint64_t last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);
     if (!take_buffer(ring, r, last - first, must))
-        return BEGUN_NOT;
+        return without_buffer;
     r->skip = (uint32_t)(in_slot - first);
     issue(ring, r);
     return BEGUN_IN_FLIGHT;
@@ -316,17 +316,31 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     }
 }
 
+static void kick(struct ext_ring *ring)
+{
+    uint64_t one = 1;
+    if (!ring->kicked) {
+        ssize_t n = write(ring->event_fd, &one, sizeof(one)); /* fails only when readable anyway */
+        (void)n;
+    }
+    ring->kicked = true;
+}
+
 /* Starts those that wait, in order, as far as buffers and the engine allow. A read that is done keeps
  * its buffer, and who holds it may be waiting for a second one. So while nothing is on its way that
- * would give a buffer back, the first in line gets one whatever was set aside: one a turn at most. */
+ * would give a buffer back, the first in line gets one whatever was set aside: one a turn at most. If
+ * there is none it ends with -ENOMEM, since nobody would come back to it. */
 static void start_waiting(struct ext_ring *ring)
 {
     while (ring->waiting != NULL) {
         struct ext_read *r = ring->waiting;
         bool must = ring->in_flight == 0 && ring->completed_count == 0;
         enum begun begun = begin(ring, r, must);
-        if (begun == BEGUN_NOT)
+        if (begun == BEGUN_NOT) {
+            if (must) /* nothing that comes back would start it: again in the next turn */
+                kick(ring);
             return;
+        }
         ring->waiting = r->next;
         if (ring->waiting == NULL)
             ring->waiting_tail = NULL;
@@ -336,6 +350,8 @@ static void start_waiting(struct ext_ring *ring)
             count(&ring->n.buffer_hits, 1);
             count(&ring->n.bytes_read, r->buffer_bytes);
             complete(ring, r, 0);
+        } else if (begun == BEGUN_NO_MEMORY) {
+            complete(ring, r, -ENOMEM);
         }
     }
 }
@@ -372,16 +388,6 @@ static void on_result(void *ctx, void *user, int result)
     count(&ring->n.read_errors, 1);
     ext_device_read_result(d, false);
     complete(ring, r, result);
-}
-
-static void kick(struct ext_ring *ring)
-{
-    uint64_t one = 1;
-    if (!ring->kicked) {
-        ssize_t n = write(ring->event_fd, &one, sizeof(one)); /* fails only when readable anyway */
-        (void)n;
-    }
-    ring->kicked = true;
 }
 
 void ext_ring_submit(struct ext_ring *ring)

@@ -189,6 +189,24 @@ static int open_all(struct listeners *l, char *why, size_t why_bytes)
 }
 
 static void retry_accepting(evutil_socket_t fd, short what, void *arg);
+static void accept_ready(evutil_socket_t fd, short what, void *arg);
+
+/* The loop keeps the memory that an event needed: later none of them can fail for want of it. */
+static bool reserve_events(struct listeners *l)
+{
+    struct timeval later = {1, 0};
+    if (evtimer_add(&l->retry, &later) != 0)
+        return false;
+    event_del(&l->retry);
+    for (unsigned i = 0; i < l->count; i++) {
+        struct listener *one = &l->list[i];
+        event_assign(&one->event, l->opt.base, one->fd, EV_READ | EV_PERSIST, accept_ready, one);
+        if (event_add(&one->event, NULL) != 0)
+            return false;
+        event_del(&one->event);
+    }
+    return true;
+}
 
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes)
 {
@@ -198,13 +216,17 @@ struct listeners *listeners_open(const struct listener_options *opt, char *why, 
         return NULL;
     }
     l->opt = *opt;
+    evtimer_assign(&l->retry, opt->base, retry_accepting, l);
     int err = open_all(l, why, why_bytes);
+    if (!err && !reserve_events(l)) {
+        err = -ENOMEM;
+        complain(why, why_bytes, "listening", ENOMEM);
+    }
     if (err) {
         listeners_close(l);
         errno = -err;
         return NULL;
     }
-    evtimer_assign(&l->retry, opt->base, retry_accepting, l);
     /* memcached counts a UDP socket once for each worker that reads it */
     unsigned count = l->count + (opt->udp ? udp_count(opt->udp) * opt->settings->num_threads : 0);
     atomic_store(&opt->counters->listeners, count);
@@ -326,8 +348,7 @@ static void start_accepting(struct listeners *l)
     l->accepting = true;
     for (unsigned i = 0; i < l->count; i++) {
         struct listener *one = &l->list[i];
-        event_assign(&one->event, l->opt.base, one->fd, EV_READ | EV_PERSIST, accept_ready, one);
-        event_add(&one->event, NULL);
+        event_add(&one->event, NULL); /* reserve_events() */
     }
     atomic_store(&l->opt.counters->accepting, true);
 }

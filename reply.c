@@ -128,9 +128,8 @@ static void end_chunk(struct reply_queue *q)
         free_chunk_if_done(q, c);
 }
 
-/* What comes next was not to be had: nothing is added any more, so that what is sent stays the
- * beginning of what should have been. Without a chunk every way to add comes across `failed`. */
-static void fail(struct reply_queue *q)
+/* Without a chunk every way to add comes across `failed`. */
+void reply_fail(struct reply_queue *q)
 {
     q->failed = true;
     end_chunk(q);
@@ -144,7 +143,7 @@ static struct reply_entry *add_entry(struct reply_queue *q)
         uint32_t bigger = q->capacity ? q->capacity * 2 : FIRST_CAPACITY;
         struct reply_entry *ring = malloc(bigger * sizeof(*ring));
         if (!ring) {
-            fail(q);
+            reply_fail(q);
             return NULL;
         }
         for (uint32_t i = 0; i < q->count; i++)
@@ -218,7 +217,7 @@ char *reply_room(struct reply_queue *q, size_t n)
     if (!q->chunk) {
         struct chunk *c = q->failed ? NULL : pool_take(q->pool);
         if (!c) {
-            fail(q);
+            reply_fail(q);
             return NULL;
         }
         c->used = c->entries = 0;

@@ -404,7 +404,12 @@ struct udp_worker *udp_start(struct udp_sockets *u, struct event_base *base,
         }
         session_begin(e);
         event_assign(&e->event, base, e->fd, EV_READ | EV_PERSIST, datagram_ready, e);
-        event_add(&e->event, NULL);
+        if (event_add(&e->event, NULL) != 0) {
+            w->count++;
+            udp_stop(w);
+            errno = ENOMEM;
+            return NULL;
+        }
     }
     return w;
 }
