@@ -210,11 +210,11 @@ static int open_devices(struct extstore *e, char *why, size_t n)
 }
 
 /* Numbers pages so that neighbours are on different devices. */
-static int number_pages(struct extstore *e)
+static int number_pages(struct extstore *e, char *why, size_t n)
 {
     e->where = calloc(e->page_count, sizeof(*e->where));
     if (e->where == NULL)
-        return -ENOMEM;
+        return refuse(why, n, -ENOMEM, "flash: no memory for the page numbers");
     uint32_t page = 0;
     for (uint32_t unit = 0; page < e->page_count; unit++) {
         for (uint32_t d = 0; d < e->device_count; d++) {
@@ -506,7 +506,7 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     if (rc == 0)
         rc = open_devices(e, why, why_bytes);
     if (rc == 0)
-        rc = number_pages(e);
+        rc = number_pages(e, why, why_bytes);
     if (rc == 0)
         rc = open_tables(e, why, why_bytes);
     if (rc == 0)
