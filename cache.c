@@ -1411,6 +1411,8 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
     atomic_store(&c->settings->oldest_live_sec, limit);
     if (c->ext && limit <= now)
         ext_flush_all(c->ext, (uint32_t)clock_rel_to_unix(limit));
+    if (c->flush_hook)
+        c->flush_hook(c->flush_ctx);
 }
 
 int cache_set_memlimit(struct cache *c, uint64_t bytes)

@@ -70,6 +70,8 @@ struct cache {
     /* atomic */
     _Atomic(uint64_t) counters[CACHE_COUNTER_COUNT];
     struct class_counters classes[SLAB_CLASS_MAX];
+    void (*flush_hook)(void *ctx); /* const once threads run; or NULL */
+    void *flush_ctx;
     int maint_fd; /* eventfd, const: readable wakes the maintenance thread */
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
     /* under dup_lock (LOCK_IO_QUEUE) */

@@ -20,6 +20,7 @@
 #include "auth.h"
 #include "base.h"
 #include "cache.h"
+#include "persist.h"
 #include "prefix.h"
 #include "proto.h"
 #include "reply.h"
@@ -55,6 +56,7 @@ struct command_env {
     struct index *index;
     struct extstore *ext;          /* NULL without flash */
     struct ext_tunables *tunables; /* of ext */
+    const struct persist *persist; /* NULL without flash */
     struct maint *maint;
     struct crawler *crawler;
     struct auth *auth; /* NULL without -Y */

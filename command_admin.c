@@ -434,6 +434,17 @@ static void emit_ext_info(struct session *s)
     emit(s, "ext_reconcile", "%" PRIu64, ext_reconcile(s->w->env->ext));
 }
 
+static void emit_checkpoint(struct session *s)
+{
+    struct persist_report v;
+    persist_report(s->w->env->persist, &v);
+    emit(s, "checkpoint_start", "%s", v.start);
+    emit(s, "checkpoint_generation", "%" PRIu64, v.generation);
+    emit(s, "checkpoint_objects", "%" PRIu64, v.objects);
+    emit(s, "checkpoint_bytes", "%" PRIu64, v.bytes);
+    emit(s, "checkpoint_seconds", "%.3f", (double)v.micros / 1e6);
+}
+
 static void stats_extant(struct session *s)
 {
     const struct command_env *env = s->w->env;
@@ -482,6 +493,8 @@ static void stats_extant(struct session *s)
 #undef X
     if (env->ext)
         emit_ext_info(s);
+    if (env->persist)
+        emit_checkpoint(s);
     session_reply(s, REPLY_END);
 }
 

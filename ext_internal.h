@@ -5,6 +5,8 @@
  *   ext_wbuf.c     write buffers: append, flush, what to do when a write fails
  *   ext_reclaim.c  what maintenance does with pages: expire, rescue, evict
  *   ext_ring.c     reads of a worker, over ext_uring.c or ext_twin.c
+ *   ext_save.c     page table to and from a checkpoint
+ *   ext_scan.c     page table and records from what is on flash
  *   ext_record.c   bytes on flash; ext_device.c files; io_thread.c threads
  *
  * Lock order inside: LOCK_EXT_BUCKET (one bucket), LOCK_EXT_PAGE (page_lock), LOCK_IO_QUEUE
@@ -180,6 +182,7 @@ struct ext_read_counters { /* one for each ring: written by its thread only */
 };
 
 struct ext_reclaim;
+struct ext_scan;
 
 struct extstore {
     /* const after create */
@@ -201,6 +204,7 @@ struct extstore {
     bool uring;                 /* the engine that rings try first */
     uint64_t ring_bytes;        /* read buffers of one ring: slots, and as much for large reads */
     struct ext_reclaim *reclaim;
+    struct ext_scan *scan; /* buffers of ext_scan.c, until ext_attach_done */
     void (*event_fn)(void *ctx, const char *line);
     void *event_ctx;
     void (*maint_fn)(void *ctx);
@@ -283,6 +287,14 @@ static inline struct ext_device *ext_page_device(struct extstore *e, uint32_t pa
 {
     return &e->devices[e->where[page].device];
 }
+
+/* ext_save.c: fills the empty tables from a checkpoint. 0; -ESTALE they are not of these files and
+ * sizes; checkpoint_get's error. */
+int ext_load_tables(struct extstore *e, struct checkpoint_reader *r);
+/* ext_scan.c: fills the empty tables from the trailers on flash: what is there is WRITTEN in SEALED
+ * pages. 0 or -ENOMEM. */
+int ext_scan_tables(struct extstore *e);
+void ext_scan_end(struct extstore *e); /* frees buffers */
 
 /* A test runs the engine's jobs (ext_device.h). */
 static inline bool ext_is_stepped(const struct extstore *e)

@@ -108,6 +108,11 @@ static inline uint64_t word_make(enum extmap_state state, uint32_t buffer, uint3
            (uint64_t)buffer << BUFFER_SHIFT | (uint64_t)pins << PINS_SHIFT;
 }
 
+uint64_t extmap_written_word(void)
+{
+    return word_make(EXTMAP_WRITTEN, 0, 0, 1);
+}
+
 static extmap_word *map_word(const struct extmap *map, uint64_t range)
 {
     ASSERT(range < map->range_count);

@@ -95,6 +95,10 @@ int extmap_create(const struct extmap_options *options, struct extmap **out);
  * buffer where there can't be one); the words are unchanged then. -ENOMEM: no memory. */
 int extmap_attach(const struct extmap_options *options, struct extmap **out);
 
+/* The word of a range that is WRITTEN, for words that are made from a file instead of being kept in
+ * memory: extmap_attach() takes them as any others. */
+uint64_t extmap_written_word(void);
+
 /* Frees the map, not the words. No other thread is inside a call. NULL is fine. */
 void extmap_destroy(struct extmap *map);
 

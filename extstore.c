@@ -263,6 +263,7 @@ static int make_tables(struct extstore *e)
         if (rc != 0)
             return rc;
     }
+    atomic_store(&root->next_version, e->opt.version_floor);
     root->page_bytes = e->page_bytes;
     root->wbuf_bytes = e->wbuf_bytes;
     root->page_count = e->page_count;
@@ -384,6 +385,12 @@ static void free_left_ranges(struct extstore *e)
     }
 }
 
+/* There may be objects; ext_attach_done is to come. */
+static bool is_taken_over(const struct extstore *e)
+{
+    return e->opt.attached || e->opt.saved != NULL || e->opt.scan;
+}
+
 static int open_tables(struct extstore *e, char *why, size_t n)
 {
     e->root = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
@@ -402,7 +409,12 @@ static int open_tables(struct extstore *e, char *why, size_t n)
                                 .buffer_count = e->wbuf_count};
     if (e->opt.attached && (rc = reset_pages(e, why, n)) != 0)
         return rc;
-    rc = e->opt.attached ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
+    if (e->opt.saved != NULL && (rc = ext_load_tables(e, e->opt.saved)) != 0)
+        return refuse(why, n, rc == -ENOMEM ? rc : -ESTALE, "its page table can't be used (%s)",
+                      strerror(-rc));
+    if (e->opt.scan && (rc = ext_scan_tables(e)) != 0)
+        return refuse(why, n, rc, "flash: no memory to look for what is on it");
+    rc = is_taken_over(e) ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
     if (rc != 0)
         return refuse(why, n, rc == -EINVAL ? -ESTALE : rc,
                       "flash: the map of ranges can't be used (%s)", strerror(-rc));
@@ -432,14 +444,14 @@ static int start(struct extstore *e, char *why, size_t n)
     /* Injected faults reach only what goes through device_ops. */
     e->uring = works && (e->opt.engine == EXT_ENGINE_URING ||
                          (e->opt.engine == EXT_ENGINE_AUTO && e->opt.device_ops == NULL));
-    if (e->opt.attached) {
+    if (is_taken_over(e)) {
         atomic_store(&e->attaching, true);
         free_left_ranges(e);
     } else {
         for (uint32_t i = e->wbuf_count; i-- > 0;)
             e->free_wbufs[e->free_wbuf_count++] = i;
-        e->root->format = EXT_ROOT_FORMAT;
     }
+    e->root->format = EXT_ROOT_FORMAT;
     return 0;
 }
 
@@ -449,6 +461,7 @@ static void release(struct extstore *e)
     io_pool_destroy(e->read_pool);
     ext_reclaim_destroy(e->reclaim);
     extmap_destroy(e->map);
+    ext_scan_end(e);
     for (uint32_t i = 0; i < e->device_count; i++)
         ext_device_close(&e->devices[i]);
     for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
@@ -523,7 +536,7 @@ void ext_destroy(struct extstore *e, bool flush)
 {
     if (e == NULL)
         return;
-    if (flush)
+    if (flush && e->write_pool != NULL) /* else a quiesce did */
         (void)ext_sync(e, -1);
     atomic_store(&e->stopping, true);
     release(e);
@@ -547,6 +560,7 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
 
 void ext_attach_done(struct extstore *e)
 {
+    ext_scan_end(e);
     /* Not before: a write that fails moves objects, which must be counted then. */
     ext_wbuf_attach(e);
     atomic_store(&e->attaching, false);

@@ -37,6 +37,7 @@
 
 #include "arena.h"
 #include "base.h"
+#include "checkpoint.h"
 
 #define EXT_GRANULE_BYTES 16
 #define EXT_DEVICES_MAX 16
@@ -104,6 +105,11 @@ enum ext_engine { EXT_ENGINE_AUTO, EXT_ENGINE_URING, EXT_ENGINE_THREADS };
 struct ext_options {
     struct arena *arena;
     bool attached; /* the arena holds page table and wbufs of an earlier process */
+    /* Else the page table may come from a checkpoint, as ext_save() put it there, or be put together
+     * from the tables in the pages. Both end with ext_attach_done(), as an attach does. */
+    struct checkpoint_reader *saved;
+    bool scan;
+    uint32_t version_floor; /* pages get versions above this one */
     struct ext_device_options devices[EXT_DEVICES_MAX];
     unsigned device_count;
     uint64_t page_bytes, wbuf_bytes;
@@ -181,8 +187,8 @@ struct ext_read {
 };
 
 /* Opens, locks (fcntl) and sizes the devices, starts I/O threads. NULL, with one line in why[]
- * that says what is wrong and what would be right. With attached, errno ESTALE: what the arena
- * holds is not of these files and sizes; start with a fresh arena. */
+ * that says what is wrong and what would be right. With attached or saved, errno ESTALE: what the arena
+ * or the checkpoint holds is not of these files and sizes; start with a fresh arena. */
 struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
                             size_t why_bytes);
 /* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
@@ -313,5 +319,35 @@ void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
  * page is free or the place out of range): forget the object. */
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 void ext_attach_done(struct extstore *e);
+
+/* Checkpoint. Ends all that goes on inside: writes what open wbufs hold and waits up to timeout_ms for
+ * it, ends the I/O threads, and has the devices make all that was written durable. The caller's rings
+ * and maintenance are gone. Only ext_save(), ext_objects() and ext_destroy() may follow. 0; -EIO: some
+ * records could not be written and are in memory only; or the error of a device's sync. */
+int ext_quiesce(struct extstore *e, int64_t timeout_ms);
+/* Puts the page table, exact counts included, and the numbers that go on. After a quiesce that gave 0.
+ * 0 or checkpoint_put's error. */
+int ext_save(struct extstore *e, struct checkpoint_writer *w);
+uint64_t ext_objects(const struct extstore *e); /* sum over all pages */
+uint32_t ext_version_now(const struct extstore *e); /* the highest given to a page */
+
+/* Scan (ext_scan.c): between ext_create with scan and ext_attach_done. */
+struct ext_scanned {
+    uint64_t hash; /* as it was appended */
+    ext_place place;
+    unsigned len_class;
+    const char *key; /* valid until the next call */
+    uint8_t key_bytes;
+    uint64_t cas, seq;
+    uint32_t exptime_unix, time_unix;
+};
+/* Reads a page's tables and the headers of its records, in the order of appending, and calls visit for
+ * each record that is sound: checksum, or of a long one the header alone. visit calls ext_attach_object
+ * for those that are to be kept. What can't be read is passed over, and counted. 0 or -ENOMEM. Waits for
+ * the device. */
+int ext_scan_page(struct extstore *e, unsigned page,
+                  void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx);
+/* The one at a place that visit was given; its hash and len_class are not filled in. 0; -EBADMSG, -EIO .. */
+int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out);
 
 #endif

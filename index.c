@@ -821,6 +821,126 @@ static int attach(struct index *ix)
     return 0;
 }
 
+/* ---- checkpoint ---------------------------------------------------------------------- */
+
+/* Of each shard: this, a byte for each lump that may be there, then the lumps that are. */
+struct saved_shard {
+    uint64_t state;
+    uint64_t flash_count, tombstone_count;
+    uint32_t lumps; /* bytes that follow */
+    uint32_t reserved;
+};
+static_assert(sizeof(struct saved_shard) == 32, "saved shard");
+
+/* Lumps up to the end of the next growth may be there. */
+static uint32_t lumps_to_save(const struct index *ix, uint64_t state)
+{
+    return lumps_of_rows(ix, rows_after_growth(state_rows(state)));
+}
+
+static char *lump_memory(const struct index *ix, unsigned s, uint32_t lump)
+{
+    dir_entry *e = directory_entry(ix, s, lump);
+    uint64_t unit = e ? atomic_load_explicit(e, memory_order_acquire) : 0;
+    return unit ? ix->base + unit * ARENA_UNIT_BYTES : NULL;
+}
+
+static int save_shard(const struct index *ix, unsigned s, struct checkpoint_writer *w)
+{
+    const struct shard *sh = &ix->shard[s];
+    struct saved_shard saved = {.state = shard_state(ix, s),
+                                .flash_count = peek(&sh->counts[INDEX_FLASH]),
+                                .tombstone_count = peek(&sh->counts[INDEX_TOMBSTONE])};
+    ASSERT(peek(&sh->counts[INDEX_RAM]) == 0);
+    saved.lumps = lumps_to_save(ix, saved.state);
+    int rc = checkpoint_put(w, &saved, sizeof(saved));
+    for (uint32_t lump = 0; rc == 0 && lump < saved.lumps; lump++) {
+        uint8_t there = lump_memory(ix, s, lump) != NULL;
+        rc = checkpoint_put(w, &there, sizeof(there));
+    }
+    for (uint32_t lump = 0; rc == 0 && lump < saved.lumps; lump++) {
+        const char *memory = lump_memory(ix, s, lump);
+        if (memory)
+            rc = checkpoint_put(w, memory, ix->lump_bytes);
+    }
+    return rc;
+}
+
+static bool saved_state_is_sound(const struct index *ix, uint64_t state)
+{
+    uint32_t n = state_rows(state), m = rows_after_growth(n);
+    return n >= INITIAL_ROWS && m <= ROWS_MAX && lumps_of_rows(ix, m) <= LUMPS_MAX &&
+           (state_is_growing(state) ? state_done(state) < bucket_number(ix, n, 0)
+                                    : state_done(state) == 0);
+}
+
+/* Makes lumps of an empty shard and fills them. */
+static int load_lumps(struct index *ix, unsigned s, const struct saved_shard *saved, const uint8_t *there,
+                      struct checkpoint_reader *r)
+{
+    for (uint32_t lump = 0; lump < saved->lumps; lump++) {
+        if (there[lump] > 1 || (!there[lump] && lump < lumps_of_rows(ix, state_rows(saved->state))))
+            return -EUCLEAN;
+        if (!there[lump])
+            continue;
+        int rc = add_lump(ix, s, lump);
+        if (rc == 0)
+            rc = checkpoint_get(r, lump_memory(ix, s, lump), ix->lump_bytes);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int load_shard(struct index *ix, unsigned s, struct checkpoint_reader *r)
+{
+    struct saved_shard saved;
+    int rc = checkpoint_get(r, &saved, sizeof(saved));
+    if (rc != 0)
+        return rc;
+    if (!saved_state_is_sound(ix, saved.state) || saved.lumps != lumps_to_save(ix, saved.state))
+        return -EUCLEAN;
+    uint8_t *there = malloc(saved.lumps);
+    if (!there)
+        return -ENOMEM;
+    rc = checkpoint_get(r, there, saved.lumps);
+    if (rc == 0)
+        rc = load_lumps(ix, s, &saved, there, r);
+    free(there);
+    if (rc != 0)
+        return rc;
+    struct shard *sh = &ix->shard[s];
+    atomic_store_explicit(&ix->root->shard[s].state, saved.state, memory_order_release);
+    bump(&sh->counts[INDEX_FLASH], (int64_t)saved.flash_count);
+    bump(&sh->counts[INDEX_TOMBSTONE], (int64_t)saved.tombstone_count);
+    sh->ensured = UINT64_MAX;
+    set_grow_at(ix, s);
+    return 0;
+}
+
+void index_geometry(const struct index *ix, struct index_geometry *out)
+{
+    *out = (struct index_geometry){ix->group_bits, ix->tag_bits, ix->place_bits};
+}
+
+int index_save_rows(const struct index *ix, struct checkpoint_writer *w)
+{
+    int rc = 0;
+    for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
+        rc = save_shard(ix, s, w);
+    return rc;
+}
+
+int index_load_rows(struct index *ix, struct checkpoint_reader *r)
+{
+    int rc = 0;
+    for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++) {
+        ASSERT(shard_state(ix, s) == INITIAL_ROWS);
+        rc = load_shard(ix, s, r);
+    }
+    return rc;
+}
+
 /* ---- setup --------------------------------------------------------------------------- */
 
 /* The first rows of all shards, in one piece for the sake of large pages. */

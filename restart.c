@@ -42,7 +42,7 @@ struct restart_root {
 };
 static_assert(sizeof(struct restart_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
 
-enum outcome { OPENED, UNFIT, FAILED };
+enum outcome { OPENED, UNFIT, AGAIN, FAILED };
 
 /* ---- sizes ---------------------------------------------------------------------------- */
 
@@ -213,7 +213,9 @@ static int make_cache(struct settings *s, struct restart *r)
     return r->cache ? 0 : -errno;
 }
 
-static int make_extstore(const struct restart_options *o, struct restart *r, char *why, size_t n)
+/* -EAGAIN: what persist.h found can't be used; once more, without. */
+static int make_extstore(const struct restart_options *o, struct restart *r, struct persist *p,
+                         char *why, size_t n)
 {
     const struct settings *s = o->settings;
     struct ext_options opt = {
@@ -241,9 +243,12 @@ static int make_extstore(const struct restart_options *o, struct restart *r, cha
             (struct ext_device_options){.path = s->ext_files[i].path,
                                         .bytes = s->ext_files[i].bytes,
                                         .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
+    int rc = r->attached ? 0 : persist_fill_options(p, &opt);
+    if (rc != 0)
+        return rc;
     r->ext = ext_create(&opt, o->tunables, why, n);
     if (!r->ext)
-        return -errno;
+        return opt.saved && errno == ESTALE && persist_give_up(p, why) ? -EAGAIN : -errno;
     cache_set_extstore(r->cache, r->ext);
     return 0;
 }
@@ -288,23 +293,34 @@ static enum outcome part_failed(const struct settings *s, const struct restart *
     return unfit(why, n, s, what);
 }
 
+/* What follows the making of the engine: objects of an earlier process that -e does not hold. */
+static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
+{
+    int rc = r->attached ? 0 : persist_take_over(p, r->index, r->cache, r->ext, why, n);
+    return rc != 0 ? rc : persist_begin(p, r->cache, r->ext, r->attached, why, n);
+}
+
 /* Makes all parts over an arena that is there. */
-static enum outcome make_parts(const struct restart_options *o, struct restart *r, int *error,
-                               char *why, size_t n)
+static enum outcome make_parts(const struct restart_options *o, struct restart *r,
+                               struct persist *p, int *error, char *why, size_t n)
 {
     struct settings *s = o->settings;
     int rc;
     if (r->attached && (rc = continue_clock(r)) != 0)
         return unfit(why, n, s,
                      rc == -EUCLEAN ? "its making was interrupted" : "its clock can't go on");
+    if (!r->attached && p)
+        persist_set_clock(p);
     if ((rc = *error = make_slab(s, r)) != 0)
         return part_failed(s, r, rc, "item memory", why, n);
     if ((rc = *error = make_index(o, r)) != 0)
         return part_failed(s, r, rc, "index", why, n);
     if ((rc = *error = make_cache(s, r)) != 0)
         return part_failed(s, r, rc, "cache", why, n);
-    if (s->ext_file_count > 0 && (rc = *error = make_extstore(o, r, why, n)) != 0) {
+    if (p && (rc = *error = make_extstore(o, r, p, why, n)) != 0) {
         char what[RESTART_LINE_BYTES / 2];
+        if (rc == -EAGAIN)
+            return AGAIN;
         if (!r->attached || rc != -ESTALE)
             return FAILED;
         say(what, sizeof(what), "%.*s", (int)sizeof(what) - 1, why);
@@ -312,6 +328,8 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
     }
     if (r->attached && (rc = *error = cache_attach(r->cache, &r->report)) != 0)
         return part_failed(s, r, rc, "items", why, n);
+    if (p && (rc = *error = take_over(r, p, why, n)) != 0)
+        return rc == -EAGAIN ? AGAIN : FAILED;
     if (r->attached)
         arena_attach_done(r->arena);
     else
@@ -319,30 +337,45 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
     return OPENED;
 }
 
+static void add_line(struct restart *r, const char *line)
+{
+    size_t used = strlen(r->line);
+    if (line[0])
+        say(r->line + used, sizeof(r->line) - used, "%s%s", used > 0 ? "; " : "", line);
+}
+
 static void tell(const struct settings *s, struct restart *r, const char *note)
 {
     const struct attach_report *a = &r->report;
-    if (!r->attached) {
-        say(r->line, sizeof(r->line), "%s", note);
-        return;
-    }
-    say(r->line, sizeof(r->line),
-        "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64 " on flash in %" PRIu64
-        " ms; %" PRIu64 " had expired, %" PRIu64 " were not whole%s%s",
-        s->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
-        a->dropped_items + a->dropped_objects, note[0] ? "; " : "", note);
+    if (r->attached)
+        say(r->line, sizeof(r->line),
+            "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64
+            " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were not whole",
+            s->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
+            a->dropped_items + a->dropped_objects);
+    add_line(r, note);
+    if (r->persist)
+        add_line(r, persist_line(r->persist));
 }
 
 int restart_open(const struct restart_options *o, struct restart *r, char *why, size_t why_bytes)
 {
     char note[RESTART_LINE_BYTES] = "", misfit[RESTART_LINE_BYTES] = "";
+    struct persist *p = NULL;
+    if (o->settings->ext_file_count > 0 && (p = persist_create(o->settings)) == NULL) {
+        say(why, why_bytes, "checkpoint: %s", strerror(ENOMEM));
+        return -ENOMEM;
+    }
     for (;;) {
         int rc, error = 0;
         memset(r, 0, sizeof(*r));
-        if ((rc = open_arena(o->settings, r, note, why, why_bytes)) != 0)
+        if ((rc = open_arena(o->settings, r, note, why, why_bytes)) != 0) {
+            persist_destroy(p);
             return rc;
-        switch (make_parts(o, r, &error, why, why_bytes)) {
+        }
+        switch (make_parts(o, r, p, &error, why, why_bytes)) {
         case OPENED:
+            r->persist = p;
             tell(o->settings, r, misfit[0] ? misfit : note);
             return 0;
         case UNFIT: /* once: the next arena is not attached */
@@ -352,8 +385,14 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
             restart_close(r, false);
             clock_setup();
             continue;
+        case AGAIN: /* at most once for each plan that persist.h has */
+            arena_discard(r->arena);
+            restart_close(r, false);
+            clock_setup();
+            continue;
         case FAILED:
             restart_close(r, false);
+            persist_destroy(p);
             ASSERT(error < 0);
             return error;
         }
@@ -362,9 +401,12 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
 
 void restart_close(struct restart *r, bool flush)
 {
+    if (flush && r->persist)
+        persist_end(r->persist, r->index, r->cache, r->ext);
     ext_destroy(r->ext, flush);
     if (r->cache)
         cache_destroy(r->cache);
+    persist_destroy(r->persist);
     index_destroy(r->index);
     slab_destroy(r->slab);
     arena_destroy(r->arena);

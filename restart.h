@@ -15,6 +15,9 @@
  *             page; then slab and engine free the rest, wbufs are flushed again
  *   arena     frees what nobody claimed
  *
+ * Without -e, or where it does not fit, with flash: what persist.h found beside the flash files is
+ * taken over. In any case persist_begin() comes last, before the first write to flash.
+ *
  * Whatever does not fit on the way ends in an empty start and one line that says
  * why. Only what an empty start would not cure is an error: a file in use by
  * another process, no permission, no memory, unfit flash files.
@@ -30,10 +33,11 @@
 #include "cache.h"
 #include "extstore.h"
 #include "index.h"
+#include "persist.h"
 #include "settings.h"
 #include "slab_mem.h"
 
-#define RESTART_LINE_BYTES 400
+#define RESTART_LINE_BYTES 800
 
 struct restart_options {
     struct settings *settings;             /* outlives the parts; the cache reads live values */
@@ -51,6 +55,7 @@ struct restart {
     struct extstore *ext;           /* NULL without flash */
     bool attached;                  /* with the objects of an earlier process */
     struct attach_report report;    /* zero unless attached */
+    struct persist *persist;        /* NULL without flash */
     char line[RESTART_LINE_BYTES];  /* to be logged: what was taken over, or why not; else "" */
 };
 
@@ -59,8 +64,8 @@ struct restart {
 int restart_open(const struct restart_options *opt, struct restart *out, char *why,
                  size_t why_bytes);
 
-/* Takes it all apart; with flush, what is in write buffers goes to flash first. With -e the content
- * stays in the file for the next process; without, it is gone. */
+/* Takes it all apart; with flush, what is in write buffers goes to flash first, and with ext_persist
+ * all else as well. With -e the content stays in the file for the next process; without, it is gone. */
 void restart_close(struct restart *r, bool flush);
 
 #endif

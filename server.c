@@ -332,6 +332,7 @@ static int start_threads(struct server *s)
     env->slab = s->storage.slab;
     env->index = s->storage.index;
     env->ext = s->storage.ext;
+    env->persist = s->storage.persist;
     env->tunables = &s->tunables;
     env->counters = &s->counters;
     env->reserved_fds = (uint64_t)FDS_OF_A_WORKER * env->thread_count;

@@ -264,8 +264,7 @@ static int take_text(struct parser *p, size_t id, const char *text)
     X(0, "proxy_uring", "the proxy is not supported")                                              \
     X(0, "proxy_memprofile", "the proxy is not supported")                                         \
     X(0, "drop_privileges", "dropping privileges by system call filter is not supported")          \
-    UNSUPPORTED_IN_RELEASE(X)                                                                      \
-    X(0, "ext_persist", "restart from flash is not supported")
+    UNSUPPORTED_IN_RELEASE(X)
 
 static const struct {
     int flag;
@@ -330,6 +329,20 @@ static int sub_io_engine(struct parser *p, const char *value)
         }
     }
     return refuse(p, 1, "ext_io_engine must be auto, uring or threads");
+}
+
+static int sub_persist(struct parser *p, const char *value)
+{
+    static const char *const names[] = {"off", "on", "scan"};
+    if (value == NULL)
+        value = "on";
+    for (uint32_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            p->s->ext_persist = i;
+            return SETTINGS_GO_ON;
+        }
+    }
+    return refuse(p, 1, "ext_persist must be off, on or scan");
 }
 
 static int sub_write_limit(struct parser *p, const char *value)
@@ -484,7 +497,7 @@ static const struct suboption suboptions[] = {
     REAL(ext_max_frag, ext_max_frag, NULL, NULL, NULL),
     NUMBER(ext_max_sleep, ext_max_sleep, 1, NULL, NULL, NULL),
     ON(ext_drop_unread, ext_drop_unread),
-    ON(ext_persist, ext_persist),
+    {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
     {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
     {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
     NUMBER(ext_buffer_mem, ext_buffer_mem, MiB, NULL, NULL, NULL),
@@ -708,6 +721,8 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
         fprintf(out, " (default: %o)", (unsigned)row->dflt);
     else if (row->show == SHOW_CHAR)
         fprintf(out, " (default: %c)", (int)row->dflt);
+    else if (row - table == ID_ext_persist)
+        fprintf(out, " (default: off)");
     else if (row->show == SHOW_PROTOCOL || row - table == ID_ext_io_engine)
         fprintf(out, " (default: auto)");
     else
@@ -1090,6 +1105,8 @@ static int check_flash(struct parser *p)
 {
     struct settings *s = p->s;
     static const char failed[] = "Failed to initialize external storage:";
+    if (s->ext_file_count == 0 && s->ext_persist != SETTINGS_PERSIST_OFF)
+        return refuse(p, 1, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
     if (s->ext_file_count == 0)
         return SETTINGS_GO_ON;
     if (s->udpport != 0)

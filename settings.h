@@ -64,6 +64,7 @@ enum setting_show {
 };
 
 enum settings_protocol { SETTINGS_PROTOCOL_AUTO, SETTINGS_PROTOCOL_ASCII };
+enum settings_persist { SETTINGS_PERSIST_OFF, SETTINGS_PERSIST_ON, SETTINGS_PERSIST_SCAN };
 enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENGINE_THREADS };
 
 /* Flash buckets, numbered and named as memcached does. */
@@ -302,9 +303,10 @@ enum settings_bucket {
       "I/O threads")                                                                               \
     X(U32, ext_io_depth, 1, 1, 4096, "", FIXED, HIDDEN, "",                                        \
       "reads an I/O thread takes at once")                                                         \
-    X(BOOL, ext_persist, false, 0, 1, "", FIXED, HIDDEN,                                           \
+    X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", FIXED, HIDDEN,                             \
       "",                                                                                          \
-      "write everything to flash at stop, and read the index back at start")                       \
+      "off, on: all goes to flash at a clean stop, and is back after a reboot; scan: after an\n"   \
+      "unclean one, too, from what is on flash")                                                   \
     X(U32, ext_io_engine, SETTINGS_ENGINE_AUTO, 0, 2, "", FIXED, HIDDEN,                           \
       "",                                                                                          \
       "auto, uring or threads: how flash is read and written")                                     \
