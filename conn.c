@@ -500,6 +500,11 @@ static void conn_run(struct conn *c, bool readable)
         }
         if (next == NEXT_YIELD && c->session.out.bytes < YIELD_FLUSH_BYTES)
             break;
+        if (next == NEXT_INPUT && !c->closing && c->worker->netring) {
+            if (!reply_is_empty(&c->session.out))
+                worker_put(c->worker, c, CONN_UNSENT);
+            break;
+        }
         if (!conn_flush(c))
             return;
         bool may_go_on = !c->closing && !c->blocked && !c->session.barrier &&
@@ -509,7 +514,7 @@ static void conn_run(struct conn *c, bool readable)
     }
     if (next == NEXT_YIELD && !c->closing) {
         stat_add(c->session.w->stats, STAT_conn_yields, 1);
-        worker_yield(c->worker, c);
+        worker_put(c->worker, c, CONN_YIELDING);
     }
     set_state(c, next);
     short want = c->interest; /* input that comes early switches its event off by itself (conn_event) */
@@ -535,7 +540,7 @@ static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
             conn_run(c, false);
         return;
     }
-    if (c->yielding) /* its turn comes before the loop sleeps */
+    if (c->list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
         return;
     if (c->session.barrier || session_is_full(&c->session)) {
         set_interest(c, 0);
@@ -543,6 +548,58 @@ static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
     }
     atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
     conn_run(c, true);
+}
+
+/* Sends what is left to be sent of a connection that waits for input. */
+static void conn_send_rest(struct conn *c)
+{
+    if (!conn_flush(c) || !c->blocked)
+        return;
+    set_state(c, NEXT_INPUT);
+    set_interest(c, EV_WRITE);
+}
+
+static void conn_was_sent(void *user, int result)
+{
+    struct conn *c = user;
+    if (result > 0) {
+        stat_add(c->session.w->stats, STAT_bytes_written, (uint64_t)result);
+        reply_sent(&c->session.out, (size_t)result);
+    }
+    if (!reply_is_empty(&c->session.out) || c->closing) /* too much for one send, or no room */
+        conn_send_rest(c);
+}
+
+/* Hands what the ring holds to the kernel. Without memory there for it the ring goes, and
+ * everybody's replies are sent one by one from then on. */
+static void run_netring(struct worker *w)
+{
+    if (netring_run(w->netring, conn_was_sent))
+        return;
+    netring_destroy(w->netring);
+    w->netring = NULL;
+}
+
+void conns_send(struct worker *w)
+{
+    struct conn *c = worker_take(w, CONN_UNSENT);
+    bool alone = w->list[CONN_UNSENT].head == NULL;
+    for (; c; c = worker_take(w, CONN_UNSENT)) {
+        if (c->blocked) /* the socket's event goes on with it */
+            continue;
+        unsigned n = 0;
+        if (w->netring && !alone)
+            n = reply_pieces(&c->session.out, netring_pieces(w->netring), NETRING_PIECES_MAX);
+        if (n == 0) {
+            conn_send_rest(c);
+            continue;
+        }
+        netring_send(w->netring, c->origin.fd, n, c);
+        if (netring_is_full(w->netring))
+            run_netring(w);
+    }
+    if (w->netring)
+        run_netring(w);
 }
 
 void conn_continue(struct conn *c)
@@ -569,7 +626,7 @@ void conn_dump_over(struct conn *c, bool alive)
 static void session_resumed(struct session *s)
 {
     struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
-    worker_dirty(c->worker, c);
+    worker_put(c->worker, c, CONN_RESUMED);
 }
 
 static void conn_free(struct conn *c)

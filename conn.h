@@ -11,7 +11,9 @@
  *   closing   replies on their way to be sent, then it closes
  *
  * One read() for one readiness, no second one after a short read. Buffers are borrowed from the
- * worker's pool while there is something in them.
+ * worker's pool while there is something in them. A connection that has answered all it has
+ * received leaves its replies in the queue until the end of the loop's turn; then those of all
+ * connections go out with one call (netring.h).
  *
  * Threads: all calls in the worker's thread, but where said. What `stats conns` shows is read by
  * any, with the worker's LOCK_CONN held (a connection is in the worker's list until it closes).
@@ -63,6 +65,14 @@ struct conn_address {
     uint8_t ip[16];
 };
 
+/* Lists in which the worker keeps connections for later. */
+enum conn_list {
+    CONN_RESUMED,  /* has something to send or to go on with: at the end of this turn */
+    CONN_UNSENT,   /* its replies go out with those of others: at the end of this turn */
+    CONN_YIELDING, /* has had its share: in the next turn */
+    CONN_LISTS,
+};
+
 struct worker;
 
 /* What an accepted socket brings along. */
@@ -83,11 +93,12 @@ struct conn {
     uint32_t buf_bytes, start, end;
     bool closing;  /* send what is there, then close */
     bool blocked;  /* the socket takes nothing more */
-    bool yielding; /* in the worker's list of those */
-    bool dirty;    /* in the worker's list of those with something to send or to go on with */
     bool dumping;
     uint8_t reason; /* enum conn_reason, why closing */
-    struct conn *next_yield, *next_dirty;
+    struct {
+        bool is_in;
+        struct conn *next;
+    } list[CONN_LISTS];
     /* read by others for stats */
     _Atomic(uint8_t) state;         /* enum conn_state */
     _Atomic(uint32_t) last_cmd_sec; /* clock */
@@ -106,6 +117,8 @@ void conn_start(struct conn *c);
 void conn_close(struct conn *c, enum conn_reason reason);
 /* It may go on: its turn, or an op is done. */
 void conn_continue(struct conn *c);
+/* Sends the replies of all in CONN_UNSENT. */
+void conns_send(struct worker *w);
 /* A dump into its socket is over. */
 void conn_dump_over(struct conn *c, bool alive);
 

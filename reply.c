@@ -3,7 +3,7 @@
 
 #include <sys/socket.h>
 
-enum { GATHER_MAX = 64, FIRST_CAPACITY = 8 };
+enum { GATHER_MAX = 64, SOURCE_PIECES_MAX = 3, FIRST_CAPACITY = 8 };
 
 /* A buffer of the pool that holds text of replies; freed when the last entry that leads into it is
  * gone and it isn't being filled. */
@@ -182,8 +182,8 @@ static void free_ring(struct reply_queue *q)
     q->capacity = 0;
 }
 
-/* Nothing is left: the buffer goes back, and a ring that has grown. The first, small one is kept for
- * the next request. */
+/* Nothing is left: the buffer goes back, and a ring that has grown. The first, small one is kept
+ * for the next request. */
 static void rest(struct reply_queue *q)
 {
     ASSERT(q->count == 0 && q->bytes == 0 && q->waiting == 0);
@@ -311,10 +311,11 @@ void reply_each_ready(struct reply_queue *q, void (*fn)(struct reply_source *s))
 
 /* ---- sending ---- */
 
+/* Pieces of entries that were gathered; the first `skip` bytes are sent already. */
 struct gather {
-    struct iovec iov[GATHER_MAX + 3];
+    struct iovec *iov;
     unsigned count;
-    size_t skip; /* bytes of what comes next that are sent already */
+    size_t skip;
 };
 
 static void gather_piece(struct gather *g, const char *p, size_t n)
@@ -370,7 +371,8 @@ void reply_take(struct reply_queue *q, char *to)
 {
     ASSERT(q->waiting == 0 && q->head_sent == 0);
     for (uint32_t i = 0; i < q->count; i++) {
-        struct gather g = {.count = 0, .skip = 0};
+        struct iovec iov[SOURCE_PIECES_MAX];
+        struct gather g = {.iov = iov};
         gather_entry(&g, entry_at(q, i));
         for (unsigned k = 0; k < g.count; k++) {
             memcpy(to, g.iov[k].iov_base, g.iov[k].iov_len);
@@ -380,34 +382,44 @@ void reply_take(struct reply_queue *q, char *to)
     reply_drop(q);
 }
 
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
+{
+    struct gather g = {.iov = pieces, .skip = q->head_sent};
+    for (uint32_t i = 0; i < q->count && g.count + SOURCE_PIECES_MAX <= max; i++) {
+        const struct reply_entry *e = entry_at(q, i);
+        if (!entry_is_ready(e))
+            break;
+        gather_entry(&g, e);
+    }
+    return g.count;
+}
+
+void reply_sent(struct reply_queue *q, size_t n)
+{
+    advance(q, n);
+    if (q->count == 0)
+        rest(q);
+}
+
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
 {
     for (;;) {
-        advance(q, 0);
-        if (q->count == 0) {
-            rest(q);
-            return REPLY_SENT_ALL;
+        struct iovec iov[GATHER_MAX];
+        unsigned count = reply_pieces(q, iov, GATHER_MAX);
+        if (count == 0) { /* what is there may be empty */
+            reply_sent(q, 0);
+            return q->count == 0 ? REPLY_SENT_ALL : REPLY_NOT_READY;
         }
-        struct gather g = {.count = 0, .skip = q->head_sent};
-        uint32_t taken = 0;
-        for (; taken < q->count && g.count < GATHER_MAX; taken++) {
-            const struct reply_entry *e = entry_at(q, taken);
-            if (!entry_is_ready(e))
-                break;
-            gather_entry(&g, e);
-        }
-        if (taken == 0)
-            return REPLY_NOT_READY;
-        struct msghdr msg = {.msg_iov = g.iov, .msg_iovlen = g.count};
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
         const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-        ssize_t n = g.count == 1 ? send(fd, g.iov[0].iov_base, g.iov[0].iov_len, flags)
-                                 : sendmsg(fd, &msg, flags);
+        ssize_t n = count == 1 ? send(fd, iov[0].iov_base, iov[0].iov_len, flags)
+                               : sendmsg(fd, &msg, flags);
         if (n < 0) {
             if (errno == EINTR)
                 continue;
             return errno == EAGAIN || errno == EWOULDBLOCK ? REPLY_BLOCKED : REPLY_BROKEN;
         }
         *sent += (uint64_t)n;
-        advance(q, (size_t)n);
+        reply_sent(q, (size_t)n);
     }
 }

@@ -4,8 +4,9 @@
  *   BYTES   text in a buffer of the pool; neighbours grow together into one entry;
  *   VALUE   bytes that somebody else owns (a pinned item), given back once they are sent;
  *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready.
- * reply_send() gathers many entries into one sendmsg(). Once something could not be added for want
- * of memory, nothing is until reply_drop(): what is sent is always the beginning of the answer.
+ * reply_send() gathers many entries into one sendmsg(); reply_pieces() and reply_sent() are for who
+ * sends them by other means. Once something could not be added for want of memory, nothing is until
+ * reply_drop(): what is sent is always the beginning of the answer.
  *
  * The pool hands out buffers of one size, for reading and for replies, and keeps a few spare ones.
  * Its limit is what read_buf_mem_limit allows each worker; limit 0 is none.
@@ -68,7 +69,7 @@ struct reply_queue {
     struct buffer_pool *pool;
     void (*release)(void *ctx, void *holder); /* gives a VALUE's holder back */
     void *release_ctx;
-    /* the FIFO: a ring of a power of two of entries; an empty queue keeps a small one (256 bytes) */
+    /* the FIFO: a ring of a power of two of entries; an empty queue keeps one of 256 bytes */
     struct reply_entry *ring;
     uint32_t capacity, head, count;
     uint32_t waiting; /* sources not ready */
@@ -112,6 +113,12 @@ enum reply_progress {
 };
 /* Sends what can be sent; *sent grows by the bytes. */
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent);
+
+/* What is to be sent next, in order: up to `max` (>= 3) pieces; returns how many. They are the
+ * queue's, until it changes. 0: nothing is left, or the next source isn't ready. */
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max);
+/* The first n bytes of them are sent. */
+void reply_sent(struct reply_queue *q, size_t n);
 
 /* Copies all of it (q->bytes) to `to` instead of sending it, and empties the queue. No source may be
  * waiting, nothing be sent of it. */

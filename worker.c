@@ -35,75 +35,64 @@ void worker_unlink(struct worker *w, struct conn *c)
     lock_release(&w->lock);
 }
 
-void worker_yield(struct worker *w, struct conn *c)
+void worker_put(struct worker *w, struct conn *c, enum conn_list list)
 {
-    if (c->yielding)
+    if (c->list[list].is_in)
         return;
-    c->yielding = true;
-    c->next_yield = NULL;
-    if (w->yield_tail)
-        w->yield_tail->next_yield = c;
+    c->list[list].is_in = true;
+    c->list[list].next = NULL;
+    if (w->list[list].tail)
+        w->list[list].tail->list[list].next = c;
     else
-        w->yield_head = c;
-    w->yield_tail = c;
+        w->list[list].head = c;
+    w->list[list].tail = c;
 }
 
-void worker_dirty(struct worker *w, struct conn *c)
+struct conn *worker_take(struct worker *w, enum conn_list list)
 {
-    if (c->dirty)
-        return;
-    c->dirty = true;
-    c->next_dirty = w->dirty_head;
-    w->dirty_head = c;
+    struct conn *c = w->list[list].head;
+    if (!c)
+        return NULL;
+    w->list[list].head = c->list[list].next;
+    if (!w->list[list].head)
+        w->list[list].tail = NULL;
+    c->list[list].is_in = false;
+    return c;
 }
 
 void worker_forget(struct worker *w, struct conn *c)
 {
-    if (c->dirty) {
-        struct conn **at = &w->dirty_head;
-        while (*at != c)
-            at = &(*at)->next_dirty;
-        *at = c->next_dirty;
-        c->dirty = false;
-    }
-    if (c->yielding) {
-        struct conn *before = NULL, *at = w->yield_head;
-        for (; at != c; at = at->next_yield)
+    for (unsigned list = 0; list < CONN_LISTS; list++) {
+        if (!c->list[list].is_in)
+            continue;
+        struct conn *before = NULL, *at = w->list[list].head;
+        for (; at != c; at = at->list[list].next)
             before = at;
         if (before)
-            before->next_yield = c->next_yield;
+            before->list[list].next = c->list[list].next;
         else
-            w->yield_head = c->next_yield;
-        if (w->yield_tail == c)
-            w->yield_tail = before;
-        c->yielding = false;
+            w->list[list].head = c->list[list].next;
+        if (w->list[list].tail == c)
+            w->list[list].tail = before;
+        c->list[list].is_in = false;
     }
 }
 
 /* Those that wait now; who yields again comes in the next turn. */
 static void run_yielded(struct worker *w)
 {
-    struct conn *last = w->yield_tail;
-    for (struct conn *c = w->yield_head; c; c = w->yield_head) {
-        w->yield_head = c->next_yield;
-        if (!w->yield_head)
-            w->yield_tail = NULL;
-        c->yielding = false;
-        bool was_last = c == last;
+    struct conn *last = w->list[CONN_YIELDING].tail;
+    for (bool more = last != NULL; more;) {
+        struct conn *c = worker_take(w, CONN_YIELDING);
+        more = c != last;
         conn_continue(c);
-        if (was_last)
-            break;
     }
 }
 
-static void run_dirty(struct worker *w)
+static void run_resumed(struct worker *w)
 {
-    while (w->dirty_head) {
-        struct conn *c = w->dirty_head;
-        w->dirty_head = c->next_dirty;
-        c->dirty = false;
+    for (struct conn *c; (c = worker_take(w, CONN_RESUMED));)
         conn_continue(c);
-    }
 }
 
 /* ---- mail ---- */
@@ -209,8 +198,9 @@ static void turn(struct worker *w, int flags)
     event_base_loop(w->base, EVLOOP_ONCE | flags);
     run_yielded(w);
     cache_worker_submit(w->cache_worker);
-    run_dirty(w);
+    run_resumed(w);
     cache_worker_submit(w->cache_worker); /* what these started */
+    conns_send(w);
 }
 
 /* Ends when no connection is left: a dump has to be told by the crawler, an op by the flash. */
@@ -254,6 +244,7 @@ static int loop_open(struct worker *w)
         return errno ? -errno : -ENOMEM;
     uint64_t limit = w->env->settings->read_buf_mem_limit / w->env->thread_count;
     command_worker_init(&w->command, w->env, w->cache_worker, w->stats, limit);
+    w->netring = netring_create();
     evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
     struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
     if (!add_reader(w, &w->mail_event, w->mail_fd, mail_ready) ||
@@ -284,6 +275,8 @@ static void loop_close(struct worker *w)
         cache_worker_destroy(w->cache_worker);
         w->cache_worker = NULL;
     }
+    netring_destroy(w->netring);
+    w->netring = NULL;
     if (w->base)
         event_base_free(w->base);
     w->base = NULL;
@@ -299,7 +292,7 @@ static void *worker_main(void *arg)
     atomic_store_explicit(&w->started, err ? err : 1, memory_order_release);
     if (!err) {
         while (!atomic_load_explicit(&w->stop, memory_order_acquire))
-            turn(w, w->yield_head ? EVLOOP_NONBLOCK : 0);
+            turn(w, w->list[CONN_YIELDING].head ? EVLOOP_NONBLOCK : 0);
         close_all(w);
     }
     loop_close(w);

@@ -14,6 +14,7 @@
 #include "command.h"
 #include "conn.h"
 #include "lock.h"
+#include "netring.h"
 
 struct worker {
     /* const once the thread runs */
@@ -29,7 +30,10 @@ struct worker {
     struct cache_worker *cache_worker;
     struct event mail_event, ring_event, wake_event, cache_timer, idle_timer; /* fd < 0: unused */
     bool cache_timer_on;
-    struct conn *yield_head, *yield_tail, *dirty_head;
+    struct {
+        struct conn *head, *tail;
+    } list[CONN_LISTS];
+    struct netring *netring; /* NULL: replies are sent one by one */
     unsigned zombies; /* closed connections with parked ops */
     struct request request; /* the line being executed */
     struct udp_worker *udp; /* NULL without -U; const once the thread runs */
@@ -68,9 +72,10 @@ void workers_buffer_info(struct workers *set, struct buffer_pool *sum);
 
 void worker_link(struct worker *w, struct conn *c);   /* into the list */
 void worker_unlink(struct worker *w, struct conn *c);
-void worker_yield(struct worker *w, struct conn *c);  /* conn_continue in the next turn */
-void worker_dirty(struct worker *w, struct conn *c);  /* conn_continue at the end of this turn */
-void worker_forget(struct worker *w, struct conn *c); /* out of both lists */
+/* At the end of a list, unless it is there; the first of a list, out of it, or NULL; out of all. */
+void worker_put(struct worker *w, struct conn *c, enum conn_list list);
+struct conn *worker_take(struct worker *w, enum conn_list list);
+void worker_forget(struct worker *w, struct conn *c);
 /* From any thread: conn_dump_over(c, alive) in the worker's. */
 void worker_post_dump_over(struct worker *w, struct conn *c, bool alive);
 
