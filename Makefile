@@ -10,6 +10,7 @@
 #   build/tsan     build/extant-tsan   as debug, with TSan
 #   build/nolock   build/extant-nolock  as release, but no lock in the extent map; for bench
 #   build/clang    the same sources through clang, only to see them compile
+#   build/cov      as debug, with gcov's counters; for make coverage
 #   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz_*.c
 #
 # Settable: CC=clang, MARCH=native, LTO=1, V=1 (show commands), TESTS="t/a_test.c t/b.sh".
@@ -52,12 +53,14 @@ cflags_release := -O3 -g -fno-omit-frame-pointer $(if $(LTO),-flto$(if $(IS_CLAN
 cflags_nolock := $(cflags_release) -DEXTMAP_NO_LOCK
 cflags_debug := -O1 -g -fno-omit-frame-pointer -DEXTANT_DEBUG
 cflags_asan := $(cflags_debug) -fsanitize=address,undefined -fno-sanitize-recover=all
+cflags_cov := -O0 -g -DEXTANT_DEBUG --coverage -fprofile-update=atomic
 cflags_tsan := $(cflags_debug) -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
 libs_release := $(LIBS) -ljemalloc
 libs_nolock := $(libs_release)
 libs_debug := $(LIBS) -ljemalloc
 libs_asan := $(LIBS)
 libs_tsan := $(LIBS)
+libs_cov := $(LIBS)
 # Criterion's runner can't start under TSan; ours can.
 runner_tsan := build/tsan/t/plain_runner.o
 
@@ -108,7 +111,7 @@ build/$(1)/server: build/$(1)/server.o build/$(1)/libextant.a
 
 -include $(wildcard build/$(1)/*.d build/$(1)/t/*.d)
 endef
-$(foreach v,release nolock debug asan tsan,$(eval $(call variant,$(v))))
+$(foreach v,release nolock debug asan tsan cov,$(eval $(call variant,$(v))))
 .SECONDARY:
 
 # Copied aside and renamed, so that a running server's binary can be replaced.
@@ -173,6 +176,14 @@ test-run:
 .PHONY: compiled
 compiled:
 	@$(MAKE) --no-print-directory -k -j$(JOBS) test-build
+
+# ---- coverage ------------------------------------------------------------------------
+
+.PHONY: coverage coverage-build
+coverage-build: $(TEST_SRC:%.c=build/cov/%) build/cov/server
+coverage:
+	@scripts/install-deps.sh test
+	@scripts/coverage.sh
 
 # ---- fuzzers -------------------------------------------------------------------------
 
