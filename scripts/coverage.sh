@@ -1,0 +1,51 @@
+#!/bin/bash
+# Line coverage of the server's sources: builds with --coverage into build/cov, runs the module tests
+# and the short ones of the scripts, prints a line a file and the total. About four minutes on two cores.
+#
+#   scripts/coverage.sh            all of it
+#   scripts/coverage.sh -u FILE..  also the line numbers of FILE (say arena.c) that nothing ran;
+#                                  adds to what ran before, and runs nothing again
+# Settable: COVERAGE_TESTS="build/cov/t/x_test t/y.py" runs only these; COVERAGE_TIMEOUT seconds for
+# one of them (120). A test that fails is named, and counts as far as it got. What a killed process
+# ran is lost, as gcov writes at exit.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+cov=build/cov
+
+report() { python3 scripts/coverage.py "$cov" "$@"; }
+
+if [ "${1:-}" = -u ]; then
+    shift
+    report "$@"
+    exit
+fi
+
+make --no-print-directory -k -j"$(nproc)" coverage-build || exit 1
+find "$cov" -name '*.gcda' -delete
+cp "$cov/server" "$cov/extant" # tests know by the name what they talk to
+EXTANT=$PWD/$cov/extant
+export EXTANT EXTANT_DEBUG_BIN=$EXTANT EXTANT_ASAN_BIN=$EXTANT EXTANT_TSAN_BIN=$EXTANT
+export MODEL_SECONDS=10 FUZZ_SERVER_SECONDS=10 NODE_PATH=$PWD/t/clients/node_modules
+
+scripts=(t/security_test.py t/bad_clients.py t/model_test.py t/differential.sh t/restart_test.py
+         t/oom.py t/fuzz_server.py t/clients_php.sh t/clients_perl.sh t/clients_python.sh)
+read -r -a tests <<<"${COVERAGE_TESTS:-$(echo "$cov"/t/*_test) ${scripts[*]}}"
+
+run_one()
+{
+    local start=$SECONDS status=0 run=("$1")
+    [[ $1 == t/* ]] && run=("./$1")
+    [[ $1 == */*_test ]] && run+=(--jobs 2)
+    timeout -k 5 "${COVERAGE_TIMEOUT:-120}" "${run[@]}" </dev/null >"$cov/log-$(basename "$1")" 2>&1 ||
+        status=$?
+    case $status in
+    0) ;;
+    77) echo "skipped $1" ;;
+    *) echo "status $status of $1 after $((SECONDS - start)) s: $cov/log-$(basename "$1")" ;;
+    esac
+}
+export -f run_one
+export cov
+printf '%s\n' "${tests[@]}" | while read -r test; do [ -e "$test" ] && echo "$test"; done |
+    xargs -P 2 -I{} bash -c 'run_one "$1"' run_one {}
+report
