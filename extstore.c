@@ -549,6 +549,10 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
     ASSERT(atomic_load(&e->attaching));
     if (place >= e->page_count * e->page_granules || len_class >= EXT_LEN_CLASSES)
         return false;
+    uint64_t room = e->wbuf_bytes - place % e->slot_granules * EXT_GRANULE_BYTES;
+    if (room < sizeof(struct ext_record_head) ||
+        (len_class > 0 && ext_len_bytes(len_class - 1) >= room))
+        return false;
     struct ext_page *p = &e->pages[ext_place_page(e, place)];
     if (ext_page_state_of(p) == EXT_PAGE_FREE ||
         extmap_get(e->map, ext_place_slot(e, place)).state == EXTMAP_FREE)
