@@ -312,7 +312,6 @@ static void use(struct life *l)
     cache_totals(l->f.cache, &totals);
     cache_class_stats(l->f.cache, 1, &stats);
     ext_info(l->f.ext, &info);
-    ASSERT(info.bytes_used <= info.limit_maxbytes + 64 * MiB);
     ASSERT(ext_reconcile(l->f.ext) == 0);
 }
 
