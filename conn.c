@@ -517,7 +517,7 @@ static void conn_run(struct conn *c, bool readable)
         worker_put(c->worker, c, CONN_YIELDING);
     }
     set_state(c, next);
-    short want = c->interest; /* input that comes early switches its event off by itself (conn_event) */
+    short want = c->interest; /* input that comes early switches its event off (conn_event) */
     if (c->blocked)
         want = EV_WRITE;
     else if (c->closing)

@@ -328,8 +328,8 @@ static void kick(struct ext_ring *ring)
 
 /* Starts those that wait, in order, as far as buffers and the engine allow. A read that is done keeps
  * its buffer, and who holds it may be waiting for a second one. So while nothing is on its way that
- * would give a buffer back, the first in line gets one whatever was set aside: one a turn at most. If
- * there is none it ends with -ENOMEM, since nobody would come back to it. */
+ * would give a buffer back, the first in line gets one whatever was set aside: one a turn at most.
+ * If there is none it ends with -ENOMEM, since nobody would come back to it. */
 static void start_waiting(struct ext_ring *ring)
 {
     while (ring->waiting != NULL) {

@@ -99,8 +99,8 @@ int reply_bytes(struct reply_queue *q, const void *p, size_t n);
 int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder);
 /* Adds a source; ready or not. 0 or -ENOMEM. */
 int reply_source(struct reply_queue *q, struct reply_source *s);
-/* What should come next can't be added: nothing is any more, so that what is sent stays the beginning
- * of what should have been. */
+/* What should come next can't be added: nothing is any more, so that what is sent stays the
+ * beginning of what should have been. */
 void reply_fail(struct reply_queue *q);
 /* A source of this queue has become ready. */
 void reply_source_ready(struct reply_queue *q, struct reply_source *s);

@@ -1,5 +1,5 @@
-/* Claims of reply.h about memory that is not there: once something could not be added nothing is, so
- * that what goes out is the beginning of the answer; the queue begins anew when it was dropped. */
+/* Claims of reply.h about memory that is not there: once something could not be added nothing is,
+ * so that what goes out is the beginning of the answer; a dropped queue begins anew. */
 #include <criterion/criterion.h>
 
 #include "../reply.h"
