@@ -254,6 +254,11 @@ static bool cb_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *curso
     return shard < INDEX_SHARD_COUNT;
 }
 
+static uint64_t cb_hash_of(void *ctx, const char *key, unsigned key_bytes)
+{
+    return cache_hash(ctx, key, key_bytes);
+}
+
 struct ext_callbacks cache_ext_callbacks(struct cache *c)
 {
     return (struct ext_callbacks){
@@ -263,5 +268,6 @@ struct ext_callbacks cache_ext_callbacks(struct cache *c)
         .dropped = cb_dropped,
         .is_fresh = cb_is_fresh,
         .sweep = cb_sweep,
+        .hash_of = cb_hash_of,
     };
 }

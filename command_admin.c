@@ -423,13 +423,15 @@ static void emit_ext_info(struct session *s)
     struct ext_info v;
     ext_info(s->w->env->ext, &v);
 #define LINE(name) emit(s, "ext_" #name, "%" PRIu64, v.name)
-    LINE(pages_bad), LINE(pages_lost), LINE(read_errors), LINE(read_retries), LINE(read_short);
+    LINE(pages_bad), LINE(pages_lost), LINE(pages_back);
+    LINE(read_errors), LINE(read_retries), LINE(read_short);
     LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written);
     LINE(device_reads), LINE(buffer_hits), LINE(bad_checksums), LINE(evicted_index_full);
     LINE(objects_expired), LINE(objects_unread_dropped), LINE(wbufs_free), LINE(wbufs_busy);
     LINE(wbufs_stuck), LINE(page_table_bytes);
 #undef LINE
     emit(s, "ext_degraded", "%s", v.degraded ? "yes" : "no");
+    emit(s, "ext_degraded_why", "%s", v.degraded_why);
     emit(s, "ext_direct", "%s", v.direct ? "yes" : "no");
     emit(s, "ext_reconcile", "%" PRIu64, ext_reconcile(s->w->env->ext));
 }

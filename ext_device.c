@@ -4,13 +4,14 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/stat.h>
+#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
-#define READ_FAILURES_DEGRADED 8u
+#include "clock.h"
 
 static ssize_t system_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
 {
@@ -265,16 +266,123 @@ int ext_device_write(struct ext_device *d, const void *buf, uint64_t bytes, uint
     return transfer(d, NULL, buf, bytes, offset, counts);
 }
 
-void ext_device_read_result(struct ext_device *d, bool ok)
+/* ---- health ---- */
+
+void ext_device_read_result(struct ext_device *d, int rc)
 {
-    if (!ok)
-        atomic_fetch_add_explicit(&d->read_failures, 1, memory_order_relaxed);
-    else if (atomic_load_explicit(&d->read_failures, memory_order_relaxed) != 0)
-        atomic_store_explicit(&d->read_failures, 0, memory_order_relaxed);
+    if (rc != 0) {
+        atomic_store_explicit(&d->read_error, rc, memory_order_relaxed);
+        if (atomic_fetch_add(&d->read_failures, 1) + 1 == EXT_DEVICE_READS_FAIL_AT)
+            ext_device_say(d, EXT_FAULT_FAILED, 0, rc,
+                           "reads fail; they are still tried, and one each second besides");
+    } else if (atomic_load_explicit(&d->read_failures, memory_order_relaxed) != 0 &&
+               atomic_exchange(&d->read_failures, 0) >= EXT_DEVICE_READS_FAIL_AT) {
+        ext_device_say(d, EXT_FAULT_BACK, 0, 0, "it is read again");
+    }
 }
 
-bool ext_device_degraded(const struct ext_device *d)
+void ext_device_bytes_result(struct ext_device *d, bool ok)
 {
-    return ext_device_failed(d) ||
-           atomic_load_explicit(&d->read_failures, memory_order_relaxed) >= READ_FAILURES_DEGRADED;
+    if (!ok) {
+        atomic_fetch_add_explicit(&d->wrong_bytes, 1, memory_order_relaxed);
+        atomic_store_explicit(&d->wrong_bytes_ns, clock_mono_ns(), memory_order_relaxed);
+    } else if (atomic_load_explicit(&d->wrong_bytes, memory_order_relaxed) != 0) {
+        atomic_store_explicit(&d->wrong_bytes, 0, memory_order_relaxed);
+    }
+}
+
+void ext_device_page_failed(struct ext_device *d, int rc)
+{
+    atomic_store_explicit(&d->write_error, rc, memory_order_relaxed);
+    if (atomic_fetch_add(&d->write_failures, 1) + 1 >= EXT_DEVICE_FAILED_AFTER &&
+        !atomic_exchange(&d->failed, true))
+        ext_device_say(d, EXT_FAULT_FAILED, 0, rc,
+                       "writes fail; what is not written is kept in memory, new objects go elsewhere, "
+                       "and it is tried again until it is back");
+}
+
+bool ext_device_write_ok(struct ext_device *d)
+{
+    if (atomic_load_explicit(&d->write_failures, memory_order_relaxed) != 0)
+        atomic_store_explicit(&d->write_failures, 0, memory_order_relaxed);
+    if (!ext_device_failed(d) || !atomic_exchange(&d->failed, false))
+        return false;
+    ext_device_say(d, EXT_FAULT_BACK, 0, 0, "it is written again");
+    return true;
+}
+
+void ext_why_add(char *text, size_t room, const char *fmt, ...)
+{
+    size_t n = strlen(text);
+    va_list ap;
+    va_start(ap, fmt);
+    if (n > 0 && n + 3 < room) {
+        memcpy(text + n, "; ", 3);
+        n += 2;
+    }
+    vsnprintf(text + n, room - n, fmt, ap);
+    va_end(ap);
+}
+
+static bool has_wrong_bytes(const struct ext_device *d)
+{
+    uint64_t last = atomic_load_explicit(&d->wrong_bytes_ns, memory_order_relaxed);
+    return atomic_load_explicit(&d->wrong_bytes, memory_order_relaxed) >=
+               EXT_DEVICE_WRONG_BYTES_AT &&
+           clock_mono_ns() < last + EXT_DEVICE_WRONG_BYTES_NS;
+}
+
+bool ext_device_why(const struct ext_device *d, char *text, size_t room)
+{
+    bool writes = ext_device_failed(d), reads = ext_device_reads_fail(d);
+    bool bytes = has_wrong_bytes(d);
+    if (writes)
+        ext_why_add(text, room, "%s: writes fail (%s)", d->path,
+                    strerror(-atomic_load_explicit(&d->write_error, memory_order_relaxed)));
+    if (reads)
+        ext_why_add(text, room, "%s: reads fail (%s)", d->path,
+                    strerror(-atomic_load_explicit(&d->read_error, memory_order_relaxed)));
+    if (bytes)
+        ext_why_add(text, room, "%s: reads bring wrong bytes", d->path);
+    return writes || reads || bytes;
+}
+
+/* ---- the log ---- */
+
+static bool may_say(struct ext_said *s, uint32_t *left_out)
+{
+    uint64_t now = clock_mono_ns(), last = atomic_load(&s->at_ns);
+    if ((last != 0 && now - last < EXT_FAULT_LINE_NS) ||
+        !atomic_compare_exchange_strong(&s->at_ns, &last, now)) {
+        atomic_fetch_add(&s->left_out, 1);
+        return false;
+    }
+    *left_out = atomic_exchange(&s->left_out, 0);
+    return true;
+}
+
+void ext_device_say(struct ext_device *d, enum ext_fault kind, uint64_t offset, int rc,
+                    const char *done)
+{
+    static const struct {
+        enum log_level level;
+        const char *text;
+    } kinds[] = {
+#define X(name, level, text) {level, text},
+        EXT_FAULT_TABLE(X)
+#undef X
+    };
+    uint32_t left_out;
+    ASSERT(kind < EXT_FAULT_COUNT);
+    if (!log_is_on(kinds[kind].level) || !may_say(&d->said[kind], &left_out))
+        return;
+    char at[64] = "", error[96] = "", more[64] = "";
+    if (kind != EXT_FAULT_FAILED && kind != EXT_FAULT_BACK)
+        snprintf(at, sizeof(at), " at offset %" PRIu64, offset);
+    if (rc != 0)
+        snprintf(error, sizeof(error), " (%s)", strerror(-rc));
+    if (left_out > 0)
+        snprintf(more, sizeof(more), " (%" PRIu32 " more like this since the last line)", left_out);
+    log_line(&d->said[kind].site, kinds[kind].level, "flash %s: %s%s%s: %s%s", d->path,
+             kinds[kind].text, at, error, done, more);
 }

@@ -4,11 +4,14 @@
  * second process, created and sized if it is missing, and read and written past the kernel's page
  * cache (O_DIRECT) where the file system allows it.
  *
- * Health: a device counts write failures in a row. At EXT_DEVICE_FAILED_AFTER it is `failed`: no
- * page of it is opened until a write to it succeeds again. Reads are always tried.
+ * Health: a device counts, each in a row, pages that took no write, reads that failed, and records
+ * that did not verify. At EXT_DEVICE_FAILED_AFTER pages it is `failed`: no page of it is opened until
+ * a write to it succeeds again. Reads are always tried. ext_probe.h finds out when it is well again.
+ * What is wrong is told to the operator here too: a line for each kind of fault, and a few words
+ * for `stats`.
  *
  * Threads: open and close by one thread; everything else by any. No locks. The transfer functions
- * wait for the device, so their callers hold no lock.
+ * wait for the device, and ext_device_say for the log, so their callers hold no lock.
  */
 #ifndef EXTANT_EXT_DEVICE_H
 #define EXTANT_EXT_DEVICE_H
@@ -18,11 +21,34 @@
 #include "ext_record.h"
 #include "extents.h"
 #include "extstore.h"
+#include "log.h"
 
 /* Transfers of flush and reclaim: at most, and multiples of. */
 #define EXT_IO_CHUNK_BYTES ((uint64_t)256 * KiB)
 #define EXT_IO_ALIGN_BYTES EXT_SLOT_BLOCK_BYTES
-#define EXT_DEVICE_FAILED_AFTER 3u
+#define EXT_DEVICE_FAILED_AFTER 3u   /* pages */
+#define EXT_DEVICE_READS_FAIL_AT 8u  /* reads */
+#define EXT_DEVICE_WRONG_BYTES_AT 8u /* records */
+#define EXT_DEVICE_WRONG_BYTES_NS UINT64_C(5000000000) /* it is so until so long after the last */
+#define EXT_FAULT_LINE_NS UINT64_C(10000000000) /* one line of each kind, at most, in so long */
+
+/* What goes wrong with a device or comes right, each with its line in the log.
+ *    kind        level      its words */
+#define EXT_FAULT_TABLE(X)                                                                         \
+    X(READ, LOG_LEVEL_WARNING, "read error")                                                       \
+    X(SHORT_READ, LOG_LEVEL_WARNING, "short read")                                                 \
+    X(CHECKSUM, LOG_LEVEL_WARNING, "bad checksum")                                                 \
+    X(WRITE, LOG_LEVEL_WARNING, "write error")                                                     \
+    X(PAGE_BAD, LOG_LEVEL_WARNING, "page given up")                                                \
+    X(FAILED, LOG_LEVEL_ERROR, "device failed")                                                    \
+    X(BACK, LOG_LEVEL_NOTICE, "device is back")                                                    \
+    X(PAGE_TRIED, LOG_LEVEL_NOTICE, "page tried again")
+enum ext_fault {
+#define X(name, level, text) EXT_FAULT_##name,
+    EXT_FAULT_TABLE(X)
+#undef X
+        EXT_FAULT_COUNT
+};
 
 /* The system calls below the engine; a test puts its own here to inject faults. Both return bytes
  * (0: end of file or device) or -errno, like the calls they stand for. Any thread, may sleep.
@@ -47,9 +73,17 @@ struct ext_device {
     const struct ext_device_ops *ops;
     struct extents *free; /* FREE pages; unit: a page's number on this device */
     /* atomic */
-    _Atomic(uint32_t) write_failures; /* in a row */
-    _Atomic(uint32_t) read_failures;  /* in a row */
+    _Atomic(uint32_t) write_failures; /* in a row: pages */
+    _Atomic(uint32_t) read_failures;  /* in a row: reads after their retries */
+    _Atomic(uint32_t) wrong_bytes;    /* in a row: records */
+    _Atomic(uint64_t) wrong_bytes_ns; /* when the last of these was */
+    _Atomic(int) write_error, read_error; /* -errno of the last that failed */
     _Atomic(bool) failed;
+    struct ext_said {
+        _Atomic(uint64_t) at_ns;    /* of the last line; 0: none yet */
+        _Atomic(uint32_t) left_out; /* since then */
+        struct log_site site;
+    } said[EXT_FAULT_COUNT];
 };
 
 struct ext_io_counts { /* what a transfer met; the caller adds them to its counters */
@@ -72,13 +106,32 @@ int ext_device_read(struct ext_device *d, void *buf, uint64_t bytes, uint64_t of
 int ext_device_write(struct ext_device *d, const void *buf, uint64_t bytes, uint64_t offset,
                      struct ext_io_counts *counts);
 
-/* Book-keeping of health after a whole transfer. */
-void ext_device_read_result(struct ext_device *d, bool ok);
+/* Book-keeping of health: after a read with all its retries (rc: 0 or -errno), after a record was
+ * verified, after a page took no write. All but the second may log. */
+void ext_device_read_result(struct ext_device *d, int rc);
+void ext_device_bytes_result(struct ext_device *d, bool ok);
+void ext_device_page_failed(struct ext_device *d, int rc);
+/* A write succeeded. True iff the device was failed. */
+bool ext_device_write_ok(struct ext_device *d);
+
 static inline bool ext_device_failed(const struct ext_device *d)
 {
     return atomic_load_explicit(&d->failed, memory_order_relaxed);
 }
-/* True while the last reads all failed, or the device is failed for writing. */
-bool ext_device_degraded(const struct ext_device *d);
+static inline bool ext_device_reads_fail(const struct ext_device *d)
+{
+    return atomic_load_explicit(&d->read_failures, memory_order_relaxed) >=
+           EXT_DEVICE_READS_FAIL_AT;
+}
+/* Appends what is wrong with it to the text, which is ended by a zero and has room for `room` bytes in
+ * all. False: nothing is, and nothing was appended. */
+bool ext_device_why(const struct ext_device *d, char *text, size_t room);
+/* Appends to such a text, "; " before it unless it is empty. */
+void ext_why_add(char *text, size_t room, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* A line in the log, unless there was one of this kind just now (then it is counted with the next):
+ * file, kind, offset, the text of error rc (-errno; 0: none), what is done about it. */
+void ext_device_say(struct ext_device *d, enum ext_fault kind, uint64_t offset, int rc,
+                    const char *done);
 
 #endif

@@ -4,6 +4,7 @@
  *   ext_page.c     the page table: states, versions, counts, pins, free pages
  *   ext_wbuf.c     write buffers: append, flush, what to do when a write fails
  *   ext_reclaim.c  what maintenance does with pages: expire, rescue, evict
+ *   ext_probe.c    are sick devices and BAD pages well again?
  *   ext_ring.c     reads of a worker, over ext_uring.c or ext_twin.c
  *   ext_save.c     page table to and from a checkpoint
  *   ext_scan.c     page table and records from what is on flash
@@ -37,7 +38,8 @@ struct ext_page { /* 64 bytes */
     _Atomic(uint32_t) version; /* 0 when FREE */
     _Atomic(uint32_t) state;   /* enum ext_page_state */
     uint8_t bucket;
-    uint8_t reserved8[3];
+    uint8_t failures;              /* lives and test writes that ended with a failed write, in a row */
+    uint16_t bad_chunk;            /* BAD: where, in EXT_IO_CHUNK_BYTES from the page's start */
     _Atomic(uint32_t) slots_used; /* slots given to wbufs in this life */
     /* atomic */
     _Atomic(uint32_t) objects;
@@ -47,7 +49,7 @@ struct ext_page { /* 64 bytes */
     _Atomic(uint64_t) bytes_used;     /* of live objects, by length class */
     _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
     _Atomic(uint32_t) time_max;       /* youngest time_unix */
-    uint32_t reserved32;
+    _Atomic(uint32_t) retry_sec;      /* BAD: not tried before; monotonic */
     _Atomic(uint64_t) bytes_real;     /* of all objects of this life, exactly */
 };
 static_assert(sizeof(struct ext_page) == 64, "page table entry");
@@ -87,6 +89,7 @@ static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
     X(device_bytes_written, "bytes given to devices")                                              \
     X(bad_checksums, "records or tables that did not verify")                                      \
     X(pages_lost, "pages retired after write errors")                                              \
+    X(pages_back, "of these, used again after a test write")                                       \
     X(evicted_index_full, "objects dropped because the index is full")                             \
     X(objects_expired, "objects dropped by reclaim as expired or flushed")                         \
     X(objects_unread_dropped, "objects dropped by drop_unread")
@@ -112,7 +115,7 @@ struct ext_root {
     _Atomic(uint32_t) flush_unix; /* ext_flush_all */
     _Atomic(uint64_t) counters[EXT_COUNTER_COUNT];
 };
-#define EXT_ROOT_FORMAT UINT64_C(0x0131746f6f527845)
+#define EXT_ROOT_FORMAT UINT64_C(0x0231746f6f527845)
 static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root");
 
 /* ---- what belongs to this process ---- */
@@ -149,7 +152,9 @@ struct ext_wbuf {
     uint32_t page;
     uint32_t fill_bytes, fill_count; /* reserved so far */
     uint32_t move_next;              /* first entry not yet moved away */
-    uint32_t tries;                  /* failed rounds */
+    uint32_t rounds;                 /* writes of the whole that failed */
+    uint32_t chunk_tries;            /* of the chunk at `written`, in this round */
+    uint64_t written;                /* bytes of the slot that are on flash, in this round */
     uint64_t opened_ns;
     struct io_job job;
     /* atomic */
@@ -183,6 +188,24 @@ struct ext_read_counters { /* one for each ring: written by its thread only */
 
 struct ext_reclaim;
 struct ext_scan;
+
+enum ext_probe_kind { EXT_PROBE_WRITE, EXT_PROBE_READ, EXT_PROBE_PAGE };
+
+struct ext_probe { /* one for each device */
+    /* const after create */
+    struct extstore *e;
+    uint32_t device;
+    /* the maintenance thread's; the job's while running is true */
+    enum ext_probe_kind kind;
+    uint32_t page;      /* that is tried: FREE, or BAD with a reference */
+    uint32_t tries;     /* that failed, in a row */
+    uint32_t turn;      /* which block is read */
+    uint64_t next_ns[EXT_PROBE_PAGE + 1]; /* not before, by kind */
+    struct io_job job;
+    /* atomic */
+    _Atomic(bool) running;
+    _Atomic(uint32_t) unit; /* the FREE page that is being written to, or EXT_NO_PAGE */
+};
 
 struct extstore {
     /* const after create */
@@ -242,14 +265,9 @@ struct extstore {
     _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
-    struct ext_probe {
-        struct extstore *e;
-        uint32_t device;
-        uint32_t tries;
-        struct io_job job;
-        _Atomic(bool) running;
-        _Atomic(uint32_t) unit; /* the FREE page that is being written to, or EXT_NO_PAGE */
-    } probes[EXT_DEVICES_MAX];
+    _Atomic(uint32_t) bad_pages;
+    _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
+    struct ext_probe probes[EXT_DEVICES_MAX]; /* ext_probe.h */
 };
 
 static inline void ext_count(struct extstore *e, enum ext_counter n, uint64_t by)

@@ -1,6 +1,8 @@
 /* ext_page.c: see ext_page.h. */
 #include "ext_page.h"
 
+#define RETRY_DOUBLINGS_MAX 6u /* a BAD page is tried again after 1, 2, 4 .. 64 s */
+
 uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class)
 {
     uint64_t n = 0;
@@ -90,6 +92,9 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
         atomic_store(&p->version, version);
         atomic_store(&p->state, EXT_PAGE_OPEN);
         ext_count(e, EXT_N_page_allocs, 1);
+        atomic_store_explicit(&e->no_page_ns, 0, memory_order_relaxed);
+    } else if (atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) == 0) {
+        atomic_store_explicit(&e->no_page_ns, io_now_ns(), memory_order_relaxed);
     }
     lock_release(&e->page_lock);
     return rc;
@@ -116,12 +121,16 @@ static void forget_slots(struct extstore *e, uint32_t page)
     }
 }
 
-/* SEALED or DRAINING -> FREE; page_lock held. */
+/* SEALED, DRAINING or BAD -> FREE; page_lock held. */
 static void page_free(struct extstore *e, uint32_t page)
 {
     lock_assert_held(&e->page_lock);
     struct ext_page *p = &e->pages[page];
     ASSERT(atomic_load(&p->bytes_used) == 0);
+    if (ext_page_state_of(p) == EXT_PAGE_BAD)
+        atomic_fetch_sub(&e->bad_pages, 1);
+    else
+        p->failures = 0; /* a whole life without one */
     forget_slots(e, page);
     atomic_store(&p->version, 0);
     atomic_store(&p->state, EXT_PAGE_FREE);
@@ -176,17 +185,93 @@ bool ext_page_drain(struct extstore *e, uint32_t page)
     return ok;
 }
 
-bool ext_page_fail(struct extstore *e, uint32_t page)
+/* ---- BAD pages ---- */
+
+static uint32_t mono_sec(void)
 {
+    return (uint32_t)(io_now_ns() / 1000000000);
+}
+
+/* One more failure. Returns the seconds until the next try. page_lock held. */
+static uint32_t put_off(struct ext_page *p)
+{
+    if (p->failures < UINT8_MAX)
+        p->failures++;
+    unsigned doublings = p->failures - 1u;
+    uint32_t sec = 1u << (doublings < RETRY_DOUBLINGS_MAX ? doublings : RETRY_DOUBLINGS_MAX);
+    atomic_store_explicit(&p->retry_sec, mono_sec() + sec, memory_order_relaxed);
+    return sec;
+}
+
+bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset)
+{
+    ASSERT(offset < e->page_bytes);
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
     ASSERT(ext_page_state_of(p) != EXT_PAGE_FREE);
     bool first = ext_page_state_of(p) != EXT_PAGE_BAD;
-    atomic_store(&p->state, EXT_PAGE_BAD);
+    if (first) {
+        p->bad_chunk = (uint16_t)(offset / EXT_IO_CHUNK_BYTES);
+        (void)put_off(p);
+        atomic_store(&p->state, EXT_PAGE_BAD);
+        atomic_fetch_add(&e->bad_pages, 1);
+    }
     lock_release(&e->page_lock);
     if (first)
         ext_count(e, EXT_N_pages_lost, 1);
     return first;
+}
+
+uint32_t ext_page_retry_begin(struct extstore *e, uint32_t device, bool any)
+{
+    uint32_t best = EXT_NO_PAGE, best_sec = 0, now = mono_sec();
+    if (atomic_load(&e->bad_pages) == 0 || atomic_load(&e->attaching))
+        return EXT_NO_PAGE;
+    lock_take(&e->page_lock);
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        const struct ext_page *p = &e->pages[i];
+        if (e->where[i].device != device || ext_page_state_of(p) != EXT_PAGE_BAD ||
+            atomic_load(&p->objects) > 0 || atomic_load(&p->refs) > 0)
+            continue;
+        uint32_t due = atomic_load_explicit(&p->retry_sec, memory_order_relaxed);
+        if ((any || due <= now) && (best == EXT_NO_PAGE || due < best_sec)) {
+            best = i;
+            best_sec = due;
+        }
+    }
+    if (best != EXT_NO_PAGE)
+        atomic_fetch_add(&e->pages[best].refs, 1);
+    lock_release(&e->page_lock);
+    return best;
+}
+
+void ext_page_retry_all(struct extstore *e, uint32_t device)
+{
+    for (uint32_t i = 0; atomic_load(&e->bad_pages) > 0 && i < e->page_count; i++) {
+        if (e->where[i].device == device)
+            atomic_store_explicit(&e->pages[i].retry_sec, 0, memory_order_relaxed);
+    }
+}
+
+uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok)
+{
+    struct ext_page *p = &e->pages[page];
+    uint32_t wait_sec = 0;
+    lock_take(&e->page_lock);
+    ASSERT(ext_page_state_of(p) == EXT_PAGE_BAD);
+    uint32_t before = atomic_fetch_sub(&p->refs, 1);
+    ASSERT(before == 1 && atomic_load(&p->objects) == 0); /* nobody finds a way to an empty page */
+    if (ok)
+        page_free(e, page);
+    else
+        wait_sec = put_off(p);
+    lock_release(&e->page_lock);
+    if (ok) {
+        ext_count(e, EXT_N_pages_back, 1);
+        ext_page_retry_all(e, e->where[page].device);
+        ext_wake_writers(e);
+    }
+    return wait_sec;
 }
 
 static void raise_to(_Atomic(uint32_t) *at, uint32_t value)

@@ -32,8 +32,18 @@ void ext_page_seal(struct extstore *e, uint32_t page);
 /* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which
  * stays). */
 bool ext_page_drain(struct extstore *e, uint32_t page);
-/* Any but FREE -> BAD. True iff it was not BAD before. */
-bool ext_page_fail(struct extstore *e, uint32_t page);
+/* Any but FREE -> BAD: a write failed at so many bytes from the page's start. True iff it was not BAD
+ * before. */
+bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset);
+
+/* A BAD page of the device that holds nothing, the one that has waited longest for its turn, with a
+ * reference for the caller, who tries to write to it; or EXT_NO_PAGE. Due ones only, or any. */
+uint32_t ext_page_retry_begin(struct extstore *e, uint32_t device, bool any);
+/* The end of that. ok: BAD -> FREE, and all BAD pages of the device are due at once; else the page
+ * waits twice as long as last time. Returns the seconds that it waits now (0 if ok). */
+uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok);
+/* The device is back: its BAD pages are due. */
+void ext_page_retry_all(struct extstore *e, uint32_t device);
 
 /* Counts one more object (page OPEN, bucket lock held). */
 void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 
 #include "ext_page.h"
+#include "ext_probe.h"
 #include "ext_wbuf.h"
 
 #define STEP_RECORDS 64u
@@ -12,8 +13,13 @@
 #define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
 #define EVICT_KEEP_DIVISOR 4u /* of a page being evicted at most 1/4 is written again */
 #define URGENT_FRAG_MAX 0.9   /* below the low-water mark fuller pages gain too little */
-#define READ_TRIES 5u
-#define READ_PAUSE_NS UINT64_C(100000000)
+#define READ_TRIES 8u                         /* of a chunk */
+#define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
+#define READ_PAUSE_MAX_NS UINT64_C(100000000) /* this: 0.36 s in all */
+#define TABLE_TRIES 3u
+#define RECORD_TRIES 3u
+#define WALK_STEP_BYTES ((uint64_t)1 * MiB) /* looked at by one step of a walk */
+#define WALK_FACTOR 32u /* a walk that looks at so many times a slot's bytes is led astray: it ends */
 #define AVOID_NS UINT64_C(5000000000) /* a page that could not be read is left alone so long */
 #define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
@@ -21,7 +27,7 @@
 #define EXPIRE_PAGES_PER_STEP 256u
 
 enum mode { RESCUE, EVICT, EXPIRE };
-enum phase { IDLE, READING, RECORDS, SWEEPING, SETTLING };
+enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, SETTLING };
 
 struct ext_reclaim {
     struct extstore *e;
@@ -43,8 +49,13 @@ struct ext_reclaim {
     uint64_t sweep_cursor;
     uint32_t sweep_objects;
     bool sweep_page; /* the whole page, else the slot */
-    uint32_t read_tries;
+    uint64_t walk_at, walk_looked;  /* bytes of the slot; bytes looked at in all */
+    uint64_t read_at, read_end;     /* what is still to be read of the slot */
+    enum phase then;                /* what the read is for; READING: for the table */
+    uint32_t read_tries;            /* failed, of the chunk at read_at */
+    uint32_t table_tries, record_tries;
     uint64_t not_before_ns;
+    bool read_again; /* when that time has come */
     int read_result;
     struct io_job job;
     uint32_t now_unix;
@@ -106,8 +117,7 @@ static void event(struct ext_reclaim *r, const char *fmt, ...)
 
 /* ---- which page ---- */
 
-/* Below this many free pages of the class something has to go. */
-static uint64_t low_water(const struct extstore *e, enum ext_bucket device_class)
+uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
 {
     uint64_t total = ext_pages_total(e, device_class);
     uint64_t margin = 1 + min_u64(total / 32, 8);
@@ -121,8 +131,8 @@ static bool is_candidate(const struct ext_reclaim *r, uint32_t page)
     enum ext_page_state s = ext_page_state_of(p);
     if (page == r->avoid_page && io_now_ns() < r->avoid_until_ns)
         return false;
-    return (s == EXT_PAGE_SEALED || s == EXT_PAGE_DRAINING) && atomic_load(&p->slots_busy) == 0 &&
-           atomic_load(&p->objects) > 0;
+    return (s == EXT_PAGE_SEALED || s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD) &&
+           atomic_load(&p->slots_busy) == 0 && atomic_load(&p->objects) > 0;
 }
 
 static double live_ratio(const struct ext_page *p)
@@ -221,11 +231,8 @@ static uint32_t next_expired(struct ext_reclaim *r)
 static uint32_t bad_with_objects(const struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
-    for (uint32_t i = 0; ext_counted(e, EXT_N_pages_lost) > 0 && i < e->page_count; i++) {
-        const struct ext_page *p = &e->pages[i];
-        if (ext_page_state_of(p) == EXT_PAGE_BAD && atomic_load(&p->objects) > 0 &&
-            atomic_load(&p->slots_busy) == 0 &&
-            !(i == r->avoid_page && io_now_ns() < r->avoid_until_ns))
+    for (uint32_t i = 0; atomic_load(&e->bad_pages) > 0 && i < e->page_count; i++) {
+        if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_BAD && is_candidate(r, i))
             return i;
     }
     return EXT_NO_PAGE;
@@ -258,10 +265,13 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
         below = URGENT_FRAG_MAX;
     if (start_job(r, RESCUE, most_fragmented(r, device_class, below)))
         return true;
-    /* Nothing has to go while there is room elsewhere: other classes fall back to default's pages,
-     * and default's can move to devices that are for rescued records. */
+    /* Nothing has to go while there is room elsewhere: a page that was BAD may be well again, other
+     * classes fall back to default's pages, and default's can move to devices that are for rescued
+     * records. */
+    if (ext_probe_tries_page(e))
+        return false;
     if (device_class != EXT_BUCKET_DEFAULT)
-        return ext_pages_free(e, EXT_BUCKET_DEFAULT) < low_water(e, EXT_BUCKET_DEFAULT) &&
+        return ext_pages_free(e, EXT_BUCKET_DEFAULT) < ext_low_water(e, EXT_BUCKET_DEFAULT) &&
                start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
     if (ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
         start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
@@ -276,7 +286,7 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     if (ext_pages_total(e, device_class) == 0)
         return false;
     uint64_t free_pages = ext_pages_free(e, device_class);
-    if (free_pages < low_water(e, device_class))
+    if (free_pages < ext_low_water(e, device_class))
         return start_urgent(r, device_class);
     if (free_pages < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
         start_job(r, RESCUE,
@@ -308,7 +318,7 @@ static bool choose(struct ext_reclaim *r)
     }
     if (start_job(r, EXPIRE, next_expired(r)))
         return true;
-    return ext_pages_free(e, EXT_BUCKET_DEFAULT) > low_water(e, EXT_BUCKET_DEFAULT) &&
+    return ext_pages_free(e, EXT_BUCKET_DEFAULT) >= ext_low_water(e, EXT_BUCKET_DEFAULT) &&
            start_job(r, RESCUE, bad_with_objects(r));
 }
 
@@ -325,23 +335,42 @@ static void read_run(struct io_job *job)
     struct extstore *e = r->e;
     struct ext_device *d = ext_page_device(e, r->page);
     struct ext_io_counts c = {0};
-    uint64_t bytes = e->wbuf_bytes - r->from;
-    int rc = ext_device_read(d, r->buffer + r->from, bytes,
-                             ext_slot_offset(e, job_slot(r)) + r->from, &c);
-    ext_device_read_result(d, rc == 0);
+    int rc = ext_device_read(d, r->buffer + r->read_at, r->read_end - r->read_at,
+                             ext_slot_offset(e, job_slot(r)) + r->read_at, &c);
+    ext_device_read_result(d, rc);
     ext_count(e, EXT_N_bytes_read_reclaim, c.bytes);
     ext_count(e, EXT_N_read_short, c.short_transfers);
+    r->read_at += c.bytes;
+    if (c.bytes > 0)
+        r->read_tries = 0;
     r->read_result = rc;
     atomic_store(&r->reading, false);
     ext_wake_maint(e);
 }
 
-static void start_read(struct ext_reclaim *r, uint64_t from)
+static void go_on_reading(struct ext_reclaim *r)
 {
-    r->from = round_down(from, EXT_IO_ALIGN_BYTES);
     r->phase = READING;
+    r->read_again = false;
     atomic_store(&r->reading, true);
     io_pool_submit(r->e->write_pool, &r->job);
+}
+
+/* Reads a part of the slot; then it goes on with `then`. */
+static void start_read(struct ext_reclaim *r, uint64_t from, uint64_t to, enum phase then)
+{
+    r->read_at = round_down(from, EXT_IO_ALIGN_BYTES);
+    r->read_end = round_up(to, EXT_IO_ALIGN_BYTES);
+    r->read_tries = 0;
+    r->then = then;
+    go_on_reading(r);
+}
+
+/* Reads the slot from `from` to its end, which is the table. */
+static void start_table(struct ext_reclaim *r, uint64_t from)
+{
+    r->from = round_down(from, EXT_IO_ALIGN_BYTES);
+    start_read(r, r->from, r->e->wbuf_bytes, READING);
 }
 
 static void start_sweep(struct ext_reclaim *r, bool whole_page)
@@ -366,13 +395,13 @@ static void begin_slot(struct ext_reclaim *r)
     }
     r->entry = r->entry_count = 0;
     r->rescues = r->lost = r->skipped = 0;
-    r->read_tries = 0;
+    r->table_tries = r->record_tries = 0;
     r->not_before_ns = 0;
     event(r, "type=compact_read_start id=%" PRIu32 " offset=%" PRIu64, r->page,
           r->slot_index * e->wbuf_bytes);
     /* Only a rescue needs the records; for the rest the table does, as a rule. */
     uint64_t table = e->wbuf_bytes - min_u64(e->wbuf_bytes, TABLE_FIRST_BYTES);
-    start_read(r, r->mode == RESCUE ? 0 : table);
+    start_table(r, r->mode == RESCUE ? 0 : table);
 }
 
 static void end_slot(struct ext_reclaim *r)
@@ -393,31 +422,59 @@ static void end_job(struct ext_reclaim *r)
     ext_page_unpin(r->e, r->page);
 }
 
-/* The slot can't be read now, perhaps never. */
-static void read_failed(struct ext_reclaim *r, int rc)
+static void say(struct ext_reclaim *r, enum ext_fault kind, uint64_t in_slot, int rc,
+                const char *done)
 {
     struct extstore *e = r->e;
-    r->read_tries++;
-    if (r->read_tries < (rc == -EBADMSG ? 2 : READ_TRIES)) {
+    ext_device_say(ext_page_device(e, r->page), kind, ext_slot_offset(e, job_slot(r)) + in_slot, rc,
+                   done);
+}
+
+/* The slot can't be read now, perhaps never. */
+static void read_failed(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    if (++r->read_tries < READ_TRIES) {
         ext_count(e, EXT_N_read_retries, 1);
-        r->not_before_ns = rc == -EBADMSG ? 0 : io_now_ns() + READ_PAUSE_NS;
-        r->phase = READING;
-        r->read_result = -EAGAIN; /* read again, when it is time */
+        uint64_t pause_ns = READ_PAUSE_NS << (r->read_tries - 1);
+        r->not_before_ns = io_now_ns() + min_u64(pause_ns, READ_PAUSE_MAX_NS);
+        r->read_again = true;
         return;
     }
-    if (rc == -EBADMSG)
-        ext_count(e, EXT_N_bad_checksums, 1);
-    else
-        ext_count(e, EXT_N_read_errors, 1);
-    if (rc == -EBADMSG || r->mode != RESCUE) {
+    ext_count(e, EXT_N_read_errors, 1);
+    if (r->mode != RESCUE) {
+        say(r, EXT_FAULT_READ, r->read_at, r->read_result, "what stands there had to go anyway");
         start_sweep(r, false);
         return;
     }
     /* A device that doesn't answer may yet come back: leave the page for later. */
+    say(r, EXT_FAULT_READ, r->read_at, r->read_result, "the page is left alone for five seconds");
     event(r, "type=compact_abort id=%" PRIu32, r->page);
     r->avoid_page = r->page;
     r->avoid_until_ns = io_now_ns() + AVOID_NS;
     end_job(r);
+}
+
+static void table_failed(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    if (++r->table_tries < TABLE_TRIES) {
+        ext_count(e, EXT_N_read_retries, 1);
+        start_table(r, r->from);
+        return;
+    }
+    ext_count(e, EXT_N_bad_checksums, 1);
+    ext_device_bytes_result(ext_page_device(e, r->page), false);
+    if (r->mode == RESCUE && r->from == 0 && e->opt.callbacks.hash_of != NULL) {
+        say(r, EXT_FAULT_CHECKSUM, e->wbuf_bytes - EXT_IO_ALIGN_BYTES, 0,
+            "a table can't be trusted: the records are looked for one by one");
+        r->walk_at = r->walk_looked = 0;
+        r->phase = WALKING;
+        return;
+    }
+    say(r, EXT_FAULT_CHECKSUM, e->wbuf_bytes - EXT_IO_ALIGN_BYTES, 0,
+        "a table can't be trusted: what it named is dropped");
+    start_sweep(r, false);
 }
 
 /* Looks at what a read brought. True: the step may go on. */
@@ -426,21 +483,27 @@ static bool after_read(struct ext_reclaim *r)
     struct extstore *e = r->e;
     if (atomic_load(&r->reading) || io_now_ns() < r->not_before_ns)
         return false;
-    if (r->read_result == -EAGAIN) {
-        start_read(r, r->from);
+    if (r->read_again) {
+        go_on_reading(r);
         return false;
     }
+    if (r->read_result != 0) {
+        read_failed(r);
+        return true;
+    }
+    if (r->then != READING) { /* a record, once more */
+        r->phase = r->then;
+        return true;
+    }
     uint32_t count = 0;
-    int rc = r->read_result;
-    if (rc == 0)
-        rc = ext_trailer_verify(r->buffer + e->wbuf_bytes, e->wbuf_bytes - r->from, e->wbuf_bytes,
+    int rc = ext_trailer_verify(r->buffer + e->wbuf_bytes, e->wbuf_bytes - r->from, e->wbuf_bytes,
                                 job_slot(r), r->version, &count);
     if (rc == -EAGAIN) { /* a longer table than was read */
-        start_read(r, ext_table_start(e->wbuf_bytes, count));
+        start_table(r, ext_table_start(e->wbuf_bytes, count));
         return false;
     }
     if (rc != 0) {
-        read_failed(r, rc);
+        table_failed(r);
         return true;
     }
     r->entry_count = count;
@@ -450,7 +513,7 @@ static bool after_read(struct ext_reclaim *r)
 
 /* ---- records ---- */
 
-enum verdict { NEXT, WAIT, NEED_SLOT, GIVE_UP };
+enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP };
 
 static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
                  bool evicted, enum ext_counter reason)
@@ -527,9 +590,14 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     struct ext_record rec;
     ext_count(e, EXT_N_objects_read_reclaim, 1);
-    if (offset + entry->record_bytes > e->wbuf_bytes ||
-        ext_record_verify(r->buffer + offset, entry->record_bytes, r->version, place, &rec) != 0) {
+    bool fits = offset + entry->record_bytes <= e->wbuf_bytes;
+    if (!fits || ext_record_verify(r->buffer + offset, entry->record_bytes, r->version, place,
+                                   &rec) != 0) {
+        if (fits && ++r->record_tries < RECORD_TRIES)
+            return NEED_RECORD;
         ext_count(e, EXT_N_bad_checksums, 1);
+        ext_device_bytes_result(ext_page_device(e, r->page), false);
+        say(r, EXT_FAULT_CHECKSUM, offset, 0, "wrong bytes are not served; the record is dropped");
         r->lost++;
         drop(r, entry, place, false, EXT_N_compact_lost);
         return NEXT;
@@ -571,12 +639,12 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     return NEXT;
 }
 
-/* Decides about one record of the table. */
-static enum verdict one_record(struct ext_reclaim *r, uint64_t *bytes)
+/* Decides about one record. */
+static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *entry,
+                               uint64_t *bytes)
 {
     struct extstore *e = r->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
-    const struct ext_entry *entry = ext_entry_at(r->buffer + e->wbuf_bytes, r->entry);
     ext_place place = ext_slot_place(e, job_slot(r)) + entry->granule;
     unsigned heat = 0;
     if (r->mode == EXPIRE) {
@@ -607,23 +675,31 @@ static enum verdict one_record(struct ext_reclaim *r, uint64_t *bytes)
     return NEXT;
 }
 
-/* Some records of the slot in the buffer. True: there is more to do at once. */
+/* Some records of the table in the buffer. True: there is more to do at once. */
 static bool some_records(struct ext_reclaim *r)
 {
+    struct extstore *e = r->e;
     uint64_t copied = 0;
     for (unsigned n = 0; n < STEP_RECORDS && r->entry < r->entry_count; n++) {
         if (copied >= STEP_BYTES)
             return true;
         uint64_t bytes = 0;
-        switch (one_record(r, &bytes)) {
+        const struct ext_entry *entry = ext_entry_at(r->buffer + e->wbuf_bytes, r->entry);
+        uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+        switch (one_record(r, entry, &bytes)) {
         case NEXT:
             copied += bytes;
             r->entry++;
+            r->record_tries = 0;
             break;
         case WAIT:
             return false;
         case NEED_SLOT: /* the records too; goes on at the same entry */
-            start_read(r, 0);
+            start_table(r, 0);
+            return false;
+        case NEED_RECORD:
+            ext_count(e, EXT_N_read_retries, 1);
+            start_read(r, offset, offset + entry->record_bytes, RECORDS);
             return false;
         case GIVE_UP: /* one_record has seen to it */
             ASSERT(false);
@@ -635,6 +711,58 @@ static bool some_records(struct ext_reclaim *r)
 }
 
 /* ---- what no table names ---- */
+
+/* Is a sound record in the buffer at walk_at? Adds to *looked what it took to find out. */
+static bool find_record(struct ext_reclaim *r, struct ext_entry *entry, uint64_t *looked)
+{
+    struct extstore *e = r->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    const char *at = r->buffer + r->walk_at;
+    uint64_t left = e->wbuf_bytes - r->walk_at;
+    ext_place place = ext_slot_place(e, job_slot(r)) + r->walk_at / EXT_GRANULE_BYTES;
+    struct ext_record_head head;
+    struct ext_record rec;
+    *looked += EXT_GRANULE_BYTES;
+    if (left < sizeof(head))
+        return false;
+    memcpy(&head, at, sizeof(head));
+    uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
+    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || bytes > left)
+        return false;
+    *looked += bytes;
+    if (ext_record_verify(at, left, r->version, place, &rec) != 0)
+        return false;
+    *entry = (struct ext_entry){
+        .hash = cb->hash_of(cb->ctx, rec.key, rec.key_bytes),
+        .granule = (uint32_t)(r->walk_at / EXT_GRANULE_BYTES),
+        .record_bytes = (uint32_t)bytes,
+    };
+    return true;
+}
+
+/* Some records of a slot without a table. True: there is more to do at once. */
+static bool walk(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    uint64_t looked = 0, copied = 0;
+    while (r->walk_at < e->wbuf_bytes && r->walk_looked < WALK_FACTOR * e->wbuf_bytes) {
+        struct ext_entry entry;
+        uint64_t before = looked, bytes = 0;
+        if (looked >= WALK_STEP_BYTES || copied >= STEP_BYTES)
+            return true;
+        bool found = find_record(r, &entry, &looked);
+        if (found && one_record(r, &entry, &bytes) == WAIT)
+            return false;
+        r->walk_looked += looked - before;
+        r->walk_at += found ? entry.record_bytes : EXT_GRANULE_BYTES;
+        copied += bytes;
+    }
+    if (atomic_load(&e->pages[r->page].objects) > 0)
+        start_sweep(r, false);
+    else
+        end_slot(r);
+    return true;
+}
 
 static bool sweep(struct ext_reclaim *r)
 {
@@ -701,6 +829,7 @@ bool ext_maint_step(struct extstore *e, uint32_t now_unix)
 {
     struct ext_reclaim *r = e->reclaim;
     lock_assert_none_held();
+    ext_probe_step(e);
     r->now_unix = now_unix;
     switch (r->phase) {
     case IDLE:
@@ -712,6 +841,8 @@ bool ext_maint_step(struct extstore *e, uint32_t now_unix)
         return after_read(r);
     case RECORDS:
         return some_records(r);
+    case WALKING:
+        return walk(r);
     case SWEEPING:
         return sweep(r);
     case SETTLING:

@@ -215,13 +215,20 @@ static void complete(struct ext_ring *ring, struct ext_read *r, int result)
     ring->completed_count++;
 }
 
+/* Where on the device the part of the read begins that is still missing. */
+static uint64_t missing_offset(const struct ext_read *r)
+{
+    const struct extstore *e = r->ring->e;
+    uint64_t slot = ext_place_slot(e, r->place);
+    uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
+    return ext_slot_offset(e, slot) + in_slot - r->skip + r->io_done;
+}
+
 /* Hands the part of the read that is still missing to the engine. */
 static void issue(struct ext_ring *ring, struct ext_read *r)
 {
     struct extstore *e = ring->e;
-    uint64_t slot = ext_place_slot(e, r->place);
-    uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
-    uint64_t offset = ext_slot_offset(e, slot) + in_slot - r->skip + r->io_done;
+    uint64_t offset = missing_offset(r);
     uint32_t bytes = r->buffer_bytes - r->io_done;
     ring->in_flight++;
     count(&ring->n.device_reads, 1);
@@ -262,6 +269,12 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
     uint64_t slot = ext_place_slot(e, r->place);
     enum begun without_buffer = must ? BEGUN_NO_MEMORY : BEGUN_NOT;
     uint32_t buffer;
+    if (r->buffer != NULL) { /* once more */
+        if (ring->in_flight >= ring->depth)
+            return BEGUN_NOT;
+        issue(ring, r);
+        return BEGUN_IN_FLIGHT;
+    }
     int pinned = extmap_pin(e->map, slot, &buffer);
     if (pinned == 0) {
         bool copied = copy_from_wbuf(ring, r, slot, buffer, must);
@@ -281,6 +294,17 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
     r->skip = (uint32_t)(in_slot - first);
     issue(ring, r);
     return BEGUN_IN_FLIGHT;
+}
+
+static void wait_for_turn(struct ext_ring *ring, struct ext_read *r)
+{
+    r->next = NULL;
+    if (ring->waiting_tail != NULL)
+        ring->waiting_tail->next = r;
+    else
+        ring->waiting = r;
+    ring->waiting_tail = r;
+    ring->waiting_count++;
 }
 
 void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class)
@@ -307,12 +331,7 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
         count(&ring->n.bytes_read, r->buffer_bytes);
         r->state = EXT_READ_DONE;
     } else if (begun == BEGUN_NOT) {
-        if (ring->waiting_tail != NULL)
-            ring->waiting_tail->next = r;
-        else
-            ring->waiting = r;
-        ring->waiting_tail = r;
-        ring->waiting_count++;
+        wait_for_turn(ring, r);
     }
 }
 
@@ -367,6 +386,7 @@ static void on_result(void *ctx, void *user, int result)
     if (result >= 0 && (uint32_t)result < missing) {
         uint32_t whole = (uint32_t)round_down((uint64_t)result, d->read_align);
         count(&ring->n.read_short, 1);
+        ext_device_say(d, EXT_FAULT_SHORT_READ, missing_offset(r), 0, "the rest is read again");
         if (whole > 0) { /* progress: go on where it stopped */
             r->io_done += whole;
             issue(ring, r);
@@ -376,7 +396,7 @@ static void on_result(void *ctx, void *user, int result)
     }
     if (result >= 0) {
         count(&ring->n.bytes_read, r->buffer_bytes);
-        ext_device_read_result(d, true);
+        ext_device_read_result(d, 0);
         complete(ring, r, 0);
         return;
     }
@@ -386,7 +406,9 @@ static void on_result(void *ctx, void *user, int result)
         return;
     }
     count(&ring->n.read_errors, 1);
-    ext_device_read_result(d, false);
+    ext_device_say(d, EXT_FAULT_READ, missing_offset(r), result,
+                   "tried three times, so it is a miss for now");
+    ext_device_read_result(d, result);
     complete(ring, r, result);
 }
 
@@ -466,8 +488,13 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
         return r->result;
     int rc = ext_record_verify(r->buffer + r->skip, r->buffer_bytes - r->skip, r->version, r->place,
                                out);
+    struct ext_device *d = ext_page_device(r->ring->e, r->page);
+    if (!r->from_buffer)
+        ext_device_bytes_result(d, rc == 0);
     if (rc != 0) {
         count(&r->ring->n.bad_checksums, 1);
+        ext_device_say(d, EXT_FAULT_CHECKSUM, missing_offset(r) - r->io_done + r->skip, 0,
+                       "wrong bytes are not served; the record is read again, then forgotten");
         return rc;
     }
     if (key != NULL && (out->key_bytes != key_bytes || memcmp(out->key, key, key_bytes) != 0))
@@ -484,7 +511,10 @@ bool ext_read_again(struct ext_read *r)
     r->io_done = r->tries = 0;
     r->state = EXT_READ_QUEUED;
     count(&r->ring->n.read_retries, 1);
-    issue(r->ring, r);
+    if (r->ring->in_flight < r->ring->depth)
+        issue(r->ring, r);
+    else
+        wait_for_turn(r->ring, r);
     return true;
 }
 

@@ -3,10 +3,11 @@
 
 #include "ext_page.h"
 
-#define WRITE_TRIES 4u
-#define WRITE_PAUSE_NS UINT64_C(1000000)  /* before the second try; four times longer each time */
-#define STUCK_DELAY_NS UINT64_C(50000000) /* before the second round; doubled each time */
-#define STUCK_DOUBLINGS_MAX 6u            /* 3.2 s */
+#define WRITE_TRIES 10u                       /* of a chunk */
+#define WRITE_PAUSE_NS UINT64_C(1000000)      /* before the second; doubled each time, up to */
+#define WRITE_PAUSE_MAX_NS UINT64_C(50000000) /* this: 0.2 s in all */
+#define STUCK_DELAY_NS UINT64_C(50000000)     /* before the second round; doubled each time */
+#define STUCK_DOUBLINGS_MAX 4u                /* 0.8 s */
 #define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader copies from a buffer that is to be freed */
 
 static void flush_run(struct io_job *job);
@@ -22,6 +23,15 @@ void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root)
 }
 
 /* ---- open ---- */
+
+static bool is_any_device_well(const struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        if (!ext_device_failed(&e->devices[i]))
+            return true;
+    }
+    return false;
+}
 
 /* Takes a buffer that holds no range, or the least recently used clean one. */
 static struct ext_wbuf *take_buffer(struct extstore *e, bool reserve)
@@ -83,8 +93,8 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve,
     struct ext_bucket_files *b = &e->buckets[bucket];
     lock_assert_held(&b->lock);
     struct ext_wbuf *w = take_buffer(e, reserve);
-    if (w == NULL)
-        return -EAGAIN;
+    if (w == NULL) /* nobody waits for a device that may never come back */
+        return is_any_device_well(e) ? -EAGAIN : -EIO;
     int rc = need_slot(e, bucket, reserve);
     if (rc != 0) {
         lock_take(&e->page_lock);
@@ -97,7 +107,8 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve,
     w->slot = (uint64_t)page * e->slots_per_page + b->next_slot;
     w->page = page;
     w->fill_bytes = w->fill_count = 0;
-    w->move_next = w->tries = 0;
+    w->move_next = w->rounds = w->chunk_tries = 0;
+    w->written = 0;
     w->opened_ns = io_now_ns();
     w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
     w->root->bucket = bucket;
@@ -264,8 +275,9 @@ uint64_t ext_record_max_bytes(const struct extstore *e)
 
 /* ---- flush: from here on in I/O threads ---- */
 
-/* Writes the slot: records, and table; not the blocks between that hold neither. */
-static int write_slot_once(struct ext_wbuf *w)
+/* Goes on with the writing of the slot: records, and table; not the blocks between that hold neither.
+ * On an error `written` says how far it came. */
+static int write_rest(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     struct ext_device *d = ext_page_device(e, w->page);
@@ -274,40 +286,47 @@ static int write_slot_once(struct ext_wbuf *w)
     uint64_t table = round_down(ext_table_start(e->wbuf_bytes, w->fill_count), EXT_IO_ALIGN_BYTES);
     if (front + EXT_IO_CHUNK_BYTES >= table) /* a small gap is cheaper written than skipped */
         front = table = e->wbuf_bytes;
-    struct ext_io_counts c = {0};
-    int rc = 0;
-    if (front > 0)
-        rc = ext_device_write(d, w->memory, front, at, &c);
-    if (rc == 0 && table < e->wbuf_bytes)
-        rc = ext_device_write(d, w->memory + table, e->wbuf_bytes - table, at + table, &c);
-    ext_count(e, EXT_N_device_bytes_written, c.bytes);
-    ext_count(e, EXT_N_write_retries, c.short_transfers);
-    return rc;
+    while (w->written < e->wbuf_bytes) {
+        if (w->written >= front && w->written < table)
+            w->written = table;
+        uint64_t end = w->written < front ? front : e->wbuf_bytes;
+        struct ext_io_counts c = {0};
+        int rc = ext_device_write(d, w->memory + w->written, end - w->written, at + w->written, &c);
+        w->written += c.bytes;
+        if (c.bytes > 0)
+            w->chunk_tries = 0;
+        ext_count(e, EXT_N_device_bytes_written, c.bytes);
+        ext_count(e, EXT_N_write_retries, c.short_transfers);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
 }
 
-static int write_slot(struct ext_wbuf *w)
+/* Has the chunk that failed written again a little later, other jobs first. False: often enough. */
+static bool write_again(struct ext_wbuf *w, int rc)
 {
     struct extstore *e = w->e;
-    ext_trailer_write(w->memory, e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
-                      w->fill_bytes);
+    struct ext_device *d = ext_page_device(e, w->page);
     /* A device that is known to be failed gets one try: that is how its return is noticed. */
-    unsigned tries = ext_device_failed(ext_page_device(e, w->page)) ? 1 : WRITE_TRIES;
-    uint64_t pause_ns = WRITE_PAUSE_NS;
-    for (unsigned i = 1;; i++) {
-        int rc = write_slot_once(w);
-        if (rc == 0 || i == tries)
-            return rc;
-        ext_count(e, EXT_N_write_retries, 1);
-        io_pool_pause(e->write_pool, pause_ns);
-        pause_ns *= 4;
-    }
+    if (++w->chunk_tries >= WRITE_TRIES || ext_device_failed(d))
+        return false;
+    ext_device_say(d, EXT_FAULT_WRITE, ext_slot_offset(e, w->slot) + w->written, rc,
+                   "it is tried again");
+    ext_count(e, EXT_N_write_retries, 1);
+    uint64_t pause_ns = WRITE_PAUSE_NS << (w->chunk_tries - 1);
+    io_pool_submit_after(e->write_pool, &w->job, min_u64(pause_ns, WRITE_PAUSE_MAX_NS));
+    return true;
 }
 
-static void device_ok(struct extstore *e, struct ext_device *d)
+static void device_ok(struct extstore *e, uint32_t page)
 {
-    atomic_store_explicit(&d->write_failures, 0, memory_order_relaxed);
-    if (atomic_exchange(&d->failed, false))
-        ext_wake_writers(e);
+    struct ext_device *d = ext_page_device(e, page);
+    if (!ext_device_write_ok(d))
+        return;
+    ext_page_retry_all(e, e->where[page].device);
+    ext_wake_writers(e);
+    ext_wake_maint(e);
 }
 
 /* What is common to both ends of a flush; the wbuf may be in use again already. */
@@ -333,7 +352,7 @@ static void flushed(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     uint32_t page = w->page;
-    device_ok(e, ext_page_device(e, page));
+    device_ok(e, page);
     unstick(w);
     atomic_store_explicit(&w->state, EXT_WBUF_CLEAN, memory_order_relaxed);
     lock_take(&e->page_lock);
@@ -345,17 +364,25 @@ static void flushed(struct ext_wbuf *w)
 
 /* ---- when a write fails ---- */
 
-/* The page takes no more: nothing is appended to it, what is in its open wbuf is on its way. */
-static void retire_page(struct ext_wbuf *w)
+/* The page takes no more: nothing is appended to it, what is in its open wbuf is on its way. If the
+ * whole device is failed, then its pages are not to blame. */
+static void retire_page(struct ext_wbuf *w, int rc)
 {
     struct extstore *e = w->e;
-    uint32_t page = w->page, device = e->where[page].device;
-    struct ext_device *d = &e->devices[device];
-    if (ext_page_fail(e, page) &&
-        atomic_fetch_add(&d->write_failures, 1) + 1 >= EXT_DEVICE_FAILED_AFTER)
-        atomic_store(&d->failed, true);
+    uint32_t page = w->page;
+    struct ext_device *d = ext_page_device(e, page);
     if (ext_device_failed(d))
-        ext_probe_start(e, device);
+        return;
+    uint64_t offset = ext_slot_offset(e, w->slot) + w->written;
+    bool first = ext_page_fail(e, page, offset - e->where[page].unit * e->page_bytes);
+    if (first)
+        ext_device_say(d, EXT_FAULT_PAGE_BAD, offset, rc,
+                       "what was to be written goes to another page, and this one is read only "
+                       "until it is empty and takes a test write");
+    /* Several wbufs of one page are one failure; but with all buffers stuck no other page is tried. */
+    if (first || w->rounds > 0)
+        ext_device_page_failed(d, rc);
+    ext_wake_maint(e);
     struct ext_bucket_files *b = &e->buckets[w->root->bucket];
     lock_take(&b->lock);
     if (atomic_load_explicit(&b->page, memory_order_relaxed) == page) {
@@ -439,7 +466,7 @@ static void stick(struct ext_wbuf *w)
     lock_release(&e->notify_lock);
     if (atomic_load(&e->stopping))
         return; /* what an arena file keeps, the next process writes */
-    unsigned doublings = w->tries - 1 < STUCK_DOUBLINGS_MAX ? w->tries - 1 : STUCK_DOUBLINGS_MAX;
+    unsigned doublings = w->rounds - 1 < STUCK_DOUBLINGS_MAX ? w->rounds - 1 : STUCK_DOUBLINGS_MAX;
     io_pool_submit_after(e->write_pool, &w->job, STUCK_DELAY_NS << doublings);
 }
 
@@ -450,63 +477,25 @@ static void flush_run(struct io_job *job)
         abandon(w);
         return;
     }
-    if (write_slot(w) == 0) {
+    if (w->written == 0)
+        ext_trailer_write(w->memory, w->e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
+                          w->fill_bytes);
+    int rc = write_rest(w);
+    if (rc == 0) {
         flushed(w);
         return;
     }
-    w->tries++;
+    if (write_again(w, rc))
+        return;
     ext_count(w->e, EXT_N_write_errors, 1);
-    retire_page(w);
-    if (move_records(w))
+    retire_page(w, rc);
+    w->rounds++;
+    w->chunk_tries = 0;
+    w->written = 0; /* who knows what became of the rest */
+    if (is_any_device_well(w->e) && move_records(w))
         abandon(w);
     else
         stick(w);
-}
-
-/* ---- is a failed device back? ---- */
-
-static void probe_run(struct io_job *job)
-{
-    struct ext_probe *probe = (struct ext_probe *)((char *)job - offsetof(struct ext_probe, job));
-    struct extstore *e = probe->e;
-    struct ext_device *d = &e->devices[probe->device];
-    uint64_t unit = 0;
-    lock_take(&e->page_lock);
-    bool taken = ext_device_failed(d) && extents_alloc(d->free, 1, 1, &unit) == 0;
-    if (taken)
-        atomic_store(&probe->unit, (uint32_t)unit);
-    lock_release(&e->page_lock);
-    if (taken) {
-        static const _Alignas(EXT_IO_ALIGN_BYTES) char zeroes[EXT_IO_ALIGN_BYTES];
-        struct ext_io_counts c = {0};
-        int rc = ext_device_write(d, zeroes, sizeof(zeroes), unit * e->page_bytes, &c);
-        ext_count(e, EXT_N_device_bytes_written, c.bytes);
-        lock_take(&e->page_lock);
-        atomic_store(&probe->unit, EXT_NO_PAGE);
-        extents_free(d->free, unit, 1);
-        lock_release(&e->page_lock);
-        if (rc == 0)
-            device_ok(e, d);
-    }
-    if (!ext_device_failed(d) || atomic_load(&e->stopping)) {
-        atomic_store(&probe->running, false);
-        return;
-    }
-    probe->tries++;
-    unsigned doublings = probe->tries < STUCK_DOUBLINGS_MAX ? probe->tries : STUCK_DOUBLINGS_MAX;
-    io_pool_submit_after(e->write_pool, &probe->job, STUCK_DELAY_NS << doublings);
-}
-
-void ext_probe_start(struct extstore *e, uint32_t device)
-{
-    struct ext_probe *probe = &e->probes[device];
-    if (atomic_exchange(&probe->running, true))
-        return;
-    probe->e = e;
-    probe->device = device;
-    probe->tries = 0;
-    probe->job.run = probe_run;
-    io_pool_submit_after(e->write_pool, &probe->job, STUCK_DELAY_NS);
 }
 
 /* ---- after an attach ---- */

@@ -6,10 +6,11 @@
  * writer of a closed wbuf hands it to the I/O threads. Until the bytes are on flash the range is
  * DELAYED in extmap; then it is CLEAN, and the buffer serves reads until it is needed again.
  *
- * A write that fails: retried a few times with growing pauses; then the page is BAD, and the
- * records are appended again elsewhere (ext_callbacks.moved). When that can't be done now (no
- * device takes writes, no buffer), the wbuf is STUCK: it stays readable, and its own write is tried
- * again with growing pauses, which also tells when the device is back.
+ * A write that fails: the chunk is tried again several times with growing pauses, in which the thread
+ * does other jobs; then the page is BAD, and the records are appended again elsewhere
+ * (ext_callbacks.moved). When that can't be done now (no device takes writes, no buffer), the wbuf is
+ * STUCK: it stays readable, and its own write is tried again with growing pauses, which also tells when
+ * the device is back. A page is not BAD for a write that failed when the device was known to be failed.
  *
  * Threads: append by any; the rest as said. Locks: LOCK_EXT_BUCKET and later.
  */
@@ -38,9 +39,6 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket);
 /* After an attach: has what extmap holds DELAYED written, goes on with OPEN pages. Before any
  * append; no locks. */
 void ext_wbuf_attach(struct extstore *e);
-
-/* Starts the probe of a device that is failed, unless one runs. */
-void ext_probe_start(struct extstore *e, uint32_t device);
 
 void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root);
 

@@ -6,6 +6,7 @@
 
 #include "ext_internal.h"
 #include "ext_page.h"
+#include "ext_probe.h"
 #include "ext_reclaim.h"
 #include "ext_ring.h"
 #include "ext_uring.h"
@@ -15,6 +16,7 @@
 #define WBUF_COUNT_MAX 64u /* of the default; more may be asked for */
 #define DEFAULT_RING_COUNT 4u
 #define DEFAULT_RING_BYTES ((uint64_t)8 * MiB)
+#define NO_PAGE_NS UINT64_C(1000000000) /* for less long it is not worth telling */
 #define PAGES_MIN 4u /* of class default: one in use, one reserved, and two to move between */
 
 /* ---- what waits for room ---- */
@@ -323,6 +325,9 @@ static int reset_pages(struct extstore *e, char *why, size_t n)
             return refuse(why, n, -ESTALE, "flash: the page table kept in memory is damaged");
         if (s == EXT_PAGE_DRAINING)
             atomic_store(&p->state, EXT_PAGE_SEALED);
+        if (s == EXT_PAGE_BAD)
+            atomic_fetch_add(&e->bad_pages, 1);
+        atomic_store(&p->retry_sec, 0);
         /* Killed between the two stores of page_open or page_free: it holds nothing either way. */
         if (s == EXT_PAGE_FREE) {
             atomic_store(&p->version, 0);
@@ -511,8 +516,7 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
         lock_init(&e->buckets[i].lock, LOCK_EXT_BUCKET);
         e->buckets[i].page = EXT_NO_PAGE;
     }
-    for (unsigned i = 0; i < EXT_DEVICES_MAX; i++)
-        e->probes[i].unit = EXT_NO_PAGE;
+    ext_probe_init(e);
 
     rc = share_memory(e, why, why_bytes);
     e->wbuf_count = e->opt.wbuf_count;
@@ -598,6 +602,26 @@ int ext_sync(struct extstore *e, int64_t timeout_ms)
 
 /* ---- figures ---- */
 
+/* Is it worth a look, and why? */
+static void explain(struct extstore *e, struct ext_info *out)
+{
+    char *why = out->degraded_why;
+    uint64_t since = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed);
+    for (uint32_t i = 0; i < e->device_count; i++)
+        (void)ext_device_why(&e->devices[i], why, EXT_WHY_BYTES);
+    if (out->pages_bad > 0)
+        ext_why_add(why, EXT_WHY_BYTES, "%" PRIu64 " pages are bad after write errors",
+                    out->pages_bad);
+    if (out->wbufs_stuck > 0)
+        ext_why_add(why, EXT_WHY_BYTES, "%" PRIu64 " write buffers can't be written now",
+                    out->wbufs_stuck);
+    if (since != 0 && io_now_ns() - since > NO_PAGE_NS && !ext_is_writable(e))
+        ext_why_add(why, EXT_WHY_BYTES, "no page can be opened");
+    out->degraded = why[0] != '\0';
+    if (!out->degraded)
+        ext_why_add(why, EXT_WHY_BYTES, "none");
+}
+
 static void count_pages(struct extstore *e, struct ext_info *out)
 {
     for (uint32_t i = 0; i < e->page_count; i++) {
@@ -640,6 +664,7 @@ void ext_info(struct extstore *e, struct ext_info *out)
     COPY(write_moved);
     COPY(device_bytes_written);
     COPY(pages_lost);
+    COPY(pages_back);
     COPY(evicted_index_full);
     COPY(objects_expired);
     COPY(objects_unread_dropped);
@@ -662,12 +687,10 @@ void ext_info(struct extstore *e, struct ext_info *out)
     out->buffer_bytes = arena_used_bytes(e->arena, ARENA_USE_BUFFER);
     out->page_table_bytes = pages_table_bytes(e) + words_table_bytes(e);
     out->engine = e->uring ? "io_uring" : "threads";
-    out->degraded = out->wbufs_stuck > 0;
     out->direct = true;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        out->degraded |= ext_device_degraded(&e->devices[i]);
+    for (uint32_t i = 0; i < e->device_count; i++)
         out->direct &= e->devices[i].direct;
-    }
+    explain(e, out);
 }
 
 unsigned ext_page_count(const struct extstore *e)

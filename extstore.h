@@ -11,6 +11,8 @@
  *   FREE --ext_page_open--> OPEN --ext_page_seal--> SEALED --ext_page_drain--> DRAINING
  *    ^                                                |                            |
  *    +------------------- page_free ------------------+----------------------------+
+ *    |
+ *    +-- ext_page_retry_end (holds nothing, and a test write succeeded) -- BAD
  *
  *   OPEN, SEALED, DRAINING --ext_page_fail (write error that retries do not cure)--> BAD
  *
@@ -18,7 +20,9 @@
  *   OPEN      a bucket appends to it through wbufs. Never reclaimed.
  *   SEALED    full. Objects only become fewer. objects == 0 and no reader: freed at once.
  *   DRAINING  reclaim moves or drops what is left; freed when objects == 0 and no reader.
- *   BAD       like DRAINING, but never FREE again: what was written stays readable until dropped.
+ *   BAD       like DRAINING, but not FREE when empty: what was written stays readable until dropped or
+ *             moved; then it is tried again (ext_probe.h), after 1 s, twice as long after each
+ *             failure, up to 64 s; at once when no free page is left or the device came back.
  *
  * The object count of a page is exact: one for each ext_append not yet
  * followed by its ext_drop. A place held by the index is therefore always a
@@ -42,6 +46,7 @@
 #define EXT_GRANULE_BYTES 16
 #define EXT_DEVICES_MAX 16
 #define EXT_LEN_CLASSES 32
+#define EXT_WHY_BYTES 256
 
 typedef uint64_t ext_place;
 
@@ -98,6 +103,9 @@ struct ext_callbacks {
      * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns
      * true while there is more. */
     bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted);
+    /* The hash that a record of this key was appended with: for those of a slot whose table can't be
+     * read, but their records can. Pure. May be NULL: then they are swept. */
+    uint64_t (*hash_of)(void *ctx, const char *key, unsigned key_bytes);
 };
 
 enum ext_engine { EXT_ENGINE_AUTO, EXT_ENGINE_URING, EXT_ENGINE_THREADS };
@@ -290,8 +298,11 @@ struct ext_info {
         write_moved;
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
-    uint64_t objects_expired, objects_unread_dropped, wbufs_stuck;
-    bool degraded;      /* a device refuses writes or reads just now */
+    uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;
+    /* Some page is BAD, a device refuses writes or reads or brings wrong bytes, something waits to be
+     * written for it, or no page can be opened. */
+    bool degraded;
+    char degraded_why[EXT_WHY_BYTES]; /* which of these, with file and error; "none" */
     bool direct;        /* every device goes past the page cache (O_DIRECT) */
     const char *engine; /* "io_uring" or "threads" */
 };

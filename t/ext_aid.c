@@ -36,13 +36,25 @@ static bool take_one(_Atomic(uint32_t) *left)
     return false;
 }
 
+/* The same sequence in each run. */
+static bool by_chance(struct aid_faults *f, _Atomic(uint32_t) *one_in)
+{
+    uint32_t n = atomic_load(one_in);
+    if (n == 0)
+        return false;
+    uint64_t x = atomic_fetch_add(&f->turn, 1) + UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (x ^ x >> 31) % n == 0;
+}
+
 static ssize_t fault_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
 {
     struct aid_faults *f = ctx;
     atomic_fetch_add(&f->reads, 1);
     if (atomic_load(&f->read_errno) != 0)
         return -atomic_load(&f->read_errno);
-    if (take_one(&f->read_fail))
+    if (take_one(&f->read_fail) || by_chance(f, &f->read_chance))
         return -EIO;
     if (every(f, &f->eintr_one_in))
         return -EINTR;
@@ -50,6 +62,8 @@ static ssize_t fault_pread(void *ctx, int fd, void *buf, size_t bytes, off_t off
         bytes /= 2;
     bytes -= bytes % 512;
     ssize_t n = pread(fd, buf, bytes, offset);
+    if (n > 0 && by_chance(f, &f->flip_chance))
+        ((char *)buf)[n / 3] ^= 4;
     return n < 0 ? -errno : n;
 }
 
@@ -71,8 +85,14 @@ static ssize_t fault_pwrite(void *ctx, int fd, const void *buf, size_t bytes, of
     }
     if (atomic_load(&f->write_errno_fd) == fd && fd != 0)
         return -EIO;
-    if (every(f, &f->write_one_in))
+    uint64_t bad = atomic_load(&f->write_bad), first = (uint64_t)offset;
+    if (every(f, &f->write_one_in) || (bad != 0 && bad >= first && bad < first + bytes))
         return -EIO;
+    if (by_chance(f, &f->write_chance)) {
+        if (atomic_load(&f->write_chance_errno) != 0)
+            return -atomic_load(&f->write_chance_errno);
+        bytes = bytes / 2 - bytes / 2 % 512;
+    }
     if (every(f, &f->eintr_one_in))
         return -EINTR;
     if (bytes > 4096 && every(f, &f->short_one_in))
@@ -144,6 +164,16 @@ static bool model_is_fresh(void *ctx, uint32_t exptime_unix, uint32_t time_unix)
     return exptime_unix == 0 || exptime_unix > atomic_load(&a->now_unix);
 }
 
+/* Object n has hash n and key "key-n". */
+static uint64_t model_hash_of(void *ctx, const char *key, unsigned key_bytes)
+{
+    uint64_t id = 0;
+    (void)ctx;
+    for (unsigned i = 4; i < key_bytes; i++)
+        id = id * 10 + (uint64_t)(key[i] - '0');
+    return id;
+}
+
 static bool model_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted)
 {
     struct aid *a = ctx;
@@ -187,7 +217,8 @@ struct aid *aid_new(uint32_t pages, uint64_t page_bytes, uint64_t wbuf_bytes)
         .io_threads = 1,
         .io_depth = 64,
         .ring_count = 1,
-        .callbacks = {a, model_is_live, model_moved, model_dropped, model_is_fresh, model_sweep},
+        .callbacks = {a, model_is_live, model_moved, model_dropped, model_is_fresh, model_sweep,
+                      model_hash_of},
     };
     aid_add_device(a, pages, EXT_BUCKET_DEFAULT);
     return a;
@@ -435,6 +466,11 @@ int aid_get(struct aid *a, struct ext_ring *ring, uint32_t id)
 void aid_sync(struct aid *a)
 {
     AID_WAIT_FOR(ext_sync(a->ext, 10000) == 0); /* -EIO while a failed write waits for its turn */
+}
+
+bool aid_step(struct aid *a)
+{
+    return ext_maint_step(a->ext, atomic_load(&a->now_unix));
 }
 
 void aid_maintain(struct aid *a)

@@ -28,6 +28,11 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(uint32_t) write_fail;    /* so many writes fail with EIO, then they pass */
     _Atomic(int) write_errno_fd;     /* writes to this fd fail with EIO, unless 0 */
     _Atomic(uint32_t) write_one_in;  /* one write in so many fails with EIO, unless 0 */
+    _Atomic(uint32_t) write_chance;  /* each write fails with a chance of one in so many, unless 0 */
+    _Atomic(int) write_chance_errno; /* with this; 0: it is cut short */
+    _Atomic(uint64_t) write_bad;     /* a bad sector: writes that cover this offset fail, unless 0 */
+    _Atomic(uint32_t) read_chance;   /* each read fails with EIO with such a chance, unless 0 */
+    _Atomic(uint32_t) flip_chance;   /* each read has a wrong bit with such a chance, unless 0 */
     _Atomic(uint32_t) read_fail;     /* so many reads fail with EIO, then they pass */
     _Atomic(int) read_errno;         /* every read fails with it, unless 0 */
     _Atomic(uint32_t) short_one_in;  /* one transfer in so many is cut short, unless 0 */
@@ -83,6 +88,7 @@ int aid_get(struct aid *a, struct ext_ring *ring, uint32_t id);
 /* Waits for a read. */
 void aid_await(struct ext_ring *ring, struct ext_read *r);
 void aid_sync(struct aid *a);
+bool aid_step(struct aid *a); /* one step of maintenance; true iff there is more to do */
 /* Steps maintenance until it has nothing to do (and waits for its reads). */
 void aid_maintain(struct aid *a);
 struct ext_info aid_info(struct aid *a);
