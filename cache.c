@@ -17,6 +17,9 @@
 #include "proto.h"
 #include "watch.h"
 
+/* Of an item that will be asked for: header, key, and the begin of the value. */
+enum { PREFETCH_ITEM_LINES = 3 };
+
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
 struct look {
     struct item *it;      /* alive RAM item, or NULL */
@@ -828,6 +831,16 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
 void cache_unpin(struct cache_worker *w, struct item *pin) { item_unref(w->cache, pin); }
 
 void cache_prefetch(struct cache_worker *w, uint64_t hash) { index_prefetch(w->cache->index, hash); }
+
+void cache_prefetch_item(struct cache_worker *w, uint64_t hash)
+{
+    uint32_t handle = index_peek_ram(w->cache->index, hash);
+    if (handle == 0)
+        return;
+    const char *it = (const char *)item_at(w->cache, handle);
+    for (unsigned line = 0; line < PREFETCH_ITEM_LINES; line++)
+        __builtin_prefetch(it + line * CACHE_LINE_BYTES);
+}
 
 /* ---- CACHE_ALLOC, CACHE_STORE ---- */
 

@@ -239,7 +239,10 @@ enum cache_quick { CACHE_QUICK_HIT, CACHE_QUICK_MISS, CACHE_QUICK_NEEDS_OP };
 enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes,
                                  uint64_t hash, struct cache_view *view, struct item **pin);
 void cache_unpin(struct cache_worker *w, struct item *pin);
+/* Hints that a key will be asked for: fetch its words of the index; and, once these had the time to
+ * arrive, its item. */
 void cache_prefetch(struct cache_worker *w, uint64_t hash);
+void cache_prefetch_item(struct cache_worker *w, uint64_t hash);
 
 /* flush_all: everything stored before `when` (clock seconds; 0 = now) is dead from then on. */
 void cache_flush_all(struct cache *c, uint32_t when_sec);

@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "command_admin.h"
 #include "proto_meta.h"
+#include "proto_text.h"
 #include "watch.h"
 
 enum { SPARE_MAX = 64, PREFETCH_KEYS = 8 };
@@ -1087,6 +1088,23 @@ static enum command_result do_arith(struct session *s, struct request *req)
 }
 
 /* ---- all of them ---- */
+
+uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes)
+{
+    const char *key;
+    uint32_t len = proto_peek_key(line, bytes, &key);
+    if (len == 0)
+        return 0;
+    uint64_t hash = cache_hash(w->env->cache, key, len);
+    cache_prefetch(w->cache_worker, hash);
+    return hash;
+}
+
+void command_look_closer(struct command_worker *w, uint64_t seen)
+{
+    if (seen != 0)
+        cache_prefetch_item(w->cache_worker, seen);
+}
 
 enum command_result command_execute(struct session *s, struct request *req)
 {

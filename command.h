@@ -131,6 +131,12 @@ static inline bool session_is_full(const struct session *s)
 /* The client reads slowly: what waits to be sent gives back scarce read buffers. */
 void session_detach(struct session *s);
 
+/* Lines that were received, but come later: fetches from memory what their keys will need. The
+ * first call for each line gives what the second takes, some time after it; 0: there is nothing to
+ * fetch. */
+uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes);
+void command_look_closer(struct command_worker *w, uint64_t seen);
+
 enum command_result {
     COMMAND_DONE,  /* the line is dealt with; look at store and swallow_bytes next */
     COMMAND_AGAIN, /* not now: the same line again when barrier is gone, or the session not full */

@@ -14,7 +14,13 @@
 #include "watch.h"
 #include "worker.h"
 
-enum { YIELD_FLUSH_BYTES = 32 * 1024, RAW_LOG_BYTES = 512 };
+enum {
+    YIELD_FLUSH_BYTES = 32 * 1024,
+    RAW_LOG_BYTES = 512,
+    RECEIVED_MAX = 32,    /* connections that have received, before they execute */
+    LOOK_LINES_MAX = 4,   /* lines of a value, perhaps, before one that is a request */
+    LOOK_BYTES_MAX = 4096 /* of a long line */
+};
 
 static const char *const state_names[] = {
 #define X(name, text) [name] = text,
@@ -375,10 +381,47 @@ static bool execute_line(struct conn *c, enum next *next)
     return true;
 }
 
+/* Of the lines that come after the one that is executed. */
+struct ahead {
+    const char *at;      /* up to here lines were looked at */
+    uint64_t seen[2];    /* the next line, and the one after it */
+};
+
+/* The next line that looks like a request, 0: none. */
+static uint64_t look_at_line(struct conn *c, struct ahead *a)
+{
+    const char *end = c->buf + c->end;
+    uint64_t seen = 0;
+    for (unsigned i = 0; seen == 0 && i < LOOK_LINES_MAX; i++) {
+        size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
+        const char *newline = memchr(a->at, '\n', bytes);
+        a->at = newline ? newline + 1 : a->at + bytes;
+        if (a->at < end)
+            seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at));
+    }
+    return seen;
+}
+
+/* While a line is executed, the index for the line after the next is on its way from memory, and
+ * the item of the next one. */
+static void look_ahead(struct conn *c, struct ahead *a)
+{
+    const char *line = c->buf + c->start;
+    bool first = !a->at;
+    if (a->at < line)
+        a->at = line;
+    if (first)
+        a->seen[1] = look_at_line(c, a);
+    a->seen[0] = a->seen[1];
+    a->seen[1] = look_at_line(c, a);
+    command_look_closer(c->session.w, a->seen[0]);
+}
+
 /* Deals with what was received as far as possible; *budget requests at most. */
 static enum next conn_execute(struct conn *c, uint32_t *budget)
 {
     struct session *s = &c->session;
+    struct ahead ahead = {.at = NULL};
     enum next next;
     for (;;) {
         if (unlikely(s->broken)) {
@@ -404,6 +447,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         if (*budget == 0)
             return NEXT_YIELD;
         (*budget)--;
+        look_ahead(c, &ahead);
         if (unlikely(!s->authenticated)) {
             if (!authenticate(c, &next))
                 return next;
@@ -475,6 +519,13 @@ static bool conn_flush(struct conn *c)
     return true;
 }
 
+/* There is no more input. */
+static void conn_input_ended(struct conn *c, enum read_result r)
+{
+    c->closing = true;
+    c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
+}
+
 /* Reads (if it may), executes, sends, until it has to wait for something. */
 static void conn_run(struct conn *c, bool readable)
 {
@@ -493,10 +544,8 @@ static void conn_run(struct conn *c, bool readable)
             readable = r == READ_FULL;
             if (r == READ_FULL || r == READ_SHORT)
                 continue;
-            if (r == READ_END || r == READ_ERROR) {
-                c->closing = true;
-                c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
-            }
+            if (r == READ_END || r == READ_ERROR)
+                conn_input_ended(c, r);
         }
         if (next == NEXT_YIELD && c->session.out.bytes < YIELD_FLUSH_BYTES)
             break;
@@ -532,6 +581,35 @@ static void conn_run(struct conn *c, bool readable)
         buffer_trim(c);
 }
 
+/* Receives, and leaves the rest to conns_execute(). */
+static void conn_receive_first(struct conn *c)
+{
+    enum read_result r = conn_receive(c);
+    if (r == READ_NOTHING) {
+        buffer_trim(c);
+        return;
+    }
+    if (r == READ_END || r == READ_ERROR) {
+        conn_input_ended(c, r);
+        conn_run(c, false);
+        return;
+    }
+    c->more = r == READ_FULL;
+    c->seen = command_look_ahead(c->session.w, c->buf + c->start, buffered(c));
+    worker_put(c->worker, c, CONN_RECEIVED);
+    if (c->worker->list[CONN_RECEIVED].count >= RECEIVED_MAX)
+        conns_execute(c->worker);
+}
+
+void conns_execute(struct worker *w)
+{
+    struct conn *c = w->list[CONN_RECEIVED].head;
+    for (; c; c = c->list[CONN_RECEIVED].next)
+        command_look_closer(&w->command, c->seen);
+    while ((c = worker_take(w, CONN_RECEIVED)))
+        conn_run(c, c->more);
+}
+
 static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
 {
     struct conn *c = arg;
@@ -547,7 +625,10 @@ static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
         return;
     }
     atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
-    conn_run(c, true);
+    if (buffered(c) == 0 && !c->session.store)
+        conn_receive_first(c);
+    else
+        conn_run(c, true);
 }
 
 /* Sends what is left to be sent of a connection that waits for input. */
@@ -556,7 +637,8 @@ static void conn_send_rest(struct conn *c)
     if (!conn_flush(c) || !c->blocked)
         return;
     set_state(c, NEXT_INPUT);
-    set_interest(c, EV_WRITE);
+    if (unlikely(!set_interest(c, EV_WRITE)))
+        conn_close(c, CONN_ERROR);
 }
 
 static void conn_was_sent(void *user, int result)

@@ -11,9 +11,12 @@
  *   closing   replies on their way to be sent, then it closes
  *
  * One read() for one readiness, no second one after a short read. Buffers are borrowed from the
- * worker's pool while there is something in them. A connection that has answered all it has
- * received leaves its replies in the queue until the end of the loop's turn; then those of all
- * connections go out with one call (netring.h).
+ * worker's pool while there is something in them.
+ *
+ * In a turn of the loop many connections are ready. First all receive, then all execute, so that
+ * the memory that their requests need is fetched meanwhile (command_look_ahead); and a connection
+ * that has answered all it has received leaves its replies in the queue, until at the end of the
+ * turn those of all go out with one call (netring.h).
  *
  * Threads: all calls in the worker's thread, but where said. What `stats conns` shows is read by
  * any, with the worker's LOCK_CONN held (a connection is in the worker's list until it closes).
@@ -67,6 +70,7 @@ struct conn_address {
 
 /* Lists in which the worker keeps connections for later. */
 enum conn_list {
+    CONN_RECEIVED, /* has input that waits to be executed, at the latest when all was received */
     CONN_RESUMED,  /* has something to send or to go on with: at the end of this turn */
     CONN_UNSENT,   /* its replies go out with those of others: at the end of this turn */
     CONN_YIELDING, /* has had its share: in the next turn */
@@ -94,11 +98,13 @@ struct conn {
     bool closing;  /* send what is there, then close */
     bool blocked;  /* the socket takes nothing more */
     bool dumping;
+    bool more;     /* CONN_RECEIVED: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
     struct {
         bool is_in;
         struct conn *next;
     } list[CONN_LISTS];
+    uint64_t seen; /* CONN_RECEIVED: what command_look_ahead() gave for the first line */
     /* read by others for stats */
     _Atomic(uint8_t) state;         /* enum conn_state */
     _Atomic(uint32_t) last_cmd_sec; /* clock */
@@ -117,6 +123,8 @@ void conn_start(struct conn *c);
 void conn_close(struct conn *c, enum conn_reason reason);
 /* It may go on: its turn, or an op is done. */
 void conn_continue(struct conn *c);
+/* Executes what those in CONN_RECEIVED have received. */
+void conns_execute(struct worker *w);
 /* Sends the replies of all in CONN_UNSENT. */
 void conns_send(struct worker *w);
 /* A dump into its socket is over. */

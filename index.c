@@ -30,7 +30,7 @@
  * So a bucket is expanded completely, or, should a word find no room, undone completely.
  *
  * Threads: any. Words, directory entries and state of a shard change under its lock only;
- * index_prefetch, index_info read state, entries and counts without it, hence the relaxed atomics.
+ * index_prefetch, index_peek_ram, index_info read state, entries and counts without it, hence the relaxed atomics.
  */
 #include "index.h"
 
@@ -1084,6 +1084,20 @@ void index_prefetch(const struct index *ix, uint64_t hash)
     struct candidate c[2];
     /* A growth that runs meanwhile makes this the wrong line, or NULL; neither hurts. */
     both_candidates(ix, index_shard_of(ix, hash), hash_x(ix, hash), c);
+}
+
+uint32_t index_peek_ram(const struct index *ix, uint64_t hash)
+{
+    struct candidate c[2];
+    both_candidates(ix, index_shard_of(ix, hash), hash_x(ix, hash), c);
+    for (unsigned k = 0; k < 2; k++) {
+        for (unsigned i = 0; c[k].bucket && i < INDEX_BUCKET_WORDS; i++) {
+            index_word w = atomic_load_explicit(&c[k].bucket[i], memory_order_relaxed);
+            if (w != 0 && !(w & KIND_FLASH) && word_tag(ix, w) == c[k].tag)
+                return (uint32_t)(w & ix->place_mask);
+        }
+    }
+    return 0;
 }
 
 /* ---- words --------------------------------------------------------------------------- */

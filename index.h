@@ -89,6 +89,9 @@ struct lock *index_lock(struct index *ix, uint64_t hash);
 unsigned index_shard_of(const struct index *ix, uint64_t hash);
 struct lock *index_shard_lock(struct index *ix, unsigned shard);
 void index_prefetch(const struct index *ix, uint64_t hash); /* needs no lock; a hint only */
+/* The handle of a RAM word with the hash's tag, 0: none. A hint only, for who wants to fetch what
+ * it names: needs no lock, so what it names may be gone. */
+uint32_t index_peek_ram(const struct index *ix, uint64_t hash);
 
 /* Words: taking apart and putting together (tag bits are the index's business). */
 enum index_kind index_kind(const struct index *ix, index_word w);

@@ -248,3 +248,19 @@ enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed
     }
     return PARSE_OK;
 }
+
+uint32_t proto_peek_key(const char *buf, size_t len, const char **key)
+{
+    enum { VERB_MAX = 8 };
+    const unsigned char *p = (const unsigned char *)buf, *end = p + len;
+    const unsigned char *verb_end = p + min_u64(len, VERB_MAX + 1);
+    while (p < verb_end && *p > ' ')
+        p++;
+    if (p == verb_end || *p != ' ' || p == (const unsigned char *)buf)
+        return 0;
+    const unsigned char *word = ++p, *word_end = p + min_u64((size_t)(end - p), PROTO_KEY_MAX);
+    while (p < word_end && *p > ' ')
+        p++;
+    *key = (const char *)word;
+    return (uint32_t)(p - word);
+}

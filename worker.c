@@ -46,6 +46,7 @@ void worker_put(struct worker *w, struct conn *c, enum conn_list list)
     else
         w->list[list].head = c;
     w->list[list].tail = c;
+    w->list[list].count++;
 }
 
 struct conn *worker_take(struct worker *w, enum conn_list list)
@@ -56,6 +57,7 @@ struct conn *worker_take(struct worker *w, enum conn_list list)
     w->list[list].head = c->list[list].next;
     if (!w->list[list].head)
         w->list[list].tail = NULL;
+    w->list[list].count--;
     c->list[list].is_in = false;
     return c;
 }
@@ -74,6 +76,7 @@ void worker_forget(struct worker *w, struct conn *c)
             w->list[list].head = c->list[list].next;
         if (w->list[list].tail == c)
             w->list[list].tail = before;
+        w->list[list].count--;
         c->list[list].is_in = false;
     }
 }
@@ -196,6 +199,7 @@ static void turn(struct worker *w, int flags)
     set_cache_timer(w);
     lock_assert_none_held();
     event_base_loop(w->base, EVLOOP_ONCE | flags);
+    conns_execute(w);
     run_yielded(w);
     cache_worker_submit(w->cache_worker);
     run_resumed(w);

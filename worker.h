@@ -32,6 +32,7 @@ struct worker {
     bool cache_timer_on;
     struct {
         struct conn *head, *tail;
+        unsigned count;
     } list[CONN_LISTS];
     struct netring *netring; /* NULL: replies are sent one by one */
     unsigned zombies; /* closed connections with parked ops */

@@ -875,3 +875,44 @@ Test(generated, lines_keep_what_the_fuzzer_checks)
         fuzz_proto((const uint8_t *)line, len);
     }
 }
+
+/* ---- a guess at the key ---- */
+
+static void expect_peek(const char *line, const char *want)
+{
+    const char *key = "";
+    uint32_t len = proto_peek_key(line, strlen(line), &key);
+    cr_assert(len == strlen(want) && memcmp(key, want, len) == 0, "%s: %.*s", line, (int)len, key);
+}
+
+Test(peek_key, is_the_second_word)
+{
+    expect_peek("get key\r\n", "key");
+    expect_peek("set key 0 0 5\r\nvalue\r\n", "key");
+    expect_peek("mg key v\r\n", "key");
+    expect_peek("get one two\r\n", "one");
+}
+
+Test(peek_key, of_a_line_that_is_cut_off_is_what_is_there)
+{
+    expect_peek("get ke", "ke");
+    expect_peek("get ", "");
+    expect_peek("get", "");
+    expect_peek("", "");
+}
+
+Test(peek_key, is_none_where_no_command_begins)
+{
+    expect_peek("END\r\n", "");
+    expect_peek(" key\r\n", "");
+    expect_peek("a_long_first_word key\r\n", "");
+}
+
+Test(peek_key, is_never_longer_than_a_key)
+{
+    const char *key;
+    char line[400];
+    memset(line, 'k', sizeof(line));
+    memcpy(line, "get ", 4);
+    cr_assert_eq(proto_peek_key(line, sizeof(line), &key), PROTO_KEY_MAX);
+}
