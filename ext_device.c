@@ -66,6 +66,10 @@ static int size_file(int fd, const struct stat *st, uint64_t bytes)
      * without a limit says that it has no blocks at all. */
     struct statvfs fs;
     uint64_t have = (uint64_t)st->st_blocks * 512;
+    /* Nothing to do, and then not done: fallocate would change the file's time, by which a checkpoint
+     * tells whether somebody wrote to it. */
+    if ((uint64_t)st->st_size >= bytes && have >= bytes)
+        return 0;
     if (fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 && bytes > have &&
         bytes - have > (uint64_t)fs.f_bavail * fs.f_frsize)
         return -ENOSPC;

@@ -282,7 +282,8 @@ static int scan(struct persist *p, struct cache *c, struct extstore *e, char *wh
         say(why, n, "scan of flash: %s", strerror(-rc));
         return rc;
     }
-    ext_flush_all(e, p->found.flush_unix);
+    if (p->found.flush_unix <= clock_unix_now_sec())
+        ext_flush_all(e, p->found.flush_unix);
     ext_attach_done(e);
     p->report.objects = p->scan.kept;
     p->report.start = "scan";

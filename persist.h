@@ -19,9 +19,10 @@
  *
  * Serving begins when all is read: nothing has to be reconciled with what clients did meanwhile.
  *
- * A scan can bring back what was deleted, and what was overwritten by a value that had not reached flash
- * when the power went: neither leaves anything on flash. A flush_all is kept (in the head), and so are expiry and the order of
- * the values that did reach flash.
+ * What a scan may bring back, since it leaves nothing on flash: a value that was deleted; and an older
+ * value of a key whose latest one is not on flash, because it was still in RAM when the power went, or
+ * because its page was evicted and used again. Never: two values at once, what had expired, what a
+ * flush_all covered (it is noted in the head), values of a cache that was in the files before.
  *
  * Limits: the first flash file must be a regular file (beside a device node nothing lasts); its file system
  * needs room for 10 bytes an object. A stop may take PERSIST_STOP_SEC for items; what is

@@ -336,6 +336,18 @@ Test(settings, flash_numbers)
     cr_assert_eq(s.ext_buffer_mem, 100 * MiB);
 }
 
+Test(settings, persist_without_value_is_on)
+{
+    accepted("-o ext_path=/x/f:1g");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_OFF);
+    accepted("-o ext_path=/x/f:1g,ext_persist");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_ON);
+    accepted("-o ext_path=/x/f:1g,ext_persist=scan");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_SCAN);
+    accepted("-o ext_path=/x/f:1g,ext_persist,ext_persist=off");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_OFF);
+}
+
 Test(settings, automove_without_value_is_one)
 {
     accepted("-o no_slab_automove,slab_automove");
@@ -437,6 +449,8 @@ Test(settings, suboption_refusals)
     refused("-o ext_threads=0", 1, "ext_threads must be greater than 0");
     refused("-o ext_threads", 1, "Missing ext_threads argument");
     refused("-o ext_io_engine=aio", 1, "ext_io_engine must be auto, uring or threads");
+    refused("-o ext_persist=maybe", 1, "ext_persist must be off, on or scan");
+    refused("-o ext_persist", 1, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
     refused("-o ext_item_age=1.5", 1, "could not parse argument to ext_item_age");
     refused("-o ext_item_age=4294967296", 1, "ext_item_age must be between 0 and 4294967295");
 }
