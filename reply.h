@@ -22,7 +22,7 @@
 #include "base.h"
 
 #define REPLY_BUFFER_BYTES ((size_t)16 * 1024)
-#define REPLY_SPARE_BUFFERS 16
+#define REPLY_SPARE_BUFFERS 64
 #define REPLY_ROOM_MAX 2048 /* the most that reply_room() is asked for */
 
 struct buffer_pool {
