@@ -78,13 +78,13 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
         hot_age = (uint32_t)(cold_age * atomic_load(&s->hot_max_factor));
         warm_age = (uint32_t)(cold_age * atomic_load(&s->warm_max_factor));
     }
-    for (unsigned i = 0; i < JUGGLES_PER_STEP; i++) {
-        bool more = room_pull(c, cls, LRU_HOT, total, ROOM_JUGGLE, hot_age) == ROOM_MADE;
-        more |= room_pull(c, cls, LRU_WARM, total, ROOM_JUGGLE, warm_age) == ROOM_MADE;
-        more |= room_pull(c, cls, LRU_COLD, total, ROOM_JUGGLE, 0) == ROOM_MADE;
-        if (!more)
-            break;
-        did = true;
+    /* A segment that had nothing to do is not asked again: what others give it has time. */
+    bool hot = true, warm = true, cold = true;
+    for (unsigned i = 0; i < JUGGLES_PER_STEP && (hot || warm || cold); i++) {
+        hot = hot && room_pull(c, cls, LRU_HOT, total, ROOM_JUGGLE, hot_age) == ROOM_MADE;
+        warm = warm && room_pull(c, cls, LRU_WARM, total, ROOM_JUGGLE, warm_age) == ROOM_MADE;
+        cold = cold && room_pull(c, cls, LRU_COLD, total, ROOM_JUGGLE, 0) == ROOM_MADE;
+        did |= hot || warm || cold;
     }
     return did;
 }
