@@ -145,7 +145,7 @@ void item_unlink(struct cache *c, struct item *it, uint64_t hash)
 {
     ASSERT(item_flags(it) & ITEM_LINKED);
     if (item_flags(it) & ITEM_SHADOW) /* before the word that hides them goes: a kill may come between */
-        flash_forget_tag(c, hash, false);
+        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_tag(c, hash, false));
     index_clear(c->index, hash, item_slot(c, it, hash));
     item_retire(c, it);
 }
@@ -286,6 +286,15 @@ static bool look_keeps_failed(const struct cache_op *op)
     return op->verb == CACHE_GET && !(op->options & CACHE_F_VIVIFY);
 }
 
+/* Records that the op could not read; each has been counted. */
+static unsigned unreadable_count(const struct cache_op *op)
+{
+    unsigned n = 0;
+    for (const struct cache_read *r = op->reads; r; r = r->next)
+        n += r->verdict == READ_BAD || r->verdict == READ_FAILED;
+    return n;
+}
+
 /* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
  * dropped. With a live RAM item no flash word is looked at. */
 static void look(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
@@ -332,7 +341,8 @@ again:
             l->failed = true;
         } else if (r->verdict == READ_BAD || r->verdict == READ_FAILED) {
             /* It may be the younger of two values of the key: what may be the older one goes with it. */
-            flash_forget_tag(c, op->hash, false);
+            unsigned unreadable = unreadable_count(op), gone = flash_forget_tag(c, op->hash, false);
+            cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
             l->match = NULL;
             l->unread_count = 0;
             return;
@@ -347,6 +357,27 @@ again:
             l->match_slot = slots[i];
         }
     }
+}
+
+/* l->it hides flash words. Of those that were read the key's own go, and what can't be told; those of
+ * other keys stay. The others are put into l->unread; if there are none, the item is not SHADOW any more. */
+static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, op->hash, slots);
+    l->unread_count = 0;
+    for (unsigned i = 0; i < n; i++) {
+        index_word word = index_load(slots[i]);
+        if (index_kind(c->index, word) != INDEX_FLASH)
+            continue;
+        const struct cache_read *r = fact_of(op, index_place(c->index, word));
+        if (!r)
+            l->unread[l->unread_count++] = slots[i];
+        else if (r->verdict != READ_OTHER)
+            flash_forget(c, op->hash, slots[i], false);
+    }
+    if (l->unread_count == 0)
+        item_flag_clear(l->it, ITEM_SHADOW);
 }
 
 /* Queues a read of every unread word: pins the pages while the lock still keeps them alive. */
@@ -1127,6 +1158,14 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             op->status = CACHE_OK;
         }
     } else {
+        if (l.it && (item_flags(l.it) & ITEM_SHADOW)) {
+            look_hidden(c, op, &l);
+            if (l.unread_count > 0) {
+                s = want_reads(w, op, &l);
+                lock_release(lock);
+                return s;
+            }
+        }
         if (l.it) {
             view_item(op, &op->view, l.it);
             op->view.value = NULL;

@@ -47,7 +47,6 @@ struct ext_reclaim {
     uint64_t page_evicted;
     uint64_t rescues, lost, skipped; /* of this slot, for the event */
     uint64_t sweep_cursor;
-    uint32_t sweep_objects;
     bool sweep_page; /* the whole page, else the slot */
     uint64_t walk_at, walk_looked;  /* bytes of the slot; bytes looked at in all */
     uint64_t read_at, read_end;     /* what is still to be read of the slot */
@@ -378,7 +377,6 @@ static void start_sweep(struct ext_reclaim *r, bool whole_page)
     r->phase = SWEEPING;
     r->sweep_page = whole_page;
     r->sweep_cursor = 0;
-    r->sweep_objects = atomic_load(&r->e->pages[r->page].objects);
 }
 
 /* Goes to the next slot that holds something, or to the end of the page. */
@@ -771,10 +769,10 @@ static bool sweep(struct ext_reclaim *r)
     bool evicted = r->mode == EVICT;
     ext_place first = r->sweep_page ? r->page * e->page_granules : ext_slot_place(e, job_slot(r));
     uint64_t count = r->sweep_page ? e->page_granules : e->slot_granules;
-    if (cb->sweep(cb->ctx, first, count, &r->sweep_cursor, evicted))
-        return true;
+    uint32_t before = atomic_load(&e->pages[r->page].objects);
+    bool more = cb->sweep(cb->ctx, first, count, &r->sweep_cursor, evicted);
     uint32_t left = atomic_load(&e->pages[r->page].objects);
-    uint64_t gone = r->sweep_objects > left ? r->sweep_objects - left : 0;
+    uint64_t gone = before > left ? before - left : 0;
     if (evicted) {
         ext_count(e, EXT_N_objects_evicted, gone);
         r->page_evicted += gone;
@@ -784,6 +782,8 @@ static bool sweep(struct ext_reclaim *r)
         ext_count(e, EXT_N_compact_lost, gone);
         r->lost += gone;
     }
+    if (more)
+        return true;
     if (!r->sweep_page) {
         end_slot(r);
         return true;

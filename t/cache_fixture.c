@@ -3,6 +3,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "sim_tags.h"
+
 #define RESERVE_BYTES (4 * GiB)
 
 static void must(bool ok, const char *what)
@@ -41,7 +43,7 @@ static void open_flash(struct fixture *f, unsigned flash_mb)
     cache_set_extstore(f->cache, f->ext);
 }
 
-void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
+static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, bool short_tags)
 {
     bool attached;
     char why[256];
@@ -65,8 +67,8 @@ void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
     must(f->slab != NULL, "slab_create");
     struct index_options io = {
         .arena = f->arena,
-        .flash_bytes = flash_mb * MiB,
-        .initial_bytes = MiB,
+        .flash_bytes = short_tags ? SIM_TAGS_REACH_BYTES : flash_mb * MiB,
+        .initial_bytes = short_tags ? 0 : MiB,
         .limit_bytes = GiB,
         .handle_bits = 32,
     };
@@ -76,10 +78,22 @@ void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
         .settings = &f->settings, .arena = f->arena, .slab = f->slab, .index = f->index};
     f->cache = cache_create(&co);
     must(f->cache != NULL, "cache_create");
+    if (short_tags)
+        f->cache->root->hash_seed = SIM_TAGS_HASH_SEED;
     if (flash_mb > 0)
         open_flash(f, flash_mb);
     f->worker = cache_worker_create(f->cache, &f->stats);
     must(f->worker != NULL, "cache_worker_create");
+}
+
+void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
+{
+    open_all(f, memory_mb, flash_mb, false);
+}
+
+void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
+{
+    open_all(f, memory_mb, flash_mb, true);
 }
 
 void fixture_close(struct fixture *f)

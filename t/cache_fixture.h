@@ -21,6 +21,8 @@ struct fixture {
 
 /* memory_mb of -m; flash_mb 0: none. */
 void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
+/* The same with an index whose tags are so short that it can't tell the keys of sim_tags.h apart. */
+void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
 void fixture_close(struct fixture *f);
 
 /* Runs the op to its end, driving the ring, reclaim and waits. */

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cache_fixture.h"
+#include "sim_tags.h"
 
 static struct fixture f;
 static char value[1 << 20];
@@ -329,4 +330,36 @@ Test(cache_flash, wrong_bytes_are_a_miss_and_forgotten)
     cr_assert_gt(misses, 500);
     cr_assert_eq(flash_count() + ram_count(), hits);
     cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* ---- keys that the index can't tell apart ---- */
+
+static void open_tags(void) { fixture_open_tags(&f, 64, 160); }
+
+TestSuite(cache_tags, .init = open_tags, .fini = close_it);
+
+Test(cache_tags, deleting_an_overwritten_key_leaves_another_of_the_same_tag)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    fixture_set(&f, one, "old");
+    fixture_set(&f, other, "innocent");
+    fixture_flush(&f);
+    fixture_set(&f, one, "new");
+    STATUS(fixture_delete(&f, one), CACHE_OK);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_tag_collisions), 1);
+    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "innocent");
+    STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 1);
+}
+
+Test(cache_tags, what_an_expired_key_takes_along_is_counted)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    fixture_set(&f, other, "innocent");
+    fixture_flush(&f);
+    fixture_store(&f, CACHE_SET, one, "x", 1, 0, CLOCK_EXPIRED_SEC, 0);
+    STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
 }

@@ -343,6 +343,27 @@ static void spoil(struct aid *a, uint64_t offset, uint64_t bytes)
     free(junk);
 }
 
+Test(ext_reclaim, a_sweep_counts_what_it_drops_at_once)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    aid_start(a);
+    uint32_t n = per_page();
+    fill(a, 0, 2 * n);
+    aid_sync(a);
+    spoil(a, 0, PAGE);
+    for (uint32_t i = 1; i < n; i++) /* what is left of it is dropped first, long before the sweep ends */
+        aid_delete(a, i);
+    atomic_store(&a->tun.compact_under_pages, 7);
+    while (atomic_load(&a->dropped) == 0) {
+        ext_maint_step(a->ext, atomic_load(&a->now_unix));
+        aid_nap();
+    }
+    cr_assert_eq(aid_info(a).compact_lost, atomic_load(&a->dropped));
+    aid_maintain(a);
+    cr_assert_eq(aid_info(a).compact_lost, atomic_load(&a->dropped));
+    aid_free(a);
+}
+
 Test(ext_reclaim, a_slot_whose_table_is_destroyed_is_swept_and_counted)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
