@@ -340,6 +340,14 @@ void cache_worker_poll(struct cache_worker *w)
     }
 }
 
+void cache_worker_reap(struct cache_worker *w)
+{
+    if (w->wait_head) /* what a completion gives back may be what they wait for */
+        cache_worker_poll(w);
+    else
+        ext_ring_reap(w->ring);
+}
+
 int64_t cache_worker_timeout_us(const struct cache_worker *w)
 {
     if (!w->wait_head)

@@ -424,6 +424,8 @@ void ext_ring_submit(struct ext_ring *ring)
 unsigned ext_ring_reap(struct ext_ring *ring)
 {
     uint64_t events;
+    if (ring->uring != NULL)
+        ext_uring_arrive(ring->uring);
     ssize_t got = read(ring->event_fd, &events, sizeof(events));
     (void)got;
     ring->kicked = false;

@@ -11,8 +11,9 @@ struct ext_uring {
 
 /* From the best set-up to the one that every kernel with io_uring has. */
 static const unsigned setups[] = {
-    IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-    IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN,
+    IORING_SETUP_CQSIZE | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER |
+        IORING_SETUP_DEFER_TASKRUN,
+    IORING_SETUP_CQSIZE | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_COOP_TASKRUN,
     IORING_SETUP_CQSIZE,
 };
 
@@ -98,15 +99,20 @@ int ext_uring_submit(struct ext_uring *u)
     return 0;
 }
 
+void ext_uring_arrive(struct ext_uring *u)
+{
+    if (IO_URING_READ_ONCE(*u->ring.sq.kflags) & IORING_SQ_TASKRUN)
+        (void)io_uring_get_events(&u->ring);
+}
+
 unsigned ext_uring_reap(struct ext_uring *u, bool wait,
                         void (*fn)(void *ctx, void *user, int result), void *ctx)
 {
     struct io_uring_cqe *cqe;
     if (wait)
         (void)io_uring_wait_cqe(&u->ring, &cqe); /* a signal ends it early; the caller loops */
-    else
-        (void)io_uring_get_events(&u->ring); /* lets deferred completions arrive */
     unsigned n = 0;
+    /* When there is none left, the peek lets deferred ones arrive, if there are. */
     while (io_uring_peek_cqe(&u->ring, &cqe) == 0) {
         void *user = io_uring_cqe_get_data(cqe);
         int result = cqe->res;

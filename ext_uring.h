@@ -29,6 +29,9 @@ void ext_uring_read(struct ext_uring *u, unsigned fd_index, char *buf, uint32_t 
                     uint64_t offset, void *user);
 /* Hands what is prepared to the kernel. 0, or -errno: some is left for the next call. */
 int ext_uring_submit(struct ext_uring *u);
+/* Lets completions that the kernel has put off arrive. This announces them, so that who then reads
+ * the eventfd before it reaps is not woken for them a second time. */
+void ext_uring_arrive(struct ext_uring *u);
 /* Calls fn for each completion (result: bytes or -errno) that is there, or, with wait, once there
  * is one; returns how many. fn may call ext_uring_read. */
 unsigned ext_uring_reap(struct ext_uring *u, bool wait,

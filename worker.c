@@ -152,10 +152,16 @@ static void mail_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 
 /* ---- the loop ---- */
 
-static void cache_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+static void wake_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct worker *w = arg;
     cache_worker_poll(w->cache_worker);
+}
+
+static void ring_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct worker *w = arg;
+    cache_worker_reap(w->cache_worker);
 }
 
 static void cache_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
@@ -252,8 +258,8 @@ static int loop_open(struct worker *w)
     evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
     struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
     if (!add_reader(w, &w->mail_event, w->mail_fd, mail_ready) ||
-        !add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), cache_ready) ||
-        !add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), cache_ready) ||
+        !add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), ring_ready) ||
+        !add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), wake_ready) ||
         evtimer_add(&w->cache_timer, &soon) != 0)
         return -ENOMEM;
     w->cache_timer_on = true;
