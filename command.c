@@ -598,6 +598,12 @@ static enum command_result do_get(struct session *s, struct request *req)
                 s->get_offset = (uint32_t)(key[i] - req->keys.next);
                 return COMMAND_AGAIN;
             }
+            if (unlikely(!reply_begin(&s->out))) {
+                stat_inc(w->stats, STAT_response_obj_oom);
+                s->get_offset = 0;
+                session_reply(s, REPLY_OOM_GET);
+                return COMMAND_DONE;
+            }
             get_one(s, req, key[i], len[i], hash[i]);
         }
         if (n < PREFETCH_KEYS)
@@ -1109,6 +1115,10 @@ void command_look_closer(struct command_worker *w, uint64_t seen)
 enum command_result command_execute(struct session *s, struct request *req)
 {
     DEBUG_ASSERT(!s->barrier && !s->store && s->swallow_bytes == 0);
+    if (!(verb_info(req->verb)->flags & VF_KEYS) && unlikely(!reply_begin(&s->out))) {
+        s->broken = true;
+        return COMMAND_DONE;
+    }
     switch (req->verb) {
     case VERB_GET:
     case VERB_GETS:

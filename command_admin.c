@@ -211,6 +211,7 @@ static void fill_items(const struct command_env *env, struct stats_snapshot *out
     out->hash_bytes = index.bytes;
     out->slab_reassign_rescues = totals.slab_reassign_rescues;
     out->slab_reassign_busy_items = totals.slab_reassign_busy_items;
+    out->slab_reassign_busy_nomem = totals.slab_reassign_evictions; /* no room to rescue them to */
     out->slab_reassign_running = maint_reassign_is_running(env->maint);
     out->slabs_moved = totals.slabs_moved;
     out->lru_crawler_running = crawler_is_running(env->crawler);

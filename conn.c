@@ -424,9 +424,10 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
     struct ahead ahead = {.at = NULL};
     enum next next;
     for (;;) {
-        if (unlikely(s->broken)) {
+        if (unlikely(s->broken)) { /* at once, as memcached: a part of the replies helps nobody */
             stat_inc(s->w->stats, STAT_response_obj_oom);
-            return close_because(c, CONN_ERROR);
+            conn_close(c, CONN_ERROR);
+            return NEXT_GONE;
         }
         if (s->barrier || session_is_full(s))
             return NEXT_WAIT;
@@ -529,6 +530,7 @@ static void conn_input_ended(struct conn *c, enum read_result r)
 /* Reads (if it may), executes, sends, until it has to wait for something. */
 static void conn_run(struct conn *c, bool readable)
 {
+    atomic_store_explicit(&c->state, CONN_PARSE, memory_order_relaxed);
     uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
                                            memory_order_relaxed);
     enum next next = NEXT_WAIT;

@@ -2,6 +2,7 @@
  *
  * States, as `stats conns` names them (see CONN_STATE_TABLE); each is left by what it waits for:
  *   read      the next request, or more of it; an idle connection holds no buffer
+ *   parse     nothing: its requests are being executed
  *   nread     the rest of a value, read straight into the item
  *   swallow   the rest of a refused value, thrown away
  *   mwrite    the client to read its replies (socket full); nothing more is read from it
@@ -40,6 +41,7 @@
     X(CONN_SWALLOW, "conn_swallow")                                                                \
     X(CONN_MWRITE, "conn_mwrite")                                                                  \
     X(CONN_IO_QUEUE, "conn_io_queue")                                                              \
+    X(CONN_PARSE, "conn_parse_cmd")                                                                \
     X(CONN_YIELD, "conn_new_cmd")                                                                  \
     X(CONN_DUMP, "conn_watch")                                                                     \
     X(CONN_CLOSING, "conn_closing")

@@ -55,6 +55,7 @@ struct maint {
     uint32_t run_pos;
     uint64_t index_charged; /* bytes of the index that slab's limit was told of */
     uint32_t last_crawl_sec, last_automove_sec;
+    bool gave_page; /* the automover's last step: more may follow at once */
     uint64_t juggle_next_ms;
     struct class_window windows[SLAB_CLASS_MAX];
 };
@@ -285,7 +286,7 @@ enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst)
     if (src == -1) {
         src = (int)class_to_take_from(c, dst);
         if (src == 0)
-            return MAINT_REASSIGN_NOSPARE;
+            return MAINT_REASSIGN_BADCLASS; /* memcached's word when none has two pages */
     }
     if (src < 0 || src > count || dst < 0 || dst > count)
         return MAINT_REASSIGN_BADCLASS;
@@ -323,27 +324,42 @@ const char *maint_reassign_text(enum maint_reassign r)
 
 bool maint_reassign_is_running(const struct maint *m) { return atomic_load(&m->reassign_running); }
 
-/* memcached's automover in two rules, once a second: a class with two and a half pages of free chunks
- * gives one to the pool; and the class whose items live longest gives one to a class that evicts and
- * whose items live less than `ratio` of that. */
+/* A class with two and a half pages of free chunks gives one to the pool. */
+static bool give_free_page(struct maint *m)
+{
+    struct cache *c = m->cache;
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
+        struct slab_class_info info;
+        slab_info(c->slab, cls, &info);
+        if (info.total_pages >= 2 && info.free_chunks > info.chunks_per_page * 5 / 2)
+            return maint_slab_reassign(m, (int)cls, 0) == MAINT_REASSIGN_OK;
+    }
+    return false;
+}
+
+/* memcached's automover: free pages go to the pool one after the other; and once a second the class
+ * whose items live longest gives one to a class that evicts and whose items live less than `ratio` of
+ * that. */
 static bool step_automove(struct maint *m, uint32_t now)
 {
     struct cache *c = m->cache;
     const struct settings *s = m->settings;
     unsigned oldest = 0, youngest = 0;
     double oldest_age = -1, youngest_age = -1;
-    if (now == m->last_automove_sec || !s->slab_reassign || atomic_load(&s->slab_automove) == 0)
+    bool same_second = now == m->last_automove_sec;
+    if ((same_second && !m->gave_page) || !s->slab_reassign || atomic_load(&s->slab_automove) == 0)
         return false;
+    if (same_second && atomic_load(&m->reassign_running))
+        return true; /* the last one is on its way */
     m->last_automove_sec = now;
+    m->gave_page = give_free_page(m);
+    if (m->gave_page || same_second)
+        return m->gave_page;
     uint32_t window = atomic_load(&s->slab_automove_window);
     for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
         struct class_window *w = &m->windows[cls];
         struct slab_class_info info;
         slab_info(c->slab, cls, &info);
-        if (info.total_pages >= 2 && info.free_chunks > info.chunks_per_page * 5 / 2) {
-            maint_slab_reassign(m, (int)cls, 0);
-            return false;
-        }
         uint64_t evicted = atomic_load(&c->classes[cls].evicted);
         w->evicting += evicted > w->evicted_before;
         w->evicted_before = evicted;

@@ -192,6 +192,14 @@ static void rest(struct reply_queue *q)
         free_ring(q);
     q->head = 0;
     q->head_sent = 0;
+    q->replies = 0;
+}
+
+bool reply_begin(struct reply_queue *q)
+{
+    uint64_t limit = q->pool->limit_bytes;
+    q->replies++;
+    return limit == 0 || (uint64_t)q->replies * REPLY_COST_BYTES <= limit;
 }
 
 void reply_drop(struct reply_queue *q)

@@ -23,6 +23,7 @@
 
 #define REPLY_BUFFER_BYTES ((size_t)16 * 1024)
 #define REPLY_SPARE_BUFFERS 64
+#define REPLY_COST_BYTES 1152
 #define REPLY_ROOM_MAX 2048 /* the most that reply_room() is asked for */
 
 struct buffer_pool {
@@ -73,6 +74,7 @@ struct reply_queue {
     struct reply_entry *ring;
     uint32_t capacity, head, count;
     uint32_t waiting; /* sources not ready */
+    uint32_t replies; /* begun since the queue was empty */
     bool failed;      /* something could not be added: nothing more is */
     struct chunk *chunk; /* where text is being added, or NULL */
     size_t head_sent;    /* bytes of the first entry that are gone */
@@ -88,6 +90,10 @@ static inline bool reply_is_empty(const struct reply_queue *q)
 {
     return q->count == 0;
 }
+
+/* One more reply begins (of a multiget: one more key). False: with the pool's limit it is too many, as
+ * memcached counts, where each costs REPLY_COST_BYTES until all are sent. */
+bool reply_begin(struct reply_queue *q);
 
 /* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of
  * as many or less; NULL: no memory. */
