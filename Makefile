@@ -10,7 +10,7 @@
 #   build/tsan     build/extant-tsan   as debug, with TSan
 #   build/nolock   build/extant-nolock  as release, but no lock in the extent map; for bench
 #   build/clang    the same sources through clang, only to see them compile
-#   build/cov      as debug, with gcov's counters; for make coverage
+#   build/cov      as release, with gcov's counters; for make coverage
 #   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz_*.c
 #
 # Settable: CC=clang, MARCH=native, LTO=1, V=1 (show commands), TESTS="t/a_test.c t/b.sh".
@@ -53,7 +53,7 @@ cflags_release := -O3 -g -fno-omit-frame-pointer $(if $(LTO),-flto$(if $(IS_CLAN
 cflags_nolock := $(cflags_release) -DEXTMAP_NO_LOCK
 cflags_debug := -O1 -g -fno-omit-frame-pointer -DEXTANT_DEBUG
 cflags_asan := $(cflags_debug) -fsanitize=address,undefined -fno-sanitize-recover=all
-cflags_cov := -O0 -g -DEXTANT_DEBUG --coverage -fprofile-update=atomic
+cflags_cov := -O1 -g --coverage -fprofile-update=atomic
 cflags_tsan := $(cflags_debug) -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
 libs_release := $(LIBS) -ljemalloc
 libs_nolock := $(libs_release)
