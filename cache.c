@@ -321,7 +321,10 @@ again:
             l->it_slot = slots[i];
             return;
         }
-        count_death(w, d);
+        if (op->verb == CACHE_STORE && !c->settings->lru_segmented)
+            class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
+        else
+            count_death(w, d);
         ASSERT(!dead_item);
         dead_item = true;
         item_unlink(c, it, op->hash);

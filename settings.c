@@ -212,7 +212,7 @@ struct parser {
     struct settings *s;
     FILE *out, *err;
     const char *program;
-    bool tcp_given, udp_given, compact_given, drop_given;
+    bool tcp_given, udp_given, compact_given, drop_given, page_size_given;
     char *slab_sizes; /* as given; owned by the parser */
 };
 
@@ -604,6 +604,7 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
     p->s->temp_lru = p->s->temp_lru || o->id == ID_temporary_ttl;
     p->compact_given = p->compact_given || o->id == ID_ext_compact_under;
     p->drop_given = p->drop_given || o->id == ID_ext_drop_under;
+    p->page_size_given = p->page_size_given || o->id == ID_ext_page_size;
     return SETTINGS_GO_ON;
 }
 
@@ -1101,6 +1102,19 @@ uint64_t settings_ext_page_count(const struct settings *s)
     return count;
 }
 
+/* Small files of default-sized pages would have next to none: memcached takes it, so pages get
+ * smaller, unless their size was asked for. */
+static void shrink_pages(struct parser *p)
+{
+    struct settings *s = p->s;
+    while (!p->page_size_given && settings_ext_page_count(s) < SETTINGS_EXT_PAGES_WISH) {
+        uint64_t half = s->ext_page_size / 2;
+        if (half % s->ext_wbuf_size != 0 || half % SETTINGS_EXT_UNIT_BYTES != 0)
+            break;
+        s->ext_page_size = half;
+    }
+}
+
 static int check_flash(struct parser *p)
 {
     struct settings *s = p->s;
@@ -1117,6 +1131,7 @@ static int check_flash(struct parser *p)
                       "-I (item_size_max: %" PRIu64
                       ") cannot be larger than ext_wbuf_size: %" PRIu64,
                       s->item_size_max, s->ext_wbuf_size);
+    shrink_pages(p);
     if (s->ext_page_size % s->ext_wbuf_size != 0)
         return refuse(p, 1, "%s page_size must be divisible by wbuf_size", failed);
     if (s->ext_page_size % SETTINGS_EXT_UNIT_BYTES != 0 ||

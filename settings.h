@@ -35,6 +35,7 @@ enum {
 
 #define SETTINGS_SLAB_PAGE_BYTES (1 * MiB)
 #define SETTINGS_EXT_PAGES_MAX 65535u        /* in all files together */
+#define SETTINGS_EXT_PAGES_WISH 8u           /* in all, unless ext_page_size says otherwise */
 #define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* what a place of 40 bits can name */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
 
@@ -102,8 +103,8 @@ enum settings_bucket {
     X(I32, port, 11211, -1, 65535, "", FIXED, NUMBER,                                              \
       "tcpport",                                                                                   \
       "TCP port to listen on; 0 off, -1 any free one")                                             \
-    X(I32, udpport, 0, 0, 65535, "", FIXED, NUMBER, "udpport",                                     \
-      "UDP port to listen on; 0 off")                                                              \
+    X(I32, udpport, 0, -1, 65535, "", FIXED, NUMBER, "udpport",                                    \
+      "UDP port to listen on; 0 off, -1 any free one")                                                              \
     X(TEXT, inter, 0, 0, 0, "", FIXED, TEXT_NULL,                                                  \
       "inter",                                                                                     \
       "addresses to listen on: host, host:port or [ipv6]:port; comma separated, repeatable")      \
@@ -298,7 +299,7 @@ enum settings_bucket {
       "SO_MARK of sockets; 0 none")                                                                \
     X(U64, ext_page_size, 64 * MiB, 2 * MiB, GiB, "bytes", FIXED, HIDDEN,                          \
       "",                                                                                          \
-      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size")                             \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small")                             \
     X(U32, ext_threads, 1, 1, 256, "", FIXED, HIDDEN, "",                                          \
       "I/O threads")                                                                               \
     X(U32, ext_io_depth, 1, 1, 4096, "", FIXED, HIDDEN, "",                                        \

@@ -86,7 +86,7 @@ static int open_host(struct udp_sockets *u, const char *host, int port, uint32_t
 {
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_DGRAM}, *list;
     char text[16];
-    snprintf(text, sizeof(text), "%d", port);
+    snprintf(text, sizeof(text), "%d", port < 0 ? 0 : port);
     int rc = getaddrinfo(*host ? host : NULL, text, &hints, &list);
     if (rc != 0) {
         snprintf(why, why_bytes, "getaddrinfo(): %s",

@@ -502,7 +502,8 @@ Test(settings, ext_path_refusals)
     refused("-o ext_path=/f:64m:foo", 1,
             "Unknown extstore bucket: foo\nfailed to parse ext_path argument");
     refused("-o ext_path=:64m", 1, "ext_path has no file name: :64m");
-    refused("-o ext_path=/f:32m", 1,
+    refused("-o ext_path=/f:2m", 1, "ext_path /f is smaller than one page (ext_page_size, 4 MB)");
+    refused("-o ext_path=/f:32m,ext_page_size=64", 1,
             "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
 }
 
@@ -545,6 +546,16 @@ Test(settings, page_size_after_path_counts)
 {
     accepted("-o ext_path=/f:64m,ext_page_size=8");
     cr_assert_eq(settings_ext_page_count(&s), 8);
+}
+
+Test(settings, small_files_get_small_pages)
+{
+    accepted("-o ext_path=/f:64m");
+    cr_assert_eq(s.ext_page_size, 8 * MiB);
+    accepted("-o ext_path=/f:8m");
+    cr_assert_eq(s.ext_page_size, 4 * MiB);
+    accepted("-o ext_path=/f:1g");
+    cr_assert_eq(s.ext_page_size, 64 * MiB);
 }
 
 Test(settings, too_many_pages)
