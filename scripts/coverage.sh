@@ -6,7 +6,7 @@
 #   scripts/coverage.sh -u FILE..  also the line numbers of FILE (say arena.c) that nothing ran;
 #                                  adds to what ran before, and runs nothing again
 # Settable: COVERAGE_TESTS="build/cov/t/x_test t/y.py" runs only these; COVERAGE_TIMEOUT seconds for
-# one of them (120). A test that fails is named, and counts as far as it got. What a killed process
+# one of them (240). A test that fails is named, and counts as far as it got. What a killed process
 # ran is lost, as gcov writes at exit.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -36,7 +36,7 @@ run_one()
     local start=$SECONDS status=0 run=("$1")
     [[ $1 == t/* ]] && run=("./$1")
     [[ $1 == */*_test ]] && run+=(--jobs 2)
-    timeout -k 5 "${COVERAGE_TIMEOUT:-120}" "${run[@]}" </dev/null >"$cov/log-$(basename "$1")" 2>&1 ||
+    timeout -k 5 "${COVERAGE_TIMEOUT:-240}" "${run[@]}" </dev/null >"$cov/log-$(basename "$1")" 2>&1 ||
         status=$?
     case $status in
     0) ;;
