@@ -1,11 +1,12 @@
-/* cache_save.c: the cache's part of a stop and a start with a checkpoint (cache.h): items to flash before
- * it, numbers that go on after it; and, when there is none, the index made anew from what is on flash.
+/* cache_save.c: the cache's part of a stop and a start with a checkpoint (cache.h): items to flash
+ * before it, numbers that go on after it; and, when there is none, the index made anew from what is
+ * on flash.
  *
- * The scan meets the records of the youngest page first. A word is put in for the first record of a key;
- * when another one comes, the higher seq wins. Which key a word is of, the index does not know: that is
- * looked up in `memo`, a table of what was met lately, and if it is not there, on flash. A dead record
- * hides older ones of its key as a live one does, so it gets a word, too, marked by its heat, until all is
- * read.
+ * The scan meets the records of the youngest page first. A word is put in for the first record of a
+ * key; when another one comes, the higher seq wins. Which key a word is of, the index does not
+ * know: that is looked up in `memo`, a table of what was met lately, and if it is not there, on
+ * flash. A dead record hides older ones of its key as a live one does, so it gets a word, too,
+ * marked by its heat, until all is read.
  *
  * Once a shard of the index is full, it takes no further key: else an older value could slip in
  * where the younger one was refused.
@@ -15,14 +16,14 @@
 #include "log.h"
 #include "settings.h"
 
-#define WAIT_NS UINT64_C(200000)            /* for a buffer or a page */
+#define WAIT_NS UINT64_C(200000)             /* for a buffer or a page */
 #define STALL_NS (UINT64_C(10) * 1000000000) /* nothing moved for so long: nothing will */
 #define BUCKETS_PER_WALK 1024
-#define MEMO_SHARE 8                         /* of -m, which holds no items yet */
+#define MEMO_SHARE 8 /* of -m, which holds no items yet */
 #define MEMO_BYTES_MAX (256 * MiB)
 #define PROGRESS_NS (UINT64_C(5) * 1000000000)
-#define DEAD_HEAT 1                          /* of words, while a scan runs */
-#define CAS_SANE_MAX (UINT64_C(1) << 63)     /* clients may set any; above, counting on would wrap */
+#define DEAD_HEAT 1                      /* of words, while a scan runs */
+#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
 
 /* ---- numbers ---- */
 
@@ -141,7 +142,8 @@ static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     m->out->dead++;
 }
 
-static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot *, index_word), void *ctx)
+static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot *, index_word),
+                     void *ctx)
 {
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
         struct lock *lock = index_shard_lock(c->index, s);
@@ -184,7 +186,8 @@ static struct memo *memo_of(struct scanner *s, uint64_t hash)
 }
 
 /* Is the word at this place of the same key as rec, and how young is it? */
-static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_place place, uint64_t *seq)
+static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_place place,
+                        uint64_t *seq)
 {
     const struct memo *m = memo_of(s, rec->hash);
     if (m->hash == rec->hash && m->place == place) {
@@ -201,7 +204,8 @@ static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_pl
 }
 
 /* The place of the word that rec's key has, with its seq. False: it has none. No lock held. */
-static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_place *place, uint64_t *seq)
+static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_place *place,
+                      uint64_t *seq)
 {
     struct index *ix = s->cache->index;
     index_slot *slots[INDEX_MATCH_MAX];
@@ -225,11 +229,13 @@ static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_plac
 }
 
 /* Stores rec's word, in place of the one at `old` (if replaces). */
-static void put_record(struct scanner *s, const struct ext_scanned *rec, bool replaces, ext_place old)
+static void put_record(struct scanner *s, const struct ext_scanned *rec, bool replaces,
+                       ext_place old)
 {
     struct cache *c = s->cache;
-    bool dead = cache_death(c, clock_sec_of_unix(rec->time_unix), clock_sec_of_unix(rec->exptime_unix),
-                            rec->cas, s->now_sec) != ITEM_ALIVE;
+    bool dead =
+        cache_death(c, clock_sec_of_unix(rec->time_unix), clock_sec_of_unix(rec->exptime_unix),
+                    rec->cas, s->now_sec) != ITEM_ALIVE;
     index_word w = index_make_flash(c->index, rec->place, rec->len_class, dead ? DEAD_HEAT : 0);
     unsigned shard = index_shard_of(c->index, rec->hash);
     struct lock *lock = index_lock(c->index, rec->hash);
@@ -294,7 +300,8 @@ struct page_age {
 
 static int by_age(const void *a, const void *b)
 {
-    int32_t diff = (int32_t)(((const struct page_age *)b)->version - ((const struct page_age *)a)->version);
+    int32_t diff =
+        (int32_t)(((const struct page_age *)b)->version - ((const struct page_age *)a)->version);
     return diff < 0 ? -1 : diff > 0;
 }
 
@@ -316,7 +323,8 @@ static int scan_pages(struct scanner *s, struct page_age *ages)
             return rc;
         if (clock_mono_ns() < tell_ns)
             continue;
-        log_notice("scan of flash: %u of %u pages read, %" PRIu64 " records", i + 1, count, s->out->records);
+        log_notice("scan of flash: %u of %u pages read, %" PRIu64 " records", i + 1, count,
+                   s->out->records);
         tell_ns = clock_mono_ns() + PROGRESS_NS;
     }
     return 0;

@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "crc.h"
+#include "lock.h"
 
 #define HEAD_MAGIC UINT64_C(0x746e696f706b6843) /* "Chkpoint" */
 
@@ -33,14 +34,29 @@ struct checkpoint_writer {
     struct block block; /* head.bytes are filled */
 };
 
+/* A thread reads and verifies one block while the caller takes from the one before. */
 struct checkpoint_reader {
+    /* const after open */
     int fd;
+    uint64_t token, body_bytes;
+    uint64_t block_count;
+    bool has_thread; /* else the caller reads */
+    pthread_t thread;
+    /* whose turn it is with a block says who may touch it: the reading side fills number `read`,
+     * the caller takes from number `used` while used < read */
+    struct block blocks[2];
+    /* under lock */
+    struct lock lock; /* LOCK_IO_QUEUE */
+    pthread_cond_t cond;
+    uint64_t read, used;
+    int read_error; /* of block number `read` */
+    bool stopping;
+    /* the caller's */
     int error;
-    uint64_t token, blocks;
-    uint64_t left;       /* bytes of blocks not yet read */
-    size_t taken;        /* of the block */
-    off_t dropped;       /* of the file: not in the page cache any more */
-    struct block block;
+    bool has_block; /* number `used` is being taken from */
+    size_t taken;   /* bytes of it */
+    /* the reading side's */
+    off_t dropped; /* of the file: not in the page cache any more */
 };
 
 /* ---- bytes ---- */
@@ -249,7 +265,8 @@ static const char *head_fault(const struct checkpoint_head *h, ssize_t bytes)
     return NULL;
 }
 
-int checkpoint_read_head(const char *path, struct checkpoint_head *head, char why[CHECKPOINT_WHY_BYTES])
+int checkpoint_read_head(const char *path, struct checkpoint_head *head,
+                         char why[CHECKPOINT_WHY_BYTES])
 {
     struct stat st;
     int fd = open_to_read(path, &st);
@@ -266,9 +283,11 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head, char wh
     const char *fault = head_fault(head, n);
     if (fault == NULL && head->state == CHECKPOINT_CLEAN) {
         uint64_t blocks = (head->body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
-        uint64_t bytes = CHECKPOINT_HEAD_BYTES + blocks * sizeof(struct block_head) + head->body_bytes;
+        uint64_t bytes =
+            CHECKPOINT_HEAD_BYTES + blocks * sizeof(struct block_head) + head->body_bytes;
         if ((uint64_t)st.st_size != bytes)
-            fault = (uint64_t)st.st_size < bytes ? "it is cut short" : "it is longer than it should be";
+            fault =
+                (uint64_t)st.st_size < bytes ? "it is cut short" : "it is longer than it should be";
     }
     if (fault == NULL)
         return 0;
@@ -276,7 +295,51 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head, char wh
     return -EBADMSG;
 }
 
-int checkpoint_open(const char *path, const struct checkpoint_head *head, struct checkpoint_reader **out)
+/* Reads block number n, which is the next in the file. 0; -EBADMSG it does not verify; -errno. */
+static int read_block(struct checkpoint_reader *r, uint64_t n)
+{
+    struct block *b = &r->blocks[n % 2];
+    size_t bytes =
+        (size_t)min_u64(r->body_bytes - n * CHECKPOINT_BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES);
+    ssize_t got = read_some(r->fd, b, sizeof(b->head) + bytes);
+    if (got < 0)
+        return (int)got;
+    if ((size_t)got != sizeof(b->head) + bytes || b->head.bytes != bytes || b->head.number != n ||
+        b->head.crc != block_crc(b, r->token))
+        return -EBADMSG;
+    /* It is read once: what else is in the page cache is worth more. */
+    off_t at = CHECKPOINT_HEAD_BYTES + (off_t)((n + 1) * sizeof(struct block));
+    if (at > r->dropped + 64 * (off_t)CHECKPOINT_BLOCK_BYTES) {
+        (void)posix_fadvise(r->fd, r->dropped, at - r->dropped, POSIX_FADV_DONTNEED);
+        r->dropped = at;
+    }
+    return 0;
+}
+
+static void *read_ahead(void *arg)
+{
+    struct checkpoint_reader *r = arg;
+    pthread_setname_np(pthread_self(), "checkpoint");
+    lock_take(&r->lock);
+    while (!r->stopping && r->read_error == 0 && r->read < r->block_count) {
+        if (r->read - r->used == ARRAY_COUNT(r->blocks)) {
+            lock_wait(&r->lock, &r->cond, -1);
+            continue;
+        }
+        uint64_t n = r->read;
+        lock_release(&r->lock);
+        int rc = read_block(r, n);
+        lock_take(&r->lock);
+        r->read_error = rc;
+        r->read += rc == 0;
+        pthread_cond_broadcast(&r->cond);
+    }
+    lock_release(&r->lock);
+    return NULL;
+}
+
+int checkpoint_open(const char *path, const struct checkpoint_head *head,
+                    struct checkpoint_reader **out)
 {
     struct checkpoint_head found;
     struct stat st;
@@ -299,46 +362,63 @@ int checkpoint_open(const char *path, const struct checkpoint_head *head, struct
     (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     r->fd = fd;
     r->token = head->token;
-    r->left = head->body_bytes;
+    r->body_bytes = head->body_bytes;
+    r->block_count = (head->body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
+    lock_init(&r->lock, LOCK_IO_QUEUE);
+    lock_cond_init(&r->cond);
+    r->has_thread = r->block_count > 1 && pthread_create(&r->thread, NULL, read_ahead, r) == 0;
     *out = r;
     return 0;
 }
 
-static int get_block(struct checkpoint_reader *r)
+/* The block that the caller took from is free again; the next one is needed. 0; -EBADMSG: it does
+ * not verify, or there is none; -errno. */
+static int next_block(struct checkpoint_reader *r)
 {
-    struct block *b = &r->block;
-    size_t bytes = (size_t)min_u64(r->left, CHECKPOINT_BLOCK_BYTES);
-    ssize_t n = bytes == 0 ? 0 : read_some(r->fd, b, sizeof(b->head) + bytes);
-    if (n < 0)
-        return (int)n;
-    if (bytes == 0 || (size_t)n != sizeof(b->head) + bytes || b->head.bytes != bytes ||
-        b->head.number != r->blocks || b->head.crc != block_crc(b, r->token))
-        return -EBADMSG;
-    r->left -= bytes;
-    r->blocks++;
+    int rc = 0;
+    lock_take(&r->lock);
+    r->used += r->has_block;
+    r->has_block = false;
     r->taken = 0;
-    /* It is read once: what else is in the page cache is worth more. */
-    off_t at = lseek(r->fd, 0, SEEK_CUR);
-    if (at > r->dropped + 64 * (off_t)CHECKPOINT_BLOCK_BYTES) {
-        (void)posix_fadvise(r->fd, r->dropped, at - r->dropped, POSIX_FADV_DONTNEED);
-        r->dropped = at;
+    pthread_cond_broadcast(&r->cond);
+    while (r->has_thread && r->used == r->read && r->read_error == 0 && r->read < r->block_count)
+        lock_wait(&r->lock, &r->cond, -1);
+    if (r->used == r->block_count)
+        rc = -EBADMSG;
+    else if (r->used == r->read)
+        rc = r->read_error;
+    lock_release(&r->lock);
+    if (rc == 0 && !r->has_thread) {
+        rc = read_block(r, r->used);
+        r->read = r->used + 1;
     }
-    return 0;
+    r->has_block = rc == 0;
+    return rc;
 }
+
+static struct block *block_at(struct checkpoint_reader *r) { return &r->blocks[r->used % 2]; }
 
 int checkpoint_get(struct checkpoint_reader *r, void *bytes, size_t count)
 {
     char *to = bytes;
     while (r->error == 0 && count > 0) {
-        if (r->taken == r->block.head.bytes && (r->error = get_block(r)) != 0)
+        if ((!r->has_block || r->taken == block_at(r)->head.bytes) &&
+            (r->error = next_block(r)) != 0)
             break;
-        size_t part = (size_t)min_u64(count, r->block.head.bytes - r->taken);
-        memcpy(to, r->block.bytes + r->taken, part);
+        size_t part = (size_t)min_u64(count, block_at(r)->head.bytes - r->taken);
+        memcpy(to, block_at(r)->bytes + r->taken, part);
         r->taken += part;
         to += part;
         count -= part;
     }
     return r->error;
+}
+
+/* Was everything taken? */
+static bool is_at_end(const struct checkpoint_reader *r)
+{
+    return r->block_count == 0 || (r->has_block && r->used + 1 == r->block_count &&
+                                   r->taken == r->blocks[r->used % 2].head.bytes);
 }
 
 int checkpoint_close(struct checkpoint_reader *r)
@@ -347,8 +427,16 @@ int checkpoint_close(struct checkpoint_reader *r)
         return 0;
     char more;
     int rc = r->error;
-    if (rc == 0 && (r->left > 0 || r->taken != r->block.head.bytes || read_some(r->fd, &more, 1) != 0))
+    lock_take(&r->lock);
+    r->stopping = true;
+    pthread_cond_broadcast(&r->cond);
+    lock_release(&r->lock);
+    if (r->has_thread)
+        pthread_join(r->thread, NULL);
+    if (rc == 0 && (!is_at_end(r) || read_some(r->fd, &more, 1) != 0))
         rc = -EBADMSG;
+    pthread_cond_destroy(&r->cond);
+    lock_destroy(&r->lock);
     close(r->fd);
     free(r);
     return rc;

@@ -1,5 +1,5 @@
-/* ext_save.c: the engine's part of a checkpoint (extstore.h): a stop after which nothing changes any
- * more, and the page table, to and from the file.
+/* ext_save.c: the engine's part of a checkpoint (extstore.h): a stop after which nothing changes
+ * any more, and the page table, to and from the file.
  *
  *   struct saved_engine, then for each page struct saved_page, then a bit for each slot: is WRITTEN
  *
@@ -55,10 +55,7 @@ uint64_t ext_objects(const struct extstore *e)
     return sum;
 }
 
-uint32_t ext_version_now(const struct extstore *e)
-{
-    return atomic_load(&e->root->next_version);
-}
+uint32_t ext_version_now(const struct extstore *e) { return atomic_load(&e->root->next_version); }
 
 /* ---- save ---- */
 

@@ -1,13 +1,15 @@
-/* ext_scan.c: the page table and the records of flash files of which only the bytes are left (extstore.h).
+/* ext_scan.c: the page table and the records of flash files of which only the bytes are left
+ * (extstore.h).
  *
- * First all trailers (ext_scan_tables, in ext_create): the slots of a page that bear its highest version
- * are of its last life, the others of earlier ones. Versions come from one counter that goes on from start
- * to start, so the highest is the latest. The page is then SEALED up to the last such slot.
+ * First all trailers (ext_scan_tables, in ext_create): the slots of a page that bear its highest
+ * version are of its last life, the others of earlier ones. Versions come from one counter that
+ * goes on from start to start, so the highest is the latest. The page is then SEALED up to the last
+ * such slot.
  *
  * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
- * WINDOW_BYTES where they stand close, of one block where values are long. A record that is whole in what was
- * read is verified whole; of a longer one the header is compared with the table, and the caller
- * compares the key's hash; reads of clients verify all of it.
+ * WINDOW_BYTES where they stand close, of one block where values are long. A record that is whole
+ * in what was read is verified whole; of a longer one the header is compared with the table, and
+ * the caller compares the key's hash; reads of clients verify all of it.
  *
  * Memory: two windows and one table (at most a slot's length). One thread; no locks. */
 #include "ext_page.h"
@@ -62,7 +64,8 @@ void ext_scan_end(struct extstore *e)
     e->scan = NULL;
 }
 
-static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t bytes, uint64_t offset)
+static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t bytes,
+                       uint64_t offset)
 {
     struct ext_io_counts c = {0};
     int rc = ext_device_read(&e->devices[device], buf, bytes, offset, &c);
@@ -73,7 +76,8 @@ static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t 
 
 /* ---- trailers ---- */
 
-/* The version that the slot's trailer bears; 0: there is none. Its checksum comes with its table. */
+/* The version that the slot's trailer bears; 0: there is none. Its checksum comes with its table.
+ */
 static uint32_t trailer_version(struct extstore *e, struct ext_scan *s, uint64_t slot)
 {
     struct ext_trailer t;
@@ -87,12 +91,10 @@ static uint32_t trailer_version(struct extstore *e, struct ext_scan *s, uint64_t
     return ours ? t.version : 0;
 }
 
-static bool is_later(uint32_t a, uint32_t b)
-{
-    return b == 0 || (int32_t)(a - b) > 0;
-}
+static bool is_later(uint32_t a, uint32_t b) { return b == 0 || (int32_t)(a - b) > 0; }
 
-static void scan_page_table(struct extstore *e, struct ext_scan *s, uint32_t page, uint32_t *versions)
+static void scan_page_table(struct extstore *e, struct ext_scan *s, uint32_t page,
+                            uint32_t *versions)
 {
     extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->root->words);
     struct ext_page *p = &e->pages[page];
@@ -135,12 +137,14 @@ int ext_scan_tables(struct extstore *e)
 
 /* ---- records ---- */
 
-/* Has [offset, offset + need) of the device in the window, and up to `wish` bytes, but none from `end` on. */
+/* Has [offset, offset + need) of the device in the window, and up to `wish` bytes, but none from
+ * `end` on. */
 static const char *look_at(struct extstore *e, struct window *w, uint32_t device, uint64_t offset,
                            uint64_t need, uint64_t wish, uint64_t end)
 {
     ASSERT(offset + need <= end && need <= w->room - EXT_IO_ALIGN_BYTES);
-    if (w->length == 0 || w->device != device || offset < w->start || offset + need > w->start + w->length) {
+    if (w->length == 0 || w->device != device || offset < w->start ||
+        offset + need > w->start + w->length) {
         uint64_t start = round_down(offset, EXT_IO_ALIGN_BYTES);
         uint64_t length = round_up(offset + max_u64(need, wish) - start, EXT_IO_ALIGN_BYTES);
         length = min_u64(min_u64(length, w->room), round_up(end, EXT_IO_ALIGN_BYTES) - start);
@@ -166,7 +170,8 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
         (record_bytes != 0 && bytes != record_bytes))
         return -EBADMSG;
     struct ext_record rec;
-    if (bytes <= w->length - (uint64_t)(at - w->memory) && ext_record_verify(at, bytes, version, place, &rec) != 0)
+    if (bytes <= w->length - (uint64_t)(at - w->memory) &&
+        ext_record_verify(at, bytes, version, place, &rec) != 0)
         return -EBADMSG;
     out->place = place;
     out->key = at + sizeof(head);
@@ -185,7 +190,8 @@ static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
 }
 
 /* What ext_page_add_object would have noted, but for the object itself. */
-static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes, const struct ext_scanned *rec)
+static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes,
+                        const struct ext_scanned *rec)
 {
     struct ext_page *p = &e->pages[page];
     atomic_fetch_add(&p->bytes_appended, ext_len_bytes(rec->len_class));
@@ -196,7 +202,8 @@ static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes
         atomic_store(&e->root->next_seq, rec->seq);
 }
 
-/* Reads the slot's table into s->table. 0 with its end and number of entries; else it can't be used. */
+/* Reads the slot's table into s->table. 0 with its end and number of entries; else it can't be
+ * used. */
 static int read_table(struct extstore *e, uint64_t slot, char **end, uint32_t *count)
 {
     struct ext_scan *s = e->scan;
@@ -233,11 +240,13 @@ static int scan_slot(struct extstore *e, uint64_t slot,
         ext_count(e, EXT_N_bad_checksums, rc == -EBADMSG);
         return rc == -ENOMEM ? rc : 0;
     }
-    uint64_t start = ext_slot_offset(e, slot), front = start + ext_table_start(e->wbuf_bytes, count);
+    uint64_t start = ext_slot_offset(e, slot),
+             front = start + ext_table_start(e->wbuf_bytes, count);
     for (uint32_t i = 0; i < count; i++) {
         struct ext_entry entry = *ext_entry_at(end, i);
         uint64_t offset = start + (uint64_t)entry.granule * EXT_GRANULE_BYTES;
-        if (entry.record_bytes < sizeof(struct ext_record_head) || offset + entry.record_bytes > front)
+        if (entry.record_bytes < sizeof(struct ext_record_head) ||
+            offset + entry.record_bytes > front)
             continue;
         uint64_t need = min_u64(entry.record_bytes, HEAD_BYTES_MAX);
         bool is_near = entry.record_bytes <= NEAR_BYTES;
@@ -247,7 +256,8 @@ static int scan_slot(struct extstore *e, uint64_t slot,
         struct ext_scanned rec = {.hash = entry.hash};
         if (at == NULL)
             continue;
-        if (take_apart(e, w, at, ext_slot_place(e, slot) + entry.granule, entry.record_bytes, &rec) != 0) {
+        if (take_apart(e, w, at, ext_slot_place(e, slot) + entry.granule, entry.record_bytes,
+                       &rec) != 0) {
             ext_count(e, EXT_N_bad_checksums, 1);
             continue;
         }
@@ -279,7 +289,8 @@ int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out
         return -ENOMEM;
     struct window *w = &s->single;
     uint64_t slot = ext_place_slot(e, place);
-    uint64_t offset = ext_slot_offset(e, slot) + (place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
+    uint64_t offset =
+        ext_slot_offset(e, slot) + (place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
     uint64_t slot_end = ext_slot_offset(e, slot) + e->wbuf_bytes;
     memset(out, 0, sizeof(*out));
     const char *at = look_at(e, w, e->where[ext_slot_page(e, slot)].device, offset,

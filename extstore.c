@@ -416,7 +416,7 @@ static int open_tables(struct extstore *e, char *why, size_t n)
         return rc;
     if (e->opt.saved != NULL && (rc = ext_load_tables(e, e->opt.saved)) != 0)
         return refuse(why, n, rc == -ENOMEM ? rc : -ESTALE, "its page table can't be used (%s)",
-                      strerror(-rc));
+                      rc == -EBADMSG ? "damaged" : strerror(-rc));
     if (e->opt.scan && (rc = ext_scan_tables(e)) != 0)
         return refuse(why, n, rc, "flash: no memory to look for what is on it");
     rc = is_taken_over(e) ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);

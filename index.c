@@ -875,8 +875,8 @@ static bool saved_state_is_sound(const struct index *ix, uint64_t state)
 }
 
 /* Makes lumps of an empty shard and fills them. */
-static int load_lumps(struct index *ix, unsigned s, const struct saved_shard *saved, const uint8_t *there,
-                      struct checkpoint_reader *r)
+static int load_lumps(struct index *ix, unsigned s, const struct saved_shard *saved,
+                      const uint8_t *there, struct checkpoint_reader *r)
 {
     for (uint32_t lump = 0; lump < saved->lumps; lump++) {
         if (there[lump] > 1 || (!there[lump] && lump < lumps_of_rows(ix, state_rows(saved->state))))

@@ -138,17 +138,18 @@ bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash)
  * more to do. For the maintenance thread, so that inserts seldom have to. */
 bool index_grow_step(struct index *ix, unsigned shard);
 
-/* How a word and its position are made up: rows saved under one geometry mean nothing under another. */
+/* How a word and its position are made up: rows saved under one geometry mean nothing under
+ * another. */
 struct index_geometry {
     unsigned group_bits, tag_bits, place_bits;
 };
 void index_geometry(const struct index *ix, struct index_geometry *out);
-/* Puts the rows as they are. No RAM word is left, and nobody else uses the index. 0 or checkpoint_put's
- * error. */
+/* Puts the rows as they are. No RAM word is left, and nobody else uses the index. 0 or
+ * checkpoint_put's error. */
 int index_save_rows(const struct index *ix, struct checkpoint_writer *w);
-/* Takes rows that index_save_rows put under the same geometry into an index that was just made. 0; -ENOSPC:
- * the limit or the arena has no room for them; -EUCLEAN: they make no sense; checkpoint_get's error. On
- * failure the index is good for index_destroy() only. */
+/* Takes rows that index_save_rows put under the same geometry into an index that was just made. 0;
+ * -ENOSPC: the limit or the arena has no room for them; -EUCLEAN: they make no sense; checkpoint_get's
+ * error. On failure the index is good for index_destroy() only. */
 int index_load_rows(struct index *ix, struct checkpoint_reader *r);
 
 void index_info(struct index *ix, struct index_info *out);

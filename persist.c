@@ -9,7 +9,8 @@
 #include "ext_record.h"
 #include "log.h"
 
-#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have given out */
+#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have given out  \
+                                         */
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
 #define FLUSH_LEAST_NS (UINT64_C(2) * 1000000000) /* for buffers, if items took all the time */
@@ -54,8 +55,9 @@ static bool is_on(const struct persist *p)
 /* Of how the blocks are to be read, beyond their own format numbers. */
 static uint64_t layout(void)
 {
-    const uint64_t parts[] = {CHECKPOINT_FORMAT,  EXT_RECORD_FORMAT,     EXT_GRANULE_BYTES, EXT_LEN_CLASSES,
-                              INDEX_SHARD_COUNT, INDEX_BUCKET_WORDS, EXT_BUCKET_COUNT};
+    const uint64_t parts[] = {CHECKPOINT_FORMAT, EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
+                              EXT_LEN_CLASSES,   INDEX_SHARD_COUNT, INDEX_BUCKET_WORDS,
+                              EXT_BUCKET_COUNT};
     uint64_t hash = UINT64_C(14695981039346656037);
     for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
         hash = (hash ^ parts[i]) * UINT64_C(1099511628211);
@@ -102,7 +104,8 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
     bool same = h->device_count == now.device_count && h->page_bytes == s->ext_page_size &&
                 h->wbuf_bytes == s->ext_wbuf_size;
     for (uint32_t i = 0; same && i < now.device_count; i++)
-        same = h->devices[i].bytes == now.devices[i].bytes && h->devices[i].bucket == now.devices[i].bucket;
+        same = h->devices[i].bytes == now.devices[i].bytes &&
+               h->devices[i].bucket == now.devices[i].bucket;
     if (!same) {
         say(why, n, "it was made with other flash sizes");
         return true;
@@ -138,7 +141,8 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
 
 static enum plan without_load(const struct persist *p)
 {
-    return p->has_head && p->settings->ext_persist == SETTINGS_PERSIST_SCAN ? PLAN_SCAN : PLAN_EMPTY;
+    return p->has_head && p->settings->ext_persist == SETTINGS_PERSIST_SCAN ? PLAN_SCAN
+                                                                            : PLAN_EMPTY;
 }
 
 static void decide(struct persist *p)
@@ -247,7 +251,8 @@ static int load(struct persist *p, struct index *ix, struct cache *c, struct ext
     index_geometry(ix, &g);
     if (g.group_bits != p->found.index_group_bits || g.tag_bits != p->found.index_tag_bits ||
         g.place_bits != p->found.index_place_bits) {
-        (void)persist_give_up(p, "its index does not fit (-m, hashpower or the flash size changed)");
+        (void)persist_give_up(p,
+                              "its index does not fit (-m, hashpower or the flash size changed)");
         return -EAGAIN;
     }
     take_numbers(p, c, 0);
@@ -290,15 +295,18 @@ static int scan(struct persist *p, struct cache *c, struct extstore *e, char *wh
     return 0;
 }
 
-int persist_take_over(struct persist *p, struct index *ix, struct cache *c, struct extstore *e, char *why,
-                      size_t why_bytes)
+int persist_take_over(struct persist *p, struct index *ix, struct cache *c, struct extstore *e,
+                      char *why, size_t why_bytes)
 {
-    int rc = p->plan == PLAN_LOAD ? load(p, ix, c, e) : p->plan == PLAN_SCAN ? scan(p, c, e, why, why_bytes) : 0;
+    int rc = p->plan == PLAN_LOAD   ? load(p, ix, c, e)
+             : p->plan == PLAN_SCAN ? scan(p, c, e, why, why_bytes)
+                                    : 0;
     p->report.micros = (clock_mono_ns() - p->start_ns) / 1000;
     return rc;
 }
 
-static void fill_head(const struct persist *p, struct cache *c, struct extstore *e, struct checkpoint_head *h)
+static void fill_head(const struct persist *p, struct cache *c, struct extstore *e,
+                      struct checkpoint_head *h)
 {
     struct cache_numbers n;
     cache_numbers(c, &n);
@@ -335,8 +343,9 @@ static void flush_all_happened(void *ctx)
         p->running.flush_cas = n.flush_cas;
         int rc = put_running(p);
         if (rc != 0)
-            log_error("checkpoint %s: flush_all can't be noted (%s); a scan would bring values back", p->path,
-                      strerror(-rc));
+            log_error(
+                "checkpoint %s: flush_all can't be noted (%s); a scan would bring values back",
+                p->path, strerror(-rc));
     } while (!atomic_compare_exchange_strong(&p->flushes, &seen, 0));
 }
 
@@ -349,13 +358,17 @@ static void tell(struct persist *p, bool attached)
         if (p->plan == PLAN_LOAD)
             say(p->line, sizeof(p->line), "checkpoint %s: not needed, used up", p->path);
     } else if (p->plan == PLAN_LOAD)
-        say(p->line, sizeof(p->line), "checkpoint %s: took over %" PRIu64 " objects on flash in %" PRIu64
-            " ms (generation %" PRIu64 ")", p->path, r->objects, r->micros / 1000, p->found.generation);
+        say(p->line, sizeof(p->line),
+            "checkpoint %s: took over %" PRIu64 " objects on flash in %" PRIu64
+            " ms (generation %" PRIu64 ")",
+            p->path, r->objects, r->micros / 1000, p->found.generation);
     else if (p->plan == PLAN_SCAN)
-        say(p->line, sizeof(p->line), "checkpoint %s: scan took over %" PRIu64 " objects in %" PRIu64
-            " ms; of %" PRIu64 " records %" PRIu64 " were older, %" PRIu64 " dead, %" PRIu64
-            " of another cache, %" PRIu64 " had no room", p->path, r->objects, r->micros / 1000, s->records,
-            s->older, s->dead, s->foreign, s->no_room);
+        say(p->line, sizeof(p->line),
+            "checkpoint %s: scan took over %" PRIu64 " objects in %" PRIu64 " ms; of %" PRIu64
+            " records %" PRIu64 " were older, %" PRIu64 " dead, %" PRIu64
+            " of another cache, %" PRIu64 " had no room",
+            p->path, r->objects, r->micros / 1000, s->records, s->older, s->dead, s->foreign,
+            s->no_room);
     else
         say(p->line, sizeof(p->line), "checkpoint %s: starting empty: %s", p->path, p->why_not);
 }
@@ -380,12 +393,14 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     if (stat(p->settings->ext_files[0].path, &st) != 0)
         return not_writable(p, -errno, why, why_bytes);
     if (!S_ISREG(st.st_mode)) {
-        say(why, why_bytes, "ext_persist: the first ext_path must be a regular file, since the checkpoint is "
-                            "kept beside it; %s is none", p->settings->ext_files[0].path);
+        say(why, why_bytes,
+            "ext_persist: the first ext_path must be a regular file, since the checkpoint is "
+            "kept beside it; %s is none",
+            p->settings->ext_files[0].path);
         return -EINVAL;
     }
-    p->running = (struct checkpoint_head){.state = CHECKPOINT_RUNNING,
-                                          .generation = (p->has_head ? p->found.generation : 0) + 1};
+    p->running = (struct checkpoint_head){
+        .state = CHECKPOINT_RUNNING, .generation = (p->has_head ? p->found.generation : 0) + 1};
     fill_head(p, c, e, &p->running);
     int rc = describe_devices(p->settings, &p->running);
     if (rc == 0)
@@ -402,20 +417,14 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     return 0;
 }
 
-const char *persist_line(const struct persist *p)
-{
-    return p->line;
-}
+const char *persist_line(const struct persist *p) { return p->line; }
 
-void persist_report(const struct persist *p, struct persist_report *out)
-{
-    *out = p->report;
-}
+void persist_report(const struct persist *p, struct persist_report *out) { *out = p->report; }
 
 /* ---- stop ---- */
 
-/* Items to flash. Those for which there was no time or room are dropped, unless -e keeps them. True: the
- * rest may be saved. */
+/* Items to flash. Those for which there was no time or room are dropped, unless -e keeps them.
+ * True: the rest may be saved. */
 static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns, uint64_t *dropped)
 {
     struct cache_moved m;
@@ -423,22 +432,25 @@ static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns,
     *dropped = 0;
     if (rc == 0)
         return true;
-    const char *what = rc == -ETIMEDOUT ? "no time was left" : rc == -ENOSPC ? "flash has no room" : strerror(-rc);
+    const char *what = rc == -ETIMEDOUT ? "no time was left"
+                       : rc == -ENOSPC  ? "flash has no room"
+                                        : strerror(-rc);
     if (p->settings->memory_file != NULL) {
-        log_warning("checkpoint %s: not written: %" PRIu64 " items are still in %s (%s)", p->path, m.left,
-                    p->settings->memory_file, what);
+        log_warning("checkpoint %s: not written: %" PRIu64 " items are still in %s (%s)", p->path,
+                    m.left, p->settings->memory_file, what);
         return false;
     }
     *dropped = cache_drop_items(c);
-    log_warning("checkpoint %s: %" PRIu64 " items in memory are dropped (%s)", p->path, *dropped, what);
+    log_warning("checkpoint %s: %" PRIu64 " items in memory are dropped (%s)", p->path, *dropped,
+                what);
     return true;
 }
 
-static int save(struct persist *p, struct index *ix, struct cache *c, struct extstore *e, uint64_t objects)
+static int save(struct persist *p, struct index *ix, struct cache *c, struct extstore *e,
+                uint64_t objects)
 {
-    struct checkpoint_head head = {.state = CHECKPOINT_CLEAN,
-                                   .generation = p->running.generation + 1,
-                                   .objects = objects};
+    struct checkpoint_head head = {
+        .state = CHECKPOINT_CLEAN, .generation = p->running.generation + 1, .objects = objects};
     struct index_geometry g;
     struct checkpoint_writer *w;
     index_geometry(ix, &g);
@@ -473,8 +485,8 @@ void persist_end(struct persist *p, struct index *ix, struct cache *c, struct ex
     uint64_t left_ns = max_u64(deadline_ns > now_ns ? deadline_ns - now_ns : 0, FLUSH_LEAST_NS);
     int rc = ext_quiesce(e, (int64_t)(left_ns / 1000000));
     if (rc != 0) {
-        log_error("checkpoint %s: not written: flash does not take what is in its buffers (%s)", p->path,
-                  strerror(-rc));
+        log_error("checkpoint %s: not written: flash does not take what is in its buffers (%s)",
+                  p->path, strerror(-rc));
         return;
     }
     index_info(ix, &info);
@@ -485,10 +497,12 @@ void persist_end(struct persist *p, struct index *ix, struct cache *c, struct ex
     }
     rc = save(p, ix, c, e, info.flash_count);
     if (rc != 0) {
-        log_error("checkpoint %s: not written (%s): the next start is empty", p->path, strerror(-rc));
+        log_error("checkpoint %s: not written (%s): the next start is empty", p->path,
+                  strerror(-rc));
         return;
     }
     log_notice("checkpoint %s: %" PRIu64 " objects on flash in %" PRIu64 " ms (generation %" PRIu64
-               "); %" PRIu64 " items dropped", p->path, info.flash_count,
-               (clock_mono_ns() - start_ns) / 1000000, p->running.generation + 1, dropped);
+               "); %" PRIu64 " items dropped",
+               p->path, info.flash_count, (clock_mono_ns() - start_ns) / 1000000,
+               p->running.generation + 1, dropped);
 }
