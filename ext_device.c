@@ -66,8 +66,8 @@ static int size_file(int fd, const struct stat *st, uint64_t bytes)
      * without a limit says that it has no blocks at all. */
     struct statvfs fs;
     uint64_t have = (uint64_t)st->st_blocks * 512;
-    /* Nothing to do, and then not done: fallocate would change the file's time, by which a checkpoint
-     * tells whether somebody wrote to it. */
+    /* Nothing to do, and then not done: fallocate would change the file's time, by which a
+     * checkpoint tells whether somebody wrote to it. */
     if ((uint64_t)st->st_size >= bytes && have >= bytes)
         return 0;
     if (fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 && bytes > have &&
@@ -301,8 +301,8 @@ void ext_device_page_failed(struct ext_device *d, int rc)
     if (atomic_fetch_add(&d->write_failures, 1) + 1 >= EXT_DEVICE_FAILED_AFTER &&
         !atomic_exchange(&d->failed, true))
         ext_device_say(d, EXT_FAULT_FAILED, 0, rc,
-                       "writes fail; what is not written is kept in memory, new objects go elsewhere, "
-                       "and it is tried again until it is back");
+                       "writes fail; what is not written is kept in memory, new objects go "
+                       "elsewhere, and it is tried again until it is back");
 }
 
 bool ext_device_write_ok(struct ext_device *d)

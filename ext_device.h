@@ -5,10 +5,10 @@
  * cache (O_DIRECT) where the file system allows it.
  *
  * Health: a device counts, each in a row, pages that took no write, reads that failed, and records
- * that did not verify. At EXT_DEVICE_FAILED_AFTER pages it is `failed`: no page of it is opened until
- * a write to it succeeds again. Reads are always tried. ext_probe.h finds out when it is well again.
- * What is wrong is told to the operator here too: a line for each kind of fault, and a few words
- * for `stats`.
+ * that did not verify. At EXT_DEVICE_FAILED_AFTER pages it is `failed`: no page of it is opened
+ * until a write to it succeeds again. Reads are always tried. ext_probe.h finds out when it is well
+ * again. What is wrong is told to the operator here too: a line for each kind of fault, and a few
+ * words for `stats`.
  *
  * Threads: open and close by one thread; everything else by any. No locks. The transfer functions
  * wait for the device, and ext_device_say for the log, so their callers hold no lock.
@@ -123,8 +123,8 @@ static inline bool ext_device_reads_fail(const struct ext_device *d)
     return atomic_load_explicit(&d->read_failures, memory_order_relaxed) >=
            EXT_DEVICE_READS_FAIL_AT;
 }
-/* Appends what is wrong with it to the text, which is ended by a zero and has room for `room` bytes in
- * all. False: nothing is, and nothing was appended. */
+/* Appends what is wrong with it to the text, which is ended by a zero and has room for `room` bytes
+ * in all. False: nothing is, and nothing was appended. */
 bool ext_device_why(const struct ext_device *d, char *text, size_t room);
 /* Appends to such a text, "; " before it unless it is empty. */
 void ext_why_add(char *text, size_t room, const char *fmt, ...) PRINTF_LIKE(3, 4);

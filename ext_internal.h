@@ -38,8 +38,8 @@ struct ext_page { /* 64 bytes */
     _Atomic(uint32_t) version; /* 0 when FREE */
     _Atomic(uint32_t) state;   /* enum ext_page_state */
     uint8_t bucket;
-    uint8_t failures;              /* lives and test writes that ended with a failed write, in a row */
-    uint16_t bad_chunk;            /* BAD: where, in EXT_IO_CHUNK_BYTES from the page's start */
+    uint8_t failures;             /* failed writes that ended a life, or a test, in a row */
+    uint16_t bad_chunk;           /* BAD: where, in EXT_IO_CHUNK_BYTES from the page's start */
     _Atomic(uint32_t) slots_used; /* slots given to wbufs in this life */
     /* atomic */
     _Atomic(uint32_t) objects;

@@ -32,8 +32,8 @@ void ext_page_seal(struct extstore *e, uint32_t page);
 /* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which
  * stays). */
 bool ext_page_drain(struct extstore *e, uint32_t page);
-/* Any but FREE -> BAD: a write failed at so many bytes from the page's start. True iff it was not BAD
- * before. */
+/* Any but FREE -> BAD: a write failed at so many bytes from the page's start. True iff it was not
+ * BAD before. */
 bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset);
 
 /* A BAD page of the device that holds nothing, the one that has waited longest for its turn, with a
@@ -48,8 +48,8 @@ void ext_page_retry_all(struct extstore *e, uint32_t device);
 /* Counts one more object (page OPEN, bucket lock held). */
 void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,
                          unsigned len_class, uint32_t exptime_unix, uint32_t time_unix);
-/* Bytes of the live objects: what was written, scaled by the live share of it by length class (a drop
- * knows no more than the class). Exact while all or none live; never more than was written. */
+/* Bytes of the live objects: what was written, scaled by the live share of it by length class (a
+ * drop knows no more than the class). Exact while all or none live; never more than was written. */
 uint64_t ext_page_live_bytes(const struct ext_page *p);
 void ext_page_pin(struct extstore *e, uint32_t page);
 void ext_page_unpin(struct extstore *e, uint32_t page);

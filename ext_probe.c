@@ -8,7 +8,7 @@
 #define WRITE_DOUBLINGS_MAX 4u
 #define READ_DELAY_NS UINT64_C(1000000000)
 #define WANT_DELAY_NS UINT64_C(100000000)
-#define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* the chunk that failed may have begun in the one before */
+#define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* what failed may reach into the next chunk */
 
 static void probe_run(struct io_job *job);
 

@@ -19,7 +19,7 @@
 #define TABLE_TRIES 3u
 #define RECORD_TRIES 3u
 #define WALK_STEP_BYTES ((uint64_t)1 * MiB) /* looked at by one step of a walk */
-#define WALK_FACTOR 32u /* a walk that looks at so many times a slot's bytes is led astray: it ends */
+#define WALK_FACTOR 32u /* a walk that looks at so many times a slot's bytes is led astray */
 #define AVOID_NS UINT64_C(5000000000) /* a page that could not be read is left alone so long */
 #define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)

@@ -12,16 +12,16 @@
  *            with their old seq. Pages of bucket lowttl are left to expire. With drop_unread
  *            and free pages below drop_under also the oldest page, less what was never hit.
  *   EXPIRE   all of a page is past its exptime or before a flush_all: dropped by its tables.
- *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others, since
- *            an empty one is tried again, and may be of use.
+ *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others,
+ *            since an empty one is tried again, and may be of use.
  *
  *   job:  [read table or slot] -> [records, a few a step] -> next slot .. -> [settle] -> page freed
  *                          |-> unreadable: [sweep] the index for the slot's places
- *                          \-> wrong table, the slot was read whole: [walk] the records, then [sweep]
+ *                          \-> wrong table, the slot was read whole: [walk] the records
  *
- * A read goes on where it failed; a record that does not verify is read again by itself twice, since the
- * read may be to blame. A walk looks for records at each granule: each tells its key, its length and,
- * by its checksum, whether it is one.
+ * A read goes on where it failed; a record that does not verify is read again by itself twice,
+ * since the read may be to blame. A walk looks for records at each granule: each tells its key, its
+ * length and, by its checksum, whether it is one.
  *
  * A step that finds no wbuf, no token or a read under way ends, and the next one goes on at the
  * same record: nothing is lost for having to wait. With no page left at all the job turns to

@@ -165,8 +165,8 @@ unsigned ext_ring_pending(const struct ext_ring *ring)
 
 /* ---- buffers ---- */
 
-/* True iff the read got a buffer of at least `bytes` bytes. must: beyond what is set aside for reads if
- * need be (see start_waiting). */
+/* True iff the read got a buffer of at least `bytes` bytes. must: beyond what is set aside for
+ * reads if need be (see start_waiting). */
 static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t bytes, bool must)
 {
     if (bytes <= EXT_RING_SLOT_BYTES && (ring->free_count > 0 || !must)) {
@@ -345,10 +345,10 @@ static void kick(struct ext_ring *ring)
     ring->kicked = true;
 }
 
-/* Starts those that wait, in order, as far as buffers and the engine allow. A read that is done keeps
- * its buffer, and who holds it may be waiting for a second one. So while nothing is on its way that
- * would give a buffer back, the first in line gets one whatever was set aside: one a turn at most.
- * If there is none it ends with -ENOMEM, since nobody would come back to it. */
+/* Starts those that wait, in order, as far as buffers and the engine allow. A read that is done
+ * keeps its buffer, and who holds it may be waiting for a second one. So while nothing is on its
+ * way that would give a buffer back, the first in line gets one whatever was set aside: one a turn
+ * at most. If there is none it ends with -ENOMEM, since nobody would come back to it. */
 static void start_waiting(struct ext_ring *ring)
 {
     while (ring->waiting != NULL) {
@@ -507,7 +507,8 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
 bool ext_read_again(struct ext_read *r)
 {
     ASSERT(r->state == EXT_READ_DONE);
-    if (r->from_buffer || r->result != 0 || r->slot == SLOT_DETACHED || r->again >= EXT_READ_AGAIN_MAX)
+    if (r->from_buffer || r->result != 0 || r->slot == SLOT_DETACHED ||
+        r->again >= EXT_READ_AGAIN_MAX)
         return false;
     r->again++;
     r->io_done = r->tries = 0;

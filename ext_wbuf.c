@@ -275,8 +275,8 @@ uint64_t ext_record_max_bytes(const struct extstore *e)
 
 /* ---- flush: from here on in I/O threads ---- */
 
-/* Goes on with the writing of the slot: records, and table; not the blocks between that hold neither.
- * On an error `written` says how far it came. */
+/* Goes on with the writing of the slot: records, and table; not the blocks between that hold
+ * neither. On an error `written` says how far it came. */
 static int write_rest(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
@@ -379,7 +379,7 @@ static void retire_page(struct ext_wbuf *w, int rc)
         ext_device_say(d, EXT_FAULT_PAGE_BAD, offset, rc,
                        "what was to be written goes to another page, and this one is read only "
                        "until it is empty and takes a test write");
-    /* Several wbufs of one page are one failure; but with all buffers stuck no other page is tried. */
+    /* Several wbufs of one page are one failure; but when all are stuck no other page is tried. */
     if (first || w->rounds > 0)
         ext_device_page_failed(d, rc);
     ext_wake_maint(e);

@@ -6,11 +6,12 @@
  * writer of a closed wbuf hands it to the I/O threads. Until the bytes are on flash the range is
  * DELAYED in extmap; then it is CLEAN, and the buffer serves reads until it is needed again.
  *
- * A write that fails: the chunk is tried again several times with growing pauses, in which the thread
- * does other jobs; then the page is BAD, and the records are appended again elsewhere
- * (ext_callbacks.moved). When that can't be done now (no device takes writes, no buffer), the wbuf is
- * STUCK: it stays readable, and its own write is tried again with growing pauses, which also tells when
- * the device is back. A page is not BAD for a write that failed when the device was known to be failed.
+ * A write that fails: the chunk is tried again several times with growing pauses, in which the
+ * thread does other jobs; then the page is BAD, and the records are appended again elsewhere
+ * (ext_callbacks.moved). When that can't be done now (no device takes writes, no buffer), the wbuf
+ * is STUCK: it stays readable, and its own write is tried again with growing pauses, which also
+ * tells when the device is back. A page is not BAD for a write that failed when the device was
+ * known to be failed.
  *
  * Threads: append by any; the rest as said. Locks: LOCK_EXT_BUCKET and later.
  */

@@ -20,8 +20,8 @@
  *   OPEN      a bucket appends to it through wbufs. Never reclaimed.
  *   SEALED    full. Objects only become fewer. objects == 0 and no reader: freed at once.
  *   DRAINING  reclaim moves or drops what is left; freed when objects == 0 and no reader.
- *   BAD       like DRAINING, but not FREE when empty: what was written stays readable until dropped or
- *             moved; then it is tried again (ext_probe.h), after 1 s, twice as long after each
+ *   BAD       like DRAINING, but not FREE when empty: what was written stays readable until dropped
+ *             or moved; then it is tried again (ext_probe.h), after 1 s, twice as long after each
  *             failure, up to 64 s; at once when no free page is left or the device came back.
  *
  * The object count of a page is exact: one for each ext_append not yet
@@ -103,8 +103,8 @@ struct ext_callbacks {
      * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns
      * true while there is more. */
     bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted);
-    /* The hash that a record of this key was appended with: for those of a slot whose table can't be
-     * read, but their records can. Pure. May be NULL: then they are swept. */
+    /* The hash that a record of this key was appended with: for those of a slot whose table can't
+     * be read, but their records can. Pure. May be NULL: then they are swept. */
     uint64_t (*hash_of)(void *ctx, const char *key, unsigned key_bytes);
 };
 
@@ -113,8 +113,8 @@ enum ext_engine { EXT_ENGINE_AUTO, EXT_ENGINE_URING, EXT_ENGINE_THREADS };
 struct ext_options {
     struct arena *arena;
     bool attached; /* the arena holds page table and wbufs of an earlier process */
-    /* Else the page table may come from a checkpoint, as ext_save() put it there, or be put together
-     * from the tables in the pages. Both end with ext_attach_done(), as an attach does. */
+    /* Else the page table may come from a checkpoint, as ext_save() put it there, or be put
+     * together from the tables in the pages. Both end with ext_attach_done(), as an attach does. */
     struct checkpoint_reader *saved;
     bool scan;
     uint32_t version_floor; /* pages get versions above this one */
@@ -195,8 +195,8 @@ struct ext_read {
 };
 
 /* Opens, locks (fcntl) and sizes the devices, starts I/O threads. NULL, with one line in why[]
- * that says what is wrong and what would be right. With attached or saved, errno ESTALE: what the arena
- * or the checkpoint holds is not of these files and sizes; start with a fresh arena. */
+ * that says what is wrong and what would be right. With attached or saved, errno ESTALE: what the
+ * arena or the checkpoint holds is not of these files and sizes; start with a fresh arena. */
 struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
                             size_t why_bytes);
 /* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
@@ -260,9 +260,9 @@ unsigned ext_ring_pending(const struct ext_ring *ring);
  * if that was an error. */
 int ext_read_record(const struct ext_read *r, const char *key, unsigned key_bytes,
                     struct ext_record *out);
-/* The record did not verify: a device or a bus may tell the truth the second time. True: the same read is
- * QUEUED again, pin and buffer kept, and done comes later. False: it was read EXT_READ_AGAIN_MAX times more
- * already, or its bytes never left memory: they are wrong for good. */
+/* The record did not verify: a device or a bus may tell the truth the second time. True: the same
+ * read is QUEUED again, pin and buffer kept, and done comes later. False: it was read
+ * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory: wrong for good. */
 #define EXT_READ_AGAIN_MAX 2
 bool ext_read_again(struct ext_read *r);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
@@ -299,8 +299,8 @@ struct ext_info {
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
     uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;
-    /* Some page is BAD, a device refuses writes or reads or brings wrong bytes, something waits to be
-     * written for it, or no page can be opened. */
+    /* Some page is BAD, a device refuses writes or reads or brings wrong bytes, something waits to
+     * be written for it, or no page can be opened. */
     bool degraded;
     char degraded_why[EXT_WHY_BYTES]; /* which of these, with file and error; "none" */
     bool direct;        /* every device goes past the page cache (O_DIRECT) */
@@ -331,13 +331,13 @@ void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 void ext_attach_done(struct extstore *e);
 
-/* Checkpoint. Ends all that goes on inside: writes what open wbufs hold and waits up to timeout_ms for
- * it, ends the I/O threads, and has the devices make all that was written durable. The caller's rings
- * and maintenance are gone. Only ext_save(), ext_objects() and ext_destroy() may follow. 0; -EIO: some
- * records could not be written and are in memory only; or the error of a device's sync. */
+/* Checkpoint. Ends all that goes on inside: writes what open wbufs hold and waits up to timeout_ms
+ * for it, ends the I/O threads, and has the devices make all that was written durable. The caller's
+ * rings and maintenance are gone. Only ext_save(), ext_objects() and ext_destroy() may follow. 0;
+ * -EIO: some records could not be written and are in memory only; or a device's sync error. */
 int ext_quiesce(struct extstore *e, int64_t timeout_ms);
-/* Puts the page table, exact counts included, and the numbers that go on. After a quiesce that gave 0.
- * 0 or checkpoint_put's error. */
+/* Puts the page table, exact counts included, and the numbers that go on. After a quiesce that gave
+ * 0. 0 or checkpoint_put's error. */
 int ext_save(struct extstore *e, struct checkpoint_writer *w);
 uint64_t ext_objects(const struct extstore *e); /* sum over all pages */
 uint32_t ext_version_now(const struct extstore *e); /* the highest given to a page */
@@ -352,13 +352,14 @@ struct ext_scanned {
     uint64_t cas, seq;
     uint32_t exptime_unix, time_unix;
 };
-/* Reads a page's tables and the headers of its records, in the order of appending, and calls visit for
- * each record that is sound: checksum, or of a long one the header alone. visit calls ext_attach_object
- * for those that are to be kept. What can't be read is passed over, and counted. 0 or -ENOMEM. Waits for
- * the device. */
+/* Reads a page's tables and the headers of its records, in the order of appending, and calls visit
+ * for each record that is sound: checksum, or of a long one the header alone. visit calls
+ * ext_attach_object for those that are to be kept. What can't be read is passed over, and counted.
+ * 0 or -ENOMEM. Waits for the device. */
 int ext_scan_page(struct extstore *e, unsigned page,
                   void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx);
-/* The one at a place that visit was given; its hash and len_class are not filled in. 0; -EBADMSG, -EIO .. */
+/* The one at a place that visit was given; its hash and len_class are not filled in. 0; -EBADMSG,
+ * -EIO .. */
 int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out);
 
 #endif

@@ -28,9 +28,9 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(uint32_t) write_fail;    /* so many writes fail with EIO, then they pass */
     _Atomic(int) write_errno_fd;     /* writes to this fd fail with EIO, unless 0 */
     _Atomic(uint32_t) write_one_in;  /* one write in so many fails with EIO, unless 0 */
-    _Atomic(uint32_t) write_chance;  /* each write fails with a chance of one in so many, unless 0 */
+    _Atomic(uint32_t) write_chance;  /* each write fails by chance, one in so many, unless 0 */
     _Atomic(int) write_chance_errno; /* with this; 0: it is cut short */
-    _Atomic(uint64_t) write_bad;     /* a bad sector: writes that cover this offset fail, unless 0 */
+    _Atomic(uint64_t) write_bad;     /* a bad sector: writes that cover it fail, unless 0 */
     _Atomic(uint32_t) read_chance;   /* each read fails with EIO with such a chance, unless 0 */
     _Atomic(uint32_t) flip_chance;   /* each read has a wrong bit with such a chance, unless 0 */
     _Atomic(uint32_t) read_fail;     /* so many reads fail with EIO, then they pass */

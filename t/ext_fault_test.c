@@ -1,5 +1,5 @@
-/* ext_fault_test.c: what device faults cost the flash engine (nothing, or what is counted), that it is
- * well again by itself when the device is, and what the operator is told. Run under TSan too. */
+/* ext_fault_test.c: what device faults cost the flash engine (nothing, or what is counted), that it
+ * is well again by itself when the device is, and what the operator is told. Run under TSan too. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -370,8 +370,8 @@ Test(ext_fault, a_line_counts_what_was_left_out_since_the_last)
     cr_assert_eq(lines_with(fd, "flash /some/file: read error at offset 4096 (Input/output error)",
                             ": done", ""),
                  1);
-    cr_assert_eq(lines_with(fd, "at offset 8192 (No data available): done", " (4 more like this", ""),
-                 1);
+    cr_assert_eq(
+        lines_with(fd, "at offset 8192 (No data available): done", " (4 more like this", ""), 1);
     cr_assert_eq(lines_with(fd, "", "", ""), 2);
     close(fd);
 }
