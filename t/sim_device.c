@@ -47,7 +47,8 @@ static bool hit(struct sim_device *d, uint32_t one_in)
 static bool is_out(struct sim_device *d, uint32_t one_in, uint64_t *until_ns)
 {
     if (hit(d, one_in))
-        *until_ns = clock_mono_ns() + (1 + sim_below(&d->random, OUTAGE_MS_MAX)) * UINT64_C(1000000);
+        *until_ns =
+            clock_mono_ns() + (1 + sim_below(&d->random, OUTAGE_MS_MAX)) * UINT64_C(1000000);
     return clock_mono_ns() < *until_ns;
 }
 

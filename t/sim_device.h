@@ -2,8 +2,8 @@
  * ones do wrong, drawn from one stream of random numbers.
  *
  * What is written is in the image at once, as with O_DIRECT. A write can be cut short, torn between
- * any two sectors, refused, flipped, lost or put elsewhere; a read can fail, be cut short or flipped;
- * both may take seconds. A process that is killed in a write leaves some of its sectors.
+ * any two sectors, refused, flipped, lost or put elsewhere; a read can fail, be cut short or
+ * flipped; both may take seconds. A process that is killed in a write leaves some of its sectors.
  *
  * The image is shared memory, so it outlives the process that wrote it. One thread.
  */

@@ -75,7 +75,8 @@ bool sim_can_be_gone(const struct sim_key *k, uint32_t to_sec)
 }
 
 /* A number that was counted down keeps its length, with spaces. */
-static bool same_value(const struct sim_key *k, const struct sim_state *s, const struct cache_view *v)
+static bool same_value(const struct sim_key *k, const struct sim_state *s,
+                       const struct cache_view *v)
 {
     static char value[VALUE_MAX];
     uint32_t bytes = sim_value(k, s, value, sizeof(value));
@@ -126,6 +127,7 @@ enum sim_verdict sim_settle(struct sim_key *k, const struct sim_sight *s)
         else
             sim_refuse(k);
     }
-    return sim_judge(k, &(struct sim_sight){.view = s->view, .since_seq = k->seq, .from_sec = s->from_sec,
-                                            .to_sec = s->to_sec});
+    return sim_judge(
+        k, &(struct sim_sight){
+               .view = s->view, .since_seq = k->seq, .from_sec = s->from_sec, .to_sec = s->to_sec});
 }

@@ -1,8 +1,8 @@
-/* sim_model.h: what clients of the simulation know: the state of each key that was acknowledged last,
- * those before it, and the one that is on its way. What the cache answers is judged by it.
+/* sim_model.h: what clients of the simulation know: the state of each key that was acknowledged
+ * last, those before it, and the one that is on its way. What the cache answers is judged by it.
  *
- * One change of a key is under way at a time, gets of it may overlap it and each other. The model is
- * shared memory: it outlives the process whose cache it judges. One thread.
+ * One change of a key is under way at a time, gets of it may overlap it and each other. The model
+ * is shared memory: it outlives the process whose cache it judges. One thread.
  */
 #ifndef EXTANT_T_SIM_MODEL_H
 #define EXTANT_T_SIM_MODEL_H
@@ -60,7 +60,8 @@ void sim_refuse(struct sim_key *k);
 /* The last state became another one without an op (flush_all, or a loss that was seen). */
 void sim_set(struct sim_key *k, const struct sim_state *s);
 
-/* Could an op that ran from..to have found the key in its last state; could it have found nothing? */
+/* Could an op that ran from..to have found the key in its last state; could it have found nothing?
+ */
 bool sim_can_be_there(const struct sim_key *k, uint32_t from_sec);
 bool sim_can_be_gone(const struct sim_key *k, uint32_t to_sec);
 
