@@ -35,7 +35,10 @@ SERVER_SRC := $(wildcard server.c)
 LIB_SRC := $(sort $(filter-out server.c,$(wildcard *.c)))
 HEADERS := $(sort $(wildcard *.h))
 TEST_SRC := $(sort $(wildcard t/*_test.c))
-TEST_AID_SRC := $(sort $(filter-out $(TEST_SRC) t/plain_runner.c,$(wildcard t/*.c)))
+TEST_AID_SRC := $(sort $(filter-out $(TEST_SRC) t/plain_runner.c t/sys_faults.c,$(wildcard t/*.c)))
+# sys_faults.c has a malloc and a fcntl of its own: only for tests that name it. In an archive it
+# would come along with any test that calls one of them, and TSan can't start under it.
+FAULTY_TESTS := $(if $(TEST_SRC),$(shell grep -l 'include "sys_faults.h"' $(TEST_SRC)))
 TEST_SCRIPTS := $(sort $(shell find t -maxdepth 1 -type f -perm -u+x \
                   '(' -name '*.sh' -o -name '*.t' -o -name '*.py' ')'))
 # Tests that start threads, or say "run under TSan", run under TSan too.
@@ -96,8 +99,10 @@ build/$(1)/libextant.a: $(LIB_SRC:%.c=build/$(1)/%.o) build/$(1)/flags
 	$$(call say,AR,$$@)
 	$$(Q)rm -f $$@ && $(if $(LTO),gcc-ar,ar) crs $$@ $$(filter %.o,$$^)
 
-build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o) build/$(1)/flags
+build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o) build/$(1)/flags Makefile
 	$$(Q)rm -f $$@ && ar crs $$@ $$(filter %.o,$$^)
+
+$(FAULTY_TESTS:%.c=build/$(1)/%): build/$(1)/t/sys_faults.o
 
 build/$(1)/t/%_test: build/$(1)/t/%_test.o $(runner_$(1)) \
                      build/$(1)/libtest.a build/$(1)/libextant.a
