@@ -26,9 +26,9 @@
 #define EXT_NO_PAGE UINT32_MAX
 #define EXT_NO_WBUF UINT32_MAX
 #define EXT_WBUF_MIN_COUNT 4u
-/* Buffers and pages that only reclaim and the cure of failed writes may take: without them neither
- * could begin, and nothing would ever become free again. */
-#define EXT_RESERVED_WBUFS 1u
+/* Buffers and pages that only reclaim and the cure of failed writes may take, the last buffer only
+ * the cure: without them neither could begin, and nothing would ever become free again. */
+#define EXT_RESERVED_WBUFS 2u
 #define EXT_RESERVED_PAGES 1u
 
 /* ---- what lives in the arena: fixed width, no pointers ---- */
@@ -151,7 +151,7 @@ struct ext_wbuf {
     uint64_t slot;
     uint32_t page;
     uint32_t fill_bytes, fill_count; /* reserved so far */
-    uint32_t move_next;              /* first entry not yet moved away */
+    bool moved;                      /* its records are elsewhere, it is to be given back */
     uint32_t rounds;                 /* writes of the whole that failed */
     uint32_t chunk_tries;            /* of the chunk at `written`, in this round */
     uint64_t written;                /* bytes of the slot that are on flash, in this round */

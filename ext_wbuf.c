@@ -33,10 +33,15 @@ static bool is_any_device_well(const struct extstore *e)
     return false;
 }
 
+/* Who opens a wbuf, and how many of the last ones it has to leave to others. Appends may all wait for
+ * reclaim, reclaim for the cure of a failed write, and a cure for nobody. */
+enum wbuf_use { FOR_CURE, FOR_RECLAIM, FOR_APPEND };
+static_assert(FOR_APPEND == EXT_RESERVED_WBUFS, "what appends leave");
+
 /* Takes a buffer that holds no range, or the least recently used clean one. */
-static struct ext_wbuf *take_buffer(struct extstore *e, bool reserve)
+static struct ext_wbuf *take_buffer(struct extstore *e, enum wbuf_use use)
 {
-    uint32_t limit = e->wbuf_count - (reserve ? 0 : EXT_RESERVED_WBUFS);
+    uint32_t limit = e->wbuf_count - use;
     struct ext_wbuf *w = NULL;
     uint32_t id;
     lock_take(&e->page_lock);
@@ -86,16 +91,17 @@ static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
     return 0;
 }
 
-/* Opens a wbuf for the bucket; its former open one, if any, must be closed by the caller. */
-static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve,
+/* Opens a wbuf on the bucket's page. The caller makes it the bucket's open one, whose former one it
+ * closes, or keeps it for itself. */
+static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use use,
                      struct ext_wbuf **out)
 {
     struct ext_bucket_files *b = &e->buckets[bucket];
     lock_assert_held(&b->lock);
-    struct ext_wbuf *w = take_buffer(e, reserve);
+    struct ext_wbuf *w = take_buffer(e, use);
     if (w == NULL) /* nobody waits for a device that may never come back */
         return is_any_device_well(e) ? -EAGAIN : -EIO;
-    int rc = need_slot(e, bucket, reserve);
+    int rc = need_slot(e, bucket, use != FOR_APPEND);
     if (rc != 0) {
         lock_take(&e->page_lock);
         give_buffer_back(w);
@@ -107,7 +113,8 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, bool reserve,
     w->slot = (uint64_t)page * e->slots_per_page + b->next_slot;
     w->page = page;
     w->fill_bytes = w->fill_count = 0;
-    w->move_next = w->rounds = w->chunk_tries = 0;
+    w->moved = false;
+    w->rounds = w->chunk_tries = 0;
     w->written = 0;
     w->opened_ns = io_now_ns();
     w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
@@ -186,28 +193,12 @@ static void relieve(struct extstore *e, enum ext_bucket held)
         lock_release(&victim->lock);
 }
 
-/* Reserves room for the record and counts the object. */
-static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
-                        uint64_t record_bytes, bool reserve, struct ext_append *out)
+/* Reserves room for the record in a wbuf that it fits in, and counts the object. Who else may append
+ * to the wbuf is kept out by the caller. */
+static void reserve_in(struct ext_wbuf *w, const struct ext_record_in *in, uint64_t record_bytes,
+                       struct ext_append *out)
 {
-    struct ext_bucket_files *b = &e->buckets[bucket];
-    lock_take(&b->lock);
-    struct ext_wbuf *w = b->open;
-    if (w == NULL || !fits(e, w, record_bytes)) {
-        struct ext_wbuf *fresh;
-        int rc = open_wbuf(e, bucket, reserve, &fresh);
-        if (rc != 0) {
-            if (rc == -EAGAIN)
-                relieve(e, bucket);
-            else if (rc == -ENOSPC && !reserve)
-                ext_wake_maint(e);
-            lock_release(&b->lock);
-            return rc;
-        }
-        if (w != NULL)
-            close_wbuf(w);
-        b->open = w = fresh;
-    }
+    struct extstore *e = w->e;
     uint32_t offset = w->fill_bytes;
     *ext_entry_at(w->memory + e->wbuf_bytes, w->fill_count) =
         (struct ext_entry){in->hash, offset / EXT_GRANULE_BYTES, (uint32_t)record_bytes};
@@ -220,8 +211,45 @@ static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct
     out->place = ext_slot_place(e, w->slot) + offset / EXT_GRANULE_BYTES;
     out->len_class = ext_len_class(record_bytes);
     ext_page_add_object(e, w->page, record_bytes, out->len_class, in->exptime_unix, in->time_unix);
+}
+
+/* The same in the bucket's open wbuf, or the next. */
+static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+                        uint64_t record_bytes, bool reserve, struct ext_append *out)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_take(&b->lock);
+    struct ext_wbuf *w = b->open;
+    if (w == NULL || !fits(e, w, record_bytes)) {
+        struct ext_wbuf *fresh;
+        int rc = open_wbuf(e, bucket, reserve ? FOR_RECLAIM : FOR_APPEND, &fresh);
+        if (rc != 0) {
+            if (rc == -EAGAIN)
+                relieve(e, bucket);
+            else if (rc == -ENOSPC && !reserve)
+                ext_wake_maint(e);
+            lock_release(&b->lock);
+            return rc;
+        }
+        if (w != NULL)
+            close_wbuf(w);
+        b->open = w = fresh;
+    }
+    reserve_in(w, in, record_bytes, out);
     lock_release(&b->lock);
     return 0;
+}
+
+/* Puts the record where room was reserved for it. */
+static void write_record(const struct ext_append *a, const struct ext_record_in *in, uint64_t seq,
+                         uint64_t record_bytes)
+{
+    struct ext_wbuf *w = a->wbuf;
+    struct extstore *e = w->e;
+    uint64_t offset = (a->place - ext_slot_place(e, w->slot)) * EXT_GRANULE_BYTES;
+    ext_record_write(w->memory + offset, in, seq, w->root->version, a->place);
+    ext_count(e, EXT_N_objects_written, 1);
+    ext_count(e, EXT_N_bytes_written, record_bytes);
 }
 
 int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
@@ -236,11 +264,7 @@ int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ex
         return rc;
     if (seq == 0)
         seq = atomic_fetch_add_explicit(&e->root->next_seq, 1, memory_order_relaxed) + 1;
-    struct ext_wbuf *w = out->wbuf;
-    uint64_t offset = (out->place - ext_slot_place(e, w->slot)) * EXT_GRANULE_BYTES;
-    ext_record_write(w->memory + offset, in, seq, w->root->version, out->place);
-    ext_count(e, EXT_N_objects_written, 1);
-    ext_count(e, EXT_N_bytes_written, record_bytes);
+    write_record(out, in, seq, record_bytes);
     return 0;
 }
 
@@ -396,8 +420,8 @@ static void retire_page(struct ext_wbuf *w, int rc)
     lock_release(&b->lock);
 }
 
-/* Appends one record again, elsewhere. 0 or why not now. */
-static int move_record(struct ext_wbuf *w, const struct ext_entry *entry)
+/* Appends one record again, in a wbuf that has room for all that its own holds. */
+static void move_record(struct ext_wbuf *w, const struct ext_entry *entry, struct ext_wbuf *to)
 {
     struct extstore *e = w->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
@@ -405,36 +429,45 @@ static int move_record(struct ext_wbuf *w, const struct ext_entry *entry)
     ext_place place = ext_slot_place(e, w->slot) + entry->granule;
     struct ext_record rec;
     /* What doesn't verify was being copied when an earlier process was killed. */
-    if (offset + entry->record_bytes > w->fill_bytes)
-        return 0;
-    int rc =
-        ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec);
-    if (rc != 0)
-        return 0;
+    if (offset + entry->record_bytes > w->fill_bytes ||
+        ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec))
+        return;
     unsigned heat;
     if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
-        return 0;
+        return;
     struct ext_record_in in;
-    ext_record_again(&rec, entry->hash, &in);
     struct ext_append a;
-    rc = ext_append_begin(e, w->root->bucket, &in, rec.seq, true, &a);
-    if (rc != 0)
-        return rc;
+    ext_record_again(&rec, entry->hash, &in);
+    uint64_t record_bytes = ext_record_bytes(in.key_bytes, in.value_bytes);
+    ASSERT(fits(e, to, record_bytes));
+    reserve_in(to, &in, record_bytes, &a);
+    write_record(&a, &in, rec.seq, record_bytes);
     if (cb->moved(cb->ctx, entry->hash, place, a.place, a.len_class))
         ext_count(e, EXT_N_write_moved, 1);
     else
         ext_drop(e, a.place, a.len_class);
     ext_append_end(&a);
-    return 0;
 }
 
-/* Moves what is live out of the wbuf. True: nothing is left in it. */
+/* Moves what is live to a wbuf of its own, which has room for all of it, and has that written. So a
+ * cure gives a buffer back for the one that it takes, and the last one is enough, however many writes
+ * have failed and wherever the next one fails. False: not now. */
 static bool move_records(struct ext_wbuf *w)
 {
-    for (; w->move_next < w->fill_count; w->move_next++) {
-        if (move_record(w, ext_entry_at(w->memory + w->e->wbuf_bytes, w->move_next)) != 0)
-            return false;
-    }
+    struct extstore *e = w->e;
+    struct ext_bucket_files *b = &e->buckets[w->root->bucket];
+    struct ext_wbuf *to;
+    lock_take(&b->lock);
+    int rc = open_wbuf(e, w->root->bucket, FOR_CURE, &to);
+    lock_release(&b->lock);
+    if (rc != 0)
+        return false;
+    for (uint32_t i = 0; i < w->fill_count; i++)
+        move_record(w, ext_entry_at(w->memory + e->wbuf_bytes, i), to);
+    w->moved = true;
+    lock_take(&b->lock);
+    close_wbuf(to);
+    lock_release(&b->lock);
     return true;
 }
 
@@ -473,7 +506,7 @@ static void stick(struct ext_wbuf *w)
 static void flush_run(struct io_job *job)
 {
     struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
-    if (w->fill_count > 0 && w->move_next == w->fill_count) {
+    if (w->moved) {
         abandon(w);
         return;
     }

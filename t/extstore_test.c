@@ -548,7 +548,7 @@ Test(extstore, an_outage_makes_reclaim_give_nothing_up)
     aid_free(a);
 }
 
-Test(extstore, one_of_two_devices_dies_and_the_other_takes_everything)
+static void one_of_two_dies(void)
 {
     struct aid *a = faulty(16);
     aid_add_device(a, 16, EXT_BUCKET_DEFAULT);
@@ -574,6 +574,13 @@ Test(extstore, one_of_two_devices_dies_and_the_other_takes_everything)
     aid_free(a);
 }
 
+Test(extstore, one_of_two_devices_dies_and_the_other_takes_everything)
+{
+    /* Whose writes fail when, and so what is left to cure them with, is never the same twice. */
+    for (unsigned life = 0; life < 8; life++)
+        one_of_two_dies();
+}
+
 Test(extstore, a_stalled_device_delays_neither_appends_nor_reads_of_buffers)
 {
     struct aid *a = faulty(8);
@@ -586,7 +593,7 @@ Test(extstore, a_stalled_device_delays_neither_appends_nor_reads_of_buffers)
         cr_assert_lt(stored, 100u);
     }
     cr_assert_eq(rc, -EAGAIN);
-    cr_assert_eq(stored, 7 * 2); /* eight buffers of two records, one of them reserved */
+    cr_assert_eq(stored, 6 * 2); /* eight buffers of two records, two of them reserved */
     all_there(a, 0, stored);
     cr_assert_eq(ext_sync(a->ext, 1), -ETIMEDOUT);
     atomic_store(&a->faults.stall_writes, false);
