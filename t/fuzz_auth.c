@@ -28,9 +28,12 @@ static bool is_good(const char *text, size_t bytes)
     const char *at = text, *line;
     size_t len, users = 0;
     while (next_line(&at, text + bytes, &line, &len)) {
-        if (len > 0 && !memchr(line, ':', len))
-            return false;
-        users += len > 0;
+        if (len == 0)
+            continue;
+        const char *colon = memchr(line, ':', len);
+        if (!colon || colon == line || colon == line + len - 1)
+            return false; /* no name, or no password */
+        users++;
     }
     return users > 0;
 }

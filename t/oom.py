@@ -402,8 +402,8 @@ def address_space():
         try:
             client = Client(server)
             for i in range(600):
-                client.attempt(client.set, b"key-%d" % i, 200000)
-            client.attempt(client.get, [b"key-%d" % i for i in range(500, 600)], {200000})
+                client.attempt(client.set, b"large-%d" % i, 200000)
+            client.attempt(client.get, [b"large-%d" % i for i in range(500, 600)], {200000})
             client.drop()
             churn(server, 0.3)
             if not server.command(b"stats").endswith(b"END\r\n") or server.stop() != 0:
