@@ -956,7 +956,7 @@ static enum reply do_debugitem(struct session *s, const struct request *req)
     return REPLY_ERROR;
 }
 
-/* Tries what privilege dropping forbids: OK if it can't be done. */
+/* Tries what drop_privileges forbids: ERROR if that can be done. */
 static enum reply do_misbehave(void)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

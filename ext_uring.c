@@ -3,13 +3,15 @@
 
 #include <liburing.h>
 
+#include "confine.h"
+
 struct ext_uring {
     struct io_uring ring;
     char *region;
     uint64_t region_bytes; /* 0: not registered */
 };
 
-/* From the best set-up to the one that every kernel with io_uring has. */
+/* From the best set-up to the one that every kernel with io_uring has, since confine_ring can. */
 static const unsigned setups[] = {
     IORING_SETUP_CQSIZE | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER |
         IORING_SETUP_DEFER_TASKRUN,
@@ -21,7 +23,8 @@ static int ring_init(struct io_uring *ring, unsigned depth)
 {
     int rc = -EINVAL;
     for (size_t i = 0; i < ARRAY_COUNT(setups) && rc == -EINVAL; i++) {
-        struct io_uring_params p = {.flags = setups[i], .cq_entries = 2 * depth};
+        struct io_uring_params p = {.flags = setups[i] | IORING_SETUP_R_DISABLED,
+                                    .cq_entries = 2 * depth};
         rc = io_uring_queue_init_params(depth, ring, &p);
     }
     return rc;
@@ -61,6 +64,12 @@ int ext_uring_create(struct ext_uring **out, unsigned depth, const int *fds, uns
             u->region = region;
             u->region_bytes = region_bytes;
         }
+    }
+    static const uint8_t reads[] = {IORING_OP_READ, IORING_OP_READ_FIXED};
+    rc = confine_ring(&u->ring, reads, ARRAY_COUNT(reads));
+    if (rc != 0) {
+        ext_uring_destroy(u);
+        return rc;
     }
     *out = u;
     return 0;

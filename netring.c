@@ -4,6 +4,8 @@
 #include <liburing.h>
 #include <sys/socket.h>
 
+#include "confine.h"
+
 struct out {
     struct msghdr msg;
     struct iovec pieces[NETRING_PIECES_MAX];
@@ -21,14 +23,19 @@ struct netring *netring_create(void)
     struct netring *n = calloc(1, sizeof(*n));
     if (!n)
         return NULL;
-    struct io_uring_params best = {.flags = IORING_SETUP_SINGLE_ISSUER |
+    struct io_uring_params best = {.flags = IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER |
                                             IORING_SETUP_DEFER_TASKRUN},
-                           plain = {.flags = 0};
+                           plain = {.flags = IORING_SETUP_R_DISABLED};
     int rc = io_uring_queue_init_params(NETRING_DEPTH, &n->ring, &best);
     if (rc == -EINVAL)
         rc = io_uring_queue_init_params(NETRING_DEPTH, &n->ring, &plain);
-    if (rc == 0)
-        return n;
+    if (rc == 0) {
+        static const uint8_t sends[] = {IORING_OP_SEND, IORING_OP_SENDMSG};
+        rc = confine_ring(&n->ring, sends, ARRAY_COUNT(sends));
+        if (rc == 0)
+            return n;
+        io_uring_queue_exit(&n->ring);
+    }
     free(n);
     errno = -rc;
     return NULL;

@@ -3,7 +3,7 @@
  *
  *   settings -> identity (limits, daemon, user) -> clock -> watch
  *   -> storage (restart.h: arena, slabs, index, cache, flash)
- *   -> crawler -> maintenance -> workers -> listeners
+ *   -> crawler -> maintenance -> workers -> listeners -> system call filter
  *
  * Threads: this is the main thread; it alone hears signals. */
 #include <event2/event.h>
@@ -18,6 +18,7 @@
 #include "auth.h"
 #include "clock.h"
 #include "command_admin.h"
+#include "confine.h"
 #include "crawler.h"
 #include "listener.h"
 #include "log.h"
@@ -396,6 +397,11 @@ static int bring_up(struct server *s)
         code = start_listening(s);
     if (!code && s->settings.pid_file)
         s->pid_written = write_pid_file(s->settings.pid_file);
+    if (!code && s->settings.drop_privileges) {
+        int err = confine_process(s->settings.relaxed_privileges);
+        if (err)
+            return fail(EXIT_OS, "failed to drop privileges", strerror(-err));
+    }
     return code;
 }
 

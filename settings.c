@@ -240,11 +240,11 @@ static int take_text(struct parser *p, size_t id, const char *text)
 
 /* What memcached has and this build doesn't: refused with the reason. An entry goes when its
  * feature comes. flag, suboption, reason */
-#ifdef EXTANT_DEBUG /* scripts give it to debug builds, whatever they can do */
+#ifdef EXTANT_DEBUG
 #define UNSUPPORTED_IN_RELEASE(X)
 #else
 #define UNSUPPORTED_IN_RELEASE(X)                                                                  \
-    X(0, "relaxed_privileges", "dropping privileges by system call filter is not supported")
+    X(0, "relaxed_privileges", "only debug builds relax drop_privileges")
 #endif
 #define UNSUPPORTED_TABLE(X)                                                                       \
     X('S', NULL, "SASL authentication is not supported (-Y authenticates in the text protocol)")   \
@@ -263,7 +263,6 @@ static int take_text(struct parser *p, size_t id, const char *text)
     X(0, "proxy_arg", "the proxy is not supported")                                                \
     X(0, "proxy_uring", "the proxy is not supported")                                              \
     X(0, "proxy_memprofile", "the proxy is not supported")                                         \
-    X(0, "drop_privileges", "dropping privileges by system call filter is not supported")          \
     UNSUPPORTED_IN_RELEASE(X)
 
 static const struct {
@@ -479,8 +478,9 @@ static const struct suboption suboptions[] = {
     DEAD(no_inline_ascii_resp),
     OWN(modern, -1, "the defaults"),
     OWN(no_modern, -1, "flat LRU, no crawler, no page mover, no chunked items (as memcached 1.4)"),
-    DEAD(no_drop_privileges),
-    DEAD(relaxed_privileges),
+    ON(drop_privileges, drop_privileges),
+    OFF(no_drop_privileges, drop_privileges, "any system call may be made (default)"),
+    ON(relaxed_privileges, relaxed_privileges),
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),

@@ -236,6 +236,9 @@ enum settings_bucket {
       "count item sizes for \"stats sizes\"")                                                      \
     X(BOOL, inline_ascii_response, false, 0, 0, "", FIXED, YES_NO, "inline_ascii_response",        \
       "")                                                                                          \
+    X(BOOL, drop_privileges, false, 0, 1, "", FIXED, YES_NO,                                       \
+      "drop_privileges",                                                                           \
+      "only the system calls that serving needs; any other one ends the process")                  \
     X(U32, ext_item_size, 512, 0, GiB, "bytes", LIVE, NUMBER,                                      \
       "ext_item_size",                                                                             \
       "items of at least this size may go to flash")                                               \
@@ -281,6 +284,8 @@ enum settings_bucket {
       "run as a daemon")                                                                           \
     X(TEXT, pid_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "write the process id into this file")                                                       \
+    X(BOOL, relaxed_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                \
+      "drop_privileges forbids sockets and programs, and allows what sanitizers need")                                               \
     X(TEXT, username, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "user to run as (needed, and only used, as root)")                                           \
     X(BOOL, max_core, false, 0, 1, "", FIXED, HIDDEN, "",                                          \

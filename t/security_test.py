@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from servers import Server, is_extant  # noqa: E402
 
 BINARY = os.environ.get("EXTANT", "./extant")
+DEBUG_BINARY = os.environ.get("EXTANT_DEBUG_BIN", "./extant-debug")
 BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
 BAD_CHUNK = b"CLIENT_ERROR bad data chunk\r\n"
 BAD_KEY = b"CLIENT_ERROR error decoding key\r\n"
@@ -642,6 +643,144 @@ def privileges():
     return None
 
 
+def each_thread(server):
+    """What /proc says of each thread of the server."""
+    tasks = "/proc/%d/task" % server.process.pid
+    for task in os.listdir(tasks):
+        with open("%s/%s/status" % (tasks, task)) as f:
+            yield dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def fill(server, count, size):
+    with server.connect() as s:
+        s.settimeout(20)
+        s.sendall(b"".join(b"set key-%d 0 0 %d noreply\r\n%0*d\r\n" % (i, size, size, i)
+                           for i in range(count)) + b"mn\r\n")
+        read_until(s, b"MN\r\n")
+
+
+def has_all(server, count, size):
+    with server.connect() as s:
+        s.settimeout(20)
+        for i in range(count):
+            s.sendall(b"get key-%d\r\n" % i)
+            if read_until(s, b"END\r\n")[0] != b"VALUE key-%d 0 %d\r\n%0*d\r\nEND\r\n" % (
+                    i, size, size, i):
+                return False
+    return True
+
+
+def drop_privileges():
+    """-o drop_privileges: a server does all that it is there for, start to stop, on every thread
+    under the filter."""
+    if not extant_only():
+        return "skipped: Debian's memcached is built without"
+    flash = ["-m", "16", "-o", "ext_page_size=2,ext_wbuf_size=2,ext_path=@DIR@/flash:64m"]
+    mine = "/dev/shm/extant-security-%d" % os.getpid()
+    count, size = 4000, 7000
+    try:
+        for flags, tcp in (
+                (["-m", "64"], False),
+                (["-m", "64"], True),
+                (["-m", "64", "-U", "-1", "-l", "127.0.0.1"], True),
+                (["-m", "64", "-e", mine], False),
+                (flash, False),
+                (flash + ["-o", "ext_io_engine=threads,ext_threads=2"], True),
+                (flash + ["-e", mine + "-flash", "-P", "@DIR@/pid"], False)):
+            with Server(BINARY, flags + ["-o", "drop_privileges"], name="drop", tcp=tcp) as server:
+                if not all(t["Seccomp"] == "2" and t["NoNewPrivs"] == "1"
+                           for t in each_thread(server)):
+                    raise Failed("%s: a thread without the filter" % flags)
+                if server.stats(b"settings")["drop_privileges"] != "yes":
+                    raise Failed("stats settings doesn't tell")
+                fill(server, count, size)
+                if not has_all(server, count, size):
+                    raise Failed("%s: a miss" % flags)
+                for what in (b"items", b"slabs", b"conns", b"extant", b"extstore", b"settings"):
+                    server.stats(what)
+                for line in (b"lru_crawler metadump all", b"flush_all", b"lru_crawler crawl all"):
+                    server.command(line)
+                with server.connect() as watcher:
+                    watcher.settimeout(10)
+                    watcher.sendall(b"watch mutations\r\n")
+                    read_until(watcher, b"OK\r\n")
+                    server.command(b"delete key-1\r\nset key-2 0 0 1\r\n2\r\nmn\r\nstats")
+                    read_until(watcher, b"key=key-2")
+                pid_file = os.path.join(server.dir, "pid")
+                process, had_pid_file = server.process, os.path.exists(pid_file)
+                process.send_signal(15)
+                if process.wait(20) != 0:
+                    raise Failed("%s: %s at its stop: %s" % (flags, process.returncode,
+                                                             server.log_tail()))
+                if os.path.exists(server.path) or os.path.exists(pid_file) or \
+                        had_pid_file != ("-P" in flags):
+                    raise Failed("%s: files are left" % flags)
+    finally:
+        for name in (mine, mine + "-flash"):
+            for more in ("", ".meta"):
+                if os.path.exists(name + more):
+                    os.unlink(name + more)
+    return None
+
+
+def drop_privileges_lasting():
+    """-o drop_privileges with ext_persist, an auth file and SIGHUP: files that are opened late."""
+    if not extant_only():
+        return "skipped: Debian's memcached is built without"
+    with Server(BINARY, ["-m", "16"], name="dir") as holder:
+        auth = os.path.join(holder.dir, "auth")
+        flags = ["-m", "16", "-Y", auth, "-o",
+                 "ext_page_size=2,ext_wbuf_size=2,ext_path=%s/flash:64m,ext_persist,"
+                 "drop_privileges" % holder.dir]
+        for round, password in enumerate((b"first", b"second")):
+            with open(auth, "wb") as f:
+                f.write(b"user:nobody-knows\n")
+            with Server(BINARY, flags, name="drop") as server:
+                with open(auth, "wb") as f:
+                    f.write(b"user:%s\n" % password)
+                server.process.send_signal(1)
+                end = time.monotonic() + 10
+                while ask_to_end(server, login(b"user " + password)) != b"STORED\r\n":
+                    if time.monotonic() > end:
+                        raise Failed("SIGHUP is not heard: " + server.log_tail())
+                got = ask_to_end(server, login(b"user " + password) + (
+                    b"set kept 0 0 5\r\nvalue\r\n" if round == 0 else b"get kept\r\n"))
+                if got != b"STORED\r\n" + (b"STORED\r\n" if round == 0 else
+                                         b"VALUE kept 0 5\r\nvalue\r\nEND\r\n"):
+                    raise Failed("round %d: %r: %s" % (round, got, server.log_tail()))
+                code = server.stop()
+                if code != 0:
+                    raise Failed("exit code %s" % code)
+
+
+def misbehaviour():
+    """-o drop_privileges: what only an intruder asks for ends the process, with a line, and what
+    -e keeps is there for the next one. Without it nobody minds."""
+    if not extant_only():
+        return "skipped: Debian's memcached is built without"
+    memory = "/dev/shm/extant-security-%d" % os.getpid()
+    flags = ["-m", "16", "-e", memory]
+    try:
+        with Server(DEBUG_BINARY, flags, name="free") as server:
+            expect(server, b"misbehave\r\n", ERROR)
+        for more in ("drop_privileges", "drop_privileges,relaxed_privileges"):
+            with Server(DEBUG_BINARY, flags + ["-o", more], name="drop") as server:
+                expect(server, b"set kept 0 0 5\r\nvalue\r\n", b"STORED\r\n")
+                got = ask(server, b"misbehave\r\n")
+                code = server.process.wait(20)
+                if got is not CLOSED or code != -31:
+                    raise Failed("%s: %r, exit code %s" % (more, got, code))
+                if "is forbidden" not in server.log_tail():
+                    raise Failed("no line says why: %r" % server.log_tail())
+            with Server(DEBUG_BINARY, flags + ["-o", more], name="again") as server:
+                expect(server, b"get kept\r\n", b"VALUE kept 0 5\r\nvalue\r\nEND\r\n")
+    finally:
+        for name in (memory, memory + ".meta"):
+            if os.path.exists(name):
+                os.unlink(name)
+    return None
+
+
 def garbage():
     """Seeded noise made of the protocol's own words, cut and split anyhow."""
     rng = random.Random(int(os.environ.get("SEED", "1")))
@@ -676,7 +815,7 @@ def garbage():
 
 PARTS = (lengths, long_lines, refcounts, log_of_keys, auth_file, auth_first, few_arguments,
          empty_lines, leaks, broken_base64, dumps_forbidden, no_udp, binary_protocol, privileges,
-         garbage)
+         drop_privileges, drop_privileges_lasting, misbehaviour, garbage)
 
 
 def main():

@@ -62,10 +62,11 @@ class Server:
             try:
                 if self.tcp:
                     with open(ports) as f:
-                        self.port = int(f.readline().split(":")[-1])
+                        self.port = int(next(line for line in f if line.startswith("TCP"))
+                                        .split(":")[-1])
                 self.connect().close()
                 return
-            except (OSError, ValueError):
+            except (OSError, ValueError, StopIteration):
                 time.sleep(0.01)
         raise RuntimeError("%s doesn't answer" % self.binary)
 

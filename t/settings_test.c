@@ -380,8 +380,17 @@ Test(settings, no_modern)
 
 Test(settings, dead_suboptions_are_accepted)
 {
-    accepted("-o modern,inline_ascii_resp,no_inline_ascii_resp,resp_obj_mem_limit=5,"
-             "no_drop_privileges");
+    accepted("-o modern,inline_ascii_resp,no_inline_ascii_resp,resp_obj_mem_limit=5");
+}
+
+Test(settings, privileges_are_dropped_if_asked)
+{
+    accepted("");
+    cr_assert(!s.drop_privileges && !s.relaxed_privileges);
+    accepted("-o drop_privileges,relaxed_privileges");
+    cr_assert(s.drop_privileges && s.relaxed_privileges);
+    accepted("-o drop_privileges,no_drop_privileges");
+    cr_assert(!s.drop_privileges);
 }
 
 Test(settings, slab_sizes)
@@ -625,7 +634,7 @@ Test(settings, help_names_what_is_there)
     cr_assert_eq(parse("-h"), 0);
     const char *const words[] = {"ext_path",        "unix-socket",    "--threads",
                                  "slab_sizes",      "ext_io_engine",  "(default: 64)",
-                                 "ext_write_limit", "ext_buffer_mem"};
+                                 "ext_write_limit", "ext_buffer_mem", "no_drop_privileges"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_not_null(strstr(out, words[i]), "%s", words[i]);
 }
@@ -633,8 +642,7 @@ Test(settings, help_names_what_is_there)
 Test(settings, help_is_silent_on_what_is_not)
 {
     cr_assert_eq(parse("-h"), 0);
-    const char *const words[] = {"enable-ssl", "sasl", "SASL", "proxy_config", "no_drop_privileges",
-                                 "ssl_"};
+    const char *const words[] = {"enable-ssl", "sasl", "SASL", "proxy_config", "ssl_"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_null(strstr(out, words[i]), "%s", words[i]);
 }
@@ -705,7 +713,8 @@ Test(settings, stats_are_memcacheds)
         "lru_maintainer_thread yes\nlru_segmented yes\nhot_lru_pct 20\nwarm_lru_pct 40\n"
         "hot_max_factor 0.20\nwarm_max_factor 2.00\ntemp_lru no\ntemporary_ttl 61\n"
         "idle_timeout 0\nwatcher_logbuf_size 262144\nworker_logbuf_size 65536\n"
-        "read_buf_mem_limit 0\ntrack_sizes no\ninline_ascii_response no\next_item_size 512\n"
+        "read_buf_mem_limit 0\ntrack_sizes no\ninline_ascii_response no\n"
+        "drop_privileges no\next_item_size 512\n"
         "ext_item_age 4294967295\next_low_ttl 0\next_recache_rate 2000\next_wbuf_size 4194304\n"
         "ext_compact_under 0\next_drop_under 0\next_max_sleep 1000000\next_max_frag 0.80\n"
         "slab_automove_freeratio 0.010\next_drop_unread no\nnum_napi_ids (null)\n"
