@@ -214,8 +214,9 @@ int cache_worker_ring_fd(const struct cache_worker *w);
 int cache_worker_wake_fd(const struct cache_worker *w);
 /* Call when one of them is readable, or the time-out below has passed: completes parked ops. */
 void cache_worker_poll(struct cache_worker *w);
-/* Cheaper, and enough, when it is only the first of them. */
-void cache_worker_reap(struct cache_worker *w);
+/* Cheaper, and enough, when it is only the first of them. A few reads at a time: true if more are
+ * completed, of which the descriptor does not tell; then it is to be called again before waiting. */
+bool cache_worker_reap(struct cache_worker *w);
 /* Call once at the end of each event-loop turn: hands queued reads to the kernel. */
 void cache_worker_submit(struct cache_worker *w);
 /* Microseconds until cache_worker_poll must be called at the latest; -1 no need. */

@@ -19,6 +19,10 @@ enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
 
 #define READS_KEPT_MAX 1024 /* of each worker, for the next requests */
 
+/* Completed reads that a worker deals with before their answers go out. Devices complete in bursts, and
+ * who answers a whole burst at once gets the next requests as a burst, with the device idle meanwhile. */
+#define REAP_MAX 4
+
 static void run_parked(struct cache_op *op);
 
 struct cache_read *cache_read_new(struct cache_worker *w)
@@ -340,12 +344,14 @@ void cache_worker_poll(struct cache_worker *w)
     }
 }
 
-void cache_worker_reap(struct cache_worker *w)
+bool cache_worker_reap(struct cache_worker *w)
 {
+    bool more = false;
     if (w->wait_head) /* what a completion gives back may be what they wait for */
         cache_worker_poll(w);
     else
-        ext_ring_reap(w->ring);
+        ext_ring_reap_some(w->ring, REAP_MAX, &more);
+    return more;
 }
 
 int64_t cache_worker_timeout_us(const struct cache_worker *w)

@@ -27,6 +27,7 @@ struct ext_ring {
     struct ext_read *waiting, *waiting_tail;     /* QUEUED, not started */
     struct ext_read *completed, *completed_tail; /* done() is to be called */
     bool kicked;                                 /* event_fd was written for the completed list */
+    bool owner_knows;                            /* of it: the last reap said that there is more */
     struct ext_read_counters n;
     struct ext_ring *next; /* under rings_lock */
 };
@@ -417,24 +418,26 @@ void ext_ring_submit(struct ext_ring *ring)
     start_waiting(ring);
     if (ring->uring != NULL && ext_uring_submit(ring->uring) != 0)
         kick(ring); /* out of some resource: again in the next turn */
-    if (ring->completed != NULL)
+    if (ring->completed != NULL && !ring->owner_knows)
         kick(ring);
 }
 
-unsigned ext_ring_reap(struct ext_ring *ring)
+unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
 {
     uint64_t events;
     if (ring->uring != NULL)
         ext_uring_arrive(ring->uring);
-    ssize_t got = read(ring->event_fd, &events, sizeof(events));
-    (void)got;
-    ring->kicked = false;
+    if (!ring->owner_knows) {
+        ssize_t got = read(ring->event_fd, &events, sizeof(events));
+        (void)got;
+    }
+    ring->kicked = ring->owner_knows = false;
     if (ring->uring != NULL)
         ext_uring_reap(ring->uring, false, on_result, ring);
     else
         ext_twin_reap(ring->twin, false, on_result, ring);
     unsigned done = 0;
-    while (ring->completed != NULL) {
+    while (ring->completed != NULL && done < max) {
         struct ext_read *r = ring->completed;
         ring->completed = r->next;
         if (ring->completed == NULL)
@@ -445,8 +448,15 @@ unsigned ext_ring_reap(struct ext_ring *ring)
         done++;
         r->done(r); /* may finish it, may start others */
     }
+    *more = ring->owner_knows = ring->completed != NULL;
     ext_ring_submit(ring); /* what done() freed lets others begin */
     return done;
+}
+
+unsigned ext_ring_reap(struct ext_ring *ring)
+{
+    bool more;
+    return ext_ring_reap_some(ring, UINT32_MAX, &more);
 }
 
 void ext_ring_destroy(struct ext_ring *ring)

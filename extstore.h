@@ -253,6 +253,9 @@ void ext_unpin(struct extstore *e, ext_place place);
 void ext_ring_submit(struct ext_ring *ring);
 /* Runs done() of each completed read; returns how many. Call when the fd is readable. */
 unsigned ext_ring_reap(struct ext_ring *ring);
+/* The same for at most `max` of them, so that what they lead to goes out before the rest is looked at.
+ * *more: there is a rest, of which the fd does not tell: to be called again before waiting for it. */
+unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more);
 /* Reads queued or in flight. */
 unsigned ext_ring_pending(const struct ext_ring *ring);
 /* Verifies the bytes (checksum with place and version, lengths, key if key != NULL). 0 and *out

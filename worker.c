@@ -161,7 +161,8 @@ static void wake_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 static void ring_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct worker *w = arg;
-    cache_worker_reap(w->cache_worker);
+    w->more_reads = cache_worker_reap(w->cache_worker);
+    w->reaped = true;
 }
 
 static void cache_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
@@ -204,7 +205,10 @@ static void turn(struct worker *w, int flags)
 {
     set_cache_timer(w);
     lock_assert_none_held();
-    event_base_loop(w->base, EVLOOP_ONCE | flags);
+    w->reaped = false;
+    event_base_loop(w->base, EVLOOP_ONCE | (w->more_reads ? EVLOOP_NONBLOCK : flags));
+    if (w->more_reads && !w->reaped)
+        ring_ready(-1, 0, w);
     conns_execute(w);
     run_yielded(w);
     cache_worker_submit(w->cache_worker);

@@ -30,6 +30,8 @@ struct worker {
     struct cache_worker *cache_worker;
     struct event mail_event, ring_event, wake_event, cache_timer, idle_timer; /* fd < 0: unused */
     bool cache_timer_on;
+    bool reaped;     /* in this turn */
+    bool more_reads; /* are completed than were dealt with */
     struct {
         struct conn *head, *tail;
         unsigned count;
