@@ -63,4 +63,11 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static inline uint64_t round_up(uint64_t v, uint64_t unit) { return (v + unit - 1) & ~(unit - 1); }
 static inline uint64_t round_down(uint64_t v, uint64_t unit) { return v & ~(unit - 1); }
 
+/* Has so many bytes fetched from memory; p may lead anywhere. */
+static inline void prefetch_lines(const void *p, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
+        __builtin_prefetch((const char *)p + at);
+}
+
 #endif

@@ -18,7 +18,7 @@
 #include "watch.h"
 
 /* Of an item that will be asked for: header, key, and the begin of the value. */
-enum { PREFETCH_ITEM_LINES = 3 };
+enum { PREFETCH_ITEM_BYTES = 192 };
 
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
 struct look {
@@ -871,9 +871,7 @@ void cache_prefetch_item(struct cache_worker *w, uint64_t hash)
     uint32_t handle = index_peek_ram(w->cache->index, hash);
     if (handle == 0)
         return;
-    const char *it = (const char *)item_at(w->cache, handle);
-    for (unsigned line = 0; line < PREFETCH_ITEM_LINES; line++)
-        __builtin_prefetch(it + line * CACHE_LINE_BYTES);
+    prefetch_lines(item_at(w->cache, handle), PREFETCH_ITEM_BYTES);
 }
 
 /* ---- CACHE_ALLOC, CACHE_STORE ---- */

@@ -14,6 +14,7 @@
 #define PULL_TRIES_MAX 50   /* busy tails looked past when room is a must */
 #define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
 #define CHUNKED_BUCKET_MIN_BYTES (512 * KiB)
+#define PREFETCH_VALUE_BYTES 512 /* the processor guesses the rest */
 
 uint8_t flash_flags_of(unsigned flags)
 {
@@ -183,6 +184,18 @@ static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment s
     return ROOM_NONE;
 }
 
+/* Whoever takes a tail takes its neighbours soon. What the next one needs is fetched from memory now;
+ * its own header was when the one before it was taken. The list's lock is held. */
+static void prefetch_newer(struct cache *c, const struct item *it)
+{
+    struct item *next = lru_newer_locked(c->lru, it);
+    if (!next)
+        return;
+    index_prefetch(c->index, item_hash(c, next));
+    prefetch_lines(item_value(next), min_u64(next->value_bytes, PREFETCH_VALUE_BYTES));
+    prefetch_lines(lru_newer_locked(c->lru, next), sizeof(struct item) + CACHE_LINE_BYTES);
+}
+
 /* Finds the oldest item of a list whose column is free and that nobody holds; it comes back with its
  * column locked. The list's lock is released. NULL: none among the tries. */
 static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, uint64_t *hash, struct lock **column)
@@ -196,6 +209,7 @@ static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, uint6
         if (!lock_try(*column))
             continue;
         if (item_refs(it) == 1) {
+            prefetch_newer(c, it);
             lock_release(list);
             return it;
         }

@@ -13,6 +13,8 @@ static uint32_t start_rel_sec;           /* const after setup: rel time when thi
 static _Atomic int64_t shift_sec;        /* sum of all shifts */
 static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
 static _Atomic uint64_t simulated_ns;    /* 0: time is the machine's */
+static _Thread_local bool has_turns;     /* this thread said that it begins turns */
+static _Thread_local uint32_t turn_sec;  /* clock_now_sec() in this turn; 0: not asked yet */
 /* clang-format on */
 
 #define SIMULATED_WALL_SEC 1700000000 /* of CLOCK_REALTIME when simulated time is 0 */
@@ -83,7 +85,7 @@ int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
     return setup_checked(coarse_mono_sec(), mono_sec, epoch_sec);
 }
 
-uint32_t clock_now_sec(void)
+static uint32_t read_now_sec(void)
 {
     int64_t mono = atomic_load_explicit(&paused_mono_sec, memory_order_relaxed);
     if (likely(mono == 0))
@@ -93,6 +95,22 @@ uint32_t clock_now_sec(void)
     if (unlikely(rel < (int64_t)CLOCK_START_REL_SEC))
         return CLOCK_START_REL_SEC;
     return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
+}
+
+uint32_t clock_now_sec(void)
+{
+    if (likely(turn_sec != 0))
+        return turn_sec;
+    uint32_t now = read_now_sec();
+    if (has_turns)
+        turn_sec = now;
+    return now;
+}
+
+void clock_new_turn(void)
+{
+    has_turns = true;
+    turn_sec = 0;
 }
 
 uint32_t clock_uptime_sec(void)
@@ -178,14 +196,17 @@ void clock_pause(void)
 {
     if (atomic_load(&paused_mono_sec) == 0)
         atomic_store(&paused_mono_sec, coarse_mono_sec());
+    turn_sec = 0;
 }
 
 void clock_resume(void)
 {
     atomic_store(&paused_mono_sec, 0);
+    turn_sec = 0;
 }
 
 void clock_shift(int64_t delta_sec)
 {
     atomic_fetch_add(&shift_sec, delta_sec);
+    turn_sec = 0;
 }

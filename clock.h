@@ -41,8 +41,13 @@ int clock_setup_epoch(int64_t unix_epoch_sec);
  * set meanwhile. -EINVAL as above, by CLOCK_MONOTONIC. */
 int clock_setup_boot_epoch(int64_t unix_epoch_sec, int64_t mono_epoch_sec);
 
-/* Rel time now; grows by itself, never falls but by clock_shift(). About 5 ns. */
+/* Rel time now; grows by itself, never falls but by clock_shift(). In a thread that begins turns it
+ * stands still within each, so that asking costs nothing. */
 uint32_t clock_now_sec(void);
+
+/* A new turn of this thread's event loop begins: time goes on. From the first call on the thread has to
+ * do this before each wait. */
+void clock_new_turn(void);
 
 /* Seconds since clock_setup*(), shifts included, counted from CLOCK_START_REL_SEC as
  * memcached's `uptime` is. */

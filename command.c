@@ -1095,10 +1095,11 @@ static enum command_result do_arith(struct session *s, struct request *req)
 
 /* ---- all of them ---- */
 
-uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes)
+uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
+                            uint32_t *value_bytes)
 {
     const char *key;
-    uint32_t len = proto_peek_key(line, bytes, &key);
+    uint32_t len = proto_peek_key(line, bytes, &key, value_bytes);
     if (len == 0)
         return 0;
     uint64_t hash = cache_hash(w->env->cache, key, len);

@@ -133,8 +133,9 @@ void session_detach(struct session *s);
 
 /* Lines that were received, but come later: fetches from memory what their keys will need. The
  * first call for each line gives what the second takes, some time after it; 0: there is nothing to
- * fetch. */
-uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes);
+ * fetch. *value_bytes: of the value that stands between the line and the next one. */
+uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
+                            uint32_t *value_bytes);
 void command_look_closer(struct command_worker *w, uint64_t seen);
 
 enum command_result {

@@ -18,7 +18,7 @@ enum {
     YIELD_FLUSH_BYTES = 32 * 1024,
     RAW_LOG_BYTES = 512,
     RECEIVED_MAX = 32,    /* connections that have received, before they execute */
-    LOOK_LINES_MAX = 4,   /* lines of a value, perhaps, before one that is a request */
+    LOOK_LINES_MAX = 4,   /* before one that is a request */
     LOOK_BYTES_MAX = 4096 /* of a long line */
 };
 
@@ -383,8 +383,9 @@ static bool execute_line(struct conn *c, enum next *next)
 
 /* Of the lines that come after the one that is executed. */
 struct ahead {
-    const char *at;      /* up to here lines were looked at */
-    uint64_t seen[2];    /* the next line, and the one after it */
+    const char *at;       /* the last line that was looked at */
+    uint32_t value_bytes; /* of the value behind it */
+    uint64_t seen[2];     /* the next line, and the one after it */
 };
 
 /* The next line that looks like a request, 0: none. */
@@ -392,12 +393,15 @@ static uint64_t look_at_line(struct conn *c, struct ahead *a)
 {
     const char *end = c->buf + c->end;
     uint64_t seen = 0;
-    for (unsigned i = 0; seen == 0 && i < LOOK_LINES_MAX; i++) {
+    for (unsigned i = 0; seen == 0 && i < LOOK_LINES_MAX && a->at < end; i++) {
         size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
         const char *newline = memchr(a->at, '\n', bytes);
         a->at = newline ? newline + 1 : a->at + bytes;
+        if (a->value_bytes > 0)
+            a->at += min_u64((size_t)(end - a->at), (uint64_t)a->value_bytes + 2);
+        a->value_bytes = 0;
         if (a->at < end)
-            seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at));
+            seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at), &a->value_bytes);
     }
     return seen;
 }
@@ -408,8 +412,11 @@ static void look_ahead(struct conn *c, struct ahead *a)
 {
     const char *line = c->buf + c->start;
     bool first = !a->at;
-    if (a->at < line)
+    if (a->at < line) {
+        const char *key;
         a->at = line;
+        (void)proto_peek_key(line, buffered(c), &key, &a->value_bytes);
+    }
     if (first)
         a->seen[1] = look_at_line(c, a);
     a->seen[0] = a->seen[1];
@@ -597,7 +604,8 @@ static void conn_receive_first(struct conn *c)
         return;
     }
     c->more = r == READ_FULL;
-    c->seen = command_look_ahead(c->session.w, c->buf + c->start, buffered(c));
+    uint32_t value_bytes;
+    c->seen = command_look_ahead(c->session.w, c->buf + c->start, buffered(c), &value_bytes);
     worker_put(c->worker, c, CONN_RECEIVED);
     if (c->worker->list[CONN_RECEIVED].count >= RECEIVED_MAX)
         conns_execute(c->worker);

@@ -48,7 +48,8 @@
 #define GRANULE_SHIFT 4
 #define HANDLE_BITS_MAX 32
 
-#define LOAD_MAX_PCT 95
+#define GROW_AT_PCT 93  /* more, and inserts move many words to make room */
+#define LOAD_MAX_PCT 95 /* what is reached when there can be no more rows */
 #define INSERT_STEP_BUCKETS 8   /* one nearly does, but for growth by one row */
 #define RESCUE_STEP_BUCKETS 64  /* an insert that found no room grows this much, a few times */
 #define RESCUE_ROUNDS 8
@@ -387,7 +388,7 @@ static uint32_t lumps_of_rows(const struct index *ix, uint32_t rows)
 static void set_grow_at(struct index *ix, unsigned s)
 {
     uint64_t buckets = bucket_number(ix, state_rows(shard_state(ix, s)), 0);
-    ix->shard[s].grow_at = buckets * INDEX_BUCKET_WORDS * LOAD_MAX_PCT / 100;
+    ix->shard[s].grow_at = buckets * INDEX_BUCKET_WORDS * GROW_AT_PCT / 100;
 }
 
 /* ---- buckets ------------------------------------------------------------------------- */
@@ -646,6 +647,22 @@ undo:
     return false;
 }
 
+/* The next old bucket, and where its words will go, on their way from memory until the next insert
+ * into this shard. */
+static void prefetch_expansion(const struct index *ix, unsigned s, uint64_t state)
+{
+    uint64_t done = state_done(state);
+    uint32_t n = state_rows(state), m = state_rows_grown(state);
+    uint32_t group = (uint32_t)done & group_mask(ix);
+    uint32_t row = n - 1 - (uint32_t)(done >> ix->group_bits);
+    uint32_t new_row = (uint32_t)((uint64_t)row * m / n);
+    uint64_t bytes = 2 * CACHE_LINE_BYTES;
+    prefetch_lines(find_bucket(ix, s, row, group), bytes);
+    prefetch_lines(find_bucket(ix, s, new_row, group), bytes);
+    if (new_row + 1 < m)
+        prefetch_lines(find_bucket(ix, s, new_row + 1, group), bytes);
+}
+
 /* Grows by at most this many old buckets, beginning a growth if the load, or the caller, asks for
  * it. True iff all of that was done and the growth isn't at its end. */
 static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
@@ -667,7 +684,10 @@ static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
             return false;
         state = shard_state(ix, s);
     }
-    return state_is_growing(state);
+    if (!state_is_growing(state))
+        return false;
+    prefetch_expansion(ix, s, state);
+    return true;
 }
 
 /* ---- attach -------------------------------------------------------------------------- */

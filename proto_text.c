@@ -249,18 +249,50 @@ enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed
     return PARSE_OK;
 }
 
-uint32_t proto_peek_key(const char *buf, size_t len, const char **key)
+/* The words between the key and the length of the value; 0: no value follows. */
+static unsigned words_before_length(const unsigned char *verb, size_t len)
+{
+    static const char *const stores[] = {"set", "add", "cas", "append", "replace", "prepend"};
+    if (len == 2 && memcmp(verb, "ms", 2) == 0)
+        return 1;
+    for (size_t i = 0; i < ARRAY_COUNT(stores); i++) {
+        if (strlen(stores[i]) == len && memcmp(verb, stores[i], len) == 0)
+            return 3;
+    }
+    return 0;
+}
+
+/* The number that is the nth word from p on; 0 if it isn't one, or the buffer ends in it. */
+static uint32_t peek_number(const unsigned char *p, const unsigned char *end, unsigned nth)
+{
+    uint32_t n = 0;
+    for (; nth > 0; nth--) {
+        while (p < end && *p > ' ')
+            p++;
+        while (p < end && *p == ' ')
+            p++;
+    }
+    while (p < end && *p >= '0' && *p <= '9' && n < UINT32_MAX / 100)
+        n = n * 10 + (uint32_t)(*p++ - '0');
+    return p < end && *p <= ' ' ? n : 0;
+}
+
+uint32_t proto_peek_key(const char *buf, size_t len, const char **key, uint32_t *value_bytes)
 {
     enum { VERB_MAX = 8 };
-    const unsigned char *p = (const unsigned char *)buf, *end = p + len;
+    const unsigned char *verb = (const unsigned char *)buf, *p = verb, *end = p + len;
     const unsigned char *verb_end = p + min_u64(len, VERB_MAX + 1);
+    *value_bytes = 0;
     while (p < verb_end && *p > ' ')
         p++;
-    if (p == verb_end || *p != ' ' || p == (const unsigned char *)buf)
+    if (p == verb_end || *p != ' ' || p == verb)
         return 0;
+    unsigned words = words_before_length(verb, (size_t)(p - verb));
     const unsigned char *word = ++p, *word_end = p + min_u64((size_t)(end - p), PROTO_KEY_MAX);
     while (p < word_end && *p > ' ')
         p++;
+    if (words > 0)
+        *value_bytes = peek_number(p, end, words);
     *key = (const char *)word;
     return (uint32_t)(p - word);
 }

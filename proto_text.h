@@ -32,7 +32,8 @@ enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed
                                    uint32_t *value_bytes, enum reply *error);
 
 /* A guess at the key of a line that begins at buf, long before it is parsed: the second word, if
- * the first is as short as a command. Its length; 0: none. Pure. */
-uint32_t proto_peek_key(const char *buf, size_t len, const char **key);
+ * the first is as short as a command. Its length; 0: none. *value_bytes: of the value that follows the
+ * line, 0 if none does or the line isn't whole. Pure. */
+uint32_t proto_peek_key(const char *buf, size_t len, const char **key, uint32_t *value_bytes);
 
 #endif

@@ -206,6 +206,7 @@ static void turn(struct worker *w, int flags)
     set_cache_timer(w);
     lock_assert_none_held();
     w->reaped = false;
+    clock_new_turn();
     event_base_loop(w->base, EVLOOP_ONCE | (w->more_reads ? EVLOOP_NONBLOCK : flags));
     if (w->more_reads && !w->reaped)
         ring_ready(-1, 0, w);

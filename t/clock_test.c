@@ -6,6 +6,21 @@
 
 TestSuite(clock, .init = clock_setup);
 
+Test(clock, stands_still_within_a_turn_but_for_debugtime)
+{
+    clock_new_turn();
+    uint32_t begin = clock_now_sec();
+    int64_t start_ns = (int64_t)clock_mono_ns();
+    while ((int64_t)clock_mono_ns() - start_ns < 1100000000)
+        ;
+    cr_assert_eq(clock_now_sec(), begin);
+    clock_new_turn();
+    cr_assert_gt(clock_now_sec(), begin);
+    begin = clock_now_sec();
+    clock_shift(50);
+    cr_assert_geq(clock_now_sec(), begin + 50);
+}
+
 Test(clock, starts_at_two)
 {
     cr_assert_leq(clock_now_sec() - CLOCK_START_REL_SEC, 1);

@@ -881,7 +881,7 @@ Test(generated, lines_keep_what_the_fuzzer_checks)
 static void expect_peek(const char *line, const char *want)
 {
     const char *key = "";
-    uint32_t len = proto_peek_key(line, strlen(line), &key);
+    uint32_t value_bytes, len = proto_peek_key(line, strlen(line), &key, &value_bytes);
     cr_assert(len == strlen(want) && memcmp(key, want, len) == 0, "%s: %.*s", line, (int)len, key);
 }
 
@@ -911,8 +911,39 @@ Test(peek_key, is_none_where_no_command_begins)
 Test(peek_key, is_never_longer_than_a_key)
 {
     const char *key;
+    uint32_t value_bytes;
     char line[400];
     memset(line, 'k', sizeof(line));
     memcpy(line, "get ", 4);
-    cr_assert_eq(proto_peek_key(line, sizeof(line), &key), PROTO_KEY_MAX);
+    cr_assert_eq(proto_peek_key(line, sizeof(line), &key, &value_bytes), PROTO_KEY_MAX);
+}
+
+static void expect_value(const char *line, uint32_t want)
+{
+    const char *key;
+    uint32_t value_bytes;
+    proto_peek_key(line, strlen(line), &key, &value_bytes);
+    cr_assert_eq(value_bytes, want, "%s: %u", line, value_bytes);
+}
+
+Test(peek_key, tells_how_long_a_value_follows)
+{
+    expect_value("set key 0 0 5\r\nvalue\r\n", 5);
+    expect_value("set key 4294967295 -1 1048576 noreply\r\n", 1048576);
+    expect_value("cas key 1 2 33 77\r\n", 33);
+    expect_value("ms key 12 T0 c\r\n", 12);
+    expect_value("ms key 12\n", 12);
+    expect_value("prepend key  0  0  9\r\n", 9);
+}
+
+Test(peek_key, knows_no_value_where_none_follows_or_the_line_is_cut_off)
+{
+    expect_value("get key 0 0 5\r\n", 0);
+    expect_value("stats key 0 0 5\r\n", 0);
+    expect_value("set key 0 0 5", 0);
+    expect_value("set key 0 0", 0);
+    expect_value("set key", 0);
+    expect_value("set key 0 0 -5\r\n", 0);
+    expect_value("set key 0 0 99999999999\r\n", 0);
+    expect_value("ms key S12\r\n", 0);
 }
