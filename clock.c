@@ -63,26 +63,30 @@ void clock_setup(void)
 }
 
 /* Both epochs may come from a file, so they may be any numbers. */
-static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_sec)
+static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_sec,
+                         uint32_t last_rel_sec)
 {
     int64_t rel_sec;
     if (__builtin_sub_overflow(now_sec, now_epoch_sec, &rel_sec) ||
-        rel_sec < (int64_t)CLOCK_START_REL_SEC ||
-        rel_sec > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC || epoch_sec < -EPOCH_MAX_SEC ||
+        rel_sec < (int64_t)CLOCK_START_REL_SEC || epoch_sec < -EPOCH_MAX_SEC ||
         epoch_sec > EPOCH_MAX_SEC)
+        return -EINVAL;
+    if (rel_sec < (int64_t)last_rel_sec)
+        rel_sec = last_rel_sec;
+    if (rel_sec > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
         return -EINVAL;
     setup(rel_sec, epoch_sec);
     return 0;
 }
 
-int clock_setup_epoch(int64_t epoch_sec)
+int clock_setup_epoch(int64_t epoch_sec, uint32_t last_rel_sec)
 {
-    return setup_checked(wall_sec(), epoch_sec, epoch_sec);
+    return setup_checked(wall_sec(), epoch_sec, epoch_sec, last_rel_sec);
 }
 
 int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
 {
-    return setup_checked(coarse_mono_sec(), mono_sec, epoch_sec);
+    return setup_checked(coarse_mono_sec(), mono_sec, epoch_sec, 0);
 }
 
 static uint32_t read_now_sec(void)

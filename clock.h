@@ -31,10 +31,11 @@
 void clock_setup(void);
 
 /* Starts in the epoch of an earlier process: unix_epoch_sec is what its
- * clock_unix_epoch_sec() said. -EINVAL, and nothing changes, if that epoch is not at
- * least CLOCK_START_REL_SEC ago by the wall clock, or is so old that rel time overflows
- * within 30 years. */
-int clock_setup_epoch(int64_t unix_epoch_sec);
+ * clock_unix_epoch_sec() said, last_rel_sec its last clock_now_sec(), behind which time does not
+ * fall, so that nothing that had expired lives again (the seconds of two clocks don't begin
+ * together). -EINVAL, and nothing changes, if that epoch is not at least CLOCK_START_REL_SEC ago by
+ * the wall clock, or is so old that rel time overflows within 30 years. */
+int clock_setup_epoch(int64_t unix_epoch_sec, uint32_t last_rel_sec);
 
 /* The same for an epoch of this boot, by the clock that rel time follows: mono_epoch_sec is what the
  * earlier process's clock_mono_epoch_sec() said. So rel time goes on although the machine's clock was

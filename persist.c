@@ -209,7 +209,7 @@ bool persist_give_up(struct persist *p, const char *reason)
 
 void persist_set_clock(struct persist *p)
 {
-    if (p->plan != PLAN_EMPTY && clock_setup_epoch(p->found.unix_epoch_sec) != 0)
+    if (p->plan != PLAN_EMPTY && clock_setup_epoch(p->found.unix_epoch_sec, p->found.rel_sec) != 0)
         (void)persist_give_up(p, "the machine's clock is far from the time when it was made");
 }
 
@@ -312,6 +312,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     cache_numbers(c, &n);
     h->layout = layout();
     h->unix_epoch_sec = clock_unix_epoch_sec();
+    h->rel_sec = clock_now_sec();
     h->hash_seed = n.hash_seed;
     h->cas_counter = n.cas_counter;
     h->flush_cas = n.flush_cas;

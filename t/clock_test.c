@@ -143,22 +143,30 @@ Test(clock, expired_is_before_any_now)
 Test(clock, an_earlier_epoch_goes_on)
 {
     int64_t epoch = (int64_t)time(NULL) - 1000;
-    cr_assert_eq(clock_setup_epoch(epoch), 0);
+    cr_assert_eq(clock_setup_epoch(epoch, 0), 0);
     cr_assert_leq(llabs((int64_t)clock_now_sec() - 1000), 1);
     cr_assert_eq(clock_unix_epoch_sec(), epoch);
     cr_assert_leq(clock_uptime_sec() - 2, 1);
 }
 
+Test(clock, an_earlier_epoch_goes_on_where_it_was)
+{
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - 1000, 1005), 0);
+    cr_assert_geq(clock_now_sec(), 1005);
+    cr_assert_leq(clock_now_sec(), 1006);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - 1000, UINT32_MAX), -EINVAL);
+}
+
 Test(clock, an_epoch_ahead_is_refused)
 {
     int64_t before = clock_unix_epoch_sec();
-    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) + 100), -EINVAL);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) + 100, 0), -EINVAL);
     cr_assert_eq(clock_unix_epoch_sec(), before);
 }
 
 Test(clock, an_epoch_a_century_ago_is_refused)
 {
-    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - (int64_t)UINT32_MAX), -EINVAL);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - (int64_t)UINT32_MAX, 0), -EINVAL);
 }
 
 Test(clock, an_epoch_of_this_boot_goes_on_by_the_monotonic_clock)
@@ -179,7 +187,7 @@ Test(clock, epochs_that_are_no_times_are_refused)
 {
     clock_setup();
     int64_t unix_epoch = clock_unix_epoch_sec(), mono = clock_mono_epoch_sec();
-    cr_assert_eq(clock_setup_epoch(INT64_MIN), -EINVAL);
+    cr_assert_eq(clock_setup_epoch(INT64_MIN, 0), -EINVAL);
     cr_assert_eq(clock_setup_boot_epoch(unix_epoch, INT64_MIN), -EINVAL);
     cr_assert_eq(clock_setup_boot_epoch(unix_epoch, INT64_MAX), -EINVAL);
     cr_assert_eq(clock_setup_boot_epoch(INT64_MIN, mono - 500), -EINVAL);
