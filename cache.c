@@ -279,11 +279,17 @@ static void count_death(struct cache_worker *w, enum item_death d)
         stat_inc(w->stats, STAT_get_flushed);
 }
 
-/* A get leaves what the device could not give: it may give it later. Who stores, deletes or changes
- * has to be sure that nothing older comes back, and lets it go. */
-static bool look_keeps_failed(const struct cache_op *op)
+/* A get leaves what it could not read, or not as it was written: the device may give it later. Who
+ * stores, deletes or changes has to be sure that nothing older comes back, and lets it go; so does a
+ * client that fills the cache after a miss. */
+static bool look_keeps_unreadable(const struct cache_op *op)
 {
     return op->verb == CACHE_GET && !(op->options & CACHE_F_VIVIFY);
+}
+
+static bool is_unreadable(const struct cache_read *r)
+{
+    return r->verdict == READ_BAD || r->verdict == READ_FAILED;
 }
 
 /* Records that the op could not read; each has been counted. */
@@ -291,7 +297,7 @@ static unsigned unreadable_count(const struct cache_op *op)
 {
     unsigned n = 0;
     for (const struct cache_read *r = op->reads; r; r = r->next)
-        n += r->verdict == READ_BAD || r->verdict == READ_FAILED;
+        n += is_unreadable(r);
     return n;
 }
 
@@ -340,9 +346,9 @@ again:
         struct cache_read *r = fact_of(op, index_place(c->index, word));
         if (!r) {
             l->unread[l->unread_count++] = slots[i];
-        } else if (r->verdict == READ_FAILED && look_keeps_failed(op)) {
+        } else if (is_unreadable(r) && look_keeps_unreadable(op)) {
             l->failed = true;
-        } else if (r->verdict == READ_BAD || r->verdict == READ_FAILED) {
+        } else if (is_unreadable(r)) {
             /* It may be the younger of two values of the key: what may be the older one goes with it. */
             unsigned unreadable = unreadable_count(op), gone = flash_forget_tag(c, op->hash, false);
             cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
@@ -743,7 +749,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     struct cache *c = w->cache;
     struct cache_read *best = NULL;
     for (struct cache_read *r = op->reads; r; r = r->next) {
-        if (r->verdict == READ_BAD || r->verdict == READ_FAILED)
+        if (is_unreadable(r))
             return STEP_AGAIN; /* it may have moved meanwhile */
         if (r->verdict == READ_MATCH && best)
             return STEP_AGAIN; /* two of one key: settle it under the lock */

@@ -506,7 +506,7 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
     if (rc != 0) {
         count(&r->ring->n.bad_checksums, 1);
         ext_device_say(d, EXT_FAULT_CHECKSUM, missing_offset(r) - r->io_done + r->skip, 0,
-                       "wrong bytes are not served; the record is read again, then forgotten");
+                       "wrong bytes are not served; the record is read again, then a miss");
         return rc;
     }
     if (key != NULL && (out->key_bytes != key_bytes || memcmp(out->key, key, key_bytes) != 0))

@@ -265,7 +265,7 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
                     struct ext_record *out);
 /* The record did not verify: a device or a bus may tell the truth the second time. True: the same
  * read is QUEUED again, pin and buffer kept, and done comes later. False: it was read
- * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory: wrong for good. */
+ * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory. */
 #define EXT_READ_AGAIN_MAX 2
 bool ext_read_again(struct ext_read *r);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
