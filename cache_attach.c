@@ -2,14 +2,14 @@
  * between any two of its stores.
  *
  * The index decides what is there: an item lives iff a word names it, a record
- * iff a word names its place. Everything else is made anew from that, in two
- * walks over the index, by a few threads that take shards one by one:
+ * iff a word names its place. Everything else is made anew from that, in one
+ * walk over the index, by a few threads that take shards one by one:
  *
- *   claim   RAM words: is it a whole item, with this key's shard and tag? Then
- *           its memory and account are taken, it has one reference (the link's),
- *           and it is SHADOW if a flash word of its tag stands beside it.
- *           Flash words: counted for their page.
- *   look    each item's links, which are kept as they were (lru_attach_*)
+ *   RAM words    is it a whole item, with this key's shard and tag? Then its memory and
+ *                account are taken, it has one reference (the link's), it is SHADOW if a
+ *                flash word of its tag stands beside it, and its links are looked at,
+ *                which are kept as they were (lru_attach_*).
+ *   flash words  counted for their page
  *
  * A shard's items are visited in the order of their memory, not of their words:
  * so one page of memory is looked up once, and what slab_mem and lru keep about
@@ -179,7 +179,7 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
     /* The only list of a flat LRU; the item was not yet linked. */
     if (!c->settings->lru_segmented && it->next == 0 && it->prev == 0)
         it->lru_id = lru_id_of(lru_class(it->lru_id), LRU_COLD);
-    lru_attach_live(a->job->lru, h);
+    lru_attach_live(a->job->lru, a->part, h);
     cache_sizes_count(c, it, 1);
     a->report.ram_items++;
     a->report.shadow_items += shadow;
@@ -214,6 +214,7 @@ static void claim_batch(struct attacher *a, const struct found *items, unsigned 
         if (!is_plausible(c, h))
             continue;
         const struct item *it = item_at(c, h);
+        lru_attach_prefetch(a->job->lru, h);
         uint64_t hash = item_hash(c, it);
         if (!index_is_word_of(c->index, items[i].hash_like, hash))
             continue;
@@ -316,34 +317,7 @@ static void claim_shard(struct attacher *a, unsigned shard)
         walk_shard(a, shard, visit_to_drop_misfits);
 }
 
-/* ---- look ---- */
-
-static void visit_to_look(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
-{
-    struct attacher *a = ctx;
-    const struct index *ix = a->job->cache->index;
-    (void)slot;
-    if (index_kind(ix, w) == INDEX_RAM)
-        founds_add(a, &a->items, hash_like, index_handle(ix, w));
-}
-
-static void look_shard(struct attacher *a, unsigned shard)
-{
-    const struct cache *c = a->job->cache;
-    a->items.count = 0;
-    walk_shard(a, shard, visit_to_look);
-    sort_items(a);
-    const struct found *items = a->items.at;
-    size_t count = a->error == 0 ? a->items.count : 0;
-    for (size_t i = 0; i < count + 2 * BATCH_ITEMS; i++) {
-        if (i < count)
-            __builtin_prefetch(item_at(c, items[i].handle));
-        if (i >= BATCH_ITEMS && i - BATCH_ITEMS < count)
-            lru_attach_prefetch(a->job->lru, items[i - BATCH_ITEMS].handle);
-        if (i >= 2 * BATCH_ITEMS)
-            lru_attach_look(a->job->lru, a->part, items[i - 2 * BATCH_ITEMS].handle);
-    }
-}
+/* ---- look back ---- */
 
 static void visit_to_look_back(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
@@ -476,7 +450,7 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
     }
     walk(&job, a, count, claim_shard);
     slab_attach_done(c->slab);
-    walk(&job, a, count, look_shard);
+    lru_attach_all_known(job.lru);
     if (lru_attach_is_broken(job.lru))
         walk(&job, a, count, look_back_shard);
     int rc = lru_attach_end(job.lru, &out->lru_pieces);

@@ -197,6 +197,7 @@ struct end {
 struct part {
     uint64_t count[LRU_ID_COUNT], bytes[LRU_ID_COUNT];
     int64_t tails_less_heads[LRU_ID_COUNT];
+    slab_handle named_max;
     struct end *ends;
     size_t end_count, end_room;
     bool no_memory;
@@ -205,8 +206,9 @@ struct part {
 struct lru_attach {
     struct lru *lru;
     uint64_t handle_count;
-    _Atomic(uint64_t) *live; /* a bit for each handle */
-    size_t live_bytes;
+    _Atomic(uint64_t) *live;  /* a bit for each handle */
+    _Atomic(uint64_t) *named; /* the same: a live item and this one name each other */
+    size_t map_bytes;         /* of both */
     unsigned parts;
     struct part part[];
 };
@@ -219,28 +221,29 @@ struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsign
     a->lru = l;
     a->handle_count = handle_count;
     a->parts = parts;
-    a->live_bytes = (handle_count / 64 + 1) * sizeof(a->live[0]);
-    a->live = mmap(NULL, a->live_bytes, PROT_READ | PROT_WRITE,
+    size_t words = handle_count / 64 + 1;
+    a->map_bytes = 2 * words * sizeof(a->live[0]);
+    a->live = mmap(NULL, a->map_bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (a->live == MAP_FAILED) {
         free(a);
         return NULL;
     }
+    a->named = a->live + words;
     return a;
 }
 
 void lru_attach_cancel(struct lru_attach *a)
 {
-    munmap(a->live, a->live_bytes);
+    munmap(a->live, a->map_bytes);
     for (unsigned i = 0; i < a->parts; i++)
         free(a->part[i].ends);
     free(a);
 }
 
-void lru_attach_live(struct lru_attach *a, slab_handle h)
+static void mark(_Atomic(uint64_t) *map, slab_handle h)
 {
-    ASSERT(h < a->handle_count);
-    atomic_fetch_or_explicit(&a->live[h / 64], UINT64_C(1) << h % 64, memory_order_relaxed);
+    atomic_fetch_or_explicit(&map[h / 64], UINT64_C(1) << h % 64, memory_order_relaxed);
 }
 
 bool lru_attach_is_live(const struct lru_attach *a, slab_handle h)
@@ -270,23 +273,58 @@ static void add_end(struct part *p, const struct end *end)
     p->ends[p->end_count++] = *end;
 }
 
-/* Looks towards the tail only: a head without a newer neighbour is known by itself, and while a
- * list has as many of those as it has tails, there are no other heads. */
-void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h)
+/* Is there memory for an item? What a broken link names may be anything. */
+static bool is_inside(const struct lru_attach *a, slab_handle h)
 {
+    static_assert(sizeof(struct item) <= 2 << 4, "a handle is of 16 bytes at least: this and the next");
+    return h != 0 && (uint64_t)h + 1 < a->handle_count;
+}
+
+static void add_tail(struct part *p, slab_handle h, const struct item *it)
+{
+    add_end(p, &(struct end){.item = h, .names = it->next, .lru_id = it->lru_id});
+    p->tails_less_heads[it->lru_id]++;
+}
+
+/* Looks towards the tail only: a head without a newer neighbour is known by itself, and while a
+ * list has as many of those as it has tails, there are no other heads. Whether a neighbour that
+ * agrees is live is known later; it agrees with one item only. */
+void lru_attach_live(struct lru_attach *a, unsigned part, slab_handle h)
+{
+    ASSERT(h < a->handle_count);
     const struct item *it = item_at(a->lru, h);
     struct part *p = &a->part[part];
     uint8_t id = it->lru_id;
+    mark(a->live, h);
     p->count[id]++;
     p->bytes[id] += item_accounted_bytes(it);
-    const struct item *n = lru_attach_is_live(a, it->next) ? item_at(a->lru, it->next) : NULL;
+    const struct item *n = is_inside(a, it->next) ? item_at(a->lru, it->next) : NULL;
     if (!n || n == it || n->prev != h || n->lru_id != id) {
-        add_end(p, &(struct end){.item = h, .names = it->next, .lru_id = id});
-        p->tails_less_heads[id]++;
+        add_tail(p, h, it);
+    } else {
+        mark(a->named, it->next);
+        if (it->next > p->named_max)
+            p->named_max = it->next;
     }
     if (it->prev == 0) {
         add_end(p, &(struct end){.item = h, .lru_id = id, .is_head = true});
         p->tails_less_heads[id]--;
+    }
+}
+
+void lru_attach_all_known(struct lru_attach *a)
+{
+    slab_handle max = 0;
+    for (unsigned i = 0; i < a->parts; i++)
+        max = a->part[i].named_max > max ? a->part[i].named_max : max;
+    for (uint64_t word = 0; word <= max / 64; word++) {
+        uint64_t dead = atomic_load_explicit(&a->named[word], memory_order_relaxed) &
+                        ~atomic_load_explicit(&a->live[word], memory_order_relaxed);
+        for (; dead != 0; dead &= dead - 1) {
+            slab_handle n = (slab_handle)(word * 64 + (unsigned)__builtin_ctzll(dead));
+            slab_handle h = item_at(a->lru, n)->prev;
+            add_tail(&a->part[0], h, item_at(a->lru, h));
+        }
     }
 }
 

@@ -80,24 +80,24 @@ uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
  *
  *   lru_attach_begin
  *   lru_attach_live(h) for every live item, lru_id and links as they were left
- *   lru_attach_look(h) for every live item again, once all are known
+ *   lru_attach_all_known, once
  *   if lru_attach_is_broken: lru_attach_look_back(h) for every live item
  *   lru_attach_end
  *
- * live and look: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l
- * until the end. Nobody writes to items between the first look and the end. */
+ * live and look_back: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l
+ * until the end. Nobody writes links of items, nor the lru_id of one that has links, until then. */
 struct lru_attach;
 /* NULL: no memory. */
 struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts);
-void lru_attach_live(struct lru_attach *a, slab_handle h);
-void lru_attach_look(struct lru_attach *a, unsigned part, slab_handle h);
+void lru_attach_live(struct lru_attach *a, unsigned part, slab_handle h);
+void lru_attach_all_known(struct lru_attach *a);
 /* Is another walk needed, with lru_attach_look_back(h) for every live item, because a list is
  * broken? */
 bool lru_attach_is_broken(const struct lru_attach *a);
 void lru_attach_look_back(struct lru_attach *a, unsigned part, slab_handle h);
 /* Is it one that lru_attach_live() named? */
 bool lru_attach_is_live(const struct lru_attach *a, slab_handle h);
-/* Hint that lru_attach_look(h) comes soon; the item itself should be near already. */
+/* Hint that lru_attach_live(h) comes soon; the item itself should be near already. */
 void lru_attach_prefetch(const struct lru_attach *a, slab_handle h);
 /* Frees a. 0 and how many pieces were joined; -ENOMEM; -EUCLEAN: links go round in a circle. */
 int lru_attach_end(struct lru_attach *a, uint64_t *pieces);
