@@ -13,7 +13,7 @@
 #   build/cov      as release, with gcov's counters; for make coverage
 #   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz_*.c
 #
-# Settable: CC=clang, MARCH=native, LTO=1, V=1 (show commands), TESTS="t/a_test.c t/b.sh".
+# Settable: CC=clang, MARCH=native, LTO= (none), V=1 (show commands), TESTS="t/a_test.c t/b.sh".
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -23,7 +23,8 @@ MARCH ?= x86-64-v2
 endif
 PREFIX ?= /usr/local
 DESTDIR ?=
-LTO ?=
+IS_CLANG := $(findstring clang,$(CC))
+LTO ?= $(if $(IS_CLANG),,1)
 JOBS ?= $(shell nproc)
 
 Q := $(if $(V),,@)
@@ -46,7 +47,6 @@ TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -lE 'pthread_create|run under TSan' 
 
 # ---- flags ---------------------------------------------------------------------------
 
-IS_CLANG := $(findstring clang,$(CC))
 BASE_FLAGS := -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -pthread \
               $(if $(MARCH),-march=$(MARCH)) -I.
 LIBS := -levent_core -levent_extra -levent_pthreads -luring -lisal -lm -pthread

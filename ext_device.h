@@ -24,7 +24,7 @@
 #include "log.h"
 
 /* Transfers of flush and reclaim: at most, and multiples of. */
-#define EXT_IO_CHUNK_BYTES ((uint64_t)256 * KiB)
+#define EXT_IO_CHUNK_BYTES ((uint64_t)512 * KiB)
 #define EXT_IO_ALIGN_BYTES EXT_SLOT_BLOCK_BYTES
 #define EXT_DEVICE_FAILED_AFTER 3u   /* pages */
 #define EXT_DEVICE_READS_FAIL_AT 8u  /* reads */

@@ -19,7 +19,7 @@
 #define EXT_RING_SLOT_BYTES ((uint64_t)16 * KiB)
 #define EXT_RING_SLOTS_MIN 4u
 #define EXT_RING_SLOTS_MAX 256u
-#define EXT_RING_DEPTH_MIN 64u
+#define EXT_RING_DEPTH_MIN 128u
 #define EXT_RING_DEPTH_MAX 4096u
 #define EXT_READ_TRIES 3u /* the first and two more */
 #define EXT_READ_INTERRUPTS_MAX 100u
