@@ -814,6 +814,16 @@ static void substitute_done_but_for_the_word(struct life *l)
     item_of(l, "c")->next = item_of(l, "c")->prev = 0;
 }
 
+/* The neighbours and what is not live yet agree. */
+static void substitute_linked_but_for_the_word(struct life *l)
+{
+    substitute_done_but_for_the_word(l);
+    struct item *d = item_of(l, "d"), *dead = slab_ptr(l->f.slab, d->next);
+    dead->prev = slab_handle_of(l->f.slab, d);
+    dead->next = slab_handle_of(l->f.slab, item_of(l, "b"));
+    dead->lru_id = d->lru_id;
+}
+
 static void head_substituted_but_for_the_word(struct life *l)
 {
     item_of(l, "d")->prev = dead_handle(l);
@@ -840,6 +850,7 @@ Test(restart, broken_lists_become_whole_again)
         {link_half_done, "c e d b a ", 2},
         {substitute_half_done, "e d c b a ", 2},
         {substitute_done_but_for_the_word, "c e d b a ", 3},
+        {substitute_linked_but_for_the_word, "c e d b a ", 3},
         {head_substituted_but_for_the_word, "e d c b a ", 2},
         {nothing_known_but_time, "e d c b a ", 2},
     };
