@@ -1,6 +1,8 @@
 /* prefix.c: see prefix.h. A hash table with chains, and the list in order of appearance. */
 #include "prefix.h"
 
+#include <sys/random.h>
+
 #include "hash.h"
 #include "lock.h"
 
@@ -17,6 +19,7 @@ struct prefix {
 struct prefixes {
     /* const */
     char delimiter;
+    uint64_t seed; /* drawn, so that no client can aim prefixes at one chain */
     struct lock lock; /* LOCK_STATS */
     /* under lock */
     struct prefix *chains[CHAIN_COUNT];
@@ -30,6 +33,10 @@ struct prefixes *prefixes_create(char delimiter)
     struct prefixes *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return NULL;
+    if (getrandom(&p->seed, sizeof(p->seed), 0) != (ssize_t)sizeof(p->seed)) {
+        free(p);
+        return NULL;
+    }
     p->delimiter = delimiter;
     p->last = &p->first;
     lock_init(&p->lock, LOCK_STATS);
@@ -69,7 +76,7 @@ static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t ke
     if (end == NULL)
         return NULL;
     size_t len = (size_t)(end - key);
-    struct prefix **chain = &p->chains[hash_key(key, len, 0) % CHAIN_COUNT];
+    struct prefix **chain = &p->chains[hash_key(key, len, p->seed) % CHAIN_COUNT];
     for (struct prefix *at = *chain; at != NULL; at = at->chain_next) {
         if (at->len == len && memcmp(at->name, key, len) == 0)
             return at;

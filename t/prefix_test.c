@@ -3,6 +3,9 @@
 
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <time.h>
+
+#include "flood.h"
 
 static struct prefixes *p;
 
@@ -148,4 +151,34 @@ Test(prefix, threads_at_once)
     for (const char *at = text; *at != '\0'; at = strchr(at, '\n') + 1)
         cr_assert_not_null(strstr(at, "set 1000 del 0\r\n"));
     free(text);
+}
+
+/* CPU time of counting as many prefixes as there may be, each of which is new. */
+static double seconds_of(void (*make)(char *key, uint32_t i))
+{
+    struct timespec from, to;
+    char key[FLOOD_KEY_BYTES + 2];
+    prefixes_clear(p);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
+    for (uint32_t i = 0; i < PREFIX_MAX; i++) {
+        make(key, i);
+        memcpy(key + FLOOD_KEY_BYTES, ":x", 2);
+        prefixes_get(p, key, sizeof(key), true);
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
+    return (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9;
+}
+
+static void make_flood(char *key, uint32_t i) { flood_key(key, 0, i * 0x10001); }
+
+static void make_plain(char *key, uint32_t i)
+{
+    snprintf(key, FLOOD_KEY_BYTES + 1, "any other prefix with number %03x", i & 0xfff);
+    memcpy(key, &i, 2); /* a delimiter among them is in both kinds */
+}
+
+Test(prefix, a_known_seed_does_not_help_to_fill_one_chain)
+{
+    double plain = seconds_of(make_plain), flood = seconds_of(make_flood);
+    cr_assert_lt(flood, 10 * plain + 0.1, "%.3f s, others %.3f s", flood, plain);
 }

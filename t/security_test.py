@@ -781,6 +781,57 @@ def misbehaviour():
     return None
 
 
+FIRST_WORD_OF_XXH3 = 0xbe4ba423396cfeb8  # of its published secret
+
+
+def flood_key(i):
+    """Keys of 32 bytes that all have one XXH3, if the seed is 0."""
+    return FIRST_WORD_OF_XXH3.to_bytes(8, "little") + i.to_bytes(8, "little") + b"k" * 16
+
+
+def plain_key(i):
+    return b"another key, random %012d" % i
+
+
+def cpu_seconds(server):
+    with open("/proc/%d/stat" % server.process.pid) as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def million(server, key_of, count):
+    """CPU seconds that setting and getting so many keys costs."""
+    before = cpu_seconds(server)
+    with server.connect() as s:
+        s.settimeout(60)
+        for verb, rest, answer in ((b"ms", b" 1 b q\r\nv\r\n", b"MN\r\n"),
+                                   (b"mg", b" b\r\n", b"HD\r\n" * 1000 + b"MN\r\n")):
+            for start in range(0, count, 1000):
+                s.sendall(b"".join(verb + b" " + base64.b64encode(key_of(i)) + rest
+                                   for i in range(start, start + 1000)) + b"mn\r\n")
+                got, _ = read_until(s, b"MN\r\n")
+                if got.replace(b" b", b"") != answer:
+                    raise Failed("%s of %r: %r" % (verb, key_of(start), got[:100]))
+    return cpu_seconds(server) - before
+
+
+def hash_flood():
+    """A million keys that collide under a known seed cost no more than others: the seed is
+    drawn at each start. (A third more is let pass: the clock of CPU time is coarse.)"""
+    if not extant_only():
+        return "skipped: memcached's seed is known"
+    count, costs = 1000000, []
+    for key_of in (plain_key, flood_key):
+        with Server(BINARY, ["-m", "256"], name="flood") as server:
+            costs.append(million(server, key_of, count))
+            if server.stats()["curr_items"] != str(count):
+                raise Failed("%s items" % server.stats()["curr_items"])
+            clean_stop(server)
+    if costs[1] > costs[0] * 4 / 3 + 0.1:
+        raise Failed("%.2f s of CPU for keys that collide, %.2f s for others" % tuple(costs[::-1]))
+    return "%d keys set and got: %.2f s of CPU, others %.2f s" % (count, costs[1], costs[0])
+
+
 def garbage():
     """Seeded noise made of the protocol's own words, cut and split anyhow."""
     rng = random.Random(int(os.environ.get("SEED", "1")))
@@ -815,7 +866,7 @@ def garbage():
 
 PARTS = (lengths, long_lines, refcounts, log_of_keys, auth_file, auth_first, few_arguments,
          empty_lines, leaks, broken_base64, dumps_forbidden, no_udp, binary_protocol, privileges,
-         drop_privileges, drop_privileges_lasting, misbehaviour, garbage)
+         drop_privileges, drop_privileges_lasting, misbehaviour, hash_flood, garbage)
 
 
 def main():
