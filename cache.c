@@ -271,12 +271,15 @@ static struct cache_read *fact_of(struct cache_op *op, ext_place place)
 }
 
 /* Whoever comes upon a dead item counts it, not only a get, as in memcached. */
-static void count_death(struct cache_worker *w, enum item_death d)
+static void count_death(struct cache_worker *w, struct cache_op *op, enum item_death d)
 {
-    if (d == ITEM_EXPIRED)
+    if (d == ITEM_EXPIRED) {
+        op->met_expired = true;
         stat_inc(w->stats, STAT_get_expired);
-    else
+    } else {
+        op->met_flushed = true;
         stat_inc(w->stats, STAT_get_flushed);
+    }
 }
 
 /* A get leaves what it could not read, or not as it was written: the device may give it later. Who
@@ -330,7 +333,7 @@ again:
         if (op->verb == CACHE_STORE && !c->settings->lru_segmented)
             class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
         else
-            count_death(w, d);
+            count_death(w, op, d);
         ASSERT(!dead_item);
         dead_item = true;
         item_unlink(c, it, op->hash);
@@ -389,10 +392,34 @@ static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
         item_flag_clear(l->it, ITEM_SHADOW);
 }
 
+/* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
+ * flash only if its class has them, or can get them, as memcached has it; else no class is asked. */
+static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned len_class)
+{
+    if (likely(atomic_load_explicit(&c->settings->slab_automove, memory_order_relaxed) > 0) ||
+        op->verb != CACHE_GET || (op->options & CACHE_F_NO_VALUE) || len_class == 0)
+        return true;
+    uint64_t bytes_min = ext_len_bytes(len_class - 1);
+    uint32_t chunks = slab_chunks_of(c->slab, bytes_min);
+    if (chunks == 1)
+        return true;
+    struct slab_class_info info;
+    slab_info(c->slab, slab_class_count(c->slab), &info);
+    return (info.total_pages + slab_pages_left(c->slab)) * info.chunks_per_page >= chunks;
+}
+
 /* Queues a read of every unread word: pins the pages while the lock still keeps them alive. */
 static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct look *l)
 {
     struct cache *c = w->cache;
+    for (unsigned i = 0; i < l->unread_count; i++) {
+        if (has_room_for(c, op, index_len(c->index, index_load(l->unread[i]))))
+            continue;
+        stat_inc(w->stats, STAT_get_oom_extstore);
+        op->no_room = true;
+        op->status = CACHE_NO_MEMORY;
+        return STEP_DONE;
+    }
     for (unsigned i = 0; i < l->unread_count; i++) {
         index_word word = index_load(l->unread[i]);
         struct cache_read *r = cache_read_new(w);
@@ -516,7 +543,7 @@ static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct lo
     const struct ext_record *r = &l->match->rec;
     enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
     if (d != ITEM_ALIVE) {
-        count_death(w, d);
+        count_death(w, op, d);
         flash_forget(c, op->hash, l->match_slot, false);
         l->match = NULL;
         return STEP_DONE;
@@ -815,7 +842,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
             op->status = CACHE_OK;
             s = STEP_DONE;
         } else {
-            count_death(w, d);
+            count_death(w, op, d);
             flash_forget(c, op->hash, l.match_slot, false);
             s = get_miss(w, op, &l, now, lock, &unlocked);
         }
@@ -1002,7 +1029,7 @@ static enum step step_store(struct cache_worker *w, struct cache_op *op)
         const struct ext_record *r = &l.match->rec;
         enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
         if (d != ITEM_ALIVE) {
-            count_death(w, d);
+            count_death(w, op, d);
             flash_forget(c, op->hash, l.match_slot, false);
             l.match = NULL;
         }
@@ -1125,7 +1152,7 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
         const struct ext_record *r = &l.match->rec;
         enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
         if (d != ITEM_ALIVE) {
-            count_death(w, d);
+            count_death(w, op, d);
             flash_forget(c, op->hash, l.match_slot, false);
             l.match = NULL;
         }

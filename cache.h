@@ -120,6 +120,8 @@ struct cache_op {
     enum cache_status status;
     struct cache_view view;      /* GET: the item; STORE/ARITH/...: cas, exptime, flags, sizes of what now is there */
     uint64_t number;             /* CACHE_ARITH: the new value */
+    bool no_room;                /* GET: memory for the value isn't there (slab_automove 0); CACHE_NO_MEMORY */
+    bool met_expired, met_flushed; /* the key was there, but its time was over */
     char *value;                 /* CACHE_ALLOC: where the caller puts value_bytes bytes */
 
     /* the cache's own */
@@ -305,6 +307,7 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
     X(rescued_stale, "stale words found by reclaim")                                               \
     X(items_moved, "items moved to denser memory")                                                 \
     X(slab_reassign_rescues, "items that kept a place when a slab page was taken from their class") \
+    X(slab_reassign_chunk_rescues, "chunks of large items that kept one")                          \
     X(slab_reassign_evictions, "items that lost it")                                               \
     X(slab_reassign_busy_items, "times a page could not be moved because items were in use")       \
     X(slabs_moved, "slab pages moved between classes")                                             \
@@ -324,7 +327,7 @@ void cache_totals(struct cache *c, struct cache_totals *out);
 /* stats sizes: the histogram of accounted sizes in 32-byte steps, NULL without track_sizes; its length. */
 size_t cache_sizes(const struct cache *c, const _Atomic(uint64_t) **histogram);
 
-/* debugitem (debug build): lock|unlock|ref|unref. True if the key was found. */
+/* debugitem (debug build only): lock|unlock|ref|unref. True if the key was found. */
 bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_t key_bytes);
 
 #endif

@@ -129,7 +129,7 @@ void session_init(struct session *s, struct command_worker *w, int fd,
                           .fd = fd,
                           .resumed = resumed,
                           .ended = ended,
-                          .authenticated = w->env->auth == NULL};
+                          .authenticated = w->env->auth == NULL && !session_is_binary(w->env)};
     reply_init(&s->out, &w->pool, unpin, w);
 }
 
@@ -276,14 +276,14 @@ static size_t put_hit(char *out, const struct request *req, const char *key, uin
 
 /* A meta line that tells nothing of an item but its cas. */
 static size_t put_status(char *out, const struct request *req, enum meta_status status,
-                         uint64_t cas)
+                         uint64_t cas, uint32_t value_bytes)
 {
     struct meta_reply reply = {
         .status = status,
         .key_is_binary = req->key_is_binary,
         .cas = cas,
         .ttl_sec = -1,
-        .value_bytes = req->value_bytes,
+        .value_bytes = value_bytes,
         .key = req->key,
         .key_len = req->key_len,
     };
@@ -310,7 +310,7 @@ static size_t put_me(char *out, const struct request *req, const struct cache_vi
 static size_t put_miss(char *out, const struct request *req)
 {
     if (req->verb == VERB_MG && !proto_meta_is_hidden(req, META_EN))
-        return put_status(out, req, META_EN, 0);
+        return put_status(out, req, META_EN, 0, req->value_bytes);
     if (req->verb == VERB_ME) {
         size_t len;
         const char *text = reply_line(REPLY_EN, &len);
@@ -321,24 +321,32 @@ static size_t put_miss(char *out, const struct request *req)
 }
 
 static void log_fetch(struct session *s, const char *key, uint32_t key_len,
-                      const struct cache_view *v)
+                      const struct cache_view *v, enum watch_fetch_status miss)
 {
     struct watch_item it = {.key = key, .key_bytes = (uint8_t)key_len};
     if (v) {
         it.slab_class = v->slab_class;
         it.value_bytes = v->value_bytes;
     }
-    watch_item_get(&it, v ? WATCH_FETCH_FOUND : WATCH_FETCH_NOT_FOUND, s->fd);
+    watch_item_get(&it, v ? WATCH_FETCH_FOUND : miss, s->fd);
 }
 
-/* What details and watchers want to know about a fetch. Details know no meta commands. */
+static enum watch_fetch_status miss_of(const struct cache_op *op)
+{
+    return op->met_flushed   ? WATCH_FETCH_FLUSHED
+           : op->met_expired ? WATCH_FETCH_EXPIRED
+                             : WATCH_FETCH_NOT_FOUND;
+}
+
+/* What details and watchers want to know about a fetch; v NULL: a miss of this kind. Details know no
+ * meta commands. */
 static void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
-                       const struct cache_view *v)
+                       const struct cache_view *v, enum watch_fetch_status miss)
 {
     if (unlikely(details_wanted(s)) && verb != VERB_MG)
         prefixes_get(s->w->env->prefixes, key, key_len, v != NULL);
     if (watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
-        log_fetch(s, key, key_len, v);
+        log_fetch(s, key, key_len, v, miss);
 }
 
 /* ---- reads ---- */
@@ -366,7 +374,7 @@ static bool fill_source(struct pending *p)
         src->crlf = true;
     }
     if (p->req.verb != VERB_ME)
-        note_fetch(p->s, p->req.verb, p->key, p->req.key_len, hit ? v : NULL);
+        note_fetch(p->s, p->req.verb, p->key, p->req.key_len, hit ? v : NULL, miss_of(&p->op));
     return src->head_bytes > 0;
 }
 
@@ -418,7 +426,8 @@ static void tell(struct session *s)
 
 static void log_lookup(struct pending *p)
 {
-    log_fetch(p->s, p->key, p->req.key_len, p->op.status == CACHE_OK ? &p->op.view : NULL);
+    log_fetch(p->s, p->key, p->req.key_len, p->op.status == CACHE_OK ? &p->op.view : NULL,
+              miss_of(&p->op));
 }
 
 static void read_done(struct cache_op *op)
@@ -438,13 +447,18 @@ static void read_done(struct cache_op *op)
     tell(s);
 }
 
-/* Runs a read op; its answer is in the queue, or has its place there. */
-static void run_read(struct session *s, struct pending *p)
+/* Runs a read op; its answer is in the queue, or has its place there. False: there is no memory to read
+ * it from flash, and nothing is said yet. */
+static bool run_read(struct session *s, struct pending *p)
 {
     p->op.done = read_done;
     if (cache_run(s->w->cache_worker, &p->op)) {
+        if (unlikely(p->op.no_room)) {
+            pending_free(p);
+            return false;
+        }
         queue_ready(s, p);
-        return;
+        return true;
     }
     p->parked = true;
     s->parked++;
@@ -453,6 +467,7 @@ static void run_read(struct session *s, struct pending *p)
         p->queued = true;
     else
         session_break(s);
+    return true;
 }
 
 /* memcached looks up a key before it changes it, and its watchers of fetchers see that; ours do,
@@ -497,7 +512,7 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
         n += 2;
     }
     reply_commit(&s->out, n);
-    note_fetch(s, req->verb, key, key_len, v);
+    note_fetch(s, req->verb, key, key_len, v, WATCH_FETCH_FOUND);
     if (!with_value || copy) {
         cache_unpin(cw, pin);
         return;
@@ -525,7 +540,7 @@ static bool try_quick(struct session *s, const struct request *req, const char *
             reply_commit(&s->out, put_miss(to, req));
         else
             session_break(s);
-        note_fetch(s, req->verb, key, key_len, NULL);
+        note_fetch(s, req->verb, key, key_len, NULL, WATCH_FETCH_NOT_FOUND);
         return true;
     }
     case CACHE_QUICK_NEEDS_OP:
@@ -534,22 +549,23 @@ static bool try_quick(struct session *s, const struct request *req, const char *
     return false;
 }
 
-static void get_one(struct session *s, struct request *req, const char *key, uint32_t key_len,
+/* False as of run_read(). */
+static bool get_one(struct session *s, struct request *req, const char *key, uint32_t key_len,
                     uint64_t hash)
 {
     bool touch = verb_info(req->verb)->flags & VF_TOUCH;
     if (!touch && try_quick(s, req, key, key_len, hash))
-        return;
+        return true;
     struct pending *p = pending_make(s, CACHE_GET, req, key, key_len, hash);
     if (!p) {
         session_break(s);
-        return;
+        return true;
     }
     if (touch) {
         p->op.options = CACHE_F_TOUCH | CACHE_F_GAT;
         p->op.exptime_sec = clock_exptime(req->exptime);
     }
-    run_read(s, p);
+    return run_read(s, p);
 }
 
 /* Before anything is answered: is there a key that spoils the whole command? */
@@ -565,6 +581,34 @@ static bool has_long_key(struct key_cursor cursor)
     return rc < 0;
 }
 
+/* The keys before the one that spoils the command count as if they had been fetched, and what would have
+ * been read of flash for them as given up. */
+static void count_spoiled(struct session *s, const struct request *req)
+{
+    struct command_worker *w = s->w;
+    struct key_cursor cursor = req->keys;
+    const char *key;
+    uint32_t len;
+    while (proto_next_key(&cursor, &key, &len) == 1) {
+        uint64_t hash = cache_hash(w->env->cache, key, len);
+        struct cache_view view;
+        struct item *pin;
+        switch (cache_get_quick(w->cache_worker, key, (uint8_t)len, hash, &view, &pin)) {
+        case CACHE_QUICK_HIT:
+            note_fetch(s, req->verb, key, len, &view, WATCH_FETCH_FOUND);
+            cache_unpin(w->cache_worker, pin);
+            break;
+        case CACHE_QUICK_MISS:
+            note_fetch(s, req->verb, key, len, NULL, WATCH_FETCH_NOT_FOUND);
+            break;
+        case CACHE_QUICK_NEEDS_OP:
+            stat_inc(w->stats, STAT_get_cmds);
+            stat_inc(w->stats, STAT_get_aborted_extstore);
+            break;
+        }
+    }
+}
+
 /* get, gets, gat, gats: keys in small groups, so that memory is fetched ahead. */
 static enum command_result do_get(struct session *s, struct request *req)
 {
@@ -577,6 +621,7 @@ static enum command_result do_get(struct session *s, struct request *req)
         s->barrier = true;
         return COMMAND_AGAIN;
     } else if (has_long_key(cursor)) {
+        count_spoiled(s, req);
         session_reply(s, REPLY_GET_BAD_FORMAT);
         return COMMAND_DONE;
     }
@@ -604,7 +649,12 @@ static enum command_result do_get(struct session *s, struct request *req)
                 session_reply(s, REPLY_OOM_GET);
                 return COMMAND_DONE;
             }
-            get_one(s, req, key[i], len[i], hash[i]);
+            if (unlikely(!get_one(s, req, key[i], len[i], hash[i]))) {
+                s->get_offset = 0;
+                s->barrier = touch && s->parked > 0;
+                session_reply(s, REPLY_OOM_GET);
+                return COMMAND_DONE;
+            }
         }
         if (n < PREFETCH_KEYS)
             break;
@@ -652,7 +702,8 @@ static enum command_result do_mg(struct session *s, struct request *req)
         op->options |= CACHE_F_CAS_SET;
         op->cas_new = req->meta.cas_new;
     }
-    run_read(s, p);
+    if (unlikely(!run_read(s, p)))
+        session_reply(s, REPLY_OOM_GET);
     s->barrier = changes && s->parked > 0;
     return COMMAND_DONE;
 }
@@ -666,14 +717,14 @@ static enum command_result do_me(struct session *s, struct request *req)
         return COMMAND_DONE;
     }
     p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
-    run_read(s, p);
+    (void)run_read(s, p); /* without the value there is always room */
     return COMMAND_DONE;
 }
 
 /* ---- changes ---- */
 
 static void answer_meta(struct session *s, const struct request *req, enum meta_status status,
-                        uint64_t cas)
+                        uint64_t cas, uint32_t value_bytes)
 {
     if (proto_meta_is_hidden(req, status))
         return;
@@ -682,7 +733,7 @@ static void answer_meta(struct session *s, const struct request *req, enum meta_
         session_break(s);
         return;
     }
-    reply_commit(&s->out, put_status(to, req, status, cas));
+    reply_commit(&s->out, put_status(to, req, status, cas, value_bytes));
 }
 
 static enum meta_status meta_status_of(enum cache_status status)
@@ -762,9 +813,10 @@ static void answer_store(struct session *s, struct pending *p)
         [CACHE_EXISTS] = REPLY_EXISTS,
     };
     log_store(p);
-    if (p->req.verb == VERB_MS)
-        answer_meta(s, &p->req, meta_status_of(p->op.status),
-                    p->op.status == CACHE_OK ? p->op.view.cas : 0);
+    bool done = p->op.status == CACHE_OK;
+    if (p->req.verb == VERB_MS) /* what was joined is told as a whole */
+        answer_meta(s, &p->req, meta_status_of(p->op.status), done ? p->op.view.cas : 0,
+                    done ? p->op.view.value_bytes : p->req.value_bytes);
     else
         reply_unless(s, p->req.noreply, replies[p->op.status]);
 }
@@ -772,7 +824,8 @@ static void answer_store(struct session *s, struct pending *p)
 static void answer_delete(struct session *s, struct pending *p)
 {
     bool done = p->op.status == CACHE_OK;
-    if (done && watch_mask_has(s->w->watch_mask, WATCH_DELETIONS)) {
+    bool gone = done && !(p->op.options & CACHE_F_INVALIDATE); /* else it was only marked stale */
+    if (gone && watch_mask_has(s->w->watch_mask, WATCH_DELETIONS)) {
         struct watch_item it = {.key = p->key,
                                 .key_bytes = (uint8_t)p->req.key_len,
                                 .slab_class = p->op.view.slab_class,
@@ -780,7 +833,7 @@ static void answer_delete(struct session *s, struct pending *p)
         watch_deleted(&it, p->req.verb == VERB_MD ? "md" : "delete");
     }
     if (p->req.verb == VERB_MD)
-        answer_meta(s, &p->req, meta_status_of(p->op.status), 0);
+        answer_meta(s, &p->req, meta_status_of(p->op.status), 0, p->req.value_bytes);
     else
         reply_unless(s, p->req.noreply, done ? REPLY_DELETED : REPLY_NOT_FOUND);
 }
@@ -799,7 +852,7 @@ static void answer_arith(struct session *s, struct pending *p)
         return;
     }
     if (!done) {
-        answer_meta(s, &p->req, meta_status_of(p->op.status), 0);
+        answer_meta(s, &p->req, meta_status_of(p->op.status), 0, p->req.value_bytes);
         return;
     }
     bool with_value = meta_has(&p->req, 'v');

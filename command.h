@@ -118,6 +118,12 @@ struct session {
     bool broken; /* there was no memory for a reply: close */
 };
 
+/* -B binary: a protocol that is not spoken here; connections are closed at their first bytes. */
+static inline bool session_is_binary(const struct command_env *env)
+{
+    return env->settings->binding_protocol == SETTINGS_PROTOCOL_BINARY;
+}
+
 void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
 /* The client has left: forgets replies. True: no op is parked, the session may be freed; false:

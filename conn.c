@@ -300,13 +300,25 @@ static void log_line_of(struct conn *c, const char *line, size_t len)
         log_debug("<%d %.*s", c->origin.fd, (int)len, line);
 }
 
-/* -Y: nothing but the line that logs in is understood. True iff something was dealt with. */
+static enum next reject_binary(struct conn *c)
+{
+    struct server_counters *n = c->session.w->env->counters;
+    atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
+    return close_because(c, CONN_ERROR);
+}
+
+/* -Y: nothing but the line that logs in is understood; -B binary: nothing at all. True iff something
+ * was dealt with. */
 static bool authenticate(struct conn *c, enum next *next)
 {
     size_t consumed;
     uint32_t bytes;
     enum reply error;
     const char *line = c->buf + c->start;
+    if (session_is_binary(c->session.w->env)) {
+        *next = reject_binary(c);
+        return false;
+    }
     switch (proto_parse_auth(line, buffered(c), &consumed, &bytes, &error)) {
     case PARSE_NEED_MORE:
         *next = NEXT_INPUT;
@@ -342,8 +354,7 @@ static bool execute_line(struct conn *c, enum next *next)
         *next = NEXT_INPUT;
         return false;
     case PARSE_BINARY:
-        atomic_fetch_add_explicit(&s->w->env->counters->binary_rejected, 1, memory_order_relaxed);
-        *next = close_because(c, CONN_ERROR);
+        *next = reject_binary(c);
         return false;
     case PARSE_CLOSE:
         *next = close_because(c, CONN_ERROR);

@@ -823,7 +823,7 @@ static int flag_protocol(struct parser *p, const char *text)
     else if (strcmp(text, "ascii") == 0)
         p->s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
     else if (strcmp(text, "binary") == 0)
-        return refuse(p, SETTINGS_EXIT_USAGE, "-B binary: the binary protocol is not supported");
+        p->s->binding_protocol = SETTINGS_PROTOCOL_BINARY;
     else
         return refuse(p, SETTINGS_EXIT_USAGE,
                       "Invalid value for binding protocol: %s\n"
@@ -1195,6 +1195,9 @@ static int check_together(struct parser *p)
     if (code == SETTINGS_GO_ON && s->num_threads > 64)
         fprintf(p->err, "WARNING: Setting a high number of worker threads is not recommended.\n"
                         " Set this value to the number of cores in your machine or less.\n");
+    if (code == SETTINGS_GO_ON && s->binding_protocol == SETTINGS_PROTOCOL_BINARY)
+        fprintf(p->err, "WARNING: -B binary: the binary protocol is not supported, every connection "
+                        "will be closed\n");
     return code;
 }
 
@@ -1306,15 +1309,11 @@ void settings_print_stats(const struct settings *s,
         case SHOW_TEXT_null:
             emit(ctx, row->stat_name, "%s", text != NULL ? text : "(null)");
             break;
-        case SHOW_NULL_NUMBER:
-            if (v == 0)
-                emit(ctx, row->stat_name, "(null)");
-            else
-                emit(ctx, row->stat_name, "%.0f", v);
-            break;
         case SHOW_PROTOCOL:
             emit(ctx, row->stat_name, "%s",
-                 v == SETTINGS_PROTOCOL_ASCII ? "ascii" : "auto-negotiate");
+                 v == SETTINGS_PROTOCOL_ASCII    ? "ascii"
+                 : v == SETTINGS_PROTOCOL_BINARY ? "binary"
+                                                 : "auto-negotiate");
             break;
         case SHOW_HIDDEN:
             break;

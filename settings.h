@@ -59,12 +59,11 @@ enum setting_show {
     SHOW_REAL3,
     SHOW_TEXT_NULL, /* text, "NULL" if unset */
     SHOW_TEXT_null, /* text, "(null)" if unset */
-    SHOW_NULL_NUMBER, /* number, "(null)" for 0, as memcached prints it */
     SHOW_PROTOCOL,
     SHOW_HIDDEN,
 };
 
-enum settings_protocol { SETTINGS_PROTOCOL_AUTO, SETTINGS_PROTOCOL_ASCII };
+enum settings_protocol { SETTINGS_PROTOCOL_AUTO, SETTINGS_PROTOCOL_ASCII, SETTINGS_PROTOCOL_BINARY };
 enum settings_persist { SETTINGS_PERSIST_OFF, SETTINGS_PERSIST_ON, SETTINGS_PERSIST_SCAN };
 enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENGINE_THREADS };
 
@@ -149,9 +148,9 @@ enum settings_bucket {
       "items have a cas value")                                                                    \
     X(U32, backlog, 1024, 1, INT32_MAX, "", FIXED, NUMBER, "tcp_backlog",                          \
       "listen(2) backlog")                                                                         \
-    X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 1,                                         \
+    X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 2,                                         \
       "", FIXED, PROTOCOL,                                                                         \
-      "binding_protocol", "protocol: ascii or auto")                                               \
+      "binding_protocol", "protocol: ascii or auto; binary closes every connection")               \
     X(BOOL, auth_sasl, false, 0, 0, "", FIXED, YES_NO, "auth_enabled_sasl",                        \
       "")                                                                                          \
     X(BOOL, auth_ascii, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_ascii",                      \
@@ -272,7 +271,7 @@ enum settings_bucket {
     X(BOOL, ext_drop_unread, false, 0, 1, "", LIVE, YES_NO,                                        \
       "ext_drop_unread",                                                                           \
       "compaction drops what was not read")                                                        \
-    X(U32, num_napi_ids, 0, 1, 1024, "", FIXED, NULL_NUMBER, "num_napi_ids",                       \
+    X(U32, num_napi_ids, 0, 1, 1024, "", FIXED, NUMBER, "num_napi_ids",                            \
       "receive queues of the network card; connections of one stay with one worker")               \
     X(TEXT, memory_file, 0, 0, 0, "", FIXED, TEXT_null,                                            \
       "memory_file",                                                                               \

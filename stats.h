@@ -216,7 +216,7 @@ enum stats_when {
     X(GAUGE, slab_reassign_busy_items, WITH_REASSIGN, 0)                                           \
     X(GAUGE, slab_reassign_busy_deletes, WITH_REASSIGN, 0)                                         \
     X(GAUGE, slab_reassign_busy_nomem, WITH_REASSIGN, 0)                                           \
-    X(GAUGE, slab_reassign_last_busy_status, WITH_REASSIGN, 0)                                     \
+    X(TEXT, slab_reassign_last_busy_status, WITH_REASSIGN, 0)                                      \
     X(GAUGE, slab_reassign_running, WITH_REASSIGN, 0)                                              \
     X(GAUGE, slabs_moved, WITH_REASSIGN, 0)                                                        \
     X(GAUGE, lru_crawler_running, WITH_CRAWLER, 0)                                                 \

@@ -299,6 +299,8 @@ static enum next one_command(struct endpoint *e)
     struct request *req = e->of->request;
     size_t consumed;
     enum next next = NEXT_COMMAND;
+    if (session_is_binary(s->w->env))
+        return NEXT_DATAGRAM;
     switch (proto_parse_line(e->at, (size_t)(e->end - e->at), &consumed, req)) {
     case PARSE_OK:
         e->at += consumed;

@@ -277,6 +277,20 @@ Test(protocol, http_and_binary_close)
     client_close(b);
 }
 
+Test(protocol, what_is_bound_to_binary_closes_at_the_first_byte)
+{
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-B", "binary");
+    struct client *b = client_open(s);
+    client_send(b, "version\r\n");
+    client_expect_closed(b);
+    client_close(b);
+    b = client_open(s);
+    client_send_bytes(b, "\x80\x0b", 2);
+    client_expect_closed(b);
+    client_close(b);
+    server_stop(s);
+}
+
 Test(protocol, quit_sends_what_came_before)
 {
     client_send(c, "set a 0 0 1\r\nx\r\nget a\r\nquit\r\nget a\r\n");
@@ -350,6 +364,8 @@ Test(protocol, meta_set_modes_and_cas)
     client_ask(c, "ms a 1 MA\r\n!\r\n", "HD\r\n");
     client_ask(c, "ms a 1 MP\r\n>\r\n", "HD\r\n");
     client_ask(c, "mg a v\r\n", "VA 4\r\n>ho!\r\n");
+    client_ask(c, "ms a 2 MA s\r\n??\r\n", "HD s6\r\n"); /* of the whole */
+    client_ask(c, "ms a 1 MP s\r\n<\r\n", "HD s7\r\n");
     client_ask(c, "ms a 1 C99 c\r\nx\r\n", "EX c0\r\n");
     client_ask(c, "ms b 1 C99\r\nx\r\n", "NF\r\n");
     client_ask(c, "ms a 1 E500\r\nx\r\n", "HD\r\n");

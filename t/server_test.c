@@ -327,12 +327,13 @@ Test(server, watchers_see_what_others_do)
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "2");
     struct client *c = client_open(s), *w = client_open(s);
     client_ask(w, "watch fetchers mutations deletions\r\n", "OK\r\n");
-    client_ask(c, "set a%b 0 100 2\r\nhi\r\nget a%b\r\ndelete a%b\r\n",
-               "STORED\r\nVALUE a%b 0 2\r\nhi\r\nEND\r\nDELETED\r\n");
+    client_ask(c, "set a%b 0 100 2\r\nhi\r\nget a%b\r\nmd a%b I\r\ndelete a%b\r\n",
+               "STORED\r\nVALUE a%b 0 2\r\nhi\r\nEND\r\nHD\r\nDELETED\r\n");
     static const char *const want[] = {
         " type=item_get key=a%25b status=not_found clsid=0 cfd=",
         " type=item_store key=a%25b status=stored cmd=set ttl=100 clsid=1 cfd=",
         " type=item_get key=a%25b status=found clsid=1 cfd=",
+        " type=item_get key=a%25b status=found clsid=1 cfd=", /* of md, which deletes nothing */
         " type=item_get key=a%25b status=found clsid=1 cfd=",
         " type=deleted key=a%25b cmd=delete clsid=1 size=2",
     };
@@ -341,6 +342,14 @@ Test(server, watchers_see_what_others_do)
         cr_assert_eq(strncmp(line, "ts=", 3), 0, "%s", line);
         EXPECT_IN(line, want[i]);
     }
+    client_ask(c, "set a 0 -1 1\r\nx\r\nget a\r\nset b 0 0 1\r\nx\r\nflush_all\r\nget b\r\n",
+               "STORED\r\nEND\r\nSTORED\r\nOK\r\nEND\r\n");
+    static const char *const dead[] = {
+        "key=a status=not_found ", "type=item_store key=a ", "key=a status=expired clsid=0 cfd=",
+        "key=b status=not_found ", "type=item_store key=b ", "key=b status=flushed clsid=0 cfd=",
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(dead); i++)
+        EXPECT_IN(client_line(w), dead[i]);
     cr_assert_eq(client_stat_u64(c, "", "log_watchers"), 1);
     client_close(w);
     cr_assert(wait_until(client_stat_u64(c, "", "log_watchers") == 0, 10000));

@@ -192,7 +192,6 @@ Test(settings, unsupported_is_refused_by_name)
     refused("-Z", 64, "-Z: TLS is not supported");
     refused("-S", 64,
             "-S: SASL authentication is not supported (-Y authenticates in the text protocol)");
-    refused("-B binary", 64, "-B binary: the binary protocol is not supported");
     refused("-o proxy_config=/x", 64, "-o proxy_config: the proxy is not supported");
     refused("-o ssl_key=/x", 64, "-o ssl_key: TLS is not supported");
     refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
@@ -223,6 +222,13 @@ Test(settings, auth_forces_ascii)
 {
     accepted("-Y /x");
     cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_ASCII);
+}
+
+Test(settings, binary_protocol_warns)
+{
+    cr_assert_eq(parse("-B binary"), SETTINGS_GO_ON);
+    cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_BINARY);
+    cr_assert_eq(strncmp(err, "WARNING: -B binary: the binary protocol is not supported", 56), 0);
 }
 
 Test(settings, many_threads_warn)
@@ -717,7 +723,7 @@ Test(settings, stats_are_memcacheds)
         "drop_privileges no\next_item_size 512\n"
         "ext_item_age 4294967295\next_low_ttl 0\next_recache_rate 2000\next_wbuf_size 4194304\n"
         "ext_compact_under 0\next_drop_under 0\next_max_sleep 1000000\next_max_frag 0.80\n"
-        "slab_automove_freeratio 0.010\next_drop_unread no\nnum_napi_ids (null)\n"
+        "slab_automove_freeratio 0.010\next_drop_unread no\nnum_napi_ids 0\n"
         "memory_file (null)\nclient_flags_size 4\n");
 }
 
