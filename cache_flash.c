@@ -189,6 +189,7 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, uns
         index_word w = index_load(slot);
         index_replace(c->index, hash, slot,
                       index_make_flash(c->index, neu, len_class, index_heat(c->index, w) / 2));
+        debug_held_at(c, hash, NULL, old, neu);
         ext_drop(c->ext, old, index_len(c->index, w));
     }
     lock_release(lock);

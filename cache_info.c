@@ -1,5 +1,5 @@
-/* cache_info.c: what operators are shown of the cache; nothing here changes it
- * but debugitem. Figures are read without stopping anything, so sums over
+/* cache_info.c: what operators are shown of the cache; nothing here changes it.
+ * Figures are read without stopping anything, so sums over
  * classes may be a few operations apart. */
 #include "cache_internal.h"
 #include "settings.h"
@@ -91,29 +91,4 @@ size_t cache_sizes(const struct cache *c, const _Atomic(uint64_t) **histogram)
 {
     *histogram = c->sizes;
     return c->sizes_count;
-}
-
-bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_t key_bytes)
-{
-    uint64_t hash = cache_hash(c, key, key_bytes);
-    struct lock *lock = index_lock(c->index, hash);
-    index_slot *slots[INDEX_MATCH_MAX];
-    bool found = false;
-    lock_take(lock);
-    unsigned n = index_match(c->index, hash, slots);
-    for (unsigned i = 0; i < n && !found; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_RAM)
-            continue;
-        struct item *it = item_at(c, index_handle(c->index, word));
-        if (it->key_bytes != key_bytes || memcmp(item_key(it), key, key_bytes) != 0)
-            continue;
-        found = true;
-        if (strcmp(what, "ref") == 0)
-            item_ref(it);
-        else if (strcmp(what, "unref") == 0 && item_refs(it) > 1)
-            item_unref(c, it);
-    }
-    lock_release(lock);
-    return found;
 }

@@ -54,6 +54,17 @@ struct dup_check {
     uint32_t tries; /* reads that failed so far */
 };
 
+#ifdef EXTANT_DEBUG
+struct cache_holds {
+    _Atomic(uint32_t) refs[SLAB_CLASS_MAX], locks[SLAB_CLASS_MAX];
+    /* what was reffed last, under its LOCK_COLUMN; a held item may be on flash meanwhile */
+    uint64_t hash;
+    struct item *item;
+    bool on_flash;
+    ext_place place;
+};
+#endif
+
 struct cache {
     /* const after init */
     struct settings *settings;
@@ -79,7 +90,28 @@ struct cache {
     struct dup_check *dups; /* ring of CACHE_DUP_QUEUE_MAX */
     uint32_t dup_head, dup_count;
     _Atomic(bool) dup_any;
+#ifdef EXTANT_DEBUG
+    struct cache_holds holds;
+#endif
 };
+
+/* cache_debug.c: what debugitem holds went to flash (it) or was moved there (it NULL); LOCK_COLUMN held.
+ * And why a class can't give a page; NULL: it can. */
+#ifdef EXTANT_DEBUG
+void debug_held_at(struct cache *c, uint64_t hash, const struct item *it, ext_place from, ext_place to);
+const char *debug_holds_of(struct cache *c, unsigned cls);
+#else
+static inline void debug_held_at(struct cache *c, uint64_t hash, const struct item *it, ext_place from,
+                                 ext_place to)
+{
+    (void)c, (void)hash, (void)it, (void)from, (void)to;
+}
+static inline const char *debug_holds_of(struct cache *c, unsigned cls)
+{
+    (void)c, (void)cls;
+    return NULL;
+}
+#endif
 
 struct cache_read {
     struct ext_read rd;

@@ -89,6 +89,7 @@ int item_flush(struct cache *c, struct item *it, uint64_t hash)
         watch_extwrite(&w, bucket);
     }
     index_replace(c->index, hash, item_slot(c, it, hash), index_make_flash(c->index, place, len_class, 0));
+    debug_held_at(c, hash, it, 0, place);
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
     cache_sizes_count(c, it, -1);
@@ -196,9 +197,11 @@ static void prefetch_newer(struct cache *c, const struct item *it)
     prefetch_lines(lru_newer_locked(c->lru, next), sizeof(struct item) + CACHE_LINE_BYTES);
 }
 
-/* Finds the oldest item of a list whose column is free and that nobody holds; it comes back with its
- * column locked. The list's lock is released. NULL: none among the tries. */
-static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, uint64_t *hash, struct lock **column)
+/* Finds the oldest item of a list whose column is free; it comes back with its column locked. The
+ * list's lock is released. One that is held can be moved, also to flash, but its memory isn't free before
+ * its holder lets it go: with for_room such are passed over. NULL: none among the tries. */
+static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, bool for_room, uint64_t *hash,
+                              struct lock **column)
 {
     struct lock *list = lru_lock(c->lru, id);
     lock_take(list);
@@ -208,12 +211,14 @@ static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, uint6
         *column = index_lock(c->index, *hash);
         if (!lock_try(*column))
             continue;
-        if (item_refs(it) == 1) {
+        bool held = item_refs(it) != 1;
+        if (held)
+            class_count(c, lru_class(id), lrutail_reflocked);
+        if (!held || !for_room) {
             prefetch_newer(c, it);
             lock_release(list);
             return it;
         }
-        class_count(c, lru_class(id), lrutail_reflocked);
         lock_release(*column);
     }
     lock_release(list);
@@ -230,7 +235,7 @@ enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_
     if (lru_count(c->lru, id) == 0)
         return ROOM_NONE;
     bool must = mode == ROOM_EVICT || mode == ROOM_FORCE;
-    struct item *it = take_tail(c, id, must ? PULL_TRIES_MAX : CACHE_PULL_TRIES, &hash, &column);
+    struct item *it = take_tail(c, id, must ? PULL_TRIES_MAX : CACHE_PULL_TRIES, must, &hash, &column);
     if (!it)
         return ROOM_NONE;
     uint32_t now = clock_now_sec();

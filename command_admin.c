@@ -210,6 +210,8 @@ static void fill_items(const struct command_env *env, struct stats_snapshot *out
         out->hash_power_level++;
     out->hash_bytes = index.bytes;
     out->slab_reassign_rescues = totals.slab_reassign_rescues;
+    out->slab_reassign_chunk_rescues = totals.slab_reassign_chunk_rescues;
+    out->slab_reassign_last_busy_status = maint_busy_status(env->maint);
     out->slab_reassign_busy_items = totals.slab_reassign_busy_items;
     out->slab_reassign_busy_nomem = totals.slab_reassign_evictions; /* no room to rescue them to */
     out->slab_reassign_running = maint_reassign_is_running(env->maint);
@@ -363,7 +365,7 @@ static void stats_slabs(struct session *s)
     }
     free(sum);
     emit(s, "active_slabs", "%u", active);
-    emit(s, "total_malloced", "%" PRIu64, slab_pages_total(env->slab) * SLAB_PAGE_BYTES);
+    emit(s, "total_malloced", "%" PRIu64, slab_taken_bytes(env->slab));
     session_reply(s, REPLY_END);
 }
 
@@ -459,7 +461,8 @@ static void stats_extant(struct session *s)
     if (env->ext)
         ext_info(env->ext, &ext);
     uint64_t limit = env->settings->maxbytes;
-    uint64_t slab = slab_pages_total(env->slab) * SLAB_PAGE_BYTES;
+    uint64_t pages = slab_pages_total(env->slab), pool = slab_pages_global(env->slab);
+    uint64_t slab = (pages - min_u64(pages, pool)) * SLAB_PAGE_BYTES;
     uint64_t used = index.ram_count + index.flash_count;
     struct stats_extant out = {
         .extant_version = EXTANT_VERSION,

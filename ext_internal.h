@@ -70,7 +70,7 @@ static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
     X(compact_rescues, "records moved by reclaim")                                                 \
     X(compact_resc_cold, "of these, to bucket coldcompact")                                        \
     X(compact_resc_old, "of these, to bucket old")                                                 \
-    X(compact_skipped, "records that reclaim found dead")                                          \
+    X(compact_skipped, "records that drop_unread left behind")                                     \
     X(page_allocs, "pages opened")                                                                 \
     X(page_evictions, "pages given up with live objects for lack of room")                         \
     X(page_reclaims, "pages freed")                                                                \

@@ -12,6 +12,7 @@
 #define STEP_BYTES ((uint64_t)256 * KiB) /* copied by one step, but at least one record */
 #define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
 #define EVICT_KEEP_DIVISOR 4u /* of a page being evicted at most 1/4 is written again */
+#define SMALL_PAGES 16u       /* so few can't spare one: something goes when a page is wanted */
 #define URGENT_FRAG_MAX 0.9   /* below the low-water mark fuller pages gain too little */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
@@ -39,13 +40,15 @@ struct ext_reclaim {
     enum mode mode;
     bool for_index;   /* EVICT since the index is full: nothing is kept */
     bool drop_unread; /* RESCUE that leaves behind what was never hit */
+    bool to_old;      /* RESCUE to bucket old, since the page went only for its age */
     uint32_t page, version;
     uint32_t slot_index; /* in the page */
     uint64_t from;       /* first byte of the slot that is in the buffer, or wanted there */
     uint32_t entry, entry_count;
     uint64_t keep_bytes; /* what EVICT may still write again */
     uint64_t page_evicted;
-    uint64_t rescues, lost, skipped; /* of this slot, for the event */
+    uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
+                                              * those from a page that someone was reading */
     uint64_t sweep_cursor;
     bool sweep_page; /* the whole page, else the slot */
     uint64_t walk_at, walk_looked;  /* bytes of the slot; bytes looked at in all */
@@ -120,7 +123,18 @@ uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
 {
     uint64_t total = ext_pages_total(e, device_class);
     uint64_t margin = 1 + min_u64(total / 32, 8);
-    return device_class == EXT_BUCKET_DEFAULT ? EXT_RESERVED_PAGES + margin : margin;
+    if (device_class != EXT_BUCKET_DEFAULT)
+        return margin;
+    return EXT_RESERVED_PAGES + (total < SMALL_PAGES ? 0 : margin);
+}
+
+/* Is bucket default, into whose pages all others may fall back, short of them? */
+static bool is_short(const struct extstore *e)
+{
+    uint64_t free_pages = ext_pages_free(e, EXT_BUCKET_DEFAULT);
+    bool is_wanted = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) != 0;
+    return free_pages < ext_low_water(e, EXT_BUCKET_DEFAULT) ||
+           (is_wanted && free_pages <= EXT_RESERVED_PAGES);
 }
 
 /* Could a job begin with this page? DRAINING ones are left from a job that was given up. */
@@ -248,11 +262,39 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
     r->page = page;
     r->version = atomic_load(&e->pages[page].version);
     r->slot_index = 0;
-    r->keep_bytes = r->for_index ? 0 : e->page_bytes / EVICT_KEEP_DIVISOR;
+    bool rewrites = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed) > 0;
+    r->keep_bytes = r->for_index || !rewrites ? 0 : e->page_bytes / EVICT_KEEP_DIVISOR;
     r->page_evicted = 0;
     event(r, "type=compact_start id=%" PRIu32 " version=%" PRIu32, page, r->version);
     begin_slot(r);
     return true;
+}
+
+/* What devices of bucket coldcompact and old hold is worth least, and makes room there first; then
+ * the oldest page of default goes to them. */
+static bool start_tiers(struct ext_reclaim *r)
+{
+    static const enum ext_bucket tiers[] = {EXT_BUCKET_COLDCOMPACT, EXT_BUCKET_OLD};
+    struct extstore *e = r->e;
+    uint32_t page = oldest(r, EXT_BUCKET_DEFAULT, OF_CLASS_TO_COMPACT);
+    bool any = false;
+    for (size_t i = 0; i < ARRAY_COUNT(tiers) && page != EXT_NO_PAGE; i++) {
+        if (ext_pages_total(e, tiers[i]) == 0)
+            continue;
+        if (ext_pages_free(e, tiers[i]) == 0) {
+            if (start_job(r, EVICT, oldest(r, tiers[i], OF_CLASS)))
+                return true;
+            continue; /* its only page is in use */
+        }
+        any = true;
+    }
+    if (!any)
+        return false;
+    r->to_old = ext_pages_free(e, EXT_BUCKET_OLD) > 0;
+    if (start_job(r, RESCUE, page))
+        return true;
+    r->to_old = false;
+    return false;
 }
 
 /* Free pages of the class are below the low-water mark. */
@@ -270,12 +312,11 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     if (ext_probe_tries_page(e))
         return false;
     if (device_class != EXT_BUCKET_DEFAULT)
-        return ext_pages_free(e, EXT_BUCKET_DEFAULT) < ext_low_water(e, EXT_BUCKET_DEFAULT) &&
-               start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+        return is_short(e) && start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
     if (ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
         start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
         return true;
-    return start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+    return start_tiers(r) || start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
 }
 
 /* Chooses by the free pages of one device class. */
@@ -284,17 +325,23 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     struct extstore *e = r->e;
     if (ext_pages_total(e, device_class) == 0)
         return false;
-    uint64_t free_pages = ext_pages_free(e, device_class);
-    if (free_pages < ext_low_water(e, device_class))
+    uint64_t free_pages = ext_pages_free(e, device_class), usable = free_pages;
+    if (device_class == EXT_BUCKET_DEFAULT) /* what compact_under and drop_under speak of */
+        usable -= min_u64(usable, EXT_RESERVED_PAGES);
+    if (free_pages < ext_low_water(e, device_class) ||
+        (device_class == EXT_BUCKET_DEFAULT && is_short(e)))
         return start_urgent(r, device_class);
-    if (free_pages < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
+    if (usable < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
         start_job(r, RESCUE,
                   most_fragmented(r, device_class,
                                   atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed))))
         return true;
-    r->drop_unread =
-        atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
-        free_pages < atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed);
+    if (usable >= atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed))
+        return false;
+    if (device_class == EXT_BUCKET_DEFAULT && start_tiers(r))
+        return true;
+    r->drop_unread = atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
+                     ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) == 0;
     return r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS));
 }
 
@@ -302,7 +349,7 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
 static bool choose(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
-    r->for_index = r->drop_unread = false;
+    r->for_index = r->drop_unread = r->to_old = false;
     uint32_t requests = atomic_load(&e->evict_requests);
     if (requests > 0) {
         r->for_index = true;
@@ -392,7 +439,7 @@ static void begin_slot(struct ext_reclaim *r)
         return;
     }
     r->entry = r->entry_count = 0;
-    r->rescues = r->lost = r->skipped = 0;
+    r->rescues = r->reread = r->lost = r->skipped = 0;
     r->table_tries = r->record_tries = 0;
     r->not_before_ns = 0;
     event(r, "type=compact_read_start id=%" PRIu32 " offset=%" PRIu64, r->page,
@@ -406,8 +453,8 @@ static void end_slot(struct ext_reclaim *r)
 {
     event(r,
           "type=compact_read_end id=%" PRIu32 " offset=%" PRIu64 " rescues=%" PRIu64
-          " rescues_realloc=0 lost=%" PRIu64 " lost_oom=0 skipped=%" PRIu64,
-          r->page, r->slot_index * r->e->wbuf_bytes, r->rescues, r->lost, r->skipped);
+          " rescues_realloc=%" PRIu64 " lost=%" PRIu64 " lost_oom=0 skipped=%" PRIu64,
+          r->page, r->slot_index * r->e->wbuf_bytes, r->rescues, r->reread, r->lost, r->skipped);
     r->slot_index++;
     begin_slot(r);
 }
@@ -517,10 +564,8 @@ static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place
                  bool evicted, enum ext_counter reason)
 {
     struct extstore *e = r->e;
-    if (!e->opt.callbacks.dropped(e->opt.callbacks.ctx, entry->hash, place, evicted)) {
-        r->skipped++;
+    if (!e->opt.callbacks.dropped(e->opt.callbacks.ctx, entry->hash, place, evicted))
         return;
-    }
     ext_count(e, reason, 1);
     if (!evicted)
         return;
@@ -546,12 +591,10 @@ static enum ext_bucket rescue_bucket(const struct ext_reclaim *r, unsigned heat)
         return EXT_BUCKET_OLD;
     case EXT_BUCKET_COLDCOMPACT:
         return heat == 0 ? EXT_BUCKET_COLDCOMPACT : EXT_BUCKET_COMPACT;
-    case EXT_BUCKET_COMPACT:
+    default:
         if (heat == 0 && ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) > 0)
             return EXT_BUCKET_COLDCOMPACT;
-        return EXT_BUCKET_COMPACT;
-    default:
-        return EXT_BUCKET_COMPACT;
+        return r->to_old ? EXT_BUCKET_OLD : EXT_BUCKET_COMPACT;
     }
 }
 
@@ -622,15 +665,16 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     if (rc != 0)
         return WAIT;
     *bytes = entry->record_bytes;
+    bool is_read = atomic_load(&e->pages[r->page].refs) > 1; /* one is ours */
     if (cb->moved(cb->ctx, entry->hash, place, a.place, a.len_class)) {
         r->rescues++;
+        r->reread += is_read;
         ext_count(e, EXT_N_compact_rescues, 1);
         if (bucket == EXT_BUCKET_COLDCOMPACT)
             ext_count(e, EXT_N_compact_resc_cold, 1);
         if (bucket == EXT_BUCKET_OLD)
             ext_count(e, EXT_N_compact_resc_old, 1);
     } else {
-        r->skipped++;
         ext_drop(e, a.place, a.len_class);
     }
     ext_append_end(&a);
@@ -649,11 +693,8 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
         drop(r, entry, place, false, EXT_N_objects_expired);
         return NEXT;
     }
-    if (!cb->is_live(cb->ctx, entry->hash, place, &heat)) {
-        r->skipped++;
-        ext_count(e, EXT_N_compact_skipped, 1);
+    if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
         return NEXT;
-    }
     if (r->mode == EVICT) {
         if (heat == 0 || r->keep_bytes < entry->record_bytes) {
             drop_evicted(r, entry, place);
@@ -662,6 +703,8 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
         if (r->from > 0)
             return NEED_SLOT;
     } else if (r->drop_unread && heat == 0) {
+        r->skipped++;
+        ext_count(e, EXT_N_compact_skipped, 1);
         drop(r, entry, place, true, EXT_N_objects_unread_dropped);
         return NEXT;
     }

@@ -43,6 +43,7 @@ struct maint {
     int reassign_src, reassign_dst;
     /* atomic */
     _Atomic(bool) stop, reassign_running;
+    _Atomic(const char *) busy_status; /* why a page could not be moved at once, the last time */
     /* the maintenance thread's own */
     struct thread_stats stats;
     struct cache_worker *worker;
@@ -120,9 +121,9 @@ static unsigned class_with_most_pages(struct cache *c)
     return best;
 }
 
-/* Moves cold items of a class to flash until it can spare a page; then the page goes to the pool.
- * True iff something moved. */
-static bool flush_page_of(struct maint *m, unsigned cls)
+/* Moves cold items of a class to flash until it can spare a page; then the page goes to the pool, if it
+ * may. True iff something moved. */
+static bool flush_page_of(struct maint *m, unsigned cls, bool may_move)
 {
     struct cache *c = m->cache;
     struct slab_class_info info;
@@ -130,7 +131,7 @@ static bool flush_page_of(struct maint *m, unsigned cls)
     for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
         slab_info(c->slab, cls, &info);
         if (info.free_chunks >= info.chunks_per_page)
-            return slab_page_move(c->slab, cls, 0) == 0 || did;
+            return (may_move && slab_page_move(c->slab, cls, 0) == 0) || did;
         enum room r = room_pull(c, cls, LRU_COLD, 0, ROOM_FLUSH, 0);
         if (r == ROOM_NONE && room_pull(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) != ROOM_MADE &&
             room_pull(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) != ROOM_MADE)
@@ -152,8 +153,14 @@ static bool step_flush_ahead(struct maint *m, uint32_t now)
     uint64_t target = max_u64(2, (uint64_t)((double)(slab_limit_bytes(c->slab) / SLAB_PAGE_BYTES) * ratio));
     if (slab_pages_left(c->slab) >= target)
         return false;
-    unsigned cls = class_with_most_pages(c);
-    return cls != 0 && flush_page_of(m, cls);
+    if (atomic_load(&m->settings->slab_automove) > 0) {
+        unsigned cls = class_with_most_pages(c);
+        return cls != 0 && flush_page_of(m, cls, true);
+    }
+    bool did = false; /* the operator moves pages: each class keeps its own, and a page's worth of room */
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++)
+        did |= flush_page_of(m, cls, false);
+    return did;
 }
 
 /* Items idle for ext_item_age go to flash though there is room; only those worth it (ext_item_size). */
@@ -198,7 +205,7 @@ static bool step_index(struct maint *m, uint32_t now)
     uint64_t excess = slab_set_limit(c->slab, limit > bytes ? limit - bytes : SLAB_PAGE_BYTES);
     if (excess > 0) {
         unsigned cls = class_with_most_pages(c);
-        did |= cls != 0 && flush_page_of(m, cls);
+        did |= cls != 0 && flush_page_of(m, cls, true);
     }
     if (atomic_exchange(&c->index_full, false)) {
         ext_evict_oldest(c->ext);
@@ -208,6 +215,12 @@ static bool step_index(struct maint *m, uint32_t now)
 }
 
 /* ---- slab pages between classes ---- */
+
+static void page_busy(struct maint *m, const char *status)
+{
+    cache_count(m->cache, CACHE_N_slab_reassign_busy_items, 1);
+    atomic_store(&m->busy_status, status);
+}
 
 static bool step_page_move(struct maint *m, uint32_t now)
 {
@@ -227,6 +240,11 @@ static bool step_page_move(struct maint *m, uint32_t now)
         if (m->move_src == 0)
             return false;
     }
+    const char *held = debug_holds_of(c, m->move_src);
+    if (held) {
+        page_busy(m, held);
+        return true;
+    }
     for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
         slab_info(c->slab, m->move_src, &info);
         if (info.free_chunks >= info.chunks_per_page || info.total_pages < 2)
@@ -234,10 +252,11 @@ static bool step_page_move(struct maint *m, uint32_t now)
         enum room r = room_make(c, m->move_src, false);
         if (r == ROOM_MADE) {
             m->move_evicted++;
+            atomic_store(&m->busy_status, "from_lru");
             continue;
         }
         if (++m->move_tries < 1000) {
-            cache_count(c, CACHE_N_slab_reassign_busy_items, 1);
+            page_busy(m, "busy_active");
             return r == ROOM_WAIT;
         }
         break; /* given up: the items are held */
@@ -245,12 +264,15 @@ static bool step_page_move(struct maint *m, uint32_t now)
     slab_info(c->slab, m->move_src, &info);
     if (info.free_chunks < info.chunks_per_page && info.total_pages >= 2 && m->move_tries < 1000)
         return true;
-    uint64_t kept = info.total_chunks ? (uint64_t)info.used_chunks * info.chunks_per_page / info.total_chunks : 0;
+    /* The page's share of what is left in the class. */
+    uint64_t kept = info.total_chunks ? info.used_chunks * info.chunks_per_page / info.total_chunks : 0;
+    uint64_t kept_chained = info.total_chunks ? info.chained_chunks * info.chunks_per_page / info.total_chunks : 0;
     if (slab_page_move(c->slab, m->move_src, m->move_dst) == 0) {
         char line[96];
         cache_count(c, CACHE_N_slabs_moved, 1);
         cache_count(c, CACHE_N_slab_reassign_evictions, m->move_evicted);
-        cache_count(c, CACHE_N_slab_reassign_rescues, kept);
+        cache_count(c, CACHE_N_slab_reassign_rescues, kept - kept_chained);
+        cache_count(c, CACHE_N_slab_reassign_chunk_rescues, kept_chained);
         snprintf(line, sizeof(line), "type=slab_move src=%u dst=%u state=done", m->move_src, m->move_dst);
         watch_sysevent(line);
     }
@@ -323,6 +345,8 @@ const char *maint_reassign_text(enum maint_reassign r)
 }
 
 bool maint_reassign_is_running(const struct maint *m) { return atomic_load(&m->reassign_running); }
+
+const char *maint_busy_status(const struct maint *m) { return atomic_load(&m->busy_status); }
 
 /* A class with two and a half pages of free chunks gives one to the pool. */
 static bool give_free_page(struct maint *m)
@@ -559,6 +583,7 @@ struct maint *maint_create(const struct maint_options *opt)
     m->settings = opt->settings;
     m->crawler = opt->crawler;
     m->stepped = opt->stepped;
+    atomic_init(&m->busy_status, "none");
     lock_init(&m->lock, LOCK_CONTROL);
     int rc = 0;
     if (!m->stepped)

@@ -47,5 +47,7 @@ enum maint_reassign {
 enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst);
 const char *maint_reassign_text(enum maint_reassign r);
 bool maint_reassign_is_running(const struct maint *m);
+/* Why it had to wait for a page, the last time, in memcached's words. */
+const char *maint_busy_status(const struct maint *m);
 
 #endif

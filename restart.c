@@ -2,6 +2,7 @@
  * start. */
 #include "restart.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <unistd.h>
 
@@ -137,6 +138,27 @@ static void say(char *why, size_t n, const char *fmt, ...)
     va_end(ap);
 }
 
+/* FILE.meta is memcached's, and so are then the items in FILE, which are of no use here; it goes, lest
+ * memcached takes FILE for its own some day. One that can't be memcached's is refused as memcached
+ * refuses it. 0 or -errno with why. */
+static int drop_memcached_meta(const struct settings *s, char *why, size_t n)
+{
+    char path[PATH_MAX];
+    if (!s->memory_file || snprintf(path, sizeof(path), "%s.meta", s->memory_file) >= (int)sizeof(path))
+        return 0;
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return 0;
+    int first = fgetc(f);
+    fclose(f);
+    if (first != 'T') {
+        say(why, n, "[restart] Failed to read a tag from metadata file");
+        return -EINVAL;
+    }
+    unlink(path);
+    return 0;
+}
+
 /* 0 or -errno with why. *note: what the operator should know though it worked, or "". */
 static int open_arena(const struct settings *s, struct restart *r, char *note, char *why, size_t n)
 {
@@ -174,7 +196,14 @@ static int make_slab(const struct settings *s, struct restart *r)
         .attached = r->attached,
     };
     r->slab = slab_create(&opt);
-    return r->slab ? 0 : -errno;
+    if (!r->slab)
+        return -errno;
+#ifdef EXTANT_DEBUG
+    const char *claim = getenv("T_MEMD_INITIAL_MALLOC");
+    if (claim)
+        slab_claim_bytes(r->slab, strtoull(claim, NULL, 10));
+#endif
+    return 0;
 }
 
 static int make_index(const struct restart_options *o, struct restart *r)
@@ -330,6 +359,8 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
         return part_failed(s, r, rc, "items", why, n);
     if (p && (rc = *error = take_over(r, p, why, n)) != 0)
         return rc == -EAGAIN ? AGAIN : FAILED;
+    if (r->ext) /* as memcached does: all pages are in the pool from the start */
+        slab_fill_pool(r->slab);
     if (r->attached)
         arena_attach_done(r->arena);
     else
@@ -362,12 +393,15 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
 {
     char note[RESTART_LINE_BYTES] = "", misfit[RESTART_LINE_BYTES] = "";
     struct persist *p = NULL;
+    int rc = drop_memcached_meta(o->settings, why, why_bytes);
+    if (rc != 0)
+        return rc;
     if (o->settings->ext_file_count > 0 && (p = persist_create(o->settings)) == NULL) {
         say(why, why_bytes, "checkpoint: %s", strerror(ENOMEM));
         return -ENOMEM;
     }
     for (;;) {
-        int rc, error = 0;
+        int error = 0;
         memset(r, 0, sizeof(*r));
         if ((rc = open_arena(o->settings, r, note, why, why_bytes)) != 0) {
             persist_destroy(p);

@@ -88,6 +88,7 @@ struct step {
 struct class {
     uint32_t chunk_bytes, chunks_per_page; /* const after creation */
     uint64_t page_count, used_chunks, requested_bytes; /* under LOCK_SLAB */
+    uint64_t chained_chunks; /* of used_chunks, those of items that take several; the same */
 };
 
 struct slab_mem {
@@ -106,6 +107,7 @@ struct slab_mem {
     bool attaching;
     uint64_t limit_bytes;
     uint64_t page_count, pool_count; /* pages of classes and pool; of the pool */
+    uint64_t claimed_bytes;          /* see slab_claim_bytes() */
     uint64_t real_bytes;             /* runs and large items */
     uint64_t run_bytes, live_bytes;  /* runs; chunks handed out from them */
     uint64_t grain_end;              /* no run at or above this grain */
@@ -427,13 +429,19 @@ static uint64_t free_chunks_of(const struct class *c)
     return c->page_count * c->chunks_per_page - c->used_chunks;
 }
 
+/* What counts against the limit. */
+static uint64_t taken_bytes(const struct slab_mem *sm)
+{
+    return sm->page_count * SLAB_PAGE_BYTES + sm->claimed_bytes;
+}
+
 /* memcached's rule: from the pool, else a new one within the limit; the first one always. */
 static bool page_take_locked(struct slab_mem *sm, struct class *c, bool within_limit)
 {
     if (sm->pool_count > 0)
         sm->pool_count--;
     else if (within_limit && c->page_count > 0 &&
-             (sm->page_count + 1) * SLAB_PAGE_BYTES > sm->limit_bytes)
+             taken_bytes(sm) + SLAB_PAGE_BYTES > sm->limit_bytes)
         return false;
     else
         sm->page_count++;
@@ -443,7 +451,7 @@ static bool page_take_locked(struct slab_mem *sm, struct class *c, bool within_l
 
 static void pool_trim_locked(struct slab_mem *sm)
 {
-    while (sm->pool_count > 0 && sm->page_count * SLAB_PAGE_BYTES > sm->limit_bytes) {
+    while (sm->pool_count > 0 && taken_bytes(sm) > sm->limit_bytes) {
         sm->pool_count--;
         sm->page_count--;
     }
@@ -460,6 +468,7 @@ static int account_take_locked(struct slab_mem *sm, unsigned cls, uint64_t accou
             return -ENOSPC;
     }
     c->used_chunks += chunks;
+    c->chained_chunks += chunks > 1 ? chunks : 0;
     c->requested_bytes += accounted_bytes;
     return 0;
 }
@@ -470,6 +479,7 @@ static void account_give_locked(struct slab_mem *sm, unsigned cls, uint64_t acco
     uint32_t chunks = slab_chunks_of(sm, accounted_bytes);
     ASSERT(c->used_chunks >= chunks && c->requested_bytes >= accounted_bytes);
     c->used_chunks -= chunks;
+    c->chained_chunks -= chunks > 1 ? chunks : 0;
     c->requested_bytes -= accounted_bytes;
 }
 
@@ -1009,6 +1019,7 @@ void slab_info(struct slab_mem *sm, unsigned cls, struct slab_class_info *out)
         .total_chunks = c->page_count * c->chunks_per_page,
         .used_chunks = c->used_chunks,
         .free_chunks = free_chunks_of(c),
+        .chained_chunks = c->chained_chunks,
         .mem_requested = c->requested_bytes,
     };
     lock_release(&sm->lock);
@@ -1025,17 +1036,42 @@ static uint64_t read_locked(struct slab_mem *sm, const uint64_t *value)
 
 uint64_t slab_limit_bytes(struct slab_mem *sm) { return read_locked(sm, &sm->limit_bytes); }
 uint64_t slab_pages_total(struct slab_mem *sm) { return read_locked(sm, &sm->page_count); }
+
+uint64_t slab_taken_bytes(struct slab_mem *sm)
+{
+    lock_take(&sm->lock);
+    uint64_t bytes = taken_bytes(sm);
+    lock_release(&sm->lock);
+    return bytes;
+}
 uint64_t slab_pages_global(struct slab_mem *sm) { return read_locked(sm, &sm->pool_count); }
 uint64_t slab_real_bytes(struct slab_mem *sm) { return read_locked(sm, &sm->real_bytes); }
 
 uint64_t slab_pages_left(struct slab_mem *sm)
 {
     lock_take(&sm->lock);
-    uint64_t taken = sm->page_count * SLAB_PAGE_BYTES, left = sm->pool_count;
+    uint64_t taken = taken_bytes(sm), left = sm->pool_count;
     if (taken < sm->limit_bytes)
         left += (sm->limit_bytes - taken) / SLAB_PAGE_BYTES;
     lock_release(&sm->lock);
     return left;
+}
+
+void slab_fill_pool(struct slab_mem *sm)
+{
+    lock_take(&sm->lock);
+    while (taken_bytes(sm) + SLAB_PAGE_BYTES <= sm->limit_bytes) {
+        sm->page_count++;
+        sm->pool_count++;
+    }
+    lock_release(&sm->lock);
+}
+
+void slab_claim_bytes(struct slab_mem *sm, uint64_t bytes)
+{
+    lock_take(&sm->lock);
+    sm->claimed_bytes = bytes;
+    lock_release(&sm->lock);
 }
 
 uint64_t slab_set_limit(struct slab_mem *sm, uint64_t limit_bytes)

@@ -56,6 +56,7 @@ struct slab_options {
 struct slab_class_info {
     uint32_t chunk_bytes, chunks_per_page;
     uint64_t total_pages, total_chunks, used_chunks, free_chunks, free_chunks_end;
+    uint64_t chained_chunks; /* of used_chunks, those of items that take several */
     uint64_t mem_requested; /* accounted bytes */
 };
 
@@ -128,9 +129,14 @@ void slab_run_done(struct slab_mem *sm, uint64_t run);
 void slab_info(struct slab_mem *sm, unsigned cls, struct slab_class_info *out);
 uint64_t slab_limit_bytes(struct slab_mem *sm);
 uint64_t slab_pages_total(struct slab_mem *sm);  /* assigned to classes + global pool */
+uint64_t slab_taken_bytes(struct slab_mem *sm);  /* all that counts against the limit */
 uint64_t slab_pages_global(struct slab_mem *sm); /* in the global pool */
 uint64_t slab_pages_left(struct slab_mem *sm);   /* pool + what the limit still allows */
 uint64_t slab_real_bytes(struct slab_mem *sm);   /* real memory held by runs and large items */
+/* All that the limit still allows goes to the global pool now. */
+void slab_fill_pool(struct slab_mem *sm);
+/* Counts so many bytes against the limit as if pages took them. For tests that want a full cache. */
+void slab_claim_bytes(struct slab_mem *sm, uint64_t bytes);
 /* -m changes, or the index takes a part of it: pages beyond the new limit are released from the
  * global pool at once; returns how many pages classes hold too many (the caller empties pages and
  * gives them to class 0). */

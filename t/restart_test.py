@@ -130,6 +130,23 @@ def refusals(server, memory):
     expect('the first does not mind', Client(server).get(b'foo1024') == b'x' * 1024)
 
 
+def memcacheds_metadata(memory):
+    """FILE.meta says that FILE holds memcached's items; Extant writes none."""
+    with servers.Server(BINARY, ['-e', memory], 'restart') as server:
+        command = server.process.args
+    open(memory + '.meta', 'w').close()
+    refused = subprocess.run(command, capture_output=True, timeout=30)
+    expect('an empty FILE.meta is refused', refused.returncode not in (0, -6, -11), refused.returncode)
+    expect('in memcached\'s words', b'[restart] Failed to read a tag from metadata file\n' in refused.stderr,
+           refused.stderr)
+    with open(memory + '.meta', 'w') as meta:
+        meta.write('Tmain\nKversion 1\n')
+    with servers.Server(BINARY, ['-e', memory], 'restart') as server:
+        expect('memcached\'s own is dropped', Client(server).get(b'key') is None and
+               not os.path.exists(memory + '.meta'))
+    os.unlink(memory)
+
+
 def starts_empty(memory, name, spoil, flags):
     with servers.Server(BINARY, ['-m', '64', '-e', memory], 'restart') as server:
         Client(server).set(b'key', b'value')
@@ -151,6 +168,7 @@ def main():
         comes_back(os.path.join(where, 'both'),
                    ['-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,ext_wbuf_size=4,ext_item_age=0'], 'with flash')
         memory = os.path.join(where, 'memory')
+        memcacheds_metadata(memory)
         starts_empty(memory, 'another -m', lambda path: None, ['-m', '65'])
         starts_empty(memory, 'another -I', lambda path: None, ['-m', '64', '-I', '2m'])
         starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])

@@ -246,6 +246,53 @@ Test(slab_pages, info_follows_items, .init = make_default, .fini = drop)
     cr_assert_eq(i.mem_requested, 0);
 }
 
+Test(slab_pages, pool_is_filled_up_to_the_limit)
+{
+    struct slab_options opt = default_options();
+    opt.limit_bytes = 4 * MiB + 5;
+    make_with(opt, 64 * MiB);
+    slab_handle h;
+    cr_assert_eq(alloc_item(100000, &h), 0);
+    slab_fill_pool(sm);
+    cr_assert_eq(slab_pages_global(sm), 3);
+    cr_assert_eq(slab_pages_left(sm), 3);
+    cr_assert_eq(slab_taken_bytes(sm), 4 * MiB);
+    slab_set_limit(sm, 2 * MiB);
+    cr_assert_eq(slab_pages_global(sm), 1);
+    drop();
+}
+
+Test(slab_pages, claimed_bytes_count_against_the_limit)
+{
+    struct slab_options opt = default_options();
+    opt.limit_bytes = 4 * MiB;
+    make_with(opt, 64 * MiB);
+    slab_claim_bytes(sm, 3 * MiB - 32);
+    cr_assert_eq(slab_taken_bytes(sm), 3 * MiB - 32);
+    cr_assert_eq(slab_pages_left(sm), 1);
+    slab_handle h;
+    for (int i = 0; i < 10; i++)
+        cr_assert_eq(alloc_item(100000, &h), 0);
+    cr_assert_eq(alloc_item(100000, &h), -ENOSPC);
+    drop();
+}
+
+Test(slab_pages, chunks_of_large_items_are_told_apart)
+{
+    make_with(default_options(), 64 * MiB);
+    slab_handle h;
+    unsigned last = slab_class_count(sm);
+    cr_assert_eq(alloc_item(500000, &h), 0);
+    cr_assert_eq(info(last).chained_chunks, 0);
+    slab_handle large;
+    cr_assert_eq(alloc_item(1000000, &large), 0);
+    cr_assert_eq(info(last).used_chunks, 3);
+    cr_assert_eq(info(last).chained_chunks, 2);
+    free_item(large, 1000000);
+    cr_assert_eq(info(last).chained_chunks, 0);
+    drop();
+}
+
 /* At the limit a class that has a page is full; one that has none gets one. */
 Test(slab_pages, limit_holds_but_first_page)
 {
