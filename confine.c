@@ -28,7 +28,7 @@ struct rule {
 
 #define ANY(name) {__NR_##name, 0, 0, 0},
 #define WITHOUT(name, arg, bits) {__NR_##name, arg, bits, 0},
-#define TO_OURSELVES(name) {__NR_##name, 0, UINT32_MAX, ourselves},
+#define ONLY(name, arg, what) {__NR_##name, arg, UINT32_MAX, what},
 #ifdef __x86_64__
 #define ANY_OLD(name) ANY(name) /* calls that newer architectures have no more */
 #else
@@ -40,11 +40,12 @@ struct rule {
     /* memory */                                                                                   \
     ANY(brk) ANY(munmap) ANY(mremap) ANY(madvise) ANY(msync)                                       \
     WITHOUT(mmap, 2, PROT_EXEC) WITHOUT(mprotect, 2, PROT_EXEC)                                    \
-    /* threads, signals, time */                                                                   \
+    /* threads, and what a thread does first; signals; time */                                     \
     ANY(futex) ANY(sched_yield) ANY(sched_getaffinity) ANY(getcpu) ANY(getpid) ANY(gettid)         \
     ANY(exit) ANY(exit_group) ANY(restart_syscall)                                                 \
+    ANY(rseq) ANY(set_robust_list) ONLY(prctl, 0, PR_SET_NAME)                                     \
     ANY(rt_sigaction) ANY(rt_sigprocmask) ANY(rt_sigreturn) ANY(sigaltstack)                       \
-    TO_OURSELVES(kill) TO_OURSELVES(tgkill)                                                        \
+    ONLY(kill, 0, ourselves) ONLY(tgkill, 0, ourselves)                                            \
     ANY(clock_gettime) ANY(clock_getres) ANY(clock_nanosleep) ANY(nanosleep) ANY(gettimeofday)     \
     ANY(getrandom) ANY(getrusage) ANY(sysinfo)                                                     \
     /* files and devices */                                                                        \

@@ -28,6 +28,7 @@ struct crawler {
     struct crawler_sink sink;
     /* atomic */
     _Atomic(bool) running, stopping;
+    _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
     /* the crawler thread's own */
     struct thread_stats stats;
     struct cache_worker *worker;
@@ -223,9 +224,14 @@ static void *crawler_main(void *arg)
 {
     struct crawler *cr = arg;
     struct piece *p = malloc(sizeof(*p));
-    cr->worker = cache_worker_create(cr->cache, &cr->stats);
-    if (!p || !cr->worker)
-        log_error("the crawler has no memory to start with");
+    cr->worker = p ? cache_worker_create(cr->cache, &cr->stats) : NULL;
+    if (!cr->worker) {
+        int err = p && errno ? -errno : -ENOMEM;
+        free(p);
+        atomic_store_explicit(&cr->started, err, memory_order_release);
+        return NULL;
+    }
+    atomic_store_explicit(&cr->started, 1, memory_order_release);
     lock_take(&cr->lock);
     while (!cr->stop) {
         if (!cr->has_job) {
@@ -233,7 +239,7 @@ static void *crawler_main(void *arg)
             continue;
         }
         lock_release(&cr->lock);
-        bool complete = p && cr->worker && crawl(cr, p);
+        bool complete = crawl(cr, p);
         struct crawler_sink sink = cr->sink;
         bool dump = cr->job != CRAWLER_EXPIRE;
         lock_take(&cr->lock);
@@ -248,8 +254,7 @@ static void *crawler_main(void *arg)
     if (cr->has_job && cr->job != CRAWLER_EXPIRE)
         cr->sink.done(cr->sink.ctx, false);
     lock_release(&cr->lock);
-    if (cr->worker)
-        cache_worker_destroy(cr->worker);
+    cache_worker_destroy(cr->worker);
     free(p);
     return NULL;
 }
@@ -263,10 +268,14 @@ struct crawler *crawler_create(struct cache *c)
     cr->cache = c;
     lock_init(&cr->lock, LOCK_CONTROL);
     lock_cond_init(&cr->wake);
-    int rc = pthread_create(&cr->thread, NULL, crawler_main, cr);
+    int rc = -pthread_create(&cr->thread, NULL, crawler_main, cr);
+    if (rc == 0 && (rc = lock_await_start(&cr->started)) != 0)
+        pthread_join(cr->thread, NULL);
     if (rc != 0) {
+        pthread_cond_destroy(&cr->wake);
+        lock_destroy(&cr->lock);
         free(cr);
-        errno = rc;
+        errno = -rc;
         return NULL;
     }
     pthread_setname_np(cr->thread, "ex-crawler");

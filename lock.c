@@ -99,6 +99,14 @@ void lock_cond_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attr);
 }
 
+int lock_await_start(_Atomic(int) *started)
+{
+    int state;
+    while ((state = atomic_load_explicit(started, memory_order_acquire)) == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    return state == 1 ? 0 : state;
+}
+
 bool lock_wait(struct lock *l, pthread_cond_t *cond, int64_t timeout_ms)
 {
     lock_assert_held(l);

@@ -106,4 +106,8 @@ bool lock_wait(struct lock *l, pthread_cond_t *cond, int64_t timeout_ms);
 /* A condition variable that counts on the monotonic clock, as lock_wait needs it. */
 void lock_cond_init(pthread_cond_t *cond);
 
+/* For who has just made a thread: waits until the thread has all that it needs. It tells by storing
+ * 1, or the -errno that it ends with. Returns 0 or that. */
+int lock_await_start(_Atomic(int) *started);
+
 #endif

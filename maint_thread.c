@@ -44,6 +44,7 @@ struct maint {
     /* atomic */
     _Atomic(bool) stop, reassign_running;
     _Atomic(const char *) busy_status; /* why a page could not be moved at once, the last time */
+    _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
     /* the maintenance thread's own */
     struct thread_stats stats;
     struct cache_worker *worker;
@@ -527,11 +528,11 @@ static void maint_sleep(struct maint *m, int timeout_ms)
 }
 
 /* What the thread has before its first turn. */
-static bool maint_begin(struct maint *m)
+static int maint_begin(struct maint *m)
 {
     m->worker = cache_worker_create(m->cache, &m->stats);
     m->last_crawl_sec = clock_now_sec();
-    return m->worker != NULL;
+    return m->worker != NULL ? 0 : errno != 0 ? -errno : -ENOMEM;
 }
 
 static void maint_end(struct maint *m)
@@ -555,10 +556,10 @@ static bool run_steps(struct maint *m)
 static void *maint_main(void *arg)
 {
     struct maint *m = arg;
-    if (!maint_begin(m)) {
-        log_error("the maintenance thread has no memory or descriptors to start with");
+    int rc = maint_begin(m);
+    atomic_store_explicit(&m->started, rc != 0 ? rc : 1, memory_order_release);
+    if (rc != 0)
         return NULL;
-    }
     while (!atomic_load_explicit(&m->stop, memory_order_acquire))
         maint_sleep(m, run_steps(m) ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
     maint_end(m);
@@ -585,15 +586,13 @@ struct maint *maint_create(const struct maint_options *opt)
     m->stepped = opt->stepped;
     atomic_init(&m->busy_status, "none");
     lock_init(&m->lock, LOCK_CONTROL);
-    int rc = 0;
-    if (!m->stepped)
-        rc = pthread_create(&m->thread, NULL, maint_main, m);
-    else if (!maint_begin(m))
-        rc = ENOMEM;
+    int rc = m->stepped ? maint_begin(m) : -pthread_create(&m->thread, NULL, maint_main, m);
+    if (rc == 0 && !m->stepped && (rc = lock_await_start(&m->started)) != 0)
+        pthread_join(m->thread, NULL);
     if (rc != 0) {
         lock_destroy(&m->lock);
         free(m);
-        errno = rc;
+        errno = -rc;
         return NULL;
     }
     if (!m->stepped)

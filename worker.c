@@ -328,17 +328,13 @@ static int worker_begin(struct worker *w)
         close(w->mail_fd);
         return err;
     }
-    int started;
-    while ((started = atomic_load_explicit(&w->started, memory_order_acquire)) == 0) {
-        struct timespec pause = {.tv_nsec = 100000};
-        nanosleep(&pause, NULL);
-    }
-    if (started == 1)
+    err = lock_await_start(&w->started);
+    if (!err)
         return 0;
     pthread_join(w->thread, NULL);
     lock_destroy(&w->lock);
     close(w->mail_fd);
-    return started;
+    return err;
 }
 
 static void worker_end(struct worker *w)

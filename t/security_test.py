@@ -688,11 +688,11 @@ def drop_privileges():
                 (flash + ["-o", "ext_io_engine=threads,ext_threads=2"], True),
                 (flash + ["-e", mine + "-flash", "-P", "@DIR@/pid"], False)):
             with Server(BINARY, flags + ["-o", "drop_privileges"], name="drop", tcp=tcp) as server:
+                if server.stats(b"settings")["drop_privileges"] != "yes":
+                    raise Failed("stats settings doesn't tell")
                 if not all(t["Seccomp"] == "2" and t["NoNewPrivs"] == "1"
                            for t in each_thread(server)):
                     raise Failed("%s: a thread without the filter" % flags)
-                if server.stats(b"settings")["drop_privileges"] != "yes":
-                    raise Failed("stats settings doesn't tell")
                 fill(server, count, size)
                 if not has_all(server, count, size):
                     raise Failed("%s: a miss" % flags)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -36,7 +37,9 @@ class Server:
             raise
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, kind, *exc):
+        if kind is not None:
+            print("%s ends, %s: %s" % (self.name, kind.__name__, self.log_tail()), file=sys.stderr)
         self.stop()
 
     def start(self):
