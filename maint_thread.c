@@ -447,7 +447,9 @@ static void move_chunk(struct maint *m, slab_handle h)
         if (slab_alloc_real(c->slab, real, &to) != 0)
             break;
         struct item *neu = item_at(c, to);
-        memcpy(neu, it, real);
+        /* Links are its neighbours' to change till the list is locked, which lru_substitute does. */
+        const size_t links = offsetof(struct item, time_sec);
+        memcpy((char *)neu + links, (const char *)it + links, real - links);
         lru_substitute(c->lru, it, neu);
         index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, 0));
         slab_free_real(c->slab, h, real);
