@@ -232,6 +232,14 @@ static void ring_put(struct watcher *w, const char *p, size_t len)
     w->used += len;
 }
 
+static void put_skipped(struct watcher *w)
+{
+    char text[SKIPPED_LINE_BYTES];
+    int n = snprintf(text, sizeof(text), "skipped=%" PRIu64 "\n", w->skipped);
+    ring_put(w, text, (size_t)n);
+    w->skipped = 0;
+}
+
 static void watcher_offer(struct watcher *w, const char *line, size_t len)
 {
     size_t room = watch.opt.watcher_bytes - w->used;
@@ -240,19 +248,18 @@ static void watcher_offer(struct watcher *w, const char *line, size_t len)
         add_one(&watch.watcher_skipped);
         return;
     }
-    if (w->skipped) {
-        char text[SKIPPED_LINE_BYTES];
-        int n = snprintf(text, sizeof(text), "skipped=%" PRIu64 "\n", w->skipped);
-        ring_put(w, text, (size_t)n);
-        w->skipped = 0;
-    }
+    if (w->skipped)
+        put_skipped(w);
     ring_put(w, line, len);
     add_one(&watch.watcher_sent);
 }
 
+/* Who has read all that there was is told at once what he missed, not with the next line. */
 static void watcher_send(struct watcher *w)
 {
-    while (w->used > 0) {
+    while (w->used > 0 || w->skipped > 0) {
+        if (w->used == 0)
+            put_skipped(w);
         size_t piece = min_u64(w->used, watch.opt.watcher_bytes - w->head);
         ssize_t n = send(w->fd, w->buf + w->head, piece, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0) {

@@ -388,11 +388,8 @@ Test(server, a_watcher_that_does_not_read_loses_lines_and_is_told)
             client_expect(c, "END\r\n");
     }
     bool told = false;
-    for (int i = 0; i < 100000 && !told; i++) {
-        if (i % 100 == 0)
-            client_ask(c, "get nothing\r\n", "END\r\n");
+    for (int i = 0; i < 100000 && !told; i++) /* nothing more has to happen for that */
         told = strncmp(client_line(w), "skipped=", 8) == 0;
-    }
     cr_assert(told);
     client_close(w);
     stop(s, c);
@@ -500,6 +497,8 @@ Test(server, pid_file_is_there_while_it_lives)
     struct client *c = client_open(s);
     char path[4096], text[32] = "";
     snprintf(path, sizeof(path), "%s/pid", server_dir(s));
+    struct stat st; /* as in memcached, it is written when the sockets are there */
+    cr_assert(wait_until(stat(path, &st) == 0 && st.st_size > 0, 10000));
     FILE *f = fopen(path, "r");
     cr_assert_not_null(f);
     cr_assert_not_null(fgets(text, sizeof(text), f));
