@@ -497,11 +497,12 @@ static enum step op_alloc(struct cache_worker *w, struct cache_op *op, const cha
 }
 
 /* The record becomes a RAM item again, in the same state; op->item was allocated for it and matches
- * in size. LOCK_COLUMN held. */
+ * in size. Nothing is unread: it could be younger. LOCK_COLUMN held. */
 static void promote(struct cache *c, struct cache_op *op, struct look *l)
 {
     const struct ext_record *r = &l->match->rec;
     struct item *it = op->item;
+    ASSERT(l->unread_count == 0);
     memcpy(item_value(it), r->value, r->value_bytes);
     item_set_cas(it, r->cas);
     atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
@@ -511,11 +512,6 @@ static void promote(struct cache *c, struct cache_op *op, struct look *l)
     index_word old = index_load(slot);
     index_replace(c->index, op->hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0));
     ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
-    if (l->unread_count > 0) {
-        item_flag_set(it, ITEM_SHADOW);
-        for (unsigned i = 0; i < l->unread_count; i++)
-            dup_enqueue(c, op->hash, index_place(c->index, index_load(l->unread[i])));
-    }
     item_enter(c, it, clock_now_sec());
     atomic_store_explicit(&it->time_sec, time_sec, memory_order_relaxed);
     op->item = NULL;
@@ -758,7 +754,8 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     lock_take(lock);
     struct look l;
     look(w, op, &l, clock_now_sec());
-    if (!l.it && l.match == r) {
+    /* What was stored meanwhile may be on flash already: it is not read for that. */
+    if (!l.it && l.match == r && l.unread_count == 0) {
         promote(c, op, &l);
         item_flag_set(l.it, ITEM_FETCHED);
         cache_count(c, CACHE_N_recaches, 1);

@@ -113,7 +113,7 @@ void fixture_close(struct fixture *f)
     settings_free(&f->settings);
 }
 
-static void turn(struct fixture *f)
+void fixture_turn(struct fixture *f)
 {
     struct pollfd fds[2] = {{.fd = cache_worker_wake_fd(f->worker), .events = POLLIN},
                             {.fd = cache_worker_ring_fd(f->worker), .events = POLLIN}};
@@ -133,7 +133,7 @@ void fixture_run(struct fixture *f, struct cache_op *op)
     if (cache_run(f->worker, op))
         return;
     while (!done)
-        turn(f);
+        fixture_turn(f);
 }
 
 enum cache_status fixture_store(struct fixture *f, enum cache_store_mode mode, const char *key,
@@ -220,14 +220,14 @@ void fixture_flush(struct fixture *f)
         enum room r;
         while ((r = room_pull(f->cache, cls, LRU_COLD, 0, ROOM_FLUSH, 0)) != ROOM_NONE)
             if (r == ROOM_WAIT)
-                turn(f);
+                fixture_turn(f);
     }
 }
 
 void fixture_settle(struct fixture *f)
 {
     while (dup_step(f->worker) || cache_worker_parked(f->worker) > 0)
-        turn(f);
+        fixture_turn(f);
 }
 
 uint64_t fixture_counter(struct fixture *f, enum cache_counter n)

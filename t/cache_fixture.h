@@ -25,6 +25,8 @@ void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
 void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
 void fixture_close(struct fixture *f);
 
+/* One turn of an event loop: ring, reclaim, waits. */
+void fixture_turn(struct fixture *f);
 /* Runs the op to its end, driving the ring, reclaim and waits. */
 void fixture_run(struct fixture *f, struct cache_op *op);
 enum cache_status fixture_store(struct fixture *f, enum cache_store_mode mode, const char *key,

@@ -299,6 +299,31 @@ static void set_many(unsigned count, const char *stamp)
     fixture_flush(&f);
 }
 
+static void note_done(struct cache_op *op) { *(bool *)op->owner = true; }
+
+Test(cache_flash, recache_does_not_bring_back_what_was_overwritten_during_the_read)
+{
+    struct cache_op op;
+    bool done = false;
+    set_many(MANY, "old");
+    for (int i = 0; i < 3; i++)
+        STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_OK);
+    atomic_store(&f.settings.ext_recache_rate, 1);
+    cache_op_init(&op, CACHE_GET, "key-0", 5, cache_hash(f.cache, "key-0", 5));
+    op.done = note_done;
+    op.owner = &done;
+    cr_assert(!cache_run(f.worker, &op), "it is on the device");
+    fixture_set(&f, "key-0", "new");
+    fixture_flush(&f);
+    while (!done)
+        fixture_turn(&f);
+    STATUS(op.status, CACHE_OK);
+    cache_release(f.worker, &op);
+    fixture_settle(&f);
+    STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+}
+
 Test(cache_flash, an_unreadable_old_record_does_not_take_the_new_value_with_it)
 {
     char key[32], want[64];
