@@ -20,6 +20,9 @@
 /* Of an item that will be asked for: header, key, and the begin of the value. */
 enum { PREFETCH_ITEM_BYTES = 192 };
 
+/* So many unread words of its tag a set adds to. */
+enum { UNREAD_MAX = 3 };
+
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
 struct look {
     struct item *it;      /* alive RAM item, or NULL */
@@ -926,10 +929,13 @@ static bool store_is_cas(const struct cache_op *op)
            ((op->options & CACHE_F_CAS_COMPARE) && (op->mode == CACHE_SET || op->mode == CACHE_REPLACE));
 }
 
-/* Does the verb have to know for certain whether the key exists? */
-static bool store_needs_facts(const struct cache_op *op)
+/* Does the verb have to know for certain whether the key exists? Else words that nobody has read are left
+ * to the checks, unless these don't keep up: then there would be no end to what an overwritten key leaves
+ * behind, until its two buckets are full of it. */
+static bool store_needs_facts(const struct cache *c, const struct cache_op *op, const struct look *l)
 {
-    return op->mode != CACHE_SET || (op->options & CACHE_F_CAS_COMPARE);
+    return op->mode != CACHE_SET || (op->options & CACHE_F_CAS_COMPARE) || l->unread_count > UNREAD_MAX ||
+           dup_is_full(c);
 }
 
 static uint64_t op_cas(struct cache *c, const struct cache_op *op)
@@ -1017,7 +1023,7 @@ static enum step step_store(struct cache_worker *w, struct cache_op *op)
     ASSERT(op->item);
     lock_take(lock);
     look(w, op, &l, now);
-    if (!l.it && l.unread_count > 0 && store_needs_facts(op)) {
+    if (!l.it && l.unread_count > 0 && store_needs_facts(c, op, &l)) {
         s = want_reads(w, op, &l);
         lock_release(lock);
         return s;

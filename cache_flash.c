@@ -13,17 +13,26 @@
 
 /* ---- checks of overwritten words ---- */
 
+/* Tells those who don't take the lock. */
+static void dup_note_count(struct cache *c)
+{
+    atomic_store_explicit(&c->dup_any, c->dup_count > 0, memory_order_relaxed);
+    atomic_store_explicit(&c->dup_full, c->dup_count == CACHE_DUP_QUEUE_MAX, memory_order_relaxed);
+}
+
 static void dup_push(struct cache *c, const struct dup_check *d)
 {
     lock_take(&c->dup_lock);
     if (c->dup_count < CACHE_DUP_QUEUE_MAX) {
         c->dups[(c->dup_head + c->dup_count++) % CACHE_DUP_QUEUE_MAX] = *d;
-        atomic_store_explicit(&c->dup_any, true, memory_order_relaxed);
+        dup_note_count(c);
     } else {
         cache_count(c, CACHE_N_dup_overflows, 1);
     }
     lock_release(&c->dup_lock);
 }
+
+bool dup_is_full(const struct cache *c) { return atomic_load_explicit(&c->dup_full, memory_order_relaxed); }
 
 void dup_enqueue(struct cache *c, uint64_t hash, ext_place place)
 {
@@ -39,9 +48,9 @@ static bool dup_dequeue(struct cache *c, struct dup_check *out)
         *out = c->dups[c->dup_head];
         c->dup_head = (c->dup_head + 1) % CACHE_DUP_QUEUE_MAX;
         c->dup_count--;
+        dup_note_count(c);
         got = true;
     }
-    atomic_store_explicit(&c->dup_any, c->dup_count > 0, memory_order_relaxed);
     lock_release(&c->dup_lock);
     return got;
 }

@@ -89,7 +89,7 @@ struct cache {
     struct lock dup_lock;
     struct dup_check *dups; /* ring of CACHE_DUP_QUEUE_MAX */
     uint32_t dup_head, dup_count;
-    _Atomic(bool) dup_any;
+    _Atomic(bool) dup_any, dup_full; /* also read without */
 #ifdef EXTANT_DEBUG
     struct cache_holds holds;
 #endif
@@ -250,6 +250,7 @@ int item_flush(struct cache *c, struct item *it, uint64_t hash);
 
 /* cache_flash.c */
 void dup_enqueue(struct cache *c, uint64_t hash, ext_place place);
+bool dup_is_full(const struct cache *c); /* one more would not be queued */
 /* A few checks of queued words, by the maintenance thread with its own worker. True iff more wait. */
 bool dup_step(struct cache_worker *w);
 /* Item flags <-> record flags. */

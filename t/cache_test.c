@@ -248,6 +248,35 @@ Test(cache_flash, recache_brings_an_active_object_back_with_its_cas)
     cr_assert_eq(before.cas, after.cas);
 }
 
+/* ---- overwrites that the checks don't keep up with ---- */
+
+Test(cache_flash, a_key_overwritten_again_and_again_does_not_fill_its_buckets)
+{
+    char text[32];
+    for (unsigned i = 0; i < 3 * INDEX_MATCH_MAX; i++) {
+        snprintf(text, sizeof(text), "value %u", i);
+        STATUS(fixture_set(&f, "k", text), CACHE_OK);
+        fixture_flush(&f);
+    }
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, text);
+    cr_assert_eq(flash_count(), 1);
+}
+
+Test(cache_flash, a_set_reads_what_the_full_queue_of_checks_would_forget)
+{
+    fixture_set(&f, "k", "old");
+    fixture_flush(&f);
+    for (unsigned i = 0; i < CACHE_DUP_QUEUE_MAX; i++)
+        dup_enqueue(f.cache, 1, 1);
+    STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
+    cr_assert_eq(flash_count(), 0);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_dup_overflows), 0);
+    fixture_settle(&f);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+}
+
 Test(cache_flash, nothing_is_dropped_while_flash_has_room)
 {
     char key[32];
