@@ -976,7 +976,7 @@ static enum step store_join(struct cache_worker *w, struct cache_op *op, struct 
         return STEP_DONE;
     }
     bool fits = op->joined && op->joined->value_bytes == sum &&
-                !(item_flags(op->joined) & ITEM_CFLAGS) == !old_flags;
+                item_client_flags(op->joined) == old_flags;
     if (!fits) {
         lock_release(lock);
         *unlocked = true;
@@ -1234,11 +1234,12 @@ static enum step step_touch(struct cache_worker *w, struct cache_op *op)
     bool unlocked = false;
     lock_take(lock);
     look(w, op, &l, now);
-    if (!l.it && l.unread_count > 0)
+    bool unread = !l.it && l.unread_count > 0;
+    if (unread)
         s = want_reads(w, op, &l);
     else if (!l.it)
         s = want_ram(w, op, &l, now, lock, &unlocked);
-    if (s == STEP_DONE && !unlocked) {
+    if (s == STEP_DONE && !unlocked && !unread) {
         stat_inc(w->stats, STAT_touch_cmds);
         if (l.it) {
             stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_touch_hits);
