@@ -276,8 +276,10 @@ uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok)
 
 static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
 {
-    if (atomic_load_explicit(at, memory_order_relaxed) < value)
-        atomic_store_explicit(at, value, memory_order_relaxed);
+    uint32_t was = atomic_load_explicit(at, memory_order_relaxed);
+    while (was < value && !atomic_compare_exchange_weak_explicit(at, &was, value, memory_order_relaxed,
+                                                                 memory_order_relaxed))
+        ;
 }
 
 void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,

@@ -45,7 +45,7 @@ uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok);
 /* The device is back: its BAD pages are due. */
 void ext_page_retry_all(struct extstore *e, uint32_t device);
 
-/* Counts one more object (page OPEN, bucket lock held). */
+/* Counts one more object, for which a wbuf that is not yet written has room. Any number of threads. */
 void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,
                          unsigned len_class, uint32_t exptime_unix, uint32_t time_unix);
 /* Bytes of the live objects: what was written, scaled by the live share of it by length class (a

@@ -3,11 +3,13 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../ext_page.h"
 #include "ext_aid.h"
 
 TestSuite(ext_reclaim, .timeout = 60);
@@ -442,6 +444,53 @@ Test(ext_reclaim, a_busy_write_buffer_loses_nothing)
     cr_assert_eq(read_all(a, ring, 10000, extra - 10000), extra - 10000);
     ext_ring_destroy(ring);
     aid_free(a);
+}
+
+enum { RACES = 20000 };
+static struct {
+    struct aid *aid;
+    uint32_t page;
+    _Atomic(uint32_t) adds;
+    _Atomic(bool) over;
+} race;
+
+static void race_add(uint32_t exptime)
+{
+    ext_page_add_object(race.aid->ext, race.page, 64, 0, exptime, 1);
+    ext_drop(race.aid->ext, (ext_place)race.page * (PAGE / EXT_GRANULE_BYTES), 0);
+}
+
+static void *race_of_a_cure(void *arg UNUSED)
+{
+    for (uint32_t exptime = 1; !atomic_load(&race.over); exptime++) {
+        race_add(exptime);
+        atomic_fetch_add(&race.adds, 1);
+    }
+    return NULL;
+}
+
+/* A cure appends to a page beside its bucket's appends. */
+Test(ext_reclaim, the_last_expiry_of_a_page_survives_appends_of_two_threads)
+{
+    pthread_t cure;
+    race.aid = aid_new(8, PAGE, WBUF);
+    aid_start(race.aid);
+    aid_set_wait(race.aid, 0, VALUE, EXT_BUCKET_DEFAULT);
+    race.page = ext_page_of(race.aid->ext, race.aid->objects[0].place);
+    struct ext_page *p = &race.aid->ext->pages[race.page];
+    cr_assert_eq(pthread_create(&cure, NULL, race_of_a_cure, NULL), 0);
+    bool lost = false;
+    for (uint32_t n = 1; n <= RACES && !lost; n++) {
+        atomic_store(&p->exptime_max, 0);
+        race_add(0);
+        for (uint32_t seen = atomic_load(&race.adds); atomic_load(&race.adds) - seen < 2;)
+            sched_yield();
+        lost = atomic_load(&p->exptime_max) != UINT32_MAX;
+    }
+    atomic_store(&race.over, true);
+    pthread_join(cure, NULL);
+    cr_assert_not(lost);
+    aid_free(race.aid);
 }
 
 Test(ext_reclaim, a_write_limit_slows_rescue_down)
