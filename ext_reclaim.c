@@ -22,6 +22,7 @@
 #define WALK_STEP_BYTES ((uint64_t)1 * MiB) /* looked at by one step of a walk */
 #define WALK_FACTOR 32u /* a walk that looks at so many times a slot's bytes is led astray */
 #define AVOID_NS UINT64_C(5000000000) /* a page that could not be read is left alone so long */
+#define ABORTS_MAX 4u                 /* then the oldest page goes, be it readable or not */
 #define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
 #define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
@@ -62,8 +63,8 @@ struct ext_reclaim {
     struct io_job job;
     uint32_t now_unix;
     uint32_t scan_page; /* where the search for dead pages goes on */
-    uint32_t avoid_page;
-    uint64_t avoid_until_ns;
+    uint64_t *avoid_until_ns; /* of each page */
+    uint32_t aborts;          /* rescues in a row that ended since their page could not be read */
     uint64_t tokens, tokens_ns; /* bytes that may be rewritten (write_limit) */
     uint64_t fraginfo_ns;
     /* atomic */
@@ -77,9 +78,12 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
     struct ext_reclaim *r = calloc(1, sizeof(*r));
     if (r == NULL)
         return NULL;
-    int rc =
-        arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &r->memory, NULL);
+    r->avoid_until_ns = calloc(e->page_count, sizeof(*r->avoid_until_ns));
+    int rc = r->avoid_until_ns == NULL ? -ENOMEM
+                                       : arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes,
+                                                     ARENA_UNIT_BYTES, &r->memory, NULL);
     if (rc != 0) {
+        free(r->avoid_until_ns);
         free(r);
         errno = -rc;
         return NULL;
@@ -87,7 +91,6 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
     r->e = e;
     r->buffer = arena_base(e->arena) + r->memory;
     r->job.run = read_run;
-    r->avoid_page = EXT_NO_PAGE;
     r->tokens_ns = io_now_ns();
     return r;
 }
@@ -100,6 +103,7 @@ void ext_reclaim_destroy(struct ext_reclaim *r)
     if (r->phase != IDLE) /* the page is still DRAINING or BAD; a later process goes on with it */
         atomic_fetch_sub(&r->e->pages[r->page].refs, 1);
     arena_free(r->e->arena, ARENA_USE_BUFFER, r->memory, r->e->wbuf_bytes);
+    free(r->avoid_until_ns);
     free(r);
 }
 
@@ -142,7 +146,7 @@ static bool is_candidate(const struct ext_reclaim *r, uint32_t page)
 {
     const struct ext_page *p = &r->e->pages[page];
     enum ext_page_state s = ext_page_state_of(p);
-    if (page == r->avoid_page && io_now_ns() < r->avoid_until_ns)
+    if (r->avoid_until_ns[page] != 0 && io_now_ns() < r->avoid_until_ns[page])
         return false;
     return (s == EXT_PAGE_SEALED || s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD) &&
            atomic_load(&p->slots_busy) == 0 && atomic_load(&p->objects) > 0;
@@ -304,7 +308,8 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     double below = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
     if (below > URGENT_FRAG_MAX)
         below = URGENT_FRAG_MAX;
-    if (start_job(r, RESCUE, most_fragmented(r, device_class, below)))
+    bool may_rescue = r->aborts < ABORTS_MAX;
+    if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below)))
         return true;
     /* Nothing has to go while there is room elsewhere: a page that was BAD may be well again, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
@@ -313,7 +318,7 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
         return false;
     if (device_class != EXT_BUCKET_DEFAULT)
         return is_short(e) && start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
-    if (ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
+    if (may_rescue && ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
         start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
         return true;
     return start_tiers(r) || start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
@@ -462,6 +467,7 @@ static void end_slot(struct ext_reclaim *r)
 static void end_job(struct ext_reclaim *r)
 {
     r->phase = IDLE;
+    r->aborts = 0;
     if (r->page_evicted > 0)
         ext_count(r->e, EXT_N_page_evictions, 1);
     ext_page_unpin(r->e, r->page);
@@ -495,9 +501,10 @@ static void read_failed(struct ext_reclaim *r)
     /* A device that doesn't answer may yet come back: leave the page for later. */
     say(r, EXT_FAULT_READ, r->read_at, r->read_result, "the page is left alone for five seconds");
     event(r, "type=compact_abort id=%" PRIu32, r->page);
-    r->avoid_page = r->page;
-    r->avoid_until_ns = io_now_ns() + AVOID_NS;
+    r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
+    uint32_t aborts = r->aborts + 1;
     end_job(r);
+    r->aborts = aborts;
 }
 
 static void table_failed(struct ext_reclaim *r)
@@ -832,8 +839,7 @@ static bool sweep(struct ext_reclaim *r)
         return true;
     }
     if (left > 0) { /* someone is slow to drop: don't begin with this page again at once */
-        r->avoid_page = r->page;
-        r->avoid_until_ns = io_now_ns() + AVOID_NS;
+        r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
     }
     end_job(r);
     return true;

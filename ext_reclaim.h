@@ -19,6 +19,9 @@
  *                          |-> unreadable: [sweep] the index for the slot's places
  *                          \-> wrong table, the slot was read whole: [walk] the records
  *
+ * A rescue of a page that can't be read ends, and the page is left alone for a while; after some of
+ * those in a row the oldest page goes instead, so that writers get on.
+ *
  * A read goes on where it failed; a record that does not verify is read again by itself twice,
  * since the read may be to blame. A walk looks for records at each granule: each tells its key, its
  * length and, by its checksum, whether it is one.

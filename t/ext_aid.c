@@ -54,7 +54,8 @@ static ssize_t fault_pread(void *ctx, int fd, void *buf, size_t bytes, off_t off
     atomic_fetch_add(&f->reads, 1);
     if (atomic_load(&f->read_errno) != 0)
         return -atomic_load(&f->read_errno);
-    if (take_one(&f->read_fail) || by_chance(f, &f->read_chance))
+    if (take_one(&f->read_fail) || by_chance(f, &f->read_chance) ||
+        (uint64_t)offset < atomic_load(&f->read_bad_end))
         return -EIO;
     if (every(f, &f->eintr_one_in))
         return -EINTR;

@@ -31,6 +31,7 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(uint32_t) write_chance;  /* each write fails by chance, one in so many, unless 0 */
     _Atomic(int) write_chance_errno; /* with this; 0: it is cut short */
     _Atomic(uint64_t) write_bad;     /* a bad sector: writes that cover it fail, unless 0 */
+    _Atomic(uint64_t) read_bad_end;  /* reads that begin before this byte fail */
     _Atomic(uint32_t) read_chance;   /* each read fails with EIO with such a chance, unless 0 */
     _Atomic(uint32_t) flip_chance;   /* each read has a wrong bit with such a chance, unless 0 */
     _Atomic(uint32_t) read_fail;     /* so many reads fail with EIO, then they pass */

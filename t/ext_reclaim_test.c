@@ -446,6 +446,24 @@ Test(ext_reclaim, a_busy_write_buffer_loses_nothing)
     aid_free(a);
 }
 
+Test(ext_reclaim, pages_that_can_not_be_read_do_not_keep_others_from_being_reclaimed)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    aid_use_faults(a);
+    aid_start(a);
+    uint32_t n = per_page();
+    fill(a, 0, 4 * n);
+    aid_sync(a);
+    for (uint32_t i = 0; i < 3 * n; i++) { /* these look best to rescue from */
+        if (i % 4 != 0)
+            aid_delete(a, i);
+    }
+    atomic_store(&a->faults.read_bad_end, 3 * PAGE);
+    fill(a, 4 * n, 8 * n);
+    cr_assert_gt(aid_info(a).page_evictions, 0);
+    aid_free(a);
+}
+
 enum { RACES = 20000 };
 static struct {
     struct aid *aid;
