@@ -658,6 +658,8 @@ static enum command_result do_get(struct session *s, struct request *req)
         }
         if (n < PREFETCH_KEYS)
             break;
+        if (s->parked > 0) /* the device begins while the next keys are looked up */
+            cache_worker_submit(w->cache_worker);
     }
     s->get_offset = 0;
     s->barrier = touch && s->parked > 0;
