@@ -65,6 +65,12 @@ enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t e
              (cas != 0 && cas < atomic_load_explicit(&c->root->flush_cas, memory_order_relaxed))))
             return ITEM_FLUSHED;
     }
+    uint32_t planned_unix = atomic_load_explicit(&c->root->planned_unix, memory_order_relaxed);
+    if (unlikely(planned_unix != 0)) {
+        uint32_t planned_sec = clock_sec_of_unix(planned_unix);
+        if (planned_sec <= now_sec && time_sec <= planned_sec)
+            return ITEM_FLUSHED;
+    }
     return ITEM_ALIVE;
 }
 
@@ -1490,19 +1496,48 @@ void cache_set_extstore(struct cache *c, struct extstore *ext)
         ext_set_maint_hook(ext, wake_for_engine, c);
 }
 
+static void raise_flush(struct cache *c, uint32_t flush_unix)
+{
+    if (atomic_load(&c->root->flush_unix) < flush_unix)
+        atomic_store(&c->root->flush_unix, flush_unix);
+}
+
+/* The planned flush_all, if its time has come; else 0. */
+static uint32_t planned_and_come(const struct cache *c, uint32_t now)
+{
+    uint32_t planned_unix = atomic_load(&c->root->planned_unix);
+    return planned_unix != 0 && clock_sec_of_unix(planned_unix) <= now ? planned_unix : 0;
+}
+
 void cache_flush_all(struct cache *c, uint32_t when_sec)
 {
     /* memcached's rule: what was stored in the second before counts as dead by time, what was stored
-     * in this very second by its cas. */
+     * in this very second by its cas. Unlike there, what was flushed stays so when another is planned:
+     * it may be on flash for long. */
     uint32_t now = clock_now_sec();
     uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
-    atomic_store(&c->root->flush_cas, limit <= now ? cache_next_cas(c) : 0);
-    atomic_store(&c->root->flush_unix, (uint32_t)clock_rel_to_unix(limit));
+    uint32_t limit_unix = (uint32_t)clock_rel_to_unix(limit);
+    raise_flush(c, planned_and_come(c, now));
+    if (limit <= now) {
+        atomic_store(&c->root->flush_cas, cache_next_cas(c));
+        raise_flush(c, limit_unix);
+    }
+    atomic_store(&c->root->planned_unix, limit <= now ? 0 : limit_unix);
     atomic_store(&c->settings->oldest_live_sec, limit);
     if (c->ext && limit <= now)
-        ext_flush_all(c->ext, (uint32_t)clock_rel_to_unix(limit));
+        ext_flush_all(c->ext, limit_unix);
     if (c->flush_hook)
         c->flush_hook(c->flush_ctx);
+}
+
+void cache_flush_planned(struct cache *c, uint32_t now)
+{
+    uint32_t planned_unix = planned_and_come(c, now);
+    if (planned_unix == c->planned_told)
+        return;
+    c->planned_told = planned_unix;
+    if (planned_unix != 0)
+        ext_flush_all(c->ext, planned_unix);
 }
 
 int cache_set_memlimit(struct cache *c, uint64_t bytes)

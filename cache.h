@@ -171,7 +171,7 @@ int cache_attach(struct cache *c, struct attach_report *out);
 /* What goes on over a stop, beside index and pages. */
 struct cache_numbers {
     uint64_t hash_seed, cas_counter, flush_cas;
-    uint32_t flush_unix;
+    uint32_t flush_unix, planned_unix;
 };
 void cache_numbers(const struct cache *c, struct cache_numbers *out);
 /* Before anything is stored. */

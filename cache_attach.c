@@ -466,7 +466,7 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
         unlink_expired(c, &a[i], out);
     if (!c->settings->lru_segmented)
         flatten(c);
-    c->settings->oldest_live_sec = clock_sec_of_unix(atomic_load(&c->root->flush_unix));
+    c->settings->oldest_live_sec = cache_oldest_live_sec(c);
     if (c->ext)
         ext_attach_done(c->ext);
     return 0;

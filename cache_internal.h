@@ -27,7 +27,7 @@ struct cache_root {
     _Atomic(uint64_t) cas_counter;
     _Atomic(uint64_t) flush_cas;       /* items with a lower cas are dead, once flush_sec has come */
     _Atomic(uint32_t) flush_unix;      /* items last touched at or before are dead from then on; 0 none */
-    uint32_t reserved;
+    _Atomic(uint32_t) planned_unix;    /* the same of a flush_all with a delay; 0 none */
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
     /* Hash whose same-tag flash words are just being dropped, 0 none: attach ends what a kill cut short. */
     _Atomic(uint64_t) dropping[INDEX_SHARD_COUNT];
@@ -84,6 +84,7 @@ struct cache {
     void (*flush_hook)(void *ctx); /* const once threads run; or NULL */
     void *flush_ctx;
     int maint_fd; /* eventfd, const: readable wakes the maintenance thread */
+    uint32_t planned_told; /* the maintenance thread's: planned_unix that the engine knows of */
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
     /* under dup_lock (LOCK_IO_QUEUE) */
     struct lock dup_lock;
@@ -192,6 +193,10 @@ void item_unref(struct cache *c, struct item *it);
 void cache_sizes_count(struct cache *c, const struct item *it, int sign);
 uint64_t item_hash(const struct cache *c, const struct item *it);
 uint64_t cache_next_cas(struct cache *c);
+/* What `stats settings` shows of the last flush_all. */
+uint32_t cache_oldest_live_sec(const struct cache *c);
+/* Tells the engine of a flush_all whose time has come. By the maintenance thread, with flash. */
+void cache_flush_planned(struct cache *c, uint32_t now_sec);
 /* Wakes the maintenance thread. Any thread, any lock held. */
 void cache_wake_maint(struct cache *c);
 

@@ -27,12 +27,19 @@
 
 /* ---- numbers ---- */
 
+uint32_t cache_oldest_live_sec(const struct cache *c)
+{
+    uint32_t planned_unix = atomic_load(&c->root->planned_unix);
+    return clock_sec_of_unix(planned_unix != 0 ? planned_unix : atomic_load(&c->root->flush_unix));
+}
+
 void cache_numbers(const struct cache *c, struct cache_numbers *out)
 {
     *out = (struct cache_numbers){.hash_seed = c->root->hash_seed,
                                   .cas_counter = atomic_load(&c->root->cas_counter),
                                   .flush_cas = atomic_load(&c->root->flush_cas),
-                                  .flush_unix = atomic_load(&c->root->flush_unix)};
+                                  .flush_unix = atomic_load(&c->root->flush_unix),
+                                  .planned_unix = atomic_load(&c->root->planned_unix)};
 }
 
 void cache_set_numbers(struct cache *c, const struct cache_numbers *n)
@@ -41,7 +48,8 @@ void cache_set_numbers(struct cache *c, const struct cache_numbers *n)
     atomic_store(&c->root->cas_counter, n->cas_counter);
     atomic_store(&c->root->flush_cas, n->flush_cas);
     atomic_store(&c->root->flush_unix, n->flush_unix);
-    c->settings->oldest_live_sec = clock_sec_of_unix(n->flush_unix);
+    atomic_store(&c->root->planned_unix, n->planned_unix);
+    c->settings->oldest_live_sec = cache_oldest_live_sec(c);
 }
 
 void cache_set_flush_hook(struct cache *c, void (*fn)(void *ctx), void *ctx)

@@ -66,7 +66,8 @@ struct checkpoint_head {
     char version[16];     /* of the program that wrote it, for the log */
     struct checkpoint_device devices[CHECKPOINT_DEVICES_MAX];
     uint32_t rel_sec; /* when the file was made; 0: not known */
-    uint8_t unused[CHECKPOINT_HEAD_BYTES - 676];
+    uint32_t planned_unix; /* of the cache */
+    uint8_t unused[CHECKPOINT_HEAD_BYTES - 680];
 };
 static_assert(sizeof(struct checkpoint_head) == CHECKPOINT_HEAD_BYTES, "head layout");
 static_assert(offsetof(struct checkpoint_head, devices) == 160, "head layout");

@@ -494,6 +494,7 @@ static bool step_extstore(struct maint *m, uint32_t now)
     if (!m->cache->ext)
         return false;
     bool more = true;
+    cache_flush_planned(m->cache, now);
     for (unsigned i = 0; i < EXT_STEPS_PER_TURN && more; i++)
         more = ext_maint_step(m->cache->ext, (uint32_t)clock_rel_to_unix(now));
     return more;

@@ -240,7 +240,8 @@ static void take_numbers(const struct persist *p, struct cache *c, uint64_t cas_
     struct cache_numbers n = {.hash_seed = p->found.hash_seed,
                               .cas_counter = p->found.cas_counter + cas_gap,
                               .flush_cas = p->found.flush_cas,
-                              .flush_unix = p->found.flush_unix};
+                              .flush_unix = p->found.flush_unix,
+                              .planned_unix = p->found.planned_unix};
     cache_set_numbers(c, &n);
 }
 
@@ -317,6 +318,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     h->cas_counter = n.cas_counter;
     h->flush_cas = n.flush_cas;
     h->flush_unix = n.flush_unix;
+    h->planned_unix = n.planned_unix;
     h->page_bytes = p->settings->ext_page_size;
     h->wbuf_bytes = p->settings->ext_wbuf_size;
     h->version_now = ext_version_now(e);
@@ -342,6 +344,7 @@ static void flush_all_happened(void *ctx)
         cache_numbers(p->cache, &n);
         p->running.flush_unix = n.flush_unix;
         p->running.flush_cas = n.flush_cas;
+        p->running.planned_unix = n.planned_unix;
         int rc = put_running(p);
         if (rc != 0)
             log_error(

@@ -232,6 +232,56 @@ Test(cache_flash, flush_all_reaches_flash)
     STATUS(fixture_store(&f, CACHE_ADD, "k", "w", 1, 0, 0, 0), CACHE_OK);
 }
 
+Test(cache_flash, what_was_flushed_stays_so_when_another_flush_is_planned)
+{
+    fixture_set(&f, "on flash", "v");
+    fixture_flush(&f);
+    fixture_set(&f, "in ram", "v");
+    cache_flush_all(f.cache, 0);
+    cache_flush_all(f.cache, clock_exptime(100));
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, a_planned_flush_comes_and_stays_when_the_next_is_planned)
+{
+    fixture_set(&f, "on flash", "v");
+    fixture_flush(&f);
+    fixture_set(&f, "in ram", "v");
+    cache_flush_all(f.cache, clock_exptime(100));
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_OK);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_OK);
+    clock_shift(101);
+    fixture_set(&f, "after", "v");
+    cache_flush_all(f.cache, clock_exptime(100));
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "after", value, sizeof(value), NULL), CACHE_OK);
+    clock_shift(101);
+    STATUS(fixture_get(&f, "after", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, a_planned_flush_frees_the_pages_when_it_has_come)
+{
+    char key[32];
+    memset(value, 'x', 8000);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(key, sizeof(key), "key-%d", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    fixture_flush(&f);
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cache_flush_all(f.cache, clock_exptime(100));
+    cache_flush_planned(f.cache, clock_now_sec());
+    clock_shift(101);
+    cache_flush_planned(f.cache, clock_now_sec());
+    while (flash_count() > 0)
+        fixture_turn(&f);
+    struct ext_info info;
+    ext_info(f.ext, &info);
+    cr_assert_eq(info.objects_expired, 1000);
+}
+
 Test(cache_flash, recache_brings_an_active_object_back_with_its_cas)
 {
     struct cache_view before, after;

@@ -355,6 +355,27 @@ Test(persist, a_flush_all_covers_what_was_before_it_and_nothing_after)
     life_kill(&l);
 }
 
+Test(persist, a_planned_flush_all_comes_in_the_next_life_and_the_one_before_stays)
+{
+    struct life l;
+    clock_simulate(UINT64_C(1000) * 1000000000);
+    life_open(&l);
+    set(&l, "before", "x");
+    clock_simulate(UINT64_C(1010) * 1000000000);
+    cache_flush_all(l.f.cache, 0);
+    clock_simulate(UINT64_C(1020) * 1000000000);
+    set(&l, "between", "x");
+    cache_flush_all(l.f.cache, clock_exptime(100));
+    life_stop(&l);
+    clock_simulate(UINT64_C(1050) * 1000000000);
+    life_open(&l);
+    cr_assert_str_eq(value_of(&l, "before"), "(none)");
+    cr_assert_str_eq(value_of(&l, "between"), "x");
+    clock_simulate(UINT64_C(1200) * 1000000000);
+    cr_assert_str_eq(value_of(&l, "between"), "(none)");
+    life_kill(&l);
+}
+
 Test(persist, cas_numbers_go_on)
 {
     struct life l;
