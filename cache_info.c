@@ -77,14 +77,15 @@ void cache_totals(struct cache *c, struct cache_totals *out)
 #undef X
     }
     out->bytes = out->sum.mem_requested;
+#define X(n, help) out->n = atomic_load_explicit(&c->counters[CACHE_N_##n], memory_order_relaxed);
+    CACHE_COUNTER_TABLE(X)
+#undef X
     if (c->ext) {
         struct ext_info info;
         ext_info(c->ext, &info);
         out->bytes += info.bytes_used;
+        out->evictions_index_full = info.evicted_index_full; /* it is the engine that drops them */
     }
-#define X(n, help) out->n = atomic_load_explicit(&c->counters[CACHE_N_##n], memory_order_relaxed);
-    CACHE_COUNTER_TABLE(X)
-#undef X
 }
 
 size_t cache_sizes(const struct cache *c, const _Atomic(uint64_t) **histogram)

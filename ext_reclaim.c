@@ -825,6 +825,8 @@ static bool sweep(struct ext_reclaim *r)
     uint64_t gone = before > left ? before - left : 0;
     if (evicted) {
         ext_count(e, EXT_N_objects_evicted, gone);
+        if (r->for_index)
+            ext_count(e, EXT_N_evicted_index_full, gone);
         r->page_evicted += gone;
     } else if (r->mode == EXPIRE) {
         ext_count(e, EXT_N_objects_expired, gone);

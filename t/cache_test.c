@@ -378,6 +378,22 @@ static void set_many(unsigned count, const char *stamp)
     fixture_flush(&f);
 }
 
+Test(cache_flash, what_goes_for_a_full_index_is_counted_as_that)
+{
+    struct cache_totals totals;
+    struct ext_info info;
+    set_many(MANY, "x");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    ext_evict_oldest(f.ext);
+    do {
+        fixture_turn(&f);
+        ext_info(f.ext, &info);
+    } while (info.page_evictions == 0);
+    cache_totals(f.cache, &totals);
+    cr_assert_gt(totals.evictions_index_full, 0);
+    cr_assert_eq(totals.evictions_index_full, MANY - flash_count());
+}
+
 static void note_done(struct cache_op *op) { *(bool *)op->owner = true; }
 
 Test(cache_flash, recache_does_not_bring_back_what_was_overwritten_during_the_read)
