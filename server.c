@@ -140,7 +140,8 @@ static int take_identity(const struct settings *s)
         code = drop_root(s);
     if (code)
         return code;
-    if (s->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+    /* What is used, not the address space that is reserved. */
+    if (s->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
         log_warning("-k invalid, mlockall() failed: %s", strerror(errno));
     signal(SIGPIPE, SIG_IGN);
     return 0;

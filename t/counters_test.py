@@ -280,8 +280,63 @@ def held_items():
         expect('items: lrutail_reflocked', any(v != '0' for k, v in items.items() if k.endswith('lrutail_reflocked')))
 
 
+def flash():
+    flags = 'ext_path=@DIR@/flash:64m,ext_page_size=8,ext_wbuf_size=2,ext_item_age=0,ext_item_size=512,' \
+        'ext_recache_rate=0,ext_max_frag=0.9'
+    with server_with('-t', '1', '-m', '64', '-o', flags) as server:
+        c = Client(server)
+
+        def flushed():
+            return wait_for(lambda: all(v == '0' or int(k.split(':')[1]) < 3 for k, v in c.stats(b'items').items()
+                                        if k.endswith(':number')))
+
+        before = c.stats()
+        expect('the size', before['extstore_limit_maxbytes'] == str(64 << 20) and before['extstore_pages_free'] == '8' and
+               before['extstore_io_queue'] == '0', before)
+        c.ask(*[b'set k%d 0 0 10000\r\n%s' % (i, b'x' * 10000) for i in range(1000)])
+        flushed()
+        after = c.stats()
+        moved('writing', before, after,
+              {'extstore_objects_written': 1000, 'extstore_objects_used': 1000, 'extstore_bytes_written': AtLeast(10000000),
+               'extstore_bytes_used': AtLeast(10000000), 'extstore_page_allocs': 2, 'extstore_pages_used': 2,
+               'extstore_pages_free': -2, 'curr_items': 1000})
+        expect('memory for the index', 0 < float(after['extstore_memory_pressure']) < 1)
+        c.ask(b'get k1 k2')
+        moved('reading', after, c.stats(), {'get_extstore': 2, 'extstore_objects_read': 2, 'get_hits': 2,
+                                            'extstore_bytes_read': AtLeast(20000)})
+        before = c.stats()
+        c.ask(*[b'delete k%d' % i for i in range(500)])
+        moved('deleting', before, c.stats(), {'extstore_objects_used': -500, 'extstore_bytes_fragmented': AtLeast(4000000)})
+        before = c.stats()
+        c.ask(b'extstore recache_rate 1')
+        for _ in range(3):
+            c.ask(b'get k900')
+        moved('a recache', before, c.stats(), {'recache_from_extstore': 1, 'curr_items': 0})
+        c.ask(b'extstore recache_rate 0', b'extstore compact_under 7')
+        before = c.stats()
+        expect('compaction', wait_for(lambda: int(c.stats()['extstore_compact_rescues']) > 0 and
+                                      int(c.stats()['extstore_page_reclaims']) > int(before['extstore_page_reclaims'])))
+        moved('it', before, c.stats(), {'extstore_compact_lost': 0, 'extstore_compact_skipped': 0})
+        c.ask(b'extstore max_frag 0')
+        c.ask(*[b'set l%d 0 0 10000\r\n%s' % (i, b'x' * 10000) for i in range(7000)])
+        flushed()
+        after = c.stats()
+        moved('eviction', before, after, names('extstore_page_evictions extstore_objects_evicted extstore_bytes_evicted',
+                                               AtLeast(1)))
+        expect('no item went from memory', after['evictions'] == '0')
+        c.ask(b'get l0'), c.ask(b'get l0')
+        moved('what went', after, c.stats(), {'miss_from_extstore': 1, 'get_misses': 2})
+        with open(os.path.join(server.dir, 'flash'), 'r+b') as device:
+            for page in range(8):
+                device.seek(page << 23)
+                device.write(b'\xa5' * (8 << 20))
+        for i in range(6000, 7000):
+            c.ask(b'mg l%d v' % i) if i % 50 == 0 else None
+        expect('wrong bytes are a miss', int(c.stats()['badcrc_from_extstore']) > 0)
+
+
 def main():
-    for scenario in (commands, connections, authentication, memory, crawling, logs, held_items):
+    for scenario in (commands, connections, authentication, memory, crawling, logs, held_items, flash):
         failed = len(FAILED)
         scenario()
         print('%s %s' % ('ok    ' if len(FAILED) == failed else 'not ok', scenario.__name__.replace('_', ' ')), flush=True)
