@@ -303,7 +303,7 @@ void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn e
 #define STATS_EXTANT_TABLE(X)                                                                      \
     X(TEXT, extant_version, "version of this server")                                              \
     X(TEXT, protocol_level, "memcached whose answers it gives")                                    \
-    X(TEXT, io_engine, "how flash is read and written: uring, threads or none")                    \
+    X(TEXT, io_engine, "how flash is read and written: io_uring, threads or none")                    \
     X(GAUGE, rss_bytes, "memory of the process")                                                   \
     X(GAUGE, memory_limit_bytes, "bound for items and index (-m)")                                 \
     X(GAUGE, memory_items_bytes, "of it, held by slab pages")                                      \

@@ -335,8 +335,67 @@ def flash():
         expect('wrong bytes are a miss', int(c.stats()['badcrc_from_extstore']) > 0)
 
 
+def own():
+    """`stats extant`: what no memcached has."""
+    with server_with('-t', '1', '-m', '8') as server:
+        c = Client(server)
+        c.ask(*[b'set k%d 0 0 9000\r\n%s' % (i, b'x' * 9000) for i in range(1500)])
+        s = c.stats(b'extant')
+        expect('evictions by reason', int(s['evictions_no_flash']) == int(c.stats()['evictions']) > 0 and
+               all(s['evictions_' + n] == '0' for n in ('write_wait', 'flash_full', 'device', 'index_full', 'same_tag')), s)
+        expect('no flash, no figures of it', s['io_engine'] == 'none' and 'ext_pages_bad' not in s)
+        cls = [k.split(':')[1] for k in c.stats(b'items')][0].encode()
+        c.ask(b'slabs reassign %s 0' % cls)
+        expect('a page moves', wait_for(lambda: int(c.stats(b'extant')['slabs_moved']) == 1))
+        expect('items went for it', int(c.stats(b'extant')['slab_reassign_evictions']) > 0)
+        c.ask(*[b'delete k%d' % i for i in range(1500) if i % 4])
+    flags = 'ext_path=@DIR@/flash:64m,ext_page_size=8,ext_wbuf_size=2,ext_item_age=0,ext_item_size=0,ext_recache_rate=0,ext_persist'
+    with server_with('-t', '1', '-m', '64', '-o', flags) as server:
+        c = Client(server)
+
+        def all_flushed(n):
+            return wait_for(lambda: int(c.stats(b'extant')['flash_objects']) == n)
+
+        c.ask(*[b'set k%d 0 0 2\r\n10' % i for i in range(1000)])
+        expect('all go to flash', all_flushed(1000))
+        s = c.stats(b'extant')
+        expect('memory adds up', int(s['memory_items_bytes']) + int(s['memory_index_bytes']) + int(s['memory_free_bytes']) ==
+               int(s['memory_limit_bytes']) == 64 << 20, s)
+        expect('versions', s['protocol_level'] == '1.6.45' and s['extant_version'].count('.') == 2, s)
+        expect('the index', int(s['index_used']) == int(s['ram_items']) + int(s['flash_objects']) == 1000 and
+               1000 < int(s['index_slots']) < int(s['index_capacity_max']) and int(s['index_tag_bits']) > 20 and
+               int(s['index_full_failures']) == 0 and int(s['index_displacements']) >= 0 and int(s['index_steps']) >= 0, s)
+        expect('buffers', 0 < int(s['buffer_used_bytes']) <= int(s['buffer_limit_bytes']), s)
+        expect('memory in use', 0 < int(s['arena_touched_bytes']) and int(s['slab_real_bytes']) >= 0 and
+               int(s['rss_bytes']) > 1 << 20 and float(s['ram_bytes_per_flash_object']) > 0, s)
+        expect('flushes', int(s['flushed_items']) == 1000 and 0 <= int(s['inline_flushes']) <= 1000, s)
+        expect('writes', int(s['ext_device_bytes_written']) >= 0 and s['ext_write_errors'] == '0' and
+               s['ext_degraded'] == 'no' and s['ext_degraded_why'] == 'none' and s['ext_direct'] in ('yes', 'no') and
+               s['io_engine'] in ('io_uring', 'threads'), s)
+        for name in ('ext_pages_bad ext_pages_lost ext_pages_back ext_read_errors ext_read_retries ext_write_retries '
+                     'ext_write_moved ext_bad_checksums ext_evicted_index_full ext_objects_unread_dropped ext_wbufs_stuck '
+                     'ext_reconcile write_wait_us dup_overflows rescued_stale').split():
+            expect(name + ' is 0', s[name] == '0', s[name])
+        expect('wbufs', int(s['ext_wbufs_free']) + int(s['ext_wbufs_busy']) >= 4 and int(s['ext_page_table_bytes']) > 0, s)
+        before = s
+        c.ask(*[b'get k%d' % i for i in range(100)])
+        moved('reads of what is still in a buffer', before, c.stats(b'extant'), {'ext_buffer_hits': 100, 'ext_device_reads': 0})
+        c.ask(*[b'incr k%d 1' % i for i in range(100)])
+        moved('a change of what is on flash', before, c.stats(b'extant'), {'promotions': 100})
+        all_flushed(1000)
+        c.ask(*[b'set k%d 0 0 2\r\n11' % i for i in range(100)])
+        expect('overwritten words are looked after', wait_for(lambda: int(c.stats(b'extant')['dup_checks']) >= 100 and
+                                                              int(c.stats(b'extant')['dup_drops']) >= 100), c.stats(b'extant'))
+        for name in ('tag_collisions', 'recaches', 'write_waits', 'index_tombstones', 'items_moved', 'ext_read_short',
+                     'ext_objects_expired'):
+            expect(name, int(c.stats(b'extant')[name]) >= 0)
+        s = c.stats(b'extant')
+        expect('the checkpoint', s['checkpoint_objects'] == s['checkpoint_bytes'] == '0' and
+               float(s['checkpoint_seconds']) >= 0 and int(s['checkpoint_generation']) >= 0 and s['checkpoint_start'], s)
+
+
 def main():
-    for scenario in (commands, connections, authentication, memory, crawling, logs, held_items, flash):
+    for scenario in (commands, connections, authentication, memory, crawling, logs, held_items, flash, own):
         failed = len(FAILED)
         scenario()
         print('%s %s' % ('ok    ' if len(FAILED) == failed else 'not ok', scenario.__name__.replace('_', ' ')), flush=True)
