@@ -209,6 +209,15 @@ def memory():
             expect('items: ' + name, int(items['items:%s:%s' % (cls, name)]) > 0, items)
         expect('hits by segment', sum(int(items['items:%s:hits_to_%s' % (cls, s)])
                                       for s in ('hot', 'warm', 'cold', 'temp')) >= 300, items)
+        before = c.stats()
+        for i in range(8):  # the hundred in WARM are wanted, and the class is stored through
+            c.ask(*[b'get k%d' % (1400 + k) for k in range(100) for _ in range(3)])
+            c.ask(*[b'set m%d-%d 0 0 9000\r\n%s' % (i, k, b'x' * 9000) for k in range(1000)])
+        c.ask(b'lru tune 5 1 0.01 0.01')
+        expect('WARM is gone round', wait_for(lambda: int(c.stats()['moves_within_lru']) > int(before['moves_within_lru'])))
+        c.ask(b'lru tune 20 40 0.2 2.0')
+        c.ask(*[b'set l%d 0 0 9000\r\n%s' % (i, b'x' * 9000) for i in range(1500)])
+        wait_for(lambda: any(v != '0' for k, v in c.stats(b'items').items() if k.endswith('number_cold')))
         c.ask(b'debugtime 50')
         items = c.stats(b'items')
         expect('ages', all(int(items['items:%s:%s' % (cls, n)]) >= 40 for n in ('age', 'age_hot')), items)
@@ -248,12 +257,14 @@ def memory():
 def crawling():
     with server_with('-t', '1') as server:
         c = Client(server)
-        c.ask(*[b'set k%d 0 10 1\r\nx' % i for i in range(1000)])
+        c.ask(b'set stays 0 0 1\r\nx', *[b'set k%d 0 10 1\r\nx' % i for i in range(1000)])
         c.ask(b'debugtime 20')
         before = c.stats()
         c.ask(b'lru_crawler crawl all')
         expect('it ends', wait_for(lambda: int(c.stats()['crawler_reclaimed']) >= 1000 and
                                    c.stats()['lru_crawler_running'] == '0'), c.stats())
+        items = c.stats(b'items')
+        expect('by class', all(int(items['items:1:' + n]) >= 1000 for n in ('crawler_reclaimed', 'crawler_items_checked')), items)
         moved('a crawl', before, c.stats(), {'crawler_reclaimed': 1000, 'crawler_items_checked': AtLeast(1000),
                                              'lru_crawler_starts': AtLeast(1), 'curr_items': -1000})
 
