@@ -443,6 +443,7 @@ static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct 
         r->next = op->reads;
         op->reads = r;
         op->read_count++;
+        op->read_bytes += ext_len_bytes(r->len_class);
         ext_pin(c->ext, r->place);
         unsigned heat = index_heat(c->index, word);
         r->was_hit = heat > 0;

@@ -131,6 +131,7 @@ struct cache_op {
     struct cache_worker *worker;
     struct cache_op *wait_next;
     uint64_t wait_start_us;
+    uint64_t read_bytes;         /* the most that its reads hold, until cache_release; for the caller's bounds */
     uint16_t read_count, read_pending;
     uint16_t attempts;
     bool starved; /* a read found no memory: what the record says is not known */

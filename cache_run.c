@@ -251,6 +251,7 @@ void cache_release(struct cache_worker *w, struct cache_op *op)
         read_free(w, r);
     }
     op->read_count = 0;
+    op->read_bytes = 0;
     op->state = OP_NEW;
 }
 

@@ -25,6 +25,7 @@ struct pending {
     struct session *s;
     struct pending *next; /* free list */
     uint32_t received;    /* stores: bytes of the value that are there */
+    uint64_t read_bytes;  /* gets: counted in the worker's */
     bool parked;
     bool queued;          /* stands in the reply queue */
     bool lookup;          /* only for watchers: does the key of a change exist? */
@@ -57,6 +58,7 @@ static struct pending *pending_make(struct session *s, enum cache_verb verb,
     p->s = s;
     p->next = NULL;
     p->received = 0;
+    p->read_bytes = 0;
     p->parked = p->queued = p->lookup = p->dropping = false;
     p->refusal = REPLY_NONE;
     memcpy(p->key, key, key_len);
@@ -82,6 +84,7 @@ static struct pending *pending_make(struct session *s, enum cache_verb verb,
 static void pending_free(struct pending *p)
 {
     struct command_worker *w = p->s->w;
+    w->read_bytes -= p->read_bytes;
     cache_release(w->cache_worker, &p->op);
     if (w->spare_count >= SPARE_MAX) {
         free(p);
@@ -99,6 +102,8 @@ void command_worker_init(struct command_worker *w, const struct command_env *env
     *w = (struct command_worker){.env = env,
                                  .cache_worker = cache_worker,
                                  .stats = stats,
+                                 .read_bytes_max = max_u64(env->settings->ext_buffer_mem / env->thread_count,
+                                                           WORKER_READ_BYTES_MIN),
                                  .watch_mask = watch_mask()};
     pool_init(&w->pool, buffer_limit_bytes);
 }
@@ -435,6 +440,7 @@ static void read_done(struct cache_op *op)
     struct pending *p = op->owner;
     struct session *s = p->s;
     unpark(s);
+    s->parked_bytes -= p->read_bytes;
     p->parked = false;
     if (s->gone || !p->queued) {
         if (p->lookup)
@@ -452,16 +458,20 @@ static void read_done(struct cache_op *op)
 static bool run_read(struct session *s, struct pending *p)
 {
     p->op.done = read_done;
-    if (cache_run(s->w->cache_worker, &p->op)) {
-        if (unlikely(p->op.no_room)) {
-            pending_free(p);
-            return false;
-        }
+    bool done = cache_run(s->w->cache_worker, &p->op);
+    if (done && unlikely(p->op.no_room)) {
+        pending_free(p);
+        return false;
+    }
+    p->read_bytes = p->op.read_bytes;
+    s->w->read_bytes += p->read_bytes;
+    if (done) {
         queue_ready(s, p);
         return true;
     }
     p->parked = true;
     s->parked++;
+    s->parked_bytes += p->read_bytes;
     p->source.finished = source_finished;
     if (reply_source(&s->out, &p->source) == 0)
         p->queued = true;

@@ -8,8 +8,11 @@
  *    parked itself, nothing more is executed (`barrier`).
  * So a client sees its own commands take effect in the order in which it sent them.
  *
- * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_REPLY_BYTES_MAX of unsent replies (and one
- * reply more); a session beyond them executes nothing until it is below again.
+ * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_READ_BYTES_MAX of what they read,
+ * SESSION_REPLY_BYTES_MAX of unsent replies (and one reply more); a session beyond them executes
+ * nothing until it is below again. Where what was read for all sessions of a worker, and is not yet
+ * sent, is beyond its read_bytes_max, each session has one request at a time: clients that are many,
+ * or slow, don't make memory grow but by one value each.
  *
  * Threads: a session and its command_worker belong to one worker thread. No locks on entry.
  */
@@ -30,6 +33,8 @@
 #define SESSION_PARKED_MAX 128
 #define SESSION_REPLY_BYTES_MAX ((size_t)256 * 1024)
 #define SESSION_REPLY_ENTRIES_MAX 4096
+#define SESSION_READ_BYTES_MAX ((uint64_t)1024 * 1024)
+#define WORKER_READ_BYTES_MIN ((uint64_t)16 * 1024 * 1024) /* read_bytes_max is not less */
 #define COMMAND_COPY_BYTES_MAX 1024 /* values up to this are copied into the reply */
 
 struct admin;
@@ -84,6 +89,7 @@ struct command_worker {
     struct cache_worker *cache_worker;
     struct thread_stats *stats;
     struct buffer_pool pool;
+    uint64_t read_bytes, read_bytes_max; /* of gets from flash that are not yet sent */
     const _Atomic(uint32_t) *watch_mask;
     struct pending *spare; /* free list */
     unsigned spare_count;
@@ -108,6 +114,7 @@ struct session {
     struct reply_queue out;
     struct pending *store; /* its value is being received (once parked is 0) */
     uint32_t parked;       /* ops in flight */
+    uint64_t parked_bytes; /* that these read, of gets */
     uint32_t get_offset;   /* bytes of a get's keys that are dealt with */
     uint64_t swallow_bytes; /* of a refused value, to be thrown away */
     uint64_t handover;     /* COMMAND_WATCH: streams; COMMAND_DUMP: slab classes */
@@ -131,8 +138,9 @@ void session_init(struct session *s, struct command_worker *w, int fd,
 bool session_close(struct session *s);
 static inline bool session_is_full(const struct session *s)
 {
-    return s->parked >= SESSION_PARKED_MAX || s->out.bytes >= SESSION_REPLY_BYTES_MAX ||
-           s->out.count >= SESSION_REPLY_ENTRIES_MAX;
+    return s->parked >= SESSION_PARKED_MAX || s->parked_bytes >= SESSION_READ_BYTES_MAX ||
+           s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
+           (unlikely(s->w->read_bytes >= s->w->read_bytes_max) && s->out.count > 0);
 }
 /* The client reads slowly: what waits to be sent gives back scarce read buffers. */
 void session_detach(struct session *s);

@@ -709,8 +709,10 @@ void conn_continue(struct conn *c)
 {
     if (c->dumping)
         return;
-    if (c->blocked) /* the socket's event goes on with it */
+    if (c->blocked) { /* the socket's event goes on with it */
+        session_detach(&c->session);
         return;
+    }
     conn_run(c, false);
 }
 

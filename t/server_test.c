@@ -491,6 +491,35 @@ Test(server, ends_cleanly_with_flash_under_load)
     stop(s, c);
 }
 
+/* So much a client may have read from flash for it and not yet taken. */
+Test(server, a_client_that_does_not_read_has_little_read_for_it)
+{
+    enum { KEYS = 60, BYTES = 500000, GETS = 100 };
+    static char value[BYTES];
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-m", "16", "-o",
+                                    "ext_path={dir}/flash:64m,ext_page_size=8,ext_wbuf_size=2");
+    struct client *c = client_open(s), *slow = client_open(s);
+    memset(value, 'v', sizeof(value));
+    for (int i = 0; i < KEYS; i++) {
+        client_printf(c, "set k%d 0 0 %d noreply\r\n", i, BYTES);
+        client_send_bytes(c, value, sizeof(value));
+        client_send(c, "\r\n");
+    }
+    client_expect_silence(c);
+    uint64_t before = client_stat_u64(c, "", "extstore_objects_read");
+    for (int i = 0; i < GETS; i++)
+        client_printf(slow, "get k%d\r\n", i % KEYS);
+    cr_assert(wait_until(strstr(lines(c, "stats conns\r\n"), "conn_mwrite"), 10000));
+    cr_assert_lt(client_stat_u64(c, "", "extstore_objects_read") - before, 10);
+    for (int i = 0; i < GETS; i++) {
+        cr_assert_eq(strncmp(client_line(slow), "VALUE k", 7), 0);
+        client_read(slow, value, sizeof(value));
+        client_expect(slow, "\r\nEND\r\n");
+    }
+    client_close(slow);
+    stop(s, c);
+}
+
 Test(server, pid_file_is_there_while_it_lives)
 {
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-P", "{dir}/pid");
