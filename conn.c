@@ -634,7 +634,8 @@ void conns_execute(struct worker *w)
 static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
 {
     struct conn *c = arg;
-    if (what & EV_WRITE) {
+    if (what & EV_WRITE) { /* it reads: slow, but not idle */
+        atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
         if (conn_flush(c) && !c->blocked)
             conn_run(c, false);
         return;

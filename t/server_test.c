@@ -138,6 +138,29 @@ Test(server, idle_connections_are_closed)
     stop(s, c);
 }
 
+Test(server, who_takes_a_long_answer_slowly_is_not_idle)
+{
+    enum { BYTES = 500000, GETS = 20, PARTS = 5 };
+    static char value[BYTES], part[GETS * (BYTES + 21) / PARTS / 2];
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-o", "idle_timeout=1");
+    struct client *c = client_open(s), *slow = client_open(s);
+    memset(value, 'v', sizeof(value));
+    client_printf(c, "set k 0 0 %d\r\n", BYTES);
+    client_send_bytes(c, value, sizeof(value));
+    client_ask(c, "\r\n", "STORED\r\n");
+    for (int i = 0; i < GETS; i++)
+        client_send(slow, "get k\r\n");
+    for (int i = 0; i < PARTS; i++) {
+        uint64_t second = client_stat_u64(c, "", "uptime");
+        client_read(slow, part, sizeof(part));
+        cr_assert(wait_until(client_stat_u64(c, "", "uptime") > second, 10000));
+    }
+    client_read(slow, part, sizeof(part));
+    client_close(slow);
+    cr_assert_eq(client_stat_u64(c, "", "idle_kicks"), 0);
+    stop(s, c);
+}
+
 /* ---- users and permissions ---- */
 
 static void write_file(const char *path, const char *text)
