@@ -264,7 +264,7 @@ def idle(binary, args):
 
 def half_sets(binary, args):
     """Sets that stop in the middle: thousands of small ones, then more large than -m holds."""
-    count = args.connections // 2
+    count = args.connections
     with Part(binary, "half-sets", ["-c", str(count + 2100), "-m", "64", "-I", "1m"]) as p:
         sockets = p.open(count)
         for i, s in enumerate(sockets):
@@ -389,6 +389,37 @@ def pipelined(binary, args):
     return p
 
 
+def gigabyte(binary, args):
+    """1 GB of requests in a row, half of it sets, half of it gets of long keys, all answered."""
+    with Part(binary, "gigabyte", ["-c", "100", "-m", "32"]) as p:
+        keys = [b"%0250d" % i for i in range(60)]
+        gets = b"get " + b" ".join(keys) + b"\r\n"
+        sets = b"set g 0 0 8000 noreply\r\n" + b"g" * 8000 + b"\r\n"
+        (s,) = p.open(1, blocking=False)
+        batch = memoryview((gets + sets * (len(gets) // len(sets) + 1)) * 16)
+        rounds = (1 << 30) // len(batch) + 1
+        want, got, sent = rounds * 16 * len(b"END\r\n"), 0, 0
+        last = time.monotonic()
+        while got < want:
+            poll = select.poll()
+            poll.register(s, select.POLLIN | (select.POLLOUT if sent < rounds * len(batch) else 0))
+            for _, events in poll.poll(1000):
+                last = time.monotonic()
+                if events & select.POLLIN:
+                    piece = s.recv(1 << 16)
+                    if not piece or piece.strip(b"END\r\n"):
+                        raise Failed("after %d bytes: %r" % (sent, piece[:100]))
+                    got += len(piece)
+                if events & select.POLLOUT:
+                    at = sent % len(batch)
+                    sent += s.send(batch[at:at + (1 << 20)])
+            if time.monotonic() - last > 20:
+                raise Failed("stuck after %d bytes" % sent)
+        p.bound("%.0f MB taken and answered" % (sent / MB), 16 * MB + 32 * MB)
+        close_all([s])
+    return p
+
+
 def endless_line(binary, args):
     """Lines without an end: closed at once, or (get) taken with memory that is given back."""
     with Part(binary, "endless", ["-c", "500", "-m", "16"]) as p:
@@ -423,7 +454,7 @@ def resets(binary, args):
 
 
 PARTS = {f.__name__: f for f in (beyond_maxconns, idle, half_sets, drip, never_read, pipelined,
-                                 endless_line, resets)}
+                                 gigabyte, endless_line, resets)}
 
 
 def main():
