@@ -7,13 +7,14 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 /* Each of these runs in a process of its own, under the filter; false if it is refused softly. */
 static bool open_socket(void) { return socket(AF_INET, SOCK_STREAM, 0) >= 0; }
 static bool run_program(void) { return execl("/bin/true", "true", NULL) == 0; }
-static bool make_process(void) { return fork() >= 0; }
+static bool make_process(void) { return syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) >= 0; }
 static bool kill_parent(void) { return kill(getppid(), 0) == 0; }
 static bool make_ring(void)
 {

@@ -762,6 +762,8 @@ def misbehaviour():
     flags = ["-m", "16", "-e", memory]
     try:
         with Server(DEBUG_BINARY, flags, name="free") as server:
+            if ask(server, b"debugtime r\r\n") != b"OK\r\n":
+                return "skipped: %s is no debug build" % DEBUG_BINARY
             expect(server, b"misbehave\r\n", ERROR)
         for more in ("drop_privileges", "drop_privileges,relaxed_privileges"):
             with Server(DEBUG_BINARY, flags + ["-o", more], name="drop") as server:
