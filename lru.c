@@ -246,11 +246,16 @@ static void mark(_Atomic(uint64_t) *map, slab_handle h)
     atomic_fetch_or_explicit(&map[h / 64], UINT64_C(1) << h % 64, memory_order_relaxed);
 }
 
+static bool is_marked(const _Atomic(uint64_t) *map, slab_handle h)
+{
+    return atomic_load_explicit(&map[h / 64], memory_order_relaxed) >> h % 64 & 1;
+}
+
 bool lru_attach_is_live(const struct lru_attach *a, slab_handle h)
 {
     if (h == 0 || h >= a->handle_count)
         return false;
-    return atomic_load_explicit(&a->live[h / 64], memory_order_relaxed) >> h % 64 & 1;
+    return is_marked(a->live, h);
 }
 
 void lru_attach_prefetch(const struct lru_attach *a, slab_handle h)
@@ -312,8 +317,35 @@ void lru_attach_live(struct lru_attach *a, unsigned part, slab_handle h)
     }
 }
 
+static bool is_known_tail(const struct lru_attach *a, slab_handle h)
+{
+    for (unsigned i = 0; i < a->parts; i++)
+        for (size_t k = 0; k < a->part[i].end_count; k++)
+            if (a->part[i].ends[k].item == h && !a->part[i].ends[k].is_head)
+                return true;
+    return false;
+}
+
+/* Those whose neighbour agreed, but is dead and does not name them any more: in broken memory it may
+ * lie where a live item does, which was written to. */
+static void find_tails_of_the_dead(struct lru_attach *a)
+{
+    for (uint64_t word = 0; word <= a->handle_count / 64; word++) {
+        uint64_t live = atomic_load_explicit(&a->live[word], memory_order_relaxed);
+        for (; live != 0; live &= live - 1) {
+            slab_handle h = (slab_handle)(word * 64 + (unsigned)__builtin_ctzll(live));
+            const struct item *it = item_at(a->lru, h);
+            slab_handle n = it->next;
+            if (is_inside(a, n) && is_marked(a->named, n) && !is_marked(a->live, n) &&
+                !is_known_tail(a, h))
+                add_tail(&a->part[0], h, it);
+        }
+    }
+}
+
 void lru_attach_all_known(struct lru_attach *a)
 {
+    bool lost = false;
     slab_handle max = 0;
     for (unsigned i = 0; i < a->parts; i++)
         max = a->part[i].named_max > max ? a->part[i].named_max : max;
@@ -323,9 +355,14 @@ void lru_attach_all_known(struct lru_attach *a)
         for (; dead != 0; dead &= dead - 1) {
             slab_handle n = (slab_handle)(word * 64 + (unsigned)__builtin_ctzll(dead));
             slab_handle h = item_at(a->lru, n)->prev;
-            add_tail(&a->part[0], h, item_at(a->lru, h));
+            if (!lru_attach_is_live(a, h) || item_at(a->lru, h)->next != n)
+                lost = true;
+            else if (!is_known_tail(a, h))
+                add_tail(&a->part[0], h, item_at(a->lru, h));
         }
     }
+    if (lost)
+        find_tails_of_the_dead(a);
 }
 
 bool lru_attach_is_broken(const struct lru_attach *a)
