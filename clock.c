@@ -9,6 +9,7 @@
 /* clang-format off */
 static int64_t unix_epoch_sec;           /* const after setup: unix time of rel time 0 */
 static int64_t mono_epoch_sec;           /* const after setup: CLOCK_MONOTONIC at rel time 0 */
+static long mono_phase_ns;               /* const after setup: where in CLOCK_MONOTONIC's seconds ours begin */
 static uint32_t start_rel_sec;           /* const after setup: rel time when this process began */
 static _Atomic int64_t shift_sec;        /* sum of all shifts */
 static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
@@ -25,7 +26,7 @@ static bool simulated(clockid_t id, struct timespec *ts)
     uint64_t ns = atomic_load_explicit(&simulated_ns, memory_order_relaxed);
     if (likely(ns == 0))
         return false;
-    ts->tv_sec = (time_t)(ns / 1000000000) + (id == CLOCK_REALTIME ? SIMULATED_WALL_SEC : 0);
+    ts->tv_sec = (time_t)(ns / 1000000000) + (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE ? SIMULATED_WALL_SEC : 0);
     ts->tv_nsec = (long)(ns % 1000000000);
     return true;
 }
@@ -38,33 +39,43 @@ static struct timespec read_clock(clockid_t id)
     return ts;
 }
 
+/* Seconds that begin at mono_phase_ns. */
 static int64_t coarse_mono_sec(void)
 {
-    return (int64_t)read_clock(CLOCK_MONOTONIC_COARSE).tv_sec;
+    struct timespec ts = read_clock(CLOCK_MONOTONIC_COARSE);
+    return (int64_t)ts.tv_sec - (ts.tv_nsec < mono_phase_ns);
 }
 
-static int64_t wall_sec(void)
-{
-    return (int64_t)read_clock(CLOCK_REALTIME).tv_sec;
-}
-
-static void setup(int64_t rel_sec, int64_t epoch_sec)
+static void setup(int64_t rel_sec, int64_t epoch_sec, long phase_ns)
 {
     unix_epoch_sec = epoch_sec;
+    mono_phase_ns = phase_ns;
     mono_epoch_sec = coarse_mono_sec() - rel_sec;
     start_rel_sec = (uint32_t)rel_sec;
     atomic_store(&shift_sec, 0);
     atomic_store(&paused_mono_sec, 0);
 }
 
+/* The wall clock, and where its seconds begin in those of CLOCK_MONOTONIC, or a moment later. So who
+ * names a time by the wall clock two seconds ahead is not told that it has come. */
+static int64_t wall_in_phase(long *phase_ns)
+{
+    struct timespec wall = read_clock(CLOCK_REALTIME_COARSE);
+    struct timespec mono = read_clock(CLOCK_MONOTONIC_COARSE);
+    *phase_ns = (mono.tv_nsec - wall.tv_nsec + 1000000000) % 1000000000;
+    return (int64_t)wall.tv_sec;
+}
+
 void clock_setup(void)
 {
-    setup(CLOCK_START_REL_SEC, wall_sec() - CLOCK_START_REL_SEC);
+    long phase_ns;
+    int64_t now_sec = wall_in_phase(&phase_ns);
+    setup(CLOCK_START_REL_SEC, now_sec - CLOCK_START_REL_SEC, phase_ns);
 }
 
 /* Both epochs may come from a file, so they may be any numbers. */
 static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_sec,
-                         uint32_t last_rel_sec)
+                         uint32_t last_rel_sec, long phase_ns)
 {
     int64_t rel_sec;
     if (__builtin_sub_overflow(now_sec, now_epoch_sec, &rel_sec) ||
@@ -75,18 +86,22 @@ static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_s
         rel_sec = last_rel_sec;
     if (rel_sec > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
         return -EINVAL;
-    setup(rel_sec, epoch_sec);
+    setup(rel_sec, epoch_sec, phase_ns);
     return 0;
 }
 
 int clock_setup_epoch(int64_t epoch_sec, uint32_t last_rel_sec)
 {
-    return setup_checked(wall_sec(), epoch_sec, epoch_sec, last_rel_sec);
+    long phase_ns;
+    int64_t now_sec = wall_in_phase(&phase_ns);
+    return setup_checked(now_sec, epoch_sec, epoch_sec, last_rel_sec, phase_ns);
 }
 
+/* Where the earlier process's seconds began is not known: with phase 0 ours never lag behind them. */
 int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
 {
-    return setup_checked(coarse_mono_sec(), mono_sec, epoch_sec, 0);
+    int64_t now_sec = (int64_t)read_clock(CLOCK_MONOTONIC_COARSE).tv_sec;
+    return setup_checked(now_sec, mono_sec, epoch_sec, 0, 0);
 }
 
 static uint32_t read_now_sec(void)

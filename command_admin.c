@@ -1125,6 +1125,8 @@ enum reply command_dump(struct session *s, int fd, void (*over)(void *arg, bool 
     d->job = (enum crawler_job)s->dump_job;
     d->over = over;
     d->arg = arg;
+    const char *ok = reply_line(REPLY_OK, &d->used);
+    memcpy(d->buf, ok, d->used);
     struct crawler_sink sink = {.ctx = d, .item = dump_put, .done = dump_done};
     enum crawler_result r = crawler_start(s->w->env->crawler, s->handover, d->job, &sink);
     if (r == CRAWLER_OK)

@@ -247,22 +247,8 @@ static int take_text(struct parser *p, size_t id, const char *text)
     X(0, "relaxed_privileges", "only debug builds relax drop_privileges")
 #endif
 #define UNSUPPORTED_TABLE(X)                                                                       \
-    X('S', NULL, "SASL authentication is not supported (-Y authenticates in the text protocol)")   \
-    X('Z', NULL, "TLS is not supported")                                                           \
-    X(0, "ssl_chain_cert", "TLS is not supported")                                                 \
-    X(0, "ssl_key", "TLS is not supported")                                                        \
-    X(0, "ssl_verify_mode", "TLS is not supported")                                                \
-    X(0, "ssl_keyformat", "TLS is not supported")                                                  \
-    X(0, "ssl_ciphers", "TLS is not supported")                                                    \
-    X(0, "ssl_ca_cert", "TLS is not supported")                                                    \
-    X(0, "ssl_wbuf_size", "TLS is not supported")                                                  \
-    X(0, "ssl_session_cache", "TLS is not supported")                                              \
-    X(0, "ssl_kernel_tls", "TLS is not supported")                                                 \
-    X(0, "ssl_min_version", "TLS is not supported")                                                \
-    X(0, "proxy_config", "the proxy is not supported")                                             \
-    X(0, "proxy_arg", "the proxy is not supported")                                                \
-    X(0, "proxy_uring", "the proxy is not supported")                                              \
-    X(0, "proxy_memprofile", "the proxy is not supported")                                         \
+    X('S', NULL, "This server is not built with SASL support.")                                    \
+    X('Z', NULL, "This server is not built with TLS support.")                                     \
     UNSUPPORTED_IN_RELEASE(X)
 
 static const struct {
@@ -444,7 +430,7 @@ static const struct suboption suboptions[] = {
     REAL(slab_automove_ratio, slab_automove_ratio, NULL, NULL,
          "slab_automove_ratio must be > 0 and < 1"),
     NUMBER(slab_automove_window, slab_automove_window, 1, NULL, NULL,
-           "slab_automove_window must be > 2"),
+           "slab_automove_window must be > 2 and < 1800"),
     REAL(slab_automove_freeratio, slab_automove_freeratio, NULL, NULL, NULL),
     NUMBER(tail_repair_time, tail_repair_time, 1, "Missing numeric argument for tail_repair_time",
            NULL, "Cannot set tail_repair_time to less than 10 seconds"),
@@ -573,6 +559,9 @@ static int refuse_range(struct parser *p, const struct suboption *o, double v)
                       "Choose a value based on \"STAT hash_power_level\" from a running instance",
                       v);
     double scale = o->scale > 0 ? (double)o->scale : 1;
+    if (o->id == ID_slab_chunk_max)
+        return refuse(p, 1, v < row->min ? "slab_chunk_max must be >= 0"
+                                         : "slab_chunk_max must be specified in kilobytes.");
     if (v < row->min && row->min <= scale)
         return refuse(p, 1, "%s must be greater than 0", o->name);
     return refuse(p, 1, "%s must be between %.12g and %.12g", o->name, row->min / scale,
@@ -852,7 +841,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
     char *end;
     const char *reason = why_no_flag(letter);
     if (reason != NULL)
-        return refuse(p, SETTINGS_EXIT_USAGE, "-%c: %s", letter, reason);
+        return refuse(p, SETTINGS_EXIT_USAGE, "%s", reason);
     switch (letter) {
     case 'p':
         return flag_port(p, letter, ID_port, arg);
@@ -1036,11 +1025,6 @@ static int check_sizes(struct parser *p)
                       "Cannot set item size limit higher than 1/2 of memory max.");
     if (s->item_size_max > GiB)
         return refuse(p, SETTINGS_EXIT_USAGE, "Cannot set item size limit higher than a gigabyte.");
-    if (SETTINGS_SLAB_PAGE_BYTES % s->slab_chunk_max != 0)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "slab_chunk_max (bytes: %" PRIu64 ") must divide evenly into %" PRIu64
-                      " (slab_page_size)",
-                      s->slab_chunk_max, SETTINGS_SLAB_PAGE_BYTES);
     if (s->item_size_max < s->slab_chunk_max)
         return refuse(p, SETTINGS_EXIT_USAGE,
                       "slab_chunk_max (bytes: %" PRIu64
@@ -1051,6 +1035,11 @@ static int check_sizes(struct parser *p)
                       "-I (item_size_max: %" PRIu64
                       ") must be evenly divisible by slab_chunk_max (bytes: %" PRIu64 ")",
                       s->item_size_max, s->slab_chunk_max);
+    if (SETTINGS_SLAB_PAGE_BYTES % s->slab_chunk_max != 0)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "slab_chunk_max (bytes: %" PRIu64 ") must divide evenly into %" PRIu64
+                      " (slab_page_size)",
+                      s->slab_chunk_max, SETTINGS_SLAB_PAGE_BYTES);
     if (s->hot_lru_pct + s->warm_lru_pct > 80)
         return refuse(p, SETTINGS_EXIT_USAGE,
                       "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined");

@@ -176,7 +176,7 @@ enum settings_bucket {
     X(U32, slab_automove_window, 10, 3, 1800, "s", LIVE, NUMBER,                                   \
       "slab_automove_window",                                                                      \
       "how far the page mover looks back")                                                         \
-    X(U64, slab_chunk_max, 512 * KiB, 1, GiB, "bytes", FIXED, NUMBER,                              \
+    X(U64, slab_chunk_max, 512 * KiB, 1, MiB, "bytes", FIXED, NUMBER,                              \
       "slab_chunk_max",                                                                            \
       "largest chunk; larger items have several")                                                  \
     X(BOOL, lru_crawler, true, 0, 1, "", LIVE, YES_NO,                                             \

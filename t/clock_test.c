@@ -41,6 +41,15 @@ Test(clock, unix_now_is_the_wall_clock)
     cr_assert_leq(llabs(clock_unix_now_sec() - (int64_t)time(NULL)), 1);
 }
 
+Test(clock, a_second_never_begins_before_one_of_the_wall_clock)
+{
+    time_t end = time(NULL) + 3;
+    for (time_t wall; (wall = time(NULL)) < end;) {
+        int64_t rel = clock_rel_to_unix(clock_now_sec());
+        cr_assert(rel <= (int64_t)time(NULL) && rel >= (int64_t)wall - 1);
+    }
+}
+
 Test(clock, shift_moves_rel_time)
 {
     clock_pause();

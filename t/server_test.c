@@ -429,6 +429,7 @@ Test(server, dumps_show_every_key_and_the_connection_goes_on)
     for (int round = 0; round < 2; round++) {
         unsigned keys = 0, binary = 0;
         client_send(c, "lru_crawler metadump all\r\nmn\r\n");
+        client_expect(c, "OK\r\n");
         for (const char *line; strcmp(line = client_line(c), "END") != 0; keys++) {
             cr_assert_eq(strncmp(line, "key=", 4), 0, "%s", line);
             if (strstr(line, "key=foo exp=-1 la="))
@@ -438,6 +439,7 @@ Test(server, dumps_show_every_key_and_the_connection_goes_on)
         cr_assert_eq(keys, 3001);
         keys = 0;
         client_send(c, "lru_crawler mgdump all\r\n");
+        client_expect(c, "OK\r\n");
         for (const char *line; strcmp(line = client_line(c), "EN") != 0; keys++) {
             cr_assert_eq(strncmp(line, "mg ", 3), 0, "%s", line);
             binary += strcmp(line, "mg Zm9v b") == 0;
