@@ -1520,8 +1520,11 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
     uint32_t limit_unix = (uint32_t)clock_rel_to_unix(limit);
     raise_flush(c, planned_and_come(c, now));
     if (limit <= now) {
+        uint32_t most_unix = (uint32_t)clock_rel_to_unix(limit > now - 1 ? limit : now - 1);
         atomic_store(&c->root->flush_cas, cache_next_cas(c));
         raise_flush(c, limit_unix);
+        if (atomic_load(&c->root->flush_unix) > most_unix) /* by time; the cas says the rest */
+            atomic_store(&c->root->flush_unix, most_unix);
     }
     atomic_store(&c->root->planned_unix, limit <= now ? 0 : limit_unix);
     atomic_store(&c->settings->oldest_live_sec, limit);

@@ -317,6 +317,15 @@ Test(protocol, flush_all_now_and_later)
 
 /* ---- meta ---- */
 
+Test(protocol, what_is_stored_after_a_flush_lives_though_another_came_in_this_second)
+{
+    client_ask(c, "debugtime p\r\n", "OK\r\n");
+    client_ask(c, "set a 0 0 1\r\nx\r\nflush_all 1\r\nget a\r\n", "STORED\r\nOK\r\nEND\r\n");
+    client_ask(c, "set a 0 0 1\r\ny\r\nget a\r\n", "STORED\r\nEND\r\n");
+    client_ask(c, "flush_all\r\nset a 0 0 1\r\nz\r\nget a\r\n",
+               "OK\r\nSTORED\r\nVALUE a 0 1\r\nz\r\nEND\r\n");
+}
+
 Test(protocol, meta_get_flags)
 {
     client_ask(c, "mg a v\r\n", "EN\r\n");
