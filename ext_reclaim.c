@@ -174,15 +174,16 @@ static bool page_is_of(const struct extstore *e, uint32_t page, enum ext_bucket 
            device_takes_part(e, page);
 }
 
+/* Pages of bucket lowttl are left to expire, unless something has to go now. */
 static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket device_class,
-                                double below)
+                                double below, bool urgent)
 {
     struct extstore *e = r->e;
     uint32_t best = EXT_NO_PAGE;
     double best_ratio = below;
     for (uint32_t i = 0; i < e->page_count; i++) {
         if (!page_is_of(e, i, device_class) || !is_candidate(r, i) ||
-            e->pages[i].bucket == EXT_BUCKET_LOWTTL)
+            (e->pages[i].bucket == EXT_BUCKET_LOWTTL && !urgent))
             continue;
         double ratio = live_ratio(&e->pages[i]);
         if (ratio < best_ratio) {
@@ -309,7 +310,7 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     if (below > URGENT_FRAG_MAX)
         below = URGENT_FRAG_MAX;
     bool may_rescue = r->aborts < ABORTS_MAX;
-    if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below)))
+    if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below, true)))
         return true;
     /* Nothing has to go while there is room elsewhere: a page that was BAD may be well again, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
@@ -339,7 +340,8 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     if (usable < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
         start_job(r, RESCUE,
                   most_fragmented(r, device_class,
-                                  atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed))))
+                                  atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed),
+                                  false)))
         return true;
     if (usable >= atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed))
         return false;
@@ -593,7 +595,7 @@ static enum ext_bucket rescue_bucket(const struct ext_reclaim *r, unsigned heat)
     const struct extstore *e = r->e;
     switch (e->pages[r->page].bucket) {
     case EXT_BUCKET_LOWTTL:
-        return EXT_BUCKET_LOWTTL; /* from a BAD page */
+        return EXT_BUCKET_LOWTTL;
     case EXT_BUCKET_OLD:
         return EXT_BUCKET_OLD;
     case EXT_BUCKET_COLDCOMPACT:

@@ -9,8 +9,9 @@
  *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
  *            compact (cold ones that were rescued before to coldcompact, where such devices are),
- *            with their old seq. Pages of bucket lowttl are left to expire. With drop_unread
- *            and free pages below drop_under also the oldest page, less what was never hit.
+ *            with their old seq. Above the low-water mark pages of bucket lowttl are left to
+ *            expire. With drop_unread and free pages below drop_under also the oldest page, less
+ *            what was never hit.
  *   EXPIRE   all of a page is past its exptime or before a flush_all: dropped by its tables.
  *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others,
  *            since an empty one is tried again, and may be of use.

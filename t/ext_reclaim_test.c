@@ -145,6 +145,29 @@ Test(ext_reclaim, low_ttl_pages_are_not_compacted)
     aid_free(a);
 }
 
+Test(ext_reclaim, low_ttl_pages_are_compacted_before_anything_is_evicted)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page(), there = 0;
+    for (uint32_t i = 0; i < 6 * n; i++)
+        aid_set_wait(a, i, VALUE, EXT_BUCKET_LOWTTL);
+    aid_sync(a);
+    for (uint32_t i = 0; i < 6 * n; i++) {
+        if (i % 4 == 0)
+            there++;
+        else
+            aid_delete(a, i);
+    }
+    fill(a, 6 * n, 2 * n);
+    aid_maintain(a);
+    cr_assert_eq(aid_info(a).objects_evicted, 0);
+    cr_assert_eq(read_all(a, ring, 0, 8 * n), there + 2 * n);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(ext_reclaim, when_flash_is_full_the_oldest_go_and_are_counted)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
