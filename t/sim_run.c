@@ -706,7 +706,8 @@ static void judge_get(struct client_op *o)
         sight.since_seq = k->seq;
         sight.from_sec = 0; /* also if the new time is over already */
     } else if (o->verb != V_GET && !hit) {
-        found(o, false, false);
+        sim_refuse(k); /* nothing is changed, and what can't be read now may be there later */
+        judged(sim_judge(k, &sight), k, verb_names[o->verb], &o->op);
         end_op(o);
         return;
     }
