@@ -352,6 +352,19 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     return r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS));
 }
 
+/* Is there a page that could go as soon as its last writes are done? */
+static bool is_any_sealed_busy(const struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        const struct ext_page *p = &e->pages[i];
+        if (ext_page_state_of(p) == EXT_PAGE_SEALED && atomic_load(&p->objects) > 0 &&
+            atomic_load(&p->slots_busy) > 0)
+            return true;
+    }
+    return false;
+}
+
 /* True iff a job was begun. */
 static bool choose(struct ext_reclaim *r)
 {
@@ -362,7 +375,9 @@ static bool choose(struct ext_reclaim *r)
         r->for_index = true;
         if (start_job(r, EVICT, oldest(r, EXT_BUCKET_DEFAULT, OF_ANY_CLASS)))
             return true;
-        atomic_fetch_sub(&e->evict_requests, requests); /* nothing sealed is left to give up */
+        /* What is just being written is left to the next step, and so is the page that is ended. */
+        if (!is_any_sealed_busy(r) && !ext_wbuf_end_oldest_page(e))
+            atomic_fetch_sub(&e->evict_requests, requests);
         r->for_index = false;
     }
     for (unsigned c = 0; c < EXT_BUCKET_COUNT; c++) {

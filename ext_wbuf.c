@@ -164,6 +164,45 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
     lock_release(&b->lock);
 }
 
+/* The page that the bucket appends to, or EXT_NO_PAGE; its number stays behind when it is full. */
+static uint32_t open_page(const struct extstore *e, unsigned bucket)
+{
+    uint32_t page = atomic_load_explicit(&e->buckets[bucket].page, memory_order_relaxed);
+    bool is_ours = page != EXT_NO_PAGE && e->pages[page].bucket == bucket &&
+                   ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN;
+    return is_ours ? page : EXT_NO_PAGE;
+}
+
+bool ext_wbuf_end_oldest_page(struct extstore *e)
+{
+    uint32_t newest = atomic_load(&e->root->next_version), best_age = 0;
+    struct ext_bucket_files *b = NULL;
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
+        uint32_t page = open_page(e, i);
+        if (page == EXT_NO_PAGE || atomic_load(&e->pages[page].objects) == 0)
+            continue;
+        uint32_t age = newest - atomic_load(&e->pages[page].version);
+        if (b == NULL || age > best_age) {
+            b = &e->buckets[i];
+            best_age = age;
+        }
+    }
+    if (b == NULL)
+        return false;
+    lock_take(&b->lock);
+    uint32_t page = open_page(e, (unsigned)(b - e->buckets));
+    struct ext_wbuf *open = b->open;
+    b->open = NULL;
+    if (open != NULL)
+        close_wbuf(open);
+    if (page != EXT_NO_PAGE) {
+        atomic_store_explicit(&b->page, EXT_NO_PAGE, memory_order_relaxed);
+        ext_page_seal(e, page);
+    }
+    lock_release(&b->lock);
+    return true;
+}
+
 /* All buffers are open in some bucket, or stuck, and none is being written, so none would ever come
  * back: has the one that was opened first written out. The lock of bucket `held` is held. */
 static void relieve(struct extstore *e, enum ext_bucket held)

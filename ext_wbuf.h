@@ -37,6 +37,10 @@ void ext_append_end(struct ext_append *a);
 /* Closes the bucket's open wbuf, if there is one, and so has it written. */
 void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket);
 
+/* Of the pages that are appended to, ends the one that was opened first, full or not, and has its open
+ * wbuf written. False: none holds an object. */
+bool ext_wbuf_end_oldest_page(struct extstore *e);
+
 /* After an attach: has what extmap holds DELAYED written, goes on with OPEN pages. Before any
  * append; no locks. */
 void ext_wbuf_attach(struct extstore *e);

@@ -286,6 +286,19 @@ Test(ext_reclaim, a_full_index_makes_the_oldest_page_go)
     aid_free(a);
 }
 
+Test(ext_reclaim, a_full_index_makes_even_the_page_go_that_is_being_filled)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    aid_start(a);
+    fill(a, 0, 50);
+    ext_evict_oldest(a->ext);
+    AID_WAIT_FOR((aid_step(a), aid_info(a).evicted_index_full == 50));
+    AID_WAIT_FOR((aid_step(a), aid_info(a).pages_used == 0));
+    fill(a, 50, 50);
+    cr_assert_eq(aid_info(a).objects_used, 50);
+    aid_free(a);
+}
+
 Test(ext_reclaim, drop_unread_leaves_behind_what_was_never_hit)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
