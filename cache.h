@@ -250,6 +250,14 @@ void cache_unpin(struct cache_worker *w, struct item *pin);
 void cache_prefetch(struct cache_worker *w, uint64_t hash);
 void cache_prefetch_item(struct cache_worker *w, uint64_t hash);
 
+/* With flash the index may take so much of -m: all but a share for items. */
+#define CACHE_ITEMS_SHARE 16 /* one part in so many, at least two pages */
+static inline uint64_t cache_index_limit(uint64_t memory_bytes)
+{
+    uint64_t items = max_u64(memory_bytes / CACHE_ITEMS_SHARE, 2 * SLAB_PAGE_BYTES);
+    return memory_bytes > items ? memory_bytes - items : 0;
+}
+
 /* flush_all: everything stored before `when` (clock seconds; 0 = now) is dead from then on. */
 void cache_flush_all(struct cache *c, uint32_t when_sec);
 /* cache_memlimit: new -m in bytes. 0, or -ENOMEM: more than the address space that was reserved at start. */

@@ -234,7 +234,7 @@ static void fill_items(const struct command_env *env, struct stats_snapshot *out
     out->moves_to_warm = totals.sum.moves_to_warm;
     out->moves_within_lru = totals.sum.moves_within_lru;
     out->direct_reclaims = totals.sum.direct_reclaims;
-    uint64_t capacity = index_capacity(env->settings->maxbytes);
+    uint64_t capacity = index_capacity(cache_index_limit(env->settings->maxbytes));
     if (capacity)
         out->extstore_memory_pressure =
             100.0 * (double)(totals.ram_items + totals.flash_objects) / (double)capacity;
@@ -477,7 +477,7 @@ static void stats_extant(struct session *s)
         .buffer_used_bytes = arena_used_bytes(env->arena, ARENA_USE_BUFFER),
         .index_slots = index.slots,
         .index_used = used,
-        .index_capacity_max = index_capacity(limit),
+        .index_capacity_max = index_capacity(env->ext ? cache_index_limit(limit) : limit),
         .ram_items = totals.ram_items,
         .flash_objects = totals.flash_objects,
         .ram_bytes_per_flash_object =

@@ -19,7 +19,6 @@
 #define INDEX_SHARDS_PER_STEP 4
 #define SPARSE_MAX_PCT 60
 #define RUN_ITEMS_PER_STEP 256
-#define INDEX_ITEMS_SHARE 16      /* of -m, one in so many parts stays for items */
 #define CRAWL_INTERVAL_SEC 60
 #define AUTOMOVE_WINDOW_MAX 1800
 
@@ -201,7 +200,7 @@ static bool step_index(struct maint *m, uint32_t now)
     uint64_t bytes = round_up(arena_used_bytes(c->arena, ARENA_USE_INDEX), SLAB_PAGE_BYTES);
     if (bytes + limit != m->index_charged) {
         m->index_charged = bytes + limit;
-        index_set_limit(c->index, limit - max_u64(limit / INDEX_ITEMS_SHARE, 2 * SLAB_PAGE_BYTES));
+        index_set_limit(c->index, cache_index_limit(limit));
     }
     uint64_t excess = slab_set_limit(c->slab, limit > bytes ? limit - bytes : SLAB_PAGE_BYTES);
     if (excess > 0) {

@@ -17,7 +17,6 @@
 #define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here a handle names 16 bytes */
 #define RESERVE_BYTES_MAX (UINT64_C(1) << 45)
 #define RUNS_BYTES (256 * MiB)  /* a run of each size there is */
-#define INDEX_ITEMS_SHARE 16    /* of -m, as in maint_thread.c */
 #define INDEX_START_SHARE 4     /* of -m that hashpower may take at once */
 
 /* What has to be the same for the content of a file to be of use; compared byte for byte. */
@@ -221,10 +220,8 @@ static int make_index(const struct restart_options *o, struct restart *r)
     if (s->hashpower_init > 0)
         opt.initial_bytes =
             min_u64(sizeof(index_word) << s->hashpower_init, limit / INDEX_START_SHARE);
-    if (s->ext_file_count > 0) {
-        uint64_t items = max_u64(limit / INDEX_ITEMS_SHARE, 2 * SLAB_PAGE_BYTES);
-        opt.limit_bytes = limit > items ? limit - items : 0;
-    }
+    if (s->ext_file_count > 0)
+        opt.limit_bytes = cache_index_limit(limit);
     r->index = index_create(&opt);
     return r->index ? 0 : -errno;
 }

@@ -272,7 +272,7 @@ static int open_storage(struct server *s)
     ext_set_event_hook(s->storage.ext, log_ext_event, NULL);
     log_notice("flash: %s; -m %" PRIu64 " MB can index %" PRIu64 " objects",
                s->settings.ext_files[0].path, (uint64_t)s->settings.maxbytes / MiB,
-               index_capacity(s->settings.maxbytes));
+               index_capacity(cache_index_limit(s->settings.maxbytes)));
     return 0;
 }
 

@@ -118,6 +118,14 @@ Test(cache_ram, full_memory_evicts_the_oldest)
 
 /* ---- flash ---- */
 
+Test(cache, the_index_leaves_room_for_items)
+{
+    cr_assert_eq(cache_index_limit(1 * MiB), 0);
+    cr_assert_eq(cache_index_limit(2 * MiB), 0);
+    cr_assert_eq(cache_index_limit(8 * MiB), 6 * MiB);
+    cr_assert_eq(cache_index_limit(1 * GiB), GiB / 16 * 15);
+}
+
 Test(cache_flash, what_was_flushed_is_read_back)
 {
     struct cache_view view;
