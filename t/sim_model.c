@@ -37,6 +37,8 @@ void sim_begin(struct sim_key *k, const struct sim_state *next)
 void sim_set(struct sim_key *k, const struct sim_state *s)
 {
     struct sim_state copy = *s;
+    copy.was_in_doubt = false;
+    sim_last(k)->was_in_doubt = k->doubt;
     k->states[++k->seq % SIM_STATES] = copy;
     k->doubt = false;
 }
@@ -88,8 +90,8 @@ static bool same_value(const struct sim_key *k, const struct sim_state *s,
 static bool fits(const struct sim_key *k, const struct sim_state *s, const struct sim_sight *sight)
 {
     const struct cache_view *v = sight->view;
-    if (v == NULL)
-        return gone(s, sight->to_sec);
+    if (v == NULL) /* a get that began before a value was lost, or found again, may tell of that */
+        return s->was_in_doubt || gone(s, sight->to_sec);
     return there(s, sight->from_sec) && v->client_flags == s->version &&
            v->exptime_sec == s->exptime_sec && same_value(k, s, v);
 }

@@ -20,6 +20,7 @@ struct sim_state {
     uint32_t appended, prepended;
     uint32_t exptime_sec; /* of clock.h; 0 never */
     uint64_t number;
+    bool was_in_doubt; /* as struct sim_key's doubt, when a later state came */
 };
 
 struct sim_key {
