@@ -429,6 +429,7 @@ static void emit_ext_info(struct session *s)
     LINE(pages_bad), LINE(pages_lost), LINE(pages_back);
     LINE(read_errors), LINE(read_retries), LINE(read_short);
     LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written);
+    LINE(write_mismatches);
     LINE(device_reads), LINE(buffer_hits), LINE(bad_checksums), LINE(evicted_index_full);
     LINE(objects_expired), LINE(objects_unread_dropped), LINE(wbufs_free), LINE(wbufs_busy);
     LINE(wbufs_stuck), LINE(page_table_bytes);

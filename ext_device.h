@@ -39,6 +39,7 @@
     X(SHORT_READ, LOG_LEVEL_WARNING, "short read")                                                 \
     X(CHECKSUM, LOG_LEVEL_WARNING, "bad checksum")                                                 \
     X(WRITE, LOG_LEVEL_WARNING, "write error")                                                     \
+    X(MISMATCH, LOG_LEVEL_WARNING, "bytes on flash are not those that were written")               \
     X(PAGE_BAD, LOG_LEVEL_WARNING, "page given up")                                                \
     X(FAILED, LOG_LEVEL_ERROR, "device failed")                                                    \
     X(BACK, LOG_LEVEL_NOTICE, "device is back")                                                    \

@@ -86,6 +86,7 @@ static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
     X(write_errors, "writes of a slot that failed after their retries")                            \
     X(write_retries, "writes tried again")                                                         \
     X(write_moved, "records moved away from a failed write")                                       \
+    X(write_mismatches, "slots that were not on flash as they were written")                       \
     X(device_bytes_written, "bytes given to devices")                                              \
     X(bad_checksums, "records or tables that did not verify")                                      \
     X(pages_lost, "pages retired after write errors")                                              \
@@ -154,6 +155,7 @@ struct ext_wbuf {
     bool moved;                      /* its records are elsewhere, it is to be given back */
     uint32_t rounds;                 /* writes of the whole that failed */
     uint32_t chunk_tries;            /* of the chunk at `written`, in this round */
+    uint32_t compare_tries;          /* times that the slot was written and not there, in this round */
     uint64_t written;                /* bytes of the slot that are on flash, in this round */
     uint64_t opened_ns;
     struct io_job job;

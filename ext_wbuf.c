@@ -114,7 +114,7 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     w->page = page;
     w->fill_bytes = w->fill_count = 0;
     w->moved = false;
-    w->rounds = w->chunk_tries = 0;
+    w->rounds = w->chunk_tries = w->compare_tries = 0;
     w->written = 0;
     w->opened_ns = io_now_ns();
     w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
@@ -338,21 +338,39 @@ uint64_t ext_record_max_bytes(const struct extstore *e)
 
 /* ---- flush: from here on in I/O threads ---- */
 
-/* Goes on with the writing of the slot: records, and table; not the blocks between that hold
- * neither. On an error `written` says how far it came. */
+/* What of a slot is written: all before front, and from table on; not the blocks between, which hold
+ * neither records nor table. */
+struct span {
+    uint64_t front, table;
+};
+
+static struct span written_span(const struct ext_wbuf *w)
+{
+    uint64_t bytes = w->e->wbuf_bytes;
+    struct span s = {round_up(w->fill_bytes, EXT_IO_ALIGN_BYTES),
+                     round_down(ext_table_start(bytes, w->fill_count), EXT_IO_ALIGN_BYTES)};
+    if (s.front + EXT_IO_CHUNK_BYTES >= s.table) /* a small gap is cheaper written than skipped */
+        s.front = s.table = bytes;
+    return s;
+}
+
+/* Moves *at beyond the gap, if it is there; the end of the part it is in then. */
+static uint64_t span_end(const struct span *s, uint64_t bytes, uint64_t *at)
+{
+    if (*at >= s->front && *at < s->table)
+        *at = s->table;
+    return *at < s->front ? s->front : bytes;
+}
+
+/* Goes on with the writing of the slot. On an error `written` says how far it came. */
 static int write_rest(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     struct ext_device *d = ext_page_device(e, w->page);
     uint64_t at = ext_slot_offset(e, w->slot);
-    uint64_t front = round_up(w->fill_bytes, EXT_IO_ALIGN_BYTES);
-    uint64_t table = round_down(ext_table_start(e->wbuf_bytes, w->fill_count), EXT_IO_ALIGN_BYTES);
-    if (front + EXT_IO_CHUNK_BYTES >= table) /* a small gap is cheaper written than skipped */
-        front = table = e->wbuf_bytes;
+    struct span s = written_span(w);
     while (w->written < e->wbuf_bytes) {
-        if (w->written >= front && w->written < table)
-            w->written = table;
-        uint64_t end = w->written < front ? front : e->wbuf_bytes;
+        uint64_t end = span_end(&s, e->wbuf_bytes, &w->written);
         struct ext_io_counts c = {0};
         int rc = ext_device_write(d, w->memory + w->written, end - w->written, at + w->written, &c);
         w->written += c.bytes;
@@ -366,13 +384,50 @@ static int write_rest(struct ext_wbuf *w)
     return 0;
 }
 
+/* Is the slot on flash as it is in memory? 0; -EIO if not; else why it can't be told. */
+static int compare_slot(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    struct ext_device *d = ext_page_device(e, w->page);
+    struct span s = written_span(w);
+    char *seen = aligned_alloc(EXT_IO_ALIGN_BYTES, EXT_IO_CHUNK_BYTES);
+    int rc = seen != NULL ? 0 : -ENOMEM;
+    for (uint64_t at = 0; rc == 0 && at < e->wbuf_bytes;) {
+        uint64_t end = span_end(&s, e->wbuf_bytes, &at);
+        uint64_t bytes = min_u64(end - at, EXT_IO_CHUNK_BYTES), offset = ext_slot_offset(e, w->slot) + at;
+        struct ext_io_counts c = {0};
+        rc = bytes > 0 ? ext_device_read(d, seen, bytes, offset, &c) : 0;
+        ext_count(e, EXT_N_read_short, c.short_transfers);
+        if (rc == 0 && memcmp(seen, w->memory + at, bytes) != 0) {
+            ext_count(e, EXT_N_write_mismatches, 1);
+            ext_device_say(d, EXT_FAULT_MISMATCH, offset, 0, "they are written again");
+            rc = -EIO;
+        }
+        at += bytes;
+    }
+    free(seen);
+    return rc;
+}
+
+/* Writes what is left of the slot and, with verify_writes, sees that it is there; if not, all of it is
+ * left again. */
+static int write_slot(struct ext_wbuf *w)
+{
+    int rc = write_rest(w);
+    if (rc == 0 && w->e->opt.verify_writes && (rc = compare_slot(w)) != 0) {
+        w->written = 0;
+        w->compare_tries++;
+    }
+    return rc;
+}
+
 /* Has the chunk that failed written again a little later, other jobs first. False: often enough. */
 static bool write_again(struct ext_wbuf *w, int rc)
 {
     struct extstore *e = w->e;
     struct ext_device *d = ext_page_device(e, w->page);
     /* A device that is known to be failed gets one try: that is how its return is noticed. */
-    if (++w->chunk_tries >= WRITE_TRIES || ext_device_failed(d))
+    if (++w->chunk_tries >= WRITE_TRIES || w->compare_tries >= WRITE_TRIES || ext_device_failed(d))
         return false;
     ext_device_say(d, EXT_FAULT_WRITE, ext_slot_offset(e, w->slot) + w->written, rc,
                    "it is tried again");
@@ -552,7 +607,7 @@ static void flush_run(struct io_job *job)
     if (w->written == 0)
         ext_trailer_write(w->memory, w->e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
                           w->fill_bytes);
-    int rc = write_rest(w);
+    int rc = write_slot(w);
     if (rc == 0) {
         flushed(w);
         return;
@@ -562,7 +617,7 @@ static void flush_run(struct io_job *job)
     ext_count(w->e, EXT_N_write_errors, 1);
     retire_page(w, rc);
     w->rounds++;
-    w->chunk_tries = 0;
+    w->chunk_tries = w->compare_tries = 0;
     w->written = 0; /* who knows what became of the rest */
     if (is_any_device_well(w->e) && move_records(w))
         abandon(w);

@@ -662,6 +662,7 @@ void ext_info(struct extstore *e, struct ext_info *out)
     COPY(write_errors);
     COPY(write_retries);
     COPY(write_moved);
+    COPY(write_mismatches);
     COPY(device_bytes_written);
     COPY(pages_lost);
     COPY(pages_back);

@@ -127,6 +127,7 @@ struct ext_options {
     unsigned ring_count; /* rings that will be made: shares the memory for reads; 0: 4 */
     enum ext_engine engine;
     uint64_t write_limit_bytes_per_sec; /* rewrites by reclaim, 0 = none */
+    bool verify_writes; /* what was written is read back before the buffer is given up */
     struct ext_callbacks callbacks;
     /* Test hook: replaces the system's pread/pwrite of the thread engine and of flushes
      * (see ext_device.h); NULL in production. */
@@ -298,7 +299,7 @@ struct ext_info {
     uint64_t limit_maxbytes, io_queue;
     /* ours */
     uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries,
-        write_moved;
+        write_moved, write_mismatches;
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
     uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;

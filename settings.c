@@ -486,6 +486,7 @@ static const struct suboption suboptions[] = {
     {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
     {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
     {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
+    ON(ext_verify_writes, ext_verify_writes),
     NUMBER(ext_buffer_mem, ext_buffer_mem, MiB, NULL, NULL, NULL),
 };
 /* clang-format on */

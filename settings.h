@@ -318,6 +318,9 @@ enum settings_bucket {
     X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", FIXED, HIDDEN,                            \
       "",                                                                                          \
       "bound for what reclaim rewrites, to spare the device (k, m, g allowed); 0 none")            \
+    X(BOOL, ext_verify_writes, false, 0, 1, "", FIXED, HIDDEN,                                     \
+      "",                                                                                          \
+      "what is written to flash is read back and compared before its buffer is given up")          \
     X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", FIXED, HIDDEN,                               \
       "",                                                                                          \
       "memory for write and read buffers of flash, given in MB; default: 8 write buffers")

@@ -384,7 +384,7 @@ def own():
                s['ext_degraded'] == 'no' and s['ext_degraded_why'] == 'none' and s['ext_direct'] in ('yes', 'no') and
                s['io_engine'] in ('io_uring', 'threads'), s)
         for name in ('ext_pages_bad ext_pages_lost ext_pages_back ext_read_errors ext_read_retries ext_write_retries '
-                     'ext_write_moved ext_bad_checksums ext_evicted_index_full ext_objects_unread_dropped ext_wbufs_stuck '
+                     'ext_write_moved ext_write_mismatches ext_bad_checksums ext_evicted_index_full ext_objects_unread_dropped ext_wbufs_stuck '
                      'ext_reconcile write_wait_us dup_overflows rescued_stale').split():
             expect(name + ' is 0', s[name] == '0', s[name])
         expect('wbufs', int(s['ext_wbufs_free']) + int(s['ext_wbufs_busy']) >= 4 and int(s['ext_page_table_bytes']) > 0, s)

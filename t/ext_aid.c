@@ -98,7 +98,15 @@ static ssize_t fault_pwrite(void *ctx, int fd, const void *buf, size_t bytes, of
         return -EINTR;
     if (bytes > 4096 && every(f, &f->short_one_in))
         bytes = bytes / 2 - bytes / 2 % 4096;
+    if (take_one(&f->write_lose))
+        return (ssize_t)bytes;
     ssize_t n = pwrite(fd, buf, bytes, offset);
+    if (n > 0 && take_one(&f->write_flip)) {
+        char wrong[512] CACHE_ALIGNED __attribute__((aligned(512)));
+        memcpy(wrong, (const char *)buf, sizeof(wrong));
+        wrong[100] ^= 4;
+        cr_assert_eq(pwrite(fd, wrong, sizeof(wrong), offset), (ssize_t)sizeof(wrong));
+    }
     return n < 0 ? -errno : n;
 }
 

@@ -26,6 +26,8 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(int) write_errno;        /* every write fails with it, unless 0 */
     _Atomic(uint32_t) write_skip;    /* so many writes pass before failures count */
     _Atomic(uint32_t) write_fail;    /* so many writes fail with EIO, then they pass */
+    _Atomic(uint32_t) write_flip;    /* so many writes put a wrong bit there and say that all is well */
+    _Atomic(uint32_t) write_lose;    /* so many writes put nothing there and say that all is well */
     _Atomic(int) write_errno_fd;     /* writes to this fd fail with EIO, unless 0 */
     _Atomic(uint32_t) write_one_in;  /* one write in so many fails with EIO, unless 0 */
     _Atomic(uint32_t) write_chance;  /* each write fails by chance, one in so many, unless 0 */

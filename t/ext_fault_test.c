@@ -105,6 +105,56 @@ Test(ext_fault, writes_that_wait_for_their_turn_do_not_hold_up_others)
     aid_free(a);
 }
 
+/* ---- devices that lie ---- */
+
+/* 60 objects, of whose first two writes so much is wrong; how many are there when no buffer has them. */
+static unsigned there_after_lies(_Atomic(uint32_t) *fault, struct aid *a, uint32_t lies)
+{
+    a->opt.verify_writes = true;
+    aid_start(a);
+    atomic_store(fault, lies);
+    store(a, 0, 60);
+    aid_sync(a);
+    store(a, 100, 200); /* takes every buffer that still held one of the first */
+    aid_sync(a);
+    return there(a, 0, 60);
+}
+
+Test(ext_fault, a_write_that_put_wrong_bytes_is_noticed_and_repeated)
+{
+    struct aid *a = faulty(40);
+    cr_assert_eq(there_after_lies(&a->faults.write_flip, a, 2), 60);
+    cr_assert_eq(aid_info(a).write_mismatches, 2);
+    cr_assert_eq(aid_info(a).pages_bad, 0);
+    aid_free(a);
+}
+
+Test(ext_fault, a_write_that_put_nothing_is_noticed_and_repeated)
+{
+    struct aid *a = faulty(40);
+    cr_assert_eq(there_after_lies(&a->faults.write_lose, a, 2), 60);
+    cr_assert_eq(aid_info(a).write_mismatches, 2);
+    aid_free(a);
+}
+
+Test(ext_fault, a_page_that_never_holds_what_is_written_is_given_up)
+{
+    struct aid *a = faulty(40);
+    a->opt.verify_writes = true;
+    aid_start(a);
+    atomic_store(&a->faults.write_lose, UINT32_MAX);
+    store(a, 0, 4);
+    AID_WAIT_FOR(aid_info(a).pages_lost > 0);
+    atomic_store(&a->faults.write_lose, 0);
+    aid_sync(a);
+    store(a, 100, 200);
+    aid_sync(a);
+    cr_assert_gt(aid_info(a).write_mismatches, 2);
+    cr_assert_gt(aid_info(a).write_moved, 0);
+    cr_assert_eq(there(a, 0, 4), 4);
+    aid_free(a);
+}
+
 /* ---- BAD pages ---- */
 
 Test(ext_fault, a_bad_sector_costs_a_page_and_no_object)
