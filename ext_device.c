@@ -129,20 +129,30 @@ static int say(char *why, size_t why_bytes, int rc, const char *path, const char
     return rc;
 }
 
+/* In memcached's words, and then why. */
+static int say_not_open(char *why, size_t why_bytes, int rc, const char *path, const char *what)
+{
+    static const char words[] = "failed to open file: ";
+    snprintf(why, why_bytes, "%s", words);
+    if (why_bytes >= sizeof(words))
+        say(why + sizeof(words) - 1, why_bytes - sizeof(words) + 1, rc, path, what);
+    return rc;
+}
+
 static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_t n)
 {
     d->fd = open_flags(d->path, 0);
     if (d->fd == -EROFS || d->fd == -EACCES || d->fd == -EPERM)
-        return say(why, n, d->fd, d->path, "can't be opened for writing");
+        return say_not_open(why, n, d->fd, d->path, "can't be opened for writing");
     if (d->fd < 0)
-        return say(why, n, d->fd, d->path, "can't be opened");
+        return say_not_open(why, n, d->fd, d->path, "can't be opened");
     if (fstat(d->fd, st) != 0)
         return say(why, n, -errno, d->path, "can't be examined");
     if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode))
         return say(why, n, -EINVAL, d->path, "is neither a file nor a block device");
     int rc = lock_file(d->fd);
     if (rc == -EBUSY)
-        return say(why, n, rc, d->path, "is in use by another process");
+        return say_not_open(why, n, rc, d->path, "is in use by another process");
     if (rc != 0)
         return say(why, n, rc, d->path, "can't be locked");
     return 0;

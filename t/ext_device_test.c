@@ -77,7 +77,8 @@ Test(device, a_directory_that_is_not_there_is_refused)
 {
     char path[128];
     snprintf(path, sizeof(path), "%s/none/flash", dir);
-    refused(open_bytes(path, PAGES * PAGE_BYTES, NULL), -ENOENT, "can't be opened");
+    refused(open_bytes(path, PAGES * PAGE_BYTES, NULL), -ENOENT, "none/flash: can't be opened");
+    cr_assert_eq(strncmp(why, "failed to open file: /", 22), 0, "%s", why); /* memcached's words */
 }
 
 Test(device, what_is_no_file_is_refused)
@@ -109,6 +110,7 @@ Test(device, a_file_in_use_by_another_process_is_refused)
     cr_assert_eq(read(ready[0], &good, 1), 1);
     cr_assert(good);
     refused(open_file(NULL), -EBUSY, "in use by another process");
+    cr_assert_eq(strncmp(why, "failed to open file: /", 22), 0, "%s", why);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     cr_assert_eq(open_file(NULL), 0, "%s", why);
