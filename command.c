@@ -54,6 +54,7 @@ static struct pending *pending_make(struct session *s, enum cache_verb verb,
         if (!p)
             return NULL;
     }
+    pool_count_response(&w->pool, 1);
     p->source = (struct reply_source){.ready = false};
     p->s = s;
     p->next = NULL;
@@ -85,6 +86,7 @@ static void pending_free(struct pending *p)
 {
     struct command_worker *w = p->s->w;
     w->read_bytes -= p->read_bytes;
+    pool_count_response(&w->pool, -1);
     cache_release(w->cache_worker, &p->op);
     if (w->spare_count >= SPARE_MAX) {
         free(p);
@@ -93,6 +95,11 @@ static void pending_free(struct pending *p)
     p->next = w->spare;
     w->spare = p;
     w->spare_count++;
+}
+
+size_t command_response_bytes(void)
+{
+    return sizeof(struct pending);
 }
 
 void command_worker_init(struct command_worker *w, const struct command_env *env,

@@ -145,6 +145,9 @@ static inline bool session_is_full(const struct session *s)
 /* The client reads slowly: what waits to be sent gives back scarce read buffers. */
 void session_detach(struct session *s);
 
+/* Of a response that is in the making (pool_count_response). */
+size_t command_response_bytes(void);
+
 /* Lines that were received, but come later: fetches from memory what their keys will need. The
  * first call for each line gives what the second takes, some time after it; 0: there is nothing to
  * fetch. *value_bytes: of the value that stands between the line and the next one. */

@@ -191,6 +191,8 @@ static void fill_conns(const struct command_env *env, struct stats_snapshot *out
     out->read_buf_count = pool.buffers;
     out->read_buf_bytes = pool.bytes;
     out->read_buf_bytes_free = pool.spare * REPLY_BUFFER_BYTES;
+    out->response_obj_count = pool.responses;
+    out->response_obj_bytes = pool.responses * command_response_bytes();
     watch_info(&watch);
     out->log_worker_dropped = watch.worker_dropped;
     out->log_worker_written = watch.worker_written;

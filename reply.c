@@ -67,6 +67,11 @@ void pool_discharge(struct buffer_pool *p, size_t bytes)
     adjust(&p->bytes, -(int64_t)bytes);
 }
 
+void pool_count_response(struct buffer_pool *p, int by)
+{
+    adjust(&p->responses, by);
+}
+
 void *pool_take(struct buffer_pool *p)
 {
     struct spare *s = p->spare_list;

@@ -31,6 +31,7 @@ struct buffer_pool {
     uint64_t limit_bytes;
     /* owned by the thread; atomic for who reads figures */
     _Atomic(uint64_t) buffers, bytes, spare, oom_count;
+    _Atomic(uint64_t) responses; /* that their makers are working on, beside the buffers */
     void *spare_list;
 };
 
@@ -42,6 +43,8 @@ void pool_give(struct buffer_pool *p, void *buffer);
 /* For buffers of other sizes that count to the limit: false if it would be passed. */
 bool pool_charge(struct buffer_pool *p, size_t bytes);
 void pool_discharge(struct buffer_pool *p, size_t bytes);
+/* One response more is in the making, or one less; only counted. */
+void pool_count_response(struct buffer_pool *p, int by);
 
 /* A reply that will be known later. Belongs to its maker until the queue calls finished(). */
 struct reply_source {

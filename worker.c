@@ -488,5 +488,6 @@ void workers_buffer_info(struct workers *set, struct buffer_pool *sum)
         sum->bytes += p->bytes;
         sum->spare += p->spare;
         sum->oom_count += p->oom_count;
+        sum->responses += p->responses;
     }
 }

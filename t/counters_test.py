@@ -159,6 +159,13 @@ def connections():
         expect('this one is executing', 'conn_parse_cmd' in conns.values() and 'conn_listening' in conns.values(), conns)
         for o in others:
             o.close()
+        half = server.connect()
+        half.sendall(b'set half 0 0 10\r\n123')
+        expect('a response in the making', wait_for(lambda: c.stats()['response_obj_count'] == '1') and
+               int(c.stats()['response_obj_bytes']) > 0, c.stats())
+        half.sendall(b'4567890\r\n')
+        expect('and made', wait_for(lambda: c.stats()['response_obj_count'] == '0'), c.stats())
+        half.close()
     with server_with('-t', '1', '-c', '5', '-o', 'no_maxconns_fast') as server:
         c = Client(server)
         others = [server.connect() for _ in range(8)]
