@@ -349,7 +349,10 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
         return true;
     r->drop_unread = atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
                      ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) == 0;
-    return r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS));
+    if (r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS)))
+        return true;
+    r->drop_unread = false; /* what else is chosen keeps all that lives */
+    return false;
 }
 
 /* Is there a page that could go as soon as its last writes are done? */
