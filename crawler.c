@@ -39,7 +39,9 @@ struct crawler {
 struct noted {
     struct cache_meta meta;
     struct ext_read rd;
-    bool is_read, reading;
+    struct piece *piece;
+    bool is_read;
+    bool show; /* meta tells of it */
 };
 
 struct piece {
@@ -66,7 +68,7 @@ static void note_item(struct crawler *cr, struct piece *p, struct item *it)
     m->fetched = flags & ITEM_FETCHED;
     m->binary_key = flags & ITEM_BINARY_KEY;
     m->slab_class = (uint8_t)lru_class(it->lru_id);
-    p->count++;
+    p->objects[p->count++].show = true;
 }
 
 static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
@@ -112,36 +114,6 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     }
 }
 
-static void read_done(struct ext_read *rd)
-{
-    struct piece *p = rd->owner;
-    p->reading--;
-}
-
-/* Reads the piece's flash objects; waits for them (this thread has nothing else to do). */
-static void read_piece(struct crawler *cr, struct piece *p)
-{
-    struct cache_worker *w = cr->worker;
-    p->reading = 0;
-    for (unsigned i = 0; i < p->count; i++) {
-        struct noted *n = &p->objects[i];
-        if (!n->is_read)
-            continue;
-        n->rd.done = read_done;
-        n->rd.owner = p;
-        ext_read_start(w->ring, &n->rd, n->rd.place, n->rd.len_class);
-        if (n->rd.state != EXT_READ_DONE)
-            p->reading++;
-    }
-    while (p->reading > 0) {
-        struct pollfd fd = {.fd = ext_ring_fd(w->ring), .events = POLLIN};
-        ext_ring_submit(w->ring);
-        if (p->reading > 0)
-            poll(&fd, 1, 1000);
-        ext_ring_reap(w->ring);
-    }
-}
-
 /* Fills the meta of a read record. False: nothing to show. */
 static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
 {
@@ -172,19 +144,56 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
     return cr->class_mask >> m->slab_class & 1;
 }
 
-/* False: the sink wants no more. */
-static bool hand_on(struct crawler *cr, struct piece *p)
+/* Takes from the record what a dump shows, and gives its buffer back: a piece of large values would
+ * take as much memory as all of them together. */
+static void take_record(struct noted *n)
 {
-    bool go_on = true;
+    n->show = meta_of_record(n->piece->cr, n, n->piece->now);
+    ext_read_finish(&n->rd);
+}
+
+static void read_done(struct ext_read *rd)
+{
+    struct noted *n = rd->owner;
+    n->piece->reading--;
+    take_record(n);
+}
+
+/* Reads the piece's flash objects; waits for them (this thread has nothing else to do). */
+static void read_piece(struct crawler *cr, struct piece *p)
+{
+    struct cache_worker *w = cr->worker;
+    p->reading = 0;
     for (unsigned i = 0; i < p->count; i++) {
         struct noted *n = &p->objects[i];
-        bool show = !n->is_read || meta_of_record(cr, n, p->now);
-        if (n->is_read)
-            ext_read_finish(&n->rd);
-        if (show && go_on && cr->sink.item(cr->sink.ctx, &n->meta) < 0)
-            go_on = false;
+        if (!n->is_read)
+            continue;
+        n->piece = p;
+        n->rd.done = read_done;
+        n->rd.owner = n;
+        ext_read_start(w->ring, &n->rd, n->rd.place, n->rd.len_class);
+        if (n->rd.state == EXT_READ_DONE)
+            take_record(n);
+        else
+            p->reading++;
     }
-    return go_on;
+    while (p->reading > 0) {
+        struct pollfd fd = {.fd = ext_ring_fd(w->ring), .events = POLLIN};
+        ext_ring_submit(w->ring);
+        poll(&fd, 1, 1000);
+        ext_ring_reap(w->ring);
+    }
+}
+
+/* False: the sink wants no more. */
+static bool hand_on(struct crawler *cr, const struct piece *p)
+{
+    for (unsigned i = 0; i < p->count; i++) {
+        const struct noted *n = &p->objects[i];
+        if (n->show && cr->sink.item(cr->sink.ctx, &n->meta) < 0)
+            return false;
+    }
+    return true;
 }
 
 static bool crawl(struct crawler *cr, struct piece *p)
