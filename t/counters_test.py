@@ -13,28 +13,13 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import servers  # noqa: E402
+from servers import expect, wait_for  # noqa: E402
 
 BINARY = os.environ.get('EXTANT_DEBUG_BIN', './extant-debug')
-FAILED = []
 
 
 class AtLeast(int):
     """Other figures than the one asked for are allowed to be larger."""
-
-
-def expect(what, condition, detail=''):
-    if not condition:
-        print('not ok %s: %s' % (what, detail), flush=True)
-        FAILED.append(what)
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class Client:
@@ -413,12 +398,8 @@ def own():
 
 
 def main():
-    for scenario in (commands, connections, authentication, memory, crawling, logs, held_items, flash, own):
-        failed = len(FAILED)
-        scenario()
-        print('%s %s' % ('ok    ' if len(FAILED) == failed else 'not ok', scenario.__name__.replace('_', ' ')), flush=True)
-    print('%d failed' % len(FAILED))
-    return 1 if FAILED else 0
+    return servers.run_scenarios((commands, connections, authentication, memory, crawling, logs, held_items,
+                                  flash, own))
 
 
 if __name__ == '__main__':

@@ -9,30 +9,13 @@ Exit 0: all right; 1: not.
 import os
 import re
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import servers  # noqa: E402
+from servers import expect, wait_for  # noqa: E402
 
 BINARY = os.environ.get('EXTANT_DEBUG_BIN', './extant-debug')
 SMALL_FLASH = 'ext_page_size=8,ext_wbuf_size=2,ext_item_size=512,ext_item_age=0,slab_automove=0,'
-FAILED = []
-
-
-def expect(what, condition, detail=''):
-    print('%s %s%s' % ('ok    ' if condition else 'not ok', what,
-                       '' if condition else ': %s' % (detail,)), flush=True)
-    if not condition:
-        FAILED.append(what)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class Client:
@@ -248,20 +231,14 @@ def tiers_take_what_the_default_files_have_no_room_for():
 
 
 def main():
-    only = sys.argv[1:]
-    for scenario in (
-            a_held_item_keeps_the_page_mover_waiting, a_held_item_goes_to_flash_and_its_rescue_is_told,
-            memory_can_be_full_from_the_start, chunks_of_large_items_are_counted_apart,
-            all_pages_are_in_the_pool_with_flash, a_key_that_spoils_a_get_counts_what_it_stopped,
-            a_class_without_memory_reads_no_large_value,
-            without_compaction_the_oldest_page_goes_as_it_is,
-            tiers_take_what_the_default_files_have_no_room_for):
-        if only and scenario.__name__ not in only:
-            continue
-        print('# %s' % scenario.__name__.replace('_', ' '))
-        scenario()
-    print('%d failed' % len(FAILED))
-    return 1 if FAILED else 0
+    return servers.run_scenarios((a_held_item_keeps_the_page_mover_waiting,
+                                  a_held_item_goes_to_flash_and_its_rescue_is_told,
+                                  memory_can_be_full_from_the_start, chunks_of_large_items_are_counted_apart,
+                                  all_pages_are_in_the_pool_with_flash,
+                                  a_key_that_spoils_a_get_counts_what_it_stopped,
+                                  a_class_without_memory_reads_no_large_value,
+                                  without_compaction_the_oldest_page_goes_as_it_is,
+                                  tiers_take_what_the_default_files_have_no_room_for))
 
 
 if __name__ == '__main__':

@@ -14,29 +14,13 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import servers  # noqa: E402
+from servers import expect, wait_for  # noqa: E402
 
 BINARY = os.environ.get('EXTANT', './extant')
 ROOT = ['-u', 'root'] if os.getuid() == 0 else []
-FAILED = []
-
-
-def expect(what, condition, detail=''):
-    print('%s %s%s' % ('ok    ' if condition else 'not ok', what, '' if condition else ': %s' % (detail,)), flush=True)
-    if not condition:
-        FAILED.append(what)
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class Client:
@@ -246,11 +230,8 @@ def listening():
 
 
 def main():
-    for scenario in (words_that_print, daemon, limits_and_memory, verbosity, slab_classes, items, workers, udp, listening):
-        print('# %s' % scenario.__name__.replace('_', ' '))
-        scenario()
-    print('%d failed' % len(FAILED))
-    return 1 if FAILED else 0
+    return servers.run_scenarios((words_that_print, daemon, limits_and_memory, verbosity, slab_classes, items,
+                                  workers, udp, listening))
 
 
 if __name__ == '__main__':

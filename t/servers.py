@@ -140,3 +140,38 @@ class Server:
 
 def is_extant(binary):
     return os.path.basename(binary).startswith("extant")
+
+
+# ---- scenarios: functions that say what they expect ----
+
+FAILED = []
+
+
+def expect(what, condition, detail=''):
+    """One claim; what doesn't hold is printed and counted."""
+    if not condition:
+        print('not ok %s: %s' % (what, detail), flush=True)
+        FAILED.append(what)
+
+
+def wait_for(condition, seconds=60):
+    """True as soon as condition() is."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def run_scenarios(scenarios):
+    """Runs all, or those that are named on the command line; the exit code."""
+    for scenario in scenarios:
+        if sys.argv[1:] and scenario.__name__ not in sys.argv[1:]:
+            continue
+        failed = len(FAILED)
+        scenario()
+        print('%s %s' % ('ok    ' if len(FAILED) == failed else 'not ok',
+                         scenario.__name__.replace('_', ' ')), flush=True)
+    print('%d failed' % len(FAILED))
+    return 1 if FAILED else 0
