@@ -8,6 +8,7 @@
 #define WRITE_PAUSE_MAX_NS UINT64_C(50000000) /* this: 0.2 s in all */
 #define STUCK_DELAY_NS UINT64_C(50000000)     /* before the second round; doubled each time */
 #define STUCK_DOUBLINGS_MAX 4u                /* 0.8 s */
+#define COMPARE_BYTES (128 * KiB) /* read back at once */
 #define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader copies from a buffer that is to be freed */
 
 static void flush_run(struct io_job *job);
@@ -384,17 +385,18 @@ static int write_rest(struct ext_wbuf *w)
     return 0;
 }
 
-/* Is the slot on flash as it is in memory? 0; -EIO if not; else why it can't be told. */
+/* Is the slot on flash as it is in memory? 0; -EIO if not; else why it can't be read. Needs no memory
+ * but the stack's: a page must not be given up for the want of any. */
 static int compare_slot(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     struct ext_device *d = ext_page_device(e, w->page);
     struct span s = written_span(w);
-    char *seen = aligned_alloc(EXT_IO_ALIGN_BYTES, EXT_IO_CHUNK_BYTES);
-    int rc = seen != NULL ? 0 : -ENOMEM;
+    char seen[COMPARE_BYTES] __attribute__((aligned(EXT_IO_ALIGN_BYTES)));
+    int rc = 0;
     for (uint64_t at = 0; rc == 0 && at < e->wbuf_bytes;) {
         uint64_t end = span_end(&s, e->wbuf_bytes, &at);
-        uint64_t bytes = min_u64(end - at, EXT_IO_CHUNK_BYTES), offset = ext_slot_offset(e, w->slot) + at;
+        uint64_t bytes = min_u64(end - at, sizeof(seen)), offset = ext_slot_offset(e, w->slot) + at;
         struct ext_io_counts c = {0};
         rc = bytes > 0 ? ext_device_read(d, seen, bytes, offset, &c) : 0;
         ext_count(e, EXT_N_read_short, c.short_transfers);
@@ -405,7 +407,6 @@ static int compare_slot(struct ext_wbuf *w)
         }
         at += bytes;
     }
-    free(seen);
     return rc;
 }
 
