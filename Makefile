@@ -43,7 +43,7 @@ FAULTY_TESTS := $(if $(TEST_SRC),$(shell grep -l 'include "sys_faults.h"' $(TEST
 TEST_SCRIPTS := $(sort $(shell find t -maxdepth 1 -type f -perm -u+x \
                   '(' -name '*.sh' -o -name '*.t' -o -name '*.py' ')'))
 # Tests that start threads, or say "run under TSan", run under TSan too.
-TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -lE 'pthread_create|run under TSan' $(TEST_SRC)))
+TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -liE 'pthread_create|run under TSan' $(TEST_SRC)))
 
 # ---- flags ---------------------------------------------------------------------------
 

@@ -42,6 +42,14 @@ static uint32_t there(struct aid *a, uint32_t first, uint32_t count)
     return n;
 }
 
+static unsigned failures_of(struct aid *a, unsigned page)
+{
+    lock_take(&a->ext->page_lock);
+    unsigned n = a->ext->pages[page].failures;
+    lock_release(&a->ext->page_lock);
+    return n;
+}
+
 static enum ext_page_state state_of(struct aid *a, unsigned page)
 {
     struct ext_page_info p;
@@ -172,7 +180,7 @@ Test(ext_fault, a_bad_sector_costs_a_page_and_no_object)
     /* drained and tried, in vain */
     const struct ext_page *p = &a->ext->pages[0];
     AID_WAIT_FOR((aid_step(a), atomic_load(&p->objects) == 0));
-    AID_WAIT_FOR((aid_step(a), p->failures >= 2));
+    AID_WAIT_FOR((aid_step(a), failures_of(a, 0) >= 2));
     cr_assert_eq(state_of(a, 0), EXT_PAGE_BAD);
     /* the next try is later than the first was, and finds it well */
     atomic_store(&a->faults.write_bad, 0);
