@@ -2,7 +2,7 @@
 # and `make test` install what is missing first (scripts/install-deps.sh), so
 # nothing here may call the compiler while this file is being read.
 #
-# Flat tree: every top-level *.c but server.c is the library, server.c has main.
+# Every *.c at the top and in the rooms below is the library, but for server.c, which has main.
 # Each variant is compiled into its own directory:
 #   build/release  ./extant        -O3, asserts on
 #   build/debug    ./extant-debug  lock order and other costly checks, debug commands
@@ -11,9 +11,9 @@
 #   build/nolock   build/extant-nolock  as release, but no lock in the extent map; for bench
 #   build/clang    the same sources through clang, only to see them compile
 #   build/cov      as release, with gcov's counters; for make coverage
-#   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz_*.c
+#   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz/fuzz_*.c
 #
-# Settable: CC=clang, MARCH=native, LTO= (none), V=1 (show commands), TESTS="t/a_test.c t/b.sh".
+# Settable: CC=clang, MARCH=native, LTO= (none), V=1 (show commands), TESTS="t/unit/a_test.c t/live/b.sh".
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -33,15 +33,17 @@ say = $(if $(V),,@echo "  $(1) $(2)")
 # ---- sources -------------------------------------------------------------------------
 
 SERVER_SRC := $(wildcard server.c)
-LIB_SRC := $(sort $(filter-out server.c,$(wildcard *.c)))
-HEADERS := $(sort $(wildcard *.h))
-TEST_SRC := $(sort $(wildcard t/*_test.c))
-TEST_AID_SRC := $(sort $(filter-out $(TEST_SRC) t/plain_runner.c t/sys_faults.c,$(wildcard t/*.c)))
+ROOMS := base space proto operator flash upkeep items restart command net
+LIB_SRC := $(sort $(filter-out server.c,$(wildcard *.c)) $(wildcard $(ROOMS:%=%/*.c)))
+HEADERS := $(sort $(wildcard *.h $(ROOMS:%=%/*.h)))
+TEST_SRC := $(sort $(wildcard t/unit/*_test.c))
+TEST_AID_SRC := $(sort $(filter-out t/aid/plain_runner.c t/aid/sys_faults.c,$(wildcard t/aid/*.c)) \
+                  $(wildcard t/fuzz/fuzz_*.c))
 # sys_faults.c has a malloc and a fcntl of its own: only for tests that name it. In an archive it
 # would come along with any test that calls one of them, and TSan can't start under it.
-FAULTY_TESTS := $(if $(TEST_SRC),$(shell grep -l 'include "sys_faults.h"' $(TEST_SRC)))
-TEST_SCRIPTS := $(sort $(shell find t -maxdepth 1 -type f -perm -u+x \
-                  '(' -name '*.sh' -o -name '*.t' -o -name '*.py' ')'))
+FAULTY_TESTS := $(if $(TEST_SRC),$(shell grep -l 'sys_faults.h"' $(TEST_SRC)))
+TEST_SCRIPTS := $(sort $(shell find t -name node_modules -prune -o -type f -perm -u+x \
+                  '(' -name '*.sh' -o -name '*.t' -o -name '*.py' ')' -print))
 # Tests that start threads, or say "run under TSan", run under TSan too.
 TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -liE 'pthread_create|run under TSan' $(TEST_SRC)))
 
@@ -65,7 +67,7 @@ libs_asan := $(LIBS)
 libs_tsan := $(LIBS)
 libs_cov := $(LIBS)
 # Criterion's runner can't start under TSan; ours can.
-runner_tsan := build/tsan/t/plain_runner.o
+runner_tsan := build/tsan/t/aid/plain_runner.o
 
 # ---- plain make ----------------------------------------------------------------------
 
@@ -86,25 +88,27 @@ build/.checked: scripts/install-deps.sh
 # $(1) variant: objects, archive, the server, and the tests built on them.
 define variant
 build/$(1)/flags: FORCE | build/.checked
-	@mkdir -p build/$(1)/t
+	@mkdir -p build/$(1)
 	@echo '$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS)' | cmp -s - $$@ || \
 	 echo '$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS)' >$$@
 
 build/$(1)/%.o: %.c build/$(1)/flags
 	$$(call say,CC,$$@)
+	$$(Q)mkdir -p $$(@D)
 	$$(Q)$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS) -MMD -MP -c -o $$@ $$<
 
-# Rebuilt from nothing each time, so that an object whose source is gone goes too.
+# Rebuilt from nothing each time, so that an object whose source is gone goes too; q, since r takes
+# two members of one name for the same.
 build/$(1)/libextant.a: $(LIB_SRC:%.c=build/$(1)/%.o) build/$(1)/flags
 	$$(call say,AR,$$@)
-	$$(Q)rm -f $$@ && $(if $(LTO),gcc-ar,ar) crs $$@ $$(filter %.o,$$^)
+	$$(Q)rm -f $$@ && $(if $(LTO),gcc-ar,ar) qcs $$@ $$(filter %.o,$$^)
 
 build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o) build/$(1)/flags Makefile
-	$$(Q)rm -f $$@ && ar crs $$@ $$(filter %.o,$$^)
+	$$(Q)rm -f $$@ && ar qcs $$@ $$(filter %.o,$$^)
 
-$(FAULTY_TESTS:%.c=build/$(1)/%): build/$(1)/t/sys_faults.o
+$(FAULTY_TESTS:%.c=build/$(1)/%): build/$(1)/t/aid/sys_faults.o
 
-build/$(1)/t/%_test: build/$(1)/t/%_test.o $(runner_$(1)) \
+build/$(1)/t/unit/%_test: build/$(1)/t/unit/%_test.o $(runner_$(1)) \
                      build/$(1)/libtest.a build/$(1)/libextant.a
 	$$(call say,LD,$$@)
 	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) build/$(1)/libtest.a \
@@ -114,7 +118,7 @@ build/$(1)/server: build/$(1)/server.o build/$(1)/libextant.a
 	$$(call say,LD,$$@)
 	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$< build/$(1)/libextant.a $(libs_$(1))
 
--include $(wildcard build/$(1)/*.d build/$(1)/t/*.d)
+-include $(wildcard $(addprefix build/$(1)/,$(addsuffix /*.d,. $(ROOMS) t/unit t/aid t/fuzz)))
 endef
 $(foreach v,release nolock debug asan tsan cov,$(eval $(call variant,$(v))))
 .SECONDARY:
@@ -147,9 +151,9 @@ build/clang/%.h.ok: %.h | build/.checked
 	$(Q)touch $@
 
 .PHONY: clang-check
-clang-check: $(patsubst %.c,build/clang/%.o,$(LIB_SRC) $(SERVER_SRC) $(wildcard t/*.c)) \
+clang-check: $(patsubst %.c,build/clang/%.o,$(LIB_SRC) $(SERVER_SRC) $(wildcard t/*/*.c)) \
              $(HEADERS:%=build/clang/%.ok)
--include $(wildcard build/clang/*.d build/clang/t/*.d)
+-include $(wildcard $(addprefix build/clang/,$(addsuffix /*.d,. $(ROOMS) t/unit t/aid t/fuzz)))
 
 # ---- tests ---------------------------------------------------------------------------
 
@@ -192,8 +196,7 @@ coverage:
 
 # ---- fuzzers -------------------------------------------------------------------------
 
-FUZZERS := $(patsubst t/fuzz_%.c,build/fuzz/%,$(wildcard t/fuzz_*.c))
-FUZZERS := $(filter-out %_test,$(FUZZERS))
+FUZZERS := $(patsubst t/fuzz/fuzz_%.c,build/fuzz/%,$(wildcard t/fuzz/fuzz_*.c))
 FUZZ_FLAGS := -O2 -g -fno-omit-frame-pointer -DEXTANT_DEBUG -DFUZZER -fno-sanitize-recover=all
 build/fuzz/%.o: %.c | build/.checked
 	$(call say,FUZZ,$@)
@@ -202,16 +205,16 @@ build/fuzz/%.o: %.c | build/.checked
 	    -MMD -MP -c -o $@ $<
 
 # Walks over a whole index: watching each comparison costs too much and tells nothing.
-build/fuzz/cache_attach.o build/fuzz/index.o build/fuzz/lru.o: \
+build/fuzz/restart/attach.o build/fuzz/index.o build/fuzz/items/lru.o: \
     FUZZ_FLAGS += -fno-sanitize-coverage=trace-cmp
-build/fuzz/libextant.a: $(LIB_SRC:%.c=build/fuzz/%.o) build/fuzz/t/cache_fixture.o
-	$(Q)rm -f $@ && ar crs $@ $^
+build/fuzz/libextant.a: $(LIB_SRC:%.c=build/fuzz/%.o) build/fuzz/t/aid/cache_fixture.o
+	$(Q)rm -f $@ && ar qcs $@ $^
 
-$(FUZZERS): build/fuzz/%: build/fuzz/t/fuzz_%.o build/fuzz/libextant.a
+$(FUZZERS): build/fuzz/%: build/fuzz/t/fuzz/fuzz_%.o build/fuzz/libextant.a
 	$(call say,LD,$@)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< \
 	    build/fuzz/libextant.a $(LIBS)
--include $(wildcard build/fuzz/*.d build/fuzz/t/*.d)
+-include $(wildcard $(addprefix build/fuzz/,$(addsuffix /*.d,. $(ROOMS) t/aid t/fuzz)))
 
 # Each fuzzer for FUZZ_SECONDS; what they find is left in build/fuzz/found.
 FUZZ_SECONDS ?= 60
@@ -219,7 +222,7 @@ FUZZ_SECONDS ?= 60
 fuzzers: $(FUZZERS)
 fuzz:
 	@scripts/install-deps.sh test
-	@FUZZ_SECONDS=$(FUZZ_SECONDS) t/fuzz.sh
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) t/fuzz/fuzz.sh
 
 # ---- running, measuring, installing --------------------------------------------------
 

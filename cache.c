@@ -4,7 +4,7 @@
  * outside the lock, and runs the verb again from the start; so a verb never
  * trusts what it saw before a read, and a get can be read down one path:
  * cache_run -> step_get -> look -> (flash) start_reads ... read_done -> step_get_read.
- * See cache_internal.h for the invariants.
+ * See items/store.h for the invariants.
  */
 #include "cache.h"
 
@@ -12,10 +12,10 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "cache_internal.h"
-#include "hash.h"
-#include "proto.h"
-#include "watch.h"
+#include "items/store.h"
+#include "base/hash.h"
+#include "proto/proto.h"
+#include "operator/watch.h"
 
 /* Of an item that will be asked for: header, key, and the begin of the value. */
 enum { PREFETCH_ITEM_BYTES = 192 };

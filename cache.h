@@ -24,13 +24,13 @@
 #ifndef EXTANT_CACHE_H
 #define EXTANT_CACHE_H
 
-#include "base.h"
+#include "base/base.h"
 #include "extstore.h"
 #include "index.h"
-#include "item.h"
-#include "settings.h"
+#include "items/item.h"
+#include "operator/settings.h"
 #include "slab_mem.h"
-#include "stats.h"
+#include "operator/stats.h"
 
 #define CACHE_KEY_BYTES_MAX 250
 

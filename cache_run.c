@@ -10,8 +10,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "cache_internal.h"
-#include "settings.h"
+#include "items/store.h"
+#include "operator/settings.h"
 
 #define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */
 

@@ -7,10 +7,10 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "cache_internal.h"
-#include "log.h"
-#include "settings.h"
-#include "watch.h"
+#include "items/store.h"
+#include "base/log.h"
+#include "operator/settings.h"
+#include "operator/watch.h"
 
 #define PIECE_BUCKETS 16
 #define PIECE_OBJECTS (PIECE_BUCKETS * INDEX_BUCKET_WORDS)

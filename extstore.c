@@ -1,16 +1,16 @@
 /* extstore.c: the flash engine put together: create, attach, destroy, figures, checks. What it is
- * made of is listed in ext_internal.h; what it promises is in extstore.h. */
+ * made of is listed in flash/engine.h; what it promises is in extstore.h. */
 #include "extstore.h"
 
 #include <stdarg.h>
 
-#include "ext_internal.h"
-#include "ext_page.h"
-#include "ext_probe.h"
-#include "ext_reclaim.h"
-#include "ext_ring.h"
-#include "ext_uring.h"
-#include "ext_wbuf.h"
+#include "flash/engine.h"
+#include "flash/page.h"
+#include "upkeep/probe.h"
+#include "upkeep/reclaim.h"
+#include "flash/ring.h"
+#include "flash/uring.h"
+#include "flash/wbuf.h"
 
 #define DEFAULT_WBUF_COUNT 16u
 #define WBUF_COUNT_MAX 64u /* of the default; more may be asked for */

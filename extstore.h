@@ -6,7 +6,7 @@
  *
  * Place: 40 bits, file-independent: page * (page_bytes / 16) + offset / 16.
  *
- * Page life, one enum; each edge is made by the one function of ext_page.c named on it:
+ * Page life, one enum; each edge is made by the one function of flash/page.c named on it:
  *
  *   FREE --ext_page_open--> OPEN --ext_page_seal--> SEALED --ext_page_drain--> DRAINING
  *    ^                                                |                            |
@@ -21,7 +21,7 @@
  *   SEALED    full. Objects only become fewer. objects == 0 and no reader: freed at once.
  *   DRAINING  reclaim moves or drops what is left; freed when objects == 0 and no reader.
  *   BAD       like DRAINING, but not FREE when empty: what was written stays readable until dropped
- *             or moved; then it is tried again (ext_probe.h), after 1 s, twice as long after each
+ *             or moved; then it is tried again (upkeep/probe.h), after 1 s, twice as long after each
  *             failure, up to 64 s; at once when no free page is left or the device came back.
  *
  * The object count of a page is exact: one for each ext_append not yet
@@ -39,9 +39,9 @@
 #ifndef EXTANT_EXTSTORE_H
 #define EXTANT_EXTSTORE_H
 
-#include "arena.h"
-#include "base.h"
-#include "checkpoint.h"
+#include "space/arena.h"
+#include "base/base.h"
+#include "base/checkpoint.h"
 
 #define EXT_GRANULE_BYTES 16
 #define EXT_DEVICES_MAX 16
@@ -130,7 +130,7 @@ struct ext_options {
     bool verify_writes; /* what was written is read back before the buffer is given up */
     struct ext_callbacks callbacks;
     /* Test hook: replaces the system's pread/pwrite of the thread engine and of flushes
-     * (see ext_device.h); NULL in production. */
+     * (see flash/device.h); NULL in production. */
     const struct ext_device_ops *device_ops;
 };
 
@@ -276,7 +276,7 @@ void ext_read_finish(struct ext_read *r);
 int ext_read_detach(struct ext_read *r);
 
 /* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or
- * go on with the rescue, eviction or expiry of one page (ext_reclaim.h says which). Reads for it
+ * go on with the rescue, eviction or expiry of one page (upkeep/reclaim.h says which). Reads for it
  * are done by I/O threads; no step waits for a device. Pages without objects need no step, they are
  * freed at once. An open wbuf is left open however old it is: closing it early would waste the rest
  * of its slot, and reads are served from it. Returns true iff there is more to do now; else call
@@ -346,7 +346,7 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w);
 uint64_t ext_objects(const struct extstore *e); /* sum over all pages */
 uint32_t ext_version_now(const struct extstore *e); /* the highest given to a page */
 
-/* Scan (ext_scan.c): between ext_create with scan and ext_attach_done. */
+/* Scan (upkeep/scan.c): between ext_create with scan and ext_attach_done. */
 struct ext_scanned {
     uint64_t hash; /* as it was appended */
     ext_place place;

@@ -39,10 +39,10 @@
 #ifndef EXTANT_INDEX_H
 #define EXTANT_INDEX_H
 
-#include "arena.h"
-#include "base.h"
-#include "checkpoint.h"
-#include "lock.h"
+#include "space/arena.h"
+#include "base/base.h"
+#include "base/checkpoint.h"
+#include "base/lock.h"
 
 #define INDEX_SHARD_COUNT 64
 #define INDEX_BUCKET_WORDS 8

@@ -2,8 +2,8 @@
  * their own, sorted by time; it is short (failed wbufs and probes of failed devices). */
 #include "io_thread.h"
 
-#include "clock.h"
-#include "lock.h"
+#include "base/clock.h"
+#include "base/lock.h"
 
 struct io_pool {
     /* const after create */

@@ -14,7 +14,7 @@
 #ifndef EXTANT_IO_THREAD_H
 #define EXTANT_IO_THREAD_H
 
-#include "base.h"
+#include "base/base.h"
 
 #define IO_THREADS_MAX 64u
 

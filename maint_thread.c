@@ -6,10 +6,10 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "cache_internal.h"
-#include "log.h"
-#include "settings.h"
-#include "watch.h"
+#include "items/store.h"
+#include "base/log.h"
+#include "operator/settings.h"
+#include "operator/watch.h"
 
 #define SLEEP_MAX_MS 50
 #define SLEEP_BUSY_MS 1

@@ -2,7 +2,7 @@
  * accepts clients and hears signals, takes everything apart in reverse. No policy lives here.
  *
  *   settings -> identity (limits, daemon, user) -> clock -> watch
- *   -> storage (restart.h: arena, slabs, index, cache, flash)
+ *   -> storage (restart/restart.h: arena, slabs, index, cache, flash)
  *   -> crawler -> maintenance -> workers -> listeners -> system call filter
  *
  * Threads: this is the main thread; it alone hears signals. */
@@ -15,19 +15,19 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "auth.h"
-#include "clock.h"
-#include "command_admin.h"
-#include "confine.h"
+#include "operator/auth.h"
+#include "base/clock.h"
+#include "command/admin.h"
+#include "base/confine.h"
 #include "crawler.h"
-#include "listener.h"
-#include "log.h"
+#include "net/listener.h"
+#include "base/log.h"
 #include "maint_thread.h"
-#include "prefix.h"
-#include "restart.h"
-#include "udp.h"
-#include "watch.h"
-#include "worker.h"
+#include "operator/prefix.h"
+#include "restart/restart.h"
+#include "net/udp.h"
+#include "operator/watch.h"
+#include "net/worker.h"
 
 enum { EXIT_NO_USER = 67, EXIT_OS = 71, FDS_OF_A_WORKER = 5, FDS_OF_OURS = 64 };
 

@@ -5,7 +5,7 @@
  * each part no more than 1/8 of an octave, and the last step of a class stays
  * below the class's chunk size, so an item's real chunk is always smaller than
  * its accounted one. This relies on one fact about items: the real size is at
- * least 17 bytes below the accounted one (see item.h); where it isn't, only
+ * least 17 bytes below the accounted one (see items/item.h); where it isn't, only
  * tightness is lost.
  *
  * Runs. A run is 64 KiB to 1 MiB of the arena, aligned to 64 KiB, all of one
@@ -34,7 +34,7 @@
 #include <math.h>
 #include <sys/mman.h>
 
-#include "lock.h"
+#include "base/lock.h"
 
 #define ROOT_MAGIC UINT64_C(0x316d656d62616c73) /* "slabmem1" */
 #define GRAIN_BYTES (64 * KiB)                  /* what a run is aligned to; one map entry */

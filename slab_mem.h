@@ -30,8 +30,8 @@
 #ifndef EXTANT_SLAB_MEM_H
 #define EXTANT_SLAB_MEM_H
 
-#include "arena.h"
-#include "base.h"
+#include "space/arena.h"
+#include "base/base.h"
 
 #define SLAB_PAGE_BYTES ((uint64_t)1024 * 1024)
 #define SLAB_CLASS_MAX 64                    /* ids 1..63; 0 names the global page pool */

@@ -21,7 +21,7 @@ import tempfile
 import time
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-sys.path.insert(0, os.path.join(ROOT, "t"))
+sys.path.insert(0, os.path.join(ROOT, "t", "aid"))
 from servers import Server  # noqa: E402
 
 RECORD_BYTES = 80  # of an object on flash beside its value: key, header, rounding, table

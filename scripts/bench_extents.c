@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "extents.h"
+#include "space/extents.h"
 
 #define RECENT 1024 /* allocations that are kept before one of them is freed, at most */
 #define CLOCK_EVERY 64

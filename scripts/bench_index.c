@@ -2,14 +2,14 @@
  *
  * Build and run, from the top of the tree:
  *   gcc -std=gnu11 -O3 -march=x86-64-v2 -D_GNU_SOURCE -I. -pthread -o build/bench_index \
- *       scripts/bench_index.c index.c arena.c extents.c lock.c -lm && build/bench_index
+ *       scripts/bench_index.c index.c space/arena.c space/extents.c base/lock.c -lm && build/bench_index
  *
  * One thread, its CPU time. Look-ups are of random objects: one after the other, and in batches of
  * 16 that are prefetched first, as a worker does with a pipeline of gets.
  */
 #include <time.h>
 
-#include "../index.h"
+#include "index.h"
 
 #define LOOKUPS 4000000u
 #define BATCH 16u

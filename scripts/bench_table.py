@@ -1,6 +1,6 @@
 """The rows of the bench's table: what is promised, what was measured, and what that means.
 
-Pure: no process, file or clock is touched here, so t/bench_test.py can check each sum.
+Pure: no process, file or clock is touched here, so t/live/bench_test.py can check each sum.
 """
 
 import contextlib

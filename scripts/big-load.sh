@@ -15,7 +15,7 @@
 # Exit: 0 all of it held, 1 not.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-. t/clients_lib.sh
+. t/aid/clients_lib.sh
 . scripts/load_lib.sh
 BYTES_MB=${BYTES_MB:-4096}
 RAM_MB=${RAM_MB:-64}

@@ -3,9 +3,9 @@
 # and the short ones of the scripts, prints a line a file and the total. About four minutes on two cores.
 #
 #   scripts/coverage.sh            all of it
-#   scripts/coverage.sh -u FILE..  also the line numbers of FILE (say arena.c) that nothing ran;
+#   scripts/coverage.sh -u FILE..  also the line numbers of FILE (say space/arena.c) that nothing ran;
 #                                  adds to what ran before, and runs nothing again
-# Settable: COVERAGE_TESTS="build/cov/t/x_test t/y.py" runs only these; COVERAGE_TIMEOUT seconds for
+# Settable: COVERAGE_TESTS="build/cov/t/unit/x_test t/y.py" runs only these; COVERAGE_TIMEOUT seconds for
 # one of them (240). A test that fails is named, and counts as far as it got. What a killed process
 # ran is lost, as gcov writes at exit.
 set -u
@@ -27,9 +27,9 @@ EXTANT=$PWD/$cov/extant
 export EXTANT EXTANT_DEBUG_BIN=$EXTANT EXTANT_ASAN_BIN=$EXTANT EXTANT_TSAN_BIN=$EXTANT
 export MODEL_SECONDS=10 FUZZ_SERVER_SECONDS=10 NODE_PATH=$PWD/t/clients/node_modules
 
-scripts=(t/security_test.py t/bad_clients.py t/model_test.py t/differential.sh t/restart_test.py
-         t/oom.py t/fuzz_server.py t/clients_php.sh t/clients_perl.sh t/clients_python.sh)
-read -r -a tests <<<"${COVERAGE_TESTS:-$(echo "$cov"/t/*_test) ${scripts[*]}}"
+scripts=(t/live/security_test.py t/live/bad_clients.py t/live/model_test.py t/live/differential.sh t/live/restart_test.py
+         t/live/oom.py t/live/fuzz_server.py t/clients/clients_php.sh t/clients/clients_perl.sh t/clients/clients_python.sh)
+read -r -a tests <<<"${COVERAGE_TESTS:-$(echo "$cov"/t/unit/*_test) ${scripts[*]}}"
 
 run_one()
 {

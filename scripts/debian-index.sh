@@ -12,7 +12,7 @@
 set -u
 LISTS=("$@")
 cd "$(dirname "$0")/.." || exit 1
-. t/clients_lib.sh
+. t/aid/clients_lib.sh
 python=$(python_with pymemcache) || skip "python3-pymemcache isn't installed"
 FLASH_DIR=${FLASH_DIR:-$TMP}
 FLASH_MB=${FLASH_MB:-1024}

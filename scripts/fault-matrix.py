@@ -37,7 +37,7 @@ import sys
 import threading
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t", "aid"))
 from servers import Server, is_extant  # noqa: E402
 
 VALUE_BYTES = 8000

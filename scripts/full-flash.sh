@@ -10,7 +10,7 @@
 # MAX_SLEEP_US (1000000), SLACK_MS (250), CONNS (4), DEPTH (8). Exit: 0 all of it held, 1 not.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-. t/clients_lib.sh
+. t/aid/clients_lib.sh
 . scripts/load_lib.sh
 VALUE=${1:-512-20480}
 FLASH_MB=${FLASH_MB:-1024}

@@ -22,7 +22,7 @@ declare -A command_of=([gcc]=gcc [clang]=clang [procps]=ps [memcached]=memcached
 # Tools that few tests need name their packages beside themselves, in NAME.packages.
 more_packages()
 {
-    cat /dev/null scripts/*.packages t/*.packages 2>/dev/null | sed 's/#.*//' | tr -s ' \n' '\n'
+    cat /dev/null scripts/*.packages t/*/*.packages 2>/dev/null | sed 's/#.*//' | tr -s ' \n' '\n'
 }
 
 missing() # packages of the arguments that are not there, one a line

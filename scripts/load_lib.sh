@@ -1,5 +1,5 @@
 # load_lib.sh: sourced by the scripts that run scripts/load.c against a server of their own.
-# Needs t/clients_lib.sh sourced first.
+# Needs t/aid/clients_lib.sh sourced first.
 
 LOAD=${LOAD:-build/load}
 if [ ! -x "$LOAD" ]; then

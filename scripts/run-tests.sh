@@ -29,7 +29,7 @@ if setarch -R true 2>/dev/null; then
     unrandomised=(setarch -R)
 fi
 
-name_of() # build/asan/t/x_test -> asan-t-x_test, t/y.sh -> t-y.sh
+name_of() # build/asan/t/unit/x_test -> asan-t-x_test, t/y.sh -> t-y.sh
 {
     local name=${1#build/}
     echo "${name//\//-}"

@@ -1,0 +1,231 @@
+/* base/clock.c: see base/clock.h. */
+#include "base/clock.h"
+
+#include <time.h>
+
+#define REL_YEARS_LEFT_SEC ((int64_t)30 * 365 * 24 * 3600)
+#define EPOCH_MAX_SEC ((int64_t)1 << 40) /* from 1970, either way */
+
+/* clang-format off */
+static int64_t unix_epoch_sec;           /* const after setup: unix time of rel time 0 */
+static int64_t mono_epoch_sec;           /* const after setup: CLOCK_MONOTONIC at rel time 0 */
+static long mono_phase_ns;               /* const after setup: where in CLOCK_MONOTONIC's seconds ours begin */
+static uint32_t start_rel_sec;           /* const after setup: rel time when this process began */
+static _Atomic int64_t shift_sec;        /* sum of all shifts */
+static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
+static _Atomic uint64_t simulated_ns;    /* 0: time is the machine's */
+static _Thread_local bool has_turns;     /* this thread said that it begins turns */
+static _Thread_local uint32_t turn_sec;  /* clock_now_sec() in this turn; 0: not asked yet */
+/* clang-format on */
+
+#define SIMULATED_WALL_SEC 1700000000 /* of CLOCK_REALTIME when simulated time is 0 */
+
+/* The simulated time of a clock; false: ask the machine. */
+static bool simulated(clockid_t id, struct timespec *ts)
+{
+    uint64_t ns = atomic_load_explicit(&simulated_ns, memory_order_relaxed);
+    if (likely(ns == 0))
+        return false;
+    ts->tv_sec = (time_t)(ns / 1000000000) + (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE ? SIMULATED_WALL_SEC : 0);
+    ts->tv_nsec = (long)(ns % 1000000000);
+    return true;
+}
+
+static struct timespec read_clock(clockid_t id)
+{
+    struct timespec ts;
+    if (!simulated(id, &ts))
+        clock_gettime(id, &ts);
+    return ts;
+}
+
+/* Seconds that begin at mono_phase_ns. */
+static int64_t coarse_mono_sec(void)
+{
+    struct timespec ts = read_clock(CLOCK_MONOTONIC_COARSE);
+    return (int64_t)ts.tv_sec - (ts.tv_nsec < mono_phase_ns);
+}
+
+static void setup(int64_t rel_sec, int64_t epoch_sec, long phase_ns)
+{
+    unix_epoch_sec = epoch_sec;
+    mono_phase_ns = phase_ns;
+    mono_epoch_sec = coarse_mono_sec() - rel_sec;
+    start_rel_sec = (uint32_t)rel_sec;
+    atomic_store(&shift_sec, 0);
+    atomic_store(&paused_mono_sec, 0);
+}
+
+/* The wall clock, and where its seconds begin in those of CLOCK_MONOTONIC, or a moment later. So who
+ * names a time by the wall clock two seconds ahead is not told that it has come. */
+static int64_t wall_in_phase(long *phase_ns)
+{
+    struct timespec wall = read_clock(CLOCK_REALTIME_COARSE);
+    struct timespec mono = read_clock(CLOCK_MONOTONIC_COARSE);
+    *phase_ns = (mono.tv_nsec - wall.tv_nsec + 1000000000) % 1000000000;
+    return (int64_t)wall.tv_sec;
+}
+
+void clock_setup(void)
+{
+    long phase_ns;
+    int64_t now_sec = wall_in_phase(&phase_ns);
+    setup(CLOCK_START_REL_SEC, now_sec - CLOCK_START_REL_SEC, phase_ns);
+}
+
+/* Both epochs may come from a file, so they may be any numbers. */
+static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_sec,
+                         uint32_t last_rel_sec, long phase_ns)
+{
+    int64_t rel_sec;
+    if (__builtin_sub_overflow(now_sec, now_epoch_sec, &rel_sec) ||
+        rel_sec < (int64_t)CLOCK_START_REL_SEC || epoch_sec < -EPOCH_MAX_SEC ||
+        epoch_sec > EPOCH_MAX_SEC)
+        return -EINVAL;
+    if (rel_sec < (int64_t)last_rel_sec)
+        rel_sec = last_rel_sec;
+    if (rel_sec > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
+        return -EINVAL;
+    setup(rel_sec, epoch_sec, phase_ns);
+    return 0;
+}
+
+int clock_setup_epoch(int64_t epoch_sec, uint32_t last_rel_sec)
+{
+    long phase_ns;
+    int64_t now_sec = wall_in_phase(&phase_ns);
+    return setup_checked(now_sec, epoch_sec, epoch_sec, last_rel_sec, phase_ns);
+}
+
+/* Where the earlier process's seconds began is not known: with phase 0 ours never lag behind them. */
+int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
+{
+    int64_t now_sec = (int64_t)read_clock(CLOCK_MONOTONIC_COARSE).tv_sec;
+    return setup_checked(now_sec, mono_sec, epoch_sec, 0, 0);
+}
+
+static uint32_t read_now_sec(void)
+{
+    int64_t mono = atomic_load_explicit(&paused_mono_sec, memory_order_relaxed);
+    if (likely(mono == 0))
+        mono = coarse_mono_sec();
+    int64_t rel =
+        mono - mono_epoch_sec + atomic_load_explicit(&shift_sec, memory_order_relaxed);
+    if (unlikely(rel < (int64_t)CLOCK_START_REL_SEC))
+        return CLOCK_START_REL_SEC;
+    return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
+}
+
+uint32_t clock_now_sec(void)
+{
+    if (likely(turn_sec != 0))
+        return turn_sec;
+    uint32_t now = read_now_sec();
+    if (has_turns)
+        turn_sec = now;
+    return now;
+}
+
+void clock_new_turn(void)
+{
+    has_turns = true;
+    turn_sec = 0;
+}
+
+uint32_t clock_uptime_sec(void)
+{
+    uint32_t now = clock_now_sec();
+    uint32_t before = start_rel_sec - CLOCK_START_REL_SEC;
+    return now > before ? now - before : 0;
+}
+
+int64_t clock_unix_epoch_sec(void)
+{
+    return unix_epoch_sec;
+}
+
+int64_t clock_mono_epoch_sec(void)
+{
+    return mono_epoch_sec;
+}
+
+int64_t clock_rel_to_unix(uint32_t rel_sec)
+{
+    return unix_epoch_sec + (int64_t)rel_sec;
+}
+
+int64_t clock_unix_now_sec(void)
+{
+    return clock_rel_to_unix(clock_now_sec());
+}
+
+uint32_t clock_exptime(int64_t raw)
+{
+    int64_t rel;
+    if (raw == 0)
+        return CLOCK_NEVER_SEC;
+    if (raw < 0)
+        return CLOCK_EXPIRED_SEC;
+    if (raw <= CLOCK_RELATIVE_MAX_SEC)
+        rel = (int64_t)clock_now_sec() + raw;
+    else if (raw <= unix_epoch_sec)
+        return CLOCK_EXPIRED_SEC;
+    else
+        rel = raw - unix_epoch_sec;
+    return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
+}
+
+int64_t clock_wall_us(void)
+{
+    struct timespec ts = read_clock(CLOCK_REALTIME);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+uint64_t clock_mono_ns(void)
+{
+    struct timespec ts = read_clock(CLOCK_MONOTONIC);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t clock_mono_us(void)
+{
+    return clock_mono_ns() / 1000;
+}
+
+uint64_t clock_mono_ms(void)
+{
+    return clock_mono_ns() / 1000000;
+}
+
+void clock_sleep_ns(uint64_t ns)
+{
+    struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    if (atomic_load_explicit(&simulated_ns, memory_order_relaxed) != 0)
+        atomic_fetch_add_explicit(&simulated_ns, ns, memory_order_relaxed);
+    else
+        nanosleep(&ts, NULL);
+}
+
+void clock_simulate(uint64_t mono_ns)
+{
+    atomic_store_explicit(&simulated_ns, mono_ns, memory_order_relaxed);
+}
+
+void clock_pause(void)
+{
+    if (atomic_load(&paused_mono_sec) == 0)
+        atomic_store(&paused_mono_sec, coarse_mono_sec());
+    turn_sec = 0;
+}
+
+void clock_resume(void)
+{
+    atomic_store(&paused_mono_sec, 0);
+    turn_sec = 0;
+}
+
+void clock_shift(int64_t delta_sec)
+{
+    atomic_fetch_add(&shift_sec, delta_sec);
+    turn_sec = 0;
+}

@@ -1,0 +1,19 @@
+/* base/crc.h: CRC32C (Castagnoli), the checksum of everything on flash.
+ *
+ * The common definition (iSCSI, RFC 3720): reflected polynomial 0x82f63b78,
+ * start and final inversion; crc32c(0, "123456789", 9) is 0xe3069283.
+ * Stateless; any thread.
+ */
+#ifndef EXTANT_CRC_H
+#define EXTANT_CRC_H
+
+#include "base/base.h"
+
+/* The checksum of what crc stands for (0: of nothing) followed by len bytes; so that
+ * crc32c(crc32c(0, a), b) is the checksum of a and b together. */
+uint32_t crc32c(uint32_t crc, const void *bytes, size_t len);
+
+/* The same by table, on any machine; slower by far. */
+uint32_t crc32c_portable(uint32_t crc, const void *bytes, size_t len);
+
+#endif

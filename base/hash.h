@@ -1,0 +1,22 @@
+/* base/hash.h: the one hash of keys. XXH3, 64 bits, compiled into its callers.
+ *
+ * The seed is drawn at start (a client can't aim keys at one bucket) and kept
+ * with whatever outlives the process and holds hashes. Stateless.
+ */
+#ifndef EXTANT_HASH_H
+#define EXTANT_HASH_H
+
+#include "base/base.h"
+
+#ifndef XXH_INLINE_ALL
+#define XXH_INLINE_ALL
+#endif
+#include <xxhash.h>
+
+/* Hash of len bytes. Same key and seed give the same value on every machine. */
+static inline uint64_t hash_key(const void *key, size_t len, uint64_t seed)
+{
+    return XXH3_64bits_withSeed(key, len, seed);
+}
+
+#endif

@@ -1,0 +1,113 @@
+/* base/lock.h: every lock class of Extant, ranked in one table.
+ *
+ * The order of the table is the lock order: a thread may take a lock only if
+ * it holds none of the same or a later class. Two exceptions, both named where
+ * they happen: lock_try() may be called out of order (it never waits), and so
+ * a failed try must be answered by going on without the lock.
+ * No lock is held over I/O, over a sleep, or over a call into the network.
+ * Debug builds check the order and lock_assert_held(); release builds compile
+ * to a plain mutex.
+ */
+#ifndef EXTANT_LOCK_H
+#define EXTANT_LOCK_H
+
+#include <pthread.h>
+
+#include "base/base.h"
+
+/*      rank name        what it protects */
+#define LOCK_TABLE(X)                                                                              \
+    X(LOCK_CONTROL, "start, stop and admin requests to the maintenance thread")                    \
+    X(LOCK_CONN, "the queue of new connections of a worker, and its list of connections")          \
+    X(LOCK_COLUMN, "an index column: its words, and the items those words name")                   \
+    X(LOCK_LRU, "one LRU of one slab class: links, heads, tails and counts")                       \
+    X(LOCK_SLAB, "slab classes, runs and free chunks")                                             \
+    X(LOCK_EXT_BUCKET, "a flash bucket's open page and open wbufs")                                \
+    X(LOCK_EXT_PAGE, "the flash page table: states, versions, free pages")                         \
+    X(LOCK_IO_QUEUE, "an I/O thread's queue")                                                      \
+    X(LOCK_EXTENTS, "one set of extents")                                                          \
+    X(LOCK_WATCH, "watchers and their log buffers")                                                \
+    X(LOCK_STATS, "counters that are not a thread's own; prefix details")                          \
+    X(LOCK_LOG, "the log's rate limits")
+
+enum lock_rank {
+#define X(name, what) name,
+    LOCK_TABLE(X)
+#undef X
+        LOCK_RANK_COUNT
+};
+
+struct lock {
+    pthread_mutex_t mutex;
+#ifdef EXTANT_DEBUG
+    enum lock_rank rank;
+    _Atomic(uintptr_t) owner; /* id of the holding thread, 0 when free */
+#endif
+};
+
+/* Name and meaning of a rank, for messages and documents. */
+const char *lock_rank_name(enum lock_rank rank);
+const char *lock_rank_protects(enum lock_rank rank);
+
+void lock_init(struct lock *l, enum lock_rank rank);
+void lock_destroy(struct lock *l);
+
+#ifdef EXTANT_DEBUG
+void lock_debug_acquire(struct lock *l, bool checked); /* after the mutex is ours */
+void lock_debug_check(const struct lock *l);           /* before waiting for it */
+void lock_debug_release(struct lock *l);
+bool lock_debug_is_held(const struct lock *l);
+#define lock_assert_held(l) ASSERT(lock_debug_is_held(l))
+/* True iff the calling thread holds no lock at all: asserted before I/O and sleep. */
+bool lock_debug_none_held(void);
+#define lock_assert_none_held() ASSERT(lock_debug_none_held())
+#else
+#define lock_assert_held(l) ((void)(l))
+#define lock_assert_none_held() ((void)0)
+#endif
+
+/* Waits until the lock is free, takes it. The caller holds no lock of its rank or later. */
+static inline void lock_take(struct lock *l)
+{
+#ifdef EXTANT_DEBUG
+    lock_debug_check(l);
+#endif
+    int rc = pthread_mutex_lock(&l->mutex);
+    ASSERT(rc == 0);
+#ifdef EXTANT_DEBUG
+    lock_debug_acquire(l, true);
+#endif
+}
+
+/* Takes the lock if it is free right now; true iff taken. Any order. Never waits. */
+static inline bool lock_try(struct lock *l)
+{
+    if (pthread_mutex_trylock(&l->mutex) != 0)
+        return false;
+#ifdef EXTANT_DEBUG
+    lock_debug_acquire(l, false);
+#endif
+    return true;
+}
+
+static inline void lock_release(struct lock *l)
+{
+#ifdef EXTANT_DEBUG
+    lock_debug_release(l);
+#endif
+    int rc = pthread_mutex_unlock(&l->mutex);
+    ASSERT(rc == 0);
+}
+
+/* Waits for the condition (spurious wake-ups happen); holds l on entry and on return.
+ * timeout_ms < 0 waits without bound. Returns false on a time-out. Holds no other lock. */
+bool lock_wait(struct lock *l, pthread_cond_t *cond, int64_t timeout_ms);
+
+/* A condition variable that counts on the monotonic clock, as lock_wait needs it. */
+void lock_cond_init(pthread_cond_t *cond);
+
+/* For who has just made a thread: waits until the thread has all that it needs. It tells by storing
+ * 1, or the -errno that it ends with. Returns 0 or that. */
+int lock_await_start(_Atomic(int) *started);
+
+#endif

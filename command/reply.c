@@ -1,0 +1,438 @@
+/* command/reply.c: see command/reply.h. */
+#include "command/reply.h"
+
+#include <sys/socket.h>
+
+enum { GATHER_MAX = 64, SOURCE_PIECES_MAX = 3, FIRST_CAPACITY = 8 };
+
+/* A buffer of the pool that holds text of replies; freed when the last entry that leads into it is
+ * gone and it isn't being filled. */
+struct chunk {
+    uint32_t used;
+    uint32_t entries;
+    char data[];
+};
+#define CHUNK_BYTES (REPLY_BUFFER_BYTES - sizeof(struct chunk))
+static_assert(REPLY_ROOM_MAX <= REPLY_BUFFER_BYTES / 4, "room in a chunk");
+
+/* ---- the pool ---- */
+
+struct spare {
+    struct spare *next;
+};
+
+static void adjust(_Atomic(uint64_t) *n, int64_t by)
+{
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + (uint64_t)by,
+                          memory_order_relaxed);
+}
+
+static uint64_t get(const _Atomic(uint64_t) *n)
+{
+    return atomic_load_explicit((_Atomic(uint64_t) *)n, memory_order_relaxed);
+}
+
+void pool_init(struct buffer_pool *p, uint64_t limit_bytes)
+{
+    memset(p, 0, sizeof(*p));
+    p->limit_bytes = limit_bytes;
+}
+
+void pool_drain(struct buffer_pool *p)
+{
+    for (struct spare *s = p->spare_list, *next; s; s = next) {
+        next = s->next;
+        free(s);
+        adjust(&p->bytes, -(int64_t)REPLY_BUFFER_BYTES);
+        adjust(&p->buffers, -1);
+    }
+    p->spare_list = NULL;
+    atomic_store_explicit(&p->spare, 0, memory_order_relaxed);
+    ASSERT(get(&p->bytes) == 0);
+}
+
+bool pool_charge(struct buffer_pool *p, size_t bytes)
+{
+    if (p->limit_bytes && get(&p->bytes) + bytes > p->limit_bytes) {
+        adjust(&p->oom_count, 1);
+        return false;
+    }
+    adjust(&p->bytes, (int64_t)bytes);
+    return true;
+}
+
+void pool_discharge(struct buffer_pool *p, size_t bytes)
+{
+    ASSERT(get(&p->bytes) >= bytes);
+    adjust(&p->bytes, -(int64_t)bytes);
+}
+
+void pool_count_response(struct buffer_pool *p, int by)
+{
+    adjust(&p->responses, by);
+}
+
+void *pool_take(struct buffer_pool *p)
+{
+    struct spare *s = p->spare_list;
+    if (s) {
+        p->spare_list = s->next;
+        adjust(&p->spare, -1);
+        return s;
+    }
+    if (!pool_charge(p, REPLY_BUFFER_BYTES))
+        return NULL;
+    void *buffer = malloc(REPLY_BUFFER_BYTES);
+    if (!buffer) {
+        pool_discharge(p, REPLY_BUFFER_BYTES);
+        adjust(&p->oom_count, 1);
+        return NULL;
+    }
+    adjust(&p->buffers, 1);
+    return buffer;
+}
+
+void pool_give(struct buffer_pool *p, void *buffer)
+{
+    if (get(&p->spare) < REPLY_SPARE_BUFFERS) {
+        struct spare *s = buffer;
+        s->next = p->spare_list;
+        p->spare_list = s;
+        adjust(&p->spare, 1);
+        return;
+    }
+    free(buffer);
+    adjust(&p->buffers, -1);
+    pool_discharge(p, REPLY_BUFFER_BYTES);
+}
+
+/* ---- the queue ---- */
+
+void reply_init(struct reply_queue *q, struct buffer_pool *pool,
+                void (*release)(void *ctx, void *holder), void *release_ctx)
+{
+    *q = (struct reply_queue){.pool = pool, .release = release, .release_ctx = release_ctx};
+}
+
+static struct reply_entry *entry_at(struct reply_queue *q, uint32_t i)
+{
+    return &q->ring[(q->head + i) & (q->capacity - 1)];
+}
+
+static void free_chunk_if_done(struct reply_queue *q, struct chunk *c)
+{
+    if (c->entries == 0 && c != q->chunk)
+        pool_give(q->pool, c);
+}
+
+static void end_chunk(struct reply_queue *q)
+{
+    struct chunk *c = q->chunk;
+    q->chunk = NULL;
+    if (c)
+        free_chunk_if_done(q, c);
+}
+
+/* Without a chunk every way to add comes across `failed`. */
+void reply_fail(struct reply_queue *q)
+{
+    q->failed = true;
+    end_chunk(q);
+}
+
+static struct reply_entry *add_entry(struct reply_queue *q)
+{
+    if (unlikely(q->failed))
+        return NULL;
+    if (q->count == q->capacity) {
+        uint32_t bigger = q->capacity ? q->capacity * 2 : FIRST_CAPACITY;
+        struct reply_entry *ring = malloc(bigger * sizeof(*ring));
+        if (!ring) {
+            reply_fail(q);
+            return NULL;
+        }
+        for (uint32_t i = 0; i < q->count; i++)
+            ring[i] = *entry_at(q, i);
+        free(q->ring);
+        q->ring = ring;
+        q->capacity = bigger;
+        q->head = 0;
+    }
+    return entry_at(q, q->count++);
+}
+
+static void drop_entry(struct reply_queue *q, struct reply_entry *e)
+{
+    switch (e->kind) {
+    case REPLY_BYTES: {
+        struct chunk *c = e->holder;
+        c->entries--;
+        free_chunk_if_done(q, c);
+        break;
+    }
+    case REPLY_VALUE:
+        q->release(q->release_ctx, e->holder);
+        break;
+    case REPLY_SOURCE:
+        if (e->source->ready)
+            e->source->finished(e->source);
+        break;
+    }
+}
+
+static void free_ring(struct reply_queue *q)
+{
+    free(q->ring);
+    q->ring = NULL;
+    q->capacity = 0;
+}
+
+/* Nothing is left: the buffer goes back, and a ring that has grown. The first, small one is kept
+ * for the next request. */
+static void rest(struct reply_queue *q)
+{
+    ASSERT(q->count == 0 && q->bytes == 0 && q->waiting == 0);
+    end_chunk(q);
+    if (q->capacity > FIRST_CAPACITY)
+        free_ring(q);
+    q->head = 0;
+    q->head_sent = 0;
+    q->replies = 0;
+}
+
+bool reply_begin(struct reply_queue *q)
+{
+    uint64_t limit = q->pool->limit_bytes;
+    q->replies++;
+    return limit == 0 || (uint64_t)q->replies * REPLY_COST_BYTES <= limit;
+}
+
+void reply_drop(struct reply_queue *q)
+{
+    while (q->count > 0) {
+        struct reply_entry e = *entry_at(q, 0);
+        q->head++;
+        q->count--;
+        drop_entry(q, &e);
+    }
+    q->bytes = 0;
+    q->waiting = 0;
+    q->failed = false;
+    rest(q);
+    free_ring(q);
+}
+
+char *reply_room(struct reply_queue *q, size_t n)
+{
+    DEBUG_ASSERT(n <= REPLY_ROOM_MAX);
+    if (q->chunk && CHUNK_BYTES - q->chunk->used < n)
+        end_chunk(q);
+    if (!q->chunk) {
+        struct chunk *c = q->failed ? NULL : pool_take(q->pool);
+        if (!c) {
+            reply_fail(q);
+            return NULL;
+        }
+        c->used = c->entries = 0;
+        q->chunk = c;
+    }
+    /* an entry to grow into, so that commit can't fail */
+    struct reply_entry *last = q->count ? entry_at(q, q->count - 1) : NULL;
+    if (!last || last->kind != REPLY_BYTES || last->holder != q->chunk) {
+        last = add_entry(q);
+        if (!last)
+            return NULL;
+        *last = (struct reply_entry){.data = q->chunk->data + q->chunk->used,
+                                     .bytes = 0,
+                                     .holder = q->chunk,
+                                     .kind = REPLY_BYTES};
+        q->chunk->entries++;
+    }
+    return q->chunk->data + q->chunk->used;
+}
+
+void reply_commit(struct reply_queue *q, size_t n)
+{
+    struct reply_entry *last = entry_at(q, q->count - 1);
+    DEBUG_ASSERT(last->kind == REPLY_BYTES && last->holder == q->chunk);
+    DEBUG_ASSERT(q->chunk->used + n <= CHUNK_BYTES);
+    last->bytes += n;
+    q->chunk->used += (uint32_t)n;
+    q->bytes += n;
+}
+
+int reply_bytes(struct reply_queue *q, const void *p, size_t n)
+{
+    const char *from = p;
+    while (n > 0) {
+        char *to = reply_room(q, min_u64(n, REPLY_ROOM_MAX));
+        if (!to)
+            return -ENOMEM;
+        size_t piece = min_u64(n, CHUNK_BYTES - q->chunk->used);
+        memcpy(to, from, piece);
+        reply_commit(q, piece);
+        from += piece;
+        n -= piece;
+    }
+    return 0;
+}
+
+int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder)
+{
+    struct reply_entry *e = add_entry(q);
+    if (!e)
+        return -ENOMEM;
+    *e = (struct reply_entry){.data = p, .bytes = n, .holder = holder, .kind = REPLY_VALUE};
+    q->bytes += n;
+    return 0;
+}
+
+static size_t source_bytes(const struct reply_source *s)
+{
+    return (size_t)s->head_bytes + s->value_bytes + (s->crlf ? 2 : 0);
+}
+
+int reply_source(struct reply_queue *q, struct reply_source *s)
+{
+    struct reply_entry *e = add_entry(q);
+    if (!e)
+        return -ENOMEM;
+    *e = (struct reply_entry){.source = s, .kind = REPLY_SOURCE};
+    if (s->ready)
+        q->bytes += source_bytes(s);
+    else
+        q->waiting++;
+    return 0;
+}
+
+void reply_source_ready(struct reply_queue *q, struct reply_source *s)
+{
+    ASSERT(!s->ready && q->waiting > 0);
+    s->ready = true;
+    q->waiting--;
+    q->bytes += source_bytes(s);
+}
+
+void reply_each_ready(struct reply_queue *q, void (*fn)(struct reply_source *s))
+{
+    for (uint32_t i = 0; i < q->count; i++) {
+        struct reply_entry *e = entry_at(q, i);
+        if (e->kind == REPLY_SOURCE && e->source->ready)
+            fn(e->source);
+    }
+}
+
+/* ---- sending ---- */
+
+/* Pieces of entries that were gathered; the first `skip` bytes are sent already. */
+struct gather {
+    struct iovec *iov;
+    unsigned count;
+    size_t skip;
+};
+
+static void gather_piece(struct gather *g, const char *p, size_t n)
+{
+    if (g->skip >= n) {
+        g->skip -= n;
+        return;
+    }
+    g->iov[g->count++] = (struct iovec){(void *)(uintptr_t)(p + g->skip), n - g->skip};
+    g->skip = 0;
+}
+
+static size_t entry_bytes(const struct reply_entry *e)
+{
+    return e->kind == REPLY_SOURCE ? source_bytes(e->source) : e->bytes;
+}
+
+static bool entry_is_ready(const struct reply_entry *e)
+{
+    return e->kind != REPLY_SOURCE || e->source->ready;
+}
+
+static void gather_entry(struct gather *g, const struct reply_entry *e)
+{
+    if (e->kind != REPLY_SOURCE) {
+        gather_piece(g, e->data, e->bytes);
+        return;
+    }
+    const struct reply_source *s = e->source;
+    gather_piece(g, s->head, s->head_bytes);
+    gather_piece(g, s->value, s->value_bytes);
+    gather_piece(g, "\r\n", s->crlf ? 2 : 0);
+}
+
+/* So many bytes went out, or n is 0: drops entries that are through. */
+static void advance(struct reply_queue *q, size_t n)
+{
+    q->bytes -= n;
+    q->head_sent += n;
+    while (q->count > 0) {
+        struct reply_entry e = *entry_at(q, 0);
+        if (!entry_is_ready(&e) || q->head_sent < entry_bytes(&e))
+            return;
+        q->head_sent -= entry_bytes(&e);
+        q->head++;
+        q->count--;
+        drop_entry(q, &e);
+    }
+    ASSERT(q->head_sent == 0);
+}
+
+void reply_take(struct reply_queue *q, char *to)
+{
+    ASSERT(q->waiting == 0 && q->head_sent == 0);
+    for (uint32_t i = 0; i < q->count; i++) {
+        struct iovec iov[SOURCE_PIECES_MAX];
+        struct gather g = {.iov = iov};
+        gather_entry(&g, entry_at(q, i));
+        for (unsigned k = 0; k < g.count; k++) {
+            memcpy(to, g.iov[k].iov_base, g.iov[k].iov_len);
+            to += g.iov[k].iov_len;
+        }
+    }
+    reply_drop(q);
+}
+
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
+{
+    struct gather g = {.iov = pieces, .skip = q->head_sent};
+    for (uint32_t i = 0; i < q->count && g.count + SOURCE_PIECES_MAX <= max; i++) {
+        const struct reply_entry *e = entry_at(q, i);
+        if (!entry_is_ready(e))
+            break;
+        gather_entry(&g, e);
+    }
+    return g.count;
+}
+
+void reply_sent(struct reply_queue *q, size_t n)
+{
+    advance(q, n);
+    if (q->count == 0)
+        rest(q);
+}
+
+enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
+{
+    for (;;) {
+        struct iovec iov[GATHER_MAX];
+        unsigned count = reply_pieces(q, iov, GATHER_MAX);
+        if (count == 0) { /* what is there may be empty */
+            reply_sent(q, 0);
+            return q->count == 0 ? REPLY_SENT_ALL : REPLY_NOT_READY;
+        }
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+        const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+        ssize_t n = count == 1 ? send(fd, iov[0].iov_base, iov[0].iov_len, flags)
+                               : sendmsg(fd, &msg, flags);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno == EAGAIN || errno == EWOULDBLOCK ? REPLY_BLOCKED : REPLY_BROKEN;
+        }
+        *sent += (uint64_t)n;
+        reply_sent(q, (size_t)n);
+    }
+}

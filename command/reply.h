@@ -1,0 +1,139 @@
+/* command/reply.h: what a connection still has to say, in order, and the buffers it says it from.
+ *
+ * A reply queue is a FIFO of entries. Each is
+ *   BYTES   text in a buffer of the pool; neighbours grow together into one entry;
+ *   VALUE   bytes that somebody else owns (a pinned item), given back once they are sent;
+ *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready.
+ * reply_send() gathers many entries into one sendmsg(); reply_pieces() and reply_sent() are for who
+ * sends them by other means. Once something could not be added for want of memory, nothing is until
+ * reply_drop(): what is sent is always the beginning of the answer.
+ *
+ * The pool hands out buffers of one size, for reading and for replies, and keeps a few spare ones.
+ * Its limit is what read_buf_mem_limit allows each worker; limit 0 is none.
+ *
+ * Threads: pool and queues belong to one worker thread; the figures of the pool may be read by any.
+ * No locks. Nothing waits; sockets are non-blocking.
+ */
+#ifndef EXTANT_REPLY_H
+#define EXTANT_REPLY_H
+
+#include <sys/uio.h>
+
+#include "base/base.h"
+
+#define REPLY_BUFFER_BYTES ((size_t)16 * 1024)
+#define REPLY_SPARE_BUFFERS 64
+#define REPLY_COST_BYTES 1152
+#define REPLY_ROOM_MAX 2048 /* the most that reply_room() is asked for */
+
+struct buffer_pool {
+    /* const */
+    uint64_t limit_bytes;
+    /* owned by the thread; atomic for who reads figures */
+    _Atomic(uint64_t) buffers, bytes, spare, oom_count;
+    _Atomic(uint64_t) responses; /* that their makers are working on, beside the buffers */
+    void *spare_list;
+};
+
+void pool_init(struct buffer_pool *p, uint64_t limit_bytes);
+void pool_drain(struct buffer_pool *p); /* all buffers were given back */
+/* A buffer of REPLY_BUFFER_BYTES, or NULL (limit, no memory), which is counted. */
+void *pool_take(struct buffer_pool *p);
+void pool_give(struct buffer_pool *p, void *buffer);
+/* For buffers of other sizes that count to the limit: false if it would be passed. */
+bool pool_charge(struct buffer_pool *p, size_t bytes);
+void pool_discharge(struct buffer_pool *p, size_t bytes);
+/* One response more is in the making, or one less; only counted. */
+void pool_count_response(struct buffer_pool *p, int by);
+
+/* A reply that will be known later. Belongs to its maker until the queue calls finished(). */
+struct reply_source {
+    bool ready;
+    /* valid once ready: head, value, "\r\n" if crlf; all may be empty */
+    const char *head, *value;
+    uint32_t head_bytes, value_bytes;
+    bool crlf;
+    void (*finished)(struct reply_source *s); /* ready and sent, or dropped after it became ready */
+};
+
+struct reply_entry {
+    const char *data;
+    union {
+        size_t bytes;                /* BYTES, VALUE */
+        struct reply_source *source; /* SOURCE */
+    };
+    void *holder; /* BYTES: its struct chunk; VALUE: what release() gets */
+    enum { REPLY_BYTES, REPLY_VALUE, REPLY_SOURCE } kind;
+};
+
+struct chunk;
+
+struct reply_queue {
+    /* const after init */
+    struct buffer_pool *pool;
+    void (*release)(void *ctx, void *holder); /* gives a VALUE's holder back */
+    void *release_ctx;
+    /* the FIFO: a ring of a power of two of entries; an empty queue keeps one of 256 bytes */
+    struct reply_entry *ring;
+    uint32_t capacity, head, count;
+    uint32_t waiting; /* sources not ready */
+    uint32_t replies; /* begun since the queue was empty */
+    bool failed;      /* something could not be added: nothing more is */
+    struct chunk *chunk; /* where text is being added, or NULL */
+    size_t head_sent;    /* bytes of the first entry that are gone */
+    size_t bytes;        /* to be sent, as far as known */
+};
+
+void reply_init(struct reply_queue *q, struct buffer_pool *pool,
+                void (*release)(void *ctx, void *holder), void *release_ctx);
+/* Gives everything back. Sources that are not ready are forgotten: their maker must finish them. */
+void reply_drop(struct reply_queue *q);
+
+static inline bool reply_is_empty(const struct reply_queue *q)
+{
+    return q->count == 0;
+}
+
+/* One more reply begins (of a multiget: one more key). False: with the pool's limit it is too many, as
+ * memcached counts, where each costs REPLY_COST_BYTES until all are sent. */
+bool reply_begin(struct reply_queue *q);
+
+/* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of
+ * as many or less; NULL: no memory. */
+char *reply_room(struct reply_queue *q, size_t n);
+void reply_commit(struct reply_queue *q, size_t n);
+/* Adds a copy of any length. 0 or -ENOMEM (then a part of it may have been added). */
+int reply_bytes(struct reply_queue *q, const void *p, size_t n);
+/* Adds bytes in place. 0 or -ENOMEM (holder stays the caller's). */
+int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder);
+/* Adds a source; ready or not. 0 or -ENOMEM. */
+int reply_source(struct reply_queue *q, struct reply_source *s);
+/* What should come next can't be added: nothing is any more, so that what is sent stays the
+ * beginning of what should have been. */
+void reply_fail(struct reply_queue *q);
+/* A source of this queue has become ready. */
+void reply_source_ready(struct reply_queue *q, struct reply_source *s);
+
+enum reply_progress {
+    REPLY_SENT_ALL,  /* nothing left */
+    REPLY_NOT_READY, /* the next source isn't ready; all before it is sent */
+    REPLY_BLOCKED,   /* the socket is full */
+    REPLY_BROKEN,    /* the connection is gone */
+};
+/* Sends what can be sent; *sent grows by the bytes. */
+enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent);
+
+/* What is to be sent next, in order: up to `max` (>= 3) pieces; returns how many. They are the
+ * queue's, until it changes. 0: nothing is left, or the next source isn't ready. */
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max);
+/* The first n bytes of them are sent. */
+void reply_sent(struct reply_queue *q, size_t n);
+
+/* Copies all of it (q->bytes) to `to` instead of sending it, and empties the queue. No source may be
+ * waiting, nothing be sent of it. */
+void reply_take(struct reply_queue *q, char *to);
+
+/* Calls fn for each ready source in the queue whose value is not sent yet. */
+void reply_each_ready(struct reply_queue *q, void (*fn)(struct reply_source *s));
+
+#endif

@@ -1,0 +1,337 @@
+/* flash/engine.h: what the files of the flash engine share, and nobody else includes.
+ *
+ *   extstore.c     create, attach, destroy, info, reconcile, notify
+ *   flash/page.c     the page table: states, versions, counts, pins, free pages
+ *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
+ *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict
+ *   upkeep/probe.c    are sick devices and BAD pages well again?
+ *   flash/ring.c     reads of a worker, over flash/uring.c or flash/pread.c
+ *   upkeep/save.c     page table to and from a checkpoint
+ *   upkeep/scan.c     page table and records from what is on flash
+ *   flash/record.c   bytes on flash; flash/device.c files; io_thread.c threads
+ *
+ * Lock order inside: LOCK_EXT_BUCKET (one bucket), LOCK_EXT_PAGE (page_lock), LOCK_IO_QUEUE
+ * (notify_lock, pools), LOCK_EXTENTS (free sets, extmap). Upcalls are made with none of them held.
+ */
+#ifndef EXTANT_EXT_INTERNAL_H
+#define EXTANT_EXT_INTERNAL_H
+
+#include "flash/device.h"
+#include "flash/record.h"
+#include "space/extmap.h"
+#include "extstore.h"
+#include "io_thread.h"
+#include "base/lock.h"
+
+#define EXT_NO_PAGE UINT32_MAX
+#define EXT_NO_WBUF UINT32_MAX
+#define EXT_WBUF_MIN_COUNT 4u
+/* Buffers and pages that only reclaim and the cure of failed writes may take, the last buffer only
+ * the cure: without them neither could begin, and nothing would ever become free again. */
+#define EXT_RESERVED_WBUFS 2u
+#define EXT_RESERVED_PAGES 1u
+
+/* ---- what lives in the arena: fixed width, no pointers ---- */
+
+struct ext_page { /* 64 bytes */
+    /* under page_lock; state and version are also read without */
+    _Atomic(uint32_t) version; /* 0 when FREE */
+    _Atomic(uint32_t) state;   /* enum ext_page_state */
+    uint8_t bucket;
+    uint8_t failures;             /* failed writes that ended a life, or a test, in a row */
+    uint16_t bad_chunk;           /* BAD: where, in EXT_IO_CHUNK_BYTES from the page's start */
+    _Atomic(uint32_t) slots_used; /* slots given to wbufs in this life */
+    /* atomic */
+    _Atomic(uint32_t) objects;
+    _Atomic(uint32_t) refs;           /* readers, wbufs not yet written, reclaim; not persistent */
+    _Atomic(uint32_t) slots_busy;     /* of these refs, wbufs; not persistent */
+    _Atomic(uint32_t) exptime_max;    /* UINT32_MAX once a record never expires */
+    _Atomic(uint64_t) bytes_used;     /* of live objects, by length class */
+    _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
+    _Atomic(uint32_t) time_max;       /* youngest time_unix */
+    _Atomic(uint32_t) retry_sec;      /* BAD: not tried before; monotonic */
+    _Atomic(uint64_t) bytes_real;     /* of all objects of this life, exactly */
+};
+static_assert(sizeof(struct ext_page) == 64, "page table entry");
+
+/* What a restart needs of a wbuf. Which range it holds, and if that is written, says extmap. */
+struct ext_wbuf_root {
+    uint64_t memory; /* arena offset of wbuf_bytes */
+    uint32_t version;
+    uint32_t bucket;
+    _Atomic(uint32_t) count;       /* entries that stand in the table */
+    _Atomic(uint32_t) front_bytes; /* records end here */
+};
+static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
+
+/*        counter              what it counts */
+#define EXT_COUNTER_TABLE(X)                                                                       \
+    X(compact_lost, "live records that reclaim could not read")                                    \
+    X(compact_rescues, "records moved by reclaim")                                                 \
+    X(compact_resc_cold, "of these, to bucket coldcompact")                                        \
+    X(compact_resc_old, "of these, to bucket old")                                                 \
+    X(compact_skipped, "records that drop_unread left behind")                                     \
+    X(page_allocs, "pages opened")                                                                 \
+    X(page_evictions, "pages given up with live objects for lack of room")                         \
+    X(page_reclaims, "pages freed")                                                                \
+    X(objects_evicted, "objects dropped with their page")                                          \
+    X(bytes_evicted, "of these, bytes")                                            \
+    X(objects_written, "records appended")                                                         \
+    X(bytes_written, "of these, bytes")                                                            \
+    X(objects_read_reclaim, "records read by reclaim")                                             \
+    X(bytes_read_reclaim, "bytes read by reclaim")                                                 \
+    X(read_errors, "reads that failed for good")                                                   \
+    X(read_retries, "reads tried again")                                                           \
+    X(read_short, "short transfers continued")                                                     \
+    X(write_errors, "writes of a slot that failed after their retries")                            \
+    X(write_retries, "writes tried again")                                                         \
+    X(write_moved, "records moved away from a failed write")                                       \
+    X(write_mismatches, "slots that were not on flash as they were written")                       \
+    X(device_bytes_written, "bytes given to devices")                                              \
+    X(bad_checksums, "records or tables that did not verify")                                      \
+    X(pages_lost, "pages retired after write errors")                                              \
+    X(pages_back, "of these, used again after a test write")                                       \
+    X(evicted_index_full, "objects dropped because the index is full")                             \
+    X(objects_expired, "objects dropped by reclaim as expired or flushed")                         \
+    X(objects_unread_dropped, "objects dropped by drop_unread")
+enum ext_counter {
+#define X(name, help) EXT_N_##name,
+    EXT_COUNTER_TABLE(X)
+#undef X
+        EXT_COUNTER_COUNT
+};
+
+struct ext_root {
+    uint64_t format; /* EXT_ROOT_FORMAT; 0: nothing was ever made here */
+    uint64_t page_bytes, wbuf_bytes;
+    uint32_t page_count, wbuf_count, device_count, reserved;
+    struct {
+        uint64_t dev, ino, bytes;
+    } devices[EXT_DEVICES_MAX];
+    uint64_t pages; /* arena offsets of the tables */
+    uint64_t wbufs;
+    uint64_t words; /* extmap's */
+    _Atomic(uint64_t) next_seq;
+    _Atomic(uint32_t) next_version;
+    _Atomic(uint32_t) flush_unix; /* ext_flush_all */
+    _Atomic(uint64_t) counters[EXT_COUNTER_COUNT];
+};
+#define EXT_ROOT_FORMAT UINT64_C(0x0231746f6f527845)
+static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root");
+
+/* ---- what belongs to this process ---- */
+
+/* A wbuf; its number is also the buffer number of extmap.
+ *
+ *   FREE --take--> TAKEN --open--> OPEN --close--> FLUSHING --written--> CLEAN --take--> TAKEN
+ *                                                   |     ^              |
+ *                                     write failed  v     | retry        +-- page freed --> FREE
+ *                                                  STUCK
+ *
+ *   TAKEN   holds no range, is in no list, for the moment in which it is opened.
+ *   STUCK   waits for the device to come back, or for room elsewhere. Then CLEAN, or FREE if its
+ *           records were moved.
+ *   CLEAN   extmap has it, and gives it to who takes a buffer, least recently used first.
+ */
+enum ext_wbuf_state {
+    EXT_WBUF_FREE,
+    EXT_WBUF_TAKEN,
+    EXT_WBUF_OPEN,
+    EXT_WBUF_FLUSHING,
+    EXT_WBUF_STUCK,
+    EXT_WBUF_CLEAN
+};
+
+struct ext_wbuf {
+    /* const after create */
+    struct extstore *e;
+    struct ext_wbuf_root *root;
+    char *memory;
+    uint32_t id;
+    /* under LOCK_EXT_BUCKET while OPEN, then the flusher's */
+    uint64_t slot;
+    uint32_t page;
+    uint32_t fill_bytes, fill_count; /* reserved so far */
+    bool moved;                      /* its records are elsewhere, it is to be given back */
+    uint32_t rounds;                 /* writes of the whole that failed */
+    uint32_t chunk_tries;            /* of the chunk at `written`, in this round */
+    uint32_t compare_tries;          /* times that the slot was written and not there, in this round */
+    uint64_t written;                /* bytes of the slot that are on flash, in this round */
+    uint64_t opened_ns;
+    struct io_job job;
+    /* atomic */
+    _Atomic(uint32_t) state;   /* enum ext_wbuf_state; for counts and checks */
+    _Atomic(uint32_t) writers; /* appends being copied; EXT_WBUF_CLOSED once no more may begin */
+};
+#define EXT_WBUF_CLOSED 0x80000000u
+
+struct ext_bucket_files { /* a bucket at work */
+    struct lock lock;     /* LOCK_EXT_BUCKET */
+    struct ext_wbuf *open;
+    _Atomic(uint32_t) page; /* whose slots are given out, or EXT_NO_PAGE; also read without */
+    uint32_t next_slot;     /* of that page */
+};
+
+struct ext_page_where { /* const: page number -> device */
+    uint32_t device;
+    uint32_t unit; /* number on the device */
+};
+
+struct ext_notify {
+    struct ext_notify *next;
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+struct ext_read_counters { /* one for each ring: written by its thread only */
+    _Atomic(uint64_t) objects_read, bytes_read, device_reads, buffer_hits;
+    _Atomic(uint64_t) read_errors, read_retries, read_short, bad_checksums;
+};
+
+struct ext_reclaim;
+struct ext_scan;
+
+enum ext_probe_kind { EXT_PROBE_WRITE, EXT_PROBE_READ, EXT_PROBE_PAGE };
+
+struct ext_probe { /* one for each device */
+    /* const after create */
+    struct extstore *e;
+    uint32_t device;
+    /* the maintenance thread's; the job's while running is true */
+    enum ext_probe_kind kind;
+    uint32_t page;      /* that is tried: FREE, or BAD with a reference */
+    uint32_t tries;     /* that failed, in a row */
+    uint32_t turn;      /* which block is read */
+    uint64_t next_ns[EXT_PROBE_PAGE + 1]; /* not before, by kind */
+    struct io_job job;
+    /* atomic */
+    _Atomic(bool) running;
+    _Atomic(uint32_t) unit; /* the FREE page that is being written to, or EXT_NO_PAGE */
+};
+
+struct extstore {
+    /* const after create */
+    struct ext_options opt;
+    struct ext_tunables *tun;
+    struct arena *arena;
+    struct ext_root *root;
+    struct ext_page *pages;
+    struct ext_page_where *where;
+    struct ext_wbuf *wbufs;
+    uint32_t page_count, wbuf_count, device_count;
+    uint32_t slots_per_page;
+    uint64_t page_bytes, wbuf_bytes;
+    uint64_t page_granules, slot_granules;
+    struct ext_device devices[EXT_DEVICES_MAX];
+    int device_fds[EXT_DEVICES_MAX];
+    struct extmap *map;
+    struct io_pool *write_pool; /* flushes, reclaim's reads, notifications */
+    bool uring;                 /* the engine that rings try first */
+    uint64_t ring_bytes;        /* read buffers of one ring: slots, and as much for large reads */
+    struct ext_reclaim *reclaim;
+    struct ext_scan *scan; /* buffers of upkeep/scan.c, until ext_attach_done */
+    void (*event_fn)(void *ctx, const char *line);
+    void *event_ctx;
+    void (*maint_fn)(void *ctx);
+    void *maint_ctx;
+
+    struct ext_bucket_files buckets[EXT_BUCKET_COUNT]; /* each under its own lock */
+
+    /* under page_lock (LOCK_EXT_PAGE) */
+    struct lock page_lock;
+    uint32_t *free_wbufs; /* stack of buffers that hold no range */
+    uint32_t free_wbuf_count;
+    uint32_t device_turn[EXT_BUCKET_COUNT]; /* round robin over the devices of a class */
+
+    /* under notify_lock (LOCK_IO_QUEUE) */
+    struct lock notify_lock;
+    struct ext_notify *notify_list;
+    pthread_cond_t idle_cond; /* dirty_wbufs became less */
+    bool notify_queued;
+    struct io_job notify_job;
+
+    /* under pool_lock (LOCK_CONTROL) */
+    struct lock pool_lock;
+    struct io_pool *read_pool; /* of the thread engine; made by the first ring that needs it */
+
+    /* under rings_lock (LOCK_STATS) */
+    struct lock rings_lock;
+    struct ext_ring *rings;
+    struct ext_read_counters retired; /* of rings that are gone */
+
+    /* atomic */
+    _Atomic(bool) notify_any;
+    _Atomic(bool) attaching; /* objects are being counted: nothing may be freed for having none */
+    _Atomic(bool) stopping;
+    _Atomic(uint32_t) dirty_wbufs;    /* OPEN, FLUSHING or STUCK */
+    _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
+    _Atomic(uint32_t) stuck_wbufs;
+    _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
+    _Atomic(uint32_t) bad_pages;
+    _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
+    struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */
+};
+
+static inline void ext_count(struct extstore *e, enum ext_counter n, uint64_t by)
+{
+    atomic_fetch_add_explicit(&e->root->counters[n], by, memory_order_relaxed);
+}
+static inline uint64_t ext_counted(const struct extstore *e, enum ext_counter n)
+{
+    return atomic_load_explicit(&e->root->counters[n], memory_order_relaxed);
+}
+
+static inline uint32_t ext_place_page(const struct extstore *e, ext_place place)
+{
+    return (uint32_t)(place / e->page_granules);
+}
+static inline uint64_t ext_place_slot(const struct extstore *e, ext_place place)
+{
+    return place / e->slot_granules;
+}
+static inline ext_place ext_slot_place(const struct extstore *e, uint64_t slot)
+{
+    return slot * e->slot_granules;
+}
+static inline uint32_t ext_slot_page(const struct extstore *e, uint64_t slot)
+{
+    return (uint32_t)(slot / e->slots_per_page);
+}
+/* Where a slot begins on its device. */
+static inline uint64_t ext_slot_offset(const struct extstore *e, uint64_t slot)
+{
+    return e->where[ext_slot_page(e, slot)].unit * e->page_bytes +
+           slot % e->slots_per_page * e->wbuf_bytes;
+}
+static inline struct ext_device *ext_page_device(struct extstore *e, uint32_t page)
+{
+    return &e->devices[e->where[page].device];
+}
+
+/* upkeep/save.c: fills the empty tables from a checkpoint. 0; -ESTALE they are not of these files and
+ * sizes; checkpoint_get's error. */
+int ext_load_tables(struct extstore *e, struct checkpoint_reader *r);
+/* upkeep/scan.c: fills the empty tables from the trailers on flash: what is there is WRITTEN in SEALED
+ * pages. 0 or -ENOMEM. */
+int ext_scan_tables(struct extstore *e);
+void ext_scan_end(struct extstore *e); /* frees buffers */
+
+/* A test runs the engine's jobs (flash/device.h). */
+static inline bool ext_is_stepped(const struct extstore *e)
+{
+    return e->opt.device_ops != NULL && e->opt.device_ops->stepped;
+}
+
+/* An append may succeed that did not before: wakes who waits (from an I/O thread). Any lock up to
+ * LOCK_EXT_PAGE may be held. */
+void ext_wake_writers(struct extstore *e);
+/* ext_maint_step has work. Any lock may be held. */
+static inline void ext_wake_maint(struct extstore *e)
+{
+    if (e->maint_fn != NULL)
+        e->maint_fn(e->maint_ctx);
+}
+/* Right now a buffer and a page are there for an ordinary append. */
+bool ext_is_writable(struct extstore *e);
+
+#endif

@@ -1,0 +1,66 @@
+/* flash/page.h: the page table: which page is in which state, and when it is free.
+ *
+ * The states and their edges are drawn in extstore.h; this file makes them.
+ * A page becomes free at the last of: ext_drop of its last object, unpin of
+ * its last reader, the end of the writing of its last wbuf, or its seal. Whoever does
+ * that frees it at once, so no scan is needed and none is forgotten: each
+ * decrement is followed by a look at the other counters (all sequentially
+ * consistent), and the decision is made again under page_lock.
+ *
+ * Why objects == 0 and refs == 0 is final: a pin is taken only through a live
+ * place (objects > 0, and the LOCK_COLUMN that keeps it live held), and a
+ * sealed page gets no new objects.
+ *
+ * Threads: any. Locks: page_lock and LOCK_EXTENTS inside.
+ */
+#ifndef EXTANT_EXT_PAGE_H
+#define EXTANT_EXT_PAGE_H
+
+#include "flash/engine.h"
+
+static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
+{
+    return (enum ext_page_state)atomic_load_explicit(&p->state, memory_order_acquire);
+}
+
+/* FREE -> OPEN: takes the lowest free page of a device of the bucket's class (round robin over its
+ * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO:
+ * every device that could do is failed. */
+int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page);
+/* OPEN -> SEALED (or FREE at once). Nothing if it is BAD. */
+void ext_page_seal(struct extstore *e, uint32_t page);
+/* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which
+ * stays). */
+bool ext_page_drain(struct extstore *e, uint32_t page);
+/* Any but FREE -> BAD: a write failed at so many bytes from the page's start. True iff it was not
+ * BAD before. */
+bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset);
+
+/* A BAD page of the device that holds nothing, the one that has waited longest for its turn, with a
+ * reference for the caller, who tries to write to it; or EXT_NO_PAGE. Due ones only, or any. */
+uint32_t ext_page_retry_begin(struct extstore *e, uint32_t device, bool any);
+/* The end of that. ok: BAD -> FREE, and all BAD pages of the device are due at once; else the page
+ * waits twice as long as last time. Returns the seconds that it waits now (0 if ok). */
+uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok);
+/* The device is back: its BAD pages are due. */
+void ext_page_retry_all(struct extstore *e, uint32_t device);
+
+/* Counts one more object, for which a wbuf that is not yet written has room. Any number of threads. */
+void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,
+                         unsigned len_class, uint32_t exptime_unix, uint32_t time_unix);
+/* Bytes of the live objects: what was written, scaled by the live share of it by length class (a
+ * drop knows no more than the class). Exact while all or none live; never more than was written. */
+uint64_t ext_page_live_bytes(const struct ext_page *p);
+void ext_page_pin(struct extstore *e, uint32_t page);
+void ext_page_unpin(struct extstore *e, uint32_t page);
+/* SEALED or DRAINING, no object, no reference -> FREE; else nothing. */
+void ext_page_try_free(struct extstore *e, uint32_t page);
+
+/* FREE pages of the devices of this class that take writes; and pages of the class in all. */
+uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class);
+uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class);
+
+/* Checks what the page's state promises; page_lock held. */
+void ext_page_assert(struct extstore *e, uint32_t page);
+
+#endif

@@ -1,0 +1,130 @@
+/* flash/pread.c: see flash/pread.h. */
+#include "flash/pread.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+struct twin_read {
+    struct io_job job;
+    struct ext_twin *twin;
+    struct twin_read *next; /* free list, or list of completions */
+    struct ext_device *device;
+    char *buf;
+    uint64_t offset;
+    void *user;
+    uint32_t bytes;
+    int result;
+};
+
+struct ext_twin {
+    /* const after create */
+    struct ext_device *devices;
+    struct io_pool *pool;
+    int event_fd;
+    struct twin_read *reads;
+    /* owned by the ring's thread */
+    struct twin_read *free;
+    /* atomic: pushed by the pool's threads, taken whole by the ring's */
+    _Atomic(struct twin_read *) completed;
+    _Atomic(uint32_t) completing; /* pool threads that may still touch the twin */
+};
+
+static void read_run(struct io_job *job)
+{
+    struct twin_read *r = (struct twin_read *)((char *)job - offsetof(struct twin_read, job));
+    struct ext_twin *t = r->twin;
+    const struct ext_device_ops *ops = r->device->ops;
+    ssize_t n;
+    do {
+        n = ops->pread(ops->ctx, r->device->fd, r->buf, r->bytes, (off_t)r->offset);
+    } while (n == -EINTR);
+    r->result = n > (ssize_t)r->bytes ? -EIO : (int)n;
+    atomic_fetch_add(&t->completing, 1);
+    r->next = atomic_load(&t->completed);
+    while (!atomic_compare_exchange_weak(&t->completed, &r->next, r))
+        ;
+    uint64_t one = 1;
+    ssize_t written =
+        write(t->event_fd, &one, sizeof(one)); /* fails only when it is readable anyway */
+    (void)written;
+    atomic_fetch_sub(&t->completing, 1);
+}
+
+int ext_twin_create(struct ext_twin **out, unsigned depth, struct ext_device *devices,
+                    struct io_pool *pool, int event_fd)
+{
+    struct ext_twin *t = calloc(1, sizeof(*t));
+    if (t == NULL)
+        return -ENOMEM;
+    t->reads = calloc(depth, sizeof(*t->reads));
+    if (t->reads == NULL) {
+        free(t);
+        return -ENOMEM;
+    }
+    t->devices = devices;
+    t->pool = pool;
+    t->event_fd = event_fd;
+    for (unsigned i = 0; i < depth; i++) {
+        t->reads[i].twin = t;
+        t->reads[i].job.run = read_run;
+        t->reads[i].next = t->free;
+        t->free = &t->reads[i];
+    }
+    *out = t;
+    return 0;
+}
+
+void ext_twin_destroy(struct ext_twin *t)
+{
+    if (t == NULL)
+        return;
+    while (atomic_load(&t->completing) != 0) /* a few instructions after the last completion */
+        sched_yield();
+    free(t->reads);
+    free(t);
+}
+
+void ext_twin_read(struct ext_twin *t, unsigned device, char *buf, uint32_t bytes, uint64_t offset,
+                   void *user)
+{
+    struct twin_read *r = t->free;
+    ASSERT(r != NULL);
+    t->free = r->next;
+    r->device = &t->devices[device];
+    r->buf = buf;
+    r->bytes = bytes;
+    r->offset = offset;
+    r->user = user;
+    io_pool_submit(t->pool, &r->job);
+}
+
+unsigned ext_twin_reap(struct ext_twin *t, bool wait, void (*fn)(void *ctx, void *user, int result),
+                       void *ctx)
+{
+    struct twin_read *list = atomic_exchange(&t->completed, NULL);
+    while (wait && list == NULL) {
+        struct pollfd p = {.fd = t->event_fd, .events = POLLIN};
+        (void)poll(&p, 1, 100);
+        list = atomic_exchange(&t->completed, NULL);
+    }
+    struct twin_read *in_order = NULL;
+    while (list != NULL) {
+        struct twin_read *next = list->next;
+        list->next = in_order;
+        in_order = list;
+        list = next;
+    }
+    unsigned n = 0;
+    while (in_order != NULL) {
+        struct twin_read *r = in_order;
+        in_order = r->next;
+        void *user = r->user;
+        int result = r->result;
+        r->next = t->free;
+        t->free = r;
+        fn(ctx, user, result);
+        n++;
+    }
+    return n;
+}

@@ -1,0 +1,666 @@
+/* flash/wbuf.c: see flash/wbuf.h. In the order of a wbuf's life: open, append, close, flush, cure. */
+#include "flash/wbuf.h"
+
+#include "flash/page.h"
+
+#define WRITE_TRIES 10u                       /* of a chunk */
+#define WRITE_PAUSE_NS UINT64_C(1000000)      /* before the second; doubled each time, up to */
+#define WRITE_PAUSE_MAX_NS UINT64_C(50000000) /* this: 0.2 s in all */
+#define STUCK_DELAY_NS UINT64_C(50000000)     /* before the second round; doubled each time */
+#define STUCK_DOUBLINGS_MAX 4u                /* 0.8 s */
+#define COMPARE_BYTES (128 * KiB) /* read back at once */
+#define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader copies from a buffer that is to be freed */
+
+static void flush_run(struct io_job *job);
+
+void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root)
+{
+    struct ext_wbuf *w = &e->wbufs[id];
+    w->e = e;
+    w->id = id;
+    w->root = root;
+    w->memory = arena_base(e->arena) + root->memory;
+    w->job.run = flush_run;
+}
+
+/* ---- open ---- */
+
+static bool is_any_device_well(const struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        if (!ext_device_failed(&e->devices[i]))
+            return true;
+    }
+    return false;
+}
+
+/* Who opens a wbuf, and how many of the last ones it has to leave to others. Appends may all wait for
+ * reclaim, reclaim for the cure of a failed write, and a cure for nobody. */
+enum wbuf_use { FOR_CURE, FOR_RECLAIM, FOR_APPEND };
+static_assert(FOR_APPEND == EXT_RESERVED_WBUFS, "what appends leave");
+
+/* Takes a buffer that holds no range, or the least recently used clean one. */
+static struct ext_wbuf *take_buffer(struct extstore *e, enum wbuf_use use)
+{
+    uint32_t limit = e->wbuf_count - use;
+    struct ext_wbuf *w = NULL;
+    uint32_t id;
+    lock_take(&e->page_lock);
+    if (atomic_load(&e->dirty_wbufs) < limit) {
+        if (e->free_wbuf_count > 0)
+            w = &e->wbufs[e->free_wbufs[--e->free_wbuf_count]];
+        else if (extmap_shrink(e->map, &id) == 0)
+            w = &e->wbufs[id];
+        if (w != NULL) {
+            atomic_store_explicit(&w->state, EXT_WBUF_TAKEN, memory_order_relaxed);
+            atomic_fetch_add(&e->dirty_wbufs, 1);
+        }
+    }
+    lock_release(&e->page_lock);
+    return w;
+}
+
+/* The wbuf is not dirty any more and its buffer holds no range. page_lock held. */
+static void give_buffer_back(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    lock_assert_held(&e->page_lock);
+    atomic_store_explicit(&w->state, EXT_WBUF_FREE, memory_order_relaxed);
+    ASSERT(e->free_wbuf_count < e->wbuf_count);
+    e->free_wbufs[e->free_wbuf_count++] = w->id;
+    atomic_fetch_sub(&e->dirty_wbufs, 1);
+}
+
+/* Makes sure that the bucket has a page with a slot left. */
+static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    uint32_t page = atomic_load_explicit(&b->page, memory_order_relaxed);
+    if (page != EXT_NO_PAGE && b->next_slot < e->slots_per_page &&
+        ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
+        !ext_device_failed(ext_page_device(e, page)))
+        return 0;
+    uint32_t fresh;
+    int rc = ext_page_open(e, bucket, reserve, &fresh);
+    if (rc != 0)
+        return rc;
+    /* An unfinished page is left behind only when its device failed. */
+    if (page != EXT_NO_PAGE && b->next_slot < e->slots_per_page)
+        ext_page_seal(e, page);
+    atomic_store_explicit(&b->page, fresh, memory_order_relaxed);
+    b->next_slot = 0;
+    return 0;
+}
+
+/* Opens a wbuf on the bucket's page. The caller makes it the bucket's open one, whose former one it
+ * closes, or keeps it for itself. */
+static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use use,
+                     struct ext_wbuf **out)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_assert_held(&b->lock);
+    struct ext_wbuf *w = take_buffer(e, use);
+    if (w == NULL) /* nobody waits for a device that may never come back */
+        return is_any_device_well(e) ? -EAGAIN : -EIO;
+    int rc = need_slot(e, bucket, use != FOR_APPEND);
+    if (rc != 0) {
+        lock_take(&e->page_lock);
+        give_buffer_back(w);
+        lock_release(&e->page_lock);
+        return rc;
+    }
+    uint32_t page = atomic_load_explicit(&b->page, memory_order_relaxed);
+    struct ext_page *p = &e->pages[page];
+    w->slot = (uint64_t)page * e->slots_per_page + b->next_slot;
+    w->page = page;
+    w->fill_bytes = w->fill_count = 0;
+    w->moved = false;
+    w->rounds = w->chunk_tries = w->compare_tries = 0;
+    w->written = 0;
+    w->opened_ns = io_now_ns();
+    w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
+    w->root->bucket = bucket;
+    atomic_store_explicit(&w->root->front_bytes, 0, memory_order_relaxed);
+    atomic_store_explicit(&w->root->count, 0, memory_order_release);
+    atomic_store(&w->writers, 0);
+    atomic_store_explicit(&w->state, EXT_WBUF_OPEN, memory_order_relaxed);
+    ext_page_pin(e, page);
+    atomic_fetch_add(&p->slots_busy, 1);
+    b->next_slot++;
+    atomic_store_explicit(&p->slots_used, b->next_slot, memory_order_relaxed);
+    extmap_set_delayed(e->map, w->slot, w->id);
+    *out = w;
+    return 0;
+}
+
+/* ---- append ---- */
+
+static bool fits(const struct extstore *e, const struct ext_wbuf *w, uint64_t record_bytes)
+{
+    return w->fill_bytes + record_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count + 1);
+}
+
+/* No more appends begin. Bucket lock held; the wbuf is not the bucket's open one any more. */
+static void close_wbuf(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    bool last = w->slot % e->slots_per_page == e->slots_per_page - 1;
+    atomic_store_explicit(&w->state, EXT_WBUF_FLUSHING, memory_order_relaxed);
+    atomic_fetch_add(&e->flushing_wbufs, 1);
+    if (last)
+        ext_page_seal(e, page); /* our own reference keeps it from being freed */
+    if (atomic_fetch_or(&w->writers, EXT_WBUF_CLOSED) == 0)
+        io_pool_submit(e->write_pool, &w->job);
+}
+
+void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_take(&b->lock);
+    struct ext_wbuf *w = b->open;
+    b->open = NULL;
+    if (w != NULL)
+        close_wbuf(w);
+    lock_release(&b->lock);
+}
+
+/* The page that the bucket appends to, or EXT_NO_PAGE; its number stays behind when it is full. */
+static uint32_t open_page(const struct extstore *e, unsigned bucket)
+{
+    uint32_t page = atomic_load_explicit(&e->buckets[bucket].page, memory_order_relaxed);
+    bool is_ours = page != EXT_NO_PAGE && e->pages[page].bucket == bucket &&
+                   ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN;
+    return is_ours ? page : EXT_NO_PAGE;
+}
+
+bool ext_wbuf_end_oldest_page(struct extstore *e)
+{
+    uint32_t newest = atomic_load(&e->root->next_version), best_age = 0;
+    struct ext_bucket_files *b = NULL;
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
+        uint32_t page = open_page(e, i);
+        if (page == EXT_NO_PAGE || atomic_load(&e->pages[page].objects) == 0)
+            continue;
+        uint32_t age = newest - atomic_load(&e->pages[page].version);
+        if (b == NULL || age > best_age) {
+            b = &e->buckets[i];
+            best_age = age;
+        }
+    }
+    if (b == NULL)
+        return false;
+    lock_take(&b->lock);
+    uint32_t page = open_page(e, (unsigned)(b - e->buckets));
+    struct ext_wbuf *open = b->open;
+    b->open = NULL;
+    if (open != NULL)
+        close_wbuf(open);
+    if (page != EXT_NO_PAGE) {
+        atomic_store_explicit(&b->page, EXT_NO_PAGE, memory_order_relaxed);
+        ext_page_seal(e, page);
+    }
+    lock_release(&b->lock);
+    return true;
+}
+
+/* All buffers are open in some bucket, or stuck, and none is being written, so none would ever come
+ * back: has the one that was opened first written out. The lock of bucket `held` is held. */
+static void relieve(struct extstore *e, enum ext_bucket held)
+{
+    if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
+        return;
+    struct ext_bucket_files *victim = NULL;
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
+        struct ext_bucket_files *b = &e->buckets[i];
+        if (i != held && !lock_try(&b->lock)) /* out of order, and so only tried */
+            continue;
+        if (b->open != NULL && b->open->fill_count > 0 &&
+            (victim == NULL || b->open->opened_ns < victim->open->opened_ns)) {
+            if (victim != NULL && victim != &e->buckets[held])
+                lock_release(&victim->lock);
+            victim = b;
+        } else if (i != held) {
+            lock_release(&b->lock);
+        }
+    }
+    if (victim == NULL)
+        return;
+    struct ext_wbuf *w = victim->open;
+    victim->open = NULL;
+    close_wbuf(w);
+    if (victim != &e->buckets[held])
+        lock_release(&victim->lock);
+}
+
+/* Reserves room for the record in a wbuf that it fits in, and counts the object. Who else may append
+ * to the wbuf is kept out by the caller. */
+static void reserve_in(struct ext_wbuf *w, const struct ext_record_in *in, uint64_t record_bytes,
+                       struct ext_append *out)
+{
+    struct extstore *e = w->e;
+    uint32_t offset = w->fill_bytes;
+    *ext_entry_at(w->memory + e->wbuf_bytes, w->fill_count) =
+        (struct ext_entry){in->hash, offset / EXT_GRANULE_BYTES, (uint32_t)record_bytes};
+    w->fill_bytes += (uint32_t)record_bytes;
+    w->fill_count++;
+    atomic_store_explicit(&w->root->front_bytes, w->fill_bytes, memory_order_relaxed);
+    atomic_store_explicit(&w->root->count, w->fill_count, memory_order_release);
+    atomic_fetch_add(&w->writers, 1);
+    out->wbuf = w;
+    out->place = ext_slot_place(e, w->slot) + offset / EXT_GRANULE_BYTES;
+    out->len_class = ext_len_class(record_bytes);
+    ext_page_add_object(e, w->page, record_bytes, out->len_class, in->exptime_unix, in->time_unix);
+}
+
+/* The same in the bucket's open wbuf, or the next. */
+static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+                        uint64_t record_bytes, bool reserve, struct ext_append *out)
+{
+    struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_take(&b->lock);
+    struct ext_wbuf *w = b->open;
+    if (w == NULL || !fits(e, w, record_bytes)) {
+        struct ext_wbuf *fresh;
+        int rc = open_wbuf(e, bucket, reserve ? FOR_RECLAIM : FOR_APPEND, &fresh);
+        if (rc != 0) {
+            if (rc == -EAGAIN)
+                relieve(e, bucket);
+            else if (rc == -ENOSPC && !reserve)
+                ext_wake_maint(e);
+            lock_release(&b->lock);
+            return rc;
+        }
+        if (w != NULL)
+            close_wbuf(w);
+        b->open = w = fresh;
+    }
+    reserve_in(w, in, record_bytes, out);
+    lock_release(&b->lock);
+    return 0;
+}
+
+/* Puts the record where room was reserved for it. */
+static void write_record(const struct ext_append *a, const struct ext_record_in *in, uint64_t seq,
+                         uint64_t record_bytes)
+{
+    struct ext_wbuf *w = a->wbuf;
+    struct extstore *e = w->e;
+    uint64_t offset = (a->place - ext_slot_place(e, w->slot)) * EXT_GRANULE_BYTES;
+    ext_record_write(w->memory + offset, in, seq, w->root->version, a->place);
+    ext_count(e, EXT_N_objects_written, 1);
+    ext_count(e, EXT_N_bytes_written, record_bytes);
+}
+
+int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+                     uint64_t seq, bool reserve, struct ext_append *out)
+{
+    ASSERT(bucket < EXT_BUCKET_COUNT);
+    uint64_t record_bytes = ext_record_bytes(in->key_bytes, in->value_bytes);
+    if (record_bytes > ext_record_max_bytes(e))
+        return -E2BIG;
+    int rc = reserve_room(e, bucket, in, record_bytes, reserve, out);
+    if (rc != 0)
+        return rc;
+    if (seq == 0)
+        seq = atomic_fetch_add_explicit(&e->root->next_seq, 1, memory_order_relaxed) + 1;
+    write_record(out, in, seq, record_bytes);
+    return 0;
+}
+
+void ext_append_end(struct ext_append *a)
+{
+    struct ext_wbuf *w = a->wbuf;
+    struct extstore *e = w->e;
+    uint32_t before = atomic_fetch_sub(&w->writers, 1);
+    ASSERT((before & ~EXT_WBUF_CLOSED) != 0);
+    if (before - 1 == EXT_WBUF_CLOSED)
+        io_pool_submit(e->write_pool, &w->job);
+}
+
+int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+               ext_place *place, unsigned *len_class)
+{
+    struct ext_append a;
+    int rc = ext_append_begin(e, bucket, in, 0, false, &a);
+    if (rc != 0)
+        return rc;
+    *place = a.place;
+    *len_class = a.len_class;
+    ext_append_end(&a);
+    return 0;
+}
+
+uint64_t ext_record_max_bytes(const struct extstore *e)
+{
+    return min_u64(round_down(ext_table_start(e->wbuf_bytes, 1), EXT_GRANULE_BYTES),
+                   EXT_RECORD_MAX_BYTES);
+}
+
+/* ---- flush: from here on in I/O threads ---- */
+
+/* What of a slot is written: all before front, and from table on; not the blocks between, which hold
+ * neither records nor table. */
+struct span {
+    uint64_t front, table;
+};
+
+static struct span written_span(const struct ext_wbuf *w)
+{
+    uint64_t bytes = w->e->wbuf_bytes;
+    struct span s = {round_up(w->fill_bytes, EXT_IO_ALIGN_BYTES),
+                     round_down(ext_table_start(bytes, w->fill_count), EXT_IO_ALIGN_BYTES)};
+    if (s.front + EXT_IO_CHUNK_BYTES >= s.table) /* a small gap is cheaper written than skipped */
+        s.front = s.table = bytes;
+    return s;
+}
+
+/* Moves *at beyond the gap, if it is there; the end of the part it is in then. */
+static uint64_t span_end(const struct span *s, uint64_t bytes, uint64_t *at)
+{
+    if (*at >= s->front && *at < s->table)
+        *at = s->table;
+    return *at < s->front ? s->front : bytes;
+}
+
+/* Goes on with the writing of the slot. On an error `written` says how far it came. */
+static int write_rest(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    struct ext_device *d = ext_page_device(e, w->page);
+    uint64_t at = ext_slot_offset(e, w->slot);
+    struct span s = written_span(w);
+    while (w->written < e->wbuf_bytes) {
+        uint64_t end = span_end(&s, e->wbuf_bytes, &w->written);
+        struct ext_io_counts c = {0};
+        int rc = ext_device_write(d, w->memory + w->written, end - w->written, at + w->written, &c);
+        w->written += c.bytes;
+        if (c.bytes > 0)
+            w->chunk_tries = 0;
+        ext_count(e, EXT_N_device_bytes_written, c.bytes);
+        ext_count(e, EXT_N_write_retries, c.short_transfers);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* Is the slot on flash as it is in memory? 0; -EIO if not; else why it can't be read. Needs no memory
+ * but the stack's: a page must not be given up for the want of any. */
+static int compare_slot(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    struct ext_device *d = ext_page_device(e, w->page);
+    struct span s = written_span(w);
+    char seen[COMPARE_BYTES] __attribute__((aligned(EXT_IO_ALIGN_BYTES)));
+    int rc = 0;
+    for (uint64_t at = 0; rc == 0 && at < e->wbuf_bytes;) {
+        uint64_t end = span_end(&s, e->wbuf_bytes, &at);
+        uint64_t bytes = min_u64(end - at, sizeof(seen)), offset = ext_slot_offset(e, w->slot) + at;
+        struct ext_io_counts c = {0};
+        rc = bytes > 0 ? ext_device_read(d, seen, bytes, offset, &c) : 0;
+        ext_count(e, EXT_N_read_short, c.short_transfers);
+        if (rc == 0 && memcmp(seen, w->memory + at, bytes) != 0) {
+            ext_count(e, EXT_N_write_mismatches, 1);
+            ext_device_say(d, EXT_FAULT_MISMATCH, offset, 0, "they are written again");
+            rc = -EIO;
+        }
+        at += bytes;
+    }
+    return rc;
+}
+
+/* Writes what is left of the slot and, with verify_writes, sees that it is there; if not, all of it is
+ * left again. */
+static int write_slot(struct ext_wbuf *w)
+{
+    int rc = write_rest(w);
+    if (rc == 0 && w->e->opt.verify_writes && (rc = compare_slot(w)) != 0) {
+        w->written = 0;
+        w->compare_tries++;
+    }
+    return rc;
+}
+
+/* Has the chunk that failed written again a little later, other jobs first. False: often enough. */
+static bool write_again(struct ext_wbuf *w, int rc)
+{
+    struct extstore *e = w->e;
+    struct ext_device *d = ext_page_device(e, w->page);
+    /* A device that is known to be failed gets one try: that is how its return is noticed. */
+    if (++w->chunk_tries >= WRITE_TRIES || w->compare_tries >= WRITE_TRIES || ext_device_failed(d))
+        return false;
+    ext_device_say(d, EXT_FAULT_WRITE, ext_slot_offset(e, w->slot) + w->written, rc,
+                   "it is tried again");
+    ext_count(e, EXT_N_write_retries, 1);
+    uint64_t pause_ns = WRITE_PAUSE_NS << (w->chunk_tries - 1);
+    io_pool_submit_after(e->write_pool, &w->job, min_u64(pause_ns, WRITE_PAUSE_MAX_NS));
+    return true;
+}
+
+static void device_ok(struct extstore *e, uint32_t page)
+{
+    struct ext_device *d = ext_page_device(e, page);
+    if (!ext_device_write_ok(d))
+        return;
+    ext_page_retry_all(e, e->where[page].device);
+    ext_wake_writers(e);
+    ext_wake_maint(e);
+}
+
+/* What is common to both ends of a flush; the wbuf may be in use again already. */
+static void flush_over(struct extstore *e, uint32_t page)
+{
+    atomic_fetch_sub(&e->pages[page].slots_busy, 1);
+    ext_page_unpin(e, page);
+    atomic_fetch_sub(&e->flushing_wbufs, 1); /* last: who waits in ext_sync finds all of it done */
+    lock_take(&e->notify_lock);
+    pthread_cond_broadcast(&e->idle_cond);
+    lock_release(&e->notify_lock);
+    ext_wake_writers(e);
+}
+
+static void unstick(struct ext_wbuf *w)
+{
+    if (atomic_exchange(&w->state, EXT_WBUF_FLUSHING) == EXT_WBUF_STUCK)
+        atomic_fetch_sub(&w->e->stuck_wbufs, 1);
+}
+
+/* The slot is on flash: the buffer stays as a copy to read from, until it is needed. */
+static void flushed(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    device_ok(e, page);
+    unstick(w);
+    atomic_store_explicit(&w->state, EXT_WBUF_CLEAN, memory_order_relaxed);
+    lock_take(&e->page_lock);
+    extmap_set_clean(e->map, w->slot);
+    atomic_fetch_sub(&e->dirty_wbufs, 1);
+    lock_release(&e->page_lock);
+    flush_over(e, page);
+}
+
+/* ---- when a write fails ---- */
+
+/* The page takes no more: nothing is appended to it, what is in its open wbuf is on its way. If the
+ * whole device is failed, then its pages are not to blame. */
+static void retire_page(struct ext_wbuf *w, int rc)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    struct ext_device *d = ext_page_device(e, page);
+    if (ext_device_failed(d))
+        return;
+    uint64_t offset = ext_slot_offset(e, w->slot) + w->written;
+    bool first = ext_page_fail(e, page, offset - e->where[page].unit * e->page_bytes);
+    if (first)
+        ext_device_say(d, EXT_FAULT_PAGE_BAD, offset, rc,
+                       "what was to be written goes to another page, and this one is read only "
+                       "until it is empty and takes a test write");
+    /* Several wbufs of one page are one failure; but when all are stuck no other page is tried. */
+    if (first || w->rounds > 0)
+        ext_device_page_failed(d, rc);
+    ext_wake_maint(e);
+    struct ext_bucket_files *b = &e->buckets[w->root->bucket];
+    lock_take(&b->lock);
+    if (atomic_load_explicit(&b->page, memory_order_relaxed) == page) {
+        atomic_store_explicit(&b->page, EXT_NO_PAGE, memory_order_relaxed);
+        struct ext_wbuf *open = b->open;
+        if (open != NULL && open->page == page) {
+            b->open = NULL;
+            close_wbuf(open);
+        }
+    }
+    lock_release(&b->lock);
+}
+
+/* Appends one record again, in a wbuf that has room for all that its own holds. */
+static void move_record(struct ext_wbuf *w, const struct ext_entry *entry, struct ext_wbuf *to)
+{
+    struct extstore *e = w->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+    ext_place place = ext_slot_place(e, w->slot) + entry->granule;
+    struct ext_record rec;
+    /* What doesn't verify was being copied when an earlier process was killed. */
+    if (offset + entry->record_bytes > w->fill_bytes ||
+        ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec))
+        return;
+    unsigned heat;
+    if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
+        return;
+    struct ext_record_in in;
+    struct ext_append a;
+    ext_record_again(&rec, entry->hash, &in);
+    uint64_t record_bytes = ext_record_bytes(in.key_bytes, in.value_bytes);
+    ASSERT(fits(e, to, record_bytes));
+    reserve_in(to, &in, record_bytes, &a);
+    write_record(&a, &in, rec.seq, record_bytes);
+    if (cb->moved(cb->ctx, entry->hash, place, a.place, a.len_class))
+        ext_count(e, EXT_N_write_moved, 1);
+    else
+        ext_drop(e, a.place, a.len_class);
+    ext_append_end(&a);
+}
+
+/* Moves what is live to a wbuf of its own, which has room for all of it, and has that written. So a
+ * cure gives a buffer back for the one that it takes, and the last one is enough, however many writes
+ * have failed and wherever the next one fails. False: not now. */
+static bool move_records(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    struct ext_bucket_files *b = &e->buckets[w->root->bucket];
+    struct ext_wbuf *to;
+    lock_take(&b->lock);
+    int rc = open_wbuf(e, w->root->bucket, FOR_CURE, &to);
+    lock_release(&b->lock);
+    if (rc != 0)
+        return false;
+    for (uint32_t i = 0; i < w->fill_count; i++)
+        move_record(w, ext_entry_at(w->memory + e->wbuf_bytes, i), to);
+    w->moved = true;
+    lock_take(&b->lock);
+    close_wbuf(to);
+    lock_release(&b->lock);
+    return true;
+}
+
+/* Nobody refers to the range: gives the buffer back, as soon as no late reader copies from it. */
+static void abandon(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    lock_take(&e->page_lock);
+    bool busy = extmap_set_free(e->map, w->slot, NULL) == -EBUSY;
+    if (!busy) {
+        unstick(w);
+        give_buffer_back(w);
+    }
+    lock_release(&e->page_lock);
+    if (busy)
+        io_pool_submit_after(e->write_pool, &w->job, BUSY_DELAY_NS);
+    else
+        flush_over(e, page);
+}
+
+static void stick(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    if (atomic_exchange(&w->state, EXT_WBUF_STUCK) != EXT_WBUF_STUCK)
+        atomic_fetch_add(&e->stuck_wbufs, 1);
+    lock_take(&e->notify_lock);
+    pthread_cond_broadcast(&e->idle_cond);
+    lock_release(&e->notify_lock);
+    if (atomic_load(&e->stopping))
+        return; /* what an arena file keeps, the next process writes */
+    unsigned doublings = w->rounds - 1 < STUCK_DOUBLINGS_MAX ? w->rounds - 1 : STUCK_DOUBLINGS_MAX;
+    io_pool_submit_after(e->write_pool, &w->job, STUCK_DELAY_NS << doublings);
+}
+
+static void flush_run(struct io_job *job)
+{
+    struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
+    if (w->moved) {
+        abandon(w);
+        return;
+    }
+    if (w->written == 0)
+        ext_trailer_write(w->memory, w->e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
+                          w->fill_bytes);
+    int rc = write_slot(w);
+    if (rc == 0) {
+        flushed(w);
+        return;
+    }
+    if (write_again(w, rc))
+        return;
+    ext_count(w->e, EXT_N_write_errors, 1);
+    retire_page(w, rc);
+    w->rounds++;
+    w->chunk_tries = w->compare_tries = 0;
+    w->written = 0; /* who knows what became of the rest */
+    if (is_any_device_well(w->e) && move_records(w))
+        abandon(w);
+    else
+        stick(w);
+}
+
+/* ---- after an attach ---- */
+
+void ext_wbuf_attach(struct extstore *e)
+{
+    for (uint32_t page = 0; page < e->page_count; page++) {
+        struct ext_page *p = &e->pages[page];
+        if (ext_page_state_of(p) != EXT_PAGE_OPEN)
+            continue;
+        struct ext_bucket_files *b = &e->buckets[p->bucket];
+        uint32_t used = atomic_load(&p->slots_used);
+        if (atomic_load(&b->page) == EXT_NO_PAGE && used < e->slots_per_page) {
+            b->page = page;
+            b->next_slot = used;
+        } else {
+            atomic_store(&p->state, EXT_PAGE_SEALED);
+        }
+    }
+    for (uint32_t i = 0; i < e->wbuf_count; i++) {
+        struct ext_wbuf *w = &e->wbufs[i];
+        if (extmap_buffer_range(e->map, i, &w->slot) != 0) {
+            e->free_wbufs[e->free_wbuf_count++] = i;
+            continue;
+        }
+        w->page = ext_slot_page(e, w->slot);
+        w->state = EXT_WBUF_CLEAN;
+        if (extmap_get(e->map, w->slot).state != EXTMAP_DELAYED)
+            continue;
+        w->fill_count = atomic_load(&w->root->count);
+        w->fill_bytes = atomic_load(&w->root->front_bytes);
+        w->writers = EXT_WBUF_CLOSED;
+        w->state = EXT_WBUF_FLUSHING;
+        atomic_fetch_add(&e->dirty_wbufs, 1);
+        atomic_fetch_add(&e->flushing_wbufs, 1);
+        atomic_fetch_add(&e->pages[w->page].slots_busy, 1);
+        ext_page_pin(e, w->page);
+        io_pool_submit(e->write_pool, &w->job);
+    }
+}

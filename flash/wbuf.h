@@ -1,0 +1,50 @@
+/* flash/wbuf.h: write buffers: where records are put together before they are written.
+ *
+ * A wbuf covers one slot, known when the wbuf is opened, so a record's place is final when it is
+ * appended. Room is reserved under LOCK_EXT_BUCKET (a few additions), bytes are copied and
+ * checksummed outside of it, and the append ends by taking itself off the wbuf's writers. The last
+ * writer of a closed wbuf hands it to the I/O threads. Until the bytes are on flash the range is
+ * DELAYED in extmap; then it is CLEAN, and the buffer serves reads until it is needed again.
+ *
+ * A write that fails: the chunk is tried again several times with growing pauses, in which the
+ * thread does other jobs; then the page is BAD, and the records are appended again elsewhere
+ * (ext_callbacks.moved). When that can't be done now (no device takes writes, no buffer), the wbuf
+ * is STUCK: it stays readable, and its own write is tried again with growing pauses, which also
+ * tells when the device is back. A page is not BAD for a write that failed when the device was
+ * known to be failed.
+ *
+ * Threads: append by any; the rest as said. Locks: LOCK_EXT_BUCKET and later.
+ */
+#ifndef EXTANT_EXT_WBUF_H
+#define EXTANT_EXT_WBUF_H
+
+#include "flash/engine.h"
+
+/* An append that is not finished: the wbuf is not written before ext_append_end(), so whoever
+ * links the place between the two can't be overtaken by a failed write that moves it. */
+struct ext_append {
+    struct ext_wbuf *wbuf;
+    ext_place place;
+    unsigned len_class;
+};
+
+/* ext_append of extstore.h in two steps; seq 0 draws a new one; reserve: may use the buffers and
+ * pages set aside for reclaim and cures. Errors as ext_append; then nothing is to be ended. */
+int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+                     uint64_t seq, bool reserve, struct ext_append *out);
+void ext_append_end(struct ext_append *a);
+
+/* Closes the bucket's open wbuf, if there is one, and so has it written. */
+void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket);
+
+/* Of the pages that are appended to, ends the one that was opened first, full or not, and has its open
+ * wbuf written. False: none holds an object. */
+bool ext_wbuf_end_oldest_page(struct extstore *e);
+
+/* After an attach: has what extmap holds DELAYED written, goes on with OPEN pages. Before any
+ * append; no locks. */
+void ext_wbuf_attach(struct extstore *e);
+
+void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root);
+
+#endif

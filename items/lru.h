@@ -1,0 +1,107 @@
+/* items/lru.h: the segmented LRU lists, and nothing about why an item moves.
+ *
+ * One list for each slab class and segment (HOT, WARM, COLD, TEMP); an item's
+ * lru_id is class | segment << 6. A list is linked by slab handles through the
+ * items themselves, so it lives in the arena; heads and tails are
+ * process-private and are found again after an attach (lru_attach_begin).
+ *
+ * Locks: each list has a LOCK_LRU. An item's links, and the list that its
+ * lru_id names, change only under the list's lock; lru_id itself changes only
+ * with LOCK_COLUMN of the item's key held as well. So whoever holds the column
+ * may read lru_id, and whoever holds the list's lock sees a consistent list.
+ */
+#ifndef EXTANT_LRU_H
+#define EXTANT_LRU_H
+
+#include "base/base.h"
+#include "items/item.h"
+#include "base/lock.h"
+#include "slab_mem.h"
+
+/*      name  bits  memcached's name in stats */
+#define LRU_SEGMENT_TABLE(X)                                                                       \
+    X(HOT, 0, "hot")                                                                               \
+    X(WARM, 1, "warm")                                                                             \
+    X(COLD, 2, "cold")                                                                             \
+    X(TEMP, 3, "temp")
+enum lru_segment {
+#define X(name, bits, text) LRU_##name = bits,
+    LRU_SEGMENT_TABLE(X)
+#undef X
+        LRU_SEGMENT_COUNT
+};
+#define LRU_ID_COUNT (SLAB_CLASS_MAX * LRU_SEGMENT_COUNT)
+
+static inline uint8_t lru_id_of(unsigned cls, enum lru_segment seg)
+{
+    return (uint8_t)(cls | (unsigned)seg << 6);
+}
+static inline unsigned lru_class(uint8_t lru_id) { return lru_id & 63u; }
+static inline enum lru_segment lru_segment(uint8_t lru_id)
+{
+    return (enum lru_segment)(lru_id >> 6);
+}
+
+struct lru;
+
+struct lru *lru_create(struct slab_mem *slab); /* NULL: no memory */
+void lru_destroy(struct lru *l);
+
+/* The list's lock; the caller takes and releases it around the *_locked calls. */
+struct lock *lru_lock(struct lru *l, uint8_t lru_id);
+
+/* Puts the item at the head of the list that its lru_id names; takes the list's lock itself. */
+void lru_link(struct lru *l, struct item *it);
+void lru_unlink(struct lru *l, struct item *it);
+/* The item leaves its list for the head of another segment of its class. Takes both locks, one
+ * after the other. LOCK_COLUMN held. */
+void lru_move(struct lru *l, struct item *it, enum lru_segment to);
+/* An item that was copied from `old` to `neu` takes its place in the list. LOCK_COLUMN held. */
+void lru_substitute(struct lru *l, struct item *old, struct item *neu);
+
+/* With the list's lock held. */
+struct item *lru_tail_locked(struct lru *l, uint8_t lru_id);
+/* Towards the head; NULL at the head. */
+struct item *lru_newer_locked(struct lru *l, const struct item *it);
+struct item *lru_head_locked(struct lru *l, uint8_t lru_id);
+/* Towards the tail; NULL at the tail. */
+struct item *lru_older_locked(struct lru *l, const struct item *it);
+
+uint64_t lru_count(struct lru *l, uint8_t lru_id); /* items */
+uint64_t lru_bytes(struct lru *l, uint8_t lru_id); /* accounted bytes */
+/* The item's accounted size changed while linked. LOCK_COLUMN held. */
+void lru_adjust(struct lru *l, const struct item *it, int64_t delta_bytes);
+/* Age in seconds of the tail, 0 when empty. */
+uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
+
+/* After an attach: the links that another process left when it was killed are kept wherever both
+ * ends agree; the few pieces that this gives are joined in their old order as far as that can be
+ * told.
+ *
+ *   lru_attach_begin
+ *   lru_attach_live(h) for every live item, lru_id and links as they were left
+ *   lru_attach_all_known, once
+ *   if lru_attach_is_broken: lru_attach_look_back(h) for every live item
+ *   lru_attach_end
+ *
+ * live and look_back: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l
+ * until the end. Nobody writes links of items, nor the lru_id of one that has links, until then. */
+struct lru_attach;
+/* NULL: no memory. */
+struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts);
+void lru_attach_live(struct lru_attach *a, unsigned part, slab_handle h);
+void lru_attach_all_known(struct lru_attach *a);
+/* Is another walk needed, with lru_attach_look_back(h) for every live item, because a list is
+ * broken? */
+bool lru_attach_is_broken(const struct lru_attach *a);
+void lru_attach_look_back(struct lru_attach *a, unsigned part, slab_handle h);
+/* Is it one that lru_attach_live() named? */
+bool lru_attach_is_live(const struct lru_attach *a, slab_handle h);
+/* Hint that lru_attach_live(h) comes soon; the item itself should be near already. */
+void lru_attach_prefetch(const struct lru_attach *a, slab_handle h);
+/* Frees a. 0 and how many pieces were joined; -ENOMEM; -EUCLEAN: links go round in a circle. */
+int lru_attach_end(struct lru_attach *a, uint64_t *pieces);
+/* Frees a without using it. */
+void lru_attach_cancel(struct lru_attach *a);
+
+#endif

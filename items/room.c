@@ -1,0 +1,341 @@
+/* items/room.c: where memory for items comes from when there is none: what
+ * happens at the tail of an LRU, and the allocation that asks for it.
+ *
+ * Every removal of an item for lack of room goes through room_pull(), one item
+ * a call. It holds the list's lock only to find the item and try the item's
+ * column (out of order, so only by trying), then only the column. With flash,
+ * a COLD tail is copied to flash and stays a hit; it is evicted only when there is no
+ * flash, or the flash could not take it within ext_max_sleep.
+ */
+#include "items/store.h"
+#include "operator/settings.h"
+#include "operator/watch.h"
+
+#define PULL_TRIES_MAX 50   /* busy tails looked past when room is a must */
+#define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
+#define CHUNKED_BUCKET_MIN_BYTES (512 * KiB)
+#define PREFETCH_VALUE_BYTES 512 /* the processor guesses the rest */
+
+uint8_t flash_flags_of(unsigned flags)
+{
+    return (uint8_t)(((flags & ITEM_FETCHED) ? ITEM_FLASH_FETCHED : 0) |
+                     ((flags & ITEM_TOKEN_SENT) ? ITEM_FLASH_TOKEN_SENT : 0) |
+                     ((flags & ITEM_STALE) ? ITEM_FLASH_STALE : 0) |
+                     ((flags & ITEM_BINARY_KEY) ? ITEM_FLASH_BINARY_KEY : 0));
+}
+
+unsigned item_flags_of(uint8_t f)
+{
+    return ((f & ITEM_FLASH_FETCHED) ? ITEM_FETCHED : 0u) |
+           ((f & ITEM_FLASH_TOKEN_SENT) ? ITEM_TOKEN_SENT : 0u) |
+           ((f & ITEM_FLASH_STALE) ? ITEM_STALE : 0u) |
+           ((f & ITEM_FLASH_BINARY_KEY) ? ITEM_BINARY_KEY : 0u);
+}
+
+static uint32_t unix_of(uint32_t rel_sec)
+{
+    int64_t unix_sec = clock_rel_to_unix(rel_sec);
+    return unix_sec < 1 ? 1 : unix_sec > UINT32_MAX ? UINT32_MAX : (uint32_t)unix_sec;
+}
+
+static enum ext_bucket bucket_of(struct cache *c, const struct item *it, uint32_t exptime, uint32_t now)
+{
+    uint32_t low_ttl = atomic_load_explicit(&c->settings->ext_low_ttl, memory_order_relaxed);
+    if (exptime != 0 && exptime - now < low_ttl)
+        return EXT_BUCKET_LOWTTL;
+    return it->value_bytes >= CHUNKED_BUCKET_MIN_BYTES ? EXT_BUCKET_CHUNKED : EXT_BUCKET_DEFAULT;
+}
+
+static void describe(struct cache *c, struct item *it, uint32_t now, struct watch_item *out)
+{
+    uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    (void)c;
+    memset(out, 0, sizeof(*out));
+    out->key = item_key(it);
+    out->key_bytes = it->key_bytes;
+    out->fetched = item_flags(it) & ITEM_FETCHED;
+    out->ttl_sec = exptime == 0 ? -1 : (int64_t)exptime - (int64_t)now;
+    out->idle_sec = now > time_sec ? now - time_sec : 0;
+    out->slab_class = lru_class(it->lru_id);
+    out->value_bytes = it->value_bytes;
+}
+
+int item_flush(struct cache *c, struct item *it, uint64_t hash)
+{
+    uint32_t now = clock_now_sec();
+    uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    enum ext_bucket bucket = bucket_of(c, it, exptime, now);
+    struct ext_record_in in = {
+        .hash = hash,
+        .key = item_key(it),
+        .value = item_value(it),
+        .value_bytes = it->value_bytes,
+        .key_bytes = it->key_bytes,
+        .item_flags = flash_flags_of(item_flags(it)),
+        .client_flags = item_client_flags(it),
+        .cas = item_cas(it),
+        .exptime_unix = exptime == 0 ? 0 : unix_of(exptime),
+        .time_unix = unix_of(atomic_load_explicit(&it->time_sec, memory_order_relaxed)),
+    };
+    ext_place place;
+    unsigned len_class;
+    int rc = ext_append(c->ext, bucket, &in, &place, &len_class);
+    if (rc != 0)
+        return rc;
+    if (watch_wants(WATCH_EVICTIONS)) {
+        struct watch_item w;
+        describe(c, it, now, &w);
+        watch_extwrite(&w, bucket);
+    }
+    index_replace(c->index, hash, item_slot(c, it, hash), index_make_flash(c->index, place, len_class, 0));
+    debug_held_at(c, hash, it, 0, place);
+    lru_unlink(c->lru, it);
+    item_flag_clear(it, ITEM_LINKED);
+    cache_sizes_count(c, it, -1);
+    cache_count(c, CACHE_N_flushed_items, 1);
+    item_unref(c, it);
+    return 0;
+}
+
+/* The item goes for lack of room. LOCK_COLUMN held. */
+static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
+{
+    unsigned cls = lru_class(it->lru_id), flags = item_flags(it);
+    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    class_count(c, cls, evicted);
+    if (atomic_load_explicit(&it->exptime_sec, memory_order_relaxed) != 0)
+        class_count(c, cls, evicted_nonzero);
+    if (!(flags & ITEM_FETCHED))
+        class_count(c, cls, evicted_unfetched);
+    if (flags & ITEM_ACTIVE)
+        class_count(c, cls, evicted_active);
+    atomic_store_explicit(&c->classes[cls].evicted_time, now > time_sec ? now - time_sec : 0,
+                          memory_order_relaxed);
+    cache_count(c,
+                !c->ext                   ? CACHE_N_evictions_no_flash
+                : flash_error == -EAGAIN  ? CACHE_N_evictions_write_wait
+                : flash_error != -ENOSPC  ? CACHE_N_evictions_device
+                                          : CACHE_N_evictions_flash_full,
+                1);
+    if (watch_wants(WATCH_EVICTIONS)) {
+        struct watch_item w;
+        describe(c, it, now, &w);
+        watch_eviction(&w);
+    }
+    item_unlink(c, it, hash);
+}
+
+/* What is due for a COLD tail. LOCK_COLUMN held. */
+static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode,
+                           uint32_t max_age, uint32_t now)
+{
+    unsigned cls = lru_class(it->lru_id);
+    if (mode == ROOM_JUGGLE) {
+        if (!(item_flags(it) & ITEM_ACTIVE) || !c->settings->lru_segmented)
+            return ROOM_NONE;
+        item_flag_clear(it, ITEM_ACTIVE);
+        class_count(c, cls, moves_to_warm);
+        lru_move(c->lru, it, LRU_WARM);
+        return ROOM_MADE;
+    }
+    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    if (mode == ROOM_FLUSH && (now < time_sec || now - time_sec < max_age))
+        return ROOM_NONE;
+    int rc = 0;
+    if (c->ext) {
+        rc = item_flush(c, it, hash);
+        if (rc == 0) {
+            if (mode != ROOM_FLUSH)
+                cache_count(c, CACHE_N_inline_flushes, 1);
+            return ROOM_MADE;
+        }
+        bool passes = rc == -EAGAIN || rc == -ENOSPC; /* a buffer or a page will come back */
+        if (mode == ROOM_FLUSH)
+            return passes ? ROOM_WAIT : ROOM_NONE;
+        if (mode == ROOM_EVICT && passes)
+            return ROOM_WAIT;
+    }
+    if (!c->settings->evict_to_free)
+        return ROOM_NONE;
+    item_evict(c, it, hash, now, rc);
+    return ROOM_MADE;
+}
+
+/* HOT and WARM give what is over their share, or too old, to COLD; what is active goes to WARM. */
+static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment seg, uint64_t limit,
+                            uint32_t max_age, uint32_t now)
+{
+    unsigned cls = lru_class(it->lru_id);
+    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    if (item_flags(it) & ITEM_ACTIVE) {
+        item_flag_clear(it, ITEM_ACTIVE);
+        if (seg == LRU_WARM)
+            class_count(c, cls, moves_within_lru);
+        else
+            class_count(c, cls, moves_to_warm);
+        lru_move(c->lru, it, LRU_WARM);
+        return ROOM_MADE;
+    }
+    if (lru_bytes(c->lru, it->lru_id) > limit || (now > time_sec && now - time_sec > max_age)) {
+        class_count(c, cls, moves_to_cold);
+        lru_move(c->lru, it, LRU_COLD);
+        return ROOM_MADE;
+    }
+    return ROOM_NONE;
+}
+
+/* Whoever takes a tail takes its neighbours soon. What the next one needs is fetched from memory now;
+ * its own header was when the one before it was taken. The list's lock is held. */
+static void prefetch_newer(struct cache *c, const struct item *it)
+{
+    struct item *next = lru_newer_locked(c->lru, it);
+    if (!next)
+        return;
+    index_prefetch(c->index, item_hash(c, next));
+    prefetch_lines(item_value(next), min_u64(next->value_bytes, PREFETCH_VALUE_BYTES));
+    prefetch_lines(lru_newer_locked(c->lru, next), sizeof(struct item) + CACHE_LINE_BYTES);
+}
+
+/* Finds the oldest item of a list whose column is free; it comes back with its column locked. The
+ * list's lock is released. One that is held can be moved, also to flash, but its memory isn't free before
+ * its holder lets it go: with for_room such are passed over. NULL: none among the tries. */
+static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, bool for_room, uint64_t *hash,
+                              struct lock **column)
+{
+    struct lock *list = lru_lock(c->lru, id);
+    lock_take(list);
+    struct item *it = lru_tail_locked(c->lru, id);
+    for (; it && tries > 0; tries--, it = lru_newer_locked(c->lru, it)) {
+        *hash = item_hash(c, it);
+        *column = index_lock(c->index, *hash);
+        if (!lock_try(*column))
+            continue;
+        bool held = item_refs(it) != 1;
+        if (held)
+            class_count(c, lru_class(id), lrutail_reflocked);
+        if (!held || !for_room) {
+            prefetch_newer(c, it);
+            lock_release(list);
+            return it;
+        }
+        lock_release(*column);
+    }
+    lock_release(list);
+    return NULL;
+}
+
+enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
+                    enum room_mode mode, uint32_t max_age_sec)
+{
+    const struct settings *s = c->settings;
+    uint8_t id = lru_id_of(cls, seg);
+    uint64_t hash;
+    struct lock *column;
+    if (lru_count(c->lru, id) == 0)
+        return ROOM_NONE;
+    bool must = mode == ROOM_EVICT || mode == ROOM_FORCE;
+    struct item *it = take_tail(c, id, must ? PULL_TRIES_MAX : CACHE_PULL_TRIES, must, &hash, &column);
+    if (!it)
+        return ROOM_NONE;
+    uint32_t now = clock_now_sec();
+    enum room result;
+    if (item_death(c, it, now) != ITEM_ALIVE) {
+        class_count(c, cls, reclaimed);
+        if (!(item_flags(it) & ITEM_FETCHED))
+            class_count(c, cls, expired_unfetched);
+        if (must)
+            class_count(c, cls, direct_reclaims);
+        item_unlink(c, it, hash);
+        result = ROOM_MADE;
+    } else if (seg == LRU_COLD) {
+        result = pull_cold(c, it, hash, mode, max_age_sec, now);
+    } else if (seg == LRU_TEMP) {
+        result = ROOM_NONE;
+    } else {
+        uint32_t pct = atomic_load_explicit(seg == LRU_HOT ? &s->hot_lru_pct : &s->warm_lru_pct,
+                                            memory_order_relaxed);
+        result = pull_upper(c, it, seg, total_bytes * pct / 100, max_age_sec, now);
+    }
+    lock_release(column);
+    return result;
+}
+
+enum room room_make(struct cache *c, unsigned cls, bool force)
+{
+    enum room r = room_pull(c, cls, LRU_COLD, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
+    if (r != ROOM_NONE)
+        return r;
+    if (c->settings->lru_segmented) {
+        if (room_pull(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
+            room_pull(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+            return ROOM_MADE;
+        if (room_pull(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+            return ROOM_MADE;
+    }
+    return ROOM_NONE;
+}
+
+/* The class whose COLD list holds the most memory: where room is made when the arena itself is full. */
+static unsigned fullest_class(struct cache *c)
+{
+    unsigned best = 0;
+    uint64_t most = 0;
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
+        uint64_t bytes = lru_bytes(c->lru, lru_id_of(cls, LRU_COLD)) + lru_bytes(c->lru, lru_id_of(cls, LRU_HOT)) +
+                         lru_bytes(c->lru, lru_id_of(cls, LRU_WARM));
+        if (bytes > most) {
+            most = bytes;
+            best = cls;
+        }
+    }
+    return best;
+}
+
+int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t value_bytes,
+               uint32_t client_flags, uint32_t exptime_sec, bool force, struct item **out)
+{
+    unsigned flags = (c->settings->use_cas ? ITEM_CAS : 0) | (client_flags ? ITEM_CFLAGS : 0);
+    uint64_t accounted = item_accounted_bytes_of(key_bytes, value_bytes, flags);
+    uint64_t real = item_real_bytes_of(key_bytes, value_bytes, flags);
+    unsigned cls = slab_class_of(c->slab, accounted);
+    slab_handle h;
+    if (cls == 0 || (c->ext && ext_record_bytes(key_bytes, value_bytes) > ext_record_max_bytes(c->ext)))
+        return -E2BIG;
+    if (real < sizeof(struct item))
+        real = sizeof(struct item);
+    unsigned pull = cls;
+    for (unsigned tries = slab_chunks_of(c->slab, accounted) * 4 + ALLOC_TRIES_MAX;; tries--) {
+        if (!c->settings->lru_segmented && slab_pages_left(c->slab) == 0)
+            room_pull(c, cls, LRU_COLD, 0, ROOM_JUGGLE, 0);
+        int rc = slab_alloc(c->slab, cls, accounted, real, &h);
+        if (rc == 0)
+            break;
+        if (rc == -ENOMEM)
+            pull = fullest_class(c);
+        enum room r = tries == 0 || pull == 0 ? ROOM_NONE : room_make(c, pull, force);
+        if (r == ROOM_WAIT)
+            return -EAGAIN;
+        if (r == ROOM_NONE) {
+            if (c->ext && !force)
+                return -EAGAIN;
+            class_count(c, cls, outofmemory);
+            return -ENOMEM;
+        }
+    }
+    struct item *it = item_at(c, h);
+    it->next = it->prev = 0;
+    atomic_store_explicit(&it->time_sec, clock_now_sec(), memory_order_relaxed);
+    atomic_store_explicit(&it->exptime_sec, exptime_sec, memory_order_relaxed);
+    it->value_bytes = value_bytes;
+    it->key_bytes = (uint8_t)key_bytes;
+    it->lru_id = (uint8_t)cls;
+    atomic_store_explicit(&it->flags, (uint16_t)flags, memory_order_relaxed);
+    atomic_store_explicit(&it->refcount, 1, memory_order_release);
+    item_set_cas(it, 0);
+    if (flags & ITEM_CFLAGS)
+        memcpy(it->data + ((flags & ITEM_CAS) ? 8 : 0), &client_flags, sizeof(client_flags));
+    memcpy(it->data + item_extra_bytes(flags), key, key_bytes);
+    *out = it;
+    return 0;
+}

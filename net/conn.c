@@ -1,0 +1,786 @@
+/* net/conn.c: see net/conn.h. */
+#include "net/conn.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "command/admin.h"
+#include "base/log.h"
+#include "proto/text.h"
+#include "operator/watch.h"
+#include "net/worker.h"
+
+enum {
+    YIELD_FLUSH_BYTES = 32 * 1024,
+    RAW_LOG_BYTES = 512,
+    RECEIVED_MAX = 32,    /* connections that have received, before they execute */
+    LOOK_LINES_MAX = 4,   /* before one that is a request */
+    LOOK_BYTES_MAX = 4096 /* of a long line */
+};
+
+static const char *const state_names[] = {
+#define X(name, text) [name] = text,
+    CONN_STATE_TABLE(X)
+#undef X
+};
+
+static const char *const reason_names[] = {
+#define X(name, text) [name] = text,
+    CONN_REASON_TABLE(X)
+#undef X
+};
+
+const char *conn_state_name(enum conn_state state)
+{
+    return state_names[state];
+}
+
+/* ---- addresses ---- */
+
+void conn_address_of(struct conn_address *out, const struct sockaddr *sa)
+{
+    *out = (struct conn_address){.family = sa->sa_family};
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+        out->port = ntohs(in->sin_port);
+        memcpy(out->ip, &in->sin_addr, sizeof(in->sin_addr));
+    } else if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
+        out->port = ntohs(in6->sin6_port);
+        memcpy(out->ip, &in6->sin6_addr, sizeof(in6->sin6_addr));
+    } else {
+        out->family = AF_UNIX;
+    }
+}
+
+void conn_address_text(const struct conn_address *a, const char *unix_path, char *out, size_t size)
+{
+    char ip[INET6_ADDRSTRLEN] = "";
+    switch (a->family) {
+    case AF_INET:
+        inet_ntop(AF_INET, a->ip, ip, sizeof(ip));
+        snprintf(out, size, "tcp:%s:%u", ip, a->port);
+        break;
+    case AF_INET6:
+        inet_ntop(AF_INET6, a->ip, ip, sizeof(ip));
+        snprintf(out, size, "tcp6:[%s]:%u", ip, a->port);
+        break;
+    default:
+        snprintf(out, size, "unix:%s", unix_path ? unix_path : "");
+    }
+}
+
+static void log_event(struct conn *c, const char *reason)
+{
+    if (!watch_wants(WATCH_CONNEVENTS))
+        return;
+    const struct conn_address *a = &c->origin.peer;
+    char ip[INET6_ADDRSTRLEN] = "unix";
+    if (a->family != AF_UNIX)
+        inet_ntop(a->family, a->ip, ip, sizeof(ip));
+    watch_connection(ip, a->port, a->family == AF_UNIX ? "local" : "tcp", reason, c->origin.fd);
+}
+
+/* ---- the buffer ---- */
+
+static size_t buffered(const struct conn *c)
+{
+    return c->end - c->start;
+}
+
+static void buffer_free(struct conn *c)
+{
+    struct buffer_pool *pool = &c->session.w->pool;
+    if (!c->buf)
+        return;
+    if (c->buf_bytes == REPLY_BUFFER_BYTES) {
+        pool_give(pool, c->buf);
+    } else {
+        free(c->buf);
+        pool_discharge(pool, c->buf_bytes);
+    }
+    c->buf = NULL;
+    c->buf_bytes = c->start = c->end = 0;
+}
+
+/* A buffer of so many bytes takes the place of the present one, with its content. */
+static bool buffer_change(struct conn *c, size_t bytes)
+{
+    struct buffer_pool *pool = &c->session.w->pool;
+    size_t have = buffered(c);
+    ASSERT(have <= bytes);
+    char *neu = NULL;
+    if (bytes == REPLY_BUFFER_BYTES) {
+        neu = pool_take(pool);
+    } else if (pool_charge(pool, bytes)) {
+        neu = malloc(bytes);
+        if (!neu)
+            pool_discharge(pool, bytes);
+    }
+    if (!neu)
+        return false;
+    if (have)
+        memcpy(neu, c->buf + c->start, have);
+    buffer_free(c);
+    c->buf = neu;
+    c->buf_bytes = (uint32_t)bytes;
+    c->end = (uint32_t)have;
+    return true;
+}
+
+/* Makes room for input behind what is there. */
+static bool buffer_prepare(struct conn *c)
+{
+    if (!c->buf || c->buf_bytes < REPLY_BUFFER_BYTES)
+        return buffer_change(c, REPLY_BUFFER_BYTES);
+    if (c->start > 0) {
+        memmove(c->buf, c->buf + c->start, buffered(c));
+        c->end -= c->start;
+        c->start = 0;
+    }
+    if (c->end < c->buf_bytes)
+        return true;
+    return c->buf_bytes < CONN_LINE_BYTES_MAX && buffer_change(c, (size_t)c->buf_bytes * 2);
+}
+
+/* Before waiting for input: nothing is kept for nothing. */
+static void buffer_trim(struct conn *c)
+{
+    if (!c->buf)
+        return;
+    if (buffered(c) == 0)
+        buffer_free(c);
+    else if (buffered(c) <= CONN_SMALL_BUFFER_BYTES && c->buf_bytes > CONN_SMALL_BUFFER_BYTES)
+        buffer_change(c, CONN_SMALL_BUFFER_BYTES);
+}
+
+static void consume(struct conn *c, size_t n)
+{
+    c->start += (uint32_t)n;
+    if (c->start == c->end)
+        c->start = c->end = 0;
+}
+
+/* ---- reading ---- */
+
+enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_ERROR };
+
+static enum read_result conn_receive(struct conn *c)
+{
+    struct iovec iov[2];
+    int n_iov = 0;
+    size_t want = 0;
+    char *value;
+    if (c->session.store && buffered(c) == 0) {
+        size_t room = command_value_room(&c->session, &value);
+        if (room > 0) {
+            iov[n_iov++] = (struct iovec){value, room};
+            want += room;
+        }
+    }
+    size_t value_bytes = want;
+    if (!buffer_prepare(c)) {
+        stat_inc(c->session.w->stats, STAT_read_buf_oom);
+        return READ_ERROR;
+    }
+    iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
+    want += c->buf_bytes - c->end;
+    ssize_t n = n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
+                           : readv(c->origin.fd, iov, n_iov);
+    if (n < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING
+                                                                           : READ_ERROR;
+    if (n == 0)
+        return READ_END;
+    stat_add(c->session.w->stats, STAT_bytes_read, (uint64_t)n);
+    size_t to_value = min_u64((uint64_t)n, value_bytes);
+    if (to_value)
+        command_value_got(&c->session, to_value);
+    c->end += (uint32_t)((size_t)n - to_value);
+    return (size_t)n == want ? READ_FULL : READ_SHORT;
+}
+
+/* Moves what is there of a value to its item: true iff the value is complete and dealt with. */
+static bool take_value(struct conn *c)
+{
+    char *to;
+    size_t room = command_value_room(&c->session, &to);
+    size_t n = min_u64(room, buffered(c));
+    if (n > 0) {
+        memcpy(to, c->buf + c->start, n);
+        command_value_got(&c->session, n);
+        consume(c, n);
+    }
+    if (n < room || buffered(c) < 2)
+        return false;
+    bool good = memcmp(c->buf + c->start, "\r\n", 2) == 0;
+    consume(c, 2);
+    command_store(&c->session, good);
+    return true;
+}
+
+/* ---- executing ---- */
+
+enum next {
+    NEXT_INPUT, /* needs more bytes */
+    NEXT_WAIT,  /* for an op, or for replies to be sent */
+    NEXT_YIELD, /* has had its share */
+    NEXT_CLOSE, /* c->reason is set */
+    NEXT_GONE,  /* the connection doesn't exist any more, or isn't ours to use */
+};
+
+static enum next close_because(struct conn *c, enum conn_reason reason)
+{
+    c->reason = reason;
+    return NEXT_CLOSE;
+}
+
+static void watcher_closed(void *arg)
+{
+    struct server_counters *n = arg;
+    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
+}
+
+static bool set_interest(struct conn *c, short want);
+static void conn_free(struct conn *c);
+
+/* The socket leaves us for the log. */
+static enum next become_watcher(struct conn *c)
+{
+    ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
+    set_interest(c, 0);
+    int rc = watch_add(c->origin.fd, (uint32_t)c->session.handover, watcher_closed,
+                       c->session.w->env->counters);
+    if (rc != 0) {
+        session_reply(&c->session, rc == -EMFILE ? REPLY_WATCH_TOO_MANY : REPLY_WATCH_FAILED);
+        return NEXT_INPUT;
+    }
+    worker_forget(c->worker, c);
+    worker_unlink(c->worker, c);
+    buffer_free(c);
+    bool idle = session_close(&c->session);
+    ASSERT(idle);
+    conn_free(c);
+    return NEXT_GONE;
+}
+
+static void dump_over(void *arg, bool alive)
+{
+    struct conn *c = arg;
+    worker_post_dump_over(c->worker, c, alive);
+}
+
+/* The socket is lent to the crawler. */
+static enum next start_dump(struct conn *c)
+{
+    ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
+    set_interest(c, 0);
+    c->dumping = true;
+    atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
+    enum reply refused = command_dump(&c->session, c->origin.fd, dump_over, c);
+    if (refused == REPLY_NONE)
+        return NEXT_GONE;
+    c->dumping = false;
+    session_reply(&c->session, refused);
+    return NEXT_INPUT;
+}
+
+static void log_line_of(struct conn *c, const char *line, size_t len)
+{
+    while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r'))
+        len--;
+    len = min_u64(len, RAW_LOG_BYTES);
+    if (watch_mask_has(c->session.w->watch_mask, WATCH_RAWCMDS))
+        watch_rawcmd(line, len, c->origin.fd);
+    if (log_is_on(LOG_LEVEL_DEBUG))
+        log_debug("<%d %.*s", c->origin.fd, (int)len, line);
+}
+
+static enum next reject_binary(struct conn *c)
+{
+    struct server_counters *n = c->session.w->env->counters;
+    atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
+    return close_because(c, CONN_ERROR);
+}
+
+/* -Y: nothing but the line that logs in is understood; -B binary: nothing at all. True iff something
+ * was dealt with. */
+static bool authenticate(struct conn *c, enum next *next)
+{
+    size_t consumed;
+    uint32_t bytes;
+    enum reply error;
+    const char *line = c->buf + c->start;
+    if (session_is_binary(c->session.w->env)) {
+        *next = reject_binary(c);
+        return false;
+    }
+    switch (proto_parse_auth(line, buffered(c), &consumed, &bytes, &error)) {
+    case PARSE_NEED_MORE:
+        *next = NEXT_INPUT;
+        return false;
+    case PARSE_OK:
+        if (buffered(c) < consumed + bytes + 2) {
+            *next = NEXT_INPUT;
+            return false;
+        }
+        command_authenticate(&c->session, line + consumed, bytes,
+                             memcmp(line + consumed + bytes, "\r\n", 2) == 0);
+        consume(c, consumed + bytes + 2);
+        return true;
+    case PARSE_ERROR:
+        session_reply(&c->session, error);
+        consume(c, consumed);
+        return true;
+    default:
+        *next = close_because(c, CONN_ERROR);
+        return false;
+    }
+}
+
+/* One line. True iff the loop may go on with the next. */
+static bool execute_line(struct conn *c, enum next *next)
+{
+    struct session *s = &c->session;
+    struct request *req = &c->worker->request;
+    const char *line = c->buf + c->start;
+    size_t consumed;
+    switch (proto_parse_line(line, buffered(c), &consumed, req)) {
+    case PARSE_NEED_MORE:
+        *next = NEXT_INPUT;
+        return false;
+    case PARSE_BINARY:
+        *next = reject_binary(c);
+        return false;
+    case PARSE_CLOSE:
+        *next = close_because(c, CONN_ERROR);
+        return false;
+    case PARSE_ERROR:
+        log_line_of(c, line, consumed);
+        command_refuse(s, req);
+        consume(c, consumed);
+        return true;
+    case PARSE_OK:
+        break;
+    }
+    if (s->get_offset == 0)
+        log_line_of(c, line, consumed);
+    switch (command_execute(s, req)) {
+    case COMMAND_DONE:
+        consume(c, consumed);
+        return true;
+    case COMMAND_AGAIN:
+        *next = NEXT_WAIT;
+        return false;
+    case COMMAND_CLOSE:
+        consume(c, consumed);
+        *next = close_because(c, CONN_NORMAL);
+        return false;
+    case COMMAND_WATCH:
+        consume(c, consumed);
+        *next = become_watcher(c);
+        return *next == NEXT_INPUT;
+    case COMMAND_DUMP:
+        consume(c, consumed);
+        *next = start_dump(c);
+        return *next == NEXT_INPUT;
+    }
+    return true;
+}
+
+/* Of the lines that come after the one that is executed. */
+struct ahead {
+    const char *at;       /* the last line that was looked at */
+    uint32_t value_bytes; /* of the value behind it */
+    uint64_t seen[2];     /* the next line, and the one after it */
+};
+
+/* The next line that looks like a request, 0: none. */
+static uint64_t look_at_line(struct conn *c, struct ahead *a)
+{
+    const char *end = c->buf + c->end;
+    uint64_t seen = 0;
+    for (unsigned i = 0; seen == 0 && i < LOOK_LINES_MAX && a->at < end; i++) {
+        size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
+        const char *newline = memchr(a->at, '\n', bytes);
+        a->at = newline ? newline + 1 : a->at + bytes;
+        if (a->value_bytes > 0)
+            a->at += min_u64((size_t)(end - a->at), (uint64_t)a->value_bytes + 2);
+        a->value_bytes = 0;
+        if (a->at < end)
+            seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at), &a->value_bytes);
+    }
+    return seen;
+}
+
+/* While a line is executed, the index for the line after the next is on its way from memory, and
+ * the item of the next one. */
+static void look_ahead(struct conn *c, struct ahead *a)
+{
+    const char *line = c->buf + c->start;
+    bool first = !a->at;
+    if (a->at < line) {
+        const char *key;
+        a->at = line;
+        (void)proto_peek_key(line, buffered(c), &key, &a->value_bytes);
+    }
+    if (first)
+        a->seen[1] = look_at_line(c, a);
+    a->seen[0] = a->seen[1];
+    a->seen[1] = look_at_line(c, a);
+    command_look_closer(c->session.w, a->seen[0]);
+}
+
+/* Deals with what was received as far as possible; *budget requests at most. */
+static enum next conn_execute(struct conn *c, uint32_t *budget)
+{
+    struct session *s = &c->session;
+    struct ahead ahead = {.at = NULL};
+    enum next next;
+    for (;;) {
+        if (unlikely(s->broken)) { /* at once, as memcached: a part of the replies helps nobody */
+            stat_inc(s->w->stats, STAT_response_obj_oom);
+            conn_close(c, CONN_ERROR);
+            return NEXT_GONE;
+        }
+        if (s->barrier || session_is_full(s))
+            return NEXT_WAIT;
+        if (s->swallow_bytes > 0) {
+            size_t n = min_u64(s->swallow_bytes, buffered(c));
+            consume(c, n);
+            s->swallow_bytes -= n;
+            if (s->swallow_bytes > 0)
+                return NEXT_INPUT;
+        }
+        if (s->store) {
+            if (!take_value(c))
+                return NEXT_INPUT;
+            continue;
+        }
+        if (buffered(c) == 0)
+            return NEXT_INPUT;
+        if (*budget == 0)
+            return NEXT_YIELD;
+        (*budget)--;
+        look_ahead(c, &ahead);
+        if (unlikely(!s->authenticated)) {
+            if (!authenticate(c, &next))
+                return next;
+        } else if (!execute_line(c, &next)) {
+            return next;
+        }
+    }
+}
+
+/* ---- waiting ---- */
+
+static void conn_event(evutil_socket_t fd, short what, void *arg);
+
+/* False: no memory to wait for that; the connection can only be closed. Never if want is 0. */
+static bool set_interest(struct conn *c, short want)
+{
+    if (c->interest == want)
+        return true;
+    if (c->interest)
+        event_del(&c->event);
+    c->interest = 0;
+    if (!want)
+        return true;
+    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST), conn_event,
+                 c);
+    if (event_add(&c->event, NULL) != 0)
+        return false;
+    c->interest = want;
+    return true;
+}
+
+static void set_state(struct conn *c, enum next next)
+{
+    enum conn_state state = CONN_READ;
+    if (c->closing)
+        state = CONN_CLOSING;
+    else if (c->blocked)
+        state = CONN_MWRITE;
+    else if (next == NEXT_WAIT || c->session.out.waiting > 0)
+        state = CONN_IO_QUEUE;
+    else if (next == NEXT_YIELD)
+        state = CONN_YIELD;
+    else if (c->session.store)
+        state = CONN_NREAD;
+    else if (c->session.swallow_bytes > 0)
+        state = CONN_SWALLOW;
+    if (atomic_load_explicit(&c->state, memory_order_relaxed) != state)
+        atomic_store_explicit(&c->state, (uint8_t)state, memory_order_relaxed);
+}
+
+/* Sends what is ready. False: the connection is gone. */
+static bool conn_flush(struct conn *c)
+{
+    uint64_t sent = 0;
+    enum reply_progress p = reply_send(&c->session.out, c->origin.fd, &sent);
+    if (sent)
+        stat_add(c->session.w->stats, STAT_bytes_written, sent);
+    c->blocked = p == REPLY_BLOCKED;
+    if (p == REPLY_BROKEN) {
+        conn_close(c, CONN_ERROR);
+        return false;
+    }
+    if (c->blocked)
+        session_detach(&c->session);
+    if (c->closing && p == REPLY_SENT_ALL) {
+        conn_close(c, (enum conn_reason)c->reason);
+        return false;
+    }
+    return true;
+}
+
+/* There is no more input. */
+static void conn_input_ended(struct conn *c, enum read_result r)
+{
+    c->closing = true;
+    c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
+}
+
+/* Reads (if it may), executes, sends, until it has to wait for something. */
+static void conn_run(struct conn *c, bool readable)
+{
+    atomic_store_explicit(&c->state, CONN_PARSE, memory_order_relaxed);
+    uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
+                                           memory_order_relaxed);
+    enum next next = NEXT_WAIT;
+    for (;;) {
+        if (!c->closing && !c->blocked)
+            next = conn_execute(c, &budget);
+        if (next == NEXT_GONE)
+            return;
+        if (next == NEXT_CLOSE)
+            c->closing = true;
+        if (next == NEXT_INPUT && readable) {
+            enum read_result r = conn_receive(c);
+            readable = r == READ_FULL;
+            if (r == READ_FULL || r == READ_SHORT)
+                continue;
+            if (r == READ_END || r == READ_ERROR)
+                conn_input_ended(c, r);
+        }
+        if (next == NEXT_YIELD && c->session.out.bytes < YIELD_FLUSH_BYTES)
+            break;
+        if (next == NEXT_INPUT && !c->closing && c->worker->netring) {
+            if (!reply_is_empty(&c->session.out))
+                worker_put(c->worker, c, CONN_UNSENT);
+            break;
+        }
+        if (!conn_flush(c))
+            return;
+        bool may_go_on = !c->closing && !c->blocked && !c->session.barrier &&
+                         !session_is_full(&c->session);
+        if (next != NEXT_WAIT || !may_go_on)
+            break;
+    }
+    if (next == NEXT_YIELD && !c->closing) {
+        stat_add(c->session.w->stats, STAT_conn_yields, 1);
+        worker_put(c->worker, c, CONN_YIELDING);
+    }
+    set_state(c, next);
+    short want = c->interest; /* input that comes early switches its event off (conn_event) */
+    if (c->blocked)
+        want = EV_WRITE;
+    else if (c->closing)
+        want = 0;
+    else if (next == NEXT_INPUT)
+        want = EV_READ;
+    if (unlikely(!set_interest(c, want))) {
+        conn_close(c, CONN_ERROR);
+        return;
+    }
+    if (next == NEXT_INPUT)
+        buffer_trim(c);
+}
+
+/* Receives, and leaves the rest to conns_execute(). */
+static void conn_receive_first(struct conn *c)
+{
+    enum read_result r = conn_receive(c);
+    if (r == READ_NOTHING) {
+        buffer_trim(c);
+        return;
+    }
+    if (r == READ_END || r == READ_ERROR) {
+        conn_input_ended(c, r);
+        conn_run(c, false);
+        return;
+    }
+    c->more = r == READ_FULL;
+    uint32_t value_bytes;
+    c->seen = command_look_ahead(c->session.w, c->buf + c->start, buffered(c), &value_bytes);
+    worker_put(c->worker, c, CONN_RECEIVED);
+    if (c->worker->list[CONN_RECEIVED].count >= RECEIVED_MAX)
+        conns_execute(c->worker);
+}
+
+void conns_execute(struct worker *w)
+{
+    struct conn *c = w->list[CONN_RECEIVED].head;
+    for (; c; c = c->list[CONN_RECEIVED].next)
+        command_look_closer(&w->command, c->seen);
+    while ((c = worker_take(w, CONN_RECEIVED)))
+        conn_run(c, c->more);
+}
+
+static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
+{
+    struct conn *c = arg;
+    if (what & EV_WRITE) { /* it reads: slow, but not idle */
+        atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
+        if (conn_flush(c) && !c->blocked)
+            conn_run(c, false);
+        return;
+    }
+    if (c->list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
+        return;
+    if (c->session.barrier || session_is_full(&c->session)) {
+        set_interest(c, 0);
+        return;
+    }
+    atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
+    if (buffered(c) == 0 && !c->session.store)
+        conn_receive_first(c);
+    else
+        conn_run(c, true);
+}
+
+/* Sends what is left to be sent of a connection that waits for input. */
+static void conn_send_rest(struct conn *c)
+{
+    if (!conn_flush(c) || !c->blocked)
+        return;
+    set_state(c, NEXT_INPUT);
+    if (unlikely(!set_interest(c, EV_WRITE)))
+        conn_close(c, CONN_ERROR);
+}
+
+static void conn_was_sent(void *user, int result)
+{
+    struct conn *c = user;
+    if (result > 0) {
+        stat_add(c->session.w->stats, STAT_bytes_written, (uint64_t)result);
+        reply_sent(&c->session.out, (size_t)result);
+    }
+    if (!reply_is_empty(&c->session.out) || c->closing) /* too much for one send, or no room */
+        conn_send_rest(c);
+}
+
+/* Hands what the ring holds to the kernel. Without memory there for it the ring goes, and
+ * everybody's replies are sent one by one from then on. */
+static void run_netring(struct worker *w)
+{
+    if (netring_run(w->netring, conn_was_sent))
+        return;
+    netring_destroy(w->netring);
+    w->netring = NULL;
+}
+
+void conns_send(struct worker *w)
+{
+    struct conn *c = worker_take(w, CONN_UNSENT);
+    bool alone = w->list[CONN_UNSENT].head == NULL;
+    for (; c; c = worker_take(w, CONN_UNSENT)) {
+        if (c->blocked) /* the socket's event goes on with it */
+            continue;
+        unsigned n = 0;
+        if (w->netring && !alone)
+            n = reply_pieces(&c->session.out, netring_pieces(w->netring), NETRING_PIECES_MAX);
+        if (n == 0) {
+            conn_send_rest(c);
+            continue;
+        }
+        netring_send(w->netring, c->origin.fd, n, c);
+        if (netring_is_full(w->netring))
+            run_netring(w);
+    }
+    if (w->netring)
+        run_netring(w);
+}
+
+void conn_continue(struct conn *c)
+{
+    if (c->dumping)
+        return;
+    if (c->blocked) { /* the socket's event goes on with it */
+        session_detach(&c->session);
+        return;
+    }
+    conn_run(c, false);
+}
+
+void conn_dump_over(struct conn *c, bool alive)
+{
+    ASSERT(c->dumping);
+    c->dumping = false;
+    if (alive)
+        conn_run(c, true);
+    else
+        conn_close(c, CONN_ERROR);
+}
+
+/* ---- begin and end ---- */
+
+static void session_resumed(struct session *s)
+{
+    struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    worker_put(c->worker, c, CONN_RESUMED);
+}
+
+static void conn_free(struct conn *c)
+{
+    free(c);
+}
+
+static void session_ended(struct session *s)
+{
+    struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    c->worker->zombies--;
+    conn_free(c);
+}
+
+struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
+{
+    struct conn *c = calloc(1, sizeof(*c));
+    if (!c)
+        return NULL;
+    c->worker = w;
+    c->origin = *origin;
+    c->last_cmd_sec = clock_now_sec();
+    c->reason = CONN_NORMAL;
+    return c;
+}
+
+void conn_start(struct conn *c)
+{
+    session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
+    worker_link(c->worker, c);
+    log_event(c, NULL);
+    if (!set_interest(c, EV_READ))
+        conn_close(c, CONN_ERROR);
+}
+
+void conn_close(struct conn *c, enum conn_reason reason)
+{
+    ASSERT(!c->dumping);
+    struct server_counters *n = c->session.w->env->counters;
+    log_event(c, reason_names[reason]);
+    set_interest(c, 0);
+    worker_forget(c->worker, c);
+    worker_unlink(c->worker, c);
+    buffer_free(c);
+    close(c->origin.fd);
+    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
+    if (session_close(&c->session))
+        conn_free(c);
+    else
+        c->worker->zombies++;
+}

@@ -1,0 +1,372 @@
+/* net/listener.c: see net/listener.h. */
+#include "net/listener.h"
+
+#include <event2/event_struct.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/udp.h"
+
+enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
+
+struct listener {
+    int fd;
+    struct conn_address local;
+    struct event event;
+    struct listeners *set;
+};
+
+struct listeners {
+    struct listener_options opt;
+    struct listener list[LISTENERS_MAX];
+    unsigned count;
+    const char *unix_path; /* to be removed at the end */
+    bool accepting;
+    struct event retry; /* while not accepting for want of room */
+    uint64_t stopped_us;
+};
+
+static int complain(char *why, size_t why_bytes, const char *what, int err)
+{
+    snprintf(why, why_bytes, "%s: %s", what, strerror(err));
+    return -err;
+}
+
+/* Takes the socket into the set and listens. 0 or -errno; then the socket is closed. */
+static int add_listener(struct listeners *l, int fd)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+    int err = 0;
+    if (l->count == LISTENERS_MAX)
+        err = -EMFILE;
+    else if (listen(fd, (int)l->opt.settings->backlog) < 0 ||
+             getsockname(fd, (struct sockaddr *)&ss, &len) < 0)
+        err = -errno;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    struct listener *one = &l->list[l->count++];
+    one->fd = fd;
+    one->set = l;
+    conn_address_of(&one->local, (struct sockaddr *)&ss);
+    return 0;
+}
+
+/* ---- TCP ---- */
+
+static void set_options(int fd, const struct addrinfo *ai, uint32_t mark)
+{
+    int on = 1;
+    struct linger no_linger = {0, 0};
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (ai->ai_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (mark && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) < 0)
+        log_warning("sock_cookie_id: %s", strerror(errno));
+}
+
+/* Every address that the name stands for. One in use is passed over as long as another is not. */
+static int open_tcp(struct listeners *l, const char *host, int port, char *why, size_t why_bytes)
+{
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
+    char text[16];
+    snprintf(text, sizeof(text), "%d", port < 0 ? 0 : port);
+    int rc = getaddrinfo(*host ? host : NULL, text, &hints, &list);
+    if (rc != 0) {
+        snprintf(why, why_bytes, "getaddrinfo(): %s",
+                 rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
+        return -EINVAL;
+    }
+    unsigned before = l->count;
+    int err = -EADDRNOTAVAIL;
+    snprintf(why, why_bytes, "failed to listen on TCP port %d: no address", port);
+    for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+        int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0) { /* a family that this machine doesn't have */
+            snprintf(why, why_bytes, "failed to listen on TCP port %d: %s", port, strerror(errno));
+            continue;
+        }
+        set_options(fd, ai, l->opt.settings->sock_cookie_id);
+        if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
+            err = -errno;
+            snprintf(why, why_bytes, "failed to listen on TCP port %d: %s", port, strerror(-err));
+            close(fd);
+            if (err == -EADDRINUSE || err == -EADDRNOTAVAIL)
+                continue;
+            break;
+        }
+        err = add_listener(l, fd);
+        if (err) {
+            snprintf(why, why_bytes, "failed to listen on TCP port %d: %s", port, strerror(-err));
+            if (err != -EADDRINUSE)
+                break;
+        }
+    }
+    freeaddrinfo(list);
+    return l->count > before ? 0 : err;
+}
+
+/* ---- unix ---- */
+
+static int open_unix(struct listeners *l, const char *path, uint32_t mode, char *why,
+                     size_t why_bytes)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    struct stat st;
+    if (strlen(path) >= sizeof(addr.sun_path))
+        return complain(why, why_bytes, "unix socket path is too long", ENAMETOOLONG);
+    strcpy(addr.sun_path, path);
+    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+        unlink(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return complain(why, why_bytes, "socket()", errno);
+    mode_t old = umask((mode_t)(~mode & 0777));
+    int rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
+    int err = errno;
+    umask(old);
+    if (rc < 0) {
+        close(fd);
+        return complain(why, why_bytes, "failed to listen on UNIX socket: bind()", err);
+    }
+    l->unix_path = path;
+    rc = add_listener(l, fd);
+    return rc ? complain(why, why_bytes, "failed to listen on UNIX socket", -rc) : 0;
+}
+
+/* ---- all of them ---- */
+
+/* `TCP INET: 11211` for each, into a file that appears when it is complete. */
+static void write_port_file(const struct listeners *l)
+{
+    const char *path = getenv("MEMCACHED_PORT_FILENAME");
+    char tmp[PATH_MAX];
+    if (!path || snprintf(tmp, sizeof(tmp), "%s.lck", path) >= (int)sizeof(tmp))
+        return;
+    FILE *f = fopen(tmp, "we");
+    if (!f) {
+        log_warning("failed to open \"%s\": %s", tmp, strerror(errno));
+        return;
+    }
+    for (unsigned i = 0; i < l->count; i++) {
+        const struct conn_address *a = &l->list[i].local;
+        if (a->family != AF_UNIX)
+            fprintf(f, "TCP %s: %u\n", a->family == AF_INET ? "INET" : "INET6", a->port);
+    }
+    if (l->opt.udp)
+        udp_print_ports(l->opt.udp, f);
+    fclose(f);
+    if (rename(tmp, path) < 0)
+        log_warning("failed to write \"%s\": %s", path, strerror(errno));
+}
+
+static int open_all(struct listeners *l, char *why, size_t why_bytes)
+{
+    const struct settings *s = l->opt.settings;
+    if (s->socketpath)
+        return open_unix(l, s->socketpath, s->access_mask, why, why_bytes);
+    if (s->listen_count == 0)
+        return s->port == 0 ? 0 : open_tcp(l, "", s->port, why, why_bytes);
+    for (unsigned i = 0; i < s->listen_count; i++) {
+        int port = s->listen[i].port == SETTINGS_PORT_DEFAULT ? s->port : s->listen[i].port;
+        int err = port == 0 ? 0 : open_tcp(l, s->listen[i].host, port, why, why_bytes);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+static void retry_accepting(evutil_socket_t fd, short what, void *arg);
+static void accept_ready(evutil_socket_t fd, short what, void *arg);
+
+/* The loop keeps the memory that an event needed: later none of them can fail for want of it. */
+static bool reserve_events(struct listeners *l)
+{
+    struct timeval later = {1, 0};
+    if (evtimer_add(&l->retry, &later) != 0)
+        return false;
+    event_del(&l->retry);
+    for (unsigned i = 0; i < l->count; i++) {
+        struct listener *one = &l->list[i];
+        event_assign(&one->event, l->opt.base, one->fd, EV_READ | EV_PERSIST, accept_ready, one);
+        if (event_add(&one->event, NULL) != 0)
+            return false;
+        event_del(&one->event);
+    }
+    return true;
+}
+
+struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes)
+{
+    struct listeners *l = calloc(1, sizeof(*l));
+    if (!l) {
+        complain(why, why_bytes, "listening", ENOMEM);
+        return NULL;
+    }
+    l->opt = *opt;
+    evtimer_assign(&l->retry, opt->base, retry_accepting, l);
+    int err = open_all(l, why, why_bytes);
+    if (!err && !reserve_events(l)) {
+        err = -ENOMEM;
+        complain(why, why_bytes, "listening", ENOMEM);
+    }
+    if (err) {
+        listeners_close(l);
+        errno = -err;
+        return NULL;
+    }
+    /* memcached counts a UDP socket once for each worker that reads it */
+    unsigned count = l->count + (opt->udp ? udp_count(opt->udp) * opt->settings->num_threads : 0);
+    atomic_store(&opt->counters->listeners, count);
+    atomic_fetch_add(&opt->counters->total_conns, count);
+    write_port_file(l);
+    return l;
+}
+
+void listeners_close(struct listeners *l)
+{
+    if (!l)
+        return;
+    for (unsigned i = 0; i < l->count; i++) {
+        if (l->accepting)
+            event_del(&l->list[i].event);
+        close(l->list[i].fd);
+    }
+    if (event_initialized(&l->retry))
+        event_del(&l->retry);
+    if (l->unix_path)
+        unlink(l->unix_path);
+    free(l);
+}
+
+/* ---- accepting ---- */
+
+static void start_accepting(struct listeners *l);
+
+static bool is_full(const struct listeners *l)
+{
+    return atomic_load_explicit(&l->opt.counters->curr_conns, memory_order_relaxed) >=
+           l->opt.max_clients;
+}
+
+static void stop_accepting(struct listeners *l)
+{
+    struct timeval retry = {0, RETRY_US};
+    if (!l->accepting)
+        return;
+    l->accepting = false;
+    l->stopped_us = clock_mono_us();
+    for (unsigned i = 0; i < l->count; i++)
+        event_del(&l->list[i].event);
+    atomic_fetch_add(&l->opt.counters->listen_disabled_num, 1);
+    atomic_store(&l->opt.counters->accepting, false);
+    evtimer_add(&l->retry, &retry);
+}
+
+static void retry_accepting(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct listeners *l = arg;
+    struct timeval retry = {0, RETRY_US};
+    uint64_t now = clock_mono_us();
+    atomic_fetch_add(&l->opt.counters->listen_disabled_us, now - l->stopped_us);
+    l->stopped_us = now;
+    if (is_full(l))
+        evtimer_add(&l->retry, &retry);
+    else
+        start_accepting(l);
+}
+
+static void reject(struct listeners *l, int fd)
+{
+    size_t len;
+    const char *line = reply_line(REPLY_TOO_MANY_CONNS, &len);
+    ssize_t rc = send(fd, line, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)rc; /* it is closed in any case */
+    atomic_fetch_add_explicit(&l->opt.counters->rejected_conns, 1, memory_order_relaxed);
+    /* Listening sockets close with a reset, which could overtake the line. */
+    struct linger off = {0, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
+    close(fd);
+}
+
+/* One connection. False: none is left, or accepting has stopped. */
+static bool accept_one(struct listener *one)
+{
+    struct listeners *l = one->set;
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+    if (!l->opt.settings->maxconns_fast && is_full(l)) {
+        stop_accepting(l);
+        return false;
+    }
+    int fd = accept4(one->fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            log_warning("accept(): %s", strerror(errno));
+            stop_accepting(l);
+        }
+        return errno == EINTR || errno == ECONNABORTED;
+    }
+    if (is_full(l)) {
+        reject(l, fd);
+        return true;
+    }
+    struct conn_origin origin = {.fd = fd, .local = one->local};
+    conn_address_of(&origin.peer, (struct sockaddr *)&ss);
+    len = sizeof(ss);
+    if (one->local.family != AF_UNIX && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
+        conn_address_of(&origin.local, (struct sockaddr *)&ss);
+    atomic_fetch_add_explicit(&l->opt.counters->curr_conns, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&l->opt.counters->total_conns, 1, memory_order_relaxed);
+    if (l->opt.accepted(l->opt.ctx, &origin) != 0) {
+        atomic_fetch_sub_explicit(&l->opt.counters->curr_conns, 1, memory_order_relaxed);
+        close(fd);
+    }
+    return true;
+}
+
+static void accept_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    for (unsigned i = 0; i < ACCEPTS_PER_EVENT && accept_one(arg); i++)
+        ;
+}
+
+static void start_accepting(struct listeners *l)
+{
+    l->accepting = true;
+    for (unsigned i = 0; i < l->count; i++) {
+        struct listener *one = &l->list[i];
+        event_add(&one->event, NULL); /* reserve_events() */
+    }
+    atomic_store(&l->opt.counters->accepting, true);
+}
+
+void listeners_accept(struct listeners *l)
+{
+    start_accepting(l);
+}
+
+void listeners_each(struct listeners *l,
+                    void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx)
+{
+    char text[160];
+    for (unsigned i = 0; i < l->count; i++) {
+        conn_address_text(&l->list[i].local, l->unix_path, text, sizeof(text));
+        fn(ctx, l->list[i].fd, "addr", text);
+        fn(ctx, l->list[i].fd, "state", "conn_listening");
+        snprintf(text, sizeof(text), "%u", clock_uptime_sec());
+        fn(ctx, l->list[i].fd, "secs_since_last_cmd", text);
+    }
+}

@@ -1,0 +1,42 @@
+/* net/listener.h: the sockets that clients connect to, and taking in who does.
+ *
+ * Accepting happens in the event loop given at start (the main thread's); accepted sockets go to
+ * `accepted`. Above the limit of connections a client is told so and closed (maxconns_fast), or
+ * nobody is accepted until there is room; so too when the process has no descriptors left.
+ *
+ * Threads: all calls in the thread of the event loop. No locks.
+ */
+#ifndef EXTANT_LISTENER_H
+#define EXTANT_LISTENER_H
+
+#include <event2/event.h>
+
+#include "command/command.h"
+#include "net/conn.h"
+#include "operator/settings.h"
+
+struct listeners;
+
+struct listener_options {
+    const struct settings *settings;
+    struct event_base *base;
+    struct server_counters *counters; /* listeners and connections are counted here */
+    uint64_t max_clients;
+    const struct udp_sockets *udp; /* counted and named in the port file too; NULL: none */
+    /* Owns the socket from now on; 0, or -errno and it stays with the listener, which closes it. */
+    int (*accepted)(void *ctx, const struct conn_origin *origin);
+    void *ctx;
+};
+
+/* Opens the sockets that the settings name; nothing is accepted before listeners_accept(). NULL,
+ * with one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
+struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes);
+void listeners_accept(struct listeners *l);
+/* Closes the sockets, removes the unix socket's file. */
+void listeners_close(struct listeners *l);
+
+/* For `stats conns`: the lines of the listening sockets. Any thread while they are open. */
+void listeners_each(struct listeners *l,
+                    void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);
+
+#endif

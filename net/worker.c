@@ -1,0 +1,493 @@
+/* net/worker.c: see net/worker.h. */
+#include "net/worker.h"
+
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "net/udp.h"
+
+/* ---- lists of the worker's thread ---- */
+
+void worker_link(struct worker *w, struct conn *c)
+{
+    lock_take(&w->lock);
+    c->prev = NULL;
+    c->next = w->conns;
+    if (w->conns)
+        w->conns->prev = c;
+    w->conns = c;
+    lock_release(&w->lock);
+}
+
+void worker_unlink(struct worker *w, struct conn *c)
+{
+    lock_take(&w->lock);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        w->conns = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    lock_release(&w->lock);
+}
+
+void worker_put(struct worker *w, struct conn *c, enum conn_list list)
+{
+    if (c->list[list].is_in)
+        return;
+    c->list[list].is_in = true;
+    c->list[list].next = NULL;
+    if (w->list[list].tail)
+        w->list[list].tail->list[list].next = c;
+    else
+        w->list[list].head = c;
+    w->list[list].tail = c;
+    w->list[list].count++;
+}
+
+struct conn *worker_take(struct worker *w, enum conn_list list)
+{
+    struct conn *c = w->list[list].head;
+    if (!c)
+        return NULL;
+    w->list[list].head = c->list[list].next;
+    if (!w->list[list].head)
+        w->list[list].tail = NULL;
+    w->list[list].count--;
+    c->list[list].is_in = false;
+    return c;
+}
+
+void worker_forget(struct worker *w, struct conn *c)
+{
+    for (unsigned list = 0; list < CONN_LISTS; list++) {
+        if (!c->list[list].is_in)
+            continue;
+        struct conn *before = NULL, *at = w->list[list].head;
+        for (; at != c; at = at->list[list].next)
+            before = at;
+        if (before)
+            before->list[list].next = c->list[list].next;
+        else
+            w->list[list].head = c->list[list].next;
+        if (w->list[list].tail == c)
+            w->list[list].tail = before;
+        w->list[list].count--;
+        c->list[list].is_in = false;
+    }
+}
+
+/* Those that wait now; who yields again comes in the next turn. */
+static void run_yielded(struct worker *w)
+{
+    struct conn *last = w->list[CONN_YIELDING].tail;
+    for (bool more = last != NULL; more;) {
+        struct conn *c = worker_take(w, CONN_YIELDING);
+        more = c != last;
+        conn_continue(c);
+    }
+}
+
+static void run_resumed(struct worker *w)
+{
+    for (struct conn *c; (c = worker_take(w, CONN_RESUMED));)
+        conn_continue(c);
+}
+
+/* ---- mail ---- */
+
+static void wake(struct worker *w)
+{
+    uint64_t one = 1;
+    ssize_t rc = write(w->mail_fd, &one, sizeof(one));
+    (void)rc; /* a full counter wakes as well */
+}
+
+static void post(struct worker *w, struct conn *c)
+{
+    c->next_mail = NULL;
+    lock_take(&w->lock);
+    if (w->mail_tail)
+        w->mail_tail->next_mail = c;
+    else
+        w->mail_head = c;
+    w->mail_tail = c;
+    lock_release(&w->lock);
+    wake(w);
+}
+
+void worker_post_dump_over(struct worker *w, struct conn *c, bool alive)
+{
+    c->mail = alive ? MAIL_DUMP_SENT : MAIL_DUMP_BROKEN;
+    post(w, c);
+}
+
+static void read_mail(struct worker *w)
+{
+    uint64_t n;
+    ssize_t rc = read(w->mail_fd, &n, sizeof(n));
+    (void)rc;
+    lock_take(&w->lock);
+    struct conn *c = w->mail_head;
+    w->mail_head = w->mail_tail = NULL;
+    lock_release(&w->lock);
+    while (c) {
+        struct conn *next = c->next_mail;
+        if (c->mail == MAIL_NEW)
+            conn_start(c);
+        else
+            conn_dump_over(c, c->mail == MAIL_DUMP_SENT);
+        c = next;
+    }
+}
+
+static void mail_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    read_mail(arg);
+}
+
+/* ---- the loop ---- */
+
+static void wake_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct worker *w = arg;
+    cache_worker_poll(w->cache_worker);
+}
+
+static void ring_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct worker *w = arg;
+    w->more_reads = cache_worker_reap(w->cache_worker);
+    w->reaped = true;
+}
+
+static void cache_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct worker *w = arg;
+    w->cache_timer_on = false;
+    cache_worker_poll(w->cache_worker);
+}
+
+static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct worker *w = arg;
+    uint32_t limit = w->env->settings->idle_timeout, now = clock_now_sec();
+    /* only this thread changes the list, so it may walk it without the lock */
+    for (struct conn *c = w->conns, *next; c; c = next) {
+        next = c->next;
+        bool idle = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_MWRITE;
+        if (idle && !c->dumping && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
+            stat_add(w->stats, STAT_idle_kicks, 1);
+            conn_close(c, CONN_IDLE);
+        }
+    }
+}
+
+static void set_cache_timer(struct worker *w)
+{
+    int64_t us = cache_worker_timeout_us(w->cache_worker);
+    if (us < 0) {
+        if (w->cache_timer_on)
+            evtimer_del(&w->cache_timer);
+        w->cache_timer_on = false;
+        return;
+    }
+    struct timeval tv = {us / 1000000, us % 1000000};
+    evtimer_add(&w->cache_timer, &tv);
+    w->cache_timer_on = true;
+}
+
+static void turn(struct worker *w, int flags)
+{
+    set_cache_timer(w);
+    lock_assert_none_held();
+    w->reaped = false;
+    clock_new_turn();
+    event_base_loop(w->base, EVLOOP_ONCE | (w->more_reads ? EVLOOP_NONBLOCK : flags));
+    if (w->more_reads && !w->reaped)
+        ring_ready(-1, 0, w);
+    conns_execute(w);
+    run_yielded(w);
+    cache_worker_submit(w->cache_worker);
+    run_resumed(w);
+    cache_worker_submit(w->cache_worker); /* what these started */
+    conns_send(w);
+}
+
+/* Ends when no connection is left: a dump has to be told by the crawler, an op by the flash. */
+static void close_all(struct worker *w)
+{
+    for (;;) {
+        read_mail(w);
+        for (struct conn *c = w->conns, *next; c; c = next) {
+            next = c->next;
+            if (!c->dumping)
+                conn_close(c, CONN_SHUTDOWN);
+        }
+        if (!w->conns && w->zombies == 0)
+            return;
+        cache_worker_submit(w->cache_worker); /* reads that got the buffers of those just dropped */
+        turn(w, 0);
+    }
+}
+
+static bool add_reader(struct worker *w, struct event *ev, int fd, event_callback_fn fn)
+{
+    if (fd < 0)
+        return true;
+    event_assign(ev, w->base, fd, EV_READ | EV_PERSIST, fn, w);
+    return event_add(ev, NULL) == 0;
+}
+
+/* 0 or -errno; what was made is left for loop_close(). */
+static int loop_open(struct worker *w)
+{
+    struct event_config *config = event_config_new();
+    if (!config)
+        return -ENOMEM;
+    event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
+    w->base = event_base_new_with_config(config);
+    event_config_free(config);
+    if (!w->base)
+        return -ENOMEM;
+    w->cache_worker = cache_worker_create(w->env->cache, w->stats);
+    if (!w->cache_worker)
+        return errno ? -errno : -ENOMEM;
+    uint64_t limit = w->env->settings->read_buf_mem_limit / w->env->thread_count;
+    command_worker_init(&w->command, w->env, w->cache_worker, w->stats, limit);
+    w->netring = netring_create();
+    evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
+    struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
+    if (!add_reader(w, &w->mail_event, w->mail_fd, mail_ready) ||
+        !add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), ring_ready) ||
+        !add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), wake_ready) ||
+        evtimer_add(&w->cache_timer, &soon) != 0)
+        return -ENOMEM;
+    w->cache_timer_on = true;
+    if (w->env->udp) {
+        w->udp = udp_start(w->env->udp, w->base, &w->command, &w->request);
+        if (!w->udp)
+            return -errno;
+    }
+    if (w->env->settings->idle_timeout) {
+        struct timeval second = {1, 0};
+        event_assign(&w->idle_timer, w->base, -1, EV_PERSIST, idle_timer_due, w);
+        if (event_add(&w->idle_timer, &second) != 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static void loop_close(struct worker *w)
+{
+    udp_stop(w->udp);
+    if (w->cache_worker) {
+        command_worker_drain(&w->command);
+        cache_worker_destroy(w->cache_worker);
+        w->cache_worker = NULL;
+    }
+    netring_destroy(w->netring);
+    w->netring = NULL;
+    if (w->base)
+        event_base_free(w->base);
+    w->base = NULL;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    char name[16];
+    snprintf(name, sizeof(name), "extant-work-%u", w->number % 1000);
+    pthread_setname_np(pthread_self(), name);
+    int err = loop_open(w);
+    atomic_store_explicit(&w->started, err ? err : 1, memory_order_release);
+    if (!err) {
+        while (!atomic_load_explicit(&w->stop, memory_order_acquire))
+            turn(w, w->list[CONN_YIELDING].head ? EVLOOP_NONBLOCK : 0);
+        close_all(w);
+    }
+    loop_close(w);
+    return NULL;
+}
+
+/* ---- the set ---- */
+
+static int worker_begin(struct worker *w)
+{
+    w->mail_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (w->mail_fd < 0)
+        return -errno;
+    lock_init(&w->lock, LOCK_CONN);
+    int err = -pthread_create(&w->thread, NULL, worker_main, w);
+    if (err) {
+        lock_destroy(&w->lock);
+        close(w->mail_fd);
+        return err;
+    }
+    err = lock_await_start(&w->started);
+    if (!err)
+        return 0;
+    pthread_join(w->thread, NULL);
+    lock_destroy(&w->lock);
+    close(w->mail_fd);
+    return err;
+}
+
+static void worker_end(struct worker *w)
+{
+    atomic_store_explicit(&w->stop, true, memory_order_release);
+    wake(w);
+    pthread_join(w->thread, NULL);
+    lock_destroy(&w->lock);
+    close(w->mail_fd);
+}
+
+int workers_start(struct workers *set, struct command_env *env)
+{
+    *set = (struct workers){.env = env};
+    set->list = calloc(env->thread_count, sizeof(*set->list));
+    if (!set->list)
+        return -ENOMEM;
+    for (; set->count < env->thread_count; set->count++) {
+        struct worker *w = &set->list[set->count];
+        w->env = env;
+        w->number = set->count;
+        w->stats = env->thread_stats[set->count];
+        int err = worker_begin(w);
+        if (err) {
+            workers_stop(set);
+            return err;
+        }
+    }
+    return 0;
+}
+
+void workers_stop(struct workers *set)
+{
+    for (unsigned i = 0; i < set->count; i++)
+        worker_end(&set->list[i]);
+    free(set->list);
+    set->list = NULL;
+    set->count = 0;
+}
+
+/* -N: the worker of the network card's receive queue that this connection came through; NULL: it isn't
+ * known, or there are more queues than were promised. */
+static struct worker *worker_of_queue(struct workers *set, int fd)
+{
+    struct server_counters *n = set->env->counters;
+    unsigned id = 0, limit = set->env->settings->num_napi_ids;
+    socklen_t len = sizeof(id);
+    if (getsockopt(fd, SOL_SOCKET, SO_INCOMING_NAPI_ID, &id, &len) < 0 || id == 0) {
+        atomic_fetch_add_explicit(&n->round_robin_fallback, 1, memory_order_relaxed);
+        return NULL;
+    }
+    for (unsigned i = 0; i < set->napi_count; i++) {
+        if (set->list[i].napi_id == id)
+            return &set->list[i];
+    }
+    if (set->napi_count == limit) {
+        atomic_fetch_add_explicit(&n->unexpected_napi_ids, 1, memory_order_relaxed);
+        return NULL;
+    }
+    struct worker *w = &set->list[set->napi_count++];
+    w->napi_id = id;
+    return w;
+}
+
+int workers_add(struct workers *set, const struct conn_origin *origin)
+{
+    struct worker *w = NULL;
+    if (set->env->settings->num_napi_ids > 0 && origin->local.family != AF_UNIX)
+        w = worker_of_queue(set, origin->fd);
+    if (!w)
+        w = &set->list[set->next++ % set->count];
+    struct conn *c = conn_create(w, origin);
+    if (!c)
+        return -ENOMEM;
+    c->mail = MAIL_NEW;
+    post(w, c);
+    return 0;
+}
+
+/* ---- for stats ---- */
+
+struct conn_facts {
+    struct conn_origin origin;
+    uint8_t state;
+    uint32_t idle_sec;
+};
+
+/* The connections of a worker as they are now; NULL: none, or no memory. */
+static struct conn_facts *snapshot(struct worker *w, unsigned *count)
+{
+    struct conn_facts *facts = NULL;
+    uint32_t now = clock_now_sec();
+    unsigned n = 0, room = 0;
+    for (;;) { /* allocates without the lock, until it is enough */
+        n = 0;
+        lock_take(&w->lock);
+        for (struct conn *c = w->conns; c; c = c->next, n++) {
+            if (n >= room)
+                continue;
+            uint32_t last = atomic_load_explicit(&c->last_cmd_sec, memory_order_relaxed);
+            facts[n] = (struct conn_facts){
+                .origin = c->origin,
+                .state = atomic_load_explicit(&c->state, memory_order_relaxed),
+                .idle_sec = now > last ? now - last : 0};
+        }
+        lock_release(&w->lock);
+        if (n <= room)
+            break;
+        room = n + 16;
+        free(facts);
+        facts = malloc(room * sizeof(*facts));
+        if (!facts) {
+            *count = 0;
+            return NULL;
+        }
+    }
+    *count = n;
+    return facts;
+}
+
+void workers_each_conn(struct workers *set,
+                       void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx)
+{
+    char text[160];
+    const char *path = set->env->settings->socketpath;
+    for (unsigned i = 0; i < set->count; i++) {
+        unsigned count;
+        if (set->list[i].udp)
+            udp_each(set->list[i].udp, fn, ctx);
+        struct conn_facts *facts = snapshot(&set->list[i], &count);
+        for (unsigned k = 0; k < count; k++) {
+            const struct conn_facts *f = &facts[k];
+            conn_address_text(&f->origin.peer, path, text, sizeof(text));
+            fn(ctx, f->origin.fd, "addr", text);
+            conn_address_text(&f->origin.local, path, text, sizeof(text));
+            fn(ctx, f->origin.fd, "listen_addr", text);
+            fn(ctx, f->origin.fd, "state", conn_state_name(f->state));
+            snprintf(text, sizeof(text), "%u", f->idle_sec);
+            fn(ctx, f->origin.fd, "secs_since_last_cmd", text);
+        }
+        free(facts);
+    }
+}
+
+void workers_buffer_info(struct workers *set, struct buffer_pool *sum)
+{
+    memset(sum, 0, sizeof(*sum));
+    for (unsigned i = 0; i < set->count; i++) {
+        struct buffer_pool *p = &set->list[i].command.pool;
+        sum->buffers += p->buffers;
+        sum->bytes += p->bytes;
+        sum->spare += p->spare;
+        sum->oom_count += p->oom_count;
+        sum->responses += p->responses;
+    }
+}

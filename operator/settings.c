@@ -1,0 +1,1312 @@
+/* operator/settings.c: see operator/settings.h. Three tables here: flags, suboptions of -o, and what this build
+ * does not support; the settings themselves are the table in operator/settings.h. */
+#include "operator/settings.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+
+/* ---- the table as data ---- */
+
+enum setting_id {
+#define X(type, field, ...) ID_##field,
+    SETTINGS_TABLE(X)
+#undef X
+        SETTING_COUNT
+};
+
+struct setting {
+    const char *field;
+    enum setting_type type;
+    size_t offset;
+    double dflt, min, max;
+    const char *unit;
+    bool live;
+    enum setting_show show;
+    const char *stat_name;
+    const char *help;
+};
+
+static const struct setting table[SETTING_COUNT] = {
+#define X(type, field, dflt, min, max, unit, live, show, stat, help)                               \
+    {#field,           SETTING_##type, offsetof(struct settings, field),                           \
+     (double)(dflt),   (double)(min),  (double)(max),                                              \
+     unit,             live,           SHOW_##show,                                                \
+     stat,             help},
+    SETTINGS_TABLE(X)
+#undef X
+};
+
+#define FIELD(s, row, type) (*(type *)((char *)(s) + (row)->offset))
+#define FIELD_CONST(s, row, type) (*(type const *)((const char *)(s) + (row)->offset))
+
+static double get_number(const struct settings *s, const struct setting *row)
+{
+    switch (row->type) {
+    case SETTING_BOOL:
+        return FIELD_CONST(s, row, SETTING_C_BOOL);
+    case SETTING_U32:
+        return FIELD_CONST(s, row, SETTING_C_U32);
+    case SETTING_I32:
+        return FIELD_CONST(s, row, SETTING_C_I32);
+    case SETTING_U64:
+        return (double)FIELD_CONST(s, row, SETTING_C_U64);
+    case SETTING_REAL:
+        return FIELD_CONST(s, row, SETTING_C_REAL);
+    case SETTING_TEXT:
+        break;
+    }
+    ASSERT(false);
+    return 0;
+}
+
+/* v is within the row's type. Numbers of settings stay below 2^53, so a double holds them. */
+static void put_number(struct settings *s, const struct setting *row, double v)
+{
+    switch (row->type) {
+    case SETTING_BOOL:
+        FIELD(s, row, SETTING_C_BOOL) = v != 0;
+        return;
+    case SETTING_U32:
+        FIELD(s, row, SETTING_C_U32) = (uint32_t)v;
+        return;
+    case SETTING_I32:
+        FIELD(s, row, SETTING_C_I32) = (int32_t)v;
+        return;
+    case SETTING_U64:
+        FIELD(s, row, SETTING_C_U64) = (uint64_t)v;
+        return;
+    case SETTING_REAL:
+        FIELD(s, row, SETTING_C_REAL) = v;
+        return;
+    case SETTING_TEXT:
+        break;
+    }
+    ASSERT(false);
+}
+
+/* False: out of memory, nothing changed. */
+static bool put_text(struct settings *s, const struct setting *row, const char *text)
+{
+    ASSERT(row->type == SETTING_TEXT);
+    char *copy = strdup(text);
+    if (copy == NULL)
+        return false;
+    free(FIELD(s, row, char *));
+    FIELD(s, row, char *) = copy;
+    return true;
+}
+
+int settings_init(struct settings *s)
+{
+    memset(s, 0, sizeof(*s));
+    for (size_t i = 0; i < SETTING_COUNT; i++) {
+        if (table[i].type != SETTING_TEXT)
+            put_number(s, &table[i], table[i].dflt);
+    }
+    return put_text(s, &table[ID_hash_algorithm], "murmur3") ? 0 : -ENOMEM;
+}
+
+void settings_free(struct settings *s)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++) {
+        if (table[i].type == SETTING_TEXT) {
+            free(FIELD(s, &table[i], char *));
+            FIELD(s, &table[i], char *) = NULL;
+        }
+    }
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        free(s->ext_files[i].path);
+    s->ext_file_count = 0;
+}
+
+static const char *const bucket_names[SETTINGS_BUCKET_COUNT] = {
+#define X(name, text) text,
+    SETTINGS_BUCKET_TABLE(X)
+#undef X
+};
+
+const char *settings_bucket_name(enum settings_bucket b)
+{
+    ASSERT(b < SETTINGS_BUCKET_COUNT);
+    return bucket_names[b];
+}
+
+/* ---- numbers ---- */
+
+/* All of the text is one whole number of at most 2^53, with a sign only if negative ones are
+ * allowed. */
+static bool parse_whole(const char *text, bool negative_too, double *v)
+{
+    const char *p = text + (negative_too && *text == '-');
+    size_t digits = strspn(p, "0123456789");
+    if (digits == 0 || digits > 15 || p[digits] != '\0')
+        return false;
+    *v = (double)strtoll(text, NULL, 10);
+    return true;
+}
+
+static bool parse_real(const char *text, double *v)
+{
+    char *end;
+    if (*text == '\0' || strspn(text, "0123456789.+-eE") != strlen(text))
+        return false;
+    *v = strtod(text, &end);
+    return *end == '\0' && isfinite(*v);
+}
+
+/* 2^10, 2^20 ... for k, m, g, t, p of either case; 0 for another letter. */
+static uint64_t suffix_bytes(char c)
+{
+    static const char letters[] = "kmgtp";
+    const char *at = c != '\0' ? strchr(letters, c | 0x20) : NULL;
+    return at != NULL ? (uint64_t)1 << (10 * (at - letters + 1)) : 0;
+}
+
+/* A whole number in units of `scale` bytes, or with a suffix, then in that unit. */
+static bool parse_bytes(const char *text, uint64_t scale, double *v)
+{
+    char digits[32];
+    size_t len = strlen(text);
+    if (len == 0 || len >= sizeof(digits))
+        return false;
+    uint64_t unit = suffix_bytes(text[len - 1]);
+    memcpy(digits, text, len + 1);
+    if (unit != 0)
+        digits[len - 1] = '\0';
+    if (!parse_whole(digits, false, v))
+        return false;
+    *v *= (double)(unit != 0 ? unit : scale);
+    return *v <= (double)(1ull << 53);
+}
+
+static bool in_range(const struct setting *row, double v)
+{
+    return v >= row->min && v <= row->max;
+}
+
+enum settings_error settings_set(struct settings *s, const char *field, const char *value)
+{
+    const struct setting *row = table;
+    while (row < table + SETTING_COUNT && strcmp(row->field, field) != 0)
+        row++;
+    if (row == table + SETTING_COUNT)
+        return SETTINGS_UNKNOWN;
+    if (!row->live)
+        return SETTINGS_NOT_LIVE;
+    double v;
+    bool ok = row->type == SETTING_REAL ? parse_real(value, &v)
+                                        : parse_whole(value, row->type == SETTING_I32, &v);
+    if (!ok)
+        return SETTINGS_MALFORMED;
+    if (!in_range(row, v))
+        return SETTINGS_RANGE;
+    put_number(s, row, v);
+    return SETTINGS_OK;
+}
+
+/* ---- the parser's state and refusals ---- */
+
+struct parser {
+    struct settings *s;
+    FILE *out, *err;
+    const char *program;
+    bool tcp_given, udp_given, compact_given, drop_given, page_size_given;
+    char *slab_sizes; /* as given; owned by the parser */
+};
+
+/* Prints one line (or memcached's two) to err and returns the code. */
+static int refuse(struct parser *p, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static int refuse(struct parser *p, int code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vfprintf(p->err, fmt, ap);
+    va_end(ap);
+    fputc('\n', p->err);
+    return code;
+}
+
+static int no_memory(struct parser *p)
+{
+    return refuse(p, SETTINGS_EXIT_MEMORY, "out of memory");
+}
+
+static int take_text(struct parser *p, size_t id, const char *text)
+{
+    return put_text(p->s, &table[id], text) ? SETTINGS_GO_ON : no_memory(p);
+}
+
+/* What memcached has and this build doesn't: refused with the reason. An entry goes when its
+ * feature comes. flag, suboption, reason */
+#ifdef EXTANT_DEBUG
+#define UNSUPPORTED_IN_RELEASE(X)
+#else
+#define UNSUPPORTED_IN_RELEASE(X)                                                                  \
+    X(0, "relaxed_privileges", "only debug builds relax drop_privileges")
+#endif
+#define UNSUPPORTED_TABLE(X)                                                                       \
+    X('S', NULL, "This server is not built with SASL support.")                                    \
+    X('Z', NULL, "This server is not built with TLS support.")                                     \
+    UNSUPPORTED_IN_RELEASE(X)
+
+static const struct {
+    int flag;
+    const char *suboption;
+    const char *reason;
+} unsupported[] = {
+#define X(flag, suboption, reason) {flag, suboption, reason},
+    UNSUPPORTED_TABLE(X)
+#undef X
+};
+
+/* The reason why this is not supported, or NULL. */
+static const char *why_no_flag(int flag)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(unsupported); i++) {
+        if (unsupported[i].flag == flag)
+            return unsupported[i].reason;
+    }
+    return NULL;
+}
+
+static const char *why_no_suboption(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(unsupported); i++) {
+        if (unsupported[i].suboption != NULL && strcmp(unsupported[i].suboption, name) == 0)
+            return unsupported[i].reason;
+    }
+    return NULL;
+}
+
+/* ---- suboptions of -o ---- */
+
+/* Those that are not one number or one switch; value is NULL if there was none. */
+static int sub_hash_algorithm(struct parser *p, const char *value)
+{
+    static const char *const known[] = {"jenkins", "murmur3", "xxh3"};
+    if (value == NULL)
+        return refuse(p, 1, "Missing hash_algorithm argument");
+    for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
+        if (strcmp(value, known[i]) == 0)
+            return take_text(p, ID_hash_algorithm, value);
+    }
+    return refuse(p, 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
+}
+
+static int sub_slab_sizes(struct parser *p, const char *value)
+{
+    if (value == NULL)
+        return refuse(p, 1, "Missing slab_sizes argument");
+    free(p->slab_sizes);
+    p->slab_sizes = strdup(value);
+    return p->slab_sizes != NULL ? SETTINGS_GO_ON : no_memory(p);
+}
+
+static int sub_io_engine(struct parser *p, const char *value)
+{
+    static const char *const names[] = {"auto", "uring", "threads"};
+    for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(names); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            p->s->ext_io_engine = i;
+            return SETTINGS_GO_ON;
+        }
+    }
+    return refuse(p, 1, "ext_io_engine must be auto, uring or threads");
+}
+
+static int sub_persist(struct parser *p, const char *value)
+{
+    static const char *const names[] = {"off", "on", "scan"};
+    if (value == NULL)
+        value = "on";
+    for (uint32_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            p->s->ext_persist = i;
+            return SETTINGS_GO_ON;
+        }
+    }
+    return refuse(p, 1, "ext_persist must be off, on or scan");
+}
+
+static int sub_write_limit(struct parser *p, const char *value)
+{
+    double v;
+    if (value == NULL)
+        return refuse(p, 1, "Missing ext_write_limit argument");
+    if (!parse_bytes(value, 1, &v) || !in_range(&table[ID_ext_write_limit], v))
+        return refuse(p, 1, "could not parse argument to ext_write_limit");
+    p->s->ext_write_limit = (uint64_t)v;
+    return SETTINGS_GO_ON;
+}
+
+static int sub_modern(struct parser *p, const char *value)
+{
+    (void)p, (void)value; /* its settings are the defaults */
+    return SETTINGS_GO_ON;
+}
+
+/* What memcached 1.4 did. */
+static int sub_no_modern(struct parser *p, const char *value)
+{
+    (void)value;
+    p->s->slab_chunk_max = SETTINGS_SLAB_PAGE_BYTES;
+    p->s->slab_reassign = false;
+    p->s->slab_automove = 0;
+    p->s->maxconns_fast = false;
+    p->s->lru_segmented = false;
+    p->s->lru_crawler = false;
+    p->s->lru_maintainer = false;
+    return take_text(p, ID_hash_algorithm, "jenkins");
+}
+
+static int sub_no_chunked_items(struct parser *p, const char *value)
+{
+    (void)value;
+    p->s->slab_chunk_max = SETTINGS_SLAB_PAGE_BYTES;
+    return SETTINGS_GO_ON;
+}
+
+static int sub_lru_maintainer(struct parser *p, const char *value)
+{
+    (void)value;
+    p->s->lru_maintainer = true;
+    p->s->lru_segmented = true;
+    return SETTINGS_GO_ON;
+}
+
+static int sub_no_lru_maintainer(struct parser *p, const char *value)
+{
+    (void)value;
+    p->s->lru_maintainer = false;
+    p->s->lru_segmented = false;
+    return SETTINGS_GO_ON;
+}
+
+static int sub_ext_path(struct parser *p, const char *value);
+
+enum sub_kind {
+    SUB_ON,       /* sets a switch */
+    SUB_OFF,      /* clears it */
+    SUB_NUMBER,   /* whole number, times scale */
+    SUB_OPTIONAL, /* the same; 1 if there is no value */
+    SUB_REAL,
+    SUB_OWN, /* its own function; with or without a value */
+    SUB_DEAD /* accepted, has no meaning any more; any value */
+};
+
+struct suboption {
+    const char *name;
+    enum sub_kind kind;
+    int id; /* of the setting; -1 if there is not one of its own */
+    uint64_t scale;
+    int (*own)(struct parser *, const char *);
+    const char *missing, *bad, *range; /* what memcached says; NULL: in the usual words */
+    const char *help;                  /* NULL: the setting's; "": not in the help */
+};
+
+#define ON(name, field) {#name, SUB_ON, ID_##field, 0, NULL, NULL, NULL, NULL, NULL}
+#define OFF(name, field, help) {#name, SUB_OFF, ID_##field, 0, NULL, NULL, NULL, NULL, help}
+#define NUMBER(name, field, scale, missing, bad, range)                                            \
+    {#name, SUB_NUMBER, ID_##field, scale, NULL, missing, bad, range, NULL}
+#define REAL(name, field, missing, bad, range)                                                     \
+    {#name, SUB_REAL, ID_##field, 1, NULL, missing, bad, range, NULL}
+#define OWN(name, id, help) {#name, SUB_OWN, id, 0, sub_##name, NULL, NULL, NULL, help}
+#define DEAD(name) {#name, SUB_DEAD, -1, 0, NULL, NULL, NULL, NULL, ""}
+
+/* clang-format off */
+static const struct suboption suboptions[] = {
+    ON(maxconns_fast, maxconns_fast),
+    OFF(no_maxconns_fast, maxconns_fast, "above the limit, stop accepting instead"),
+    NUMBER(hashpower, hashpower_init, 1, "Missing numeric argument for hashpower",
+           "Initial hashtable multiplier of 0 is too low", NULL),
+    OFF(no_hashexpand, hash_expand, "accepted; the index grows in steps that nobody feels"),
+    ON(slab_reassign, slab_reassign),
+    OFF(no_slab_reassign, slab_reassign, "pages stay in their slab class"),
+    {"slab_automove", SUB_OPTIONAL, ID_slab_automove, 1, NULL, NULL, NULL,
+     "slab_automove must be between 0 and 2", NULL},
+    OFF(no_slab_automove, slab_automove, "never move pages by need"),
+    REAL(slab_automove_ratio, slab_automove_ratio, NULL, NULL,
+         "slab_automove_ratio must be > 0 and < 1"),
+    NUMBER(slab_automove_window, slab_automove_window, 1, NULL, NULL,
+           "slab_automove_window must be > 2 and < 1800"),
+    REAL(slab_automove_freeratio, slab_automove_freeratio, NULL, NULL, NULL),
+    NUMBER(tail_repair_time, tail_repair_time, 1, "Missing numeric argument for tail_repair_time",
+           NULL, "Cannot set tail_repair_time to less than 10 seconds"),
+    OWN(hash_algorithm, ID_hash_algorithm, NULL),
+    ON(lru_crawler, lru_crawler),
+    OFF(no_lru_crawler, lru_crawler, "don't look for expired items in the background"),
+    NUMBER(lru_crawler_sleep, lru_crawler_sleep, 1, "Missing lru_crawler_sleep value", NULL,
+           "LRU crawler sleep must be between 0 and 1 second"),
+    NUMBER(lru_crawler_tocrawl, lru_crawler_tocrawl, 1, "Missing lru_crawler_tocrawl value",
+           "lru_crawler_tocrawl takes a numeric 32bit value",
+           "lru_crawler_tocrawl takes a numeric 32bit value"),
+    OWN(lru_maintainer, -1, "keep the LRU in segments, in the background (default)"),
+    OWN(no_lru_maintainer, -1, "one flat LRU a class, no background thread"),
+    NUMBER(hot_lru_pct, hot_lru_pct, 1, NULL, "hot_lru_pct must be > 1 and < 80",
+           "hot_lru_pct must be > 1 and < 80"),
+    NUMBER(warm_lru_pct, warm_lru_pct, 1, NULL, "warm_lru_pct must be > 1 and < 80",
+           "warm_lru_pct must be > 1 and < 80"),
+    REAL(hot_max_factor, hot_max_factor, NULL, NULL, "hot_max_factor must be > 0"),
+    REAL(warm_max_factor, warm_max_factor, NULL, NULL, "warm_max_factor must be > 0"),
+    NUMBER(temporary_ttl, temporary_ttl, 1, NULL, NULL, NULL),
+    NUMBER(idle_timeout, idle_timeout, 1, "Missing numeric argument for idle_timeout", NULL, NULL),
+    NUMBER(watcher_logbuf_size, watcher_logbuf_size, KiB, NULL, NULL, NULL),
+    NUMBER(worker_logbuf_size, worker_logbuf_size, KiB, NULL, NULL, NULL),
+    OWN(slab_sizes, -1, "sizes of the slab classes, as 100-200-400"),
+    NUMBER(slab_chunk_max, slab_chunk_max, KiB, NULL, NULL, NULL),
+    OWN(no_chunked_items, -1, "large items are not cut into chunks"),
+    ON(track_sizes, track_sizes),
+    NUMBER(read_buf_mem_limit, read_buf_mem_limit, MiB, NULL, NULL, NULL),
+    DEAD(resp_obj_mem_limit),
+    DEAD(inline_ascii_resp),
+    DEAD(no_inline_ascii_resp),
+    OWN(modern, -1, "the defaults"),
+    OWN(no_modern, -1, "flat LRU, no crawler, no page mover, no chunked items (as memcached 1.4)"),
+    ON(drop_privileges, drop_privileges),
+    OFF(no_drop_privileges, drop_privileges, "any system call may be made (default)"),
+    ON(relaxed_privileges, relaxed_privileges),
+    NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
+    OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
+                  "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
+    NUMBER(ext_page_size, ext_page_size, MiB, NULL, NULL, NULL),
+    NUMBER(ext_wbuf_size, ext_wbuf_size, MiB, NULL, NULL, NULL),
+    NUMBER(ext_threads, ext_threads, 1, NULL, NULL, NULL),
+    NUMBER(ext_io_depth, ext_io_depth, 1, NULL, NULL, NULL),
+    NUMBER(ext_item_size, ext_item_size, 1, NULL, NULL, NULL),
+    NUMBER(ext_item_age, ext_item_age, 1, NULL, NULL, NULL),
+    NUMBER(ext_low_ttl, ext_low_ttl, 1, NULL, NULL, NULL),
+    NUMBER(ext_recache_rate, ext_recache_rate, 1, NULL, NULL, NULL),
+    NUMBER(ext_compact_under, ext_compact_under, 1, NULL, NULL, NULL),
+    NUMBER(ext_drop_under, ext_drop_under, 1, NULL, NULL, NULL),
+    REAL(ext_max_frag, ext_max_frag, NULL, NULL, NULL),
+    NUMBER(ext_max_sleep, ext_max_sleep, 1, NULL, NULL, NULL),
+    ON(ext_drop_unread, ext_drop_unread),
+    {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
+    {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
+    {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
+    ON(ext_verify_writes, ext_verify_writes),
+    NUMBER(ext_buffer_mem, ext_buffer_mem, MiB, NULL, NULL, NULL),
+};
+/* clang-format on */
+
+/* One file: PATH:SIZE[:BUCKET]. The last colons count, so a path may have some. */
+static int sub_ext_path(struct parser *p, const char *value)
+{
+    struct settings *s = p->s;
+    if (value == NULL)
+        return refuse(p, 1, "missing argument to ext_path, ie: ext_path=/d/file:5G");
+    char *copy = strdup(value);
+    if (copy == NULL)
+        return no_memory(p);
+    char *size = strrchr(copy, ':');
+    enum settings_bucket bucket = SETTINGS_BUCKET_DEFAULT;
+    int code = SETTINGS_GO_ON;
+    double bytes;
+
+    /* The last part is a bucket unless it starts like a size. */
+    if (size != NULL && strspn(size + 1, "0123456789.") == 0) {
+        const char *name = size + 1;
+        *size = '\0';
+        size = strrchr(copy, ':');
+        if (size != NULL) {
+            while (bucket < SETTINGS_BUCKET_COUNT && strcmp(bucket_names[bucket], name) != 0)
+                bucket++;
+        }
+        if (bucket == SETTINGS_BUCKET_COUNT) {
+            code = refuse(p, 1, "Unknown extstore bucket: %s\nfailed to parse ext_path argument",
+                          name);
+            goto out;
+        }
+    }
+    size_t size_len = size != NULL ? strlen(size + 1) : 0;
+    bool has_unit = size_len > 1 && suffix_bytes(size[size_len]) >= MiB;
+    if (!has_unit) {
+        code = refuse(p, 1,
+                      "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n"
+                      "failed to parse ext_path argument");
+    } else if (!parse_bytes(size + 1, 1, &bytes)) {
+        code = refuse(p, 1, "ext_path size \"%s\" is not a whole number followed by m, g, t or p",
+                      size + 1);
+    } else if (bytes == 0) {
+        code = refuse(p, SETTINGS_EXIT_USAGE, "supplied ext_path has zero size, cannot use");
+    } else if (size == copy) {
+        code = refuse(p, 1, "ext_path has no file name: %s", value);
+    } else if (s->ext_file_count == SETTINGS_EXT_FILES_MAX) {
+        code = refuse(p, 1, "more than %d files in ext_path", SETTINGS_EXT_FILES_MAX);
+    } else {
+        *size = '\0';
+        s->ext_files[s->ext_file_count++] = (struct settings_ext_file){
+            .path = copy, .bytes = (uint64_t)bytes, .bucket = bucket};
+        copy = NULL;
+    }
+out:
+    free(copy);
+    return code;
+}
+
+/* Says why a number is out of range, in memcached's words if there are any. */
+static int refuse_range(struct parser *p, const struct suboption *o, double v)
+{
+    const struct setting *row = &table[o->id];
+    if (o->range != NULL)
+        return refuse(p, 1, "%s", o->range);
+    if (o->id == ID_hashpower_init && v < row->min)
+        return refuse(p, 1, "Initial hashtable multiplier of %.0f is too low", v);
+    if (o->id == ID_hashpower_init)
+        return refuse(p, 1,
+                      "Initial hashtable multiplier of %.0f is too high\n"
+                      "Choose a value based on \"STAT hash_power_level\" from a running instance",
+                      v);
+    double scale = o->scale > 0 ? (double)o->scale : 1;
+    if (o->id == ID_slab_chunk_max)
+        return refuse(p, 1, v < row->min ? "slab_chunk_max must be >= 0"
+                                         : "slab_chunk_max must be specified in kilobytes.");
+    if (v < row->min && row->min <= scale)
+        return refuse(p, 1, "%s must be greater than 0", o->name);
+    return refuse(p, 1, "%s must be between %.12g and %.12g", o->name, row->min / scale,
+                  row->max / scale);
+}
+
+static int take_number(struct parser *p, const struct suboption *o, const char *value)
+{
+    const struct setting *row = &table[o->id];
+    double v;
+    if (value == NULL && o->kind == SUB_OPTIONAL)
+        value = "1";
+    if (value == NULL && o->missing != NULL)
+        return refuse(p, 1, "%s", o->missing);
+    if (value == NULL)
+        return refuse(p, 1, "Missing %s argument", o->name);
+    bool ok = o->kind == SUB_REAL ? parse_real(value, &v) : parse_whole(value, false, &v);
+    if (!ok && o->bad != NULL)
+        return refuse(p, 1, "%s", o->bad);
+    if (!ok)
+        return refuse(p, 1, "could not parse argument to %s", o->name);
+    v *= (double)o->scale;
+    /* Factors and the ratio must be above their lower bound, not at it. */
+    bool open = o->id == ID_hot_max_factor || o->id == ID_warm_max_factor ||
+                o->id == ID_slab_automove_ratio;
+    if (!in_range(row, v) || (open && v <= row->min))
+        return refuse_range(p, o, v);
+    put_number(p->s, row, v);
+    p->s->temp_lru = p->s->temp_lru || o->id == ID_temporary_ttl;
+    p->compact_given = p->compact_given || o->id == ID_ext_compact_under;
+    p->drop_given = p->drop_given || o->id == ID_ext_drop_under;
+    p->page_size_given = p->page_size_given || o->id == ID_ext_page_size;
+    return SETTINGS_GO_ON;
+}
+
+/* One part of -o: NAME or NAME=VALUE. */
+static int take_suboption(struct parser *p, char *part)
+{
+    char *value = strchr(part, '=');
+    size_t name_len = value != NULL ? (size_t)(value - part) : strlen(part);
+    const struct suboption *o = suboptions, *end = suboptions + ARRAY_COUNT(suboptions);
+    char name[64];
+    if (name_len < sizeof(name)) {
+        memcpy(name, part, name_len);
+        name[name_len] = '\0';
+        const char *reason = why_no_suboption(name);
+        if (reason != NULL)
+            return refuse(p, SETTINGS_EXIT_USAGE, "-o %s: %s", name, reason);
+    }
+    while (o < end && (strlen(o->name) != name_len || strncmp(o->name, part, name_len) != 0))
+        o++;
+    if (o == end)
+        return refuse(p, 1, "Illegal suboption \"%s\"", *part != '\0' ? part : "(null)");
+    value = value != NULL ? value + 1 : NULL;
+    switch (o->kind) {
+    case SUB_ON:
+    case SUB_OFF:
+        if (value != NULL)
+            return refuse(p, 1, "%s takes no value", o->name);
+        put_number(p->s, &table[o->id], o->kind == SUB_ON);
+        return SETTINGS_GO_ON;
+    case SUB_NUMBER:
+    case SUB_OPTIONAL:
+    case SUB_REAL:
+        return take_number(p, o, value);
+    case SUB_OWN:
+        return o->own(p, value);
+    case SUB_DEAD:
+        return SETTINGS_GO_ON;
+    }
+    ASSERT(false);
+    return 1;
+}
+
+static int take_suboptions(struct parser *p, const char *list)
+{
+    char *copy = strdup(list), *rest = copy, *part;
+    if (copy == NULL)
+        return no_memory(p);
+    int code = SETTINGS_GO_ON;
+    while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",")) != NULL)
+        code = take_suboption(p, part);
+    free(copy);
+    return code;
+}
+
+/* ---- flags ---- */
+
+/* letter, long name, argument as shown in the help ("" none), setting, help (NULL: the
+ * setting's) */
+#define FLAG_TABLE(X)                                                                              \
+    X('p', "port", "<num>", ID_port, NULL)                                                         \
+    X('U', "udp-port", "<num>", ID_udpport, NULL)                                                  \
+    X('s', "unix-socket", "<file>", ID_socketpath, NULL)                                           \
+    X('a', "unix-mask", "<mask>", ID_access_mask, NULL)                                            \
+    X('A', "enable-shutdown", "", ID_shutdown_command, NULL)                                       \
+    X('l', "listen", "<addr>", ID_inter, NULL)                                                     \
+    X('d', "daemon", "", ID_daemonize, NULL)                                                       \
+    X('r', "enable-coredumps", "", ID_max_core, NULL)                                              \
+    X('u', "user", "<user>", ID_username, NULL)                                                    \
+    X('m', "memory-limit", "<num>", ID_maxbytes, "memory for items and index, in megabytes")       \
+    X('M', "disable-evictions", "", -1, "return an error when memory is full instead of evicting") \
+    X('c', "conn-limit", "<num>", ID_maxconns, NULL)                                               \
+    X('k', "lock-memory", "", ID_lock_memory, NULL)                                                \
+    X('v', "verbose", "", ID_verbosity, NULL)                                                      \
+    X('h', "help", "", -1, "print this help and exit")                                             \
+    X('i', "license", "", -1, "print the licence and exit")                                        \
+    X('V', "version", "", -1, "print the version and exit")                                        \
+    X('P', "pidfile", "<file>", ID_pid_file, NULL)                                                 \
+    X('f', "slab-growth-factor", "<num>", ID_factor, NULL)                                         \
+    X('n', "slab-min-size", "<bytes>", ID_chunk_size, NULL)                                        \
+    X('L', "enable-largepages", "", ID_large_pages, NULL)                                          \
+    X('D', NULL, "<char>", ID_prefix_delimiter, NULL)                                              \
+    X('t', "threads", "<num>", ID_num_threads, NULL)                                               \
+    X('R', "max-reqs-per-event", "<num>", ID_reqs_per_event, NULL)                                 \
+    X('C', "disable-cas", "", -1, "items have no cas value")                                       \
+    X('b', "listen-backlog", "<num>", ID_backlog, NULL)                                            \
+    X('B', "protocol", "<name>", ID_binding_protocol, NULL)                                        \
+    X('I', "max-item-size", "<num>", ID_item_size_max, NULL)                                       \
+    X('S', "enable-sasl", "", -1, NULL)                                                            \
+    X('F', "disable-flush-all", "", -1, "disable flush_all")                                       \
+    X('X', "disable-dumping", "", -1, "disable stats cachedump, lru_crawler metadump and mgdump")  \
+    X('W', "disable-watch", "", -1, "disable watch")                                               \
+    X('Y', "auth-file", "<file>", ID_auth_file, NULL)                                              \
+    X('e', "memory-file", "<file>", ID_memory_file, NULL)                                          \
+    X('N', "napi_ids", "<num>", ID_num_napi_ids, NULL)                                             \
+    X('Z', "enable-ssl", "", -1, NULL)                                                             \
+    X('o', "extended", "<list>", -1, "comma separated list of the options below")
+
+static const struct flag {
+    int letter;
+    const char *name, *arg;
+    int id;
+    const char *help;
+} flags[] = {
+#define X(letter, name, arg, id, help) {letter, name, arg, id, help},
+    FLAG_TABLE(X)
+#undef X
+};
+
+static void print_default(FILE *out, const struct setting *row, uint64_t scale)
+{
+    if (row->type == SETTING_TEXT || row->type == SETTING_BOOL || *row->help == '\0' ||
+        strstr(row->help, "default") != NULL)
+        return;
+    if (row->show == SHOW_OCTAL)
+        fprintf(out, " (default: %o)", (unsigned)row->dflt);
+    else if (row->show == SHOW_CHAR)
+        fprintf(out, " (default: %c)", (int)row->dflt);
+    else if (row - table == ID_ext_persist)
+        fprintf(out, " (default: off)");
+    else if (row->show == SHOW_PROTOCOL || row - table == ID_ext_io_engine)
+        fprintf(out, " (default: auto)");
+    else
+        fprintf(out, " (default: %.12g%s%s)", row->dflt / (double)(scale > 1 ? scale : 1),
+                scale > 1 || *row->unit == '\0' ? "" : " ", scale > 1 ? "" : row->unit);
+}
+
+static void print_help(FILE *out)
+{
+    char text[64];
+    fprintf(out, "extant %s (memcached %s protocol)\n", EXTANT_VERSION, MEMCACHED_LEVEL);
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        const struct flag *f = &flags[i];
+        if (why_no_flag(f->letter) != NULL)
+            continue;
+        if (f->name != NULL)
+            snprintf(text, sizeof(text), "-%c, --%s%s%s", f->letter, f->name, *f->arg ? "=" : "",
+                     f->arg);
+        else
+            snprintf(text, sizeof(text), "-%c %s", f->letter, f->arg);
+        fprintf(out, "%-27s %s", text, f->help != NULL ? f->help : table[f->id].help);
+        if (f->id >= 0)
+            print_default(out, &table[f->id], f->id == ID_maxbytes ? MiB : 1);
+        fputc('\n', out);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(suboptions); i++) {
+        const struct suboption *o = &suboptions[i];
+        if (why_no_suboption(o->name) != NULL || (o->help != NULL && *o->help == '\0'))
+            continue;
+        snprintf(text, sizeof(text), "%s:", o->name);
+        const char *help = o->help != NULL ? o->help : table[o->id].help;
+        const char *more = strchr(help, '\n');
+        fprintf(out, "   - %-24s %.*s", text, more ? (int)(more - help) : INT_MAX, help);
+        if (more != NULL)
+            fprintf(out, "\n%30s%s", "", more + 1);
+        if (o->help == NULL)
+            print_default(out, &table[o->id], o->scale);
+        fputc('\n', out);
+    }
+}
+
+static void print_license(FILE *out)
+{
+    fprintf(out,
+            "extant %s\n\n"
+            "Redistribution and use in source and binary forms, with or without modification,\n"
+            "are permitted under the terms of the BSD 3-Clause licence; see the file LICENSE.\n\n"
+            "It uses libevent (3-clause BSD), liburing (MIT), jemalloc (2-clause BSD),\n"
+            "xxHash (2-clause BSD) and ISA-L (3-clause BSD).\n",
+            EXTANT_VERSION);
+}
+
+/* A whole number for a flag; words for what memcached would not accept or would misread. */
+static int flag_number(struct parser *p, int letter, int id, const char *text, const char *below)
+{
+    const struct setting *row = &table[id];
+    double v;
+    if (!parse_whole(text, true, &v) || v > row->max || v < row->min) {
+        bool is_number = parse_whole(text, true, &v);
+        if (below != NULL && (!is_number || v < row->min))
+            return refuse(p, 1, "%s", below);
+        return refuse(p, SETTINGS_EXIT_USAGE, "-%c %s is not a number from %.0f to %.0f", letter,
+                      text, row->min, row->max);
+    }
+    put_number(p->s, row, v);
+    return SETTINGS_GO_ON;
+}
+
+static int flag_port(struct parser *p, int letter, int id, const char *text)
+{
+    double v;
+    if (!parse_whole(text, true, &v) || !in_range(&table[id], v))
+        return refuse(p, SETTINGS_EXIT_USAGE, "ERROR: Invalid port number %s.", text);
+    put_number(p->s, &table[id], v);
+    if (letter == 'p')
+        p->tcp_given = true;
+    else
+        p->udp_given = true;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_factor(struct parser *p, const char *text)
+{
+    double v;
+    if (!parse_real(text, &v) || v <= 1.0)
+        return refuse(p, 1, "Factor must be greater than 1");
+    if (!in_range(&table[ID_factor], v))
+        return refuse(p, 1, "Factor must be no more than %.0f", table[ID_factor].max);
+    p->s->factor = v;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_protocol(struct parser *p, const char *text)
+{
+    if (strcmp(text, "auto") == 0)
+        p->s->binding_protocol = SETTINGS_PROTOCOL_AUTO;
+    else if (strcmp(text, "ascii") == 0)
+        p->s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
+    else if (strcmp(text, "binary") == 0)
+        p->s->binding_protocol = SETTINGS_PROTOCOL_BINARY;
+    else
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "Invalid value for binding protocol: %s\n"
+                      " -- should be one of auto, binary, or ascii",
+                      text);
+    return SETTINGS_GO_ON;
+}
+
+/* -l may come several times; `stats settings` shows all of them. */
+static int flag_listen(struct parser *p, const char *text)
+{
+    if (p->s->inter == NULL)
+        return take_text(p, ID_inter, text);
+    char *joined;
+    if (asprintf(&joined, "%s,%s", p->s->inter, text) < 0)
+        return no_memory(p);
+    free(p->s->inter);
+    p->s->inter = joined;
+    return SETTINGS_GO_ON;
+}
+
+static int take_flag(struct parser *p, int letter, const char *arg)
+{
+    struct settings *s = p->s;
+    double v;
+    char *end;
+    const char *reason = why_no_flag(letter);
+    if (reason != NULL)
+        return refuse(p, SETTINGS_EXIT_USAGE, "%s", reason);
+    switch (letter) {
+    case 'p':
+        return flag_port(p, letter, ID_port, arg);
+    case 'U':
+        return flag_port(p, letter, ID_udpport, arg);
+    case 's':
+        return take_text(p, ID_socketpath, arg);
+    case 'a': {
+        unsigned long mode = strtoul(arg, &end, 8);
+        if (*arg < '0' || *arg > '7' || *end != '\0' || mode > 07777)
+            return refuse(p, SETTINGS_EXIT_USAGE, "-a %s is not an octal access mode", arg);
+        s->access_mask = (uint32_t)mode;
+        break;
+    }
+    case 'A':
+        s->shutdown_command = true;
+        break;
+    case 'l':
+        return flag_listen(p, arg);
+    case 'd':
+        s->daemonize = true;
+        break;
+    case 'r':
+        s->max_core = true;
+        break;
+    case 'u':
+        return take_text(p, ID_username, arg);
+    case 'm':
+        if (!parse_bytes(arg, MiB, &v) || !in_range(&table[ID_maxbytes], v))
+            return refuse(p, SETTINGS_EXIT_USAGE, "-m %s is not a number of megabytes", arg);
+        s->maxbytes = (uint64_t)v;
+        break;
+    case 'M':
+        s->evict_to_free = false;
+        break;
+    case 'c':
+        return flag_number(p, letter, ID_maxconns, arg,
+                           "Maximum connections must be greater than 0");
+    case 'k':
+        s->lock_memory = true;
+        break;
+    case 'L':
+        s->large_pages = true;
+        break;
+    case 'N':
+        return flag_number(p, letter, ID_num_napi_ids, arg,
+                           "Maximum number of NAPI IDs must be greater than 0");
+    case 'v':
+        s->verbosity++;
+        break;
+    case 'P':
+        return take_text(p, ID_pid_file, arg);
+    case 'f':
+        return flag_factor(p, arg);
+    case 'n':
+        return flag_number(p, letter, ID_chunk_size, arg, "Chunk size must be greater than 0");
+    case 'D':
+        if (*arg == '\0')
+            return refuse(p, 1, "No delimiter specified");
+        s->prefix_delimiter = (unsigned char)*arg;
+        s->detail_enabled = true;
+        break;
+    case 't':
+        return flag_number(p, letter, ID_num_threads, arg,
+                           "Number of threads must be greater than 0");
+    case 'R':
+        return flag_number(p, letter, ID_reqs_per_event, arg,
+                           "Number of requests per event must be greater than 0");
+    case 'C':
+        s->use_cas = false;
+        break;
+    case 'b':
+        return flag_number(p, letter, ID_backlog, arg, NULL);
+    case 'B':
+        return flag_protocol(p, arg);
+    case 'I':
+        if (!parse_bytes(arg, 1, &v))
+            return refuse(p, SETTINGS_EXIT_USAGE, "-I %s is not a size", arg);
+        s->item_size_max = (uint64_t)v;
+        break;
+    case 'F':
+        s->flush_enabled = false;
+        break;
+    case 'X':
+        s->dump_enabled = false;
+        break;
+    case 'W':
+        s->watch_enabled = false;
+        break;
+    case 'Y':
+        s->auth_ascii = true;
+        return take_text(p, ID_auth_file, arg);
+    case 'e':
+        return take_text(p, ID_memory_file, arg);
+    case 'o':
+        return take_suboptions(p, arg);
+    default:
+        ASSERT(false);
+    }
+    return SETTINGS_GO_ON;
+}
+
+/* ---- what only makes sense together ---- */
+
+/* Cuts "proto[x]:" and "tag[y]:" and "notls:" off the front; keeps the tag. */
+static char *skip_listen_prefixes(char *text, struct settings_listen *to)
+{
+    for (;;) {
+        char *end;
+        if (strncmp(text, "notls:", 6) == 0) {
+            text += 6;
+        } else if ((strncmp(text, "tag[", 4) == 0 || strncmp(text, "proto[", 6) == 0) &&
+                   (end = strstr(text, "]:")) != NULL) {
+            if (*text == 't')
+                snprintf(to->tag, sizeof(to->tag), "%.*s", (int)(end - text - 4), text + 4);
+            text = end + 2;
+        } else {
+            return text;
+        }
+    }
+}
+
+/* One address: host, host:port, [ipv6], [ipv6]:port or a bare ipv6. */
+static int take_address(struct parser *p, char *text)
+{
+    struct settings *s = p->s;
+    if (s->listen_count == SETTINGS_LISTEN_MAX)
+        return refuse(p, SETTINGS_EXIT_USAGE, "more than %d addresses in -l", SETTINGS_LISTEN_MAX);
+    struct settings_listen *to = &s->listen[s->listen_count];
+    to->port = SETTINGS_PORT_DEFAULT;
+    char *host = skip_listen_prefixes(text, to), *colon;
+    if (*host == '[') {
+        char *end = strchr(host, ']');
+        if (end == NULL || (end[1] != '\0' && end[1] != ':'))
+            return refuse(p, SETTINGS_EXIT_LISTEN, "Invalid IPV6 address: \"%s\"", host);
+        colon = end[1] == ':' ? end + 1 : NULL;
+        *end = '\0';
+        host++;
+    } else {
+        colon = strchr(host, ':');
+        if (colon != NULL && strchr(colon + 1, ':') != NULL)
+            colon = NULL; /* an ipv6 address without a port */
+    }
+    if (colon != NULL) {
+        double v;
+        *colon = '\0';
+        if (!parse_whole(colon + 1, false, &v) || v > 65535)
+            return refuse(p, SETTINGS_EXIT_LISTEN, "Invalid port number: \"%s\"", colon + 1);
+        to->port = (int)v;
+    }
+    if (strlen(host) >= sizeof(to->host))
+        return refuse(p, SETTINGS_EXIT_LISTEN, "address too long: \"%s\"", host);
+    strcpy(to->host, strcmp(host, "*") == 0 ? "" : host);
+    s->listen_count++;
+    return SETTINGS_GO_ON;
+}
+
+static int check_listen(struct parser *p)
+{
+    if (p->s->inter == NULL)
+        return SETTINGS_GO_ON;
+    char *copy = strdup(p->s->inter), *rest = copy, *part;
+    if (copy == NULL)
+        return no_memory(p);
+    int code = SETTINGS_GO_ON;
+    while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",;")) != NULL) {
+        if (*part != '\0')
+            code = take_address(p, part);
+    }
+    free(copy);
+    return code;
+}
+
+static int check_sizes(struct parser *p)
+{
+    struct settings *s = p->s;
+    if (s->item_size_max < table[ID_item_size_max].min)
+        return refuse(p, SETTINGS_EXIT_USAGE, "Item max size cannot be less than 1024 bytes.");
+    if (s->item_size_max > s->maxbytes / 2)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "Cannot set item size limit higher than 1/2 of memory max.");
+    if (s->item_size_max > GiB)
+        return refuse(p, SETTINGS_EXIT_USAGE, "Cannot set item size limit higher than a gigabyte.");
+    if (s->item_size_max < s->slab_chunk_max)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "slab_chunk_max (bytes: %" PRIu64
+                      ") cannot be larger than -I (item_size_max %" PRIu64 ")",
+                      s->slab_chunk_max, s->item_size_max);
+    if (s->item_size_max % s->slab_chunk_max != 0)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "-I (item_size_max: %" PRIu64
+                      ") must be evenly divisible by slab_chunk_max (bytes: %" PRIu64 ")",
+                      s->item_size_max, s->slab_chunk_max);
+    if (SETTINGS_SLAB_PAGE_BYTES % s->slab_chunk_max != 0)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "slab_chunk_max (bytes: %" PRIu64 ") must divide evenly into %" PRIu64
+                      " (slab_page_size)",
+                      s->slab_chunk_max, SETTINGS_SLAB_PAGE_BYTES);
+    if (s->hot_lru_pct + s->warm_lru_pct > 80)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined");
+    return SETTINGS_GO_ON;
+}
+
+static int check_slab_sizes(struct parser *p)
+{
+    struct settings *s = p->s;
+    char *rest = p->slab_sizes, *part;
+    double last = 0, size;
+    while (rest != NULL && (part = strsep(&rest, "-")) != NULL) {
+        if (!parse_whole(part, false, &size))
+            return refuse(p, SETTINGS_EXIT_USAGE, "slab size %s is out of valid range", part);
+        if (size < s->chunk_size || size > (double)s->slab_chunk_max)
+            return refuse(p, SETTINGS_EXIT_USAGE, "slab size %.0f is out of valid range", size);
+        if (size <= last)
+            return refuse(p, SETTINGS_EXIT_USAGE,
+                          "slab size %.0f cannot be lower than or equal to a previous class size",
+                          size);
+        if (last > 0 && size <= last + 8)
+            return refuse(p, SETTINGS_EXIT_USAGE,
+                          "slab size %.0f must be at least 8 bytes larger than previous class",
+                          size);
+        if (s->slab_size_count == SETTINGS_SLAB_SIZES_MAX)
+            return refuse(p, SETTINGS_EXIT_USAGE, "too many slab classes specified");
+        s->slab_sizes[s->slab_size_count++] = (uint32_t)size;
+        last = size;
+    }
+    return SETTINGS_GO_ON;
+}
+
+/* Do two paths name one file? Links count when the files exist. */
+static bool is_same_file(const char *a, const char *b)
+{
+    char *real_a = realpath(a, NULL), *real_b = realpath(b, NULL);
+    bool same = strcmp(a, b) == 0 ||
+                (real_a != NULL && real_b != NULL && strcmp(real_a, real_b) == 0);
+    free(real_a);
+    free(real_b);
+    return same;
+}
+
+uint64_t settings_ext_page_count(const struct settings *s)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        count += s->ext_files[i].bytes / s->ext_page_size;
+    return count;
+}
+
+/* Small files of default-sized pages would have next to none: memcached takes it, so pages get
+ * smaller, unless their size was asked for. */
+static void shrink_pages(struct parser *p)
+{
+    struct settings *s = p->s;
+    while (!p->page_size_given && settings_ext_page_count(s) < SETTINGS_EXT_PAGES_WISH) {
+        uint64_t half = s->ext_page_size / 2;
+        if (half % s->ext_wbuf_size != 0 || half % SETTINGS_EXT_UNIT_BYTES != 0)
+            break;
+        s->ext_page_size = half;
+    }
+}
+
+static int check_flash(struct parser *p)
+{
+    struct settings *s = p->s;
+    static const char failed[] = "Failed to initialize external storage:";
+    if (s->ext_file_count == 0 && s->ext_persist != SETTINGS_PERSIST_OFF)
+        return refuse(p, 1, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
+    if (s->ext_file_count == 0)
+        return SETTINGS_GO_ON;
+    if (s->udpport != 0)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "Cannot use UDP with extstore enabled (-U 0 to disable)");
+    if (s->item_size_max > s->ext_wbuf_size)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "-I (item_size_max: %" PRIu64
+                      ") cannot be larger than ext_wbuf_size: %" PRIu64,
+                      s->item_size_max, s->ext_wbuf_size);
+    shrink_pages(p);
+    if (s->ext_page_size % s->ext_wbuf_size != 0)
+        return refuse(p, 1, "%s page_size must be divisible by wbuf_size", failed);
+    if (s->ext_page_size % SETTINGS_EXT_UNIT_BYTES != 0 ||
+        s->ext_wbuf_size % SETTINGS_EXT_UNIT_BYTES != 0)
+        return refuse(p, 1, "%s page_size and wbuf_size must be divisible by 1024*1024*2", failed);
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < s->ext_file_count; i++) {
+        for (uint32_t k = 0; k < i; k++) {
+            if (is_same_file(s->ext_files[i].path, s->ext_files[k].path))
+                return refuse(p, 1, "ext_path names the file %s twice", s->ext_files[i].path);
+        }
+        if (s->ext_files[i].bytes < s->ext_page_size)
+            return refuse(p, 1,
+                          "ext_path %s is smaller than one page (ext_page_size, %" PRIu64 " MB)",
+                          s->ext_files[i].path, s->ext_page_size / MiB);
+        bytes += s->ext_files[i].bytes;
+    }
+    uint64_t pages = settings_ext_page_count(s);
+    if (pages > SETTINGS_EXT_PAGES_MAX)
+        return refuse(p, 1,
+                      "%s page_count must total to < 65536. Increase page_size or lower path sizes",
+                      failed);
+    if (bytes > SETTINGS_EXT_BYTES_MAX)
+        return refuse(p, 1, "ext_path sizes add up to more than 16 TB");
+    if (!p->compact_given)
+        s->ext_compact_under = (uint32_t)max_u64(pages / 100, 1);
+    if (!p->drop_given)
+        s->ext_drop_under = p->compact_given ? (uint32_t)max_u64(pages / 100, 1)
+                                             : (uint32_t)s->ext_compact_under;
+    if (s->ext_buffer_mem == 0)
+        s->ext_buffer_mem = 8 * s->ext_wbuf_size;
+    if (s->ext_buffer_mem < 4 * s->ext_wbuf_size)
+        return refuse(p, 1, "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
+    return SETTINGS_GO_ON;
+}
+
+/* Everything that depends on more than one option, whatever their order. */
+static int check_together(struct parser *p)
+{
+    struct settings *s = p->s;
+    if (p->udp_given && s->udpport != 0 && !p->tcp_given)
+        s->port = (int32_t)s->udpport;
+    s->num_threads_per_udp = (uint32_t)s->num_threads;
+    if (s->auth_file != NULL) {
+        if (s->udpport != 0)
+            return refuse(p, SETTINGS_EXIT_USAGE,
+                          "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
+        s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
+    }
+    if (s->num_napi_ids > s->num_threads)
+        return refuse(p, SETTINGS_EXIT_USAGE,
+                      "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
+                      (unsigned)s->num_napi_ids, (unsigned)s->num_threads);
+    int code = check_sizes(p);
+    if (code == SETTINGS_GO_ON)
+        code = check_slab_sizes(p);
+    if (code == SETTINGS_GO_ON)
+        code = check_flash(p);
+    if (code == SETTINGS_GO_ON)
+        code = check_listen(p);
+    if (code == SETTINGS_GO_ON && s->num_threads > 64)
+        fprintf(p->err, "WARNING: Setting a high number of worker threads is not recommended.\n"
+                        " Set this value to the number of cores in your machine or less.\n");
+    if (code == SETTINGS_GO_ON && s->binding_protocol == SETTINGS_PROTOCOL_BINARY)
+        fprintf(p->err, "WARNING: -B binary: the binary protocol is not supported, every connection "
+                        "will be closed\n");
+    return code;
+}
+
+static int parse_flags(struct parser *p, int argc, char **argv)
+{
+    char letters[2 * ARRAY_COUNT(flags) + 2] = ":"; /* a missing argument is told apart */
+    struct option longs[ARRAY_COUNT(flags) + 1] = {0};
+    size_t n = 1, long_count = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        letters[n++] = (char)flags[i].letter;
+        if (*flags[i].arg != '\0')
+            letters[n++] = ':';
+        if (flags[i].name != NULL)
+            longs[long_count++] =
+                (struct option){flags[i].name, *flags[i].arg != '\0', NULL, flags[i].letter};
+    }
+    letters[n] = '\0';
+    optind = 0; /* makes getopt_long start afresh */
+    opterr = 0;
+    int letter;
+    while ((letter = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+        switch (letter) {
+        case ':':
+            return refuse(p, 1, "%s: option requires an argument -- '%c'\nIllegal argument \"?\"",
+                          p->program, optopt);
+        case '?':
+            if (optopt != 0)
+                return refuse(p, 1, "%s: invalid option -- '%c'\nIllegal argument \"?\"",
+                              p->program, optopt);
+            return refuse(p, 1, "%s: unrecognized option '%s'\nIllegal argument \"?\"", p->program,
+                          argv[optind - 1]);
+        case 'h':
+            print_help(p->out);
+            return 0;
+        case 'i':
+            print_license(p->out);
+            return 0;
+        case 'V':
+            fprintf(p->out, "extant %s (memcached %s protocol)\n", EXTANT_VERSION, MEMCACHED_LEVEL);
+            return 0;
+        default: {
+            int code = take_flag(p, letter, optarg);
+            if (code != SETTINGS_GO_ON)
+                return code;
+        }
+        }
+    }
+    for (int i = optind; i < argc; i++) {
+        if (*argv[i] != '\0')
+            return refuse(p, 1, "Illegal argument \"%s\"", argv[i]);
+    }
+    return SETTINGS_GO_ON;
+}
+
+int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err)
+{
+    struct parser p = {
+        .s = s, .out = out, .err = err, .program = argc > 0 ? argv[0] : "extant"};
+    int code = settings_init(s) == 0 ? parse_flags(&p, argc, argv) : no_memory(&p);
+    if (code == SETTINGS_GO_ON)
+        code = check_together(&p);
+    free(p.slab_sizes);
+    return code;
+}
+
+int settings_check_root(const struct settings *s, bool is_root, FILE *err)
+{
+    if (!is_root || s->username != NULL)
+        return SETTINGS_GO_ON;
+    fprintf(err, "must add '-u root' to start as root\n");
+    return SETTINGS_EXIT_USAGE;
+}
+
+/* ---- stats settings ---- */
+
+void settings_print_stats(const struct settings *s,
+                          void (*emit)(void *ctx, const char *name, const char *fmt, ...),
+                          void *ctx)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++) {
+        const struct setting *row = &table[i];
+        const char *text = row->type == SETTING_TEXT ? FIELD_CONST(s, row, char *) : NULL;
+        double v = row->type == SETTING_TEXT ? 0 : get_number(s, row);
+        switch (row->show) {
+        case SHOW_NUMBER:
+            emit(ctx, row->stat_name, "%.0f", v);
+            break;
+        case SHOW_YES_NO:
+            emit(ctx, row->stat_name, "%s", v != 0 ? "yes" : "no");
+            break;
+        case SHOW_ON_OFF:
+            emit(ctx, row->stat_name, "%s", v != 0 ? "on" : "off");
+            break;
+        case SHOW_OCTAL:
+            emit(ctx, row->stat_name, "%o", (unsigned)v);
+            break;
+        case SHOW_CHAR:
+            emit(ctx, row->stat_name, "%c", (int)v);
+            break;
+        case SHOW_REAL2:
+            emit(ctx, row->stat_name, "%.2f", v);
+            break;
+        case SHOW_REAL3:
+            emit(ctx, row->stat_name, "%.3f", v);
+            break;
+        case SHOW_TEXT_NULL:
+            emit(ctx, row->stat_name, "%s", text != NULL ? text : "NULL");
+            break;
+        case SHOW_TEXT_null:
+            emit(ctx, row->stat_name, "%s", text != NULL ? text : "(null)");
+            break;
+        case SHOW_PROTOCOL:
+            emit(ctx, row->stat_name, "%s",
+                 v == SETTINGS_PROTOCOL_ASCII    ? "ascii"
+                 : v == SETTINGS_PROTOCOL_BINARY ? "binary"
+                                                 : "auto-negotiate");
+            break;
+        case SHOW_HIDDEN:
+            break;
+        }
+    }
+}

@@ -1,0 +1,400 @@
+/* operator/settings.h: every setting, in one table; the command line that fills it.
+ *
+ * settings_parse() turns arguments into a struct settings and nothing else: it
+ * opens nothing, changes no process state but getopt's (which it resets), does
+ * not exit, and may be called again. Modules never see this struct: server.c
+ * copies what each needs into the module's own options. What may change while
+ * the server runs is read by its users from here through pointers that server.c
+ * hands out, hence the atomics.
+ *
+ * Refusals have memcached's text and exit code where memcached refuses too; what
+ * memcached misreads in silence is refused in one line that says what is wrong.
+ * What this build can't do is refused as well (UNSUPPORTED_TABLE), never ignored.
+ *
+ * Threads: parse and free by one thread; numbers by any.
+ */
+#ifndef EXTANT_SETTINGS_H
+#define EXTANT_SETTINGS_H
+
+#include "base/base.h"
+
+enum {
+    SETTINGS_LISTEN_MAX = 32, /* addresses of -l */
+    SETTINGS_EXT_FILES_MAX = 16,
+    SETTINGS_SLAB_SIZES_MAX = 62, /* classes of slab_sizes */
+    SETTINGS_HOST_BYTES = 256,
+};
+
+/* sysexits.h values that memcached uses */
+enum {
+    SETTINGS_GO_ON = -1,
+    SETTINGS_EXIT_USAGE = 64,
+    SETTINGS_EXIT_LISTEN = 71,
+    SETTINGS_EXIT_MEMORY = 71
+};
+
+#define SETTINGS_SLAB_PAGE_BYTES (1 * MiB)
+#define SETTINGS_EXT_PAGES_MAX 65535u        /* in all files together */
+#define SETTINGS_EXT_PAGES_WISH 8u           /* in all, unless ext_page_size says otherwise */
+#define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* what a place of 40 bits can name */
+#define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
+
+enum setting_type {
+    SETTING_BOOL,
+    SETTING_U32,
+    SETTING_I32,
+    SETTING_U64,
+    SETTING_REAL,
+    SETTING_TEXT
+};
+
+/* How `stats settings` shows a value; HIDDEN ones it doesn't (memcached has no such line). */
+enum setting_show {
+    SHOW_NUMBER,
+    SHOW_YES_NO,
+    SHOW_ON_OFF,
+    SHOW_OCTAL,
+    SHOW_CHAR,      /* the character of that number */
+    SHOW_REAL2,     /* two decimals */
+    SHOW_REAL3,
+    SHOW_TEXT_NULL, /* text, "NULL" if unset */
+    SHOW_TEXT_null, /* text, "(null)" if unset */
+    SHOW_PROTOCOL,
+    SHOW_HIDDEN,
+};
+
+enum settings_protocol { SETTINGS_PROTOCOL_AUTO, SETTINGS_PROTOCOL_ASCII, SETTINGS_PROTOCOL_BINARY };
+enum settings_persist { SETTINGS_PERSIST_OFF, SETTINGS_PERSIST_ON, SETTINGS_PERSIST_SCAN };
+enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENGINE_THREADS };
+
+/* Flash buckets, numbered and named as memcached does. */
+#define SETTINGS_BUCKET_TABLE(X)                                                                   \
+    X(DEFAULT,                                                                                     \
+      "default")                                                                                   \
+    X(COMPACT,                                                                                     \
+      "compact")                                                                                   \
+    X(CHUNKED,                                                                                     \
+      "chunked")                                                                                   \
+    X(LOWTTL,                                                                                      \
+      "lowttl")                                                                                    \
+    X(COLDCOMPACT,                                                                                 \
+      "coldcompact")                                                                               \
+    X(OLD, "old")
+enum settings_bucket {
+#define X(name, text) SETTINGS_BUCKET_##name,
+    SETTINGS_BUCKET_TABLE(X)
+#undef X
+        SETTINGS_BUCKET_COUNT
+};
+
+/* The settings, in the order of `stats settings`, then the hidden ones.
+ * LIVE: settings_set() may change it while the server runs. min and max are in the unit.
+ *
+ * type, field, default, min, max, unit, live, shown as, `stats settings` name, help */
+#define LIVE true
+#define FIXED false
+#define SETTINGS_TABLE(X)                                                                          \
+    X(U64, maxbytes, 64 * MiB, 0, 1ull << 50, "bytes", LIVE, NUMBER,                               \
+      "maxbytes",                                                                                  \
+      "memory for items and index")                                                                \
+    X(U32, maxconns, 1024, 1, 1 << 24, "", FIXED, NUMBER, "maxconns",                              \
+      "max simultaneous connections")                                                              \
+    X(I32, port, 11211, -1, 65535, "", FIXED, NUMBER,                                              \
+      "tcpport",                                                                                   \
+      "TCP port to listen on; 0 off, -1 any free one")                                             \
+    X(I32, udpport, 0, -1, 65535, "", FIXED, NUMBER, "udpport",                                    \
+      "UDP port to listen on; 0 off, -1 any free one")                                                              \
+    X(TEXT, inter, 0, 0, 0, "", FIXED, TEXT_NULL,                                                  \
+      "inter",                                                                                     \
+      "addresses to listen on: host, host:port or [ipv6]:port; comma separated, repeatable")      \
+    X(U32, verbosity, 0, 0, UINT32_MAX, "", LIVE, NUMBER,                                          \
+      "verbosity",                                                                                 \
+      "verbose: client errors; -vv: commands too")                                                 \
+    X(U32, oldest_live_sec, 0, 0, UINT32_MAX, "s", LIVE, NUMBER,                                   \
+      "oldest",                                                                                    \
+      "rel time before which everything is flushed")                                               \
+    X(BOOL, evict_to_free, true, 0, 1, "", FIXED, ON_OFF,                                          \
+      "evictions",                                                                                 \
+      "evict instead of returning an error")                                                       \
+    X(TEXT, socketpath, 0, 0, 0, "", FIXED, TEXT_NULL,                                             \
+      "domain_socket",                                                                             \
+      "unix socket to listen on (disables the network)")                                           \
+    X(U32, access_mask, 0700, 0, 07777, "", FIXED, OCTAL,                                          \
+      "umask",                                                                                     \
+      "access mode of the unix socket, in octal")                                                  \
+    X(BOOL, shutdown_command, false, 0, 1, "", FIXED, YES_NO,                                      \
+      "shutdown_command",                                                                          \
+      "allow the \"shutdown\" command")                                                            \
+    X(REAL, factor, 1.25, 1, 1000, "", FIXED, REAL2, "growth_factor",                              \
+      "growth factor of slab classes")                                                             \
+    X(U32, chunk_size, 48, 1, 1 << 19, "bytes", FIXED, NUMBER,                                     \
+      "chunk_size",                                                                                \
+      "space of the smallest class for key, value and flags")                                      \
+    X(U32, num_threads, 4, 1, 1024, "", FIXED, NUMBER, "num_threads",                              \
+      "worker threads")                                                                            \
+    X(U32, num_threads_per_udp, 4, 1, 1024, "", FIXED, NUMBER,                                     \
+      "num_threads_per_udp",                                                                       \
+      "workers that read the UDP socket")                                                          \
+    X(U32, prefix_delimiter, ':', 1, 255, "", FIXED, CHAR,                                         \
+      "stat_key_prefix",                                                                           \
+      "ends a key's prefix in \"stats detail\", and turns that on")                                \
+    X(BOOL, detail_enabled, false, 0, 1, "", LIVE, YES_NO,                                         \
+      "detail_enabled",                                                                            \
+      "statistics by prefix of the key")                                                           \
+    X(U32, reqs_per_event, 20, 1, INT32_MAX, "", FIXED, NUMBER,                                    \
+      "reqs_per_event",                                                                            \
+      "requests of one connection before others have a turn")                                      \
+    X(BOOL, use_cas, true, 0, 1, "", FIXED, YES_NO, "cas_enabled",                                 \
+      "items have a cas value")                                                                    \
+    X(U32, backlog, 1024, 1, INT32_MAX, "", FIXED, NUMBER, "tcp_backlog",                          \
+      "listen(2) backlog")                                                                         \
+    X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 2,                                         \
+      "", FIXED, PROTOCOL,                                                                         \
+      "binding_protocol", "protocol: ascii or auto; binary closes every connection")               \
+    X(BOOL, auth_sasl, false, 0, 0, "", FIXED, YES_NO, "auth_enabled_sasl",                        \
+      "")                                                                                          \
+    X(BOOL, auth_ascii, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_ascii",                      \
+      "")                                                                                          \
+    X(U64, item_size_max, 1 * MiB, 1024, GiB, "bytes", FIXED, NUMBER,                              \
+      "item_size_max",                                                                             \
+      "largest item (1k to 1024m, at most half of -m)")                                            \
+    X(BOOL, maxconns_fast, true, 0, 1, "", FIXED, YES_NO,                                          \
+      "maxconns_fast",                                                                             \
+      "reject connections above the limit at once")                                                \
+    X(U32, hashpower_init, 0, 12, 32, "", FIXED, NUMBER,                                           \
+      "hashpower_init",                                                                            \
+      "size of the index at start, as a power of two of objects; 0 lets it grow")                  \
+    X(BOOL, slab_reassign, true, 0, 1, "", FIXED, YES_NO,                                          \
+      "slab_reassign",                                                                             \
+      "pages can move between slab classes")                                                       \
+    X(U32, slab_automove, 1, 0, 2, "", LIVE, NUMBER,                                               \
+      "slab_automove",                                                                             \
+      "move pages by need: 0 off, 1 slowly, 2 with every eviction")                                \
+    X(REAL, slab_automove_ratio, 0.8, 0, 1, "", LIVE, REAL2,                                       \
+      "slab_automove_ratio",                                                                       \
+      "age ratio of classes below which a page moves")                                             \
+    X(U32, slab_automove_window, 10, 3, 1800, "s", LIVE, NUMBER,                                   \
+      "slab_automove_window",                                                                      \
+      "how far the page mover looks back")                                                         \
+    X(U64, slab_chunk_max, 512 * KiB, 1, MiB, "bytes", FIXED, NUMBER,                              \
+      "slab_chunk_max",                                                                            \
+      "largest chunk; larger items have several")                                                  \
+    X(BOOL, lru_crawler, true, 0, 1, "", LIVE, YES_NO,                                             \
+      "lru_crawler",                                                                               \
+      "look for expired items in the background")                                                  \
+    X(U32, lru_crawler_sleep, 100, 0, 1000000, "us", LIVE, NUMBER,                                 \
+      "lru_crawler_sleep",                                                                         \
+      "pause of the crawler between items")                                                        \
+    X(U32, lru_crawler_tocrawl, 0, 0, UINT32_MAX, "", LIVE, NUMBER,                                \
+      "lru_crawler_tocrawl",                                                                       \
+      "items to crawl in one run and class; 0 all")                                                \
+    X(U32, tail_repair_time, 0, 10, INT32_MAX, "s", FIXED, NUMBER,                                 \
+      "tail_repair_time",                                                                          \
+      "accepted and shown; no reference leaks that would have to be repaired; 0 never")            \
+    X(BOOL, flush_enabled, true, 0, 1, "", FIXED, YES_NO, "flush_enabled",                         \
+      "allow flush_all")                                                                           \
+    X(BOOL, dump_enabled, true, 0, 1, "", FIXED, YES_NO,                                           \
+      "dump_enabled",                                                                              \
+      "allow cachedump, metadump and mgdump")                                                      \
+    X(TEXT, hash_algorithm, 0, 0, 0, "", FIXED, TEXT_null,                                         \
+      "hash_algorithm",                                                                            \
+      "jenkins, murmur3 or xxh3: the name shown in stats; the index always uses xxh3")             \
+    X(BOOL, lru_maintainer, true, 0, 1, "", FIXED, YES_NO,                                         \
+      "lru_maintainer_thread",                                                                     \
+      "keep the LRU in segments, in the background")                                               \
+    X(BOOL, lru_segmented, true, 0, 1, "", LIVE, YES_NO, "lru_segmented",                          \
+      "segmented LRU")                                                                             \
+    X(U32, hot_lru_pct, 20, 1, 79, "%", LIVE, NUMBER, "hot_lru_pct",                               \
+      "share of a class for HOT")                                                                  \
+    X(U32, warm_lru_pct, 40, 1, 79, "%", LIVE, NUMBER, "warm_lru_pct",                             \
+      "share of a class for WARM")                                                                 \
+    X(REAL, hot_max_factor, 0.2, 0, 1e9, "", LIVE, REAL2,                                          \
+      "hot_max_factor",                                                                            \
+      "items idle for longer than this times the age of COLD leave HOT")                           \
+    X(REAL, warm_max_factor, 2.0, 0, 1e9, "", LIVE, REAL2,                                         \
+      "warm_max_factor",                                                                           \
+      "items idle for longer than this times the age of COLD leave WARM")                          \
+    X(BOOL, temp_lru, false, 0, 1, "", LIVE, YES_NO, "temp_lru",                                   \
+      "short-lived items have their own LRU")                                                      \
+    X(U32, temporary_ttl, 61, 0, UINT32_MAX, "s", LIVE, NUMBER,                                    \
+      "temporary_ttl",                                                                             \
+      "items with no more TTL than this go to TEMP and are not evicted")                           \
+    X(U32, idle_timeout, 0, 0, INT32_MAX, "s", FIXED, NUMBER,                                      \
+      "idle_timeout",                                                                              \
+      "close connections idle for longer; 0 never")                                                \
+    X(U32, watcher_logbuf_size, 256 * KiB, 1024, GiB,                                              \
+      "bytes", FIXED, NUMBER,                                                                      \
+      "watcher_logbuf_size", "write buffer of a watcher, given in KB")                             \
+    X(U32, worker_logbuf_size, 64 * KiB, 1024, GiB, "bytes", FIXED, NUMBER,                        \
+      "worker_logbuf_size",                                                                        \
+      "log buffer of a worker, given in KB")                                                       \
+    X(U64, read_buf_mem_limit, 0, 0, 1ull << 50, "bytes", FIXED, NUMBER,                           \
+      "read_buf_mem_limit",                                                                        \
+      "memory for read and response buffers of connections, given in MB; 0 no limit")              \
+    X(BOOL, track_sizes, false, 0, 1, "", FIXED, YES_NO, "track_sizes",                            \
+      "count item sizes for \"stats sizes\"")                                                      \
+    X(BOOL, inline_ascii_response, false, 0, 0, "", FIXED, YES_NO, "inline_ascii_response",        \
+      "")                                                                                          \
+    X(BOOL, drop_privileges, false, 0, 1, "", FIXED, YES_NO,                                       \
+      "drop_privileges",                                                                           \
+      "only the system calls that serving needs; any other one ends the process")                  \
+    X(U32, ext_item_size, 512, 0, GiB, "bytes", LIVE, NUMBER,                                      \
+      "ext_item_size",                                                                             \
+      "items of at least this size may go to flash")                                               \
+    X(U32, ext_item_age, UINT32_MAX, 0, UINT32_MAX, "s", LIVE, NUMBER,                             \
+      "ext_item_age",                                                                              \
+      "write items idle for longer even while memory is free; default: no age limit")              \
+    X(U32, ext_low_ttl, 0, 0, UINT32_MAX, "s", LIVE, NUMBER,                                       \
+      "ext_low_ttl",                                                                               \
+      "items with less TTL go to pages of their own")                                              \
+    X(U32, ext_recache_rate, 2000, 0, UINT32_MAX, "", LIVE, NUMBER,                                \
+      "ext_recache_rate",                                                                          \
+      "one of so many eligible hits brings the item back to memory; 0 never")                      \
+    X(U64, ext_wbuf_size, 4 * MiB, 2 * MiB, GiB, "bytes", FIXED, NUMBER,                           \
+      "ext_wbuf_size",                                                                             \
+      "write buffer, given in MB; bounds -I")                                                      \
+    X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX,                                        \
+      "pages", LIVE, NUMBER,                                                                       \
+      "ext_compact_under", "compact below this many free pages; default: 1% of all, at least 1")   \
+    X(U32, ext_drop_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", LIVE, NUMBER,                    \
+      "ext_drop_under",                                                                            \
+      "drop unread items below this many free pages; default as ext_compact_under") \
+    X(U32, ext_max_sleep, 1000000, 0, UINT32_MAX, "us", LIVE, NUMBER,                              \
+      "ext_max_sleep",                                                                             \
+      "longest pause of background threads")                                                       \
+    X(REAL, ext_max_frag, 0.8, 0, 1, "", LIVE, REAL2,                                              \
+      "ext_max_frag",                                                                              \
+      "compact pages that are used less than this")                                                \
+    X(REAL, slab_automove_freeratio, 0.01, 0, 1, "", LIVE, REAL3,                                  \
+      "slab_automove_freeratio",                                                                   \
+      "share of memory kept free by writing to flash")                                             \
+    X(BOOL, ext_drop_unread, false, 0, 1, "", LIVE, YES_NO,                                        \
+      "ext_drop_unread",                                                                           \
+      "compaction drops what was not read")                                                        \
+    X(U32, num_napi_ids, 0, 1, 1024, "", FIXED, NUMBER, "num_napi_ids",                            \
+      "receive queues of the network card; connections of one stay with one worker")               \
+    X(TEXT, memory_file, 0, 0, 0, "", FIXED, TEXT_null,                                            \
+      "memory_file",                                                                               \
+      "file on tmpfs for all memory; a restart takes it over")                                     \
+    X(U32, client_flags_size, 4, 4, 4, "bytes", FIXED, NUMBER, "client_flags_size",                \
+      "")                                                                                          \
+    /* ---- hidden ---- */                                                                         \
+    X(BOOL, daemonize, false, 0, 1, "", FIXED, HIDDEN, "",                                         \
+      "run as a daemon")                                                                           \
+    X(TEXT, pid_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
+      "write the process id into this file")                                                       \
+    X(BOOL, relaxed_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                \
+      "drop_privileges forbids sockets and programs, and allows what sanitizers need")                                               \
+    X(TEXT, username, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
+      "user to run as (needed, and only used, as root)")                                           \
+    X(BOOL, max_core, false, 0, 1, "", FIXED, HIDDEN, "",                                          \
+      "raise the limit of core files")                                                             \
+    X(BOOL, lock_memory, false, 0, 1, "", FIXED, HIDDEN, "",                                       \
+      "lock all memory (mlockall)")                                                                \
+    X(BOOL, large_pages, false, 0, 1, "", FIXED, HIDDEN, "",                                       \
+      "ask the kernel for huge pages (madvise)")                                                   \
+    X(BOOL, watch_enabled, true, 0, 1, "", FIXED, HIDDEN, "",                                      \
+      "allow the watch command")                                                                   \
+    X(TEXT, auth_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                             \
+      "file of user:pass lines; clients must log in")                                              \
+    X(BOOL, hash_expand, true, 0, 1, "", FIXED, HIDDEN, "",                                        \
+      "the index grows")                                                                           \
+    X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", FIXED, HIDDEN, "",                                \
+      "SO_MARK of sockets; 0 none")                                                                \
+    X(U64, ext_page_size, 64 * MiB, 2 * MiB, GiB, "bytes", FIXED, HIDDEN,                          \
+      "",                                                                                          \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small")                             \
+    X(U32, ext_threads, 1, 1, 256, "", FIXED, HIDDEN, "",                                          \
+      "I/O threads")                                                                               \
+    X(U32, ext_io_depth, 1, 1, 4096, "", FIXED, HIDDEN, "",                                        \
+      "reads an I/O thread takes at once")                                                         \
+    X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", FIXED, HIDDEN,                             \
+      "",                                                                                          \
+      "off, on: all goes to flash at a clean stop, and is back after a reboot; scan: after an\n"   \
+      "unclean one, too, from what is on flash")                                                   \
+    X(U32, ext_io_engine, SETTINGS_ENGINE_AUTO, 0, 2, "", FIXED, HIDDEN,                           \
+      "",                                                                                          \
+      "auto, uring or threads: how flash is read and written")                                     \
+    X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", FIXED, HIDDEN,                            \
+      "",                                                                                          \
+      "bound for what reclaim rewrites, to spare the device (k, m, g allowed); 0 none")            \
+    X(BOOL, ext_verify_writes, false, 0, 1, "", FIXED, HIDDEN,                                     \
+      "",                                                                                          \
+      "what is written to flash is read back and compared before its buffer is given up")          \
+    X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", FIXED, HIDDEN,                               \
+      "",                                                                                          \
+      "memory for write and read buffers of flash, given in MB; default: 8 write buffers")
+
+/* Fields of struct settings by type. */
+#define SETTING_C_BOOL _Atomic(bool)
+#define SETTING_C_U32 _Atomic(uint32_t)
+#define SETTING_C_I32 _Atomic(int32_t)
+#define SETTING_C_U64 _Atomic(uint64_t)
+#define SETTING_C_REAL _Atomic(double)
+#define SETTING_C_TEXT char *
+
+struct settings_listen {
+    char host[SETTINGS_HOST_BYTES]; /* "" means every address */
+    int port;                       /* -2: that of -p (or -U) */
+    char tag[65];                   /* of tag[y]:, "" if none */
+};
+
+struct settings_ext_file {
+    char *path;
+    uint64_t bytes; /* rounded down to whole pages by its user */
+    enum settings_bucket bucket;
+};
+
+struct settings {
+    /* one field per row of SETTINGS_TABLE, named as there; text is owned, NULL if unset */
+#define X(type, field, ...) SETTING_C_##type field;
+    SETTINGS_TABLE(X)
+#undef X
+    /* const after settings_parse(); zero beyond the counts */
+    struct settings_listen listen[SETTINGS_LISTEN_MAX];
+    uint32_t listen_count; /* 0: every address */
+    struct settings_ext_file ext_files[SETTINGS_EXT_FILES_MAX];
+    uint32_t ext_file_count; /* 0: no flash */
+    uint32_t slab_sizes[SETTINGS_SLAB_SIZES_MAX];
+    uint32_t slab_size_count; /* 0: classes by factor */
+};
+
+#define SETTINGS_PORT_DEFAULT (-2)
+
+/* Defaults; frees nothing that was there before. 0 or -ENOMEM. */
+int settings_init(struct settings *s);
+void settings_free(struct settings *s);
+
+/* Fills s (initialised here) from a command line. Returns SETTINGS_GO_ON, or the exit code
+ * of the process: 0 after -h, -i, -V (printed to out), else refused (said to err). The
+ * caller frees s in each case. */
+int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err);
+
+/* memcached does not start as root unless told so by -u: SETTINGS_GO_ON, or the exit code
+ * after a line to err. */
+int settings_check_root(const struct settings *s, bool is_root, FILE *err);
+
+enum settings_error {
+    SETTINGS_OK,
+    SETTINGS_UNKNOWN,   /* no setting of that name */
+    SETTINGS_NOT_LIVE,  /* can't change while running */
+    SETTINGS_MALFORMED, /* not a number, true/false or text as the setting needs it */
+    SETTINGS_RANGE,     /* below its min or above its max */
+};
+
+/* Changes a LIVE setting, by the name of its field; in its unit. On an error nothing
+ * changes. Any thread, one at a time. */
+enum settings_error settings_set(struct settings *s, const char *field, const char *value);
+
+/* The lines of `stats settings` in memcached's order; emit gets each name and value. */
+void settings_print_stats(const struct settings *s,
+                          void (*emit)(void *ctx, const char *name, const char *fmt, ...)
+                              PRINTF_LIKE(3, 4),
+                          void *ctx);
+
+/* Number of flash pages in all files. */
+uint64_t settings_ext_page_count(const struct settings *s);
+
+const char *settings_bucket_name(enum settings_bucket b);
+
+#endif

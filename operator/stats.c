@@ -1,0 +1,130 @@
+/* operator/stats.c: see operator/stats.h. */
+#include "operator/stats.h"
+
+static const char *const counter_names[] = {
+#define X(name, help) #name,
+    STATS_COUNTER_TABLE(X)
+#undef X
+};
+
+static const char *const counter_helps[] = {
+#define X(name, help) help,
+    STATS_COUNTER_TABLE(X)
+#undef X
+};
+
+static const char *const class_names[] = {
+#define X(name, text) text,
+    STATS_CLASS_TABLE(X)
+#undef X
+};
+
+const char *stats_counter_name(enum stat_id id)
+{
+    ASSERT(id < STAT_COUNT);
+    return counter_names[id];
+}
+
+const char *stats_counter_help(enum stat_id id)
+{
+    ASSERT(id < STAT_COUNT);
+    return counter_helps[id];
+}
+
+const char *stats_class_name(enum class_stat id)
+{
+    ASSERT(id < CSTAT_COUNT);
+    return class_names[id];
+}
+
+static uint64_t get(const _Atomic(uint64_t) *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void stats_sum_add(struct stats_sum *sum, const struct thread_stats *t)
+{
+    for (unsigned i = 0; i < STAT_COUNT; i++)
+        sum->counters[i] += get(&t->counters[i]);
+    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++) {
+        for (unsigned i = 0; i < CSTAT_COUNT; i++)
+            sum->classes[cls][i] += get(&t->classes[cls][i]);
+    }
+    for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
+        sum->lru_hits[i] += get(&t->lru_hits[i]);
+}
+
+void stats_sum_subtract(struct stats_sum *sum, const struct stats_sum *base)
+{
+    for (unsigned i = 0; i < STAT_COUNT; i++)
+        sum->counters[i] -= base->counters[i];
+    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++) {
+        for (unsigned i = 0; i < CSTAT_COUNT; i++)
+            sum->classes[cls][i] -= base->classes[cls][i];
+    }
+    for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
+        sum->lru_hits[i] -= base->lru_hits[i];
+}
+
+uint64_t stats_sum_class_total(const struct stats_sum *sum, enum class_stat id)
+{
+    uint64_t n = 0;
+    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++)
+        n += sum->classes[cls][id];
+    return n;
+}
+
+uint64_t stats_sum_class_get_hits(const struct stats_sum *sum, unsigned cls)
+{
+    uint64_t n = 0;
+    ASSERT(cls < STATS_CLASS_COUNT);
+    for (unsigned segment = 0; segment < STATS_SEGMENT_COUNT; segment++)
+        n += sum->lru_hits[cls + segment * STATS_CLASS_COUNT];
+    return n;
+}
+
+uint64_t stats_sum_get_hits(const struct stats_sum *sum)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
+        n += sum->lru_hits[i];
+    return n;
+}
+
+#define EMIT_NUMBER(name, v) emit(ctx, #name, "%" PRIu64, (uint64_t)(v))
+#define EMIT_COUNTER(name, id) EMIT_NUMBER(name, s->sum.counters[id])
+#define EMIT_CLASS(name, id) EMIT_NUMBER(name, stats_sum_class_total(&s->sum, id))
+#define EMIT_HITS(name, id) EMIT_NUMBER(name, stats_sum_get_hits(&s->sum))
+#define EMIT_GAUGE(name, id) EMIT_NUMBER(name, s->name)
+#define EMIT_TIME(name, id)                                                                        \
+    emit(ctx, #name, "%" PRIu64 ".%06" PRIu64, s->name##_us / 1000000, s->name##_us % 1000000)
+#define EMIT_TEXT(name, id) emit(ctx, #name, "%s", s->name != NULL ? s->name : "")
+#define EMIT_PERCENT(name, id) emit(ctx, #name, "%.2f", s->name)
+#define EMIT_REAL(name, id) emit(ctx, #name, "%.2f", s->name)
+
+void stats_emit_general(const struct stats_snapshot *s, stats_emit_fn emit, void *ctx)
+{
+#define X(kind, name, when, id)                                                                    \
+    if (SHOWN_##when == SHOWN_ALWAYS || s->shown[SHOWN_##when])                                    \
+        EMIT_##kind(name, id);
+    STATS_GENERAL_TABLE(X)
+#undef X
+}
+
+void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn emit, void *ctx)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "%u:get_hits", cls);
+    emit(ctx, name, "%" PRIu64, stats_sum_class_get_hits(sum, cls));
+    for (unsigned i = 0; i < CSTAT_COUNT; i++) {
+        snprintf(name, sizeof(name), "%u:%s", cls, class_names[i]);
+        emit(ctx, name, "%" PRIu64, sum->classes[cls][i]);
+    }
+}
+
+void stats_emit_extant(const struct stats_extant *s, stats_emit_fn emit, void *ctx)
+{
+#define X(kind, name, help) EMIT_##kind(name, 0);
+    STATS_EXTANT_TABLE(X)
+#undef X
+}

@@ -1,0 +1,114 @@
+/* operator/watch.h: the log that clients follow with `watch`: lines in, watchers out.
+ *
+ * Whoever has something to tell formats one line into a bounded staging buffer; one thread hands
+ * the lines to the watchers, each with a bounded buffer of its own. A watcher that reads too
+ * slowly loses lines and is told how many (`skipped=N`); nobody ever waits for it. A full staging
+ * buffer drops lines and counts them.
+ *
+ * There is one log in a process, so that whoever logs needs no handle. While it is not started
+ * (tests of single modules), and while nobody watches a stream, logging is one load and nothing
+ * happens.
+ *
+ * Threads: everything from any thread, but watch_start and watch_stop. Lock: LOCK_WATCH, held for
+ * one memcpy; never over I/O. So everything here may be called with any earlier lock held.
+ */
+#ifndef EXTANT_WATCH_H
+#define EXTANT_WATCH_H
+
+#include "base/base.h"
+
+#define WATCH_WATCHERS_MAX 20
+
+/*      stream        word in `watch` */
+#define WATCH_STREAM_TABLE(X)                                                                      \
+    X(WATCH_FETCHERS, "fetchers")                                                                  \
+    X(WATCH_MUTATIONS, "mutations")                                                                \
+    X(WATCH_EVICTIONS, "evictions")                                                                \
+    X(WATCH_DELETIONS, "deletions")                                                                \
+    X(WATCH_CONNEVENTS, "connevents")                                                              \
+    X(WATCH_SYSEVENTS, "sysevents")                                                                \
+    X(WATCH_RAWCMDS, "rawcmds")                                                                    \
+    X(WATCH_PROXYREQS, "proxyreqs")                                                                \
+    X(WATCH_PROXYEVENTS, "proxyevents")                                                            \
+    X(WATCH_PROXYUSER, "proxyuser")
+
+enum watch_stream {
+#define X(name, word) name,
+    WATCH_STREAM_TABLE(X)
+#undef X
+        WATCH_STREAM_COUNT
+};
+
+struct watch_options {
+    size_t watcher_bytes; /* buffer of each watcher */
+    size_t staging_bytes; /* buffer of all who log together */
+};
+
+/* Starts the thread that serves watchers. 0 or -errno. Once, before other threads log. */
+int watch_start(const struct watch_options *opt);
+/* Ends the thread, closes all watchers (their closed() is called). Nobody logs any more. */
+void watch_stop(void);
+
+/* One bit (1 << stream) for each stream that somebody watches. For loops that ask often. */
+const _Atomic(uint32_t) *watch_mask(void);
+static inline bool watch_mask_has(const _Atomic(uint32_t) *mask, enum watch_stream stream)
+{
+    return unlikely((atomic_load_explicit((_Atomic(uint32_t) *)mask, memory_order_relaxed) >>
+                     stream) & 1u);
+}
+/* Is it worth calling the stream's function? */
+bool watch_wants(enum watch_stream stream);
+
+/* ---- lines; each asks watch_wants itself ---- */
+
+/*      status of item_get, in memcached's words */
+#define WATCH_FETCH_TABLE(X)                                                                       \
+    X(WATCH_FETCH_NOT_FOUND, "not_found")                                                          \
+    X(WATCH_FETCH_FOUND, "found")                                                                  \
+    X(WATCH_FETCH_FLUSHED, "flushed")                                                              \
+    X(WATCH_FETCH_EXPIRED, "expired")
+enum watch_fetch_status {
+#define X(name, word) name,
+    WATCH_FETCH_TABLE(X)
+#undef X
+};
+
+/* What an event tells about its item; fields that its line doesn't show are not looked at. */
+struct watch_item {
+    const char *key;
+    uint8_t key_bytes;
+    bool fetched;       /* eviction, extwrite */
+    int64_t ttl_sec;    /* eviction, extwrite, item_store: seconds left; -1 (item_store: 0) never */
+    uint32_t idle_sec;  /* eviction, extwrite: since the last access */
+    unsigned slab_class;
+    uint32_t value_bytes; /* without the \r\n */
+};
+
+void watch_item_get(const struct watch_item *it, enum watch_fetch_status status, int fd);
+/* status, cmd: memcached's words ("stored", "set"). */
+void watch_item_store(const struct watch_item *it, const char *status, const char *cmd, int fd);
+void watch_deleted(const struct watch_item *it, const char *cmd);
+void watch_eviction(const struct watch_item *it);
+void watch_extwrite(const struct watch_item *it, unsigned bucket);
+/* reason NULL: conn_new, else conn_close. */
+void watch_connection(const char *ip, unsigned port, const char *transport, const char *reason,
+                      int fd);
+/* A line of sysevents without its prefix: "type=slab_move src=1 dst=2 state=done". */
+void watch_sysevent(const char *line);
+/* A command line as the client sent it. */
+void watch_rawcmd(const char *line, size_t len, int fd);
+
+/* ---- watchers ---- */
+
+/* Bits of streams -> a watcher on a connected, non-blocking socket, which from now on belongs to
+ * this module (0) or not (-EMFILE: too many watchers; -ENOMEM; -ESHUTDOWN: not started). The
+ * watcher is sent "OK\r\n" first. closed(arg) is called once, in the watch thread, after the socket
+ * was closed. */
+int watch_add(int fd, uint32_t streams, void (*closed)(void *arg), void *arg);
+
+struct watch_info {
+    uint64_t worker_dropped, worker_written, watcher_skipped, watcher_sent, watchers;
+};
+void watch_info(struct watch_info *out);
+
+#endif

@@ -1,0 +1,493 @@
+/* restart/attach.c: takes over the objects of a process that ended, or was killed
+ * between any two of its stores.
+ *
+ * The index decides what is there: an item lives iff a word names it, a record
+ * iff a word names its place. Everything else is made anew from that, in one
+ * walk over the index, by a few threads that take shards one by one:
+ *
+ *   RAM words    is it a whole item, with this key's shard and tag? Then its memory and
+ *                account are taken, it has one reference (the link's), it is SHADOW if a
+ *                flash word of its tag stands beside it, and its links are looked at,
+ *                which are kept as they were (lru_attach_*).
+ *   flash words  counted for their page
+ *
+ * A shard's items are visited in the order of their memory, not of their words:
+ * so one page of memory is looked up once, and what slab_mem and lru keep about
+ * it stays in the processor's caches.
+ *
+ * What a word names is whole at any instant, because it is finished before the
+ * word is stored and its memory is freed after the word is gone; so the checks
+ * of claim fail for no kill, only for broken memory. Then the shard is walked
+ * word by word and what does not hold goes, with all flash words of the tag:
+ * among them could be an older value of the key.
+ *
+ * Threads: one caller, nobody else in the cache; its helpers end before it
+ * returns. Locks: LOCK_COLUMN of the shard at work, LOCK_SLAB and LOCK_IO_QUEUE inside.
+ */
+#include <pthread.h>
+#include <unistd.h>
+
+#include "items/store.h"
+#include "operator/settings.h"
+
+#define BATCH_ITEMS 64
+#define BUCKETS_PER_WALK 1024
+#define THREADS_MAX 8
+#define BYTES_PER_THREAD (32 * MiB) /* of items and index: less is not worth a thread */
+#define EXPIRED_MAX 65536           /* dropped by each thread; more is left to the crawler */
+#define RADIX_BITS 11
+
+struct found { /* a RAM word */
+    uint64_t hash_like; /* stands for it in calls of index.h */
+    slab_handle handle;
+    uint32_t reserved;
+};
+
+struct founds { /* grows as needed */
+    struct found *at;
+    size_t count, room;
+};
+
+struct attacher {
+    struct attach_job *job;
+    pthread_t thread;
+    bool running;
+    unsigned part;
+    struct attach_report report;
+    uint64_t *doomed; /* hashes whose flash words may be older than what was lost */
+    size_t doomed_count, doomed_room;
+    struct founds expired;
+    struct founds items, spare; /* of the shard at work; spare is for sorting */
+    bool has_flash;             /* the shard at work has flash words */
+    uint64_t misfits;            /* words of the shard at work that name no item */
+    int error;
+};
+
+struct attach_job {
+    struct cache *cache;
+    struct lru_attach *lru;
+    uint32_t now;
+    void (*shard)(struct attacher *a, unsigned shard);
+    _Atomic(unsigned) next_shard;
+};
+
+/* ---- items in order of memory ---- */
+
+static bool founds_make_room(struct founds *f, size_t room)
+{
+    if (room <= f->room)
+        return true;
+    room = max_u64(room, max_u64(f->room * 2, 1024));
+    struct found *at = realloc(f->at, room * sizeof(at[0]));
+    if (!at)
+        return false;
+    f->at = at;
+    f->room = room;
+    return true;
+}
+
+static void founds_add(struct attacher *a, struct founds *f, uint64_t hash_like, slab_handle h)
+{
+    if (founds_make_room(f, f->count + 1))
+        f->at[f->count++] = (struct found){.hash_like = hash_like, .handle = h};
+    else
+        a->error = -ENOMEM;
+}
+
+/* By handle, least digit first. */
+static void sort_items(struct attacher *a)
+{
+    struct founds *from = &a->items, *to = &a->spare;
+    const uint32_t mask = (1u << RADIX_BITS) - 1;
+    if (from->count < 2)
+        return;
+    if (!founds_make_room(to, from->count)) {
+        a->error = -ENOMEM;
+        return;
+    }
+    for (unsigned shift = 0; shift < 32; shift += RADIX_BITS) {
+        uint32_t start[1 << RADIX_BITS] = {0}, sum = 0;
+        for (size_t i = 0; i < from->count; i++)
+            start[from->at[i].handle >> shift & mask]++;
+        for (unsigned d = 0; d <= mask; d++) {
+            uint32_t count = start[d];
+            start[d] = sum;
+            sum += count;
+        }
+        for (size_t i = 0; i < from->count; i++)
+            to->at[start[from->at[i].handle >> shift & mask]++] = from->at[i];
+        to->count = from->count;
+        struct founds swap = *from;
+        *from = *to;
+        *to = swap;
+    }
+}
+
+static void walk_shard(struct attacher *a, unsigned shard,
+                       void (*visit)(void *ctx, uint64_t hash_like, index_slot *slot, index_word w))
+{
+    uint64_t pos = 0;
+    while (index_walk(a->job->cache->index, shard, &pos, BUCKETS_PER_WALK, visit, a))
+        ;
+}
+
+/* ---- claim ---- */
+
+static void doom(struct attacher *a, uint64_t hash)
+{
+    if (a->doomed_count == a->doomed_room) {
+        size_t room = a->doomed_room ? a->doomed_room * 2 : 64;
+        uint64_t *doomed = realloc(a->doomed, room * sizeof(doomed[0]));
+        if (!doomed) {
+            a->error = -ENOMEM;
+            return;
+        }
+        a->doomed = doomed;
+        a->doomed_room = room;
+    }
+    a->doomed[a->doomed_count++] = hash;
+}
+
+/* Could this be an item, as far as its header tells? */
+static bool is_plausible(struct cache *c, slab_handle h)
+{
+    uint64_t offset = (uint64_t)h << c->handle_shift;
+    if (offset > arena_reserve_bytes(c->arena) - sizeof(struct item) - CACHE_KEY_BYTES_MAX - 12)
+        return false;
+    const struct item *it = item_at(c, h);
+    unsigned flags = item_flags(it), known = 0;
+#define X(name, bit, what) known |= ITEM_##name;
+    ITEM_FLAG_TABLE(X)
+#undef X
+    return it->key_bytes > 0 && it->key_bytes <= CACHE_KEY_BYTES_MAX && !(flags & ~known) &&
+           !(flags & ITEM_WINNER) &&
+           slab_class_of(c->slab, item_accounted_bytes(it)) == lru_class(it->lru_id);
+}
+
+/* The item is taken over: it has its memory and its account. */
+static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
+{
+    struct cache *c = a->job->cache;
+    struct item *it = item_at(c, h);
+    if (item_refs(it) != 1)
+        atomic_store_explicit(&it->refcount, 1, memory_order_relaxed);
+    unsigned was = item_flags(it), flags = (was | ITEM_LINKED) & ~(unsigned)ITEM_SHADOW;
+    if (shadow)
+        flags |= ITEM_SHADOW;
+    if (flags != was)
+        atomic_store_explicit(&it->flags, (uint16_t)flags, memory_order_relaxed);
+    /* The only list of a flat LRU; the item was not yet linked. */
+    if (!c->settings->lru_segmented && it->next == 0 && it->prev == 0)
+        it->lru_id = lru_id_of(lru_class(it->lru_id), LRU_COLD);
+    lru_attach_live(a->job->lru, a->part, h);
+    cache_sizes_count(c, it, 1);
+    a->report.ram_items++;
+    a->report.shadow_items += shadow;
+    if (a->expired.count < EXPIRED_MAX && item_death(c, it, a->job->now) != ITEM_ALIVE)
+        founds_add(a, &a->expired, 0, h);
+}
+
+/* Flash words that may be older values of the item's key. */
+static bool item_hides_words(struct cache *c, uint64_t hash)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots);
+    bool hides = false;
+    for (unsigned i = 0; c->ext && i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) != INDEX_FLASH)
+            continue;
+        hides = true;
+        dup_enqueue(c, hash, index_place(c->index, w));
+    }
+    return hides;
+}
+
+static void claim_batch(struct attacher *a, const struct found *items, unsigned count)
+{
+    struct cache *c = a->job->cache;
+    struct slab_claim claims[BATCH_ITEMS];
+    uint64_t hashes[BATCH_ITEMS];
+    unsigned good_count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        slab_handle h = items[i].handle;
+        if (!is_plausible(c, h))
+            continue;
+        const struct item *it = item_at(c, h);
+        lru_attach_prefetch(a->job->lru, h);
+        uint64_t hash = item_hash(c, it);
+        if (!index_is_word_of(c->index, items[i].hash_like, hash))
+            continue;
+        if (a->has_flash)
+            index_prefetch(c->index, hash);
+        hashes[good_count] = hash;
+        claims[good_count++] =
+            (struct slab_claim){.handle = h,
+                                .cls = lru_class(it->lru_id),
+                                .accounted_bytes = item_accounted_bytes(it),
+                                .real_bytes = max_u64(item_real_bytes(it), sizeof(struct item))};
+    }
+    slab_attach_items(c->slab, claims, good_count);
+    a->misfits += count - good_count;
+    for (unsigned i = 0; i < good_count; i++) {
+        if (claims[i].result == 0)
+            item_claimed(a, claims[i].handle, a->has_flash && item_hides_words(c, hashes[i]));
+        else
+            a->misfits++;
+    }
+}
+
+/* The header, and where the key may go on. */
+static void prefetch_items(const struct cache *c, const struct found *items, size_t from,
+                           size_t count)
+{
+    for (size_t i = from; i < count && i < from + BATCH_ITEMS; i++) {
+        const char *it = (const char *)item_at(c, items[i].handle);
+        __builtin_prefetch(it);
+        if ((uintptr_t)it % CACHE_LINE_BYTES != 0)
+            __builtin_prefetch(it + CACHE_LINE_BYTES);
+    }
+}
+
+static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    struct cache *c = a->job->cache;
+    enum index_kind kind = index_kind(c->index, w);
+    if (kind == INDEX_RAM) {
+        founds_add(a, &a->items, hash_like, index_handle(c->index, w));
+    } else if (kind == INDEX_FLASH) {
+        a->has_flash = true;
+        if (c->ext && ext_attach_object(c->ext, index_place(c->index, w), index_len(c->index, w))) {
+            a->report.flash_objects++;
+            return;
+        }
+        index_clear(c->index, hash_like, slot);
+        doom(a, hash_like);
+        a->report.dropped_objects++;
+    }
+}
+
+/* Of the words that index.h finds for the key, the first that names the item; NULL if none does. */
+static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_RAM && index_handle(c->index, w) == h)
+            return slots[i];
+    }
+    return NULL;
+}
+
+/* After all good items of the shard were claimed: is this the one word that names one of them? */
+static void visit_to_drop_misfits(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    struct cache *c = a->job->cache;
+    if (index_kind(c->index, w) != INDEX_RAM)
+        return;
+    slab_handle h = index_handle(c->index, w);
+    if (lru_attach_is_live(a->job->lru, h)) {
+        uint64_t hash = item_hash(c, item_at(c, h));
+        if (index_is_word_of(c->index, hash_like, hash) && first_word_of(c, hash, h) == slot)
+            return;
+    }
+    index_clear(c->index, hash_like, slot);
+    doom(a, hash_like);
+    a->report.dropped_items++;
+}
+
+static void claim_shard(struct attacher *a, unsigned shard)
+{
+    a->items.count = 0;
+    a->misfits = 0;
+    a->has_flash = false;
+    walk_shard(a, shard, visit_to_claim);
+    sort_items(a);
+    const struct found *items = a->items.at;
+    size_t count = a->error == 0 ? a->items.count : 0;
+    prefetch_items(a->job->cache, items, 0, count);
+    for (size_t i = 0; i < count; i += BATCH_ITEMS) {
+        prefetch_items(a->job->cache, items, i + BATCH_ITEMS, count);
+        claim_batch(a, items + i, (unsigned)min_u64(count - i, BATCH_ITEMS));
+    }
+    if (a->misfits > 0)
+        walk_shard(a, shard, visit_to_drop_misfits);
+}
+
+/* ---- look back ---- */
+
+static void visit_to_look_back(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    const struct index *ix = a->job->cache->index;
+    (void)hash_like, (void)slot;
+    if (index_kind(ix, w) == INDEX_RAM)
+        lru_attach_look_back(a->job->lru, a->part, index_handle(ix, w));
+}
+
+static void look_back_shard(struct attacher *a, unsigned shard)
+{
+    walk_shard(a, shard, visit_to_look_back);
+}
+
+/* ---- the walks ---- */
+
+static void *take_shards(void *arg)
+{
+    struct attacher *a = arg;
+    unsigned shard;
+    while ((shard = atomic_fetch_add(&a->job->next_shard, 1)) < INDEX_SHARD_COUNT) {
+        struct lock *lock = index_shard_lock(a->job->cache->index, shard);
+        lock_take(lock);
+        a->job->shard(a, shard);
+        lock_release(lock);
+    }
+    return NULL;
+}
+
+/* All shards, by all attachers. A thread that can't be started leaves its share to the others. */
+static void walk(struct attach_job *job, struct attacher *a, unsigned count,
+                 void (*shard)(struct attacher *a, unsigned shard))
+{
+    job->shard = shard;
+    atomic_store(&job->next_shard, 0);
+    for (unsigned i = 1; i < count; i++)
+        a[i].running = pthread_create(&a[i].thread, NULL, take_shards, &a[i]) == 0;
+    take_shards(&a[0]);
+    for (unsigned i = 1; i < count; i++)
+        if (a[i].running)
+            pthread_join(a[i].thread, NULL);
+}
+
+static unsigned thread_count(const struct cache *c)
+{
+    uint64_t bytes =
+        arena_used_bytes(c->arena, ARENA_USE_SLAB) + arena_used_bytes(c->arena, ARENA_USE_INDEX);
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t count = min_u64(1 + bytes / BYTES_PER_THREAD, cpus > 0 ? (uint64_t)cpus : 1);
+    return (unsigned)min_u64(count, THREADS_MAX);
+}
+
+/* ---- the end ---- */
+
+static void forget_tag(struct cache *c, uint64_t hash)
+{
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    flash_forget_tag(c, hash, false);
+    lock_release(lock);
+}
+
+/* Flash words that go with something lost, or whose dropping the kill cut short. */
+static void forget_doomed(struct cache *c, const struct attacher *a, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        for (size_t k = 0; k < a[i].doomed_count; k++)
+            forget_tag(c, a[i].doomed[k]);
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        uint64_t hash = atomic_load(&c->root->dropping[s]);
+        if (hash == 0)
+            continue;
+        if (index_shard_of(c->index, hash) == s)
+            forget_tag(c, hash);
+        atomic_store(&c->root->dropping[s], 0);
+    }
+}
+
+static void unlink_expired(struct cache *c, const struct attacher *a, struct attach_report *out)
+{
+    for (size_t i = 0; i < a->expired.count; i++) {
+        struct item *it = item_at(c, a->expired.at[i].handle);
+        uint64_t hash = item_hash(c, it);
+        struct lock *lock = index_lock(c->index, hash);
+        lock_take(lock);
+        item_unlink(c, it, hash);
+        lock_release(lock);
+        out->expired_items++;
+        out->ram_items--;
+    }
+}
+
+/* A flat LRU has only COLD; what another mode left elsewhere would never be found again. */
+static void flatten(struct cache *c)
+{
+    static const enum lru_segment others[] = {LRU_WARM, LRU_HOT, LRU_TEMP};
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
+        for (unsigned i = 0; i < ARRAY_COUNT(others); i++) {
+            uint8_t id = lru_id_of(cls, others[i]);
+            while (lru_count(c->lru, id) > 0) {
+                lock_take(lru_lock(c->lru, id));
+                struct item *it = lru_tail_locked(c->lru, id);
+                lock_release(lru_lock(c->lru, id));
+                lru_move(c->lru, it, LRU_COLD);
+            }
+        }
+    }
+}
+
+static void add_reports(struct attach_report *sum, const struct attach_report *r)
+{
+    sum->ram_items += r->ram_items;
+    sum->flash_objects += r->flash_objects;
+    sum->dropped_items += r->dropped_items;
+    sum->dropped_objects += r->dropped_objects;
+    sum->shadow_items += r->shadow_items;
+}
+
+static int attach_with(struct cache *c, struct attacher *a, unsigned count,
+                       struct attach_report *out)
+{
+    struct attach_job job = {.cache = c, .now = clock_now_sec()};
+    job.lru = lru_attach_begin(c->lru, arena_reserve_bytes(c->arena) >> c->handle_shift, count);
+    if (!job.lru)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count; i++) {
+        a[i].job = &job;
+        a[i].part = i;
+    }
+    walk(&job, a, count, claim_shard);
+    slab_attach_done(c->slab);
+    lru_attach_all_known(job.lru);
+    if (lru_attach_is_broken(job.lru))
+        walk(&job, a, count, look_back_shard);
+    int rc = lru_attach_end(job.lru, &out->lru_pieces);
+    for (unsigned i = 0; i < count; i++) {
+        add_reports(out, &a[i].report);
+        if (a[i].error != 0)
+            rc = a[i].error;
+    }
+    if (rc != 0)
+        return rc;
+    forget_doomed(c, a, count);
+    for (unsigned i = 0; i < count; i++)
+        unlink_expired(c, &a[i], out);
+    if (!c->settings->lru_segmented)
+        flatten(c);
+    c->settings->oldest_live_sec = cache_oldest_live_sec(c);
+    if (c->ext)
+        ext_attach_done(c->ext);
+    return 0;
+}
+
+int cache_attach(struct cache *c, struct attach_report *out)
+{
+    uint64_t start_us = clock_mono_us();
+    unsigned count = thread_count(c);
+    memset(out, 0, sizeof(*out));
+    struct attacher *a = calloc(count, sizeof(a[0]));
+    if (!a)
+        return -ENOMEM;
+    int rc = attach_with(c, a, count, out);
+    for (unsigned i = 0; i < count; i++) {
+        free(a[i].doomed);
+        free(a[i].expired.at);
+        free(a[i].items.at);
+        free(a[i].spare.at);
+    }
+    free(a);
+    out->micros = clock_mono_us() - start_us;
+    return rc;
+}

@@ -1,0 +1,512 @@
+/* restart/persist.c: see restart/persist.h. First the decision, then the start, then the stop. */
+#include "restart/persist.h"
+
+#include <stdarg.h>
+#include <sys/stat.h>
+
+#include "base/checkpoint.h"
+#include "base/clock.h"
+#include "flash/record.h"
+#include "base/log.h"
+
+#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have given out  \
+                                         */
+#define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
+#define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
+#define FLUSH_LEAST_NS (UINT64_C(2) * 1000000000) /* for buffers, if items took all the time */
+
+enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
+
+struct persist {
+    struct settings *settings;
+    char *path; /* NULL: off, and nothing to remove */
+    enum plan plan;
+    bool has_head;
+    struct checkpoint_head found; /* if has_head */
+    struct checkpoint_reader *reader;
+    uint64_t start_ns;
+    struct persist_report report;
+    struct cache_scan_report scan;
+    char why_not[PERSIST_LINE_BYTES / 2]; /* ... LOAD, or SCAN */
+    char line[PERSIST_LINE_BYTES];
+    /* the head that says RUNNING, for the flush_all hook */
+    struct checkpoint_head running;
+    struct cache *cache;
+    _Atomic(int) flushes; /* flush_alls that the head does not know yet */
+};
+
+static void say(char *to, size_t n, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+static void say(char *to, size_t n, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(to, n, fmt, ap);
+    va_end(ap);
+}
+
+static bool is_on(const struct persist *p)
+{
+    return p->settings->ext_persist != SETTINGS_PERSIST_OFF;
+}
+
+/* ---- what the head is compared with ---- */
+
+/* Of how the blocks are to be read, beyond their own format numbers. */
+static uint64_t layout(void)
+{
+    const uint64_t parts[] = {CHECKPOINT_FORMAT, EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
+                              EXT_LEN_CLASSES,   INDEX_SHARD_COUNT, INDEX_BUCKET_WORDS,
+                              EXT_BUCKET_COUNT};
+    uint64_t hash = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
+        hash = (hash ^ parts[i]) * UINT64_C(1099511628211);
+    return hash;
+}
+
+/* The flash files as they are now. 0 or -errno. */
+static int describe_devices(const struct settings *s, struct checkpoint_head *h)
+{
+    static_assert(SETTINGS_EXT_FILES_MAX <= CHECKPOINT_DEVICES_MAX, "each file has its place");
+    h->device_count = s->ext_file_count;
+    memset(h->devices, 0, sizeof(h->devices));
+    for (uint32_t i = 0; i < s->ext_file_count; i++) {
+        struct checkpoint_device *d = &h->devices[i];
+        struct stat st;
+        if (stat(s->ext_files[i].path, &st) != 0)
+            return -errno;
+        d->bytes = s->ext_files[i].bytes;
+        d->bucket = s->ext_files[i].bucket;
+        if (!S_ISREG(st.st_mode))
+            continue;
+        d->ino = st.st_ino;
+        d->mtime_sec = st.st_mtim.tv_sec;
+        d->mtime_nsec = (uint32_t)st.st_mtim.tv_nsec;
+    }
+    return 0;
+}
+
+/* Why the head's content is not for this start, whatever its state; false: it is. */
+static bool is_misfit(const struct persist *p, char *why, size_t n)
+{
+    const struct settings *s = p->settings;
+    const struct checkpoint_head *h = &p->found;
+    struct checkpoint_head now = {0};
+    if (h->layout != layout()) {
+        say(why, n, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
+        return true;
+    }
+    int rc = describe_devices(s, &now);
+    if (rc != 0) {
+        say(why, n, "the flash files can't be examined (%s)", strerror(-rc));
+        return true;
+    }
+    bool same = h->device_count == now.device_count && h->page_bytes == s->ext_page_size &&
+                h->wbuf_bytes == s->ext_wbuf_size;
+    for (uint32_t i = 0; same && i < now.device_count; i++)
+        same = h->devices[i].bytes == now.devices[i].bytes &&
+               h->devices[i].bucket == now.devices[i].bucket;
+    if (!same) {
+        say(why, n, "it was made with other flash sizes");
+        return true;
+    }
+    for (uint32_t i = 0; i < now.device_count; i++) {
+        if (h->devices[i].ino != now.devices[i].ino) {
+            say(why, n, "%s is another file now", s->ext_files[i].path);
+            return true;
+        }
+    }
+    if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec) {
+        say(why, n, "the machine's clock stands before the time when it was made");
+        return true;
+    }
+    return false;
+}
+
+/* Did somebody write to the flash files since? */
+static bool is_outdated(const struct persist *p, char *why, size_t n)
+{
+    struct checkpoint_head now = {0};
+    if (describe_devices(p->settings, &now) != 0)
+        return true;
+    for (uint32_t i = 0; i < now.device_count; i++) {
+        const struct checkpoint_device *was = &p->found.devices[i], *is = &now.devices[i];
+        if (was->mtime_sec != is->mtime_sec || was->mtime_nsec != is->mtime_nsec) {
+            say(why, n, "%s was written to since", p->settings->ext_files[i].path);
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum plan without_load(const struct persist *p)
+{
+    return p->has_head && p->settings->ext_persist == SETTINGS_PERSIST_SCAN ? PLAN_SCAN
+                                                                            : PLAN_EMPTY;
+}
+
+static void decide(struct persist *p)
+{
+    char *why = p->why_not;
+    size_t n = sizeof(p->why_not);
+    char fault[CHECKPOINT_WHY_BYTES];
+    why[0] = '\0';
+    p->plan = PLAN_EMPTY;
+    int rc = checkpoint_read_head(p->path, &p->found, fault);
+    p->has_head = rc == 0;
+    if (rc == -ENOENT)
+        say(why, n, "there is none yet");
+    else if (rc != 0)
+        say(why, n, "%.*s", (int)n - 1, fault);
+    else if (is_misfit(p, why, n))
+        ;
+    else if (p->found.state != CHECKPOINT_CLEAN) {
+        say(why, n, "the last process did not stop in order (killed, or a power cut)");
+        p->plan = without_load(p);
+    } else
+        p->plan = is_outdated(p, why, n) ? without_load(p) : PLAN_LOAD;
+}
+
+/* ---- start ---- */
+
+struct persist *persist_create(struct settings *s)
+{
+    ASSERT(s->ext_file_count > 0);
+    struct persist *p = calloc(1, sizeof(*p));
+    if (p == NULL)
+        return NULL;
+    p->settings = s;
+    p->start_ns = clock_mono_ns();
+    p->report.start = is_on(p) ? "empty" : "off";
+    if (asprintf(&p->path, "%s.checkpoint", s->ext_files[0].path) < 0) {
+        free(p);
+        return NULL;
+    }
+    if (is_on(p))
+        decide(p);
+    return p;
+}
+
+void persist_destroy(struct persist *p)
+{
+    if (p == NULL)
+        return;
+    (void)checkpoint_close(p->reader);
+    free(p->path);
+    free(p);
+}
+
+bool persist_give_up(struct persist *p, const char *reason)
+{
+    (void)checkpoint_close(p->reader);
+    p->reader = NULL;
+    if (p->plan == PLAN_EMPTY)
+        return false;
+    say(p->why_not, sizeof(p->why_not), "%s", reason);
+    p->plan = p->plan == PLAN_LOAD ? without_load(p) : PLAN_EMPTY;
+    return true;
+}
+
+void persist_set_clock(struct persist *p)
+{
+    if (p->plan != PLAN_EMPTY && clock_setup_epoch(p->found.unix_epoch_sec, p->found.rel_sec) != 0)
+        (void)persist_give_up(p, "the machine's clock is far from the time when it was made");
+}
+
+int persist_fill_options(struct persist *p, struct ext_options *opt)
+{
+    if (!is_on(p))
+        return 0;
+    /* Versions only grow from start to start, so that of two lives of a page the later is known. */
+    opt->version_floor =
+        p->has_head ? p->found.version_now + VERSION_GAP : (uint32_t)(clock_wall_us() / 1000000);
+    opt->scan = p->plan == PLAN_SCAN;
+    if (opt->scan)
+        log_notice("checkpoint %s: scanning flash: %s", p->path, p->why_not);
+    if (p->plan != PLAN_LOAD)
+        return 0;
+    int rc = checkpoint_open(p->path, &p->found, &p->reader);
+    if (rc != 0) {
+        (void)persist_give_up(p, rc == -ESTALE ? "it changed while it was read" : strerror(-rc));
+        return -EAGAIN;
+    }
+    opt->saved = p->reader;
+    return 0;
+}
+
+/* The numbers of the head; more of them if a process went on counting after it. */
+static void take_numbers(const struct persist *p, struct cache *c, uint64_t cas_gap)
+{
+    struct cache_numbers n = {.hash_seed = p->found.hash_seed,
+                              .cas_counter = p->found.cas_counter + cas_gap,
+                              .flush_cas = p->found.flush_cas,
+                              .flush_unix = p->found.flush_unix,
+                              .planned_unix = p->found.planned_unix};
+    cache_set_numbers(c, &n);
+}
+
+static int load(struct persist *p, struct index *ix, struct cache *c, struct extstore *e)
+{
+    struct index_geometry g;
+    struct index_info info;
+    index_geometry(ix, &g);
+    if (g.group_bits != p->found.index_group_bits || g.tag_bits != p->found.index_tag_bits ||
+        g.place_bits != p->found.index_place_bits) {
+        (void)persist_give_up(p,
+                              "its index does not fit (-m, hashpower or the flash size changed)");
+        return -EAGAIN;
+    }
+    take_numbers(p, c, 0);
+    int rc = index_load_rows(ix, p->reader);
+    if (rc == 0) {
+        rc = checkpoint_close(p->reader);
+        p->reader = NULL;
+    }
+    index_info(ix, &info);
+    if (rc == 0 && (info.flash_count != ext_objects(e) || info.flash_count != p->found.objects))
+        rc = -EUCLEAN;
+    if (rc != 0) {
+        (void)persist_give_up(p, rc == -ENOSPC    ? "its index is larger than -m allows"
+                                 : rc == -ENOMEM  ? "there is no memory for it"
+                                 : rc == -EUCLEAN ? "its index makes no sense"
+                                 : rc == -EBADMSG ? "it is damaged"
+                                                  : strerror(-rc));
+        return -EAGAIN;
+    }
+    ext_attach_done(e);
+    p->report.objects = info.flash_count;
+    p->report.bytes = p->found.body_bytes;
+    p->report.start = "checkpoint";
+    return 0;
+}
+
+static int scan(struct persist *p, struct cache *c, struct extstore *e, char *why, size_t n)
+{
+    take_numbers(p, c, CAS_GAP);
+    int rc = cache_scan(c, &p->scan);
+    if (rc != 0) {
+        say(why, n, "scan of flash: %s", strerror(-rc));
+        return rc;
+    }
+    if (p->found.flush_unix <= clock_unix_now_sec())
+        ext_flush_all(e, p->found.flush_unix);
+    ext_attach_done(e);
+    p->report.objects = p->scan.kept;
+    p->report.start = "scan";
+    return 0;
+}
+
+int persist_take_over(struct persist *p, struct index *ix, struct cache *c, struct extstore *e,
+                      char *why, size_t why_bytes)
+{
+    int rc = p->plan == PLAN_LOAD   ? load(p, ix, c, e)
+             : p->plan == PLAN_SCAN ? scan(p, c, e, why, why_bytes)
+                                    : 0;
+    p->report.micros = (clock_mono_ns() - p->start_ns) / 1000;
+    return rc;
+}
+
+static void fill_head(const struct persist *p, struct cache *c, struct extstore *e,
+                      struct checkpoint_head *h)
+{
+    struct cache_numbers n;
+    cache_numbers(c, &n);
+    h->layout = layout();
+    h->unix_epoch_sec = clock_unix_epoch_sec();
+    h->rel_sec = clock_now_sec();
+    h->hash_seed = n.hash_seed;
+    h->cas_counter = n.cas_counter;
+    h->flush_cas = n.flush_cas;
+    h->flush_unix = n.flush_unix;
+    h->planned_unix = n.planned_unix;
+    h->page_bytes = p->settings->ext_page_size;
+    h->wbuf_bytes = p->settings->ext_wbuf_size;
+    h->version_now = ext_version_now(e);
+}
+
+/* Puts the RUNNING head in place of whatever is there. */
+static int put_running(struct persist *p)
+{
+    struct checkpoint_writer *w;
+    int rc = checkpoint_create(p->path, &w);
+    return rc != 0 ? rc : checkpoint_commit(w, &p->running);
+}
+
+/* In the thread of a flush_all; of several at once, one writes for all. */
+static void flush_all_happened(void *ctx)
+{
+    struct persist *p = ctx;
+    int seen = atomic_fetch_add(&p->flushes, 1) + 1;
+    if (seen > 1)
+        return;
+    do {
+        struct cache_numbers n;
+        cache_numbers(p->cache, &n);
+        p->running.flush_unix = n.flush_unix;
+        p->running.flush_cas = n.flush_cas;
+        p->running.planned_unix = n.planned_unix;
+        int rc = put_running(p);
+        if (rc != 0)
+            log_error(
+                "checkpoint %s: flush_all can't be noted (%s); a scan would bring values back",
+                p->path, strerror(-rc));
+    } while (!atomic_compare_exchange_strong(&p->flushes, &seen, 0));
+}
+
+/* What the log tells. */
+static void tell(struct persist *p, bool attached)
+{
+    const struct persist_report *r = &p->report;
+    const struct cache_scan_report *s = &p->scan;
+    if (attached) {
+        if (p->plan == PLAN_LOAD)
+            say(p->line, sizeof(p->line), "checkpoint %s: not needed, used up", p->path);
+    } else if (p->plan == PLAN_LOAD)
+        say(p->line, sizeof(p->line),
+            "checkpoint %s: took over %" PRIu64 " objects on flash in %" PRIu64
+            " ms (generation %" PRIu64 ")",
+            p->path, r->objects, r->micros / 1000, p->found.generation);
+    else if (p->plan == PLAN_SCAN)
+        say(p->line, sizeof(p->line),
+            "checkpoint %s: scan took over %" PRIu64 " objects in %" PRIu64 " ms; of %" PRIu64
+            " records %" PRIu64 " were older, %" PRIu64 " dead, %" PRIu64
+            " of another cache, %" PRIu64 " had no room",
+            p->path, r->objects, r->micros / 1000, s->records, s->older, s->dead, s->foreign,
+            s->no_room);
+    else
+        say(p->line, sizeof(p->line), "checkpoint %s: starting empty: %s", p->path, p->why_not);
+}
+
+static int not_writable(struct persist *p, int rc, char *why, size_t n)
+{
+    say(why, n, "ext_persist: %s can't be written (%s)", p->path, strerror(-rc));
+    return rc;
+}
+
+int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool attached, char *why,
+                  size_t why_bytes)
+{
+    if (!is_on(p)) {
+        int rc = checkpoint_remove(p->path);
+        if (rc != 0)
+            log_warning("checkpoint %s: can't be removed (%s); it is outdated from now on", p->path,
+                        strerror(-rc));
+        return 0;
+    }
+    struct stat st;
+    if (stat(p->settings->ext_files[0].path, &st) != 0)
+        return not_writable(p, -errno, why, why_bytes);
+    if (!S_ISREG(st.st_mode)) {
+        say(why, why_bytes,
+            "ext_persist: the first ext_path must be a regular file, since the checkpoint is "
+            "kept beside it; %s is none",
+            p->settings->ext_files[0].path);
+        return -EINVAL;
+    }
+    p->running = (struct checkpoint_head){
+        .state = CHECKPOINT_RUNNING, .generation = (p->has_head ? p->found.generation : 0) + 1};
+    fill_head(p, c, e, &p->running);
+    int rc = describe_devices(p->settings, &p->running);
+    if (rc == 0)
+        rc = put_running(p);
+    if (rc != 0)
+        return not_writable(p, rc, why, why_bytes);
+    p->cache = c;
+    if (p->settings->ext_persist == SETTINGS_PERSIST_SCAN)
+        cache_set_flush_hook(c, flush_all_happened, p);
+    p->report.generation = p->running.generation;
+    if (attached)
+        p->report.start = "memory";
+    tell(p, attached);
+    return 0;
+}
+
+const char *persist_line(const struct persist *p) { return p->line; }
+
+void persist_report(const struct persist *p, struct persist_report *out) { *out = p->report; }
+
+/* ---- stop ---- */
+
+/* Items to flash. Those for which there was no time or room are dropped, unless -e keeps them.
+ * True: the rest may be saved. */
+static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns, uint64_t *dropped)
+{
+    struct cache_moved m;
+    int rc = cache_move_to_flash(c, deadline_ns, &m);
+    *dropped = 0;
+    if (rc == 0)
+        return true;
+    const char *what = rc == -ETIMEDOUT ? "no time was left"
+                       : rc == -ENOSPC  ? "flash has no room"
+                                        : strerror(-rc);
+    if (p->settings->memory_file != NULL) {
+        log_warning("checkpoint %s: not written: %" PRIu64 " items are still in %s (%s)", p->path,
+                    m.left, p->settings->memory_file, what);
+        return false;
+    }
+    *dropped = cache_drop_items(c);
+    log_warning("checkpoint %s: %" PRIu64 " items in memory are dropped (%s)", p->path, *dropped,
+                what);
+    return true;
+}
+
+static int save(struct persist *p, struct index *ix, struct cache *c, struct extstore *e,
+                uint64_t objects)
+{
+    struct checkpoint_head head = {
+        .state = CHECKPOINT_CLEAN, .generation = p->running.generation + 1, .objects = objects};
+    struct index_geometry g;
+    struct checkpoint_writer *w;
+    index_geometry(ix, &g);
+    head.index_group_bits = g.group_bits;
+    head.index_tag_bits = g.tag_bits;
+    head.index_place_bits = g.place_bits;
+    fill_head(p, c, e, &head);
+    int rc = describe_devices(p->settings, &head);
+    if (rc == 0)
+        rc = checkpoint_create(p->path, &w);
+    if (rc != 0)
+        return rc;
+    rc = ext_save(e, w);
+    if (rc == 0)
+        rc = index_save_rows(ix, w);
+    if (rc == 0)
+        return checkpoint_commit(w, &head);
+    checkpoint_abort(w);
+    return rc;
+}
+
+void persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e)
+{
+    if (!is_on(p))
+        return;
+    struct index_info info;
+    uint64_t start_ns = clock_mono_ns(), dropped;
+    uint64_t deadline_ns = start_ns + PERSIST_STOP_SEC * UINT64_C(1000000000);
+    if (!move_items(p, c, deadline_ns, &dropped))
+        return;
+    uint64_t now_ns = clock_mono_ns();
+    uint64_t left_ns = max_u64(deadline_ns > now_ns ? deadline_ns - now_ns : 0, FLUSH_LEAST_NS);
+    int rc = ext_quiesce(e, (int64_t)(left_ns / 1000000));
+    if (rc != 0) {
+        log_error("checkpoint %s: not written: flash does not take what is in its buffers (%s)",
+                  p->path, strerror(-rc));
+        return;
+    }
+    index_info(ix, &info);
+    if (info.flash_count != ext_objects(e)) {
+        log_error("checkpoint %s: not written: %" PRIu64 " words for %" PRIu64 " objects", p->path,
+                  info.flash_count, ext_objects(e));
+        return;
+    }
+    rc = save(p, ix, c, e, info.flash_count);
+    if (rc != 0) {
+        log_error("checkpoint %s: not written (%s): the next start is empty", p->path,
+                  strerror(-rc));
+        return;
+    }
+    log_notice("checkpoint %s: %" PRIu64 " objects on flash in %" PRIu64 " ms (generation %" PRIu64
+               "); %" PRIu64 " items dropped",
+               p->path, info.flash_count, (clock_mono_ns() - start_ns) / 1000000,
+               p->running.generation + 1, dropped);
+}

@@ -1,0 +1,446 @@
+/* restart/restart.c: see restart/restart.h. First the sizes, then the parts in their order, then the two ways to
+ * start. */
+#include "restart/restart.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/lock.h"
+
+#define ROOT_MAGIC UINT64_C(0x3174726174736572) /* "restart1" */
+#define GEOMETRY_VERSION 1u
+#define ACCOUNTED_HEADER_BYTES ITEM_ACCOUNTED_HEADER_BYTES
+#define RESERVE_BYTES_MIN (1 * GiB)
+#define RESERVE_BYTES_ANONYMOUS (32 * GiB) /* costs nothing, and cache_memlimit may grow into it */
+#define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here a handle names 16 bytes */
+#define RESERVE_BYTES_MAX (UINT64_C(1) << 45)
+#define RUNS_BYTES (256 * MiB)  /* a run of each size there is */
+#define INDEX_START_SHARE 4     /* of -m that hashpower may take at once */
+
+/* What has to be the same for the content of a file to be of use; compared byte for byte. */
+struct geometry {
+    uint32_t version;
+    uint32_t item_header_bytes;
+    uint64_t limit_bytes, item_max_bytes;
+    double factor;
+    uint32_t min_chunk_bytes, chunk_max_bytes;
+    uint64_t slab_sizes_hash;
+    uint32_t use_cas;
+    uint32_t flash_files;
+    uint64_t flash_bytes, flash_files_hash;
+    uint64_t page_bytes, wbuf_bytes, buffer_bytes;
+};
+static_assert(sizeof(struct geometry) == 96, "no padding: all of it is compared");
+static_assert(sizeof(struct geometry) <= ARENA_GEOMETRY_BYTES_MAX, "fits the header");
+
+/* In the arena. */
+struct restart_root {
+    uint64_t magic; /* written last: everything was there once */
+    int64_t unix_epoch_sec, mono_epoch_sec;
+};
+static_assert(sizeof(struct restart_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
+
+enum outcome { OPENED, UNFIT, AGAIN, FAILED };
+
+/* ---- sizes ---------------------------------------------------------------------------- */
+
+/* -m; 0 means no limit, which is what the machine has. */
+static uint64_t limit_bytes(const struct settings *s)
+{
+    uint64_t limit = s->maxbytes;
+    if (limit != 0)
+        return limit;
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 16 * GiB;
+}
+
+static uint64_t buffer_bytes(const struct settings *s)
+{
+    return s->ext_file_count > 0 ? (uint64_t)s->ext_buffer_mem : 0;
+}
+
+static uint64_t flash_bytes(const struct settings *s)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        sum += s->ext_files[i].bytes;
+    return sum;
+}
+
+/* Less address space than this can't hold what -m allows. */
+static uint64_t reserve_bytes_needed(const struct settings *s)
+{
+    uint64_t limit = limit_bytes(s);
+    return limit + limit / 2 + 2 * buffer_bytes(s) + 2 * RUNS_BYTES;
+}
+
+/* Room for cache_memlimit to grow, and for holes; one handle shift less where it does not cost
+ * that. */
+static uint64_t reserve_bytes_wanted(const struct settings *s)
+{
+    uint64_t need = reserve_bytes_needed(s);
+    uint64_t want = 4 * limit_bytes(s) + 2 * buffer_bytes(s) + 2 * RUNS_BYTES;
+    want = max_u64(want, s->memory_file ? RESERVE_BYTES_MIN : RESERVE_BYTES_ANONYMOUS);
+    if (want > RESERVE_BYTES_SHIFT4 && need <= RESERVE_BYTES_SHIFT4)
+        want = RESERVE_BYTES_SHIFT4;
+    return min_u64(want, RESERVE_BYTES_MAX);
+}
+
+static uint64_t hash_numbers(uint64_t hash, const uint64_t *v, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        hash = (hash ^ v[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        hash ^= hash >> 32;
+    }
+    return hash;
+}
+
+static struct geometry geometry_of(const struct settings *s)
+{
+    struct geometry g = {
+        .version = GEOMETRY_VERSION,
+        .item_header_bytes = ITEM_HEADER_BYTES,
+        .limit_bytes = limit_bytes(s),
+        .item_max_bytes = s->item_size_max,
+        .factor = s->factor,
+        .min_chunk_bytes = s->chunk_size + ACCOUNTED_HEADER_BYTES,
+        .chunk_max_bytes = (uint32_t)s->slab_chunk_max,
+        .use_cas = s->use_cas,
+        .flash_files = s->ext_file_count,
+        .flash_bytes = flash_bytes(s),
+    };
+    for (uint32_t i = 0; i < s->slab_size_count; i++)
+        g.slab_sizes_hash = hash_numbers(g.slab_sizes_hash, (uint64_t[]){s->slab_sizes[i]}, 1);
+    if (s->ext_file_count == 0)
+        return g;
+    /* Whether these are the same files, the engine finds out. */
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        g.flash_files_hash = hash_numbers(
+            g.flash_files_hash, (uint64_t[]){s->ext_files[i].bytes, s->ext_files[i].bucket}, 2);
+    g.page_bytes = s->ext_page_size;
+    g.wbuf_bytes = s->ext_wbuf_size;
+    g.buffer_bytes = buffer_bytes(s);
+    return g;
+}
+
+/* ---- the parts ------------------------------------------------------------------------ */
+
+static void say(char *why, size_t n, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+static void say(char *why, size_t n, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(why, n, fmt, ap);
+    va_end(ap);
+}
+
+/* FILE.meta is memcached's, and so are then the items in FILE, which are of no use here; it goes, lest
+ * memcached takes FILE for its own some day. One that can't be memcached's is refused as memcached
+ * refuses it. 0 or -errno with why. */
+static int drop_memcached_meta(const struct settings *s, char *why, size_t n)
+{
+    char path[PATH_MAX];
+    if (!s->memory_file || snprintf(path, sizeof(path), "%s.meta", s->memory_file) >= (int)sizeof(path))
+        return 0;
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return 0;
+    int first = fgetc(f);
+    fclose(f);
+    if (first != 'T') {
+        say(why, n, "[restart] Failed to read a tag from metadata file");
+        return -EINVAL;
+    }
+    unlink(path);
+    return 0;
+}
+
+/* 0 or -errno with why. *note: what the operator should know though it worked, or "". */
+static int open_arena(const struct settings *s, struct restart *r, char *note, char *why, size_t n)
+{
+    struct geometry g = geometry_of(s);
+    struct arena_options opt = {
+        .reserve_bytes = reserve_bytes_wanted(s),
+        .file = s->memory_file,
+        .geometry = &g,
+        .geometry_bytes = sizeof(g),
+        .lock_memory = s->lock_memory,
+    };
+    for (;;) {
+        r->arena = arena_create(&opt, &r->attached, note, RESTART_LINE_BYTES);
+        if (r->arena)
+            return 0;
+        int rc = -errno;
+        if (rc != -ENOMEM || s->memory_file || opt.reserve_bytes / 2 < reserve_bytes_needed(s)) {
+            say(why, n, "%s", note);
+            return rc;
+        }
+        opt.reserve_bytes /= 2; /* address space is limited (ulimit -v, strict overcommit) */
+    }
+}
+
+static int make_slab(const struct settings *s, struct restart *r)
+{
+    struct slab_options opt = {
+        .arena = r->arena,
+        .limit_bytes = limit_bytes(s),
+        .factor = s->factor,
+        .min_chunk_bytes = s->chunk_size + ACCOUNTED_HEADER_BYTES,
+        .chunk_max_bytes = (uint32_t)s->slab_chunk_max,
+        .item_max_bytes = s->item_size_max,
+        .slab_sizes = s->slab_size_count > 0 ? s->slab_sizes : NULL,
+        .attached = r->attached,
+    };
+    r->slab = slab_create(&opt);
+    if (!r->slab)
+        return -errno;
+#ifdef EXTANT_DEBUG
+    const char *claim = getenv("T_MEMD_INITIAL_MALLOC");
+    if (claim)
+        slab_claim_bytes(r->slab, strtoull(claim, NULL, 10));
+#endif
+    return 0;
+}
+
+static int make_index(const struct restart_options *o, struct restart *r)
+{
+    const struct settings *s = o->settings;
+    uint64_t limit = limit_bytes(s), reserve = arena_reserve_bytes(r->arena);
+    unsigned shift = slab_handle_shift(r->slab);
+    struct index_options opt = {
+        .arena = r->arena,
+        .flash_bytes = max_u64(flash_bytes(s), o->index_reach_bytes),
+        .limit_bytes = reserve / 2, /* without flash items can't be more than -m holds */
+        .handle_bits = 64 - (unsigned)__builtin_clzll((reserve >> shift) - 1),
+        .attached = r->attached,
+    };
+    if (s->hashpower_init > 0)
+        opt.initial_bytes =
+            min_u64(sizeof(index_word) << s->hashpower_init, limit / INDEX_START_SHARE);
+    if (s->ext_file_count > 0)
+        opt.limit_bytes = cache_index_limit(limit);
+    r->index = index_create(&opt);
+    return r->index ? 0 : -errno;
+}
+
+static int make_cache(struct settings *s, struct restart *r)
+{
+    struct cache_options opt = {
+        .settings = s,
+        .arena = r->arena,
+        .slab = r->slab,
+        .index = r->index,
+        .attached = r->attached,
+    };
+    r->cache = cache_create(&opt);
+    return r->cache ? 0 : -errno;
+}
+
+/* -EAGAIN: what restart/persist.h found can't be used; once more, without. */
+static int make_extstore(const struct restart_options *o, struct restart *r, struct persist *p,
+                         char *why, size_t n)
+{
+    const struct settings *s = o->settings;
+    struct ext_options opt = {
+        .arena = r->arena,
+        .attached = r->attached,
+        .device_count = s->ext_file_count,
+        .page_bytes = s->ext_page_size,
+        .wbuf_bytes = s->ext_wbuf_size,
+        .buffer_bytes = s->ext_buffer_mem,
+        .io_threads = s->ext_threads,
+        .io_depth = s->ext_io_depth,
+        .ring_count = o->ring_count,
+        .engine = (enum ext_engine)s->ext_io_engine,
+        .write_limit_bytes_per_sec = s->ext_write_limit,
+        .verify_writes = s->ext_verify_writes,
+        .callbacks = cache_ext_callbacks(r->cache),
+        .device_ops = o->device_ops,
+    };
+    static_assert(SETTINGS_EXT_FILES_MAX <= EXT_DEVICES_MAX, "each file is a device");
+    static_assert((int)SETTINGS_BUCKET_COUNT == (int)EXT_BUCKET_COUNT, "the same buckets");
+    static_assert((int)SETTINGS_ENGINE_URING == (int)EXT_ENGINE_URING &&
+                      (int)SETTINGS_ENGINE_THREADS == (int)EXT_ENGINE_THREADS,
+                  "the same engines");
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        opt.devices[i] =
+            (struct ext_device_options){.path = s->ext_files[i].path,
+                                        .bytes = s->ext_files[i].bytes,
+                                        .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
+    int rc = r->attached ? 0 : persist_fill_options(p, &opt);
+    if (rc != 0)
+        return rc;
+    r->ext = ext_create(&opt, o->tunables, why, n);
+    if (!r->ext)
+        return opt.saved && errno == ESTALE && persist_give_up(p, why) ? -EAGAIN : -errno;
+    cache_set_extstore(r->cache, r->ext);
+    return 0;
+}
+
+/* The clock goes on where the content's first process began it. 0 or -errno. */
+static int continue_clock(struct restart *r)
+{
+    const struct restart_root *root = arena_root(r->arena, ARENA_ROOT_RESTART);
+    if (root->magic != ROOT_MAGIC)
+        return -EUCLEAN;
+    return clock_setup_boot_epoch(root->unix_epoch_sec, root->mono_epoch_sec);
+}
+
+static void keep_clock(struct restart *r)
+{
+    struct restart_root *root = arena_root(r->arena, ARENA_ROOT_RESTART);
+    root->unix_epoch_sec = clock_unix_epoch_sec();
+    root->mono_epoch_sec = clock_mono_epoch_sec();
+    atomic_thread_fence(memory_order_release);
+    *(volatile uint64_t *)&root->magic = ROOT_MAGIC;
+}
+
+/* ---- the two ways --------------------------------------------------------------------- */
+
+static enum outcome unfit(char *why, size_t n, const struct settings *s, const char *what)
+{
+    say(why, n, "memory file %s starts empty: %s", s->memory_file, what);
+    return UNFIT;
+}
+
+/* Memory that is short now would be short for an empty start too; everything else is the content's
+ * fault. */
+static enum outcome part_failed(const struct settings *s, const struct restart *r, int rc,
+                                const char *part, char *why, size_t n)
+{
+    char what[160];
+    if (!r->attached || rc == -ENOMEM) {
+        say(why, n, "%s: %s", part, strerror(-rc));
+        return FAILED;
+    }
+    say(what, sizeof(what), "its %s can't be used (%s)", part, strerror(-rc));
+    return unfit(why, n, s, what);
+}
+
+/* What follows the making of the engine: objects of an earlier process that -e does not hold. */
+static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
+{
+    int rc = r->attached ? 0 : persist_take_over(p, r->index, r->cache, r->ext, why, n);
+    return rc != 0 ? rc : persist_begin(p, r->cache, r->ext, r->attached, why, n);
+}
+
+/* Makes all parts over an arena that is there. */
+static enum outcome make_parts(const struct restart_options *o, struct restart *r,
+                               struct persist *p, int *error, char *why, size_t n)
+{
+    struct settings *s = o->settings;
+    int rc;
+    if (r->attached && (rc = continue_clock(r)) != 0)
+        return unfit(why, n, s,
+                     rc == -EUCLEAN ? "its making was interrupted" : "its clock can't go on");
+    if (!r->attached && p)
+        persist_set_clock(p);
+    if ((rc = *error = make_slab(s, r)) != 0)
+        return part_failed(s, r, rc, "item memory", why, n);
+    if ((rc = *error = make_index(o, r)) != 0)
+        return part_failed(s, r, rc, "index", why, n);
+    if ((rc = *error = make_cache(s, r)) != 0)
+        return part_failed(s, r, rc, "cache", why, n);
+    if (p && (rc = *error = make_extstore(o, r, p, why, n)) != 0) {
+        char what[RESTART_LINE_BYTES / 2];
+        if (rc == -EAGAIN)
+            return AGAIN;
+        if (!r->attached || rc != -ESTALE)
+            return FAILED;
+        say(what, sizeof(what), "%.*s", (int)sizeof(what) - 1, why);
+        return unfit(why, n, s, what);
+    }
+    if (r->attached && (rc = *error = cache_attach(r->cache, &r->report)) != 0)
+        return part_failed(s, r, rc, "items", why, n);
+    if (p && (rc = *error = take_over(r, p, why, n)) != 0)
+        return rc == -EAGAIN ? AGAIN : FAILED;
+    if (r->ext) /* as memcached does: all pages are in the pool from the start */
+        slab_fill_pool(r->slab);
+    if (r->attached)
+        arena_attach_done(r->arena);
+    else
+        keep_clock(r);
+    return OPENED;
+}
+
+static void add_line(struct restart *r, const char *line)
+{
+    size_t used = strlen(r->line);
+    if (line[0])
+        say(r->line + used, sizeof(r->line) - used, "%s%s", used > 0 ? "; " : "", line);
+}
+
+static void tell(const struct settings *s, struct restart *r, const char *note)
+{
+    const struct attach_report *a = &r->report;
+    if (r->attached)
+        say(r->line, sizeof(r->line),
+            "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64
+            " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were not whole",
+            s->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
+            a->dropped_items + a->dropped_objects);
+    add_line(r, note);
+    if (r->persist)
+        add_line(r, persist_line(r->persist));
+}
+
+int restart_open(const struct restart_options *o, struct restart *r, char *why, size_t why_bytes)
+{
+    char note[RESTART_LINE_BYTES] = "", misfit[RESTART_LINE_BYTES] = "";
+    struct persist *p = NULL;
+    int rc = drop_memcached_meta(o->settings, why, why_bytes);
+    if (rc != 0)
+        return rc;
+    if (o->settings->ext_file_count > 0 && (p = persist_create(o->settings)) == NULL) {
+        say(why, why_bytes, "checkpoint: %s", strerror(ENOMEM));
+        return -ENOMEM;
+    }
+    for (;;) {
+        int error = 0;
+        memset(r, 0, sizeof(*r));
+        if ((rc = open_arena(o->settings, r, note, why, why_bytes)) != 0) {
+            persist_destroy(p);
+            return rc;
+        }
+        switch (make_parts(o, r, p, &error, why, why_bytes)) {
+        case OPENED:
+            r->persist = p;
+            tell(o->settings, r, misfit[0] ? misfit : note);
+            return 0;
+        case UNFIT: /* once: the next arena is not attached */
+            ASSERT(r->attached);
+            say(misfit, sizeof(misfit), "%s", why);
+            arena_discard(r->arena);
+            restart_close(r, false);
+            clock_setup();
+            continue;
+        case AGAIN: /* at most once for each plan that restart/persist.h has */
+            arena_discard(r->arena);
+            restart_close(r, false);
+            clock_setup();
+            continue;
+        case FAILED:
+            restart_close(r, false);
+            persist_destroy(p);
+            ASSERT(error < 0);
+            return error;
+        }
+    }
+}
+
+void restart_close(struct restart *r, bool flush)
+{
+    if (flush && r->persist)
+        persist_end(r->persist, r->index, r->cache, r->ext);
+    ext_destroy(r->ext, flush);
+    if (r->cache)
+        cache_destroy(r->cache);
+    persist_destroy(r->persist);
+    index_destroy(r->index);
+    slab_destroy(r->slab);
+    arena_destroy(r->arena);
+    memset(r, 0, sizeof(*r));
+}

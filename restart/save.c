@@ -1,0 +1,366 @@
+/* restart/save.c: the cache's part of a stop and a start with a checkpoint (cache.h): items to flash
+ * before it, numbers that go on after it; and, when there is none, the index made anew from what is
+ * on flash.
+ *
+ * The scan meets the records of the youngest page first. A word is put in for the first record of a
+ * key; when another one comes, the higher seq wins. Which key a word is of, the index does not
+ * know: that is looked up in `memo`, a table of what was met lately, and if it is not there, on
+ * flash. A dead record hides older ones of its key as a live one does, so it gets a word, too,
+ * marked by its heat, until all is read.
+ *
+ * Once a shard of the index is full, it takes no further key: else an older value could slip in
+ * where the younger one was refused.
+ *
+ * One thread: locks are taken for the sake of the calls that want them held. */
+#include "items/store.h"
+#include "base/log.h"
+#include "operator/settings.h"
+
+#define WAIT_NS UINT64_C(200000)             /* for a buffer or a page */
+#define STALL_NS (UINT64_C(10) * 1000000000) /* nothing moved for so long: nothing will */
+#define BUCKETS_PER_WALK 1024
+#define MEMO_SHARE 8 /* of -m, which holds no items yet */
+#define MEMO_BYTES_MAX (256 * MiB)
+#define PROGRESS_NS (UINT64_C(5) * 1000000000)
+#define DEAD_HEAT 1                      /* of words, while a scan runs */
+#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
+
+/* ---- numbers ---- */
+
+uint32_t cache_oldest_live_sec(const struct cache *c)
+{
+    uint32_t planned_unix = atomic_load(&c->root->planned_unix);
+    return clock_sec_of_unix(planned_unix != 0 ? planned_unix : atomic_load(&c->root->flush_unix));
+}
+
+void cache_numbers(const struct cache *c, struct cache_numbers *out)
+{
+    *out = (struct cache_numbers){.hash_seed = c->root->hash_seed,
+                                  .cas_counter = atomic_load(&c->root->cas_counter),
+                                  .flush_cas = atomic_load(&c->root->flush_cas),
+                                  .flush_unix = atomic_load(&c->root->flush_unix),
+                                  .planned_unix = atomic_load(&c->root->planned_unix)};
+}
+
+void cache_set_numbers(struct cache *c, const struct cache_numbers *n)
+{
+    c->root->hash_seed = n->hash_seed;
+    atomic_store(&c->root->cas_counter, n->cas_counter);
+    atomic_store(&c->root->flush_cas, n->flush_cas);
+    atomic_store(&c->root->flush_unix, n->flush_unix);
+    atomic_store(&c->root->planned_unix, n->planned_unix);
+    c->settings->oldest_live_sec = cache_oldest_live_sec(c);
+}
+
+void cache_set_flush_hook(struct cache *c, void (*fn)(void *ctx), void *ctx)
+{
+    c->flush_ctx = ctx;
+    c->flush_hook = fn;
+}
+
+/* ---- items to flash ---- */
+
+struct mover {
+    struct cache *cache;
+    struct cache_moved *out;
+    uint32_t now_sec;
+    int blocked; /* what flash said to the item at which the walk has to go on */
+};
+
+static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct mover *m = ctx;
+    struct cache *c = m->cache;
+    (void)hash_like, (void)slot;
+    if (m->blocked != 0 || index_kind(c->index, w) != INDEX_RAM)
+        return;
+    struct item *it = item_at(c, index_handle(c->index, w));
+    uint64_t hash = item_hash(c, it);
+    if (item_death(c, it, m->now_sec) != ITEM_ALIVE) {
+        item_unlink(c, it, hash);
+        m->out->dead++;
+        return;
+    }
+    m->blocked = item_flush(c, it, hash);
+    m->out->moved += m->blocked == 0;
+}
+
+/* Lets the engine work until it may take something again. 0, or why it won't. */
+static int wait_for_flash(struct cache *c, int error, uint64_t deadline_ns, uint64_t stall_ns)
+{
+    if (error != -EAGAIN && error != -ENOSPC)
+        return error;
+    uint64_t now = clock_mono_ns();
+    if (now >= deadline_ns)
+        return -ETIMEDOUT;
+    if (now >= stall_ns)
+        return error == -ENOSPC ? -ENOSPC : -EIO;
+    if (error == -EAGAIN || !ext_maint_step(c->ext, (uint32_t)clock_unix_now_sec()))
+        clock_sleep_ns(WAIT_NS);
+    return 0;
+}
+
+static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
+{
+    struct cache *c = m->cache;
+    uint64_t pos = 0, stall_ns = clock_mono_ns() + STALL_NS;
+    for (bool more = true; more;) {
+        uint64_t at = pos, moved = m->out->moved;
+        m->blocked = 0;
+        struct lock *lock = index_shard_lock(c->index, shard);
+        lock_take(lock);
+        /* One bucket: the walk goes on behind what it has seen. */
+        more = index_walk(c->index, shard, &pos, 1, move_item, m);
+        lock_release(lock);
+        if (m->out->moved != moved)
+            stall_ns = clock_mono_ns() + STALL_NS;
+        if (m->blocked == 0)
+            continue;
+        int rc = wait_for_flash(c, m->blocked, deadline_ns, stall_ns);
+        if (rc != 0)
+            return rc;
+        pos = at;
+        more = true;
+    }
+    return 0;
+}
+
+int cache_move_to_flash(struct cache *c, uint64_t deadline_ns, struct cache_moved *out)
+{
+    struct mover m = {.cache = c, .out = out, .now_sec = clock_now_sec()};
+    struct index_info info;
+    int rc = 0;
+    memset(out, 0, sizeof(*out));
+    for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
+        rc = clock_mono_ns() >= deadline_ns ? -ETIMEDOUT : move_shard(&m, s, deadline_ns);
+    index_info(c->index, &info);
+    out->left = info.ram_count;
+    return out->left == 0 ? 0 : rc;
+}
+
+static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct mover *m = ctx;
+    struct cache *c = m->cache;
+    (void)hash_like, (void)slot;
+    if (index_kind(c->index, w) != INDEX_RAM)
+        return;
+    struct item *it = item_at(c, index_handle(c->index, w));
+    item_unlink(c, it, item_hash(c, it));
+    m->out->dead++;
+}
+
+static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot *, index_word),
+                     void *ctx)
+{
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        struct lock *lock = index_shard_lock(c->index, s);
+        uint64_t pos = 0;
+        for (bool more = true; more;) {
+            lock_take(lock);
+            more = index_walk(c->index, s, &pos, BUCKETS_PER_WALK, visit, ctx);
+            lock_release(lock);
+        }
+    }
+}
+
+uint64_t cache_drop_items(struct cache *c)
+{
+    struct cache_moved out = {0};
+    struct mover m = {.cache = c, .out = &out};
+    walk_all(c, drop_item, &m);
+    return out.dead;
+}
+
+/* ---- scan ---- */
+
+struct memo {
+    uint64_t hash, seq, place;
+};
+
+struct scanner {
+    struct cache *cache;
+    struct cache_scan_report *out;
+    struct memo *memo;
+    uint64_t memo_mask;
+    uint64_t cas_max;
+    uint32_t now_sec;
+    bool full[INDEX_SHARD_COUNT];
+};
+
+static struct memo *memo_of(struct scanner *s, uint64_t hash)
+{
+    return &s->memo[hash & s->memo_mask];
+}
+
+/* Is the word at this place of the same key as rec, and how young is it? */
+static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_place place,
+                        uint64_t *seq)
+{
+    const struct memo *m = memo_of(s, rec->hash);
+    if (m->hash == rec->hash && m->place == place) {
+        *seq = m->seq;
+        return true;
+    }
+    struct ext_scanned other;
+    s->out->compared++;
+    *seq = UINT64_MAX; /* can't be read just now: nobody can tell, and it was there first */
+    if (ext_scan_record(s->cache->ext, place, &other) != 0)
+        return true;
+    *seq = other.seq;
+    return other.key_bytes == rec->key_bytes && memcmp(other.key, rec->key, rec->key_bytes) == 0;
+}
+
+/* The place of the word that rec's key has, with its seq. False: it has none. No lock held. */
+static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_place *place,
+                      uint64_t *seq)
+{
+    struct index *ix = s->cache->index;
+    index_slot *slots[INDEX_MATCH_MAX];
+    ext_place places[INDEX_MATCH_MAX];
+    unsigned found = 0;
+    struct lock *lock = index_lock(ix, rec->hash);
+    lock_take(lock);
+    unsigned n = index_match(ix, rec->hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(ix, w) == INDEX_FLASH)
+            places[found++] = index_place(ix, w);
+    }
+    lock_release(lock);
+    for (unsigned i = 0; i < found; i++) {
+        *place = places[i];
+        if (is_same_key(s, rec, places[i], seq))
+            return true;
+    }
+    return false;
+}
+
+/* Stores rec's word, in place of the one at `old` (if replaces). */
+static void put_record(struct scanner *s, const struct ext_scanned *rec, bool replaces,
+                       ext_place old)
+{
+    struct cache *c = s->cache;
+    bool dead =
+        cache_death(c, clock_sec_of_unix(rec->time_unix), clock_sec_of_unix(rec->exptime_unix),
+                    rec->cas, s->now_sec) != ITEM_ALIVE;
+    index_word w = index_make_flash(c->index, rec->place, rec->len_class, dead ? DEAD_HEAT : 0);
+    unsigned shard = index_shard_of(c->index, rec->hash);
+    struct lock *lock = index_lock(c->index, rec->hash);
+    int rc = 0;
+    lock_take(lock);
+    if (replaces) {
+        index_slot *slot = index_find_place(c->index, rec->hash, old);
+        unsigned old_len = index_len(c->index, index_load(slot));
+        index_replace(c->index, rec->hash, slot, w);
+        ext_drop(c->ext, old, old_len);
+        s->out->older++;
+    } else {
+        rc = s->full[shard] ? -ENOSPC : index_insert(c->index, rec->hash, w);
+    }
+    lock_release(lock);
+    if (rc != 0) {
+        s->full[shard] = true;
+        s->out->no_room++;
+        return;
+    }
+    bool counted = ext_attach_object(c->ext, rec->place, rec->len_class);
+    ASSERT(counted); /* it was just read from a page that is there */
+    *memo_of(s, rec->hash) = (struct memo){rec->hash, rec->seq, rec->place};
+}
+
+static void visit_record(void *ctx, const struct ext_scanned *rec)
+{
+    struct scanner *s = ctx;
+    ext_place old = 0;
+    uint64_t seq = 0;
+    s->out->records++;
+    if (cache_hash(s->cache, rec->key, rec->key_bytes) != rec->hash) {
+        s->out->foreign++;
+        return;
+    }
+    if (rec->cas > s->cas_max && rec->cas < CAS_SANE_MAX)
+        s->cas_max = rec->cas;
+    bool there = find_word(s, rec, &old, &seq);
+    if (there && rec->seq <= seq)
+        s->out->older++;
+    else
+        put_record(s, rec, there, old);
+}
+
+static void visit_to_drop_dead(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct scanner *s = ctx;
+    struct cache *c = s->cache;
+    if (index_kind(c->index, w) != INDEX_FLASH)
+        return;
+    if (index_heat(c->index, w) == DEAD_HEAT) {
+        flash_forget(c, hash_like, slot, false);
+        s->out->dead++;
+    } else {
+        s->out->kept++;
+    }
+}
+
+struct page_age {
+    uint32_t page, version;
+};
+
+static int by_age(const void *a, const void *b)
+{
+    int32_t diff =
+        (int32_t)(((const struct page_age *)b)->version - ((const struct page_age *)a)->version);
+    return diff < 0 ? -1 : diff > 0;
+}
+
+static int scan_pages(struct scanner *s, struct page_age *ages)
+{
+    struct extstore *e = s->cache->ext;
+    unsigned count = 0;
+    for (unsigned page = 0; page < ext_page_count(e); page++) {
+        struct ext_page_info info;
+        ext_page_info(e, page, &info);
+        if (info.state != EXT_PAGE_FREE)
+            ages[count++] = (struct page_age){page, info.version};
+    }
+    qsort(ages, count, sizeof(ages[0]), by_age);
+    uint64_t tell_ns = clock_mono_ns() + PROGRESS_NS;
+    for (unsigned i = 0; i < count; i++) {
+        int rc = ext_scan_page(e, ages[i].page, visit_record, s);
+        if (rc != 0)
+            return rc;
+        if (clock_mono_ns() < tell_ns)
+            continue;
+        log_notice("scan of flash: %u of %u pages read, %" PRIu64 " records", i + 1, count,
+                   s->out->records);
+        tell_ns = clock_mono_ns() + PROGRESS_NS;
+    }
+    return 0;
+}
+
+int cache_scan(struct cache *c, struct cache_scan_report *out)
+{
+    struct scanner *s = calloc(1, sizeof(*s));
+    struct page_age *ages = calloc(ext_page_count(c->ext), sizeof(ages[0]));
+    uint64_t bytes = min_u64(max_u64(c->settings->maxbytes / MEMO_SHARE, MiB), MEMO_BYTES_MAX);
+    uint64_t entries = UINT64_C(1) << (63 - __builtin_clzll(bytes / sizeof(struct memo)));
+    int rc = -ENOMEM;
+    memset(out, 0, sizeof(*out));
+    if (s && ages && (s->memo = calloc(entries, sizeof(s->memo[0]))) != NULL) {
+        s->cache = c;
+        s->out = out;
+        s->memo_mask = entries - 1;
+        s->now_sec = clock_now_sec();
+        rc = scan_pages(s, ages);
+    }
+    if (rc == 0) {
+        walk_all(c, visit_to_drop_dead, s);
+        if (s->cas_max > atomic_load(&c->root->cas_counter))
+            atomic_store(&c->root->cas_counter, s->cas_max);
+    }
+    if (s)
+        free(s->memo);
+    free(s);
+    free(ages);
+    return rc;
+}

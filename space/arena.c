@@ -1,0 +1,719 @@
+/* space/arena.c: owns the mapping, its header, the two bitmaps and the free set.
+ *
+ * Two bits a unit, both inside the mapping, both safe against a kill at any
+ * instant because of the order in which they change:
+ *  - used: set after the free set gave the unit away, cleared before it goes
+ *    back. A kill in between leaves a unit marked that no module names, which
+ *    arena_attach_done() frees.
+ *  - touched: set before anybody may write to the unit, cleared after the
+ *    kernel took the memory back. So a unit whose bit is clear reads as zeroes
+ *    and costs nothing, and the number of set bits bounds RSS from above.
+ *
+ * Giving back. arena_free() gives back the chunks (64 KiB; 2 MiB with huge
+ * pages) of what it frees when idle memory (touched, not used) is above the
+ * slack. Nobody may allocate a unit while the kernel drops it, so the range is
+ * taken from the free set first; if some other thread was faster, its part of
+ * the range is skipped. An allocation that comes meanwhile sees the range as
+ * used: it gets a higher one.
+ *
+ * Locks: none of its own; the free set has one inside, the bitmaps are atomic.
+ */
+#include "space/arena.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "space/extents.h"
+
+#define ARENA_MAGIC "extArena"
+#define ARENA_FORMAT 1u
+#define HUGE_BYTES (2 * MiB)
+#define SMALL_CHUNK_BYTES (64 * KiB)
+#define SLACK_BYTES_MIN (1 * MiB)
+#define SLACK_BYTES_MAX (16 * MiB)
+#define SLACK_SHARE 32 /* of what is used */
+
+enum header_state {
+    STATE_NONE = 0, /* being made: zeroes until everything else is there */
+    STATE_LIVE = 1,
+    STATE_DISCARDED = 2,
+};
+
+struct arena_header {
+    char magic[8];
+    uint32_t format;
+    _Atomic(uint32_t) state; /* enum header_state; written last */
+    uint64_t build_id;
+    uint64_t reserve_bytes;
+    uint64_t generation;
+    char boot_id[48]; /* of the kernel, with NULs up to its end */
+    uint32_t huge_pages;
+    uint32_t geometry_bytes;
+    uint8_t geometry[ARENA_GEOMETRY_BYTES_MAX];
+};
+static_assert(offsetof(struct arena_header, boot_id) == 40, "header layout");
+static_assert(offsetof(struct arena_header, geometry) == 96, "header layout");
+static_assert(sizeof(struct arena_header) == 352, "header layout");
+
+#define HEADER_BYTES ((uint64_t)4096)
+static_assert(HEADER_BYTES + ARENA_ROOT_COUNT * ARENA_ROOT_MODULE_BYTES <= ARENA_ROOT_BYTES,
+              "roots fit into the root block");
+
+typedef _Atomic(uint64_t) map_word;
+
+struct arena {
+    /* const after creation */
+    char *base;
+    uint64_t reserve_bytes;
+    uint64_t meta_bytes;  /* header, roots and bitmaps */
+    uint64_t chunk_bytes; /* what is given back at least */
+    uint64_t touch_bytes; /* what the kernel may make resident at one touch */
+    int fd;               /* -1: anonymous */
+    bool locked;
+    struct arena_header *header;
+    struct extents *set;
+    map_word *used_map, *touched_map; /* in the mapping */
+    map_word *unclaimed_map;          /* private copy of used_map after an attach, else NULL */
+    uint64_t unclaimed_map_bytes;
+    /* atomic */
+    _Atomic(bool) attaching;
+    _Atomic(bool) can_reserve, can_give_back; /* false once the file system said it can't */
+    _Atomic(uint64_t) use_bytes[ARENA_USE_COUNT];
+    _Atomic(uint64_t) used_bytes, touched_bytes, unclaimed_bytes;
+};
+
+/* ---- bitmaps ------------------------------------------------------------------------ */
+
+/* The bits first .. end - 1 that are in first's word: their mask, and in *count how many. */
+static uint64_t word_mask(uint64_t first, uint64_t end, uint64_t *count)
+{
+    unsigned low = (unsigned)(first % 64);
+    *count = min_u64(64 - low, end - first);
+    return (~UINT64_C(0) >> (64 - *count)) << low;
+}
+
+/* Sets bits; returns how many were clear. */
+static uint64_t map_set(map_word *map, uint64_t first, uint64_t end)
+{
+    uint64_t changed = 0, count;
+    for (uint64_t i = first; i < end; i += count) {
+        uint64_t mask = word_mask(i, end, &count);
+        uint64_t old = atomic_fetch_or(&map[i / 64], mask);
+        changed += (uint64_t)__builtin_popcountll(mask & ~old);
+    }
+    return changed;
+}
+
+/* Clears bits; returns how many were set. */
+static uint64_t map_clear(map_word *map, uint64_t first, uint64_t end)
+{
+    uint64_t changed = 0, count;
+    for (uint64_t i = first; i < end; i += count) {
+        uint64_t mask = word_mask(i, end, &count);
+        uint64_t old = atomic_fetch_and(&map[i / 64], ~mask);
+        changed += (uint64_t)__builtin_popcountll(mask & old);
+    }
+    return changed;
+}
+
+static bool map_any(map_word *map, uint64_t first, uint64_t end)
+{
+    uint64_t count;
+    for (uint64_t i = first; i < end; i += count) {
+        uint64_t mask = word_mask(i, end, &count);
+        if (atomic_load(&map[i / 64]) & mask)
+            return true;
+    }
+    return false;
+}
+
+static bool map_all(map_word *map, uint64_t first, uint64_t end)
+{
+    uint64_t count;
+    for (uint64_t i = first; i < end; i += count) {
+        uint64_t mask = word_mask(i, end, &count);
+        if (~atomic_load(&map[i / 64]) & mask)
+            return false;
+    }
+    return true;
+}
+
+/* The next run of set bits at or after *first and before end; false if there is none. */
+static bool map_next_run(map_word *map, uint64_t end, uint64_t *first, uint64_t *run_end)
+{
+    uint64_t i = *first;
+    while (i < end) {
+        uint64_t word = atomic_load(&map[i / 64]) >> (i % 64);
+        if (word != 0) {
+            i += (uint64_t)__builtin_ctzll(word);
+            break;
+        }
+        i = round_down(i, 64) + 64;
+    }
+    if (i >= end)
+        return false;
+    *first = i;
+    while (i < end) {
+        uint64_t word = ~atomic_load(&map[i / 64]) >> (i % 64);
+        if (word != 0) {
+            i += (uint64_t)__builtin_ctzll(word);
+            break;
+        }
+        i = round_down(i, 64) + 64;
+    }
+    *run_end = min_u64(i, end);
+    return true;
+}
+
+static uint64_t map_bytes_of(uint64_t reserve_bytes)
+{
+    return round_up(reserve_bytes / ARENA_UNIT_BYTES / 8 + 1, ARENA_UNIT_BYTES);
+}
+
+/* ---- the header --------------------------------------------------------------------- */
+
+static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    for (size_t i = 0; i < bytes; i++)
+        hash = (hash ^ p[i]) * UINT64_C(1099511628211);
+    return hash;
+}
+
+static uint64_t build_id(void)
+{
+    const uint64_t sizes[] = {sizeof(struct arena_header), ARENA_UNIT_BYTES, ARENA_ROOT_BYTES,
+                              ARENA_ROOT_MODULE_BYTES,     ARENA_ROOT_COUNT, sizeof(void *)};
+    uint64_t hash = fnv1a(UINT64_C(14695981039346656037), EXTANT_VERSION, strlen(EXTANT_VERSION));
+    return fnv1a(hash, sizes, sizeof(sizes));
+}
+
+/* Fills id (zeroed, of boot_id's size); "" if the kernel doesn't tell. */
+static void read_boot_id(char *id, size_t id_bytes)
+{
+    memset(id, 0, id_bytes);
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    ssize_t n = read(fd, id, id_bytes - 1);
+    if (n < 0)
+        memset(id, 0, id_bytes);
+    close(fd);
+    id[strcspn(id, "\n")] = '\0';
+}
+
+static void header_fill(struct arena_header *h, const struct arena_options *opt, uint64_t reserve)
+{
+    memset(h, 0, sizeof(*h));
+    memcpy(h->magic, ARENA_MAGIC, sizeof(h->magic));
+    h->format = ARENA_FORMAT;
+    h->build_id = build_id();
+    h->reserve_bytes = reserve;
+    h->huge_pages = opt->huge_pages;
+    read_boot_id(h->boot_id, sizeof(h->boot_id));
+    h->geometry_bytes = opt->geometry_bytes;
+    if (opt->geometry_bytes > 0)
+        memcpy(h->geometry, opt->geometry, opt->geometry_bytes);
+}
+
+/* Why content with header `found` can't be used where `wanted` is needed; NULL if it can. */
+static const char *header_misfit(const struct arena_header *found,
+                                 const struct arena_header *wanted)
+{
+    if (memcmp(found->magic, wanted->magic, sizeof(found->magic)) != 0)
+        return "it is not a memory file";
+    if (found->format != wanted->format || found->build_id != wanted->build_id)
+        return "another version wrote it";
+    if (found->state == STATE_DISCARDED)
+        return "it was given up on purpose";
+    if (found->state != STATE_LIVE)
+        return "its creation was interrupted";
+    if (wanted->boot_id[0] == '\0' ||
+        memcmp(found->boot_id, wanted->boot_id, sizeof(found->boot_id)) != 0)
+        return "the machine was rebooted since";
+    if (found->reserve_bytes != wanted->reserve_bytes || found->huge_pages != wanted->huge_pages)
+        return "its size is another";
+    if (found->geometry_bytes != wanted->geometry_bytes ||
+        memcmp(found->geometry, wanted->geometry, sizeof(found->geometry)) != 0)
+        return "the settings are others";
+    return NULL;
+}
+
+/* ---- giving back -------------------------------------------------------------------- */
+
+/* Asks the kernel to drop a range whose units nobody may use; true iff it is zeroes now. */
+static bool drop_pages(struct arena *a, uint64_t offset, uint64_t bytes)
+{
+    if (a->fd >= 0)
+        return fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                         (off_t)bytes) == 0;
+    return madvise(a->base + offset, bytes, a->locked ? MADV_DONTNEED_LOCKED : MADV_DONTNEED) == 0;
+}
+
+/* Gives units first .. end - 1 (whole chunks) back unless somebody has allocated there. */
+static void give_back_chunks(struct arena *a, uint64_t first, uint64_t end)
+{
+    uint64_t chunk_units = a->chunk_bytes / ARENA_UNIT_BYTES;
+    if (extents_take(a->set, first, end - first) != 0) {
+        uint64_t chunks = (end - first) / chunk_units;
+        if (chunks > 1) {
+            uint64_t middle = first + chunks / 2 * chunk_units;
+            give_back_chunks(a, first, middle);
+            give_back_chunks(a, middle, end);
+        }
+        return;
+    }
+    if (drop_pages(a, first * ARENA_UNIT_BYTES, (end - first) * ARENA_UNIT_BYTES)) {
+        uint64_t cleared = map_clear(a->touched_map, first, end);
+        atomic_fetch_sub(&a->touched_bytes, cleared * ARENA_UNIT_BYTES);
+    } else {
+        atomic_store(&a->can_give_back, false);
+    }
+    extents_free(a->set, first, end - first);
+}
+
+/* Gives back the free, touched chunks of a range of units. */
+static void give_back(struct arena *a, uint64_t first, uint64_t end)
+{
+    uint64_t chunk_units = a->chunk_bytes / ARENA_UNIT_BYTES;
+    uint64_t from = round_down(first, chunk_units), to = round_up(end, chunk_units);
+    uint64_t run = from;
+    for (uint64_t c = from; c < to; c += chunk_units) {
+        bool idle = !map_any(a->used_map, c, c + chunk_units) &&
+                    map_any(a->touched_map, c, c + chunk_units);
+        if (idle)
+            continue;
+        if (run < c)
+            give_back_chunks(a, run, c);
+        run = c + chunk_units;
+    }
+    if (run < to)
+        give_back_chunks(a, run, to);
+}
+
+static bool idle_above_slack(const struct arena *a)
+{
+    uint64_t used = atomic_load_explicit(&a->used_bytes, memory_order_relaxed);
+    uint64_t touched = atomic_load_explicit(&a->touched_bytes, memory_order_relaxed);
+    uint64_t slack = min_u64(max_u64(used / SLACK_SHARE, SLACK_BYTES_MIN), SLACK_BYTES_MAX);
+    return touched > used + slack;
+}
+
+/* ---- allocation --------------------------------------------------------------------- */
+
+/* Makes units first .. end - 1, which are the caller's, usable. 0 or -ENOSPC. */
+static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
+{
+    bool was_touched = map_any(a->touched_map, first, end);
+    if (zeroed != NULL)
+        *zeroed = !was_touched;
+    if (was_touched && map_all(a->touched_map, first, end))
+        return 0;
+    if (a->fd >= 0 && atomic_load_explicit(&a->can_reserve, memory_order_relaxed)) {
+        int rc;
+        do {
+            rc = fallocate(a->fd, 0, (off_t)(first * ARENA_UNIT_BYTES),
+                           (off_t)((end - first) * ARENA_UNIT_BYTES));
+        } while (rc != 0 && errno == EINTR);
+        if (rc != 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+            atomic_store(&a->can_reserve, false);
+        else if (rc != 0)
+            return -ENOSPC;
+    }
+    uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
+    uint64_t fresh = map_set(a->touched_map, round_down(first, round), round_up(end, round));
+    atomic_fetch_add(&a->touched_bytes, fresh * ARENA_UNIT_BYTES);
+    return 0;
+}
+
+int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t align,
+                uint64_t *offset, bool *zeroed)
+{
+    ASSERT(use < ARENA_USE_COUNT && bytes > 0);
+    ASSERT(align >= ARENA_UNIT_BYTES && (align & (align - 1)) == 0);
+    if (bytes > a->reserve_bytes)
+        return -ENOSPC;
+    uint64_t units = (bytes + ARENA_UNIT_BYTES - 1) / ARENA_UNIT_BYTES, first;
+    int rc = extents_alloc(a->set, units, align / ARENA_UNIT_BYTES, &first);
+    if (rc != 0)
+        return -ENOSPC;
+    rc = touch(a, first, first + units, zeroed);
+    if (rc != 0) {
+        extents_free(a->set, first, units);
+        return rc;
+    }
+    uint64_t marked = map_set(a->used_map, first, first + units);
+    ASSERT(marked == units);
+    atomic_fetch_add(&a->use_bytes[use], units * ARENA_UNIT_BYTES);
+    atomic_fetch_add(&a->used_bytes, units * ARENA_UNIT_BYTES);
+    *offset = first * ARENA_UNIT_BYTES;
+    return 0;
+}
+
+void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes)
+{
+    ASSERT(use < ARENA_USE_COUNT && bytes > 0);
+    ASSERT(offset % ARENA_UNIT_BYTES == 0 && offset >= a->meta_bytes);
+    ASSERT(offset < a->reserve_bytes && bytes <= a->reserve_bytes - offset);
+    uint64_t first = offset / ARENA_UNIT_BYTES;
+    uint64_t end = first + (bytes + ARENA_UNIT_BYTES - 1) / ARENA_UNIT_BYTES;
+    uint64_t freed = (end - first) * ARENA_UNIT_BYTES;
+    uint64_t cleared = map_clear(a->used_map, first, end);
+    ASSERT(cleared == end - first);
+    extents_free(a->set, first, end - first);
+    uint64_t before = atomic_fetch_sub(&a->use_bytes[use], freed);
+    ASSERT(before >= freed);
+    atomic_fetch_sub(&a->used_bytes, freed);
+    if (idle_above_slack(a) && atomic_load_explicit(&a->can_give_back, memory_order_relaxed))
+        give_back(a, first, end);
+}
+
+/* ---- attach ------------------------------------------------------------------------- */
+
+/* Moves units from unclaimed to claimed: all of them or none, and no unit twice. */
+static int claim(struct arena *a, uint64_t first, uint64_t end)
+{
+    if (!map_all(a->used_map, first, end))
+        return -EINVAL;
+    uint64_t count;
+    for (uint64_t i = first; i < end; i += count) {
+        uint64_t mask = word_mask(i, end, &count);
+        uint64_t old = atomic_fetch_and(&a->unclaimed_map[i / 64], ~mask);
+        if ((old & mask) == mask)
+            continue;
+        atomic_fetch_or(&a->unclaimed_map[i / 64], old & mask);
+        if (i > first)
+            map_set(a->unclaimed_map, first, i);
+        return -EBUSY;
+    }
+    return 0;
+}
+
+int arena_take(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes)
+{
+    ASSERT(use < ARENA_USE_COUNT);
+    if (bytes == 0 || offset % ARENA_UNIT_BYTES != 0 || offset < a->meta_bytes ||
+        offset >= a->reserve_bytes || bytes > a->reserve_bytes - offset)
+        return -EINVAL;
+    uint64_t first = offset / ARENA_UNIT_BYTES;
+    uint64_t end = first + (bytes + ARENA_UNIT_BYTES - 1) / ARENA_UNIT_BYTES;
+    uint64_t taken = (end - first) * ARENA_UNIT_BYTES;
+    if (atomic_load(&a->attaching)) {
+        int rc = claim(a, first, end);
+        if (rc != 0)
+            return rc;
+        atomic_fetch_sub(&a->unclaimed_bytes, taken);
+    } else {
+        int rc = extents_take(a->set, first, end - first);
+        if (rc != 0)
+            return rc;
+        rc = touch(a, first, end, NULL);
+        if (rc != 0) {
+            extents_free(a->set, first, end - first);
+            return rc;
+        }
+        map_set(a->used_map, first, end);
+        atomic_fetch_add(&a->used_bytes, taken);
+    }
+    atomic_fetch_add(&a->use_bytes[use], taken);
+    return 0;
+}
+
+uint64_t arena_attach_done(struct arena *a)
+{
+    if (!atomic_exchange(&a->attaching, false))
+        return 0;
+    uint64_t freed_units = 0, first = 0, end;
+    uint64_t units = a->reserve_bytes / ARENA_UNIT_BYTES;
+    while (map_next_run(a->unclaimed_map, units, &first, &end)) {
+        map_clear(a->used_map, first, end);
+        extents_free(a->set, first, end - first);
+        atomic_fetch_sub(&a->used_bytes, (end - first) * ARENA_UNIT_BYTES);
+        atomic_fetch_sub(&a->unclaimed_bytes, (end - first) * ARENA_UNIT_BYTES);
+        if (idle_above_slack(a) && atomic_load(&a->can_give_back))
+            give_back(a, first, end);
+        freed_units += end - first;
+        first = end;
+    }
+    ASSERT(atomic_load(&a->unclaimed_bytes) == 0);
+    return freed_units * ARENA_UNIT_BYTES;
+}
+
+/* Reads a bitmap of the file; not through the mapping, where reading a hole would fill it. */
+static int read_map(const struct arena *a, const map_word *map, void *into, uint64_t bytes)
+{
+    uint64_t at = (uint64_t)((const char *)map - a->base), done = 0;
+    while (done < bytes) {
+        ssize_t n = pread(a->fd, (char *)into + done, bytes - done, (off_t)(at + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        done += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Takes from the free set what the dead process used, and counts. 0 or -errno. */
+static int adopt_used(struct arena *a)
+{
+    uint64_t bytes = map_bytes_of(a->reserve_bytes), units = a->reserve_bytes / ARENA_UNIT_BYTES;
+    map_word *copy = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (copy == MAP_FAILED)
+        return -ENOMEM;
+    a->unclaimed_map = copy;
+    a->unclaimed_map_bytes = bytes;
+
+    int rc = read_map(a, a->touched_map, copy, bytes);
+    if (rc != 0)
+        return rc;
+    uint64_t touched = 0, first = 0, end;
+    while (map_next_run(copy, units, &first, &end)) {
+        touched += end - first;
+        first = end;
+    }
+    atomic_store(&a->touched_bytes, touched * ARENA_UNIT_BYTES);
+
+    rc = read_map(a, a->used_map, copy, bytes);
+    if (rc != 0)
+        return rc;
+    uint64_t meta_units = a->meta_bytes / ARENA_UNIT_BYTES, used = 0;
+    map_clear(copy, 0, meta_units);
+    first = meta_units;
+    while (map_next_run(copy, units, &first, &end)) {
+        rc = extents_take(a->set, first, end - first);
+        if (rc != 0)
+            return rc;
+        used += end - first;
+        first = end;
+    }
+    atomic_store(&a->unclaimed_bytes, used * ARENA_UNIT_BYTES);
+    atomic_fetch_add(&a->used_bytes, used * ARENA_UNIT_BYTES);
+    atomic_store(&a->attaching, true);
+    return 0;
+}
+
+/* ---- creation ----------------------------------------------------------------------- */
+
+/* Opens and locks the file; the descriptor, or -errno with why. */
+static int open_file(const char *file, char *why, size_t why_bytes)
+{
+    int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        int err = errno;
+        snprintf(why, why_bytes, "memory file %s: %s", file, strerror(err));
+        return -err;
+    }
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct stat st;
+    int err = 0;
+    if (fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+        err = (errno == EAGAIN || errno == EACCES) ? EBUSY : errno;
+        snprintf(why, why_bytes, "memory file %s: %s", file,
+                 err == EBUSY ? "another process uses it" : strerror(err));
+    } else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        err = EINVAL;
+        snprintf(why, why_bytes, "memory file %s: not a regular file", file);
+    }
+    if (err != 0) {
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+/* Compares the open file with what is wanted. True iff it fits; else why[] is set unless the file
+ * is empty, and *generation is the one of its content if it has one. */
+static bool file_fits(int fd, const char *file, const struct arena_header *wanted,
+                      uint64_t *generation, char *why, size_t why_bytes)
+{
+    struct arena_header found;
+    struct stat st;
+    const char *misfit = NULL;
+    if (fstat(fd, &st) == 0 && st.st_size == 0)
+        return false;
+    if (pread(fd, &found, sizeof(found), 0) != (ssize_t)sizeof(found))
+        misfit = "it is not a memory file";
+    else
+        misfit = header_misfit(&found, wanted);
+    if (misfit == NULL && (uint64_t)st.st_size != wanted->reserve_bytes)
+        misfit = "it was cut off";
+    if (misfit == NULL) {
+        *generation = found.generation;
+        return true;
+    }
+    snprintf(why, why_bytes, "memory file %s starts empty: %s", file, misfit);
+    return false;
+}
+
+/* Maps reserve_bytes at a multiple of 2 MiB. NULL with errno. */
+static char *map_aligned(uint64_t reserve_bytes, int fd)
+{
+    uint64_t span = reserve_bytes + HUGE_BYTES;
+    char *span_base = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                           -1, 0);
+    if (span_base == MAP_FAILED)
+        return NULL;
+    char *base = (char *)round_up((uint64_t)(uintptr_t)span_base, HUGE_BYTES);
+    int flags = MAP_FIXED | MAP_NORESERVE | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+    if (mmap(base, reserve_bytes, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED) {
+        int err = errno;
+        munmap(span_base, span);
+        errno = err;
+        return NULL;
+    }
+    if (base > span_base)
+        munmap(span_base, (size_t)(base - span_base));
+    uint64_t tail = span - (uint64_t)(base - span_base) - reserve_bytes;
+    if (tail > 0)
+        munmap(base + reserve_bytes, tail);
+    return base;
+}
+
+/* Makes the file empty and of the right length, with room for header and bitmaps. 0 or -errno. */
+static int make_file(int fd, uint64_t reserve_bytes, uint64_t meta_bytes)
+{
+    if (ftruncate(fd, 0) != 0 || ftruncate(fd, (off_t)reserve_bytes) != 0)
+        return -errno;
+    if (fallocate(fd, 0, 0, (off_t)meta_bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS)
+        return -errno;
+    return 0;
+}
+
+static int create_in(struct arena *a, const struct arena_options *opt, bool *attached, char *why,
+                     size_t why_bytes)
+{
+    struct arena_header wanted;
+    header_fill(&wanted, opt, a->reserve_bytes);
+    uint64_t generation = 0;
+    if (opt->file != NULL) {
+        a->fd = open_file(opt->file, why, why_bytes);
+        if (a->fd < 0)
+            return a->fd;
+        *attached = file_fits(a->fd, opt->file, &wanted, &generation, why, why_bytes);
+        int rc = *attached ? 0 : make_file(a->fd, a->reserve_bytes, a->meta_bytes);
+        if (rc != 0) {
+            snprintf(why, why_bytes, "memory file %s: %s", opt->file, strerror(-rc));
+            return rc;
+        }
+    }
+    a->base = map_aligned(a->reserve_bytes, a->fd);
+    if (a->base == NULL)
+        return -errno;
+    madvise(a->base, a->reserve_bytes, opt->huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    if (opt->lock_memory && mlock2(a->base, a->reserve_bytes, MLOCK_ONFAULT) != 0)
+        snprintf(why, why_bytes, "memory is not locked: %s", strerror(errno));
+    else
+        a->locked = opt->lock_memory;
+
+    uint64_t map_bytes = map_bytes_of(a->reserve_bytes);
+    a->header = (struct arena_header *)a->base;
+    a->used_map = (map_word *)(a->base + ARENA_ROOT_BYTES);
+    a->touched_map = (map_word *)(a->base + ARENA_ROOT_BYTES + map_bytes);
+    struct extents_options eo = {.start_unit = 0,
+                                 .unit_count = a->reserve_bytes / ARENA_UNIT_BYTES};
+    int rc = extents_create(&eo, &a->set);
+    if (rc != 0)
+        return rc;
+    uint64_t meta_units = a->meta_bytes / ARENA_UNIT_BYTES;
+    rc = extents_take(a->set, 0, meta_units);
+    if (rc != 0)
+        return rc;
+    atomic_store(&a->use_bytes[ARENA_USE_META], a->meta_bytes);
+    atomic_store(&a->used_bytes, a->meta_bytes);
+    if (*attached) {
+        a->header->generation = generation + 1;
+        return adopt_used(a);
+    }
+    map_set(a->used_map, 0, meta_units);
+    uint64_t touched_bytes = round_up(a->meta_bytes, a->touch_bytes);
+    map_set(a->touched_map, 0, touched_bytes / ARENA_UNIT_BYTES);
+    atomic_store(&a->touched_bytes, touched_bytes);
+    wanted.generation = 1;
+    memcpy(a->header, &wanted, sizeof(wanted));
+    atomic_store(&a->header->state, STATE_LIVE);
+    return 0;
+}
+
+struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
+                           size_t why_bytes)
+{
+    *attached = false;
+    if (why_bytes > 0)
+        why[0] = '\0';
+    uint64_t chunk = opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
+    if (opt->reserve_bytes < ARENA_RESERVE_BYTES_MIN || opt->reserve_bytes > (UINT64_C(1) << 46) ||
+        opt->geometry_bytes > ARENA_GEOMETRY_BYTES_MAX) {
+        snprintf(why, why_bytes, "memory: bad size");
+        errno = EINVAL;
+        return NULL;
+    }
+    struct arena *a = calloc(1, sizeof(*a));
+    if (a == NULL) {
+        snprintf(why, why_bytes, "memory: %s", strerror(errno));
+        return NULL;
+    }
+    a->fd = -1;
+    a->chunk_bytes = chunk;
+    a->touch_bytes = opt->huge_pages ? HUGE_BYTES : ARENA_UNIT_BYTES;
+    a->reserve_bytes = round_up(opt->reserve_bytes, chunk);
+    a->meta_bytes = ARENA_ROOT_BYTES + 2 * map_bytes_of(a->reserve_bytes);
+    atomic_store(&a->can_reserve, true);
+    atomic_store(&a->can_give_back, true);
+    int rc = create_in(a, opt, attached, why, why_bytes);
+    if (rc != 0) {
+        if (why_bytes > 0 && why[0] == '\0')
+            snprintf(why, why_bytes, "memory: %s", strerror(-rc));
+        arena_destroy(a);
+        *attached = false;
+        errno = -rc;
+        return NULL;
+    }
+    return a;
+}
+
+void arena_destroy(struct arena *a)
+{
+    if (a == NULL)
+        return;
+    extents_destroy(a->set);
+    if (a->unclaimed_map != NULL)
+        munmap(a->unclaimed_map, a->unclaimed_map_bytes);
+    if (a->base != NULL)
+        munmap(a->base, a->reserve_bytes);
+    if (a->fd >= 0)
+        close(a->fd);
+    free(a);
+}
+
+void arena_discard(struct arena *a) { atomic_store(&a->header->state, STATE_DISCARDED); }
+
+/* ---- questions ---------------------------------------------------------------------- */
+
+char *arena_base(const struct arena *a) { return a->base; }
+
+void *arena_root(const struct arena *a, enum arena_root_id id)
+{
+    ASSERT(id < ARENA_ROOT_COUNT);
+    return a->base + HEADER_BYTES + (uint64_t)id * ARENA_ROOT_MODULE_BYTES;
+}
+
+uint64_t arena_used_bytes(const struct arena *a, enum arena_use use)
+{
+    ASSERT(use < ARENA_USE_COUNT);
+    return atomic_load_explicit(&a->use_bytes[use], memory_order_relaxed);
+}
+
+uint64_t arena_touched_bytes(const struct arena *a)
+{
+    return atomic_load_explicit(&a->touched_bytes, memory_order_relaxed);
+}
+
+uint64_t arena_reserve_bytes(const struct arena *a) { return a->reserve_bytes; }
+
+uint64_t arena_generation(const struct arena *a) { return a->header->generation; }
+
+struct extents *arena_extents(struct arena *a) { return a->set; }

@@ -1,0 +1,119 @@
+/* space/arena.h: the one mapping that holds everything which must survive the
+ * process: item memory (slab runs), index rows, write buffers, the flash page
+ * table and the counters.
+ *
+ * Memory is named by offset from the mapping's start, never by pointer, so a
+ * restart at another address finds everything where it was. Free space is an
+ * `extents` set in units of 4 KiB. The set is process-private; which units are
+ * in use is also kept in a bitmap inside the arena. So after an attach
+ * everything that the dead process had in use stays out of reach until
+ * arena_take() claims it or arena_attach_done() frees what nobody claimed, and
+ * modules may attach and allocate in any order.
+ *
+ * The mapping reserves more address space than may be used; what is never
+ * touched costs nothing, and what is freed is given back to the kernel when
+ * the touched memory exceeds what is in use by more than a small slack, so RSS
+ * follows use. Limits are the callers' business (slab_mem and index keep -m).
+ * In a file, space is reserved in the file system before it is handed out: a
+ * full tmpfs is an -ENOSPC here, not a SIGBUS later.
+ *
+ * Layout of the mapping (format version ARENA_FORMAT in space/arena.c):
+ *
+ *     0       64 KiB: header (4 KiB), then the modules' roots (12 KiB each)
+ *     64 KiB  bitmap of used units, 1 bit a unit
+ *     ...     bitmap of touched units, 1 bit a unit
+ *     ...     allocations
+ *
+ * Threads: every call from any thread. Locks: LOCK_EXTENTS inside calls only.
+ * No call waits. arena_alloc may call fallocate (on tmpfs: takes and zeroes
+ * memory), arena_free madvise or fallocate; both are best called with no lock
+ * held that others wait for.
+ */
+#ifndef EXTANT_ARENA_H
+#define EXTANT_ARENA_H
+
+#include "base/base.h"
+
+#define ARENA_UNIT_BYTES ((uint64_t)4096)
+#define ARENA_ROOT_BYTES ((uint64_t)64 * 1024) /* offset 0: the header and the modules' roots */
+
+/* Who uses a piece of memory; one counter of bytes each. */
+enum arena_use {
+    ARENA_USE_META,   /* roots, bitmaps, page table, directories */
+    ARENA_USE_SLAB,   /* item memory */
+    ARENA_USE_INDEX,  /* index rows */
+    ARENA_USE_BUFFER, /* wbufs and read buffers */
+    ARENA_USE_COUNT
+};
+
+/* Modules' persistent roots inside the first 64 KiB, each of a fixed size. */
+enum arena_root_id {
+    ARENA_ROOT_CACHE,
+    ARENA_ROOT_SLAB,
+    ARENA_ROOT_INDEX,
+    ARENA_ROOT_EXTSTORE,
+    ARENA_ROOT_RESTART,
+    ARENA_ROOT_COUNT
+};
+#define ARENA_ROOT_MODULE_BYTES ((uint64_t)12 * 1024)
+
+#define ARENA_GEOMETRY_BYTES_MAX 256
+#define ARENA_RESERVE_BYTES_MIN ((uint64_t)256 * 1024)
+
+struct arena;
+
+struct arena_options {
+    uint64_t reserve_bytes;  /* address space, and size of the file if there is one (sparse);
+                              * rounded up to 64 KiB, with huge pages to 2 MiB */
+    const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
+    const void *geometry;    /* what must be the same for an attach: compared byte for byte */
+    uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX */
+    bool huge_pages;         /* ask for transparent huge pages; else ask for none */
+    bool lock_memory;        /* -k: what is touched stays in memory */
+};
+
+/* Creates or attaches. *attached is true iff the file held a valid arena of the same format,
+ * build, boot and geometry, which is then used as it is; otherwise the arena is empty (zeroes)
+ * and, if a file was there and unfit, why[] says so in one line. If the memory can't be locked
+ * (lock_memory) the arena works without, and why[] says so. Otherwise why[] is "".
+ * NULL with errno and why[] set: EBUSY another process holds the file, EINVAL options, or not a
+ * regular file, ENOSPC, EACCES, ENOMEM.. The caller owns the arena. */
+struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
+                           size_t why_bytes);
+/* Unmaps; a file stays, valid for a later attach unless arena_discard was called. */
+void arena_destroy(struct arena *a);
+/* Marks the file's content as not to be attached again (clean, deliberate forgetting). */
+void arena_discard(struct arena *a);
+
+/* The mapping's start, aligned to 2 MiB; constant for the arena's life. */
+char *arena_base(const struct arena *a);
+/* A module's persistent root (zeroed in a fresh arena): ARENA_ROOT_MODULE_BYTES, 4 KiB aligned. */
+void *arena_root(const struct arena *a, enum arena_root_id id);
+
+/* Allocates bytes (> 0, rounded up to units) at the lowest offset possible that is a multiple of
+ * align (power of two, at least a unit). *zeroed, if asked for, is true iff the content is known
+ * to be zeroes. 0, or -ENOSPC: no address range is long enough, or the file system is full. Does
+ * not wait. */
+int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t align,
+                uint64_t *offset, bool *zeroed);
+/* Gives back the whole of an allocation, or whole units of it. */
+void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes);
+
+/* After an attach: claims a range that the dead process had allocated. 0; -EBUSY: a part of it was
+ * claimed or allocated since; -EINVAL: a part of it was not in use, or is outside. Nothing changes
+ * then. In an arena that was not attached it takes a free range, for tests. */
+int arena_take(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes);
+/* Ends the attach, once every module has claimed: frees what nobody claimed; returns its bytes. A
+ * second call, or one without an attach, does nothing. No other thread may be in arena_take. */
+uint64_t arena_attach_done(struct arena *a);
+
+uint64_t arena_used_bytes(const struct arena *a, enum arena_use use); /* exact, allocated */
+uint64_t arena_touched_bytes(const struct arena *a); /* upper bound of the mapping's RSS */
+uint64_t arena_reserve_bytes(const struct arena *a);
+uint64_t arena_generation(const struct arena *a); /* processes that used this content */
+
+struct extents;
+/* The free set, for stats, text save and reconcile (read only use). */
+struct extents *arena_extents(struct arena *a);
+
+#endif

@@ -1,0 +1,18 @@
+/* sim_tags.h: names of keys that an index with short tags can't tell apart: pairs that have shard,
+ * group and tag in common, found by looking for them among many. One thread. */
+#ifndef EXTANT_T_SIM_TAGS_H
+#define EXTANT_T_SIM_TAGS_H
+
+#include "base/base.h"
+
+#define SIM_TAGS_COUNT 32u /* keys 2n and 2n + 1 are a pair */
+
+/* The index is made for so much flash, of the smallest size, and never grows; the cache's hash seed
+ * is this one. */
+#define SIM_TAGS_REACH_BYTES (8 * (GiB << 10))
+#define SIM_TAGS_HASH_SEED UINT64_C(0x5eed)
+
+/* The i-th name. Valid for ever. */
+const char *sim_tags_key(unsigned i);
+
+#endif

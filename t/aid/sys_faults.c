@@ -1,0 +1,257 @@
+/* sys_faults.c: see sys_faults.h. The functions here stand before the system's, as the program's own
+ * definitions do; the next ones are found with dlsym. No sanitizer looks at them: some are called
+ * before it is there. */
+#include "t/aid/sys_faults.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define PLAIN __attribute__((no_sanitize("address", "undefined")))
+
+static _Thread_local unsigned armed_kinds, calls_left, failures_left;
+static _Thread_local const char *failed_name;
+
+void sys_fail_nth(unsigned kinds, unsigned n, unsigned more)
+{
+    failed_name = NULL;
+    calls_left = n;
+    failures_left = 1 + more;
+    armed_kinds = kinds;
+}
+
+bool sys_failed(void)
+{
+    armed_kinds = 0;
+    return failed_name != NULL;
+}
+
+struct sys_armed sys_set_aside(void)
+{
+    struct sys_armed was = {armed_kinds, calls_left, failures_left};
+    armed_kinds = 0;
+    return was;
+}
+
+void sys_arm_again(struct sys_armed was)
+{
+    calls_left = was.calls_left;
+    failures_left = was.failures_left;
+    armed_kinds = was.kinds;
+}
+
+const char *sys_failed_name(void) { return failed_name ? failed_name : "nothing"; }
+
+/* Is this the call that has to fail? */
+PLAIN static bool fails(unsigned kind, const char *name)
+{
+    if (!(armed_kinds & kind) || failures_left == 0)
+        return false;
+    if (calls_left > 1) {
+        calls_left--;
+        return false;
+    }
+    failures_left--;
+    if (!failed_name)
+        failed_name = name;
+    return true;
+}
+
+/* dlsym may itself want memory before the next calloc is known. */
+static char early[16 * 1024];
+static size_t early_used;
+static volatile bool resolving; /* volatile: dlsym is declared never to call back */
+
+PLAIN static void *early_alloc(size_t bytes)
+{
+    bytes = (bytes + 15) & ~(size_t)15;
+    if (early_used + bytes > sizeof(early))
+        abort();
+    early_used += bytes;
+    return early + early_used - bytes;
+}
+
+PLAIN static bool is_early(const void *p)
+{
+    return (const char *)p >= early && (const char *)p < early + sizeof(early);
+}
+
+#define NEXT(fn)                                                                                   \
+    static __typeof__(&fn) next;                                                                   \
+    if (!next) {                                                                                   \
+        resolving = true;                                                                          \
+        next = (__typeof__(&fn))dlsym(RTLD_NEXT, #fn);                                             \
+        resolving = false;                                                                         \
+    }
+
+#define FAILS(kind, fn, err, result)                                                               \
+    if (fails(kind, #fn)) {                                                                        \
+        errno = (err);                                                                             \
+        return result;                                                                             \
+    }
+
+/* ---- memory ---- */
+
+PLAIN void *malloc(size_t bytes)
+{
+    FAILS(SYS_MEMORY, malloc, ENOMEM, NULL)
+    if (resolving)
+        return early_alloc(bytes);
+    NEXT(malloc)
+    return next(bytes);
+}
+
+PLAIN void *calloc(size_t n, size_t bytes)
+{
+    FAILS(SYS_MEMORY, calloc, ENOMEM, NULL)
+    if (resolving)
+        return early_alloc(n * bytes);
+    NEXT(calloc)
+    return next(n, bytes);
+}
+
+PLAIN void free(void *p)
+{
+    if (resolving || is_early(p)) /* of dlsym: a few bytes that nobody misses */
+        return;
+    NEXT(free)
+    next(p);
+}
+
+PLAIN void *realloc(void *p, size_t bytes)
+{
+    FAILS(SYS_MEMORY, realloc, ENOMEM, NULL)
+    NEXT(realloc)
+    return next(p, bytes);
+}
+
+PLAIN void *aligned_alloc(size_t align, size_t bytes)
+{
+    FAILS(SYS_MEMORY, aligned_alloc, ENOMEM, NULL)
+    NEXT(aligned_alloc)
+    return next(align, bytes);
+}
+
+PLAIN int posix_memalign(void **p, size_t align, size_t bytes)
+{
+    if (fails(SYS_MEMORY, "posix_memalign"))
+        return ENOMEM;
+    NEXT(posix_memalign)
+    return next(p, align, bytes);
+}
+
+#undef strdup
+PLAIN char *strdup(const char *s)
+{
+    FAILS(SYS_MEMORY, strdup, ENOMEM, NULL)
+    NEXT(strdup)
+    return next(s);
+}
+
+PLAIN void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
+{
+    FAILS(SYS_MEMORY, mmap, ENOMEM, MAP_FAILED)
+    NEXT(mmap)
+    return next(at, bytes, prot, flags, fd, offset);
+}
+
+/* ---- threads ---- */
+
+PLAIN int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *),
+                         void *arg)
+{
+    if (fails(SYS_THREADS, "pthread_create"))
+        return EAGAIN;
+    NEXT(pthread_create)
+    return next(thread, attr, start, arg);
+}
+
+/* ---- files ---- */
+
+PLAIN int eventfd(unsigned value, int flags);
+PLAIN int eventfd(unsigned value, int flags)
+{
+    FAILS(SYS_FILES, eventfd, EMFILE, -1)
+    NEXT(eventfd)
+    return next(value, flags);
+}
+
+PLAIN int socket(int domain, int type, int protocol);
+PLAIN int socket(int domain, int type, int protocol)
+{
+    FAILS(SYS_FILES, socket, EMFILE, -1)
+    NEXT(socket)
+    return next(domain, type, protocol);
+}
+
+PLAIN int fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+    FAILS(SYS_FILES, fallocate, EIO, -1)
+    NEXT(fallocate)
+    return next(fd, mode, offset, bytes);
+}
+
+PLAIN int ftruncate(int fd, off_t bytes)
+{
+    FAILS(SYS_FILES, ftruncate, EIO, -1)
+    NEXT(ftruncate)
+    return next(fd, bytes);
+}
+
+PLAIN int fstat(int fd, struct stat *st)
+{
+    FAILS(SYS_FILES, fstat, EIO, -1)
+    NEXT(fstat)
+    return next(fd, st);
+}
+
+PLAIN int fstatvfs(int fd, struct statvfs *st)
+{
+    FAILS(SYS_FILES, fstatvfs, EIO, -1)
+    NEXT(fstatvfs)
+    return next(fd, st);
+}
+
+PLAIN int fcntl(int fd, int command, ...)
+{
+    va_list ap;
+    va_start(ap, command);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    FAILS(SYS_FILES, fcntl, EIO, -1)
+    NEXT(fcntl)
+    return next(fd, command, arg);
+}
+
+PLAIN ssize_t pread(int fd, void *buf, size_t bytes, off_t offset)
+{
+    FAILS(SYS_FILES, pread, EIO, -1)
+    NEXT(pread)
+    return next(fd, buf, bytes, offset);
+}
+
+PLAIN ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t offset)
+{
+    FAILS(SYS_FILES, pwrite, EIO, -1)
+    NEXT(pwrite)
+    return next(fd, buf, bytes, offset);
+}
+
+PLAIN ssize_t read(int fd, void *buf, size_t bytes)
+{
+    FAILS(SYS_FILES, read, EIO, -1)
+    NEXT(read)
+    return next(fd, buf, bytes);
+}
+
+PLAIN ssize_t write(int fd, const void *buf, size_t bytes)
+{
+    FAILS(SYS_FILES, write, EIO, -1)
+    NEXT(write)
+    return next(fd, buf, bytes);
+}

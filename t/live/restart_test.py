@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""-e FILE as memcached's operators use it: SIGUSR1, start again, items are back; and what is refused.
+
+Follows memcached's t/restart.t where that can be told from outside: values of every size up to -I,
+items of several chunks, a TTL that runs out meanwhile, a watcher at the time of the stop. Then what
+a second process, another size or a broken file get to hear. Exit 0: all right; 1: not.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
+import servers  # noqa: E402
+
+BINARY = os.environ.get('EXTANT', './extant')
+FAILED = []
+
+
+def expect(what, condition, detail=''):
+    print('%s %s%s' % ('ok    ' if condition else 'not ok', what, '' if condition else ': %s' % (detail,)))
+    if not condition:
+        FAILED.append(what)
+
+
+class Client:
+    def __init__(self, server):
+        self.sock = server.connect()
+        self.file = self.sock.makefile('rb')
+
+    def ask(self, request):
+        self.sock.sendall(request)
+        return self.file.readline()
+
+    def set(self, key, value, exptime=0):
+        return self.ask(b'set %s 0 %d %d\r\n%s\r\n' % (key, exptime, len(value), value)) == b'STORED\r\n'
+
+    def get(self, key):
+        line = self.ask(b'get %s\r\n' % key)
+        if line == b'END\r\n':
+            return None
+        value = self.file.read(int(line.split()[3]) + 2)[:-2]
+        assert self.file.readline() == b'END\r\n'
+        return value
+
+    def stats(self):
+        line, found = self.ask(b'stats\r\n'), {}
+        while line != b'END\r\n':
+            _, name, value = line.decode().rstrip().split(' ', 2)
+            found[name] = value
+            line = self.file.readline()
+        return found
+
+
+def again(server, how=signal.SIGUSR1):
+    """Ends the server and starts it again on the same file; its last words."""
+    server.process.send_signal(how)
+    status = server.process.wait(60)
+    expect('it ends with status 0 after signal %d' % how, status == 0 or how == signal.SIGKILL, status)
+    if os.path.exists(server.path):
+        os.unlink(server.path)
+    server.start()
+    return open(server.log).read()
+
+
+def comes_back(memory, flags, name):
+    with servers.Server(BINARY, ['-m', '128', '-I', '2m', '-e', memory] + flags, 'restart') as server:
+        c = Client(server)
+        sizes = [2 ** i for i in range(1, 20)] + [1000000, 1900000]
+        for n in sizes:
+            c.set(b'foo%d' % n, b'x' * n)
+        for i in range(21):
+            c.set(b'chunk%d' % i, b'c' * (768000 + 50 * i))
+        c.ask(b'delete chunk20\r\n')
+        for i in range(20000):
+            c.sock.sendall(b'set z%d 0 0 0 noreply\r\n\r\n' % i)
+        for i in range(20000):
+            c.sock.sendall(b'delete z%d noreply\r\n' % i)
+        c.set(b'gone', b'bo', 1)
+        c.set(b'stays', b'mo', 1000)
+        c.set(b'n', b'41')
+        started = time.monotonic()
+        cas = int(c.ask(b'mg stays c\r\n').split()[1][1:])
+        watcher = Client(server)
+        expect('%s: a watcher is there' % name, watcher.ask(b'watch fetchers mutations\n') == b'OK\r\n')
+        while time.monotonic() < started + 2.1:  # what is to expire while nobody runs expires by the clock
+            time.sleep(0.05)
+        log = again(server)
+        c = Client(server)
+        expect('%s: it says what it took over' % name, 'took over' in log, log)
+        for n in sizes:
+            expect('%s: %d bytes are back' % (name, n), c.get(b'foo%d' % n) == b'x' * n)
+        expect('%s: chunked items are back' % name,
+               all(c.get(b'chunk%d' % i) == b'c' * (768000 + 50 * i) for i in range(20)))
+        expect('%s: a deleted one is not' % name, c.get(b'chunk20') is None)
+        expect('%s: nor any of the small ones' % name, c.get(b'z1') is None and c.get(b'z19999') is None)
+        expect('%s: what expired is gone' % name, c.get(b'gone') is None)
+        expect('%s: what did not is there' % name, c.get(b'stays') == b'mo')
+        ttl = int(c.ask(b'mg stays t\r\n').split()[1][1:])
+        expect('%s: its time went on' % name, 900 < ttl <= 998, ttl)
+        expect('%s: cas is the same' % name, c.ask(b'mg stays c\r\n') == b'HD c%d\r\n' % cas)
+        expect('%s: incr goes on' % name, c.ask(b'incr n 1\r\n') == b'42\r\n')
+        c.set(b'stays', b'new')
+        expect('%s: cas goes on' % name, int(c.ask(b'mg stays c\r\n').split()[1][1:]) > cas)
+        expect('%s: as many items as before' % name,
+               int(c.stats()['curr_items']) == len(sizes) + 20 + 2, c.stats()['curr_items'])
+        for how in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            c.set(b'key%d' % how, b'value')
+            again(server, how)
+            c = Client(server)
+            expect('%s: signal %d keeps everything as well' % (name, how),
+                   c.get(b'key%d' % how) == b'value' and c.get(b'foo1024') == b'x' * 1024)
+        if flags:
+            return
+        refusals(server, memory)
+
+
+def refusals(server, memory):
+    command = server.process.args[:1] + (['-u', 'root'] if os.getuid() == 0 else []) + \
+        ['-s', server.path + '2', '-m', '128', '-I', '2m', '-e', memory]
+    second = subprocess.run(command, capture_output=True, timeout=30)
+    expect('a second process is refused', second.returncode not in (0, -6, -11), second.returncode)
+    expect('in one line that says why', re.fullmatch(rb'[^\n]*another process uses it\n', second.stderr),
+           second.stderr)
+    expect('the first does not mind', Client(server).get(b'foo1024') == b'x' * 1024)
+
+
+def memcacheds_metadata(memory):
+    """FILE.meta says that FILE holds memcached's items; Extant writes none."""
+    with servers.Server(BINARY, ['-e', memory], 'restart') as server:
+        command = server.process.args
+    open(memory + '.meta', 'w').close()
+    refused = subprocess.run(command, capture_output=True, timeout=30)
+    expect('an empty FILE.meta is refused', refused.returncode not in (0, -6, -11), refused.returncode)
+    expect('in memcached\'s words', b'[restart] Failed to read a tag from metadata file\n' in refused.stderr,
+           refused.stderr)
+    with open(memory + '.meta', 'w') as meta:
+        meta.write('Tmain\nKversion 1\n')
+    with servers.Server(BINARY, ['-e', memory], 'restart') as server:
+        expect('memcached\'s own is dropped', Client(server).get(b'key') is None and
+               not os.path.exists(memory + '.meta'))
+    os.unlink(memory)
+
+
+def starts_empty(memory, name, spoil, flags):
+    with servers.Server(BINARY, ['-m', '64', '-e', memory], 'restart') as server:
+        Client(server).set(b'key', b'value')
+        server.process.terminate()
+        server.process.wait(60)
+    spoil(memory)
+    with servers.Server(BINARY, flags + ['-e', memory], 'restart') as server:
+        c, log = Client(server), open(server.log).read()
+        expect('%s starts empty' % name, c.get(b'key') is None)
+        expect('%s is told in one line' % name, len(re.findall('starts empty: ', log)) == 1, log)
+        expect('%s: and then it works' % name, c.set(b'key', b'value') and c.get(b'key') == b'value')
+    os.unlink(memory)
+
+
+def main():
+    where = tempfile.mkdtemp(prefix='extant-restart-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
+    try:
+        comes_back(os.path.join(where, 'ram'), [], 'without flash')
+        comes_back(os.path.join(where, 'both'),
+                   ['-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,ext_wbuf_size=4,ext_item_age=0'], 'with flash')
+        memory = os.path.join(where, 'memory')
+        memcacheds_metadata(memory)
+        starts_empty(memory, 'another -m', lambda path: None, ['-m', '65'])
+        starts_empty(memory, 'another -I', lambda path: None, ['-m', '64', '-I', '2m'])
+        starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])
+        starts_empty(memory, 'some other file', lambda path: open(path, 'w').write('x' * 100000), ['-m', '64'])
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+    print('%d failed' % len(FAILED))
+    return 1 if FAILED else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,513 @@
+/* cache_test.c: the verbs over RAM and flash, without a server. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "t/aid/cache_fixture.h"
+#include "t/aid/sim_tags.h"
+
+static struct fixture f;
+static char value[1 << 20];
+
+static void open_ram(void) { fixture_open(&f, 64, 0); }
+static void open_flash(void) { fixture_open(&f, 64, 160); }
+static void close_it(void) { fixture_close(&f); }
+
+TestSuite(cache_ram, .init = open_ram, .fini = close_it);
+TestSuite(cache_flash, .init = open_flash, .fini = close_it);
+
+#define STATUS(call, want) cr_assert_eq((call), (want), #call)
+
+static uint64_t flash_count(void)
+{
+    struct index_info info;
+    index_info(f.index, &info);
+    return info.flash_count;
+}
+static uint64_t ram_count(void)
+{
+    struct index_info info;
+    index_info(f.index, &info);
+    return info.ram_count;
+}
+
+Test(cache_ram, set_then_get_gives_the_value)
+{
+    STATUS(fixture_set(&f, "k", "v1"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "v1");
+    STATUS(fixture_get(&f, "other", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_ram, modes_know_whether_the_key_is_there)
+{
+    STATUS(fixture_store(&f, CACHE_REPLACE, "k", "a", 1, 0, 0, 0), CACHE_NOT_STORED);
+    STATUS(fixture_store(&f, CACHE_APPEND, "k", "a", 1, 0, 0, 0), CACHE_NOT_STORED);
+    STATUS(fixture_store(&f, CACHE_CAS, "k", "a", 1, 0, 0, 5), CACHE_NOT_FOUND);
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "a", 1, 7, 0, 0), CACHE_OK);
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "b", 1, 0, 0, 0), CACHE_NOT_STORED);
+    STATUS(fixture_store(&f, CACHE_APPEND, "k", "bc", 2, 0, 0, 0), CACHE_OK);
+    STATUS(fixture_store(&f, CACHE_PREPEND, "k", "x", 1, 0, 0, 0), CACHE_OK);
+    struct cache_view view;
+    STATUS(fixture_get(&f, "k", value, sizeof(value), &view), CACHE_OK);
+    cr_assert_str_eq(value, "xabc");
+    cr_assert_eq(view.client_flags, 7);
+    STATUS(fixture_store(&f, CACHE_CAS, "k", "z", 1, 0, 0, view.cas + 1), CACHE_EXISTS);
+    STATUS(fixture_store(&f, CACHE_CAS, "k", "z", 1, 0, 0, view.cas), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), &view), CACHE_OK);
+    cr_assert_str_eq(value, "z");
+}
+
+Test(cache_ram, deleted_once)
+{
+    fixture_set(&f, "k", "v");
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_delete(&f, "k"), CACHE_NOT_FOUND);
+    cr_assert_eq(ram_count(), 0);
+}
+
+Test(cache_ram, numbers_count_up_and_down)
+{
+    uint64_t n;
+    fixture_set(&f, "n", "10");
+    STATUS(fixture_arith(&f, "n", false, 5, &n), CACHE_OK);
+    cr_assert_eq(n, 15);
+    STATUS(fixture_arith(&f, "n", false, 990, &n), CACHE_OK);
+    cr_assert_eq(n, 1005);
+    STATUS(fixture_arith(&f, "n", true, 1000, &n), CACHE_OK);
+    cr_assert_eq(n, 5);
+    STATUS(fixture_get(&f, "n", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "5   ");
+    STATUS(fixture_arith(&f, "n", true, 50, &n), CACHE_OK);
+    cr_assert_eq(n, 0);
+    fixture_set(&f, "t", "text");
+    STATUS(fixture_arith(&f, "t", false, 1, &n), CACHE_NON_NUMERIC);
+    STATUS(fixture_arith(&f, "none", false, 1, &n), CACHE_NOT_FOUND);
+}
+
+Test(cache_ram, expired_is_a_miss_and_its_memory_comes_back)
+{
+    fixture_store(&f, CACHE_SET, "k", "v", 1, 0, clock_exptime(100), 0);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    clock_shift(101);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(ram_count(), 0);
+}
+
+Test(cache_ram, flush_all_kills_what_is_there_and_not_what_comes)
+{
+    fixture_set(&f, "old", "v");
+    cache_flush_all(f.cache, 0);
+    fixture_set(&f, "new", "v");
+    STATUS(fixture_get(&f, "old", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "new", value, sizeof(value), NULL), CACHE_OK);
+}
+
+Test(cache_ram, full_memory_evicts_the_oldest)
+{
+    char key[32];
+    memset(value, 'x', 100 * 1024);
+    for (int i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "key-%d", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 100 * 1024, 0, 0, 0), CACHE_OK);
+    }
+    STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "key-1999", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_no_flash), 1000);
+}
+
+/* ---- flash ---- */
+
+Test(cache, the_index_leaves_room_for_items)
+{
+    cr_assert_eq(cache_index_limit(1 * MiB), 0);
+    cr_assert_eq(cache_index_limit(2 * MiB), 0);
+    cr_assert_eq(cache_index_limit(8 * MiB), 6 * MiB);
+    cr_assert_eq(cache_index_limit(1 * GiB), GiB / 16 * 15);
+}
+
+Test(cache_flash, what_was_flushed_is_read_back)
+{
+    struct cache_view view;
+    STATUS(fixture_store(&f, CACHE_SET, "k", "hello", 5, 42, 0, 0), CACHE_OK);
+    fixture_flush(&f);
+    cr_assert_eq(flash_count(), 1);
+    cr_assert_eq(ram_count(), 0);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), &view), CACHE_OK);
+    cr_assert_str_eq(value, "hello");
+    cr_assert_eq(view.client_flags, 42);
+    cr_assert(view.on_flash);
+}
+
+Test(cache_flash, verbs_that_change_bring_it_back_to_ram)
+{
+    uint64_t n;
+    struct cache_view view, view2;
+    fixture_set(&f, "n", "41");
+    fixture_set(&f, "a", "one");
+    fixture_set(&f, "t", "touched");
+    fixture_get(&f, "t", value, sizeof(value), &view);
+    fixture_flush(&f);
+    STATUS(fixture_arith(&f, "n", false, 1, &n), CACHE_OK);
+    cr_assert_eq(n, 42);
+    STATUS(fixture_store(&f, CACHE_APPEND, "a", "two", 3, 0, 0, 0), CACHE_OK);
+    STATUS(fixture_get(&f, "a", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "onetwo");
+    STATUS(fixture_touch(&f, "t", clock_exptime(50)), CACHE_OK);
+    STATUS(fixture_get(&f, "t", value, sizeof(value), &view2), CACHE_OK);
+    cr_assert_str_eq(value, "touched");
+    cr_assert_eq(view.cas, view2.cas);
+    cr_assert_eq(flash_count(), 0);
+    cr_assert_eq(ram_count(), 3);
+    clock_shift(51);
+    STATUS(fixture_get(&f, "t", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, add_and_delete_are_exact)
+{
+    fixture_set(&f, "k", "v");
+    fixture_flush(&f);
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "w", 1, 0, 0, 0), CACHE_NOT_STORED);
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_delete(&f, "k"), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+    struct ext_info info;
+    ext_info(f.ext, &info);
+    cr_assert_eq(info.objects_used, 0);
+    cr_assert_eq(info.bytes_used, 0);
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "w", 1, 0, 0, 0), CACHE_OK);
+}
+
+Test(cache_flash, an_overwrite_never_shows_the_old_value_again)
+{
+    fixture_set(&f, "k", "old");
+    fixture_flush(&f);
+    fixture_set(&f, "k", "new");
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+    /* both on flash, the old one not yet checked */
+    fixture_flush(&f);
+    cr_assert_eq(flash_count(), 2);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+    cr_assert_eq(flash_count(), 1, "the look-up that met both settled it");
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 1);
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, the_check_drops_the_overwritten_record)
+{
+    fixture_set(&f, "k", "old");
+    fixture_flush(&f);
+    fixture_set(&f, "k", "new");
+    cr_assert_eq(flash_count(), 1);
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 0);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_dup_drops), 1);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+}
+
+Test(cache_flash, an_expired_overwrite_does_not_uncover_the_old_value)
+{
+    fixture_set(&f, "k", "old");
+    fixture_flush(&f);
+    fixture_store(&f, CACHE_SET, "k", "new", 3, 0, clock_exptime(10), 0);
+    clock_shift(11);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+}
+
+Test(cache_flash, deleting_an_unchecked_overwrite_deletes_both)
+{
+    fixture_set(&f, "k", "old");
+    fixture_flush(&f);
+    fixture_set(&f, "k", "new");
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+}
+
+Test(cache_flash, flush_all_reaches_flash)
+{
+    fixture_set(&f, "k", "v");
+    fixture_flush(&f);
+    cache_flush_all(f.cache, 0);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "w", 1, 0, 0, 0), CACHE_OK);
+}
+
+Test(cache_flash, what_was_flushed_stays_so_when_another_flush_is_planned)
+{
+    fixture_set(&f, "on flash", "v");
+    fixture_flush(&f);
+    fixture_set(&f, "in ram", "v");
+    cache_flush_all(f.cache, 0);
+    cache_flush_all(f.cache, clock_exptime(100));
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, a_planned_flush_comes_and_stays_when_the_next_is_planned)
+{
+    fixture_set(&f, "on flash", "v");
+    fixture_flush(&f);
+    fixture_set(&f, "in ram", "v");
+    cache_flush_all(f.cache, clock_exptime(100));
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_OK);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_OK);
+    clock_shift(101);
+    fixture_set(&f, "after", "v");
+    cache_flush_all(f.cache, clock_exptime(100));
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "after", value, sizeof(value), NULL), CACHE_OK);
+    clock_shift(101);
+    STATUS(fixture_get(&f, "after", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, a_planned_flush_frees_the_pages_when_it_has_come)
+{
+    char key[32];
+    memset(value, 'x', 8000);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(key, sizeof(key), "key-%d", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    fixture_flush(&f);
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cache_flush_all(f.cache, clock_exptime(100));
+    cache_flush_planned(f.cache, clock_now_sec());
+    clock_shift(101);
+    cache_flush_planned(f.cache, clock_now_sec());
+    while (flash_count() > 0)
+        fixture_turn(&f);
+    struct ext_info info;
+    ext_info(f.ext, &info);
+    cr_assert_eq(info.objects_expired, 1000);
+}
+
+Test(cache_flash, recache_brings_an_active_object_back_with_its_cas)
+{
+    struct cache_view before, after;
+    atomic_store(&f.settings.ext_recache_rate, 1);
+    fixture_set(&f, "k", "v");
+    fixture_get(&f, "k", value, sizeof(value), &before);
+    fixture_flush(&f);
+    for (int i = 0; i < 3; i++)
+        STATUS(fixture_get(&f, "k", value, sizeof(value), &after), CACHE_OK);
+    cr_assert_eq(ram_count(), 1);
+    cr_assert_eq(flash_count(), 0);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), &after), CACHE_OK);
+    cr_assert(!after.on_flash);
+    cr_assert_eq(before.cas, after.cas);
+}
+
+/* ---- overwrites that the checks don't keep up with ---- */
+
+Test(cache_flash, a_key_overwritten_again_and_again_does_not_fill_its_buckets)
+{
+    char text[32];
+    for (unsigned i = 0; i < 3 * INDEX_MATCH_MAX; i++) {
+        snprintf(text, sizeof(text), "value %u", i);
+        STATUS(fixture_set(&f, "k", text), CACHE_OK);
+        fixture_flush(&f);
+    }
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, text);
+    cr_assert_eq(flash_count(), 1);
+}
+
+Test(cache_flash, a_set_reads_what_the_full_queue_of_checks_would_forget)
+{
+    fixture_set(&f, "k", "old");
+    fixture_flush(&f);
+    for (unsigned i = 0; i < CACHE_DUP_QUEUE_MAX; i++)
+        dup_enqueue(f.cache, 1, 1);
+    STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
+    cr_assert_eq(flash_count(), 0);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_dup_overflows), 0);
+    fixture_settle(&f);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+}
+
+Test(cache_flash, nothing_is_dropped_while_flash_has_room)
+{
+    char key[32];
+    memset(value, 'x', 2000);
+    for (int i = 0; i < 20000; i++) {
+        snprintf(key, sizeof(key), "key-%d", i);
+        memcpy(value, key, strlen(key));
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 2000, 0, 0, 0), CACHE_OK);
+        if (i % 3 == 0)
+            fixture_flush(&f);
+    }
+    for (int i = 0; i < 20000; i++) {
+        snprintf(key, sizeof(key), "key-%d", i);
+        STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_OK);
+        cr_assert(memcmp(value, key, strlen(key)) == 0);
+    }
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* Damage of the device under what is stored, seen by reads only. */
+/* Turns over each bit of the first bytes of flash; once more, and they are as they were. */
+static void spoil_flash(uint64_t bytes)
+{
+    char path[96];
+    snprintf(path, sizeof(path), "%s/flash", f.dir);
+    int fd = open(path, O_RDWR);
+    cr_assert_geq(fd, 0);
+    for (uint64_t at = 0; at < bytes; at += sizeof(value)) {
+        cr_assert_eq(pread(fd, value, sizeof(value), (off_t)at), sizeof(value));
+        for (size_t i = 0; i < sizeof(value); i++)
+            value[i] = (char)~value[i];
+        cr_assert_eq(pwrite(fd, value, sizeof(value), (off_t)at), sizeof(value));
+    }
+    close(fd);
+}
+
+/* 40 MB: the first of it has left the write buffers, which hold 32. */
+#define MANY 5000u
+
+static void set_many(unsigned count, const char *stamp)
+{
+    char key[32];
+    memset(value, 'x', 8000);
+    for (unsigned i = 0; i < count; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        snprintf(value, 64, "%s %s", key, stamp);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    fixture_flush(&f);
+}
+
+Test(cache_flash, what_goes_for_a_full_index_is_counted_as_that)
+{
+    struct cache_totals totals;
+    struct ext_info info;
+    set_many(MANY, "x");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    ext_evict_oldest(f.ext);
+    do {
+        fixture_turn(&f);
+        ext_info(f.ext, &info);
+    } while (info.page_evictions == 0);
+    cache_totals(f.cache, &totals);
+    cr_assert_gt(totals.evictions_index_full, 0);
+    cr_assert_eq(totals.evictions_index_full, MANY - flash_count());
+}
+
+static void note_done(struct cache_op *op) { *(bool *)op->owner = true; }
+
+Test(cache_flash, recache_does_not_bring_back_what_was_overwritten_during_the_read)
+{
+    struct cache_op op;
+    bool done = false;
+    set_many(MANY, "old");
+    for (int i = 0; i < 3; i++)
+        STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_OK);
+    atomic_store(&f.settings.ext_recache_rate, 1);
+    cache_op_init(&op, CACHE_GET, "key-0", 5, cache_hash(f.cache, "key-0", 5));
+    op.done = note_done;
+    op.owner = &done;
+    cr_assert(!cache_run(f.worker, &op), "it is on the device");
+    fixture_set(&f, "key-0", "new");
+    fixture_flush(&f);
+    while (!done)
+        fixture_turn(&f);
+    STATUS(op.status, CACHE_OK);
+    cache_release(f.worker, &op);
+    fixture_settle(&f);
+    STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "new");
+}
+
+Test(cache_flash, an_unreadable_old_record_does_not_take_the_new_value_with_it)
+{
+    char key[32], want[64];
+    set_many(MANY, "old");
+    fixture_settle(&f);
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    spoil_flash(8 * MiB);
+    set_many(MANY, "new");
+    fixture_settle(&f);
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        snprintf(want, sizeof(want), "%s new", key);
+        STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_OK);
+        cr_assert_eq(strncmp(value, want, strlen(want)), 0);
+    }
+    cr_assert_eq(flash_count() + ram_count(), MANY);
+}
+
+static unsigned count_hits(void)
+{
+    char key[32];
+    unsigned hits = 0;
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        hits += fixture_get(&f, key, value, sizeof(value), NULL) == CACHE_OK;
+    }
+    return hits;
+}
+
+Test(cache_flash, wrong_bytes_are_a_miss_until_the_device_tells_the_truth)
+{
+    set_many(MANY, "old");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    spoil_flash(8 * MiB);
+    cr_assert_lt(count_hits(), MANY - 500);
+    spoil_flash(8 * MiB);
+    cr_assert_eq(count_hits(), MANY);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+Test(cache_flash, wrong_bytes_are_forgotten_by_who_fills_the_cache_again)
+{
+    set_many(MANY, "old");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    spoil_flash(8 * MiB);
+    cr_assert_lt(count_hits(), MANY - 500);
+    set_many(MANY, "new");
+    fixture_settle(&f);
+    cr_assert_eq(count_hits(), MANY);
+    cr_assert_eq(flash_count() + ram_count(), MANY);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* ---- keys that the index can't tell apart ---- */
+
+static void open_tags(void) { fixture_open_tags(&f, 64, 160); }
+
+TestSuite(cache_tags, .init = open_tags, .fini = close_it);
+
+Test(cache_tags, deleting_an_overwritten_key_leaves_another_of_the_same_tag)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    fixture_set(&f, one, "old");
+    fixture_set(&f, other, "innocent");
+    fixture_flush(&f);
+    fixture_set(&f, one, "new");
+    STATUS(fixture_delete(&f, one), CACHE_OK);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_tag_collisions), 1);
+    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "innocent");
+    STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 1);
+}
+
+Test(cache_tags, what_an_expired_key_takes_along_is_counted)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    fixture_set(&f, other, "innocent");
+    fixture_flush(&f);
+    fixture_store(&f, CACHE_SET, one, "x", 1, 0, CLOCK_EXPIRED_SEC, 0);
+    STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
+}

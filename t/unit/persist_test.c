@@ -1,0 +1,1037 @@
+/* persist_test.c: what a clean stop leaves beside the flash files is taken over by the next start,
+ * once, and whatever is torn, foreign or old is refused with a line: whole lives of a storage
+ * (restart/restart.h), with and without -e; then scans of flash that no checkpoint belongs to. */
+#include "restart/persist.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checkpoint.h"
+#include "flash/device.h"
+#include "restart/restart.h"
+#include "t/aid/cache_fixture.h"
+
+static char dir[64], flash_file[96], check_file[112], memory_file[96], why[RESTART_LINE_BYTES];
+
+static void dir_make(void)
+{
+    const char *base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(dir, sizeof(dir), "%s/persist_test.XXXXXX", base);
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(flash_file, sizeof(flash_file), "%s/flash", dir);
+    snprintf(check_file, sizeof(check_file), "%s.checkpoint", flash_file);
+    snprintf(memory_file, sizeof(memory_file), "%s/memory", dir);
+    clock_setup();
+}
+
+static void dir_remove(void)
+{
+    char path[160];
+    unlink(flash_file);
+    unlink(check_file);
+    unlink(memory_file);
+    snprintf(path, sizeof(path), "%s.new", check_file);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s.old", flash_file);
+    unlink(path);
+    rmdir(dir);
+}
+
+/* ---- files ---- */
+
+static off_t file_size(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+static void flip(const char *path, off_t at)
+{
+    int fd = open(path, O_RDWR);
+    uint8_t byte;
+    cr_assert(fd >= 0);
+    cr_assert_eq(pread(fd, &byte, 1, at), 1);
+    byte ^= 0x10;
+    cr_assert_eq(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+static char *slurp(const char *path, size_t *bytes)
+{
+    *bytes = (size_t)file_size(path);
+    char *all = malloc(*bytes + 1);
+    int fd = open(path, O_RDONLY);
+    cr_assert(fd >= 0);
+    cr_assert_eq(read(fd, all, *bytes), (ssize_t)*bytes);
+    close(fd);
+    return all;
+}
+
+static void spill(const char *path, const char *all, size_t bytes)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    cr_assert(fd >= 0);
+    cr_assert_eq(write(fd, all, bytes), (ssize_t)bytes);
+    close(fd);
+}
+
+/* ---- lives ---- */
+
+TestSuite(persist, .init = dir_make, .fini = dir_remove, .timeout = 120);
+
+struct life {
+    struct restart r;
+    struct fixture f;
+};
+
+#define ARGS_MAX 24
+#define FLASH "ext_page_size=2,ext_wbuf_size=2,ext_buffer_mem=24"
+
+static const struct ext_device_ops *device_ops; /* of the next life */
+
+static int life_try(struct life *l, const char *words)
+{
+    char text[700], *argv[ARGS_MAX], *at = text;
+    int argc = 0;
+    memset(l, 0, sizeof(*l));
+    clock_setup();
+    snprintf(text, sizeof(text), "extant %s", words);
+    for (char *word; argc < ARGS_MAX && (word = strsep(&at, " ")) != NULL;)
+        if (*word)
+            argv[argc++] = word;
+    cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
+                 words);
+    atomic_store(&l->f.tunables.compact_under_pages, 2);
+    atomic_store(&l->f.tunables.drop_under_pages, 2);
+    atomic_store(&l->f.tunables.max_frag, 0.8);
+    struct restart_options opt = {.settings = &l->f.settings,
+                                  .tunables = &l->f.tunables,
+                                  .ring_count = 4,
+                                  .device_ops = device_ops};
+    int rc = restart_open(&opt, &l->r, why, sizeof(why));
+    if (rc != 0) {
+        settings_free(&l->f.settings);
+        return rc;
+    }
+    l->f.arena = l->r.arena;
+    l->f.slab = l->r.slab;
+    l->f.index = l->r.index;
+    l->f.cache = l->r.cache;
+    l->f.ext = l->r.ext;
+    l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
+    cr_assert_not_null(l->f.worker);
+    return 0;
+}
+
+/* Words with a flash of so many MB and these further options of -o. */
+static const char *with(unsigned mb, const char *more)
+{
+    static char text[600];
+    snprintf(text, sizeof(text), "-m 64 -o ext_path=%s:%um,%s", flash_file, mb, more);
+    return text;
+}
+
+static void life_open_with(struct life *l, const char *words)
+{
+    cr_assert_eq(life_try(l, words), 0, "%s", why);
+}
+
+static void life_open(struct life *l) { life_open_with(l, with(32, FLASH ",ext_persist")); }
+
+static void life_scan(struct life *l) { life_open_with(l, with(32, FLASH ",ext_persist=scan")); }
+
+static void life_end(struct life *l, bool clean)
+{
+    cache_worker_destroy(l->f.worker);
+    restart_close(&l->r, clean);
+    settings_free(&l->f.settings);
+}
+
+static void life_stop(struct life *l) { life_end(l, true); }
+static void life_kill(struct life *l) { life_end(l, false); }
+
+static struct persist_report report_of(struct life *l)
+{
+    struct persist_report r;
+    persist_report(l->r.persist, &r);
+    return r;
+}
+
+#define assert_start(l, how) cr_assert_str_eq(report_of(l).start, how, "%s", (l)->r.line)
+#define assert_empty(l, reason)                                                                    \
+    do {                                                                                           \
+        assert_start(l, "empty");                                                                  \
+        cr_assert_not_null(strstr((l)->r.line, "starting empty: "), "%s", (l)->r.line);            \
+        cr_assert_not_null(strstr((l)->r.line, reason), "%s", (l)->r.line);                        \
+        cr_assert_null(strchr((l)->r.line, '\n'));                                                 \
+    } while (0)
+
+static const char *value_of(struct life *l, const char *key)
+{
+    static char value[1 << 20];
+    return fixture_get(&l->f, key, value, sizeof(value), NULL) == CACHE_OK ? value : "(none)";
+}
+
+static const char *numbered(const char *what, unsigned i)
+{
+    static char text[8][64];
+    static unsigned turn;
+    char *to = text[turn++ % 8];
+    snprintf(to, sizeof(text[0]), "%s%u", what, i);
+    return to;
+}
+
+/* Everything goes to flash, and there out of the buffers: a kill keeps it. */
+static void all_to_disk(struct life *l)
+{
+    fixture_flush(&l->f);
+    cr_assert_eq(ext_sync(l->f.ext, -1), 0);
+}
+
+static void set(struct life *l, const char *key, const char *value)
+{
+    cr_assert_eq(fixture_set(&l->f, key, value), CACHE_OK, "%s", key);
+}
+
+static uint64_t ram_items(struct life *l)
+{
+    struct index_info info;
+    index_info(l->f.index, &info);
+    return info.ram_count;
+}
+
+Test(persist, items_of_ram_and_flash_come_back_with_all_that_belongs_to_them)
+{
+    struct life l;
+    struct cache_view before[3000], view;
+    char value[2048];
+    life_open(&l);
+    assert_empty(&l, "there is none yet");
+    for (unsigned i = 0; i < 3000; i++) {
+        size_t bytes = i * 7 % 1500;
+        memset(value, 'a' + (int)(i % 26), bytes);
+        cr_assert_eq(fixture_store(&l.f, CACHE_SET, numbered("key", i), value, bytes, i * 77,
+                                   i % 3 ? 0 : 1000 + i, 0),
+                     CACHE_OK);
+        if (i == 1500)
+            fixture_flush(&l.f);
+        cr_assert_eq(fixture_get(&l.f, numbered("key", i), NULL, 0, &before[i]), CACHE_OK);
+    }
+    cr_assert_gt(ram_items(&l), 0);
+    life_stop(&l);
+    life_open(&l);
+    assert_start(&l, "checkpoint");
+    cr_assert_eq(ram_items(&l), 0);
+    for (unsigned i = 0; i < 3000; i++) {
+        cr_assert_eq(fixture_get(&l.f, numbered("key", i), value, sizeof(value), &view), CACHE_OK,
+                     "%u", i);
+        cr_assert_eq(view.value_bytes, i * 7 % 1500);
+        for (unsigned k = 0; k < view.value_bytes; k++)
+            cr_assert_eq(value[k], 'a' + (int)(i % 26));
+        cr_assert_eq(view.client_flags, i * 77);
+        cr_assert_eq(view.cas, before[i].cas);
+        cr_assert_eq(view.exptime_sec, before[i].exptime_sec);
+        cr_assert_eq(view.time_sec, before[i].time_sec);
+        cr_assert(view.fetched_before);
+    }
+    cr_assert_eq(report_of(&l).objects, 3000);
+    life_kill(&l);
+}
+
+Test(persist, stale_and_won_marks_come_back)
+{
+    struct life l;
+    struct cache_op op;
+    life_open(&l);
+    set(&l, "key", "value");
+    cache_op_init(&op, CACHE_DELETE, "key", 3, cache_hash(l.f.cache, "key", 3));
+    op.options = CACHE_F_INVALIDATE | CACHE_F_META;
+    fixture_run(&l.f, &op);
+    cr_assert_eq(op.status, CACHE_OK);
+    cache_release(l.f.worker, &op);
+    life_stop(&l);
+    life_open(&l);
+    cache_op_init(&op, CACHE_GET, "key", 3, cache_hash(l.f.cache, "key", 3));
+    op.options = CACHE_F_META;
+    fixture_run(&l.f, &op);
+    cr_assert_eq(op.status, CACHE_OK);
+    cr_assert(op.view.stale);
+    cr_assert(op.view.won);
+    cache_release(l.f.worker, &op);
+    life_stop(&l);
+    life_open(&l);
+    cache_op_init(&op, CACHE_GET, "key", 3, cache_hash(l.f.cache, "key", 3));
+    op.options = CACHE_F_META;
+    fixture_run(&l.f, &op);
+    cr_assert(op.view.stale);
+    cr_assert(op.view.token_sent);
+    cr_assert_not(op.view.won);
+    cache_release(l.f.worker, &op);
+    life_kill(&l);
+}
+
+Test(persist, time_passes_while_nothing_runs)
+{
+    struct life l;
+    clock_simulate(UINT64_C(1000) * 1000000000);
+    life_open(&l);
+    cr_assert_eq(fixture_store(&l.f, CACHE_SET, "short", "x", 1, 0, clock_exptime(100), 0),
+                 CACHE_OK);
+    cr_assert_eq(fixture_store(&l.f, CACHE_SET, "long", "x", 1, 0, clock_exptime(10000), 0),
+                 CACHE_OK);
+    set(&l, "ever", "x");
+    int64_t long_unix = clock_unix_now_sec() + 10000;
+    life_stop(&l);
+    clock_simulate(UINT64_C(1500) * 1000000000);
+    life_open(&l);
+    assert_start(&l, "checkpoint");
+    cr_assert_str_eq(value_of(&l, "short"), "(none)");
+    cr_assert_str_eq(value_of(&l, "long"), "x");
+    cr_assert_str_eq(value_of(&l, "ever"), "x");
+    struct cache_view view;
+    cr_assert_eq(fixture_get(&l.f, "long", NULL, 0, &view), CACHE_OK);
+    cr_assert_eq(clock_rel_to_unix(view.exptime_sec), long_unix);
+    life_kill(&l);
+}
+
+Test(persist, a_clock_that_was_set_back_is_refused)
+{
+    struct life l;
+    clock_simulate(UINT64_C(5000) * 1000000000);
+    life_open(&l);
+    set(&l, "key", "value");
+    life_stop(&l);
+    clock_simulate(UINT64_C(4000) * 1000000000);
+    life_open(&l);
+    assert_empty(&l, "clock");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
+}
+
+Test(persist, what_was_deleted_or_overwritten_stays_so)
+{
+    struct life l;
+    life_open(&l);
+    for (unsigned i = 0; i < 300; i++)
+        set(&l, numbered("key", i), "old");
+    fixture_flush(&l.f);
+    for (unsigned i = 0; i < 300; i++) {
+        if (i % 3 == 0)
+            set(&l, numbered("key", i), "new");
+        else if (i % 3 == 1)
+            cr_assert_eq(fixture_delete(&l.f, numbered("key", i)), CACHE_OK);
+    }
+    life_stop(&l);
+    for (unsigned turn = 0; turn < 2; turn++) {
+        life_open(&l);
+        for (unsigned i = 0; i < 300; i++)
+            cr_assert_str_eq(value_of(&l, numbered("key", i)), i % 3 == 0   ? "new"
+                                                               : i % 3 == 1 ? "(none)"
+                                                                            : "old");
+        life_stop(&l);
+    }
+}
+
+Test(persist, a_flush_all_covers_what_was_before_it_and_nothing_after)
+{
+    struct life l;
+    clock_simulate(UINT64_C(1000) * 1000000000);
+    life_open(&l);
+    set(&l, "before", "x");
+    fixture_flush(&l.f);
+    set(&l, "before too", "x");
+    clock_simulate(UINT64_C(1010) * 1000000000);
+    cache_flush_all(l.f.cache, 0);
+    clock_simulate(UINT64_C(1020) * 1000000000);
+    set(&l, "after", "x");
+    life_stop(&l);
+    clock_simulate(UINT64_C(1100) * 1000000000);
+    life_open(&l);
+    cr_assert_str_eq(value_of(&l, "before"), "(none)");
+    cr_assert_str_eq(value_of(&l, "before too"), "(none)");
+    cr_assert_str_eq(value_of(&l, "after"), "x");
+    life_kill(&l);
+}
+
+Test(persist, a_planned_flush_all_comes_in_the_next_life_and_the_one_before_stays)
+{
+    struct life l;
+    clock_simulate(UINT64_C(1000) * 1000000000);
+    life_open(&l);
+    set(&l, "before", "x");
+    clock_simulate(UINT64_C(1010) * 1000000000);
+    cache_flush_all(l.f.cache, 0);
+    clock_simulate(UINT64_C(1020) * 1000000000);
+    set(&l, "between", "x");
+    cache_flush_all(l.f.cache, clock_exptime(100));
+    life_stop(&l);
+    clock_simulate(UINT64_C(1050) * 1000000000);
+    life_open(&l);
+    cr_assert_str_eq(value_of(&l, "before"), "(none)");
+    cr_assert_str_eq(value_of(&l, "between"), "x");
+    clock_simulate(UINT64_C(1200) * 1000000000);
+    cr_assert_str_eq(value_of(&l, "between"), "(none)");
+    life_kill(&l);
+}
+
+Test(persist, cas_numbers_go_on)
+{
+    struct life l;
+    struct cache_view before, after;
+    life_open(&l);
+    set(&l, "key", "value");
+    cr_assert_eq(fixture_get(&l.f, "key", NULL, 0, &before), CACHE_OK);
+    life_stop(&l);
+    life_open(&l);
+    cr_assert_eq(fixture_store(&l.f, CACHE_CAS, "key", "next", 4, 0, 0, before.cas), CACHE_OK);
+    cr_assert_eq(fixture_get(&l.f, "key", NULL, 0, &after), CACHE_OK);
+    cr_assert_gt(after.cas, before.cas);
+    life_kill(&l);
+}
+
+Test(persist, many_lives_in_a_row)
+{
+    struct life l;
+    for (unsigned turn = 0; turn < 8; turn++) {
+        life_open(&l);
+        cr_assert_eq(report_of(&l).generation, 2 * turn + 1);
+        for (unsigned i = 0; i < turn * 100; i++)
+            cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i),
+                             "%u in life %u", i, turn);
+        for (unsigned i = turn * 100; i < (turn + 1) * 100; i++)
+            set(&l, numbered("key", i), numbered("value", i));
+        life_stop(&l);
+    }
+}
+
+Test(persist, an_index_that_grows_just_then_comes_back_whole)
+{
+    struct life l;
+    struct index_info info;
+    unsigned count = 90000;
+    life_open(&l);
+    for (unsigned i = 0; i < count; i++)
+        set(&l, numbered("key", i), numbered("value", i));
+    index_info(l.f.index, &info);
+    cr_assert_gt(info.steps, 0);
+    life_stop(&l);
+    life_open(&l);
+    assert_start(&l, "checkpoint");
+    for (unsigned i = 0; i < count; i++)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+    for (unsigned i = count; i < count + 30000; i++)
+        set(&l, numbered("key", i), numbered("value", i));
+    for (unsigned i = 0; i < count + 30000; i += 17)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+    cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    life_stop(&l);
+}
+
+Test(persist, a_full_flash_gives_its_oldest_pages_for_the_items_of_ram)
+{
+    struct life l;
+    static char value[16000];
+    memset(value, 'v', sizeof(value));
+    life_open_with(&l, with(16, FLASH ",ext_persist"));
+    unsigned count = 1300; /* 20 MB */
+    for (unsigned i = 0; i < count; i++)
+        cr_assert_eq(
+            fixture_store(&l.f, CACHE_SET, numbered("key", i), value, sizeof(value), 0, 0, 0),
+            CACHE_OK);
+    fixture_flush(&l.f);
+    for (unsigned i = count; i < count + 200; i++)
+        cr_assert_eq(
+            fixture_store(&l.f, CACHE_SET, numbered("key", i), value, sizeof(value), 0, 0, 0),
+            CACHE_OK);
+    life_stop(&l);
+    life_open_with(&l, with(16, FLASH ",ext_persist"));
+    assert_start(&l, "checkpoint");
+    for (unsigned i = count; i < count + 200; i++)
+        cr_assert_neq(strcmp(value_of(&l, numbered("key", i)), "(none)"), 0, "%u", i);
+    cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    life_stop(&l);
+}
+
+Test(persist, pages_are_reclaimed_and_reused_over_many_lives)
+{
+    struct life l;
+    static char value[16000];
+    memset(value, 'v', sizeof(value));
+    for (unsigned turn = 0; turn < 8; turn++) {
+        life_open_with(&l, with(32, FLASH ",ext_persist"));
+        for (unsigned i = 0; i < 600; i++) {
+            snprintf(value, 20, "%u:%u", turn, i);
+            cr_assert_eq(
+                fixture_store(&l.f, CACHE_SET, numbered("key", i), value, 15000 + i, 0, 0, 0),
+                CACHE_OK);
+        }
+        life_stop(&l);
+        life_open_with(&l, with(32, FLASH ",ext_persist"));
+        assert_start(&l, "checkpoint");
+        unsigned hits = 0;
+        for (unsigned i = 0; i < 600; i++) {
+            const char *got = value_of(&l, numbered("key", i));
+            if (strcmp(got, "(none)") == 0)
+                continue;
+            hits++;
+            snprintf(value, 20, "%u:%u", turn, i);
+            cr_assert_str_eq(got, value, "an older value in life %u", turn);
+        }
+        cr_assert_gt(hits, 500);
+        life_stop(&l);
+    }
+}
+
+Test(persist, a_kill_after_a_clean_start_leaves_nothing_to_take_over)
+{
+    struct life l;
+    life_open(&l);
+    set(&l, "key", "old");
+    life_stop(&l);
+    life_open(&l);
+    assert_start(&l, "checkpoint");
+    life_kill(&l);
+    life_open(&l);
+    assert_empty(&l, "did not stop in order");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
+}
+
+Test(persist, a_kill_while_it_starts_leaves_the_checkpoint)
+{
+    struct life l;
+    size_t bytes;
+    life_open(&l);
+    set(&l, "key", "value");
+    life_stop(&l);
+    char *kept = slurp(check_file, &bytes);
+    life_open(&l);
+    life_kill(&l);
+    /* Killed before persist_begin, it would have written nothing. */
+    spill(check_file, kept, bytes);
+    life_open(&l);
+    assert_start(&l, "checkpoint");
+    cr_assert_str_eq(value_of(&l, "key"), "value");
+    life_kill(&l);
+    free(kept);
+}
+
+Test(persist, a_start_without_it_makes_the_checkpoint_worthless)
+{
+    struct life l;
+    life_open(&l);
+    set(&l, "key", "old");
+    life_stop(&l);
+    life_open_with(&l, with(32, FLASH));
+    cr_assert_str_eq(report_of(&l).start, "off");
+    cr_assert_eq(file_size(check_file), -1);
+    life_kill(&l);
+    life_open(&l);
+    assert_empty(&l, "there is none yet");
+    life_kill(&l);
+}
+
+Test(persist, flash_that_was_written_to_since_is_refused)
+{
+    struct life l;
+    size_t bytes;
+    life_open(&l);
+    set(&l, "key", "old");
+    life_stop(&l);
+    char *kept = slurp(check_file, &bytes);
+    life_open(&l);
+    set(&l, "key", "new");
+    life_stop(&l);
+    spill(check_file, kept, bytes); /* a backup of the checkpoint, but not of the flash */
+    life_open(&l);
+    assert_empty(&l, "was written to since");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
+    free(kept);
+}
+
+Test(persist, another_flash_file_is_refused)
+{
+    struct life l;
+    char old[112];
+    struct timespec times[2];
+    struct stat st;
+    size_t bytes;
+    life_open(&l);
+    set(&l, "key", "value");
+    life_stop(&l);
+    snprintf(old, sizeof(old), "%s.old", flash_file);
+    cr_assert_eq(rename(flash_file, old), 0);
+    char *all = slurp(old, &bytes);
+    spill(flash_file, all, bytes);
+    free(all);
+    cr_assert_eq(stat(old, &st), 0);
+    times[0] = times[1] = st.st_mtim;
+    cr_assert_eq(utimensat(AT_FDCWD, flash_file, times, 0), 0);
+    life_open(&l);
+    assert_empty(&l, "is another file now");
+    life_kill(&l);
+}
+
+Test(persist, other_sizes_are_refused)
+{
+    const char *other[] = {
+        "ext_page_size=4,ext_wbuf_size=2,ext_buffer_mem=24,ext_persist",
+        "ext_page_size=4,ext_wbuf_size=4,ext_buffer_mem=40,ext_persist",
+        FLASH ",ext_persist,hashpower=20",
+    };
+    const char *reasons[] = {"other flash sizes", "other flash sizes", "its index does not fit"};
+    struct life l;
+    for (unsigned i = 0; i <= ARRAY_COUNT(other); i++) {
+        life_open(&l);
+        set(&l, "key", "value");
+        life_stop(&l);
+        bool smaller = i == ARRAY_COUNT(other);
+        life_open_with(&l, smaller ? with(24, FLASH ",ext_persist") : with(32, other[i]));
+        assert_empty(&l, smaller ? "other flash sizes" : reasons[i]);
+        cr_assert_str_eq(value_of(&l, "key"), "(none)");
+        set(&l, "fresh", "value");
+        cr_assert_str_eq(value_of(&l, "fresh"), "value");
+        life_kill(&l);
+    }
+}
+
+Test(persist, an_index_larger_than_m_is_refused)
+{
+    struct life l;
+    char words[300];
+    life_open(&l);
+    for (unsigned i = 0; i < 300000; i++) {
+        set(&l, numbered("key", i), "v");
+        if (i % 30000 == 0)
+            fixture_flush(&l.f);
+    }
+    life_stop(&l);
+    snprintf(words, sizeof(words), "-m 4 -o ext_path=%s:32m," FLASH ",ext_persist", flash_file);
+    life_open_with(&l, words);
+    assert_empty(&l, "larger than -m allows");
+    life_kill(&l);
+}
+
+Test(persist, every_damage_ends_in_an_empty_start)
+{
+    struct life l;
+    size_t bytes;
+    life_open(&l);
+    for (unsigned i = 0; i < 500; i++)
+        set(&l, numbered("key", i), numbered("value", i));
+    life_stop(&l);
+    char *good = slurp(check_file, &bytes);
+    struct stat st;
+    cr_assert_eq(stat(flash_file, &st), 0);
+    struct timespec times[2] = {st.st_mtim, st.st_mtim};
+    size_t step = bytes / 20;
+    for (unsigned turn = 0; turn < 2; turn++) {
+        for (size_t at = 0; at < bytes; at += at < 700 ? 97 : step) {
+            spill(check_file, good, turn == 0 ? bytes : at);
+            if (turn == 0)
+                flip(check_file, (off_t)at);
+            cr_assert_eq(utimensat(AT_FDCWD, flash_file, times, 0), 0);
+            life_open(&l);
+            assert_empty(&l, "starting empty: it");
+            cr_assert_str_eq(value_of(&l, "key1"), "(none)");
+            cr_assert_eq(ext_objects(l.f.ext), 0);
+            life_kill(&l);
+        }
+    }
+    spill(check_file, good, bytes);
+    cr_assert_eq(utimensat(AT_FDCWD, flash_file, times, 0), 0);
+    life_open(&l);
+    assert_start(&l, "checkpoint");
+    cr_assert_str_eq(value_of(&l, "key1"), "value1");
+    life_kill(&l);
+    free(good);
+}
+
+Test(persist, a_checkpoint_of_another_layout_is_refused)
+{
+    struct life l;
+    struct checkpoint_head head;
+    struct checkpoint_writer *w;
+    char fault[CHECKPOINT_WHY_BYTES];
+    life_open(&l);
+    life_stop(&l);
+    cr_assert_eq(checkpoint_read_head(check_file, &head, fault), 0);
+    head.layout++;
+    cr_assert_eq(checkpoint_create(check_file, &w), 0);
+    cr_assert_eq(checkpoint_commit(w, &head), 0);
+    life_open(&l);
+    assert_empty(&l, "another build");
+    life_kill(&l);
+}
+
+/* Blocks that verify, but are not what a stop writes. */
+Test(persist, a_checkpoint_without_sense_is_refused)
+{
+    struct life l;
+    struct checkpoint_head head;
+    struct checkpoint_reader *r;
+    char fault[CHECKPOINT_WHY_BYTES];
+    life_open(&l);
+    for (unsigned i = 0; i < 200; i++)
+        set(&l, numbered("key", i), "value");
+    life_stop(&l);
+    cr_assert_eq(checkpoint_read_head(check_file, &head, fault), 0);
+    cr_assert_eq(checkpoint_open(check_file, &head, &r), 0);
+    char *body = malloc(head.body_bytes);
+    cr_assert_eq(checkpoint_get(r, body, head.body_bytes), 0);
+    cr_assert_eq(checkpoint_close(r), 0);
+    for (size_t at = 0; at < head.body_bytes; at += at < 1100 ? 8 : 40009) {
+        struct checkpoint_writer *w;
+        struct checkpoint_head again = head;
+        char was = body[at];
+        body[at] = (char)(was ^ 0x41);
+        cr_assert_eq(checkpoint_create(check_file, &w), 0);
+        cr_assert_eq(checkpoint_put(w, body, head.body_bytes), 0);
+        body[at] = was;
+        again.devices[0].mtime_sec = 0;
+        struct stat st;
+        cr_assert_eq(stat(flash_file, &st), 0);
+        again.devices[0].mtime_sec = st.st_mtim.tv_sec;
+        again.devices[0].mtime_nsec = (uint32_t)st.st_mtim.tv_nsec;
+        cr_assert_eq(checkpoint_commit(w, &again), 0);
+        life_open(&l); /* whatever it makes of it: it lives */
+        life_kill(&l);
+    }
+    free(body);
+}
+
+Test(persist, a_place_that_cannot_be_written_refuses_the_start)
+{
+    struct life l;
+    char path[160];
+    snprintf(path, sizeof(path), "%s.new", check_file);
+    cr_assert_eq(mkdir(path, 0700), 0);
+    cr_assert_neq(life_try(&l, with(32, FLASH ",ext_persist")), 0);
+    cr_assert_not_null(strstr(why, "can't be written"), "%s", why);
+    rmdir(path);
+}
+
+/* ---- flash that fails ---- */
+
+static _Atomic(bool) flash_fails;
+
+static ssize_t failing_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
+{
+    (void)ctx;
+    ssize_t n = pread(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t failing_pwrite(void *ctx, int fd, const void *buf, size_t bytes, off_t offset)
+{
+    (void)ctx;
+    if (atomic_load(&flash_fails))
+        return -EIO;
+    ssize_t n = pwrite(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+static const struct ext_device_ops failing_ops = {.pread = failing_pread, .pwrite = failing_pwrite};
+
+Test(persist, a_flash_that_fails_at_the_stop_leaves_no_checkpoint)
+{
+    struct life l;
+    device_ops = &failing_ops;
+    life_open(&l);
+    set(&l, "key", "old");
+    all_to_disk(&l);
+    set(&l, "key", "new");
+    atomic_store(&flash_fails, true);
+    life_stop(&l);
+    atomic_store(&flash_fails, false);
+    life_open(&l);
+    assert_empty(&l, "did not stop in order");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
+}
+
+/* ---- with -e ---- */
+
+static const char *with_memory(const char *more)
+{
+    static char text[700];
+    snprintf(text, sizeof(text), "-e %s %s", memory_file, with(32, more));
+    return text;
+}
+
+Test(persist, what_e_keeps_wins_and_the_checkpoint_is_used_up)
+{
+    struct life l;
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    set(&l, "key", "value");
+    life_stop(&l);
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    cr_assert(l.r.attached);
+    assert_start(&l, "memory");
+    cr_assert_str_eq(value_of(&l, "key"), "value");
+    set(&l, "key", "new");
+    life_kill(&l);
+    unlink(memory_file);
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    assert_empty(&l, "did not stop in order");
+    life_kill(&l);
+}
+
+Test(persist, when_the_memory_is_gone_the_checkpoint_is_there)
+{
+    struct life l;
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    for (unsigned i = 0; i < 1000; i++)
+        set(&l, numbered("key", i), numbered("value", i));
+    life_stop(&l);
+    unlink(memory_file);
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    assert_start(&l, "checkpoint");
+    for (unsigned i = 0; i < 1000; i++)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+    life_kill(&l); /* and now the memory holds all of it */
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    cr_assert(l.r.attached);
+    for (unsigned i = 0; i < 1000; i++)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+    life_kill(&l);
+}
+
+/* ---- scans ---- */
+
+Test(persist, a_scan_finds_what_is_on_flash)
+{
+    struct life l;
+    struct cache_view before[2000], view;
+    life_scan(&l);
+    for (unsigned i = 0; i < 2000; i++) {
+        cr_assert_eq(fixture_store(&l.f, CACHE_SET, numbered("key", i), numbered("value", i),
+                                   strlen(numbered("value", i)), i, i % 2 ? 0 : 5000, 0),
+                     CACHE_OK);
+        cr_assert_eq(fixture_get(&l.f, numbered("key", i), NULL, 0, &before[i]), CACHE_OK);
+    }
+    all_to_disk(&l);
+    life_kill(&l);
+    life_scan(&l);
+    assert_start(&l, "scan");
+    cr_assert_eq(report_of(&l).objects, 2000);
+    cr_assert_eq(ext_objects(l.f.ext), 2000);
+    for (unsigned i = 0; i < 2000; i++) {
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+        cr_assert_eq(fixture_get(&l.f, numbered("key", i), NULL, 0, &view), CACHE_OK);
+        cr_assert_eq(view.client_flags, i);
+        cr_assert_eq(view.cas, before[i].cas);
+        cr_assert_eq(view.exptime_sec, before[i].exptime_sec);
+    }
+    cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    life_stop(&l);
+    life_scan(&l);
+    assert_start(&l, "checkpoint");
+    cr_assert_str_eq(value_of(&l, "key7"), "value7");
+    life_kill(&l);
+}
+
+Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
+{
+    struct life l;
+    life_open_with(&l, with(128, FLASH ",ext_persist=scan"));
+    for (unsigned round = 0; round < 30; round++) {
+        for (unsigned i = 0; i < 200; i++)
+            if (round % (i % 7 + 1) == 0)
+                set(&l, numbered("key", i), numbered("", round));
+        fixture_settle(&l.f); /* as the maintenance thread does */
+        all_to_disk(&l);
+    }
+    life_kill(&l);
+    life_open_with(&l, with(128, FLASH ",ext_persist=scan"));
+    assert_start(&l, "scan");
+    cr_assert_eq(ext_objects(l.f.ext), 200);
+    for (unsigned i = 0; i < 200; i++)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)),
+                         numbered("", 29 / (i % 7 + 1) * (i % 7 + 1)), "key%u", i);
+    life_kill(&l);
+}
+
+Test(persist, a_scan_goes_by_the_order_of_values_also_where_pages_were_moved)
+{
+    struct life l;
+    static char value[16000];
+    memset(value, 'v', sizeof(value));
+    unsigned latest[400];
+    life_open_with(&l, with(16, FLASH ",ext_persist=scan"));
+    for (unsigned n = 0; n < 4000; n++) {
+        unsigned i = n * 7919 % 400;
+        latest[i] = n;
+        snprintf(value, 20, "%u", n);
+        cr_assert_eq(fixture_store(&l.f, CACHE_SET, numbered("key", i), value, 8000, 0, 0, 0),
+                     CACHE_OK);
+        if (n % 100 == 99)
+            all_to_disk(&l);
+    }
+    life_kill(&l);
+    life_open_with(&l, with(16, FLASH ",ext_persist=scan"));
+    assert_start(&l, "scan");
+    unsigned hits = 0;
+    for (unsigned i = 0; i < 400; i++) {
+        const char *got = value_of(&l, numbered("key", i));
+        if (strcmp(got, "(none)") == 0)
+            continue;
+        hits++;
+        cr_assert_eq(strtoul(got, NULL, 10), latest[i], "key%u", i);
+    }
+    cr_assert_eq(hits, 400);
+    life_kill(&l);
+}
+
+Test(persist, a_dead_value_hides_the_older_ones_from_a_scan)
+{
+    struct life l;
+    clock_simulate(UINT64_C(1000) * 1000000000);
+    life_scan(&l);
+    set(&l, "key", "old");
+    set(&l, "other", "x");
+    all_to_disk(&l);
+    cr_assert_eq(fixture_store(&l.f, CACHE_SET, "key", "short", 5, 0, clock_exptime(100), 0),
+                 CACHE_OK);
+    all_to_disk(&l);
+    life_kill(&l);
+    clock_simulate(UINT64_C(2000) * 1000000000);
+    life_scan(&l);
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    cr_assert_str_eq(value_of(&l, "other"), "x");
+    cr_assert_eq(report_of(&l).objects, 1);
+    life_kill(&l);
+}
+
+Test(persist, a_scan_knows_of_flush_all)
+{
+    struct life l;
+    clock_simulate(UINT64_C(1000) * 1000000000);
+    life_scan(&l);
+    set(&l, "before", "x");
+    all_to_disk(&l);
+    clock_simulate(UINT64_C(1010) * 1000000000);
+    cache_flush_all(l.f.cache, 0);
+    clock_simulate(UINT64_C(1020) * 1000000000);
+    set(&l, "after", "x");
+    all_to_disk(&l);
+    life_kill(&l);
+    life_scan(&l);
+    assert_start(&l, "scan");
+    cr_assert_str_eq(value_of(&l, "before"), "(none)");
+    cr_assert_str_eq(value_of(&l, "after"), "x");
+    life_kill(&l);
+}
+
+Test(persist, a_scan_does_not_take_what_an_earlier_cache_left)
+{
+    struct life l;
+    life_open(&l);
+    for (unsigned i = 0; i < 1000; i++)
+        set(&l, numbered("old", i), "x");
+    all_to_disk(&l);
+    life_kill(&l);
+    life_open(&l); /* not a scan: empty, another seed */
+    assert_empty(&l, "did not stop in order");
+    set(&l, "new", "x");
+    all_to_disk(&l);
+    life_kill(&l);
+    life_scan(&l);
+    assert_start(&l, "scan");
+    cr_assert_str_eq(value_of(&l, "new"), "x");
+    cr_assert_str_eq(value_of(&l, "old1"), "(none)");
+    cr_assert_eq(report_of(&l).objects, 1);
+    life_kill(&l);
+}
+
+Test(persist, a_scan_reads_long_values_by_their_heads)
+{
+    struct life l;
+    static char value[900000];
+    struct ext_info info;
+    life_scan(&l);
+    for (unsigned i = 0; i < 20; i++) {
+        memset(value, 'a' + (int)i, sizeof(value) - 1);
+        cr_assert_eq(
+            fixture_store(&l.f, CACHE_SET, numbered("key", i), value, sizeof(value) - 1, 0, 0, 0),
+            CACHE_OK);
+    }
+    all_to_disk(&l);
+    life_kill(&l);
+    life_scan(&l);
+    ext_info(l.f.ext, &info);
+    cr_assert_lt(info.bytes_read, 2 * MiB);
+    for (unsigned i = 0; i < 20; i++) {
+        memset(value, 'a' + (int)i, sizeof(value) - 1);
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), value);
+    }
+    life_kill(&l);
+}
+
+Test(persist, a_scan_passes_over_what_is_damaged)
+{
+    struct life l;
+    life_scan(&l);
+    for (unsigned i = 0; i < 1000; i++)
+        set(&l, numbered("key", i), numbered("value", i));
+    all_to_disk(&l);
+    life_kill(&l);
+    flip(flash_file, 1000); /* in one record of the first slot */
+    life_scan(&l);
+    assert_start(&l, "scan");
+    cr_assert_eq(report_of(&l).objects, 999);
+    for (unsigned i = 0; i < 1000; i++) {
+        const char *got = value_of(&l, numbered("key", i));
+        cr_assert(strcmp(got, "(none)") == 0 || strcmp(got, numbered("value", i)) == 0);
+    }
+    all_to_disk(&l);
+    life_kill(&l);
+    flip(flash_file, 2 * MiB - 100); /* its table */
+    life_scan(&l);
+    cr_assert_eq(report_of(&l).objects, 0);
+    set(&l, "key", "value");
+    cr_assert_str_eq(value_of(&l, "key"), "value");
+    life_kill(&l);
+}
+
+Test(persist, a_damaged_checkpoint_with_a_whole_head_leads_to_a_scan)
+{
+    struct life l;
+    life_scan(&l);
+    for (unsigned i = 0; i < 1000; i++)
+        set(&l, numbered("key", i), numbered("value", i));
+    life_stop(&l);
+    flip(check_file, file_size(check_file) / 2);
+    life_scan(&l);
+    assert_start(&l, "scan");
+    for (unsigned i = 0; i < 1000; i++)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+    life_kill(&l);
+}
+
+Test(persist, a_scan_that_finds_more_than_m_can_index_keeps_what_fits)
+{
+    struct life l;
+    char words[300];
+    life_open_with(&l, with(64, FLASH ",ext_persist=scan"));
+    for (unsigned i = 0; i < 300000; i++) {
+        set(&l, numbered("key", i), "v");
+        if (i % 30000 == 29999)
+            all_to_disk(&l);
+    }
+    life_kill(&l);
+    snprintf(words, sizeof(words), "-m 4 -o ext_path=%s:64m," FLASH ",ext_persist=scan",
+             flash_file);
+    life_open_with(&l, words);
+    assert_start(&l, "scan");
+    cr_assert_gt(report_of(&l).objects, 100000);
+    cr_assert_lt(report_of(&l).objects, 280000);
+    unsigned hits = 0;
+    for (unsigned i = 0; i < 300000; i += 100)
+        hits += strcmp(value_of(&l, numbered("key", i)), "v") == 0;
+    cr_assert_gt(hits, 1000);
+    life_kill(&l);
+}

@@ -1,0 +1,1221 @@
+/* restart_test.c: what a process left with -e, whole or killed, is taken over by the next one, and
+ * what does not fit is refused with a line. First lives that end well, then states that only a kill
+ * leaves (made by hand), then real kills under load. run under TSan for the threads that walk the
+ * index. */
+#include "restart/restart.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "maint_thread.h"
+#include "t/aid/cache_fixture.h"
+
+/* ---- lives ---- */
+
+static char dir[64], memory_file[96], flash_file[96], why[RESTART_LINE_BYTES];
+
+static void dir_make(void)
+{
+    const char *base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(dir, sizeof(dir), "%s/restart_test.XXXXXX", base);
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(memory_file, sizeof(memory_file), "%s/memory", dir);
+    snprintf(flash_file, sizeof(flash_file), "%s/flash", dir);
+    clock_setup();
+}
+
+static void dir_remove(void)
+{
+    unlink(memory_file);
+    unlink(flash_file);
+    rmdir(dir);
+}
+
+TestSuite(restart, .init = dir_make, .fini = dir_remove, .timeout = 120);
+
+/* One process's life: its storage, and a fixture over it to run ops. */
+struct life {
+    struct restart r;
+    struct fixture f;
+};
+
+#define ARGS_MAX 24
+
+/* Opens with -e and more arguments, as given by split words; 0 or restart_open's error. */
+static int life_try(struct life *l, const char *words)
+{
+    char text[512], *argv[ARGS_MAX], *at = text;
+    int argc = 0;
+    memset(l, 0, sizeof(*l));
+    snprintf(text, sizeof(text), "extant -e %s %s", memory_file, words);
+    for (char *word; argc < ARGS_MAX && (word = strsep(&at, " ")) != NULL;)
+        if (*word)
+            argv[argc++] = word;
+    cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
+                 words);
+    atomic_store(&l->f.tunables.compact_under_pages, 2);
+    atomic_store(&l->f.tunables.drop_under_pages, 2);
+    atomic_store(&l->f.tunables.max_frag, 0.8);
+    struct restart_options opt = {
+        .settings = &l->f.settings, .tunables = &l->f.tunables, .ring_count = 4};
+    int rc = restart_open(&opt, &l->r, why, sizeof(why));
+    if (rc != 0) {
+        settings_free(&l->f.settings);
+        return rc;
+    }
+    l->f.arena = l->r.arena;
+    l->f.slab = l->r.slab;
+    l->f.index = l->r.index;
+    l->f.cache = l->r.cache;
+    l->f.ext = l->r.ext;
+    l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
+    cr_assert_not_null(l->f.worker);
+    return 0;
+}
+
+static void life_open(struct life *l, const char *words)
+{
+    cr_assert_eq(life_try(l, words), 0, "%s", why);
+}
+
+/* Ends without tidying up: nothing is flushed, items stay linked, as after a kill between two ops.
+ */
+static void life_end(struct life *l)
+{
+    cache_worker_destroy(l->f.worker);
+    restart_close(&l->r, false);
+    settings_free(&l->f.settings);
+}
+
+static void life_again(struct life *l, const char *words)
+{
+    life_end(l);
+    clock_setup();
+    life_open(l, words);
+    cr_assert(l->r.attached, "%s", l->r.line);
+}
+
+/* "-o ext_path=.." for a flash of so many MB in pages of 2 MB. */
+static const char *with_flash(const char *words, unsigned mb)
+{
+    static char text[400];
+    snprintf(text, sizeof(text),
+             "%s -o ext_path=%s:%um,ext_page_size=2,ext_wbuf_size=2,ext_buffer_mem=24", words,
+             flash_file, mb);
+    return text;
+}
+
+static const char *value_of(struct life *l, const char *key)
+{
+    static char value[4096];
+    return fixture_get(&l->f, key, value, sizeof(value), NULL) == CACHE_OK ? value : "(none)";
+}
+
+/* Moves the item to flash and has the open wbuf stay open. */
+static void to_flash(struct life *l, const char *key)
+{
+    struct cache *c = l->f.cache;
+    uint64_t hash = cache_hash(c, key, strlen(key));
+    index_slot *slots[INDEX_MATCH_MAX];
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_RAM) {
+            cr_assert_eq(item_flush(c, item_at(c, index_handle(c->index, w)), hash), 0);
+            break;
+        }
+    }
+    lock_release(lock);
+}
+
+static struct item *item_of(struct life *l, const char *key)
+{
+    struct cache *c = l->f.cache;
+    uint64_t hash = cache_hash(c, key, strlen(key));
+    index_slot *slots[INDEX_MATCH_MAX];
+    struct item *it = NULL;
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_RAM)
+            it = item_at(c, index_handle(c->index, w));
+    }
+    lock_release(lock);
+    cr_assert_not_null(it, "no item %s", key);
+    return it;
+}
+
+static unsigned flash_words_of(struct life *l, const char *key)
+{
+    struct cache *c = l->f.cache;
+    uint64_t hash = cache_hash(c, key, strlen(key));
+    index_slot *slots[INDEX_MATCH_MAX];
+    struct lock *lock = index_lock(c->index, hash);
+    unsigned count = 0;
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++)
+        count += index_kind(c->index, index_load(slots[i])) == INDEX_FLASH;
+    lock_release(lock);
+    return count;
+}
+
+/* ---- what comes back ---- */
+
+Test(restart, a_new_file_starts_empty_and_says_nothing)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    cr_assert(!l.r.attached);
+    cr_assert_str_empty(l.r.line);
+    life_end(&l);
+}
+
+Test(restart, an_item_comes_back_with_all_that_it_has)
+{
+    struct life l;
+    struct cache_view before, after;
+    char value[64];
+    life_open(&l, "-m 64");
+    uint32_t exptime = clock_now_sec() + 1000;
+    fixture_store(&l.f, CACHE_SET, "key", "value", 5, 77, exptime, 0);
+    fixture_get(&l.f, "key", NULL, 0, &before);
+    life_again(&l, "-m 64");
+    cr_assert_eq(fixture_get(&l.f, "key", value, sizeof(value), &after), CACHE_OK);
+    cr_assert_str_eq(value, "value");
+    cr_assert_eq(after.client_flags, 77);
+    cr_assert_eq(after.exptime_sec, exptime);
+    cr_assert_eq(after.cas, before.cas);
+    life_end(&l);
+}
+
+Test(restart, items_of_every_size_come_back)
+{
+    struct life l;
+    static char big[900000];
+    life_open(&l, "-m 64");
+    for (unsigned bytes = 0, i = 0; bytes < sizeof(big); bytes = bytes * 2 + 1, i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "k%u", i);
+        memset(big, (int)('a' + i), bytes);
+        cr_assert_eq(fixture_store(&l.f, CACHE_SET, key, big, bytes, 0, 0, 0), CACHE_OK);
+    }
+    life_again(&l, "-m 64");
+    for (unsigned bytes = 0, i = 0; bytes < sizeof(big); bytes = bytes * 2 + 1, i++) {
+        static char got[sizeof(big)];
+        char key[16];
+        struct cache_view v;
+        snprintf(key, sizeof(key), "k%u", i);
+        memset(big, (int)('a' + i), bytes);
+        cr_assert_eq(fixture_get(&l.f, key, got, sizeof(got), &v), CACHE_OK, "%s", key);
+        cr_assert_eq(v.value_bytes, bytes);
+        cr_assert_eq(memcmp(got, big, bytes), 0);
+    }
+    life_end(&l);
+}
+
+Test(restart, what_was_deleted_stays_deleted)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "key", "value");
+    fixture_delete(&l.f, "key");
+    life_again(&l, "-m 64");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    cr_assert_eq(l.r.report.ram_items, 0);
+    life_end(&l);
+}
+
+Test(restart, what_has_expired_is_gone)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_store(&l.f, CACHE_SET, "old", "x", 1, 0, clock_now_sec(), 0);
+    fixture_store(&l.f, CACHE_SET, "new", "x", 1, 0, clock_now_sec() + 1000, 0);
+    life_again(&l, "-m 64");
+    cr_assert_eq(l.r.report.expired_items, 1);
+    cr_assert_eq(l.r.report.ram_items, 1);
+    cr_assert_str_eq(value_of(&l, "old"), "(none)");
+    cr_assert_str_eq(value_of(&l, "new"), "x");
+    life_end(&l);
+}
+
+Test(restart, what_was_flushed_stays_flushed)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "key", "value");
+    cache_flush_all(l.f.cache, 0);
+    fixture_set(&l.f, "after", "value");
+    life_again(&l, "-m 64");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    cr_assert_str_eq(value_of(&l, "after"), "value");
+    life_end(&l);
+}
+
+Test(restart, the_clock_goes_on)
+{
+    struct life l;
+    cr_assert_eq(
+        clock_setup_boot_epoch(clock_unix_epoch_sec() - 5000, clock_mono_epoch_sec() - 5000), 0);
+    int64_t epoch = clock_unix_epoch_sec();
+    uint32_t before = clock_now_sec();
+    life_open(&l, "-m 64");
+    life_again(&l, "-m 64");
+    cr_assert_eq(clock_unix_epoch_sec(), epoch);
+    cr_assert_leq(clock_now_sec() - before, 10);
+    life_end(&l);
+}
+
+Test(restart, cas_goes_on)
+{
+    struct life l;
+    struct cache_view before, after;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "one", "x");
+    fixture_get(&l.f, "one", NULL, 0, &before);
+    life_again(&l, "-m 64");
+    fixture_set(&l.f, "two", "x");
+    fixture_get(&l.f, "two", NULL, 0, &after);
+    cr_assert_gt(after.cas, before.cas);
+    life_end(&l);
+}
+
+Test(restart, the_account_is_the_same_as_before)
+{
+    struct life l;
+    struct cache_totals before, after;
+    char key[16], value[600];
+    life_open(&l, "-m 64");
+    memset(value, 'v', sizeof(value));
+    for (unsigned i = 0; i < 3000; i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        fixture_store(&l.f, CACHE_SET, key, value, i % sizeof(value), i % 2, 0, 0);
+    }
+    cache_totals(l.f.cache, &before);
+    uint64_t used = arena_used_bytes(l.f.arena, ARENA_USE_SLAB);
+    life_again(&l, "-m 64");
+    cache_totals(l.f.cache, &after);
+    cr_assert_eq(after.curr_items, before.curr_items);
+    cr_assert_eq(after.bytes, before.bytes);
+    cr_assert_leq(arena_used_bytes(l.f.arena, ARENA_USE_SLAB), used);
+    for (unsigned i = 0; i < 3000; i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        cr_assert_eq(fixture_delete(&l.f, key), CACHE_OK);
+    }
+    cache_totals(l.f.cache, &after);
+    cr_assert_eq(after.bytes, 0);
+    life_end(&l);
+}
+
+/* Keys of a list from the newest to the oldest, joined. */
+static void order_of(struct life *l, uint8_t lru_id, char *text, size_t size)
+{
+    struct lru *lru = l->f.cache->lru;
+    size_t at = 0;
+    text[0] = '\0';
+    lock_take(lru_lock(lru, lru_id));
+    for (struct item *it = lru_head_locked(lru, lru_id); it; it = lru_older_locked(lru, it)) {
+        cr_assert_lt(at + it->key_bytes + 2, size, "the list ends");
+        memcpy(text + at, item_key(it), it->key_bytes);
+        at += it->key_bytes;
+        text[at++] = ' ';
+        text[at] = '\0';
+    }
+    lock_release(lru_lock(lru, lru_id));
+}
+
+Test(restart, every_lru_keeps_its_order)
+{
+    struct life l;
+    static char before[4][40000], after[40000];
+    char key[16];
+    life_open(&l, "-m 64");
+    for (unsigned i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "k%04u", i);
+        fixture_set(&l.f, key, "value");
+    }
+    for (unsigned i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "k%04u", i * 7919 % 2000);
+        uint64_t hash = cache_hash(l.f.cache, key, strlen(key));
+        struct item *it = item_of(&l, key);
+        lock_take(index_lock(l.f.index, hash));
+        lru_move(l.f.cache->lru, it, (enum lru_segment)(i % 3));
+        lock_release(index_lock(l.f.index, hash));
+    }
+    unsigned cls = lru_class(item_of(&l, "k0000")->lru_id);
+    for (unsigned seg = 0; seg < 4; seg++)
+        order_of(&l, lru_id_of(cls, (enum lru_segment)seg), before[seg], sizeof(before[seg]));
+    life_again(&l, "-m 64");
+    cr_assert_eq(l.r.report.lru_pieces, 0);
+    for (unsigned seg = 0; seg < 4; seg++) {
+        order_of(&l, lru_id_of(cls, (enum lru_segment)seg), after, sizeof(after));
+        cr_assert_str_eq(after, before[seg]);
+    }
+    life_end(&l);
+}
+
+/* Large enough for several threads, which TSan watches. */
+Test(restart, a_large_cache_is_taken_over_by_threads)
+{
+    struct life l;
+    char key[16], value[2048];
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    life_open(&l, "-m 128");
+    for (unsigned i = 0; i < 40000; i++) {
+        snprintf(key, sizeof(key), "%06u", i);
+        memcpy(value, key, 6);
+        fixture_set(&l.f, key, value);
+    }
+    life_again(&l, "-m 128");
+    cr_assert_eq(l.r.report.ram_items, 40000);
+    cr_assert_eq(l.r.report.lru_pieces, 0);
+    for (unsigned i = 0; i < 40000; i += 7) {
+        snprintf(key, sizeof(key), "%06u", i);
+        cr_assert_eq(memcmp(value_of(&l, key), key, 6), 0);
+    }
+    life_end(&l);
+}
+
+Test(restart, a_flat_lru_finds_what_segments_held)
+{
+    struct life l;
+    char order[256];
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "a", "value");
+    fixture_set(&l.f, "b", "value");
+    life_again(&l, "-m 64 -o no_lru_maintainer");
+    order_of(&l, lru_id_of(lru_class(item_of(&l, "a")->lru_id), LRU_COLD), order, sizeof(order));
+    cr_assert_str_eq(order, "b a ");
+    life_end(&l);
+}
+
+/* ---- what does not fit ---- */
+
+static void expect_empty(const char *words, const char *reason)
+{
+    struct life l;
+    clock_setup();
+    life_open(&l, words);
+    cr_assert(!l.r.attached);
+    cr_assert_not_null(strstr(l.r.line, reason), "%s", l.r.line);
+    cr_assert_null(strchr(l.r.line, '\n'));
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    fixture_set(&l.f, "fresh", "start");
+    cr_assert_str_eq(value_of(&l, "fresh"), "start");
+    life_end(&l);
+}
+
+static void leave_one_item(const char *words)
+{
+    struct life l;
+    life_open(&l, words);
+    fixture_set(&l.f, "key", "value");
+    life_end(&l);
+}
+
+Test(restart, another_size_starts_empty)
+{
+    leave_one_item("-m 64");
+    expect_empty("-m 65", "the settings are others");
+}
+
+Test(restart, another_item_size_starts_empty)
+{
+    leave_one_item("-m 64 -I 1m");
+    expect_empty("-m 64 -I 2m", "the settings are others");
+}
+
+Test(restart, other_slab_classes_start_empty)
+{
+    leave_one_item("-m 64 -f 1.25");
+    expect_empty("-m 64 -f 1.3", "the settings are others");
+}
+
+Test(restart, items_without_cas_are_of_no_use_with_it)
+{
+    leave_one_item("-m 64 -C");
+    expect_empty("-m 64", "the settings are others");
+}
+
+Test(restart, flash_that_was_not_there_starts_empty)
+{
+    leave_one_item("-m 64");
+    expect_empty(with_flash("-m 64", 64), "the settings are others");
+}
+
+Test(restart, a_cut_file_starts_empty)
+{
+    leave_one_item("-m 64");
+    cr_assert_eq(truncate(memory_file, 1 << 20), 0);
+    expect_empty("-m 64", "it was cut off");
+}
+
+Test(restart, any_other_file_starts_empty)
+{
+    int fd = open(memory_file, O_RDWR | O_CREAT, 0600);
+    cr_assert_eq(write(fd, "hello", 5), 5);
+    close(fd);
+    expect_empty("-m 64", "it is not a memory file");
+}
+
+/* Overwrites bytes of the file. */
+static void damage(uint64_t offset, const void *bytes, size_t count)
+{
+    int fd = open(memory_file, O_RDWR);
+    cr_assert_eq(pwrite(fd, bytes, count, (off_t)offset), (ssize_t)count);
+    close(fd);
+}
+
+static uint64_t root_offset(enum arena_root_id id)
+{
+    return 4096 + (uint64_t)id * ARENA_ROOT_MODULE_BYTES;
+}
+
+Test(restart, each_damaged_root_starts_empty)
+{
+    static const struct {
+        enum arena_root_id id;
+        const char *reason;
+    } roots[] = {{ARENA_ROOT_SLAB, "its item memory can't be used"},
+                 {ARENA_ROOT_INDEX, "its index can't be used"},
+                 {ARENA_ROOT_RESTART, "its making was interrupted"}};
+    for (unsigned i = 0; i < ARRAY_COUNT(roots); i++) {
+        leave_one_item("-m 64");
+        damage(root_offset(roots[i].id), "damaged!", 8);
+        expect_empty("-m 64", roots[i].reason);
+        unlink(memory_file);
+    }
+}
+
+Test(restart, a_clock_from_the_future_starts_empty)
+{
+    leave_one_item("-m 64");
+    int64_t epochs[2] = {0, clock_mono_epoch_sec() + 100000};
+    damage(root_offset(ARENA_ROOT_RESTART) + 8, epochs, sizeof(epochs));
+    expect_empty("-m 64", "its clock can't go on");
+}
+
+Test(restart, another_flash_file_starts_empty)
+{
+    char other[128];
+    snprintf(other, sizeof(other), "%s.other", flash_file);
+    leave_one_item(with_flash("-m 64", 64));
+    cr_assert_eq(rename(flash_file, other),
+                 0); /* its inode stays in use, so the new file has another */
+    expect_empty(with_flash("-m 64", 64), "other files");
+    unlink(other);
+}
+
+Test(restart, a_second_process_is_refused)
+{
+    struct life first, second;
+    life_open(&first, "-m 64");
+    cr_assert_eq(life_try(&second, "-m 64"), -EBUSY);
+    cr_assert_not_null(strstr(why, "another process uses it"), "%s", why);
+    fixture_set(&first.f, "key", "value");
+    cr_assert_str_eq(value_of(&first, "key"), "value");
+    life_end(&first);
+}
+
+Test(restart, without_a_file_nothing_is_kept_and_nothing_said)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        struct settings s;
+        char *argv[] = {"extant", "-m", "64"};
+        struct restart r;
+        cr_assert_eq(settings_parse(&s, 3, argv, stdout, stderr), SETTINGS_GO_ON);
+        struct restart_options opt = {.settings = &s};
+        cr_assert_eq(restart_open(&opt, &r, why, sizeof(why)), 0, "%s", why);
+        cr_assert(!r.attached);
+        cr_assert_str_empty(r.line);
+        restart_close(&r, true);
+        settings_free(&s);
+    }
+}
+
+/* ---- flash ---- */
+
+Test(restart, objects_on_flash_are_readable_at_once)
+{
+    struct life l;
+    char key[16], value[3000];
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    for (unsigned i = 0; i < 4000; i++) { /* 12 MB: some wbufs are written, one is open */
+        snprintf(key, sizeof(key), "k%u", i);
+        memcpy(value, key, strlen(key));
+        fixture_set(&l.f, key, value);
+        to_flash(&l, key);
+    }
+    struct ext_info before, after;
+    ext_info(l.f.ext, &before);
+    life_again(&l, words);
+    ext_info(l.f.ext, &after);
+    cr_assert_eq(l.r.report.flash_objects, 4000);
+    cr_assert_eq(after.objects_used, before.objects_used);
+    cr_assert_eq(after.bytes_used, before.bytes_used);
+    for (unsigned i = 0; i < 4000; i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        memset(value, 'v', 8);
+        memcpy(value, key, strlen(key));
+        const char *got = value_of(&l, key);
+        cr_assert_eq(memcmp(got, key, strlen(key)), 0, "%s: %.20s", key, got);
+    }
+    cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+    cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    life_end(&l);
+}
+
+Test(restart, an_overwritten_value_on_flash_does_not_come_back)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    fixture_set(&l.f, "key", "one");
+    to_flash(&l, "key");
+    fixture_set(&l.f, "key", "two");
+    cr_assert_eq(flash_words_of(&l, "key"), 1, "not yet checked");
+    life_again(&l, words);
+    cr_assert_eq(l.r.report.shadow_items, 1);
+    cr_assert_str_eq(value_of(&l, "key"), "two");
+    fixture_delete(&l.f, "key");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    cr_assert_eq(flash_words_of(&l, "key"), 0);
+    life_end(&l);
+}
+
+Test(restart, checks_of_overwritten_values_are_made_up_for)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    fixture_set(&l.f, "key", "one");
+    to_flash(&l, "key");
+    fixture_set(&l.f, "key", "two");
+    life_again(&l, words);
+    fixture_settle(&l.f);
+    cr_assert_eq(flash_words_of(&l, "key"), 0);
+    cr_assert(!(item_flags(item_of(&l, "key")) & ITEM_SHADOW));
+    cr_assert_str_eq(value_of(&l, "key"), "two");
+    life_end(&l);
+}
+
+Test(restart, of_two_values_on_flash_the_younger_counts)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    fixture_set(&l.f, "key", "one");
+    to_flash(&l, "key");
+    fixture_set(&l.f, "key", "two");
+    to_flash(&l, "key");
+    cr_assert_eq(flash_words_of(&l, "key"), 2);
+    life_again(&l, words);
+    cr_assert_str_eq(value_of(&l, "key"), "two");
+    cr_assert_eq(flash_words_of(&l, "key"), 1);
+    life_end(&l);
+}
+
+/* Killed while it dropped both: whichever word was first, the other one must not serve its value.
+ */
+Test(restart, a_drop_of_a_tag_that_was_cut_short_is_finished)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    fixture_set(&l.f, "key", "one");
+    to_flash(&l, "key");
+    fixture_set(&l.f, "other", "stays");
+    to_flash(&l, "other");
+    uint64_t hash = cache_hash(l.f.cache, "key", 3);
+    atomic_store(&l.f.cache->root->dropping[index_shard_of(l.f.index, hash)], hash);
+    life_again(&l, words);
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    cr_assert_str_eq(value_of(&l, "other"), "stays");
+    cr_assert_eq(atomic_load(&l.f.cache->root->dropping[index_shard_of(l.f.index, hash)]), 0);
+    life_end(&l);
+}
+
+Test(restart, a_word_whose_page_holds_nothing_is_dropped)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    uint64_t hash = cache_hash(l.f.cache, "key", 3);
+    lock_take(index_lock(l.f.index, hash));
+    cr_assert_eq(
+        index_insert(l.f.index, hash, index_make_flash(l.f.index, 2 * MiB / 16 * 20, 3, 0)), 0);
+    lock_release(index_lock(l.f.index, hash));
+    life_again(&l, words);
+    cr_assert_eq(l.r.report.dropped_objects, 1);
+    cr_assert_eq(flash_words_of(&l, "key"), 0);
+    life_end(&l);
+}
+
+/* ---- what only a kill leaves, by hand ---- */
+
+Test(restart, references_of_dead_clients_are_forgotten)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "key", "value");
+    atomic_store(&item_of(&l, "key")->refcount, 7);
+    life_again(&l, "-m 64");
+    cr_assert_eq(item_refs(item_of(&l, "key")), 1);
+    life_end(&l);
+}
+
+Test(restart, a_word_is_enough_to_be_linked)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "key", "value");
+    item_flag_clear(item_of(&l, "key"), ITEM_LINKED);
+    life_again(&l, "-m 64");
+    cr_assert_str_eq(value_of(&l, "key"), "value");
+    cr_assert_eq(fixture_delete(&l.f, "key"), CACHE_OK);
+    life_end(&l);
+}
+
+Test(restart, memory_of_an_item_that_was_being_received_is_free_again)
+{
+    struct life l;
+    struct cache_op op;
+    struct cache_totals t;
+    life_open(&l, "-m 64");
+    cache_op_init(&op, CACHE_ALLOC, "key", 3, cache_hash(l.f.cache, "key", 3));
+    op.value_bytes = 100000;
+    fixture_run(&l.f, &op);
+    cr_assert_eq(op.status, CACHE_OK);
+    life_again(&l, "-m 64");
+    cache_totals(l.f.cache, &t);
+    cr_assert_eq(t.bytes, 0);
+    cr_assert_eq(slab_real_bytes(l.f.slab), 0);
+    life_end(&l);
+}
+
+Test(restart, a_word_that_names_no_item_is_dropped_and_its_neighbours_stay)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "a", "value");
+    fixture_set(&l.f, "b", "value");
+    fixture_set(&l.f, "c", "value");
+    item_of(&l, "b")->key_bytes = 200;
+    life_again(&l, "-m 64");
+    cr_assert_eq(l.r.report.dropped_items, 1);
+    cr_assert_str_eq(value_of(&l, "a"), "value");
+    cr_assert_str_eq(value_of(&l, "b"), "(none)");
+    cr_assert_str_eq(value_of(&l, "c"), "value");
+    life_end(&l);
+}
+
+Test(restart, two_words_of_one_item_are_one_item)
+{
+    struct life l;
+    struct cache_totals t;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "key", "value");
+    uint64_t hash = cache_hash(l.f.cache, "key", 3);
+    lock_take(index_lock(l.f.index, hash));
+    index_slot *slots[INDEX_MATCH_MAX];
+    cr_assert_eq(index_match(l.f.index, hash, slots), 1);
+    index_word w = index_load(slots[0]);
+    cr_assert_eq(
+        index_insert(l.f.index, hash, index_make_ram(l.f.index, index_handle(l.f.index, w), 0, 0)),
+        0);
+    lock_release(index_lock(l.f.index, hash));
+    life_again(&l, "-m 64");
+    cache_totals(l.f.cache, &t);
+    cr_assert_eq(t.curr_items, 1);
+    cr_assert_str_eq(value_of(&l, "key"), "value");
+    life_end(&l);
+}
+
+/* Runs a list of five items, newest first "e d c b a", through one broken state; returns its order
+ * after. */
+static const char *order_after(void (*breaking)(struct life *l), uint64_t *pieces)
+{
+    static char order[256];
+    struct life l;
+    life_open(&l, "-m 64 -o no_lru_maintainer");
+    for (const char *key = "a\0b\0c\0d\0e\0"; *key; key += 2)
+        fixture_set(&l.f, key, "value");
+    uint8_t id = item_of(&l, "a")->lru_id;
+    order_of(&l, id, order, sizeof(order));
+    cr_assert_str_eq(order, "e d c b a ");
+    breaking(&l);
+    life_again(&l, "-m 64 -o no_lru_maintainer");
+    *pieces = l.r.report.lru_pieces;
+    order_of(&l, id, order, sizeof(order));
+    cr_assert_eq(lru_count(l.f.cache->lru, id), strlen(order) / 2);
+    for (const char *key = "a\0b\0c\0d\0e\0"; *key;
+         key += 2) /* links are whole: each can be unlinked */
+        fixture_delete(&l.f, key);
+    cr_assert_eq(lru_count(l.f.cache->lru, id), 0);
+    life_end(&l);
+    return order;
+}
+
+static void unlink_half_done(struct life *l)
+{
+    item_of(l, "d")->next = item_of(l, "c")->next;
+}
+
+static void unlink_but_for_its_own_links(struct life *l)
+{
+    item_of(l, "d")->next = item_of(l, "c")->next;
+    item_of(l, "b")->prev = item_of(l, "c")->prev;
+}
+
+static void unlink_and_nothing_more(struct life *l)
+{
+    unlink_but_for_its_own_links(l);
+    item_of(l, "c")->next = item_of(l, "c")->prev = 0;
+}
+
+static void link_half_done(struct life *l)
+{
+    unlink_and_nothing_more(l);
+    item_of(l, "c")->next = slab_handle_of(l->f.slab, item_of(l, "e"));
+}
+
+/* The handle of memory that is free. */
+static slab_handle dead_handle(struct life *l)
+{
+    fixture_set(&l->f, "dead", "value");
+    slab_handle h = slab_handle_of(l->f.slab, item_of(l, "dead"));
+    fixture_delete(&l->f, "dead");
+    return h;
+}
+
+static void substitute_half_done(struct life *l)
+{
+    item_of(l, "d")->next = dead_handle(l);
+}
+
+static void substitute_done_but_for_the_word(struct life *l)
+{
+    item_of(l, "d")->next = item_of(l, "b")->prev = dead_handle(l);
+    item_of(l, "c")->next = item_of(l, "c")->prev = 0;
+}
+
+/* The neighbours and what is not live yet agree. */
+static void substitute_linked_but_for_the_word(struct life *l)
+{
+    substitute_done_but_for_the_word(l);
+    struct item *d = item_of(l, "d"), *dead = slab_ptr(l->f.slab, d->next);
+    dead->prev = slab_handle_of(l->f.slab, d);
+    dead->next = slab_handle_of(l->f.slab, item_of(l, "b"));
+    dead->lru_id = d->lru_id;
+}
+
+static void head_substituted_but_for_the_word(struct life *l)
+{
+    item_of(l, "d")->prev = dead_handle(l);
+    item_of(l, "e")->next = item_of(l, "e")->prev = 0;
+}
+
+static void nothing_known_but_time(struct life *l)
+{
+    item_of(l, "d")->next = item_of(l, "c")->prev = 0;
+    for (const char *key = "c\0b\0a\0"; *key; key += 2)
+        item_of(l, key)->time_sec = 1;
+}
+
+Test(restart, broken_lists_become_whole_again)
+{
+    static const struct {
+        void (*breaking)(struct life *l);
+        const char *order;
+        uint64_t pieces;
+    } states[] = {
+        {unlink_half_done, "e d c b a ", 2},
+        {unlink_but_for_its_own_links, "c e d b a ", 2},
+        {unlink_and_nothing_more, "c e d b a ", 2},
+        {link_half_done, "c e d b a ", 2},
+        {substitute_half_done, "e d c b a ", 2},
+        {substitute_done_but_for_the_word, "c e d b a ", 3},
+        {substitute_linked_but_for_the_word, "c e d b a ", 3},
+        {head_substituted_but_for_the_word, "e d c b a ", 2},
+        {nothing_known_but_time, "e d c b a ", 2},
+    };
+    for (unsigned i = 0; i < ARRAY_COUNT(states); i++) {
+        uint64_t pieces;
+        const char *order = order_after(states[i].breaking, &pieces);
+        cr_assert_str_eq(order, states[i].order, "state %u: %s", i, order);
+        cr_assert_eq(pieces, states[i].pieces, "state %u", i);
+        unlink(memory_file);
+    }
+}
+
+/* ---- changes under -e ---- */
+
+Test(restart, incr_looks_the_same_in_a_copy)
+{
+    struct life l;
+    struct cache_view before, after;
+    uint64_t number;
+    char value[16];
+    life_open(&l, "-m 64");
+    fixture_store(&l.f, CACHE_SET, "n", "10", 2, 5, 0, 0);
+    fixture_get(&l.f, "n", NULL, 0, &before);
+    struct item *was = item_of(&l, "n");
+    cr_assert_eq(fixture_arith(&l.f, "n", true, 1, &number), CACHE_OK);
+    cr_assert_eq(number, 9);
+    cr_assert_neq(item_of(&l, "n"), was);
+    fixture_get(&l.f, "n", value, sizeof(value), &after);
+    cr_assert_str_eq(value, "9 ");
+    cr_assert_eq(after.client_flags, 5);
+    cr_assert_eq(after.cas, before.cas + 1);
+    cr_assert_eq(lru_count(l.f.cache->lru, item_of(&l, "n")->lru_id), 1);
+    life_end(&l);
+}
+
+Test(restart, md_i_marks_a_copy)
+{
+    struct life l;
+    struct cache_view v;
+    struct cache_op op;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "key", "value");
+    struct item *was = item_of(&l, "key");
+    cache_op_init(&op, CACHE_DELETE, "key", 3, cache_hash(l.f.cache, "key", 3));
+    op.options = CACHE_F_META | CACHE_F_INVALIDATE;
+    fixture_run(&l.f, &op);
+    cr_assert_eq(op.status, CACHE_OK);
+    cache_release(l.f.worker, &op);
+    cr_assert_neq(item_of(&l, "key"), was);
+    life_again(&l, "-m 64");
+    cr_assert_eq(fixture_get(&l.f, "key", NULL, 0, &v), CACHE_OK);
+    cr_assert(v.stale);
+    cr_assert_eq(v.value_bytes, 5);
+    life_end(&l);
+}
+
+/* ---- kills under load ---- */
+
+#define LOAD_THREADS 3
+#define LOAD_KEYS 300 /* of each thread; the last tenth are numbers */
+#define LOAD_VALUE_MAX 6000
+#define LOAD_FAR_SEC 1000000
+
+struct state { /* of a key, as a client knows it */
+    bool exists, stale;
+    uint32_t version; /* of the value; 0 for numbers */
+    uint32_t appended;
+    uint32_t exptime_sec;
+    uint64_t number;
+};
+
+/* What happened to a key, in memory that outlives the process. `next` counts from before the op
+ * until `acked` holds it: an op that was begun may have happened; one that was answered must have.
+ */
+struct history {
+    struct state acked, next;
+    _Atomic(int) phase; /* 0 quiet, 1 begun, 2 answered */
+};
+
+struct load {
+    _Atomic(bool) running;
+    uint64_t seed;
+    struct history keys[LOAD_THREADS][LOAD_KEYS];
+    _Atomic(uint64_t) ops;
+};
+
+struct load_thread {
+    struct life *life;
+    struct load *load;
+    unsigned id;
+    struct fixture f;
+    uint64_t random;
+    pthread_t thread;
+};
+
+static uint32_t random_below(uint64_t *state, uint32_t bound)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return (uint32_t)((*state >> 20) % bound);
+}
+
+static bool is_number(unsigned key) { return key >= LOAD_KEYS - LOAD_KEYS / 10; }
+
+/* The bytes that a key has in a state; each value tells its key and version all along. */
+static size_t value_in(unsigned thread, unsigned key, const struct state *s, char *value)
+{
+    if (is_number(key))
+        return (size_t)sprintf(value, "%" PRIu64, s->number);
+    uint64_t random = (s->version * 1000 + key) * 2654435761u + thread + 1;
+    size_t bytes = 30 + random_below(&random, LOAD_VALUE_MAX);
+    for (size_t at = 0; at < bytes; at += 16)
+        sprintf(value + at, "%u.%03u.%010u;", thread % 10, key, s->version);
+    memset(value + bytes, '+', s->appended);
+    return bytes + s->appended;
+}
+
+/* Does a number that was counted down keep the length it had? Then spaces follow. */
+static bool same_value(unsigned thread, unsigned key, const struct state *s,
+                       const struct cache_view *v)
+{
+    static _Thread_local char value[LOAD_VALUE_MAX + 4096];
+    size_t bytes = value_in(thread, key, s, value);
+    if (is_number(key))
+        while (bytes < v->value_bytes && bytes < 30)
+            value[bytes++] = ' ';
+    return v->value_bytes == bytes && memcmp(v->value, value, bytes) == 0;
+}
+
+static bool is_in(unsigned thread, unsigned key, const struct state *s, enum cache_status status,
+                  const struct cache_view *v)
+{
+    if (!s->exists)
+        return status == CACHE_NOT_FOUND;
+    return status == CACHE_OK && same_value(thread, key, s, v) && v->client_flags == s->version &&
+           v->exptime_sec == s->exptime_sec && v->stale == s->stale;
+}
+
+static enum cache_status load_store(struct load_thread *t, unsigned key, enum cache_store_mode mode,
+                                    const char *name, const struct state *s)
+{
+    static _Thread_local char value[LOAD_VALUE_MAX + 4096];
+    if (mode == CACHE_APPEND)
+        return fixture_store(&t->f, mode, name, "+", 1, s->version, 0, 0);
+    size_t bytes = value_in(t->id, key, s, value);
+    uint64_t cas = 0;
+    if (mode == CACHE_CAS) {
+        struct cache_view v;
+        if (fixture_get(&t->f, name, NULL, 0, &v) != CACHE_OK)
+            return CACHE_NOT_FOUND;
+        cas = v.cas;
+    }
+    return fixture_store(&t->f, mode, name, value, bytes, s->version, 0, cas);
+}
+
+static enum cache_status load_invalidate(struct load_thread *t, const char *name)
+{
+    struct cache_op op;
+    cache_op_init(&op, CACHE_DELETE, name, (uint8_t)strlen(name),
+                  cache_hash(t->f.cache, name, strlen(name)));
+    op.options = CACHE_F_META | CACHE_F_INVALIDATE;
+    fixture_run(&t->f, &op);
+    enum cache_status status = op.status;
+    cache_release(t->f.worker, &op);
+    return status;
+}
+
+static void load_one(struct load_thread *t)
+{
+    unsigned key = random_below(&t->random, LOAD_KEYS);
+    struct history *h = &t->load->keys[t->id][key];
+    struct state s = h->acked;
+    char name[32];
+    enum cache_status status = CACHE_OK;
+    uint64_t number;
+    snprintf(name, sizeof(name), "thread%u:key%u", t->id, key);
+    enum { SET, DELETE, TOUCH, APPEND, CAS, STALE, INCR, DECR } what;
+    uint32_t dice = random_below(&t->random, 100);
+    if (is_number(key))
+        what = !s.exists || dice < 5 ? SET : dice < 10 ? DELETE : dice < 60 ? INCR : DECR;
+    else
+        what = !s.exists || dice < 40 ? SET
+               : dice < 55            ? DELETE
+               : dice < 70            ? TOUCH
+               : dice < 80            ? APPEND
+               : dice < 90            ? CAS
+                                      : STALE;
+    switch (what) {
+    case SET:
+    case CAS:
+        s = (struct state){.exists = true, .version = is_number(key) ? 0 : s.version + 1,
+                           .number = is_number(key) ? 95 + random_below(&t->random, 1000) : 0};
+        break;
+    case DELETE:
+        s.exists = false;
+        break;
+    case TOUCH:
+        s.exptime_sec = LOAD_FAR_SEC + random_below(&t->random, 1000);
+        break;
+    case APPEND: /* as memcached: a new item, with the old one's expiry and flags, not stale */
+        s.appended++;
+        s.stale = false;
+        break;
+    case STALE:
+        s.stale = true;
+        break;
+    case INCR:
+        s.number += 7;
+        break;
+    case DECR:
+        s.number -= s.number < 3 ? s.number : 3;
+        break;
+    }
+    h->next = s;
+    atomic_store(&h->phase, 1);
+    if (what == SET || what == CAS || what == APPEND)
+        status = load_store(t, key,
+                            what == SET   ? CACHE_SET
+                            : what == CAS ? CACHE_CAS
+                                          : CACHE_APPEND,
+                            name, &s);
+    else if (what == DELETE)
+        status = fixture_delete(&t->f, name);
+    else if (what == TOUCH)
+        status = fixture_touch(&t->f, name, s.exptime_sec);
+    else if (what == STALE)
+        status = load_invalidate(t, name);
+    else
+        status = fixture_arith(&t->f, name, what == DECR, what == DECR ? 3 : 7, &number);
+    if (status != CACHE_OK) {
+        fprintf(stderr, "op %d on %s: status %d\n", (int)what, name, (int)status);
+        abort();
+    }
+    atomic_store(&h->phase, 2);
+    h->acked = s;
+    atomic_store(&h->phase, 0);
+    atomic_fetch_add(&t->load->ops, 1);
+}
+
+static void *load_thread(void *arg)
+{
+    struct load_thread *t = arg;
+    t->f = t->life->f;
+    t->f.ext = NULL; /* reclaim is the maintenance thread's */
+    t->f.worker = cache_worker_create(t->f.cache, &t->f.stats);
+    for (;;)
+        load_one(t);
+    return NULL;
+}
+
+/* The process that is to be killed. */
+static _Noreturn void load_run(struct load *load, const char *words)
+{
+    static struct load_thread threads[LOAD_THREADS];
+    struct life l;
+    clock_setup();
+    if (life_try(&l, words) != 0) {
+        fprintf(stderr, "%s\n", why);
+        abort();
+    }
+    struct maint_options mo = {.cache = l.r.cache, .settings = &l.f.settings};
+    if (!maint_create(&mo))
+        abort();
+    for (unsigned i = 0; i < LOAD_THREADS; i++) {
+        threads[i] = (struct load_thread){.life = &l, .load = load, .id = i,
+                                          .random = load->seed * 977 + i * 31 + 1};
+        pthread_create(&threads[i].thread, NULL, load_thread, &threads[i]);
+    }
+    atomic_store(&load->running, true);
+    for (;;)
+        pause();
+}
+
+static void pause_ms(unsigned ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+/* Takes over what was left, compares each key with its history, goes on from what is there. */
+static void load_check(struct load *load, const char *words, unsigned cycle)
+{
+    struct life l;
+    char name[32];
+    clock_setup();
+    life_open(&l, words);
+    cr_assert(l.r.attached, "%s", l.r.line);
+    cr_assert_eq(l.r.report.dropped_items + l.r.report.dropped_objects, 0, "%s", l.r.line);
+    for (unsigned thread = 0; thread < LOAD_THREADS; thread++) {
+        for (unsigned key = 0; key < LOAD_KEYS; key++) {
+            struct history *h = &load->keys[thread][key];
+            struct cache_op op;
+            int phase = atomic_load(&h->phase);
+            snprintf(name, sizeof(name), "thread%u:key%u", thread, key);
+            cache_op_init(&op, CACHE_GET, name, (uint8_t)strlen(name),
+                          cache_hash(l.f.cache, name, strlen(name)));
+            fixture_run(&l.f, &op);
+            bool before = is_in(thread, key, &h->acked, op.status, &op.view);
+            bool after = is_in(thread, key, &h->next, op.status, &op.view);
+            cr_assert(phase == 0   ? before
+                      : phase == 2 ? after
+                                   : before || after,
+                      "cycle %u, %s, phase %d: status %d, value %.*s (%u), flags %u, exptime %u, "
+                      "stale %d; "
+                      "acked: exists %d version %u appended %u number %" PRIu64
+                      "; next: %d %u %u %" PRIu64,
+                      cycle, name, phase, (int)op.status, op.status == CACHE_OK ? 16 : 0,
+                      op.view.value, op.view.value_bytes, op.view.client_flags, op.view.exptime_sec,
+                      op.view.stale, h->acked.exists, h->acked.version, h->acked.appended,
+                      h->acked.number, h->next.exists, h->next.version, h->next.appended,
+                      h->next.number);
+            if (phase == 2 || (phase == 1 && !before))
+                h->acked = h->next;
+            atomic_store(&h->phase, 0);
+            cache_release(l.f.worker, &op);
+        }
+    }
+    struct cache_totals t;
+    cache_totals(l.f.cache, &t);
+    if (l.f.ext) {
+        fixture_settle(&l.f);
+        cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+        cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    }
+    life_end(&l);
+}
+
+static void kill_under_load(const char *words, unsigned cycles, uint64_t seed)
+{
+    struct load *load =
+        mmap(NULL, sizeof(*load), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(load, MAP_FAILED);
+    uint64_t random = seed;
+    for (unsigned cycle = 0; cycle < cycles; cycle++) {
+        load->seed = seed + cycle;
+        atomic_store(&load->running, false);
+        pid_t pid = fork();
+        cr_assert_geq(pid, 0);
+        if (pid == 0)
+            load_run(load, words);
+        int status = 0;
+        while (!atomic_load(&load->running) && waitpid(pid, &status, WNOHANG) == 0)
+            pause_ms(1);
+        pause_ms(random_below(&random, 60));
+        kill(pid, SIGKILL);
+        if (waitpid(pid, &status, 0) == pid)
+            cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %x", status);
+        load_check(load, words, cycle);
+    }
+    cr_assert_gt(atomic_load(&load->ops), cycles);
+    munmap(load, sizeof(*load));
+}
+
+Test(restart, kills_under_load_lose_nothing)
+{
+    kill_under_load("-m 64", 15, 20260101);
+}
+
+Test(restart, kills_under_load_with_flash_lose_nothing)
+{
+    kill_under_load(with_flash("-m 4 -I 512k -o ext_item_age=0,ext_item_size=1", 128), 15,
+                    20260102);
+}
+
+Test(restart, kills_under_load_with_a_flat_lru_lose_nothing)
+{
+    kill_under_load("-m 64 -o no_lru_maintainer", 5, 20260103);
+}

@@ -1,0 +1,756 @@
+/* operator/settings.h: the command line, its refusals, derived values, `stats settings`. */
+#include "operator/settings.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct settings s;
+static char out[32768], err[8192];
+
+/* Parses a command line, cut at blanks; out and err then hold what was printed. */
+static int parse(const char *line)
+{
+    char copy[2048], *argv[64] = {"extant"}, *rest = copy, *word;
+    int argc = 1;
+    snprintf(copy, sizeof(copy), "%s", line);
+    while ((word = strsep(&rest, " ")) != NULL) {
+        if (*word != '\0')
+            argv[argc++] = word;
+    }
+    FILE *o = fmemopen(out, sizeof(out), "w"), *e = fmemopen(err, sizeof(err), "w");
+    settings_free(&s);
+    int code = settings_parse(&s, argc, argv, o, e);
+    fputc('\0', o);
+    fputc('\0', e);
+    fclose(o);
+    fclose(e);
+    return code;
+}
+
+static void free_all(void)
+{
+    settings_free(&s);
+}
+
+TestSuite(settings, .fini = free_all);
+
+#define accepted(line)                                                                             \
+    do {                                                                                           \
+        int code_ = parse(line);                                                                   \
+        cr_assert_eq(code_, SETTINGS_GO_ON, "%s: code %d: %s", line, code_, err);                  \
+        cr_assert_str_eq(err, "");                                                                 \
+    } while (0)
+
+#define refused(line, want_code, want_err)                                                         \
+    do {                                                                                           \
+        int code_ = parse(line);                                                                   \
+        cr_assert_eq(code_, want_code, "%s: code %d: %s", line, code_, err);                       \
+        cr_assert_str_eq(err, want_err "\n", "%s said: %s", line, err);                            \
+    } while (0)
+
+/* ---- defaults and flags ---- */
+
+Test(settings, defaults)
+{
+    accepted("");
+    cr_assert_eq(s.maxbytes, 64 * MiB);
+    cr_assert_eq(s.port, 11211);
+    cr_assert_eq(s.udpport, 0);
+    cr_assert_eq(s.num_threads, 4);
+    cr_assert_eq(s.maxconns, 1024);
+    cr_assert_eq(s.item_size_max, MiB);
+    cr_assert_eq(s.slab_chunk_max, 512 * KiB);
+    cr_assert_eq(s.slab_automove_window, 10);
+    cr_assert_eq(s.ext_item_age, UINT32_MAX);
+    cr_assert(s.use_cas && s.evict_to_free && s.lru_segmented && s.flush_enabled);
+    cr_assert_null(s.socketpath);
+    cr_assert_str_eq(s.hash_algorithm, "murmur3");
+    cr_assert_eq(s.listen_count, 0);
+    cr_assert_eq(s.ext_file_count, 0);
+}
+
+Test(settings, every_short_flag)
+{
+    accepted("-p 1 -U 0 -a 755 -A -d -P /p -r -u nobody -m 128 -M -c 7 -k -vv -f 1.5 -n 64 -D . "
+             "-t 2 -R 9 -C -b 5 -B ascii -I 2m -F -X -W -Y /a");
+    cr_assert_eq(s.port, 1);
+    cr_assert_eq(s.access_mask, 0755);
+    cr_assert(s.shutdown_command && s.daemonize && s.max_core && s.lock_memory);
+    cr_assert_str_eq(s.pid_file, "/p");
+    cr_assert_str_eq(s.username, "nobody");
+    cr_assert_eq(s.maxbytes, 128 * MiB);
+    cr_assert_not(s.evict_to_free);
+    cr_assert_eq(s.maxconns, 7);
+    cr_assert_eq(s.verbosity, 2);
+    cr_assert_eq(s.factor, 1.5);
+    cr_assert_eq(s.chunk_size, 64);
+    cr_assert_eq(s.prefix_delimiter, '.');
+    cr_assert(s.detail_enabled);
+    cr_assert_eq(s.num_threads, 2);
+    cr_assert_eq(s.num_threads_per_udp, 2);
+    cr_assert_eq(s.reqs_per_event, 9);
+    cr_assert_not(s.use_cas);
+    cr_assert_eq(s.backlog, 5);
+    cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_ASCII);
+    cr_assert_eq(s.item_size_max, 2 * MiB);
+    cr_assert_not(s.flush_enabled);
+    cr_assert_not(s.dump_enabled);
+    cr_assert_not(s.watch_enabled);
+    cr_assert_str_eq(s.auth_file, "/a");
+    cr_assert(s.auth_ascii);
+}
+
+Test(settings, every_long_flag)
+{
+    accepted("--port=1 --udp-port=0 --unix-mask=755 --enable-shutdown --daemon --pidfile=/p "
+             "--enable-coredumps --user=u --memory-limit=128 --disable-evictions --conn-limit=7 "
+             "--lock-memory --verbose --slab-growth-factor=1.5 --slab-min-size=64 --threads=2 "
+             "--max-reqs-per-event=9 --disable-cas --listen-backlog=5 --protocol=auto "
+             "--max-item-size=2m --disable-flush-all --disable-dumping --disable-watch "
+             "--auth-file=/a --unix-socket=/s --listen=1.2.3.4 --extended=track_sizes");
+    cr_assert_eq(s.port, 1);
+    cr_assert_str_eq(s.socketpath, "/s");
+    cr_assert_str_eq(s.inter, "1.2.3.4");
+    cr_assert(s.track_sizes);
+    cr_assert_eq(s.verbosity, 1);
+}
+
+Test(settings, parsing_again_forgets_the_first)
+{
+    accepted("-m 128 -l 1.2.3.4 -o ext_path=/f:64m");
+    accepted("");
+    cr_assert_eq(s.maxbytes, 64 * MiB);
+    cr_assert_eq(s.listen_count, 0);
+    cr_assert_eq(s.ext_file_count, 0);
+}
+
+Test(settings, ephemeral_port)
+{
+    accepted("-p -1");
+    cr_assert_eq(s.port, -1);
+}
+
+Test(settings, memory_takes_suffixes)
+{
+    accepted("-m 2g");
+    cr_assert_eq(s.maxbytes, 2 * GiB);
+}
+
+Test(settings, item_size_suffixes)
+{
+    accepted("-m 4096 -I 1g");
+    cr_assert_eq(s.item_size_max, GiB);
+    accepted("-I 2048K");
+    cr_assert_eq(s.item_size_max, 2 * MiB);
+    accepted("-I 1048576");
+    cr_assert_eq(s.item_size_max, MiB);
+}
+
+Test(settings, refusals_of_flags)
+{
+    refused("-t 0", 1, "Number of threads must be greater than 0");
+    refused("-t x", 1, "Number of threads must be greater than 0");
+    refused("-t 2000", 64, "-t 2000 is not a number from 1 to 1024");
+    refused("-c 0", 1, "Maximum connections must be greater than 0");
+    refused("-f 1", 1, "Factor must be greater than 1");
+    refused("-f x", 1, "Factor must be greater than 1");
+    refused("-n 0", 1, "Chunk size must be greater than 0");
+    refused("-R 0", 1, "Number of requests per event must be greater than 0");
+    refused("-m x", 64, "-m x is not a number of megabytes");
+    refused("-m 0", 64, "Cannot set item size limit higher than 1/2 of memory max.");
+    refused("-p 70000", 64, "ERROR: Invalid port number 70000.");
+    refused("-p x", 64, "ERROR: Invalid port number x.");
+    refused("-p -2", 64, "ERROR: Invalid port number -2.");
+    refused("-a 999", 64, "-a 999 is not an octal access mode");
+    refused("-b 0", 64, "-b 0 is not a number from 1 to 2147483647");
+    refused("-B foo", 64,
+            "Invalid value for binding protocol: foo\n -- should be one of auto, binary, or ascii");
+    refused("-z", 1, "extant: invalid option -- 'z'\nIllegal argument \"?\"");
+    refused("-p", 1, "extant: option requires an argument -- 'p'\nIllegal argument \"?\"");
+    refused("--nope", 1, "extant: unrecognized option '--nope'\nIllegal argument \"?\"");
+    refused("foo", 1, "Illegal argument \"foo\"");
+}
+
+Test(settings, refusals_of_item_size)
+{
+    refused("-I 0", 64, "Item max size cannot be less than 1024 bytes.");
+    refused("-I 1.5m", 64, "-I 1.5m is not a size");
+    refused("-I 40m", 64, "Cannot set item size limit higher than 1/2 of memory max.");
+    refused("-m 4096 -I 1025m", 64, "Cannot set item size limit higher than a gigabyte.");
+    refused("-I 1500k", 64,
+            "-I (item_size_max: 1536000) must be evenly divisible by slab_chunk_max (bytes: "
+            "524288)");
+    refused("-I 256k", 64,
+            "slab_chunk_max (bytes: 524288) cannot be larger than -I (item_size_max 262144)");
+}
+
+Test(settings, unsupported_is_refused_by_name)
+{
+    refused("-Z", 64, "This server is not built with TLS support.");
+    refused("-S", 64, "This server is not built with SASL support.");
+    refused("-o proxy_config=/x", 1, "Illegal suboption \"proxy_config=/x\"");
+    refused("-o ssl_key=/x", 1, "Illegal suboption \"ssl_key=/x\"");
+    refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
+    refused("-N 0", 1, "Maximum number of NAPI IDs must be greater than 0");
+}
+
+Test(settings, udp_and_auth_exclude_each_other)
+{
+    refused("-Y /x -U 1234", 64,
+            "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
+}
+
+Test(settings, udp_and_flash_exclude_each_other)
+{
+    refused("-U 1234 -o ext_path=/f:64m", 64,
+            "Cannot use UDP with extstore enabled (-U 0 to disable)");
+}
+
+Test(settings, udp_port_alone_is_the_tcp_port_too)
+{
+    parse("-U 1234");
+    cr_assert_eq(s.port, 1234);
+    parse("-U 1234 -p 5");
+    cr_assert_eq(s.port, 5);
+}
+
+Test(settings, auth_forces_ascii)
+{
+    accepted("-Y /x");
+    cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_ASCII);
+}
+
+Test(settings, binary_protocol_warns)
+{
+    cr_assert_eq(parse("-B binary"), SETTINGS_GO_ON);
+    cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_BINARY);
+    cr_assert_eq(strncmp(err, "WARNING: -B binary: the binary protocol is not supported", 56), 0);
+}
+
+Test(settings, many_threads_warn)
+{
+    cr_assert_eq(parse("-t 65"), SETTINGS_GO_ON);
+    cr_assert_eq(strncmp(err, "WARNING: Setting a high number of worker threads", 48), 0);
+}
+
+Test(settings, root_needs_a_user)
+{
+    accepted("");
+    FILE *e = fmemopen(err, sizeof(err), "w");
+    cr_assert_eq(settings_check_root(&s, true, e), 64);
+    fclose(e);
+    cr_assert_str_eq(err, "must add '-u root' to start as root\n");
+    cr_assert_eq(settings_check_root(&s, false, stderr), SETTINGS_GO_ON);
+    accepted("-u root");
+    cr_assert_eq(settings_check_root(&s, true, stderr), SETTINGS_GO_ON);
+}
+
+/* ---- listening ---- */
+
+Test(settings, listen_forms)
+{
+    accepted("-l 1.2.3.4,localhost:11 -l [::1]:12 -l ::1 -l *:13 -l tag[web]:proto[x]:9.9.9.9:14");
+    cr_assert_eq(s.listen_count, 6);
+    cr_assert_str_eq(s.listen[0].host, "1.2.3.4");
+    cr_assert_eq(s.listen[0].port, SETTINGS_PORT_DEFAULT);
+    cr_assert_str_eq(s.listen[1].host, "localhost");
+    cr_assert_eq(s.listen[1].port, 11);
+    cr_assert_str_eq(s.listen[2].host, "::1");
+    cr_assert_eq(s.listen[2].port, 12);
+    cr_assert_str_eq(s.listen[3].host, "::1");
+    cr_assert_eq(s.listen[3].port, SETTINGS_PORT_DEFAULT);
+    cr_assert_str_eq(s.listen[4].host, "");
+    cr_assert_eq(s.listen[4].port, 13);
+    cr_assert_str_eq(s.listen[5].host, "9.9.9.9");
+    cr_assert_str_eq(s.listen[5].tag, "web");
+}
+
+Test(settings, listen_shows_as_it_was_given)
+{
+    accepted("-l 1.2.3.4 -l 5.6.7.8:9");
+    cr_assert_str_eq(s.inter, "1.2.3.4,5.6.7.8:9");
+}
+
+Test(settings, listen_refusals)
+{
+    refused("-l 1.2.3.4:x", 71, "Invalid port number: \"x\"");
+    refused("-l 1.2.3.4:70000", 71, "Invalid port number: \"70000\"");
+    refused("-l [::1:11", 71, "Invalid IPV6 address: \"[::1:11\"");
+}
+
+/* ---- suboptions ---- */
+
+Test(settings, switches)
+{
+    accepted("-o no_maxconns_fast,no_hashexpand,no_slab_reassign,no_lru_crawler,track_sizes,"
+             "ext_drop_unread");
+    cr_assert(!s.maxconns_fast && !s.hash_expand && !s.slab_reassign && !s.lru_crawler);
+    cr_assert(s.track_sizes && s.ext_drop_unread);
+}
+
+Test(settings, numbers)
+{
+    accepted("-o hashpower=14,slab_automove=2,slab_automove_ratio=0.3,slab_automove_window=20,"
+             "slab_automove_freeratio=0.1,tail_repair_time=30,lru_crawler_sleep=7 "
+             "-o lru_crawler_tocrawl=8,hot_lru_pct=10,warm_lru_pct=30,hot_max_factor=0.5,"
+             "warm_max_factor=3,idle_timeout=9,watcher_logbuf_size=1,worker_logbuf_size=2,"
+             "read_buf_mem_limit=3,slab_chunk_max=256,sock_cookie_id=4");
+    cr_assert_eq(s.hashpower_init, 14);
+    cr_assert_eq(s.slab_automove, 2);
+    cr_assert_eq(s.slab_automove_ratio, 0.3);
+    cr_assert_eq(s.slab_automove_window, 20);
+    cr_assert_eq(s.slab_automove_freeratio, 0.1);
+    cr_assert_eq(s.tail_repair_time, 30);
+    cr_assert_eq(s.lru_crawler_sleep, 7);
+    cr_assert_eq(s.lru_crawler_tocrawl, 8);
+    cr_assert_eq(s.hot_lru_pct, 10);
+    cr_assert_eq(s.warm_lru_pct, 30);
+    cr_assert_eq(s.hot_max_factor, 0.5);
+    cr_assert_eq(s.warm_max_factor, 3);
+    cr_assert_eq(s.idle_timeout, 9);
+    cr_assert_eq(s.watcher_logbuf_size, 1024);
+    cr_assert_eq(s.worker_logbuf_size, 2048);
+    cr_assert_eq(s.read_buf_mem_limit, 3 * MiB);
+    cr_assert_eq(s.slab_chunk_max, 256 * KiB);
+    cr_assert_eq(s.sock_cookie_id, 4);
+}
+
+Test(settings, flash_numbers)
+{
+    accepted("-o ext_item_size=100,ext_item_age=5,ext_low_ttl=6,ext_recache_rate=7,ext_wbuf_size=8,"
+             "ext_page_size=32,ext_threads=3,ext_io_depth=4,ext_compact_under=9,ext_drop_under=10,"
+             "ext_max_sleep=11,ext_max_frag=0.5,ext_io_engine=threads,ext_write_limit=10m,"
+             "ext_buffer_mem=100,ext_verify_writes");
+    cr_assert_eq(s.ext_item_size, 100);
+    cr_assert_eq(s.ext_item_age, 5);
+    cr_assert_eq(s.ext_low_ttl, 6);
+    cr_assert_eq(s.ext_recache_rate, 7);
+    cr_assert_eq(s.ext_wbuf_size, 8 * MiB);
+    cr_assert_eq(s.ext_page_size, 32 * MiB);
+    cr_assert_eq(s.ext_threads, 3);
+    cr_assert_eq(s.ext_io_depth, 4);
+    cr_assert_eq(s.ext_compact_under, 9);
+    cr_assert_eq(s.ext_drop_under, 10);
+    cr_assert_eq(s.ext_max_sleep, 11);
+    cr_assert_eq(s.ext_max_frag, 0.5);
+    cr_assert_eq(s.ext_io_engine, SETTINGS_ENGINE_THREADS);
+    cr_assert_eq(s.ext_write_limit, 10 * MiB);
+    cr_assert_eq(s.ext_buffer_mem, 100 * MiB);
+    cr_assert(s.ext_verify_writes);
+}
+
+Test(settings, persist_without_value_is_on)
+{
+    accepted("-o ext_path=/x/f:1g");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_OFF);
+    accepted("-o ext_path=/x/f:1g,ext_persist");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_ON);
+    accepted("-o ext_path=/x/f:1g,ext_persist=scan");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_SCAN);
+    accepted("-o ext_path=/x/f:1g,ext_persist,ext_persist=off");
+    cr_assert_eq(s.ext_persist, SETTINGS_PERSIST_OFF);
+}
+
+Test(settings, automove_without_value_is_one)
+{
+    accepted("-o no_slab_automove,slab_automove");
+    cr_assert_eq(s.slab_automove, 1);
+}
+
+Test(settings, temporary_ttl_turns_temp_on)
+{
+    accepted("-o temporary_ttl=100");
+    cr_assert(s.temp_lru);
+    cr_assert_eq(s.temporary_ttl, 100);
+}
+
+Test(settings, no_lru_maintainer_makes_it_flat)
+{
+    accepted("-o no_lru_maintainer");
+    cr_assert(!s.lru_maintainer && !s.lru_segmented);
+    accepted("-o no_lru_maintainer,lru_maintainer");
+    cr_assert(s.lru_maintainer && s.lru_segmented);
+}
+
+Test(settings, no_modern)
+{
+    accepted("-o no_modern");
+    cr_assert(!s.maxconns_fast && !s.slab_reassign && s.slab_automove == 0 && !s.lru_crawler);
+    cr_assert(!s.lru_maintainer && !s.lru_segmented);
+    cr_assert_eq(s.slab_chunk_max, MiB);
+    cr_assert_str_eq(s.hash_algorithm, "jenkins");
+}
+
+Test(settings, dead_suboptions_are_accepted)
+{
+    accepted("-o modern,inline_ascii_resp,no_inline_ascii_resp,resp_obj_mem_limit=5");
+}
+
+Test(settings, privileges_are_dropped_if_asked)
+{
+    accepted("");
+    cr_assert(!s.drop_privileges && !s.relaxed_privileges);
+    accepted("-o drop_privileges");
+    cr_assert(s.drop_privileges);
+#ifdef EXTANT_DEBUG
+    accepted("-o relaxed_privileges");
+    cr_assert(s.relaxed_privileges);
+#else
+    refused("-o relaxed_privileges", 64,
+            "-o relaxed_privileges: only debug builds relax drop_privileges");
+#endif
+    accepted("-o drop_privileges,no_drop_privileges");
+    cr_assert(!s.drop_privileges);
+}
+
+Test(settings, slab_sizes)
+{
+    accepted("-o slab_sizes=100-200-400");
+    cr_assert_eq(s.slab_size_count, 3);
+    cr_assert_eq(s.slab_sizes[0], 100);
+    cr_assert_eq(s.slab_sizes[2], 400);
+}
+
+Test(settings, slab_sizes_refusals)
+{
+    refused("-o slab_sizes=a", 64, "slab size a is out of valid range");
+    refused("-o slab_sizes=1-2", 64, "slab size 1 is out of valid range");
+    refused("-o slab_sizes=100-64", 64,
+            "slab size 64 cannot be lower than or equal to a previous class size");
+    refused("-o slab_sizes=100-105", 64,
+            "slab size 105 must be at least 8 bytes larger than previous class");
+    refused("-o slab_sizes=100-2000000", 64, "slab size 2000000 is out of valid range");
+    refused("-o slab_sizes", 1, "Missing slab_sizes argument");
+}
+
+Test(settings, unknown_suboptions)
+{
+    refused("-o foo", 1, "Illegal suboption \"foo\"");
+    refused("-o foo=1", 1, "Illegal suboption \"foo=1\"");
+    refused("-o track_sizes,", 1, "Illegal suboption \"(null)\"");
+}
+
+Test(settings, suboption_refusals)
+{
+    refused("-o hashpower", 1, "Missing numeric argument for hashpower");
+    refused("-o hashpower=5", 1, "Initial hashtable multiplier of 5 is too low");
+    refused("-o hashpower=x", 1, "Initial hashtable multiplier of 0 is too low");
+    refused("-o hashpower=40", 1,
+            "Initial hashtable multiplier of 40 is too high\n"
+            "Choose a value based on \"STAT hash_power_level\" from a running instance");
+    refused("-o slab_automove=3", 1, "slab_automove must be between 0 and 2");
+    refused("-o slab_automove_ratio=0", 1, "slab_automove_ratio must be > 0 and < 1");
+    refused("-o slab_automove_ratio=2", 1, "slab_automove_ratio must be > 0 and < 1");
+    refused("-o slab_automove_ratio", 1, "Missing slab_automove_ratio argument");
+    refused("-o slab_automove_window=1", 1, "slab_automove_window must be > 2 and < 1800");
+    refused("-o tail_repair_time=1", 1, "Cannot set tail_repair_time to less than 10 seconds");
+    refused("-o tail_repair_time", 1, "Missing numeric argument for tail_repair_time");
+    refused("-o hash_algorithm=foo", 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
+    refused("-o hash_algorithm", 1, "Missing hash_algorithm argument");
+    refused("-o lru_crawler_sleep=2000000", 1, "LRU crawler sleep must be between 0 and 1 second");
+    refused("-o lru_crawler_sleep", 1, "Missing lru_crawler_sleep value");
+    refused("-o lru_crawler_tocrawl=x", 1, "lru_crawler_tocrawl takes a numeric 32bit value");
+    refused("-o hot_lru_pct=90", 1, "hot_lru_pct must be > 1 and < 80");
+    refused("-o hot_lru_pct=50,warm_lru_pct=50", 64,
+            "hot_lru_pct + warm_lru_pct cannot be more than 80% combined");
+    refused("-o hot_max_factor=0", 1, "hot_max_factor must be > 0");
+    refused("-o warm_max_factor=0", 1, "warm_max_factor must be > 0");
+    refused("-o temporary_ttl", 1, "Missing temporary_ttl argument");
+    refused("-o idle_timeout", 1, "Missing numeric argument for idle_timeout");
+    refused("-o watcher_logbuf_size=x", 1, "could not parse argument to watcher_logbuf_size");
+    refused("-o slab_chunk_max=0", 1, "slab_chunk_max must be >= 0");
+    refused("-o slab_chunk_max=7000", 1, "slab_chunk_max must be specified in kilobytes.");
+    refused("-o slab_chunk_max=3", 64,
+            "-I (item_size_max: 1048576) must be evenly divisible by slab_chunk_max (bytes: 3072)");
+    refused("-o slab_chunk_max=300 -I 900k", 64,
+            "slab_chunk_max (bytes: 307200) must divide evenly into 1048576 (slab_page_size)");
+    refused("-o read_buf_mem_limit=-1", 1, "could not parse argument to read_buf_mem_limit");
+    refused("-o lru_crawler=0", 1, "lru_crawler takes no value");
+    refused("-o ext_max_frag=x", 1, "could not parse argument to ext_max_frag");
+    refused("-o ext_max_frag=1.5", 1, "ext_max_frag must be between 0 and 1");
+    refused("-o ext_threads=0", 1, "ext_threads must be greater than 0");
+    refused("-o ext_threads", 1, "Missing ext_threads argument");
+    refused("-o ext_io_engine=aio", 1, "ext_io_engine must be auto, uring or threads");
+    refused("-o ext_persist=maybe", 1, "ext_persist must be off, on or scan");
+    refused("-o ext_persist", 1, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
+    refused("-o ext_item_age=1.5", 1, "could not parse argument to ext_item_age");
+    refused("-o ext_item_age=4294967296", 1, "ext_item_age must be between 0 and 4294967295");
+}
+
+/* ---- flash files ---- */
+
+Test(settings, ext_path_units)
+{
+    accepted("-o ext_path=/a:64m -o ext_path=/b:2G,ext_path=/c:1t");
+    cr_assert_eq(s.ext_file_count, 3);
+    cr_assert_str_eq(s.ext_files[0].path, "/a");
+    cr_assert_eq(s.ext_files[0].bytes, 64 * MiB);
+    cr_assert_eq(s.ext_files[1].bytes, 2 * GiB);
+    cr_assert_eq(s.ext_files[2].bytes, 1024 * GiB);
+    cr_assert_eq(s.ext_files[2].bucket, SETTINGS_BUCKET_DEFAULT);
+}
+
+Test(settings, ext_path_buckets)
+{
+    accepted("-o ext_path=/a:64m:default,ext_path=/b:64m:compact,ext_path=/c:64m:lowttl,"
+             "ext_path=/d:64m:chunked,ext_path=/e:64m:coldcompact,ext_path=/f:64m:old");
+    cr_assert_eq(s.ext_files[1].bucket, SETTINGS_BUCKET_COMPACT);
+    cr_assert_eq(s.ext_files[2].bucket, SETTINGS_BUCKET_LOWTTL);
+    cr_assert_eq(s.ext_files[3].bucket, SETTINGS_BUCKET_CHUNKED);
+    cr_assert_eq(s.ext_files[4].bucket, SETTINGS_BUCKET_COLDCOMPACT);
+    cr_assert_eq(s.ext_files[5].bucket, SETTINGS_BUCKET_OLD);
+}
+
+Test(settings, ext_path_with_colons_in_its_name)
+{
+    accepted("-o ext_path=/dev/by:id:64m");
+    cr_assert_str_eq(s.ext_files[0].path, "/dev/by:id");
+}
+
+#define NEED_SIZE                                                                                  \
+    "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n"                    \
+    "failed to parse ext_path argument"
+
+Test(settings, ext_path_refusals)
+{
+    refused("-o ext_path", 1, "missing argument to ext_path, ie: ext_path=/d/file:5G");
+    refused("-o ext_path=/f", 1, NEED_SIZE);
+    refused("-o ext_path=/f:64", 1, NEED_SIZE);
+    refused("-o ext_path=/f:1GB", 1, NEED_SIZE);
+    refused("-o ext_path=/f:64k", 1, NEED_SIZE);
+    refused("-o ext_path=/f:0m", 64, "supplied ext_path has zero size, cannot use");
+    refused("-o ext_path=/f:1.5g", 1,
+            "ext_path size \"1.5g\" is not a whole number followed by m, g, t or p");
+    refused("-o ext_path=/f:64m:foo", 1,
+            "Unknown extstore bucket: foo\nfailed to parse ext_path argument");
+    refused("-o ext_path=:64m", 1, "ext_path has no file name: :64m");
+    refused("-o ext_path=/f:2m", 1, "ext_path /f is smaller than one page (ext_page_size, 4 MB)");
+    refused("-o ext_path=/f:32m,ext_page_size=64", 1,
+            "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
+}
+
+Test(settings, ext_path_twice)
+{
+    refused("-o ext_path=/f:64m,ext_path=/f:64m", 1, "ext_path names the file /f twice");
+}
+
+Test(settings, ext_path_twice_by_a_link)
+{
+    char dir[] = "/tmp/extant-settings-XXXXXX", a[64], b[64], line[256];
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(a, sizeof(a), "%s/a", dir);
+    snprintf(b, sizeof(b), "%s/b", dir);
+    close(open(a, O_CREAT | O_WRONLY, 0600));
+    cr_assert_eq(symlink("a", b), 0);
+    snprintf(line, sizeof(line), "-o ext_path=%s:64m,ext_path=%s:64m", a, b);
+    int code = parse(line);
+    unlink(a);
+    unlink(b);
+    rmdir(dir);
+    cr_assert_eq(code, 1);
+    cr_assert_not_null(strstr(err, "twice"));
+}
+
+Test(settings, page_size_refusals)
+{
+    refused("-o ext_path=/f:64m,ext_page_size=0", 1, "ext_page_size must be between 2 and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=4096", 1, "ext_page_size must be between 2 and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=x", 1, "could not parse argument to ext_page_size");
+    refused("-o ext_path=/f:64m,ext_page_size=7", 1,
+            "Failed to initialize external storage: page_size must be divisible by wbuf_size");
+    refused("-o ext_path=/f:99m,ext_page_size=9,ext_wbuf_size=3", 1,
+            "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
+            "1024*1024*2");
+    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 1, "ext_wbuf_size must be between 2 and 1024");
+}
+
+Test(settings, page_size_after_path_counts)
+{
+    accepted("-o ext_path=/f:64m,ext_page_size=8");
+    cr_assert_eq(settings_ext_page_count(&s), 8);
+}
+
+Test(settings, small_files_get_small_pages)
+{
+    accepted("-o ext_path=/f:64m");
+    cr_assert_eq(s.ext_page_size, 8 * MiB);
+    accepted("-o ext_path=/f:8m");
+    cr_assert_eq(s.ext_page_size, 4 * MiB);
+    accepted("-o ext_path=/f:1g");
+    cr_assert_eq(s.ext_page_size, 64 * MiB);
+}
+
+Test(settings, too_many_pages)
+{
+    refused("-o ext_path=/f:1t,ext_page_size=8", 1,
+            "Failed to initialize external storage: page_count must total to < 65536. Increase "
+            "page_size or lower path sizes");
+}
+
+Test(settings, too_many_bytes)
+{
+    refused("-o ext_path=/f:17t,ext_page_size=1024", 1, "ext_path sizes add up to more than 16 TB");
+}
+
+Test(settings, item_size_above_wbuf)
+{
+    refused("-I 8m -o ext_path=/f:64m", 64,
+            "-I (item_size_max: 8388608) cannot be larger than ext_wbuf_size: 4194304");
+}
+
+Test(settings, compact_under_is_one_percent_of_all)
+{
+    accepted("-o ext_path=/a:64g,ext_path=/b:64g");
+    cr_assert_eq(s.ext_compact_under, 20);
+    cr_assert_eq(s.ext_drop_under, 20);
+}
+
+Test(settings, compact_under_is_at_least_one)
+{
+    accepted("-o ext_path=/a:64m");
+    cr_assert_eq(s.ext_compact_under, 1);
+}
+
+Test(settings, compact_under_as_given)
+{
+    accepted("-o ext_path=/a:64g,ext_compact_under=0,ext_drop_under=3");
+    cr_assert_eq(s.ext_compact_under, 0);
+    cr_assert_eq(s.ext_drop_under, 3);
+}
+
+Test(settings, buffer_memory_default)
+{
+    accepted("-o ext_path=/a:64m");
+    cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
+    refused("-o ext_path=/a:64m,ext_buffer_mem=8", 1,
+            "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
+}
+
+/* ---- help, version, licence ---- */
+
+Test(settings, version)
+{
+    cr_assert_eq(parse("-V"), 0);
+    cr_assert_str_eq(out, "extant 0.1.0 (memcached 1.6.45 protocol)\n");
+    cr_assert_eq(parse("--version"), 0);
+    cr_assert_str_eq(out, "extant 0.1.0 (memcached 1.6.45 protocol)\n");
+}
+
+Test(settings, licence)
+{
+    cr_assert_eq(parse("-i"), 0);
+    cr_assert_not_null(strstr(out, "BSD"));
+}
+
+Test(settings, help_names_what_is_there)
+{
+    cr_assert_eq(parse("-h"), 0);
+    const char *const words[] = {"ext_path",        "unix-socket",    "--threads",
+                                 "slab_sizes",      "ext_io_engine",  "(default: 64)",
+                                 "ext_write_limit", "ext_buffer_mem", "no_drop_privileges",
+                                 "ext_verify_writes"};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++)
+        cr_assert_not_null(strstr(out, words[i]), "%s", words[i]);
+}
+
+Test(settings, help_is_silent_on_what_is_not)
+{
+    cr_assert_eq(parse("-h"), 0);
+    const char *const words[] = {"enable-ssl", "sasl", "SASL", "proxy_config", "ssl_"};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++)
+        cr_assert_null(strstr(out, words[i]), "%s", words[i]);
+}
+
+/* ---- live changes ---- */
+
+Test(settings, set_changes_a_live_one)
+{
+    accepted("");
+    cr_assert_eq(settings_set(&s, "ext_max_frag", "0.5"), SETTINGS_OK);
+    cr_assert_eq(s.ext_max_frag, 0.5);
+    cr_assert_eq(settings_set(&s, "slab_automove_window", "1800"), SETTINGS_OK);
+    cr_assert_eq(s.slab_automove_window, 1800);
+    cr_assert_eq(settings_set(&s, "ext_drop_unread", "1"), SETTINGS_OK);
+    cr_assert(s.ext_drop_unread);
+    cr_assert_eq(settings_set(&s, "ext_item_age", "4294967295"), SETTINGS_OK);
+}
+
+Test(settings, set_refuses)
+{
+    accepted("");
+    cr_assert_eq(settings_set(&s, "nope", "1"), SETTINGS_UNKNOWN);
+    cr_assert_eq(settings_set(&s, "num_threads", "1"), SETTINGS_NOT_LIVE);
+    cr_assert_eq(settings_set(&s, "slab_automove_window", "x"), SETTINGS_MALFORMED);
+    cr_assert_eq(settings_set(&s, "slab_automove_window", "-5"), SETTINGS_MALFORMED);
+    cr_assert_eq(settings_set(&s, "slab_automove_window", ""), SETTINGS_MALFORMED);
+    cr_assert_eq(settings_set(&s, "ext_max_frag", "nan"), SETTINGS_MALFORMED);
+    cr_assert_eq(settings_set(&s, "slab_automove_window", "2"), SETTINGS_RANGE);
+    cr_assert_eq(settings_set(&s, "ext_item_age", "4294967296"), SETTINGS_RANGE);
+    cr_assert_eq(s.slab_automove_window, 10);
+}
+
+/* ---- stats settings ---- */
+
+struct text {
+    char bytes[8192];
+    size_t len;
+};
+
+static void emit(void *ctx, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static void emit(void *ctx, const char *name, const char *fmt, ...)
+{
+    struct text *t = ctx;
+    va_list ap;
+    t->len += (size_t)snprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, "%s ", name);
+    va_start(ap, fmt);
+    t->len += (size_t)vsnprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, fmt, ap);
+    va_end(ap);
+    t->len += (size_t)snprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, "\n");
+}
+
+Test(settings, stats_are_memcacheds)
+{
+    static struct text t;
+    accepted("-s /sock");
+    settings_print_stats(&s, emit, &t);
+    cr_assert_str_eq(
+        t.bytes,
+        "maxbytes 67108864\nmaxconns 1024\ntcpport 11211\nudpport 0\ninter NULL\nverbosity 0\n"
+        "oldest 0\nevictions on\ndomain_socket /sock\numask 700\nshutdown_command no\n"
+        "growth_factor 1.25\nchunk_size 48\nnum_threads 4\nnum_threads_per_udp 4\n"
+        "stat_key_prefix :\ndetail_enabled no\nreqs_per_event 20\ncas_enabled yes\n"
+        "tcp_backlog 1024\nbinding_protocol auto-negotiate\nauth_enabled_sasl no\n"
+        "auth_enabled_ascii no\nitem_size_max 1048576\nmaxconns_fast yes\nhashpower_init 0\n"
+        "slab_reassign yes\nslab_automove 1\nslab_automove_ratio 0.80\nslab_automove_window 10\n"
+        "slab_chunk_max 524288\nlru_crawler yes\nlru_crawler_sleep 100\nlru_crawler_tocrawl 0\n"
+        "tail_repair_time 0\nflush_enabled yes\ndump_enabled yes\nhash_algorithm murmur3\n"
+        "lru_maintainer_thread yes\nlru_segmented yes\nhot_lru_pct 20\nwarm_lru_pct 40\n"
+        "hot_max_factor 0.20\nwarm_max_factor 2.00\ntemp_lru no\ntemporary_ttl 61\n"
+        "idle_timeout 0\nwatcher_logbuf_size 262144\nworker_logbuf_size 65536\n"
+        "read_buf_mem_limit 0\ntrack_sizes no\ninline_ascii_response no\n"
+        "drop_privileges no\next_item_size 512\n"
+        "ext_item_age 4294967295\next_low_ttl 0\next_recache_rate 2000\next_wbuf_size 4194304\n"
+        "ext_compact_under 0\next_drop_under 0\next_max_sleep 1000000\next_max_frag 0.80\n"
+        "slab_automove_freeratio 0.010\next_drop_unread no\nnum_napi_ids 0\n"
+        "memory_file (null)\nclient_flags_size 4\n");
+}
+
+Test(settings, stats_show_changes)
+{
+    static struct text t;
+    accepted("-M -a 755 -D . -B ascii -C");
+    settings_print_stats(&s, emit, &t);
+    cr_assert_not_null(strstr(t.bytes, "evictions off\n"));
+    cr_assert_not_null(strstr(t.bytes, "umask 755\n"));
+    cr_assert_not_null(strstr(t.bytes, "stat_key_prefix .\ndetail_enabled yes\n"));
+    cr_assert_not_null(strstr(t.bytes, "binding_protocol ascii\n"));
+    cr_assert_not_null(strstr(t.bytes, "cas_enabled no\n"));
+}
+
+Test(settings, bucket_names)
+{
+    cr_assert_str_eq(settings_bucket_name(SETTINGS_BUCKET_LOWTTL), "lowttl");
+}

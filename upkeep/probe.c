@@ -1,0 +1,192 @@
+/* upkeep/probe.c: see upkeep/probe.h. */
+#include "upkeep/probe.h"
+
+#include "flash/page.h"
+#include "upkeep/reclaim.h"
+
+#define WRITE_DELAY_NS UINT64_C(50000000)
+#define WRITE_DOUBLINGS_MAX 4u
+#define READ_DELAY_NS UINT64_C(1000000000)
+#define WANT_DELAY_NS UINT64_C(100000000)
+#define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* what failed may reach into the next chunk */
+
+static void probe_run(struct io_job *job);
+
+void ext_probe_init(struct extstore *e)
+{
+    for (uint32_t i = 0; i < EXT_DEVICES_MAX; i++) {
+        struct ext_probe *p = &e->probes[i];
+        p->e = e;
+        p->device = i;
+        p->page = EXT_NO_PAGE;
+        p->unit = EXT_NO_PAGE;
+        p->job.run = probe_run;
+    }
+}
+
+/* ---- in an I/O thread ---- */
+
+/* Writes zeroes, or reads. 0 or -errno. */
+static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t bytes)
+{
+    struct extstore *e = p->e;
+    struct ext_device *d = &e->devices[p->device];
+    struct ext_io_counts c = {0};
+    char *zeroes = aligned_alloc(EXT_IO_ALIGN_BYTES, bytes);
+    if (zeroes == NULL)
+        return -ENOMEM;
+    memset(zeroes, 0, bytes);
+    int rc = reads ? ext_device_read(d, zeroes, bytes, offset, &c)
+                   : ext_device_write(d, zeroes, bytes, offset, &c);
+    if (!reads)
+        ext_count(e, EXT_N_device_bytes_written, c.bytes);
+    free(zeroes);
+    return rc;
+}
+
+static void put_off(struct ext_probe *p, uint64_t ns)
+{
+    p->next_ns[p->kind] = io_now_ns() + ns;
+}
+
+static void probe_write(struct ext_probe *p)
+{
+    struct extstore *e = p->e;
+    struct ext_device *d = &e->devices[p->device];
+    uint32_t unit = atomic_load(&p->unit);
+    bool is_free = unit != EXT_NO_PAGE;
+    if (!is_free)
+        unit = e->where[p->page].unit;
+    bool ok = transfer(p, false, unit * e->page_bytes, EXT_IO_ALIGN_BYTES) == 0;
+    if (is_free) {
+        lock_take(&e->page_lock);
+        atomic_store(&p->unit, EXT_NO_PAGE);
+        extents_free(d->free, unit, 1);
+        lock_release(&e->page_lock);
+    } else {
+        ext_page_unpin(e, p->page); /* stays BAD: its own chunk was not written */
+    }
+    if (ok && ext_device_write_ok(d)) {
+        ext_page_retry_all(e, p->device);
+        ext_wake_writers(e);
+    }
+    unsigned doublings = p->tries < WRITE_DOUBLINGS_MAX ? p->tries : WRITE_DOUBLINGS_MAX;
+    p->tries = ok ? 0 : p->tries + 1;
+    put_off(p, WRITE_DELAY_NS << doublings);
+}
+
+static void probe_read(struct ext_probe *p)
+{
+    struct extstore *e = p->e;
+    struct ext_device *d = &e->devices[p->device];
+    uint64_t unit = p->turn++ % d->page_count;
+    if (transfer(p, true, unit * e->page_bytes, EXT_IO_ALIGN_BYTES) == 0)
+        ext_device_read_result(d, 0);
+    put_off(p, READ_DELAY_NS);
+}
+
+static void probe_page(struct ext_probe *p)
+{
+    struct extstore *e = p->e;
+    struct ext_device *d = &e->devices[p->device];
+    uint64_t in_page = e->pages[p->page].bad_chunk * EXT_IO_CHUNK_BYTES;
+    uint64_t offset = e->where[p->page].unit * e->page_bytes + in_page;
+    int rc = transfer(p, false, offset, min_u64(TEST_BYTES, e->page_bytes - in_page));
+    uint32_t wait_sec = ext_page_retry_end(e, p->page, rc == 0);
+    char done[64] = "it is used again";
+    if (rc != 0)
+        snprintf(done, sizeof(done), "still no use; next time in %" PRIu32 " s", wait_sec);
+    ext_device_say(d, EXT_FAULT_PAGE_TRIED, offset, rc, done);
+    put_off(p, rc == 0 ? 0 : WANT_DELAY_NS);
+}
+
+static void probe_run(struct io_job *job)
+{
+    struct ext_probe *p = (struct ext_probe *)((char *)job - offsetof(struct ext_probe, job));
+    struct extstore *e = p->e;
+    switch (p->kind) {
+    case EXT_PROBE_WRITE:
+        probe_write(p);
+        break;
+    case EXT_PROBE_READ:
+        probe_read(p);
+        break;
+    case EXT_PROBE_PAGE:
+        probe_page(p);
+        break;
+    }
+    p->page = EXT_NO_PAGE;
+    atomic_store(&p->running, false);
+    ext_wake_maint(e); /* the next may be due */
+}
+
+/* ---- in the maintenance thread ---- */
+
+/* Something to write to without harm; false: there is nothing. */
+static bool find_write(struct ext_probe *p)
+{
+    struct extstore *e = p->e;
+    struct ext_device *d = &e->devices[p->device];
+    uint64_t unit;
+    lock_take(&e->page_lock);
+    bool taken = extents_alloc(d->free, 1, 1, &unit) == 0;
+    if (taken)
+        atomic_store(&p->unit, (uint32_t)unit);
+    lock_release(&e->page_lock);
+    if (!taken)
+        p->page = ext_page_retry_begin(e, p->device, true);
+    return taken || p->page != EXT_NO_PAGE;
+}
+
+static bool find_page(struct ext_probe *p, uint64_t now)
+{
+    struct extstore *e = p->e;
+    p->page = ext_page_retry_begin(e, p->device, false);
+    if (p->page == EXT_NO_PAGE && now >= p->next_ns[EXT_PROBE_PAGE] &&
+        ext_pages_free(e, EXT_BUCKET_DEFAULT) < ext_low_water(e, EXT_BUCKET_DEFAULT))
+        p->page = ext_page_retry_begin(e, p->device, true);
+    return p->page != EXT_NO_PAGE;
+}
+
+/* Chooses what is due; false: nothing is. */
+static bool find(struct ext_probe *p)
+{
+    struct extstore *e = p->e;
+    const struct ext_device *d = &e->devices[p->device];
+    uint64_t now = io_now_ns();
+    if (ext_device_failed(d)) {
+        p->kind = EXT_PROBE_WRITE;
+        if (now >= p->next_ns[EXT_PROBE_WRITE] && find_write(p))
+            return true;
+    } else if (atomic_load(&e->bad_pages) > 0) {
+        p->kind = EXT_PROBE_PAGE;
+        if (find_page(p, now))
+            return true;
+    }
+    p->kind = EXT_PROBE_READ;
+    return ext_device_reads_fail(d) && now >= p->next_ns[EXT_PROBE_READ];
+}
+
+bool ext_probe_tries_page(const struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        if (atomic_load(&e->probes[i].running) && e->probes[i].kind == EXT_PROBE_PAGE)
+            return true;
+    }
+    return false;
+}
+
+void ext_probe_step(struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        struct ext_probe *p = &e->probes[i];
+        const struct ext_device *d = &e->devices[i];
+        if (likely(!ext_device_failed(d) && !ext_device_reads_fail(d)) &&
+            likely(atomic_load(&e->bad_pages) == 0))
+            continue;
+        if (atomic_load(&p->running) || atomic_load(&e->stopping) || !find(p))
+            continue;
+        atomic_store(&p->running, true);
+        io_pool_submit(e->write_pool, &p->job);
+    }
+}

@@ -1,0 +1,935 @@
+/* upkeep/reclaim.c: see upkeep/reclaim.h. First the choice of a page, then reading, then records, then
+ * the step that drives it all. */
+#include "upkeep/reclaim.h"
+
+#include <stdarg.h>
+
+#include "flash/page.h"
+#include "upkeep/probe.h"
+#include "flash/wbuf.h"
+
+#define STEP_RECORDS 64u
+#define STEP_BYTES ((uint64_t)256 * KiB) /* copied by one step, but at least one record */
+#define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
+#define EVICT_KEEP_DIVISOR 4u /* of a page being evicted at most 1/4 is written again */
+#define SMALL_PAGES 16u       /* so few can't spare one: something goes when a page is wanted */
+#define URGENT_FRAG_MAX 0.9   /* below the low-water mark fuller pages gain too little */
+#define READ_TRIES 8u                         /* of a chunk */
+#define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
+#define READ_PAUSE_MAX_NS UINT64_C(100000000) /* this: 0.36 s in all */
+#define TABLE_TRIES 3u
+#define RECORD_TRIES 3u
+#define WALK_STEP_BYTES ((uint64_t)1 * MiB) /* looked at by one step of a walk */
+#define WALK_FACTOR 32u /* a walk that looks at so many times a slot's bytes is led astray */
+#define AVOID_NS UINT64_C(5000000000) /* a page that could not be read is left alone so long */
+#define ABORTS_MAX 4u                 /* then the oldest page goes, be it readable or not */
+#define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
+#define FRAGINFO_NS UINT64_C(100000000)
+#define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
+#define EXPIRE_PAGES_PER_STEP 256u
+
+enum mode { RESCUE, EVICT, EXPIRE };
+enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, SETTLING };
+
+struct ext_reclaim {
+    struct extstore *e;
+    uint64_t memory; /* arena offset of the buffer */
+    char *buffer;    /* image of a slot, valid from `from` to its end */
+
+    /* owned by the maintenance thread; by the I/O thread while reading is true */
+    enum phase phase;
+    enum mode mode;
+    bool for_index;   /* EVICT since the index is full: nothing is kept */
+    bool drop_unread; /* RESCUE that leaves behind what was never hit */
+    bool to_old;      /* RESCUE to bucket old, since the page went only for its age */
+    uint32_t page, version;
+    uint32_t slot_index; /* in the page */
+    uint64_t from;       /* first byte of the slot that is in the buffer, or wanted there */
+    uint32_t entry, entry_count;
+    uint64_t keep_bytes; /* what EVICT may still write again */
+    uint64_t page_evicted;
+    uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
+                                              * those from a page that someone was reading */
+    uint64_t sweep_cursor;
+    bool sweep_page; /* the whole page, else the slot */
+    uint64_t walk_at, walk_looked;  /* bytes of the slot; bytes looked at in all */
+    uint64_t read_at, read_end;     /* what is still to be read of the slot */
+    enum phase then;                /* what the read is for; READING: for the table */
+    uint32_t read_tries;            /* failed, of the chunk at read_at */
+    uint32_t table_tries, record_tries;
+    uint64_t not_before_ns;
+    bool read_again; /* when that time has come */
+    int read_result;
+    struct io_job job;
+    uint32_t now_unix;
+    uint32_t scan_page; /* where the search for dead pages goes on */
+    uint64_t *avoid_until_ns; /* of each page */
+    uint32_t aborts;          /* rescues in a row that ended since their page could not be read */
+    uint64_t tokens, tokens_ns; /* bytes that may be rewritten (write_limit) */
+    uint64_t fraginfo_ns;
+    /* atomic */
+    _Atomic(bool) reading;
+};
+
+static void read_run(struct io_job *job);
+
+struct ext_reclaim *ext_reclaim_create(struct extstore *e)
+{
+    struct ext_reclaim *r = calloc(1, sizeof(*r));
+    if (r == NULL)
+        return NULL;
+    r->avoid_until_ns = calloc(e->page_count, sizeof(*r->avoid_until_ns));
+    int rc = r->avoid_until_ns == NULL ? -ENOMEM
+                                       : arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes,
+                                                     ARENA_UNIT_BYTES, &r->memory, NULL);
+    if (rc != 0) {
+        free(r->avoid_until_ns);
+        free(r);
+        errno = -rc;
+        return NULL;
+    }
+    r->e = e;
+    r->buffer = arena_base(e->arena) + r->memory;
+    r->job.run = read_run;
+    r->tokens_ns = io_now_ns();
+    return r;
+}
+
+void ext_reclaim_destroy(struct ext_reclaim *r)
+{
+    if (r == NULL)
+        return;
+    ASSERT(!atomic_load(&r->reading));
+    if (r->phase != IDLE) /* the page is still DRAINING or BAD; a later process goes on with it */
+        atomic_fetch_sub(&r->e->pages[r->page].refs, 1);
+    arena_free(r->e->arena, ARENA_USE_BUFFER, r->memory, r->e->wbuf_bytes);
+    free(r->avoid_until_ns);
+    free(r);
+}
+
+static void event(struct ext_reclaim *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static void event(struct ext_reclaim *r, const char *fmt, ...)
+{
+    if (r->e->event_fn == NULL)
+        return;
+    char line[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof(line), fmt, ap);
+    va_end(ap);
+    r->e->event_fn(r->e->event_ctx, line);
+}
+
+/* ---- which page ---- */
+
+uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
+{
+    uint64_t total = ext_pages_total(e, device_class);
+    uint64_t margin = 1 + min_u64(total / 32, 8);
+    if (device_class != EXT_BUCKET_DEFAULT)
+        return margin;
+    return EXT_RESERVED_PAGES + (total < SMALL_PAGES ? 0 : margin);
+}
+
+/* Is bucket default, into whose pages all others may fall back, short of them? */
+static bool is_short(const struct extstore *e)
+{
+    uint64_t free_pages = ext_pages_free(e, EXT_BUCKET_DEFAULT);
+    bool is_wanted = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) != 0;
+    return free_pages < ext_low_water(e, EXT_BUCKET_DEFAULT) ||
+           (is_wanted && free_pages <= EXT_RESERVED_PAGES);
+}
+
+/* Could a job begin with this page? DRAINING ones are left from a job that was given up. */
+static bool is_candidate(const struct ext_reclaim *r, uint32_t page)
+{
+    const struct ext_page *p = &r->e->pages[page];
+    enum ext_page_state s = ext_page_state_of(p);
+    if (r->avoid_until_ns[page] != 0 && io_now_ns() < r->avoid_until_ns[page])
+        return false;
+    return (s == EXT_PAGE_SEALED || s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD) &&
+           atomic_load(&p->slots_busy) == 0 && atomic_load(&p->objects) > 0;
+}
+
+static double live_ratio(const struct ext_page *p)
+{
+    uint64_t appended = atomic_load_explicit(&p->bytes_appended, memory_order_relaxed);
+    uint64_t used = atomic_load_explicit(&p->bytes_used, memory_order_relaxed);
+    return appended == 0 ? 1.0 : (double)used / (double)appended;
+}
+
+/* Pages of a failed device can't be used again now, so nothing is given up for them; but a full one
+ * may lose one page, since it takes a free page to find out that the device is back. */
+static bool device_takes_part(const struct extstore *e, uint32_t page)
+{
+    const struct ext_device *d = &e->devices[e->where[page].device];
+    return !ext_device_failed(d) ||
+           (extents_free_count(d->free) == 0 && atomic_load(&e->stuck_wbufs) == 0);
+}
+
+static bool page_is_of(const struct extstore *e, uint32_t page, enum ext_bucket device_class)
+{
+    return e->devices[e->where[page].device].free_bucket == device_class &&
+           device_takes_part(e, page);
+}
+
+/* Pages of bucket lowttl are left to expire, unless something has to go now. */
+static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket device_class,
+                                double below, bool urgent)
+{
+    struct extstore *e = r->e;
+    uint32_t best = EXT_NO_PAGE;
+    double best_ratio = below;
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        if (!page_is_of(e, i, device_class) || !is_candidate(r, i) ||
+            (e->pages[i].bucket == EXT_BUCKET_LOWTTL && !urgent))
+            continue;
+        double ratio = live_ratio(&e->pages[i]);
+        if (ratio < best_ratio) {
+            best_ratio = ratio;
+            best = i;
+        }
+    }
+    return best;
+}
+
+/* Rescue takes records of this page to bucket compact. */
+static bool goes_to_compact(const struct ext_page *p)
+{
+    return p->bucket == EXT_BUCKET_DEFAULT || p->bucket == EXT_BUCKET_CHUNKED;
+}
+
+enum which { OF_CLASS, OF_CLASS_TO_COMPACT, OF_ANY_CLASS };
+
+static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class, enum which which)
+{
+    struct extstore *e = r->e;
+    uint32_t best = EXT_NO_PAGE, newest = atomic_load(&e->root->next_version);
+    uint32_t best_age = 0;
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        if ((which != OF_ANY_CLASS && !page_is_of(e, i, device_class)) || !is_candidate(r, i) ||
+            (which == OF_CLASS_TO_COMPACT && !goes_to_compact(&e->pages[i])))
+            continue;
+        uint32_t age = newest - atomic_load(&e->pages[i].version); /* right across a wrap */
+        if (best == EXT_NO_PAGE || age > best_age) {
+            best = i;
+            best_age = age;
+        }
+    }
+    return best;
+}
+
+/* Is all that the page holds dead? */
+static bool is_expired(const struct ext_reclaim *r, uint32_t page)
+{
+    const struct ext_page *p = &r->e->pages[page];
+    uint32_t exptime_max = atomic_load_explicit(&p->exptime_max, memory_order_relaxed);
+    uint32_t time_max = atomic_load_explicit(&p->time_max, memory_order_relaxed);
+    uint32_t flush = atomic_load_explicit(&r->e->root->flush_unix, memory_order_relaxed);
+    if (exptime_max != UINT32_MAX && exptime_max + EXPIRE_GRACE_SEC < r->now_unix)
+        return true;
+    /* Of the flush's own second the caller knows more (cas); such a page is left to rescue. */
+    return flush != 0 && flush <= r->now_unix && time_max < flush;
+}
+
+static uint32_t next_expired(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    uint32_t looks = e->page_count < EXPIRE_PAGES_PER_STEP ? e->page_count : EXPIRE_PAGES_PER_STEP;
+    for (; looks > 0; looks--) {
+        uint32_t page = r->scan_page;
+        r->scan_page = (page + 1) % e->page_count;
+        if (is_candidate(r, page) && is_expired(r, page))
+            return page;
+    }
+    return EXT_NO_PAGE;
+}
+
+static uint32_t bad_with_objects(const struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    for (uint32_t i = 0; atomic_load(&e->bad_pages) > 0 && i < e->page_count; i++) {
+        if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_BAD && is_candidate(r, i))
+            return i;
+    }
+    return EXT_NO_PAGE;
+}
+
+static void begin_slot(struct ext_reclaim *r);
+
+static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
+{
+    struct extstore *e = r->e;
+    if (page == EXT_NO_PAGE || !ext_page_drain(e, page))
+        return false;
+    r->mode = mode;
+    r->page = page;
+    r->version = atomic_load(&e->pages[page].version);
+    r->slot_index = 0;
+    bool rewrites = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed) > 0;
+    r->keep_bytes = r->for_index || !rewrites ? 0 : e->page_bytes / EVICT_KEEP_DIVISOR;
+    r->page_evicted = 0;
+    event(r, "type=compact_start id=%" PRIu32 " version=%" PRIu32, page, r->version);
+    begin_slot(r);
+    return true;
+}
+
+/* What devices of bucket coldcompact and old hold is worth least, and makes room there first; then
+ * the oldest page of default goes to them. */
+static bool start_tiers(struct ext_reclaim *r)
+{
+    static const enum ext_bucket tiers[] = {EXT_BUCKET_COLDCOMPACT, EXT_BUCKET_OLD};
+    struct extstore *e = r->e;
+    uint32_t page = oldest(r, EXT_BUCKET_DEFAULT, OF_CLASS_TO_COMPACT);
+    bool any = false;
+    for (size_t i = 0; i < ARRAY_COUNT(tiers) && page != EXT_NO_PAGE; i++) {
+        if (ext_pages_total(e, tiers[i]) == 0)
+            continue;
+        if (ext_pages_free(e, tiers[i]) == 0) {
+            if (start_job(r, EVICT, oldest(r, tiers[i], OF_CLASS)))
+                return true;
+            continue; /* its only page is in use */
+        }
+        any = true;
+    }
+    if (!any)
+        return false;
+    r->to_old = ext_pages_free(e, EXT_BUCKET_OLD) > 0;
+    if (start_job(r, RESCUE, page))
+        return true;
+    r->to_old = false;
+    return false;
+}
+
+/* Free pages of the class are below the low-water mark. */
+static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
+{
+    struct extstore *e = r->e;
+    double below = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
+    if (below > URGENT_FRAG_MAX)
+        below = URGENT_FRAG_MAX;
+    bool may_rescue = r->aborts < ABORTS_MAX;
+    if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below, true)))
+        return true;
+    /* Nothing has to go while there is room elsewhere: a page that was BAD may be well again, other
+     * classes fall back to default's pages, and default's can move to devices that are for rescued
+     * records. */
+    if (ext_probe_tries_page(e))
+        return false;
+    if (device_class != EXT_BUCKET_DEFAULT)
+        return is_short(e) && start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+    if (may_rescue && ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
+        start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
+        return true;
+    return start_tiers(r) || start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+}
+
+/* Chooses by the free pages of one device class. */
+static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
+{
+    struct extstore *e = r->e;
+    if (ext_pages_total(e, device_class) == 0)
+        return false;
+    uint64_t free_pages = ext_pages_free(e, device_class), usable = free_pages;
+    if (device_class == EXT_BUCKET_DEFAULT) /* what compact_under and drop_under speak of */
+        usable -= min_u64(usable, EXT_RESERVED_PAGES);
+    if (free_pages < ext_low_water(e, device_class) ||
+        (device_class == EXT_BUCKET_DEFAULT && is_short(e)))
+        return start_urgent(r, device_class);
+    if (usable < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
+        start_job(r, RESCUE,
+                  most_fragmented(r, device_class,
+                                  atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed),
+                                  false)))
+        return true;
+    if (usable >= atomic_load_explicit(&e->tun->drop_under_pages, memory_order_relaxed))
+        return false;
+    if (device_class == EXT_BUCKET_DEFAULT && start_tiers(r))
+        return true;
+    r->drop_unread = atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
+                     ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) == 0;
+    if (r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS)))
+        return true;
+    r->drop_unread = false; /* what else is chosen keeps all that lives */
+    return false;
+}
+
+/* Is there a page that could go as soon as its last writes are done? */
+static bool is_any_sealed_busy(const struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        const struct ext_page *p = &e->pages[i];
+        if (ext_page_state_of(p) == EXT_PAGE_SEALED && atomic_load(&p->objects) > 0 &&
+            atomic_load(&p->slots_busy) > 0)
+            return true;
+    }
+    return false;
+}
+
+/* True iff a job was begun. */
+static bool choose(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    r->for_index = r->drop_unread = r->to_old = false;
+    uint32_t requests = atomic_load(&e->evict_requests);
+    if (requests > 0) {
+        r->for_index = true;
+        if (start_job(r, EVICT, oldest(r, EXT_BUCKET_DEFAULT, OF_ANY_CLASS)))
+            return true;
+        /* What is just being written is left to the next step, and so is the page that is ended. */
+        if (!is_any_sealed_busy(r) && !ext_wbuf_end_oldest_page(e))
+            atomic_fetch_sub(&e->evict_requests, requests);
+        r->for_index = false;
+    }
+    for (unsigned c = 0; c < EXT_BUCKET_COUNT; c++) {
+        if (start_for_class(r, (enum ext_bucket)c))
+            return true;
+    }
+    if (start_job(r, EXPIRE, next_expired(r)))
+        return true;
+    return ext_pages_free(e, EXT_BUCKET_DEFAULT) >= ext_low_water(e, EXT_BUCKET_DEFAULT) &&
+           start_job(r, RESCUE, bad_with_objects(r));
+}
+
+/* ---- reading ---- */
+
+static uint64_t job_slot(const struct ext_reclaim *r)
+{
+    return (uint64_t)r->page * r->e->slots_per_page + r->slot_index;
+}
+
+static void read_run(struct io_job *job)
+{
+    struct ext_reclaim *r = (struct ext_reclaim *)((char *)job - offsetof(struct ext_reclaim, job));
+    struct extstore *e = r->e;
+    struct ext_device *d = ext_page_device(e, r->page);
+    struct ext_io_counts c = {0};
+    int rc = ext_device_read(d, r->buffer + r->read_at, r->read_end - r->read_at,
+                             ext_slot_offset(e, job_slot(r)) + r->read_at, &c);
+    ext_device_read_result(d, rc);
+    ext_count(e, EXT_N_bytes_read_reclaim, c.bytes);
+    ext_count(e, EXT_N_read_short, c.short_transfers);
+    r->read_at += c.bytes;
+    if (c.bytes > 0)
+        r->read_tries = 0;
+    r->read_result = rc;
+    atomic_store(&r->reading, false);
+    ext_wake_maint(e);
+}
+
+static void go_on_reading(struct ext_reclaim *r)
+{
+    r->phase = READING;
+    r->read_again = false;
+    atomic_store(&r->reading, true);
+    io_pool_submit(r->e->write_pool, &r->job);
+}
+
+/* Reads a part of the slot; then it goes on with `then`. */
+static void start_read(struct ext_reclaim *r, uint64_t from, uint64_t to, enum phase then)
+{
+    r->read_at = round_down(from, EXT_IO_ALIGN_BYTES);
+    r->read_end = round_up(to, EXT_IO_ALIGN_BYTES);
+    r->read_tries = 0;
+    r->then = then;
+    go_on_reading(r);
+}
+
+/* Reads the slot from `from` to its end, which is the table. */
+static void start_table(struct ext_reclaim *r, uint64_t from)
+{
+    r->from = round_down(from, EXT_IO_ALIGN_BYTES);
+    start_read(r, r->from, r->e->wbuf_bytes, READING);
+}
+
+static void start_sweep(struct ext_reclaim *r, bool whole_page)
+{
+    r->phase = SWEEPING;
+    r->sweep_page = whole_page;
+    r->sweep_cursor = 0;
+}
+
+/* Goes to the next slot that holds something, or to the end of the page. */
+static void begin_slot(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    uint32_t used = atomic_load(&e->pages[r->page].slots_used);
+    while (r->slot_index < used && extmap_get(e->map, job_slot(r)).state == EXTMAP_FREE)
+        r->slot_index++; /* was emptied after a failed write */
+    if (r->slot_index >= used || atomic_load(&e->pages[r->page].objects) == 0) {
+        r->phase = SETTLING;
+        r->not_before_ns = io_now_ns() + SETTLE_NS;
+        return;
+    }
+    r->entry = r->entry_count = 0;
+    r->rescues = r->reread = r->lost = r->skipped = 0;
+    r->table_tries = r->record_tries = 0;
+    r->not_before_ns = 0;
+    event(r, "type=compact_read_start id=%" PRIu32 " offset=%" PRIu64, r->page,
+          r->slot_index * e->wbuf_bytes);
+    /* Only a rescue needs the records; for the rest the table does, as a rule. */
+    uint64_t table = e->wbuf_bytes - min_u64(e->wbuf_bytes, TABLE_FIRST_BYTES);
+    start_table(r, r->mode == RESCUE ? 0 : table);
+}
+
+static void end_slot(struct ext_reclaim *r)
+{
+    event(r,
+          "type=compact_read_end id=%" PRIu32 " offset=%" PRIu64 " rescues=%" PRIu64
+          " rescues_realloc=%" PRIu64 " lost=%" PRIu64 " lost_oom=0 skipped=%" PRIu64,
+          r->page, r->slot_index * r->e->wbuf_bytes, r->rescues, r->reread, r->lost, r->skipped);
+    r->slot_index++;
+    begin_slot(r);
+}
+
+static void end_job(struct ext_reclaim *r)
+{
+    r->phase = IDLE;
+    r->aborts = 0;
+    if (r->page_evicted > 0)
+        ext_count(r->e, EXT_N_page_evictions, 1);
+    ext_page_unpin(r->e, r->page);
+}
+
+static void say(struct ext_reclaim *r, enum ext_fault kind, uint64_t in_slot, int rc,
+                const char *done)
+{
+    struct extstore *e = r->e;
+    ext_device_say(ext_page_device(e, r->page), kind, ext_slot_offset(e, job_slot(r)) + in_slot, rc,
+                   done);
+}
+
+/* The slot can't be read now, perhaps never. */
+static void read_failed(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    if (++r->read_tries < READ_TRIES) {
+        ext_count(e, EXT_N_read_retries, 1);
+        uint64_t pause_ns = READ_PAUSE_NS << (r->read_tries - 1);
+        r->not_before_ns = io_now_ns() + min_u64(pause_ns, READ_PAUSE_MAX_NS);
+        r->read_again = true;
+        return;
+    }
+    ext_count(e, EXT_N_read_errors, 1);
+    if (r->mode != RESCUE) {
+        say(r, EXT_FAULT_READ, r->read_at, r->read_result, "what stands there had to go anyway");
+        start_sweep(r, false);
+        return;
+    }
+    /* A device that doesn't answer may yet come back: leave the page for later. */
+    say(r, EXT_FAULT_READ, r->read_at, r->read_result, "the page is left alone for five seconds");
+    event(r, "type=compact_abort id=%" PRIu32, r->page);
+    r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
+    uint32_t aborts = r->aborts + 1;
+    end_job(r);
+    r->aborts = aborts;
+}
+
+static void table_failed(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    if (++r->table_tries < TABLE_TRIES) {
+        ext_count(e, EXT_N_read_retries, 1);
+        start_table(r, r->from);
+        return;
+    }
+    ext_count(e, EXT_N_bad_checksums, 1);
+    ext_device_bytes_result(ext_page_device(e, r->page), false);
+    if (r->mode == RESCUE && r->from == 0 && e->opt.callbacks.hash_of != NULL) {
+        say(r, EXT_FAULT_CHECKSUM, e->wbuf_bytes - EXT_IO_ALIGN_BYTES, 0,
+            "a table can't be trusted: the records are looked for one by one");
+        r->walk_at = r->walk_looked = 0;
+        r->phase = WALKING;
+        return;
+    }
+    say(r, EXT_FAULT_CHECKSUM, e->wbuf_bytes - EXT_IO_ALIGN_BYTES, 0,
+        "a table can't be trusted: what it named is dropped");
+    start_sweep(r, false);
+}
+
+/* Looks at what a read brought. True: the step may go on. */
+static bool after_read(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    if (atomic_load(&r->reading) || io_now_ns() < r->not_before_ns)
+        return false;
+    if (r->read_again) {
+        go_on_reading(r);
+        return false;
+    }
+    if (r->read_result != 0) {
+        read_failed(r);
+        return true;
+    }
+    if (r->then != READING) { /* a record, once more */
+        r->phase = r->then;
+        return true;
+    }
+    uint32_t count = 0;
+    int rc = ext_trailer_verify(r->buffer + e->wbuf_bytes, e->wbuf_bytes - r->from, e->wbuf_bytes,
+                                job_slot(r), r->version, &count);
+    if (rc == -EAGAIN) { /* a longer table than was read */
+        start_table(r, ext_table_start(e->wbuf_bytes, count));
+        return false;
+    }
+    if (rc != 0) {
+        table_failed(r);
+        return true;
+    }
+    r->entry_count = count;
+    r->phase = RECORDS;
+    return true;
+}
+
+/* ---- records ---- */
+
+enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP };
+
+static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
+                 bool evicted, enum ext_counter reason)
+{
+    struct extstore *e = r->e;
+    if (!e->opt.callbacks.dropped(e->opt.callbacks.ctx, entry->hash, place, evicted))
+        return;
+    ext_count(e, reason, 1);
+    if (!evicted)
+        return;
+    r->page_evicted++;
+    if (reason != EXT_N_objects_evicted)
+        ext_count(e, EXT_N_objects_evicted, 1);
+    ext_count(e, EXT_N_bytes_evicted, entry->record_bytes);
+}
+
+static void drop_evicted(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place)
+{
+    drop(r, entry, place, true, r->for_index ? EXT_N_evicted_index_full : EXT_N_objects_evicted);
+}
+
+/* Where a rescued record goes. */
+static enum ext_bucket rescue_bucket(const struct ext_reclaim *r, unsigned heat)
+{
+    const struct extstore *e = r->e;
+    switch (e->pages[r->page].bucket) {
+    case EXT_BUCKET_LOWTTL:
+        return EXT_BUCKET_LOWTTL;
+    case EXT_BUCKET_OLD:
+        return EXT_BUCKET_OLD;
+    case EXT_BUCKET_COLDCOMPACT:
+        return heat == 0 ? EXT_BUCKET_COLDCOMPACT : EXT_BUCKET_COMPACT;
+    default:
+        if (heat == 0 && ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) > 0)
+            return EXT_BUCKET_COLDCOMPACT;
+        return r->to_old ? EXT_BUCKET_OLD : EXT_BUCKET_COMPACT;
+    }
+}
+
+static bool take_tokens(struct ext_reclaim *r, uint64_t bytes)
+{
+    uint64_t rate = r->e->opt.write_limit_bytes_per_sec;
+    if (rate == 0)
+        return true;
+    uint64_t now = io_now_ns();
+    uint64_t elapsed_us = (now - r->tokens_ns) / 1000;
+    if (elapsed_us > 1000) {
+        r->tokens_ns = now;
+        r->tokens += rate * min_u64(elapsed_us, 1000000) / 1000000;
+        r->tokens = min_u64(r->tokens, max_u64(rate, EXT_RECORD_MAX_BYTES));
+    }
+    if (r->tokens < bytes)
+        return false;
+    r->tokens -= bytes;
+    return true;
+}
+
+/* Writers can't go on without a page. */
+static bool is_starved(const struct ext_reclaim *r)
+{
+    return ext_pages_free(r->e, EXT_BUCKET_DEFAULT) <= EXT_RESERVED_PAGES;
+}
+
+/* Appends a live record again. Sets *bytes when something was copied. */
+static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
+                           unsigned heat, uint64_t *bytes)
+{
+    struct extstore *e = r->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+    struct ext_record rec;
+    ext_count(e, EXT_N_objects_read_reclaim, 1);
+    bool fits = offset + entry->record_bytes <= e->wbuf_bytes;
+    if (!fits || ext_record_verify(r->buffer + offset, entry->record_bytes, r->version, place,
+                                   &rec) != 0) {
+        if (fits && ++r->record_tries < RECORD_TRIES)
+            return NEED_RECORD;
+        ext_count(e, EXT_N_bad_checksums, 1);
+        ext_device_bytes_result(ext_page_device(e, r->page), false);
+        say(r, EXT_FAULT_CHECKSUM, offset, 0, "wrong bytes are not served; the record is dropped");
+        r->lost++;
+        drop(r, entry, place, false, EXT_N_compact_lost);
+        return NEXT;
+    }
+    if (!cb->is_fresh(cb->ctx, rec.exptime_unix, rec.time_unix)) {
+        drop(r, entry, place, false, EXT_N_objects_expired);
+        return NEXT;
+    }
+    if (!take_tokens(r, entry->record_bytes)) {
+        if (!is_starved(r))
+            return WAIT;
+        return GIVE_UP; /* endurance is worth more than this record */
+    }
+    struct ext_record_in in;
+    ext_record_again(&rec, entry->hash, &in);
+    enum ext_bucket bucket = rescue_bucket(r, heat);
+    struct ext_append a;
+    int rc = ext_append_begin(e, bucket, &in, rec.seq, true, &a);
+    if (rc == -ENOSPC) {
+        r->mode = EVICT; /* no page at all: what is left of this one has to go */
+        r->keep_bytes = 0;
+        return GIVE_UP;
+    }
+    if (rc != 0)
+        return WAIT;
+    *bytes = entry->record_bytes;
+    bool is_read = atomic_load(&e->pages[r->page].refs) > 1; /* one is ours */
+    if (cb->moved(cb->ctx, entry->hash, place, a.place, a.len_class)) {
+        r->rescues++;
+        r->reread += is_read;
+        ext_count(e, EXT_N_compact_rescues, 1);
+        if (bucket == EXT_BUCKET_COLDCOMPACT)
+            ext_count(e, EXT_N_compact_resc_cold, 1);
+        if (bucket == EXT_BUCKET_OLD)
+            ext_count(e, EXT_N_compact_resc_old, 1);
+    } else {
+        ext_drop(e, a.place, a.len_class);
+    }
+    ext_append_end(&a);
+    return NEXT;
+}
+
+/* Decides about one record. */
+static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *entry,
+                               uint64_t *bytes)
+{
+    struct extstore *e = r->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    ext_place place = ext_slot_place(e, job_slot(r)) + entry->granule;
+    unsigned heat = 0;
+    if (r->mode == EXPIRE) {
+        drop(r, entry, place, false, EXT_N_objects_expired);
+        return NEXT;
+    }
+    if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
+        return NEXT;
+    if (r->mode == EVICT) {
+        if (heat == 0 || r->keep_bytes < entry->record_bytes) {
+            drop_evicted(r, entry, place);
+            return NEXT;
+        }
+        if (r->from > 0)
+            return NEED_SLOT;
+    } else if (r->drop_unread && heat == 0) {
+        r->skipped++;
+        ext_count(e, EXT_N_compact_skipped, 1);
+        drop(r, entry, place, true, EXT_N_objects_unread_dropped);
+        return NEXT;
+    }
+    enum verdict v = rescue(r, entry, place, heat, bytes);
+    r->keep_bytes -= min_u64(r->keep_bytes, *bytes);
+    if (v != GIVE_UP)
+        return v;
+    drop_evicted(r, entry, place);
+    return NEXT;
+}
+
+/* Some records of the table in the buffer. True: there is more to do at once. */
+static bool some_records(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    uint64_t copied = 0;
+    for (unsigned n = 0; n < STEP_RECORDS && r->entry < r->entry_count; n++) {
+        if (copied >= STEP_BYTES)
+            return true;
+        uint64_t bytes = 0;
+        const struct ext_entry *entry = ext_entry_at(r->buffer + e->wbuf_bytes, r->entry);
+        uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+        switch (one_record(r, entry, &bytes)) {
+        case NEXT:
+            copied += bytes;
+            r->entry++;
+            r->record_tries = 0;
+            break;
+        case WAIT:
+            return false;
+        case NEED_SLOT: /* the records too; goes on at the same entry */
+            start_table(r, 0);
+            return false;
+        case NEED_RECORD:
+            ext_count(e, EXT_N_read_retries, 1);
+            start_read(r, offset, offset + entry->record_bytes, RECORDS);
+            return false;
+        case GIVE_UP: /* one_record has seen to it */
+            ASSERT(false);
+        }
+    }
+    if (r->entry == r->entry_count)
+        end_slot(r);
+    return true;
+}
+
+/* ---- what no table names ---- */
+
+/* Is a sound record in the buffer at walk_at? Adds to *looked what it took to find out. */
+static bool find_record(struct ext_reclaim *r, struct ext_entry *entry, uint64_t *looked)
+{
+    struct extstore *e = r->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    const char *at = r->buffer + r->walk_at;
+    uint64_t left = e->wbuf_bytes - r->walk_at;
+    ext_place place = ext_slot_place(e, job_slot(r)) + r->walk_at / EXT_GRANULE_BYTES;
+    struct ext_record_head head;
+    struct ext_record rec;
+    *looked += EXT_GRANULE_BYTES;
+    if (left < sizeof(head))
+        return false;
+    memcpy(&head, at, sizeof(head));
+    uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
+    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || bytes > left)
+        return false;
+    *looked += bytes;
+    if (ext_record_verify(at, left, r->version, place, &rec) != 0)
+        return false;
+    *entry = (struct ext_entry){
+        .hash = cb->hash_of(cb->ctx, rec.key, rec.key_bytes),
+        .granule = (uint32_t)(r->walk_at / EXT_GRANULE_BYTES),
+        .record_bytes = (uint32_t)bytes,
+    };
+    return true;
+}
+
+/* Some records of a slot without a table. True: there is more to do at once. */
+static bool walk(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    uint64_t looked = 0, copied = 0;
+    while (r->walk_at < e->wbuf_bytes && r->walk_looked < WALK_FACTOR * e->wbuf_bytes) {
+        struct ext_entry entry;
+        uint64_t before = looked, bytes = 0;
+        if (looked >= WALK_STEP_BYTES || copied >= STEP_BYTES)
+            return true;
+        bool found = find_record(r, &entry, &looked);
+        if (found && one_record(r, &entry, &bytes) == WAIT)
+            return false;
+        r->walk_looked += looked - before;
+        r->walk_at += found ? entry.record_bytes : EXT_GRANULE_BYTES;
+        copied += bytes;
+    }
+    if (atomic_load(&e->pages[r->page].objects) > 0)
+        start_sweep(r, false);
+    else
+        end_slot(r);
+    return true;
+}
+
+static bool sweep(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    bool evicted = r->mode == EVICT;
+    ext_place first = r->sweep_page ? r->page * e->page_granules : ext_slot_place(e, job_slot(r));
+    uint64_t count = r->sweep_page ? e->page_granules : e->slot_granules;
+    uint32_t before = atomic_load(&e->pages[r->page].objects);
+    bool more = cb->sweep(cb->ctx, first, count, &r->sweep_cursor, evicted);
+    uint32_t left = atomic_load(&e->pages[r->page].objects);
+    uint64_t gone = before > left ? before - left : 0;
+    if (evicted) {
+        ext_count(e, EXT_N_objects_evicted, gone);
+        if (r->for_index)
+            ext_count(e, EXT_N_evicted_index_full, gone);
+        r->page_evicted += gone;
+    } else if (r->mode == EXPIRE) {
+        ext_count(e, EXT_N_objects_expired, gone);
+    } else {
+        ext_count(e, EXT_N_compact_lost, gone);
+        r->lost += gone;
+    }
+    if (more)
+        return true;
+    if (!r->sweep_page) {
+        end_slot(r);
+        return true;
+    }
+    if (left > 0) { /* someone is slow to drop: don't begin with this page again at once */
+        r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
+    }
+    end_job(r);
+    return true;
+}
+
+/* All slots are done. Objects still there are being dropped by others just now, as a rule. */
+static bool settle(struct ext_reclaim *r)
+{
+    bool empty = atomic_load(&r->e->pages[r->page].objects) == 0;
+    if (!empty && io_now_ns() < r->not_before_ns)
+        return false;
+    if (r->for_index && r->page_evicted > 0)
+        atomic_store(&r->e->evict_requests, 0);
+    event(r, "type=compact_end id=%" PRIu32, r->page);
+    if (empty)
+        end_job(r);
+    else
+        start_sweep(r, true);
+    return true;
+}
+
+static void fraginfo(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    uint64_t now = io_now_ns();
+    if (e->event_fn == NULL || now - r->fraginfo_ns < FRAGINFO_NS ||
+        ext_counted(e, EXT_N_page_allocs) == ext_counted(e, EXT_N_page_reclaims))
+        return;
+    r->fraginfo_ns = now;
+    double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
+    event(r, "type=compact_fraginfo ratio=%.2f bytes=%" PRIu64, max_frag,
+          (uint64_t)((double)e->page_bytes * max_frag));
+}
+
+bool ext_maint_step(struct extstore *e, uint32_t now_unix)
+{
+    struct ext_reclaim *r = e->reclaim;
+    lock_assert_none_held();
+    ext_probe_step(e);
+    r->now_unix = now_unix;
+    switch (r->phase) {
+    case IDLE:
+        if (choose(r))
+            return !atomic_load(&r->reading);
+        fraginfo(r);
+        return false;
+    case READING:
+        return after_read(r);
+    case RECORDS:
+        return some_records(r);
+    case WALKING:
+        return walk(r);
+    case SWEEPING:
+        return sweep(r);
+    case SETTLING:
+        return settle(r);
+    }
+    return false;
+}
+
+void ext_flush_all(struct extstore *e, uint32_t time_unix)
+{
+    atomic_store_explicit(&e->root->flush_unix, time_unix, memory_order_relaxed);
+    ext_wake_maint(e);
+}
+
+void ext_evict_oldest(struct extstore *e)
+{
+    atomic_fetch_add(&e->evict_requests, 1);
+    ext_wake_maint(e);
+}

@@ -1,0 +1,50 @@
+/* upkeep/reclaim.h: where free pages come from when objects don't go by themselves.
+ *
+ * One page at a time is worked on, in small steps of the maintenance thread. In order of urgency:
+ *
+ *   EVICT    the index is full (ext_evict_oldest), or free pages are below the low-water mark and
+ *            no page is fragmented (nor is there room on other devices): the oldest page. Its table
+ *            is read; what was hit since it was written is kept as far as a quarter of a page goes,
+ *            the rest dropped (and counted).
+ *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
+ *            was appended, if that is under max_frag. Live records are appended again to bucket
+ *            compact (cold ones that were rescued before to coldcompact, where such devices are),
+ *            with their old seq. Above the low-water mark pages of bucket lowttl are left to
+ *            expire. With drop_unread and free pages below drop_under also the oldest page, less
+ *            what was never hit.
+ *   EXPIRE   all of a page is past its exptime or before a flush_all: dropped by its tables.
+ *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others,
+ *            since an empty one is tried again, and may be of use.
+ *
+ *   job:  [read table or slot] -> [records, a few a step] -> next slot .. -> [settle] -> page freed
+ *                          |-> unreadable: [sweep] the index for the slot's places
+ *                          \-> wrong table, the slot was read whole: [walk] the records
+ *
+ * A rescue of a page that can't be read ends, and the page is left alone for a while; after some of
+ * those in a row the oldest page goes instead, so that writers get on.
+ *
+ * A read goes on where it failed; a record that does not verify is read again by itself twice,
+ * since the read may be to blame. A walk looks for records at each granule: each tells its key, its
+ * length and, by its checksum, whether it is one.
+ *
+ * A step that finds no wbuf, no token or a read under way ends, and the next one goes on at the
+ * same record: nothing is lost for having to wait. With no page left at all the job turns to
+ * EVICT, so that it always ends; the reserved page and wbuf (flash/engine.h) are there for it.
+ *
+ * Threads: all by the maintenance thread, but the reads, which are jobs of the I/O threads. Upcalls
+ * and reads are made with no lock held.
+ */
+#ifndef EXTANT_EXT_RECLAIM_H
+#define EXTANT_EXT_RECLAIM_H
+
+#include "flash/engine.h"
+
+/* Below this many free pages of the class something has to go. */
+uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class);
+
+/* NULL with errno. Takes a buffer of wbuf_bytes from the arena. */
+struct ext_reclaim *ext_reclaim_create(struct extstore *e);
+/* The I/O threads are gone. NULL is fine. */
+void ext_reclaim_destroy(struct ext_reclaim *r);
+
+#endif

@@ -1,0 +1,299 @@
+/* upkeep/scan.c: the page table and the records of flash files of which only the bytes are left
+ * (extstore.h).
+ *
+ * First all trailers (ext_scan_tables, in ext_create): the slots of a page that bear its highest
+ * version are of its last life, the others of earlier ones. Versions come from one counter that
+ * goes on from start to start, so the highest is the latest. The page is then SEALED up to the last
+ * such slot.
+ *
+ * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
+ * WINDOW_BYTES where they stand close, of one block where values are long. A record that is whole
+ * in what was read is verified whole; of a longer one the header is compared with the table, and
+ * the caller compares the key's hash; reads of clients verify all of it.
+ *
+ * Memory: two windows and one table (at most a slot's length). One thread; no locks. */
+#include "flash/page.h"
+
+#define WINDOW_BYTES ((uint64_t)256 * KiB)
+#define SMALL_WINDOW_BYTES ((uint64_t)64 * KiB)
+#define NEAR_BYTES ((uint64_t)16 * KiB) /* shorter records are read with their neighbours */
+#define HEAD_BYTES_MAX (sizeof(struct ext_record_head) + UINT8_MAX)
+
+struct window { /* holds [start, start + length) of a device */
+    char *memory;
+    uint64_t room, start, length;
+    uint32_t device;
+};
+
+struct ext_scan {
+    struct window run;    /* goes along a slot */
+    struct window single; /* for single records: so that these don't cost the run its window */
+    char *table;
+    uint64_t table_bytes; /* room */
+};
+
+static struct ext_scan *scan_of(struct extstore *e)
+{
+    if (e->scan != NULL)
+        return e->scan;
+    struct ext_scan *s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return NULL;
+    s->run.memory = aligned_alloc(EXT_IO_ALIGN_BYTES, WINDOW_BYTES);
+    s->run.room = WINDOW_BYTES;
+    s->single.memory = aligned_alloc(EXT_IO_ALIGN_BYTES, SMALL_WINDOW_BYTES);
+    s->single.room = SMALL_WINDOW_BYTES;
+    s->table_bytes = min_u64(e->wbuf_bytes, WINDOW_BYTES);
+    s->table = aligned_alloc(EXT_IO_ALIGN_BYTES, s->table_bytes);
+    e->scan = s;
+    if (s->run.memory == NULL || s->single.memory == NULL || s->table == NULL) {
+        ext_scan_end(e);
+        return NULL;
+    }
+    return s;
+}
+
+void ext_scan_end(struct extstore *e)
+{
+    if (e->scan == NULL)
+        return;
+    free(e->scan->run.memory);
+    free(e->scan->single.memory);
+    free(e->scan->table);
+    free(e->scan);
+    e->scan = NULL;
+}
+
+static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t bytes,
+                       uint64_t offset)
+{
+    struct ext_io_counts c = {0};
+    int rc = ext_device_read(&e->devices[device], buf, bytes, offset, &c);
+    ext_count(e, EXT_N_bytes_read_reclaim, c.bytes);
+    ext_count(e, EXT_N_read_errors, rc != 0);
+    return rc;
+}
+
+/* ---- trailers ---- */
+
+/* The version that the slot's trailer bears; 0: there is none. Its checksum comes with its table.
+ */
+static uint32_t trailer_version(struct extstore *e, struct ext_scan *s, uint64_t slot)
+{
+    struct ext_trailer t;
+    uint32_t device = e->where[ext_slot_page(e, slot)].device;
+    uint64_t end = ext_slot_offset(e, slot) + e->wbuf_bytes;
+    if (read_device(e, device, s->table, EXT_IO_ALIGN_BYTES, end - EXT_IO_ALIGN_BYTES) != 0)
+        return 0;
+    memcpy(&t, s->table + EXT_IO_ALIGN_BYTES - sizeof(t), sizeof(t));
+    bool ours = t.magic == EXT_TRAILER_MAGIC && t.slot == slot &&
+                t.count <= (e->wbuf_bytes - sizeof(t)) / sizeof(struct ext_entry);
+    return ours ? t.version : 0;
+}
+
+static bool is_later(uint32_t a, uint32_t b) { return b == 0 || (int32_t)(a - b) > 0; }
+
+static void scan_page_table(struct extstore *e, struct ext_scan *s, uint32_t page,
+                            uint32_t *versions)
+{
+    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->root->words);
+    struct ext_page *p = &e->pages[page];
+    uint64_t first = (uint64_t)page * e->slots_per_page;
+    uint32_t latest = 0, used = 0;
+    for (uint32_t i = 0; i < e->slots_per_page; i++) {
+        versions[i] = trailer_version(e, s, first + i);
+        if (versions[i] != 0 && is_later(versions[i], latest))
+            latest = versions[i];
+    }
+    if (latest == 0)
+        return;
+    for (uint32_t i = 0; i < e->slots_per_page; i++) {
+        if (versions[i] != latest)
+            continue;
+        words[first + i] = extmap_written_word();
+        used = i + 1;
+    }
+    p->bucket = EXT_BUCKET_DEFAULT;
+    atomic_store(&p->version, latest);
+    atomic_store(&p->state, EXT_PAGE_SEALED);
+    atomic_store(&p->slots_used, used);
+    if (is_later(latest, atomic_load(&e->root->next_version)))
+        atomic_store(&e->root->next_version, latest);
+}
+
+int ext_scan_tables(struct extstore *e)
+{
+    struct ext_scan *s = scan_of(e);
+    uint32_t *versions = calloc(e->slots_per_page, sizeof(*versions));
+    if (s == NULL || versions == NULL) {
+        free(versions);
+        return -ENOMEM;
+    }
+    for (uint32_t page = 0; page < e->page_count; page++)
+        scan_page_table(e, s, page, versions);
+    free(versions);
+    return 0;
+}
+
+/* ---- records ---- */
+
+/* Has [offset, offset + need) of the device in the window, and up to `wish` bytes, but none from
+ * `end` on. */
+static const char *look_at(struct extstore *e, struct window *w, uint32_t device, uint64_t offset,
+                           uint64_t need, uint64_t wish, uint64_t end)
+{
+    ASSERT(offset + need <= end && need <= w->room - EXT_IO_ALIGN_BYTES);
+    if (w->length == 0 || w->device != device || offset < w->start ||
+        offset + need > w->start + w->length) {
+        uint64_t start = round_down(offset, EXT_IO_ALIGN_BYTES);
+        uint64_t length = round_up(offset + max_u64(need, wish) - start, EXT_IO_ALIGN_BYTES);
+        length = min_u64(min_u64(length, w->room), round_up(end, EXT_IO_ALIGN_BYTES) - start);
+        w->length = 0;
+        if (read_device(e, device, w->memory, length, start) != 0)
+            return NULL;
+        w->device = device;
+        w->start = start;
+        w->length = length;
+    }
+    return w->memory + (offset - w->start);
+}
+
+/* Takes apart the record at `at` in a window; record_bytes 0: not known. -EBADMSG: it is none. */
+static int take_apart(struct extstore *e, const struct window *w, const char *at, ext_place place,
+                      uint64_t record_bytes, struct ext_scanned *out)
+{
+    struct ext_record_head head;
+    uint32_t version = atomic_load(&e->pages[ext_place_page(e, place)].version);
+    memcpy(&head, at, sizeof(head));
+    uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
+    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 ||
+        (record_bytes != 0 && bytes != record_bytes))
+        return -EBADMSG;
+    struct ext_record rec;
+    if (bytes <= w->length - (uint64_t)(at - w->memory) &&
+        ext_record_verify(at, bytes, version, place, &rec) != 0)
+        return -EBADMSG;
+    out->place = place;
+    out->key = at + sizeof(head);
+    out->key_bytes = head.key_bytes;
+    out->cas = head.cas;
+    out->seq = head.seq;
+    out->exptime_unix = head.exptime_unix;
+    out->time_unix = head.time_unix;
+    return 0;
+}
+
+static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
+{
+    if (atomic_load(at) < value)
+        atomic_store(at, value);
+}
+
+/* What ext_page_add_object would have noted, but for the object itself. */
+static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes,
+                        const struct ext_scanned *rec)
+{
+    struct ext_page *p = &e->pages[page];
+    atomic_fetch_add(&p->bytes_appended, ext_len_bytes(rec->len_class));
+    atomic_fetch_add(&p->bytes_real, record_bytes);
+    raise_to(&p->exptime_max, rec->exptime_unix == 0 ? UINT32_MAX : rec->exptime_unix);
+    raise_to(&p->time_max, rec->time_unix);
+    if (atomic_load(&e->root->next_seq) < rec->seq)
+        atomic_store(&e->root->next_seq, rec->seq);
+}
+
+/* Reads the slot's table into s->table. 0 with its end and number of entries; else it can't be
+ * used. */
+static int read_table(struct extstore *e, uint64_t slot, char **end, uint32_t *count)
+{
+    struct ext_scan *s = e->scan;
+    uint32_t page = ext_slot_page(e, slot), device = e->where[page].device;
+    uint32_t version = atomic_load(&e->pages[page].version);
+    uint64_t slot_end = ext_slot_offset(e, slot) + e->wbuf_bytes, have = EXT_IO_ALIGN_BYTES;
+    for (;;) {
+        if (have > s->table_bytes) {
+            char *more = aligned_alloc(EXT_IO_ALIGN_BYTES, have);
+            if (more == NULL)
+                return -ENOMEM;
+            free(s->table);
+            s->table = more;
+            s->table_bytes = have;
+        }
+        int rc = read_device(e, device, s->table, have, slot_end - have);
+        *end = s->table + have;
+        if (rc == 0)
+            rc = ext_trailer_verify(*end, have, e->wbuf_bytes, slot, version, count);
+        if (rc != -EAGAIN)
+            return rc;
+        have = round_up(sizeof(struct ext_trailer) + (uint64_t)*count * sizeof(struct ext_entry),
+                        EXT_IO_ALIGN_BYTES);
+    }
+}
+
+static int scan_slot(struct extstore *e, uint64_t slot,
+                     void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
+{
+    char *end;
+    uint32_t count, page = ext_slot_page(e, slot), device = e->where[page].device;
+    int rc = read_table(e, slot, &end, &count);
+    if (rc != 0) {
+        ext_count(e, EXT_N_bad_checksums, rc == -EBADMSG);
+        return rc == -ENOMEM ? rc : 0;
+    }
+    uint64_t start = ext_slot_offset(e, slot),
+             front = start + ext_table_start(e->wbuf_bytes, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct ext_entry entry = *ext_entry_at(end, i);
+        uint64_t offset = start + (uint64_t)entry.granule * EXT_GRANULE_BYTES;
+        if (entry.record_bytes < sizeof(struct ext_record_head) ||
+            offset + entry.record_bytes > front)
+            continue;
+        uint64_t need = min_u64(entry.record_bytes, HEAD_BYTES_MAX);
+        bool is_near = entry.record_bytes <= NEAR_BYTES;
+        struct window *w = &e->scan->run;
+        const char *at = look_at(e, w, device, offset, is_near ? entry.record_bytes : need,
+                                 is_near ? WINDOW_BYTES : need, front);
+        struct ext_scanned rec = {.hash = entry.hash};
+        if (at == NULL)
+            continue;
+        if (take_apart(e, w, at, ext_slot_place(e, slot) + entry.granule, entry.record_bytes,
+                       &rec) != 0) {
+            ext_count(e, EXT_N_bad_checksums, 1);
+            continue;
+        }
+        rec.len_class = ext_len_class(entry.record_bytes);
+        ext_count(e, EXT_N_objects_read_reclaim, 1);
+        note_record(e, page, entry.record_bytes, &rec);
+        visit(ctx, &rec);
+    }
+    return 0;
+}
+
+int ext_scan_page(struct extstore *e, unsigned page,
+                  void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
+{
+    ASSERT(atomic_load(&e->attaching));
+    uint64_t first = (uint64_t)page * e->slots_per_page;
+    int rc = scan_of(e) == NULL ? -ENOMEM : 0;
+    for (uint32_t i = 0; rc == 0 && i < e->slots_per_page; i++) {
+        if (extmap_get(e->map, first + i).state == EXTMAP_WRITTEN)
+            rc = scan_slot(e, first + i, visit, ctx);
+    }
+    return rc;
+}
+
+int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out)
+{
+    struct ext_scan *s = scan_of(e);
+    if (s == NULL)
+        return -ENOMEM;
+    struct window *w = &s->single;
+    uint64_t slot = ext_place_slot(e, place);
+    uint64_t offset =
+        ext_slot_offset(e, slot) + (place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
+    uint64_t slot_end = ext_slot_offset(e, slot) + e->wbuf_bytes;
+    memset(out, 0, sizeof(*out));
+    const char *at = look_at(e, w, e->where[ext_slot_page(e, slot)].device, offset,
+                             min_u64(HEAD_BYTES_MAX, slot_end - offset), 0, slot_end);
+    return at == NULL ? -EIO : take_apart(e, w, at, place, 0, out);
+}
