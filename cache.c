@@ -1269,11 +1269,10 @@ static enum step step_touch(struct cache_worker *w, struct cache_op *op)
 
 #define NUMBER_DIGITS_MAX 20
 
-/* A value as memcached's incr reads it: what follows a space is no harm, not even words that were
- * appended to a padded number. */
-static bool value_number(const char *p, size_t n, uint64_t *out)
+/* memcached takes no empty value for a number, nor one of several chunks, however it begins. */
+static bool may_be_number(struct cache *c, const struct item *it)
 {
-    return n > 0 && proto_lenient_u64(p, n, out);
+    return it->value_bytes > 0 && slab_chunks_of(c->slab, item_accounted_bytes(it)) == 1;
 }
 
 static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it, const char *digits,
@@ -1338,12 +1337,14 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op)
     struct item *it = l.it;
     uint32_t exptime_before = atomic_load(&it->exptime_sec);
     uint64_t number;
-    if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && it->value_bytes > 0 &&
+    if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && may_be_number(c, it) &&
         item_cas(it) != op->cas_compare) {
         op->status = CACHE_EXISTS;
         goto out;
     }
-    if (!value_number(item_value(it), it->value_bytes, &number)) {
+    /* What follows a space is no harm, not even words that were appended to a padded number. */
+    if (!may_be_number(c, it) ||
+        !proto_lenient_u64(item_value(it), it->value_bytes, &number)) {
         op->status = CACHE_NON_NUMERIC;
         goto out;
     }

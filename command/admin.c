@@ -25,6 +25,8 @@ struct admin {
     struct stats_sum threads;
     struct cache_totals totals;
     struct cache_class_stats classes[SLAB_CLASS_MAX];
+    struct watch_info watch;
+    struct ext_info ext; /* of its counters, those in memcached's own statistics */
 };
 
 struct admin *admin_create(void)
@@ -110,6 +112,33 @@ static void totals_since_reset(const struct command_env *env, struct cache_total
     lock_release(&env->admin->lock);
 }
 
+/* `watchers` is a gauge. */
+static void watch_since_reset(const struct command_env *env, struct watch_info *out)
+{
+    watch_info(out);
+    lock_take(&env->admin->lock);
+    const struct watch_info *then = &env->admin->watch;
+    out->worker_dropped -= min_u64(out->worker_dropped, then->worker_dropped);
+    out->worker_written -= min_u64(out->worker_written, then->worker_written);
+    out->watcher_skipped -= min_u64(out->watcher_skipped, then->watcher_skipped);
+    out->watcher_sent -= min_u64(out->watcher_sent, then->watcher_sent);
+    lock_release(&env->admin->lock);
+}
+
+/* memcached resets what its flusher counts, and not what its flash engine counts. */
+static void ext_since_reset(const struct command_env *env, struct ext_info *out)
+{
+    ext_info(env->ext, out);
+    lock_take(&env->admin->lock);
+    const struct ext_info *then = &env->admin->ext;
+    out->compact_lost -= min_u64(out->compact_lost, then->compact_lost);
+    out->compact_rescues -= min_u64(out->compact_rescues, then->compact_rescues);
+    out->compact_resc_cold -= min_u64(out->compact_resc_cold, then->compact_resc_cold);
+    out->compact_resc_old -= min_u64(out->compact_resc_old, then->compact_resc_old);
+    out->compact_skipped -= min_u64(out->compact_skipped, then->compact_skipped);
+    lock_release(&env->admin->lock);
+}
+
 static void class_since_reset(const struct command_env *env, unsigned cls,
                               struct cache_class_stats *out)
 {
@@ -131,11 +160,16 @@ static void stats_reset(struct session *s)
     cache_totals(env->cache, &now->totals);
     for (unsigned cls = 1; cls <= slab_class_count(env->slab); cls++)
         cache_class_stats(env->cache, cls, &now->classes[cls]);
+    watch_info(&now->watch);
+    if (env->ext)
+        ext_info(env->ext, &now->ext);
     struct admin *a = env->admin;
     lock_take(&a->lock);
     a->threads = now->threads;
     a->totals = now->totals;
     memcpy(a->classes, now->classes, sizeof(a->classes));
+    a->watch = now->watch;
+    a->ext = now->ext;
     lock_release(&a->lock);
     free(now);
     atomic_store(&env->counters->total_conns, 0);
@@ -193,7 +227,7 @@ static void fill_conns(const struct command_env *env, struct stats_snapshot *out
     out->read_buf_bytes_free = pool.spare * REPLY_BUFFER_BYTES;
     out->response_obj_count = pool.responses;
     out->response_obj_bytes = pool.responses * command_response_bytes();
-    watch_info(&watch);
+    watch_since_reset(env, &watch);
     out->log_worker_dropped = watch.worker_dropped;
     out->log_worker_written = watch.worker_written;
     out->log_watcher_skipped = watch.watcher_skipped;
@@ -245,7 +279,7 @@ static void fill_items(const struct command_env *env, struct stats_snapshot *out
 static void fill_flash(const struct command_env *env, struct stats_snapshot *out)
 {
     struct ext_info info;
-    ext_info(env->ext, &info);
+    ext_since_reset(env, &info);
 #define COPY(name) out->extstore_##name = info.name
     COPY(compact_lost), COPY(compact_rescues), COPY(compact_resc_cold), COPY(compact_resc_old);
     COPY(compact_skipped), COPY(page_allocs), COPY(page_evictions), COPY(page_reclaims);
@@ -1078,11 +1112,16 @@ static int put_metadump(char *out, size_t size, const struct cache_meta *m)
     return n;
 }
 
-static int put_mgdump(char *out, size_t size, const struct cache_meta *m)
+/* In base64 if it was given so, or no line could hold it; a zero byte is as good as any. */
+static int put_mgdump(char *out, const struct cache_meta *m)
 {
-    if (!m->binary_key)
-        return snprintf(out, size, "mg %.*s\r\n", m->key_bytes, m->key);
     memcpy(out, "mg ", 3);
+    if (!m->binary_key && !memchr(m->key, ' ', m->key_bytes) &&
+        !memchr(m->key, '\n', m->key_bytes)) {
+        memcpy(out + 3, m->key, m->key_bytes);
+        memcpy(out + 3 + m->key_bytes, "\r\n", 2);
+        return 3 + m->key_bytes + 2;
+    }
     size_t n = 3 + base64_encode(out + 3, m->key, m->key_bytes);
     memcpy(out + n, " b\r\n", 4);
     return (int)n + 4;
@@ -1098,7 +1137,7 @@ static int dump_put(void *ctx, const struct cache_meta *m)
     char *to = d->buf + d->used;
     size_t room = sizeof(d->buf) - d->used;
     d->used += (size_t)(d->job == CRAWLER_METADUMP ? put_metadump(to, room, m)
-                                                   : put_mgdump(to, room, m));
+                                                   : put_mgdump(to, m));
     return 0;
 }
 

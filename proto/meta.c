@@ -15,27 +15,28 @@ static const struct {
 #undef X
 };
 
-/* Reads the argument of flag c; REPLY_NONE or what is wrong with it. */
+/* Reads the argument of flag c; REPLY_NONE or what is wrong with it. No argument is no number. */
 static enum reply parse_argument(struct request *req, char c, const char *p, size_t len)
 {
     struct meta_args *m = &req->meta;
+    bool some = len > 0;
     switch (c) {
     case 'T':
-        return proto_lenient_i32(p, len, &req->exptime) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return some && proto_i32(p, len, &req->exptime) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
     case 'N':
-        return proto_lenient_i32(p, len, &m->vivify_ttl) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return some && proto_i32(p, len, &m->vivify_ttl) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
     case 'R':
-        return proto_lenient_i32(p, len, &m->recache_ttl) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return some && proto_i32(p, len, &m->recache_ttl) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
     case 'C':
-        return proto_lenient_u64(p, len, &req->cas) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return some && proto_u64(p, len, &req->cas) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
     case 'E':
-        return proto_lenient_u64(p, len, &m->cas_new) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
+        return some && proto_u64(p, len, &m->cas_new) ? REPLY_NONE : REPLY_META_BAD_TOKEN;
     case 'D':
-        return proto_lenient_u64(p, len, &req->delta) ? REPLY_NONE : REPLY_META_BAD_DELTA;
+        return some && proto_u64(p, len, &req->delta) ? REPLY_NONE : REPLY_META_BAD_DELTA;
     case 'J':
-        return proto_lenient_u64(p, len, &m->initial) ? REPLY_NONE : REPLY_META_BAD_INITIAL;
+        return some && proto_u64(p, len, &m->initial) ? REPLY_NONE : REPLY_META_BAD_INITIAL;
     case 'F':
-        return proto_lenient_u32(p, len, &req->client_flags) ? REPLY_NONE : REPLY_BAD_FORMAT;
+        return some && proto_u32(p, len, &req->client_flags) ? REPLY_NONE : REPLY_BAD_FORMAT;
     case 'M':
         m->mode = len > 0 ? *p : ' '; /* no letter is a bad mode, a zero byte is no mode */
         return REPLY_NONE;

@@ -88,7 +88,7 @@ static enum reply parse_store(struct request *req)
                 proto_lenient_u32(t[2].ptr, t[2].len, &req->client_flags) &&
                 proto_lenient_i32(t[3].ptr, t[3].len, &req->exptime);
     if (good && req->verb == VERB_CAS)
-        good = req->token_count > 5 && proto_lenient_u64(t[5].ptr, t[5].len, &req->cas);
+        good = req->token_count > 5 && proto_u64(t[5].ptr, t[5].len, &req->cas);
     if (good)
         return REPLY_NONE;
     req->swallow_bytes = (uint64_t)bytes + 2;
@@ -109,11 +109,10 @@ static enum reply parse_classic(struct request *req, unsigned flags)
          * and memccapable wants them refused */
         return req->token_count > 5 ? REPLY_ERROR : REPLY_NONE;
     case VERB_TOUCH:
-        return proto_lenient_i32(arg->ptr, arg->len, &req->exptime) ? REPLY_NONE
-                                                                    : REPLY_BAD_EXPTIME;
+        return proto_i32(arg->ptr, arg->len, &req->exptime) ? REPLY_NONE : REPLY_BAD_EXPTIME;
     default:
         ASSERT(req->verb == VERB_INCR || req->verb == VERB_DECR);
-        return proto_lenient_u64(arg->ptr, arg->len, &req->delta) ? REPLY_NONE : REPLY_BAD_DELTA;
+        return proto_u64(arg->ptr, arg->len, &req->delta) ? REPLY_NONE : REPLY_BAD_DELTA;
     }
 }
 

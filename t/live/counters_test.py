@@ -329,6 +329,13 @@ def flash():
         expect('no item went from memory', after['evictions'] == '0')
         c.ask(b'get l0'), c.ask(b'get l0')
         moved('what went', after, c.stats(), {'miss_from_extstore': 1, 'get_misses': 2})
+        before = c.stats()
+        expect('stats reset', c.ask(b'stats reset')[0] == b'RESET')
+        after = c.stats()
+        compaction = ['extstore_compact_' + name for name in ('lost', 'rescues', 'resc_cold', 'resc_old', 'skipped')]
+        expect('it sets back what memcached does', int(before['extstore_compact_rescues']) > 0 and
+               all(after[name] == '0' for name in compaction), [after[name] for name in compaction])
+        expect('and nothing else of flash', after['extstore_objects_written'] == before['extstore_objects_written'])
         with open(os.path.join(server.dir, 'flash'), 'r+b') as device:
             for page in range(8):
                 device.seek(page << 23)

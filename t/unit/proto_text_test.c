@@ -513,6 +513,81 @@ Test(incr, bad_delta)
                  "CLIENT_ERROR invalid numeric delta argument", 0);
 }
 
+/* A NUL in the line: the words of the classic commands that take a number beside the key. */
+static enum parse_result parse_with_nul(const char *line, const char *nul)
+{
+    char text[128];
+    size_t len = strlen(line), at = (size_t)(strstr(line, nul) - line);
+    memcpy(text, line, len);
+    text[at] = '\0';
+    return proto_parse_line(text, len, &consumed, &req);
+}
+
+Test(numbers, but_for_those_of_set_are_digits_and_fit)
+{
+    static const char *const bad[] = {"+5", "5\t", "\t5", "5\v", "5x", "0x5", "-", "",
+                                      "18446744073709551616", "99999999999999999999999"};
+    for (unsigned i = 0; i < ARRAY_COUNT(bad); i++) {
+        char line[128];
+        if (*bad[i] != '\0' && bad[i][0] != '-') { /* an own meaning each */
+            snprintf(line, sizeof(line), "touch k %s\r\n", bad[i]);
+            expect_error(line, "CLIENT_ERROR invalid exptime argument", 0);
+            snprintf(line, sizeof(line), "gat %s k\r\n", bad[i]);
+            expect_error(line, "CLIENT_ERROR invalid exptime argument", 0);
+            snprintf(line, sizeof(line), "incr k %s\r\n", bad[i]);
+            expect_error(line, "CLIENT_ERROR invalid numeric delta argument", 0);
+            snprintf(line, sizeof(line), "decr k %s\r\n", bad[i]);
+            expect_error(line, "CLIENT_ERROR invalid numeric delta argument", 0);
+            snprintf(line, sizeof(line), "cas k 0 0 1 %s\r\n", bad[i]);
+            expect_error(line, bad_format, 3);
+        }
+        if (strchr(bad[i], ' '))
+            continue;
+        static const struct {
+            const char *flag, *error;
+        } flags[] = {
+            {"T", "CLIENT_ERROR bad token in command line format"},
+            {"N", "CLIENT_ERROR bad token in command line format"},
+            {"R", "CLIENT_ERROR bad token in command line format"},
+            {"C", "CLIENT_ERROR bad token in command line format"},
+            {"E", "CLIENT_ERROR bad token in command line format"},
+            {"D", "CLIENT_ERROR invalid numeric delta value"},
+            {"J", "CLIENT_ERROR invalid numeric initial value"},
+            {"F", "CLIENT_ERROR bad command line format"},
+        };
+        for (unsigned f = 0; f < ARRAY_COUNT(flags); f++) {
+            if (strcmp(bad[i], "-") == 0 && strchr("TNR", *flags[f].flag))
+                continue;
+            snprintf(line, sizeof(line), "mg k %s%s\r\n", flags[f].flag, bad[i]);
+            expect_error(line, flags[f].error, 0);
+        }
+    }
+}
+
+Test(numbers, of_32_bits_do_not_wrap)
+{
+    expect_error("touch k 2147483648\r\n", "CLIENT_ERROR invalid exptime argument", 0);
+    expect_error("touch k 4294967295\r\n", "CLIENT_ERROR invalid exptime argument", 0);
+    expect_error("gat 4294967296 k\r\n", "CLIENT_ERROR invalid exptime argument", 0);
+    expect_error("mg k T2147483648\r\n", "CLIENT_ERROR bad token in command line format", 0);
+    expect_error("mg k N4294967297\r\n", "CLIENT_ERROR bad token in command line format", 0);
+    expect_error("mg k R-2147483649\r\n", "CLIENT_ERROR bad token in command line format", 0);
+    expect_error("ms k 1 F4294967296\r\n", bad_format, 3);
+    expect_ok("touch k 2147483647\r\n", VERB_TOUCH);
+    expect_ok("touch k -2147483648\r\n", VERB_TOUCH);
+    expect_ok("ms k 1 F4294967295 T-2147483648\r\n", VERB_MS);
+}
+
+Test(numbers, do_not_end_at_a_zero_byte)
+{
+    cr_assert_eq(parse_with_nul("touch k 5?\r\n", "?"), PARSE_ERROR);
+    cr_assert_eq(req.error, REPLY_BAD_EXPTIME);
+    cr_assert_eq(parse_with_nul("incr k 5?7\r\n", "?"), PARSE_ERROR);
+    cr_assert_eq(req.error, REPLY_BAD_DELTA);
+    cr_assert_eq(parse_with_nul("mg k T5?\r\n", "?"), PARSE_ERROR);
+    cr_assert_eq(req.error, REPLY_META_BAD_TOKEN);
+}
+
 Test(incr, a_long_key_is_told_before_a_bad_delta)
 {
     expect_error(with_key("incr %K x\r\n", 251), bad_format, 0);

@@ -108,6 +108,40 @@ Test(protocol, incr_decr)
                "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
 }
 
+Test(protocol, incr_of_a_value_of_several_chunks_is_no_number)
+{
+    enum { BYTES = 700 * 1024 };
+    static char value[BYTES + 1];
+    memset(value, ' ', BYTES);
+    value[0] = '5';
+    client_printf(c, "set n 0 0 %d\r\n%s\r\n", BYTES, value);
+    client_expect(c, "STORED\r\n");
+    client_ask(c, "incr n 1\r\n",
+               "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
+    client_ask(c, "ma n C99\r\n",
+               "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
+    client_ask(c, "mg n s\r\n", "HD s716800\r\n");
+    value[400 * 1024] = '\0'; /* one chunk */
+    client_printf(c, "set n 0 0 %d\r\n%s\r\n", 400 * 1024, value);
+    client_expect(c, "STORED\r\n");
+    client_ask(c, "incr n 1\r\n", "6\r\n");
+}
+
+Test(protocol, a_refused_number_leaves_the_item_as_it_is)
+{
+    client_ask(c, "set n 7 100 1\r\n5\r\n", "STORED\r\n");
+    client_ask(c, "touch n 4294967295\r\n", "CLIENT_ERROR invalid exptime argument\r\n");
+    client_ask(c, "gat +5 n\r\n", "CLIENT_ERROR invalid exptime argument\r\n");
+    client_ask(c, "incr n +5\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n");
+    client_ask(c, "decr n 5\t\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n");
+    client_ask(c, "cas n 0 0 1 +1\r\n6\r\n", "CLIENT_ERROR bad command line format\r\n");
+    client_ask(c, "mg n T4294967296 v\r\n", "CLIENT_ERROR bad token in command line format\r\n");
+    client_ask(c, "ms n 1 F4294967296\r\n6\r\n", "CLIENT_ERROR bad command line format\r\n");
+    client_ask(c, "ma n D+1\r\n", "CLIENT_ERROR invalid or duplicate flag\r\n");
+    client_ask(c, "md n C5\t\r\n", "CLIENT_ERROR bad token in command line format\r\n");
+    client_ask(c, "mg n v f t c\r\n", "VA 1 f7 t100 c1\r\n5\r\n");
+}
+
 Test(protocol, touch_and_gat)
 {
     client_ask(c, "set a 0 100 1\r\nx\r\n", "STORED\r\n");
@@ -494,6 +528,44 @@ Test(protocol_flash, reads_and_changes_of_one_client_keep_their_order)
         client_expect(c, want);
     }
     client_expect_silence(c);
+}
+
+/* The order in which requests were done is that of the lines for watchers. "r" is in RAM, so it is
+ * done at once where nothing holds it back: the control says that it overtakes a read of flash. */
+static void expect_done_in_order(const char *requests, const char *first, const char *second)
+{
+    char key[64];
+    struct client *w = client_open(server);
+    client_ask(w, "watch fetchers\r\n", "OK\r\n");
+    client_printf(c, "%smn\r\n", requests);
+    while (strcmp(client_line(c), "MN") != 0)
+        ;
+    snprintf(key, sizeof(key), " key=%s ", first);
+    const char *line = client_line(w);
+    cr_assert(strstr(line, key), "%s: not first: %s", requests, line);
+    snprintf(key, sizeof(key), " key=%s ", second);
+    line = client_line(w);
+    cr_assert(strstr(line, key), "%s: not second: %s", requests, line);
+    client_close(w);
+}
+
+Test(protocol_flash, what_changes_on_reading_keeps_its_place_among_parked_gets)
+{
+    static const char *const pairs[][2] = {
+        {"gets %s", "gat 100 r"}, {"get %s", "gats 100 r"}, {"gat 100 %s", "get r"},
+        {"mg %s v", "mg r T100 v"}, {"mg %s v", "mg r N100 v"}, {"mg %s v", "mg r R1 v"},
+        {"mg %s v", "mg r E500 v"}, {"mg %s T100 v", "mg r v"}, {"mg %s N100 v", "mg r v"},
+    };
+    char requests[80], key[8];
+    fill(6000, 3000); /* more than the buffers hold, so the first keys are read from the device */
+    client_ask(c, "set r 0 0 1\r\nx\r\n", "STORED\r\n");
+    expect_done_in_order("get k20\r\nget r\r\n", "r", "k20"); /* the control */
+    for (unsigned i = 0; i < ARRAY_COUNT(pairs); i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        int n = snprintf(requests, sizeof(requests), pairs[i][0], key);
+        snprintf(requests + n, sizeof(requests) - (size_t)n, "\r\n%s\r\n", pairs[i][1]);
+        expect_done_in_order(requests, key, "r");
+    }
 }
 
 Test(protocol_flash, all_verbs_work_on_flash_values)

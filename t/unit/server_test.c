@@ -258,6 +258,29 @@ Test(server, stats_count_what_was_done)
     stop(s, c);
 }
 
+/* After a reset, what memcached sets back to 0 is 0, or what this stats command itself has counted. */
+Test(server, stats_reset_resets_the_log_too)
+{
+    static const char *const names[] = {"log_worker_written", "log_worker_dropped", "log_watcher_sent",
+                                        "log_watcher_skipped"};
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1");
+    struct client *c = client_open(s), *w = client_open(s);
+    client_ask(w, "watch fetchers\r\n", "OK\r\n");
+    client_ask(c, "get a\r\n", "END\r\n");
+    client_line(w);
+    cr_assert(wait_until(client_stat_u64(c, "", "log_watcher_sent") > 0, 10000));
+    cr_assert_gt(client_stat_u64(c, "", "log_worker_written"), 0);
+    client_ask(c, "stats reset\r\n", "RESET\r\n");
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+        cr_assert_eq(client_stat_u64(c, "", names[i]), 0, "%s", names[i]);
+    cr_assert_eq(client_stat_u64(c, "", "log_watchers"), 1);
+    client_ask(c, "get a\r\n", "END\r\n");
+    client_line(w);
+    cr_assert(wait_until(client_stat_u64(c, "", "log_watcher_sent") > 0, 10000));
+    client_close(w);
+    stop(s, c);
+}
+
 Test(server, groups_of_stats)
 {
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-o", "track_sizes");
@@ -450,6 +473,36 @@ Test(server, dumps_show_every_key_and_the_connection_goes_on)
     client_ask(c, "get k5\r\nlru_crawler metadump all\r\n",
                "VALUE k5 0 10\r\nvvvvvvvvvv\r\nEND\r\n"
                "ERROR cannot pipeline other commands before metadump\r\n");
+    stop(s, c);
+}
+
+Test(server, dumps_stay_whole_whatever_a_key_holds)
+{
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-o", "no_lru_maintainer");
+    struct client *c = client_open(s);
+    /* base64 of "a\nb" and "c d"; a key with a zero byte can be given as it is */
+    client_ask(c, "ms YQpi 1 b\r\nx\r\nms YyBk 1 b\r\nx\r\n", "HD\r\nHD\r\n");
+    client_send_bytes(c, "set n\0l 0 0 1\r\nx\r\n", 18);
+    client_expect(c, "STORED\r\n");
+    client_send(c, "stats cachedump 1 0\r\n");
+    client_expect(c, "ITEM n [1 b; 0 s]\r\nEND\r\n"); /* cut there by memcached too */
+    client_send(c, "lru_crawler mgdump all\r\n");
+    client_expect(c, "OK\r\n");
+    unsigned seen = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        char line[12];
+        client_read(c, line, 4);
+        if (line[3] == 'n') {
+            client_expect_bytes(c, "\0l\r\n", 4);
+            seen |= 1;
+        } else {
+            client_read(c, line + 4, 7);
+            line[11] = '\0';
+            seen |= strcmp(line, "mg YQpi b\r\n") == 0 ? 2 : strcmp(line, "mg YyBk b\r\n") == 0 ? 4 : 0;
+        }
+    }
+    cr_assert_eq(seen, 7);
+    client_expect(c, "EN\r\n");
     stop(s, c);
 }
 
