@@ -253,6 +253,9 @@ static int make_tables(struct extstore *e)
     if (rc == 0)
         rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES,
                          &root->words, NULL);
+    if (rc == 0)
+        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES,
+                         &root->reclaim, NULL);
     if (rc != 0)
         return rc;
     char *base = arena_base(e->arena);
@@ -307,6 +310,8 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
         rc = arena_take(e->arena, ARENA_USE_META, root->wbufs, wbufs_table_bytes(e));
     if (rc == 0)
         rc = arena_take(e->arena, ARENA_USE_META, root->words, words_table_bytes(e));
+    if (rc == 0)
+        rc = arena_take(e->arena, ARENA_USE_BUFFER, root->reclaim, e->wbuf_bytes);
     const struct ext_wbuf_root *wbufs =
         rc == 0 ? (const struct ext_wbuf_root *)(arena_base(e->arena) + root->wbufs) : NULL;
     for (uint32_t i = 0; rc == 0 && i < e->wbuf_count; i++)

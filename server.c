@@ -22,6 +22,7 @@
 #include "crawler.h"
 #include "net/listener.h"
 #include "base/log.h"
+#include "base/own_file.h"
 #include "maint_thread.h"
 #include "operator/prefix.h"
 #include "restart/restart.h"
@@ -42,7 +43,7 @@ struct server {
     struct event_base *base;
     struct event *signals[4];
     bool watch_started;
-    bool pid_written;
+    struct own_file pid_file;
     bool graceful;
 };
 
@@ -148,21 +149,21 @@ static int take_identity(const struct settings *s)
 }
 
 /* A new file that takes its name when it is complete. */
-static bool write_pid_file(const char *path)
+static void write_pid_file(const char *path, struct own_file *ours)
 {
     char tmp[4096];
     snprintf(tmp, sizeof(tmp), "%s.tmp", path);
     FILE *f = fopen(tmp, "we");
     if (!f) {
         log_warning("Could not open the pid file %s for writing: %s", tmp, strerror(errno));
-        return false;
+        return;
     }
     fprintf(f, "%ld\n", (long)getpid());
     if (fclose(f) != 0 || rename(tmp, path) < 0) {
         log_warning("Could not write the pid file %s: %s", path, strerror(errno));
-        return false;
+        return;
     }
-    return true;
+    own_file_note(ours, path);
 }
 
 /* ---- what the parts tell each other ---- */
@@ -397,7 +398,7 @@ static int bring_up(struct server *s)
     if (!code)
         code = start_listening(s);
     if (!code && s->settings.pid_file)
-        s->pid_written = write_pid_file(s->settings.pid_file);
+        write_pid_file(s->settings.pid_file, &s->pid_file);
     if (!code && s->settings.drop_privileges) {
         int err = confine_process(s->settings.relaxed_privileges);
         if (err)
@@ -436,8 +437,7 @@ static void take_down(struct server *s)
     if (s->base)
         event_base_free(s->base);
     libevent_global_shutdown();
-    if (s->pid_written)
-        unlink(s->settings.pid_file);
+    own_file_remove(&s->pid_file);
 }
 
 int main(int argc, char **argv)

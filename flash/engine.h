@@ -111,12 +111,13 @@ struct ext_root {
     uint64_t pages; /* arena offsets of the tables */
     uint64_t wbufs;
     uint64_t words; /* extmap's */
+    uint64_t reclaim; /* reclaim's buffer, wbuf_bytes: a start must not depend on free memory */
     _Atomic(uint64_t) next_seq;
     _Atomic(uint32_t) next_version;
     _Atomic(uint32_t) flush_unix; /* ext_flush_all */
     _Atomic(uint64_t) counters[EXT_COUNTER_COUNT];
 };
-#define EXT_ROOT_FORMAT UINT64_C(0x0231746f6f527845)
+#define EXT_ROOT_FORMAT UINT64_C(0x0331746f6f527845)
 static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root");
 
 /* ---- what belongs to this process ---- */

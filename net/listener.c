@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/own_file.h"
 #include "net/udp.h"
 
 enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
@@ -27,7 +28,7 @@ struct listeners {
     struct listener_options opt;
     struct listener list[LISTENERS_MAX];
     unsigned count;
-    const char *unix_path; /* to be removed at the end */
+    struct own_file unix_file; /* to be removed at the end, if it is still ours */
     bool accepting;
     struct event retry; /* while not accepting for want of room */
     uint64_t stopped_us;
@@ -141,7 +142,7 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
         close(fd);
         return complain(why, why_bytes, "failed to listen on UNIX socket: bind()", err);
     }
-    l->unix_path = path;
+    own_file_note(&l->unix_file, path);
     rc = add_listener(l, fd);
     return rc ? complain(why, why_bytes, "failed to listen on UNIX socket", -rc) : 0;
 }
@@ -239,6 +240,7 @@ void listeners_close(struct listeners *l)
 {
     if (!l)
         return;
+    own_file_remove(&l->unix_file);
     for (unsigned i = 0; i < l->count; i++) {
         if (l->accepting)
             event_del(&l->list[i].event);
@@ -246,8 +248,6 @@ void listeners_close(struct listeners *l)
     }
     if (event_initialized(&l->retry))
         event_del(&l->retry);
-    if (l->unix_path)
-        unlink(l->unix_path);
     free(l);
 }
 
@@ -363,7 +363,7 @@ void listeners_each(struct listeners *l,
 {
     char text[160];
     for (unsigned i = 0; i < l->count; i++) {
-        conn_address_text(&l->list[i].local, l->unix_path, text, sizeof(text));
+        conn_address_text(&l->list[i].local, l->unix_file.path, text, sizeof(text));
         fn(ctx, l->list[i].fd, "addr", text);
         fn(ctx, l->list[i].fd, "state", "conn_listening");
         snprintf(text, sizeof(text), "%u", clock_uptime_sec());

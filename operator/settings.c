@@ -467,6 +467,7 @@ static const struct suboption suboptions[] = {
     ON(drop_privileges, drop_privileges),
     OFF(no_drop_privileges, drop_privileges, "any system call may be made (default)"),
     ON(relaxed_privileges, relaxed_privileges),
+    ON(trust_memory_file, trust_memory_file),
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),

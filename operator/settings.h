@@ -285,6 +285,8 @@ enum settings_bucket {
       "write the process id into this file")                                                       \
     X(BOOL, relaxed_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                \
       "drop_privileges forbids sockets and programs, and allows what sanitizers need")                                               \
+    X(BOOL, trust_memory_file, false, 0, 1, "", FIXED, HIDDEN, "",                                 \
+      "-e may name a link, or a file that other users own or can write to")                        \
     X(TEXT, username, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "user to run as (needed, and only used, as root)")                                           \
     X(BOOL, max_core, false, 0, 1, "", FIXED, HIDDEN, "",                                          \

@@ -165,6 +165,7 @@ static int open_arena(const struct settings *s, struct restart *r, char *note, c
     struct arena_options opt = {
         .reserve_bytes = reserve_bytes_wanted(s),
         .file = s->memory_file,
+        .trust_file = s->trust_memory_file,
         .geometry = &g,
         .geometry_bytes = sizeof(g),
         .lock_memory = s->lock_memory,

@@ -498,14 +498,54 @@ static int adopt_used(struct arena *a)
 
 /* ---- creation ----------------------------------------------------------------------- */
 
-/* Opens and locks the file; the descriptor, or -errno with why. */
-static int open_file(const char *file, char *why, size_t why_bytes)
+#define OPEN_TRIES 8 /* others may make and remove the file meanwhile */
+#define TRUST_WORDS "-o trust_memory_file takes it all the same"
+
+/* Opens the file, or makes it; a link is not followed, unless it is to be trusted. The descriptor,
+ * or -errno. */
+static int open_or_make(const struct arena_options *opt, bool *made)
 {
-    int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int flags = O_RDWR | O_CLOEXEC | (opt->trust_file ? 0 : O_NOFOLLOW), fd = -1;
+    for (unsigned i = 0; fd < 0 && i < OPEN_TRIES; i++) {
+        *made = false;
+        fd = open(opt->file, flags);
+        if (fd >= 0 || errno != ENOENT)
+            break;
+        *made = true;
+        /* Without O_EXCL it may be made where a link points. */
+        fd = open(opt->file, flags | O_CREAT | (opt->trust_file ? 0 : O_EXCL), 0600);
+        if (fd < 0 && errno != EEXIST)
+            break;
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+/* Why nobody can know who wrote what is in the file; false: only this user could. */
+static bool is_open_to_others(const struct stat *st, char *what, size_t n)
+{
+    if (st->st_uid != geteuid())
+        snprintf(what, n, "it belongs to user %u", (unsigned)st->st_uid);
+    else if ((st->st_mode & (S_IWGRP | S_IWOTH)) != 0)
+        snprintf(what, n, "others may write to it (mode %04o)", (unsigned)(st->st_mode & 07777));
+    else if (st->st_nlink > 1)
+        snprintf(what, n, "it has another name (a hard link)");
+    else
+        return false;
+    return true;
+}
+
+/* Opens and locks the file; the descriptor, or -errno with why. *made: it was not there. */
+static int open_file(const struct arena_options *opt, bool *made, char *why, size_t why_bytes)
+{
+    const char *file = opt->file;
+    char what[80];
+    int fd = open_or_make(opt, made);
     if (fd < 0) {
-        int err = errno;
-        snprintf(why, why_bytes, "memory file %s: %s", file, strerror(err));
-        return -err;
+        if (fd == -ELOOP && !opt->trust_file)
+            snprintf(why, why_bytes, "memory file %s: it is a symbolic link; " TRUST_WORDS, file);
+        else
+            snprintf(why, why_bytes, "memory file %s: %s", file, strerror(-fd));
+        return fd;
     }
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     struct stat st;
@@ -517,6 +557,9 @@ static int open_file(const char *file, char *why, size_t why_bytes)
     } else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         err = EINVAL;
         snprintf(why, why_bytes, "memory file %s: not a regular file", file);
+    } else if (!opt->trust_file && is_open_to_others(&st, what, sizeof(what))) {
+        err = EPERM;
+        snprintf(why, why_bytes, "memory file %s: %s; " TRUST_WORDS, file, what);
     }
     if (err != 0) {
         close(fd);
@@ -525,17 +568,17 @@ static int open_file(const char *file, char *why, size_t why_bytes)
     return fd;
 }
 
-/* Compares the open file with what is wanted. True iff it fits; else why[] is set unless the file
- * is empty, and *generation is the one of its content if it has one. */
+/* Compares the open file with what is wanted. True iff it fits, with the generation of its content;
+ * else why[] is set. */
 static bool file_fits(int fd, const char *file, const struct arena_header *wanted,
                       uint64_t *generation, char *why, size_t why_bytes)
 {
     struct arena_header found;
     struct stat st;
     const char *misfit = NULL;
-    if (fstat(fd, &st) == 0 && st.st_size == 0)
-        return false;
-    if (pread(fd, &found, sizeof(found), 0) != (ssize_t)sizeof(found))
+    if (fstat(fd, &st) != 0 || st.st_size == 0)
+        misfit = "it has no bytes";
+    else if (pread(fd, &found, sizeof(found), 0) != (ssize_t)sizeof(found))
         misfit = "it is not a memory file";
     else
         misfit = header_misfit(&found, wanted);
@@ -589,11 +632,12 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
     struct arena_header wanted;
     header_fill(&wanted, opt, a->reserve_bytes);
     uint64_t generation = 0;
+    bool made = false;
     if (opt->file != NULL) {
-        a->fd = open_file(opt->file, why, why_bytes);
+        a->fd = open_file(opt, &made, why, why_bytes);
         if (a->fd < 0)
             return a->fd;
-        *attached = file_fits(a->fd, opt->file, &wanted, &generation, why, why_bytes);
+        *attached = !made && file_fits(a->fd, opt->file, &wanted, &generation, why, why_bytes);
         int rc = *attached ? 0 : make_file(a->fd, a->reserve_bytes, a->meta_bytes);
         if (rc != 0) {
             snprintf(why, why_bytes, "memory file %s: %s", opt->file, strerror(-rc));

@@ -66,6 +66,7 @@ struct arena_options {
     uint64_t reserve_bytes;  /* address space, and size of the file if there is one (sparse);
                               * rounded up to 64 KiB, with huge pages to 2 MiB */
     const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
+    bool trust_file;         /* it may belong to another user, be writable by others, or be a link */
     const void *geometry;    /* what must be the same for an attach: compared byte for byte */
     uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX */
     bool huge_pages;         /* ask for transparent huge pages; else ask for none */
@@ -77,7 +78,8 @@ struct arena_options {
  * and, if a file was there and unfit, why[] says so in one line. If the memory can't be locked
  * (lock_memory) the arena works without, and why[] says so. Otherwise why[] is "".
  * NULL with errno and why[] set: EBUSY another process holds the file, EINVAL options, or not a
- * regular file, ENOSPC, EACCES, ENOMEM.. The caller owns the arena. */
+ * regular file, EPERM others could have written to it (unless trust_file), ENOSPC, EACCES, ENOMEM..
+ * The caller owns the arena. */
 struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
                            size_t why_bytes);
 /* Unmaps; a file stays, valid for a later attach unless arena_discard was called. */

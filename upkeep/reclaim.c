@@ -33,7 +33,6 @@ enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, SETTLING };
 
 struct ext_reclaim {
     struct extstore *e;
-    uint64_t memory; /* arena offset of the buffer */
     char *buffer;    /* image of a slot, valid from `from` to its end */
 
     /* owned by the maintenance thread; by the I/O thread while reading is true */
@@ -79,17 +78,12 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
     if (r == NULL)
         return NULL;
     r->avoid_until_ns = calloc(e->page_count, sizeof(*r->avoid_until_ns));
-    int rc = r->avoid_until_ns == NULL ? -ENOMEM
-                                       : arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes,
-                                                     ARENA_UNIT_BYTES, &r->memory, NULL);
-    if (rc != 0) {
-        free(r->avoid_until_ns);
+    if (r->avoid_until_ns == NULL) {
         free(r);
-        errno = -rc;
         return NULL;
     }
     r->e = e;
-    r->buffer = arena_base(e->arena) + r->memory;
+    r->buffer = arena_base(e->arena) + e->root->reclaim;
     r->job.run = read_run;
     r->tokens_ns = io_now_ns();
     return r;
@@ -102,7 +96,6 @@ void ext_reclaim_destroy(struct ext_reclaim *r)
     ASSERT(!atomic_load(&r->reading));
     if (r->phase != IDLE) /* the page is still DRAINING or BAD; a later process goes on with it */
         atomic_fetch_sub(&r->e->pages[r->page].refs, 1);
-    arena_free(r->e->arena, ARENA_USE_BUFFER, r->memory, r->e->wbuf_bytes);
     free(r->avoid_until_ns);
     free(r);
 }

@@ -62,7 +62,7 @@ static int life_open(struct life *l)
     snprintf(memory_path, sizeof(memory_path), "/proc/self/fd/%d", memory.fd);
     snprintf(flash_option, sizeof(flash_option),
              "ext_path=/proc/self/fd/%d:16m,ext_page_size=4,ext_wbuf_size=2,ext_buffer_mem=16,"
-             "ext_threads=1,ext_io_engine=threads,track_sizes",
+             "ext_threads=1,ext_io_engine=threads,track_sizes,trust_memory_file",
              flash.fd);
     char *argv[] = {user, e, memory_path, m, mb, o, flash_option, NULL};
     memset(l, 0, sizeof(*l));

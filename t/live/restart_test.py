@@ -161,6 +161,59 @@ def starts_empty(memory, name, spoil, flags):
     os.unlink(memory)
 
 
+def pid_in(path):
+    try:
+        with open(path) as f:
+            return int(f.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def a_successors_names_stay():
+    """Socket and pid file are a successor's by the time that the first server ends."""
+    with servers.Server(BINARY, ['-P', '@DIR@/pid'], 'first') as first:
+        pid_file = os.path.join(first.dir, 'pid')
+        expect('the first wrote its pid', servers.wait_for(lambda: pid_in(pid_file) == first.process.pid))
+        with servers.Server(BINARY, ['-P', pid_file], 'second') as second:
+            second.process.terminate()
+            second.process.wait(60)
+            second.path = first.path
+            second.start()
+            expect('the second wrote its pid', servers.wait_for(lambda: pid_in(pid_file) == second.process.pid))
+            first.process.terminate()
+            first.process.wait(60)
+            expect('the pid file is still the second\'s', pid_in(pid_file) == second.process.pid)
+            expect('its socket is there', os.path.exists(first.path) and Client(second).set(b'key', b'value'))
+            second.process.terminate()
+            second.process.wait(60)
+            expect('its own socket and pid file it removes',
+                   not os.path.exists(first.path) and not os.path.exists(pid_file))
+
+
+def refused_start(flags):
+    command = [BINARY] + (['-u', 'root'] if os.getuid() == 0 else []) + ['-p', '0', '-U', '0'] + flags
+    run = subprocess.run(command, capture_output=True, timeout=30)
+    expect('%s ends at once' % ' '.join(flags), run.returncode not in (0, -6, -11), run.returncode)
+    return run.stderr.decode()
+
+
+def memory_files_that_others_could_write(memory):
+    open(memory, 'w').close()
+    os.chmod(memory, 0o600)
+    with servers.Server(BINARY, ['-e', memory], 'restart') as server:
+        log = open(server.log).read()
+        expect('an empty -e file is told in one line', log.count('\n') == 1 and
+               'memory file %s starts empty: it has no bytes\n' % memory in log, log)
+        Client(server).set(b'key', b'value')
+    os.chmod(memory, 0o666)
+    said = refused_start(['-e', memory])
+    expect('a file that others may write to is refused', re.fullmatch(
+        r'[^\n]*others may write to it \(mode 0666\); -o trust_memory_file takes it all the same\n', said), said)
+    with servers.Server(BINARY, ['-e', memory, '-o', 'trust_memory_file'], 'restart') as server:
+        expect('unless it is to be trusted', Client(server).get(b'key') == b'value')
+    os.unlink(memory)
+
+
 def main():
     where = tempfile.mkdtemp(prefix='extant-restart-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
     try:
@@ -169,6 +222,8 @@ def main():
                    ['-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,ext_wbuf_size=4,ext_item_age=0'], 'with flash')
         memory = os.path.join(where, 'memory')
         memcacheds_metadata(memory)
+        a_successors_names_stay()
+        memory_files_that_others_could_write(memory)
         starts_empty(memory, 'another -m', lambda path: None, ['-m', '65'])
         starts_empty(memory, 'another -I', lambda path: None, ['-m', '64', '-I', '2m'])
         starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])

@@ -330,6 +330,79 @@ Test(arena_file, odd_files_are_refused, .init = dir_make, .fini = dir_remove)
     cr_assert_eq(errno, EINVAL);
 }
 
+/* Nobody else may have written what will be believed, or lead the process to a file of its own. */
+Test(arena_file, what_others_could_write_is_refused, .init = dir_make, .fini = dir_remove)
+{
+    bool attached;
+    struct stat st;
+    char other[128];
+    snprintf(other, sizeof(other), "%s.other", file);
+    arena_destroy(arena_open(MiB, file, "", &attached));
+    cr_assert_eq(stat(file, &st), 0);
+    cr_assert_eq(st.st_mode & 07777, 0600);
+
+    cr_assert_eq(chmod(file, 0620), 0);
+    cr_assert_null(arena_open(MiB, file, "", &attached));
+    cr_assert_eq(errno, EPERM);
+    cr_assert_not_null(strstr(why, "others may write to it (mode 0620); -o trust_memory_file"),
+                       "%s", why);
+    cr_assert_eq(chmod(file, 0602), 0);
+    cr_assert_null(arena_open(MiB, file, "", &attached));
+    cr_assert_eq(chmod(file, 0644), 0);
+    struct arena *a = arena_open(MiB, file, "", &attached);
+    cr_assert(a != NULL && attached, "to read it does no harm");
+    arena_destroy(a);
+
+    cr_assert_eq(link(file, other), 0);
+    cr_assert_null(arena_open(MiB, file, "", &attached));
+    cr_assert_not_null(strstr(why, "another name"), "%s", why);
+    cr_assert_eq(unlink(other), 0);
+
+    cr_assert_eq(rename(file, other), 0);
+    cr_assert_eq(symlink(other, file), 0);
+    cr_assert_null(arena_open(MiB, file, "", &attached));
+    cr_assert_eq(errno, ELOOP);
+    cr_assert_not_null(strstr(why, "symbolic link; -o trust_memory_file"), "%s", why);
+    cr_assert_eq(unlink(other), 0);
+    cr_assert_null(arena_open(MiB, file, "", &attached), "not made where a link points either");
+    cr_assert_eq(access(other, F_OK), -1);
+
+    struct arena_options opt = {.reserve_bytes = MiB, .file = file, .trust_file = true};
+    a = arena_create(&opt, &attached, why, sizeof(why));
+    cr_assert_not_null(a, "%s", why);
+    arena_destroy(a);
+    cr_assert_eq(chmod(other, 0666), 0);
+    a = arena_create(&opt, &attached, why, sizeof(why));
+    cr_assert(a != NULL && attached, "%s", why);
+    arena_destroy(a);
+    unlink(other);
+}
+
+Test(arena_file, files_of_another_user_are_refused, .init = dir_make, .fini = dir_remove)
+{
+    bool attached;
+    if (geteuid() != 0)
+        cr_skip_test("only root can give files away");
+    arena_destroy(arena_open(MiB, file, "", &attached));
+    cr_assert_eq(chown(file, 4711, (gid_t)-1), 0);
+    cr_assert_null(arena_open(MiB, file, "", &attached));
+    cr_assert_eq(errno, EPERM);
+    cr_assert_not_null(strstr(why, "it belongs to user 4711; -o trust_memory_file"), "%s", why);
+}
+
+Test(arena_file, a_file_without_bytes_starts_empty_and_says_so, .init = dir_make,
+     .fini = dir_remove)
+{
+    bool attached;
+    int fd = open(file, O_RDWR | O_CREAT | O_EXCL, 0600);
+    cr_assert_geq(fd, 0);
+    close(fd);
+    struct arena *a = arena_open(MiB, file, "", &attached);
+    cr_assert(a != NULL && !attached);
+    cr_assert_not_null(strstr(why, "starts empty: it has no bytes"), "%s", why);
+    arena_destroy(a);
+}
+
 struct note {
     uint64_t kept, lost, meta;
 };

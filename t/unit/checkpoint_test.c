@@ -256,6 +256,43 @@ Test(checkpoint, only_ours_is_removed)
     cr_assert_eq(file_size(check_file), sizeof(foreign));
 }
 
+/* What stands at the new file's name is replaced, never written to or followed. */
+Test(checkpoint, a_link_at_the_new_files_name_is_not_followed)
+{
+    static const char text[] = "precious";
+    char new_path[160], victim[160], found[sizeof(text)] = "";
+    snprintf(new_path, sizeof(new_path), "%s.new", check_file);
+    snprintf(victim, sizeof(victim), "%s.victim", check_file);
+    spill(victim, text, sizeof(text));
+    cr_assert_eq(symlink(victim, new_path), 0);
+    write_file(1000, CHECKPOINT_CLEAN);
+    cr_assert_eq(read_file(1000), 0);
+    cr_assert_eq(file_size(new_path), -1);
+
+    cr_assert_eq(link(victim, new_path), 0);
+    write_file(2000, CHECKPOINT_CLEAN);
+    cr_assert_eq(read_file(2000), 0);
+    int fd = open(victim, O_RDONLY);
+    cr_assert_eq(read(fd, found, sizeof(found)), (ssize_t)sizeof(text));
+    close(fd);
+    cr_assert_str_eq(found, text);
+    unlink(victim);
+}
+
+Test(checkpoint, a_link_of_its_name_is_no_file)
+{
+    struct checkpoint_head head;
+    char fault[CHECKPOINT_WHY_BYTES], elsewhere[160];
+    write_file(1000, CHECKPOINT_CLEAN);
+    snprintf(elsewhere, sizeof(elsewhere), "%s.elsewhere", check_file);
+    cr_assert_eq(rename(check_file, elsewhere), 0);
+    cr_assert_eq(symlink(elsewhere, check_file), 0);
+    cr_assert_eq(checkpoint_read_head(check_file, &head, fault), -ELOOP);
+    cr_assert_eq(checkpoint_remove(check_file), 0);
+    cr_assert_gt(file_size(elsewhere), 0, "it is not ours to remove");
+    unlink(elsewhere);
+}
+
 Test(checkpoint, a_pipe_of_its_name_is_no_file)
 {
     struct checkpoint_head head;

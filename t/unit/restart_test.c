@@ -7,8 +7,10 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -578,6 +580,49 @@ Test(restart, objects_on_flash_are_readable_at_once)
     cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
     cr_assert_eq(ext_reconcile(l.f.ext), 0);
     life_end(&l);
+}
+
+/* The memory's file system has no byte left, and the process is killed: the next one needs none. */
+Test(restart, a_full_file_system_is_enough_to_start_again)
+{
+    char memory_dir[sizeof(memory_file)], filler[2 * sizeof(memory_file)];
+    snprintf(memory_dir, sizeof(memory_dir), "%s", memory_file);
+    if (mkdir(memory_dir, 0700) != 0 || unshare(CLONE_NEWNS) != 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", memory_dir, "tmpfs", 0, "size=64m") != 0) {
+        rmdir(memory_dir);
+        cr_skip_test("no right to mount a small tmpfs");
+    }
+    snprintf(filler, sizeof(filler), "%s/filler", memory_dir);
+    strcat(memory_file, "/memory");
+    const char *words = with_flash("-m 8", 64);
+    pid_t pid = fork();
+    cr_assert_geq(pid, 0);
+    if (pid == 0) {
+        struct life l;
+        life_open(&l, words);
+        fixture_set(&l.f, "flash", "one");
+        to_flash(&l, "flash");
+        fixture_set(&l.f, "ram", "two");
+        int fd = open(filler, O_RDWR | O_CREAT, 0600);
+        char piece[4096] = "x";
+        while (write(fd, piece, sizeof(piece)) > 0)
+            ;
+        _exit(errno == ENOSPC ? 0 : 1);
+    }
+    int status;
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert_eq(status, 0);
+    struct life l;
+    life_open(&l, words);
+    cr_assert(l.r.attached, "%s", l.r.line);
+    cr_assert_str_eq(value_of(&l, "flash"), "one");
+    cr_assert_str_eq(value_of(&l, "ram"), "two");
+    life_end(&l);
+    unlink(filler);
+    unlink(memory_file);
+    umount(memory_dir);
+    rmdir(memory_dir);
 }
 
 Test(restart, an_overwritten_value_on_flash_does_not_come_back)
