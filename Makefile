@@ -60,9 +60,12 @@ cflags_debug := -O1 -g -fno-omit-frame-pointer -DEXTANT_DEBUG
 cflags_asan := $(cflags_debug) -fsanitize=address,undefined -fno-sanitize-recover=all
 cflags_cov := -O1 -g --coverage -fprofile-update=atomic
 cflags_tsan := $(cflags_debug) -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
-libs_release := $(LIBS) -ljemalloc
+# The linker drops a library that nothing names (--as-needed is the default of many systems, and with LTO
+# malloc is not seen to be used): so it is told to keep this one.
+JEMALLOC := -Wl,--push-state,--no-as-needed -ljemalloc -Wl,--pop-state
+libs_release := $(JEMALLOC) $(LIBS)
 libs_nolock := $(libs_release)
-libs_debug := $(LIBS) -ljemalloc
+libs_debug := $(JEMALLOC) $(LIBS)
 libs_asan := $(LIBS)
 libs_tsan := $(LIBS)
 libs_cov := $(LIBS)

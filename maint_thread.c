@@ -8,6 +8,7 @@
 
 #include "items/store.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "operator/settings.h"
 #include "operator/watch.h"
 
@@ -20,6 +21,7 @@
 #define SPARSE_MAX_PCT 60
 #define RUN_ITEMS_PER_STEP 256
 #define CRAWL_INTERVAL_SEC 60
+#define TRIM_INTERVAL_SEC 2
 #define AUTOMOVE_WINDOW_MAX 1800
 
 /* What `automove` remembers of a class. */
@@ -55,7 +57,7 @@ struct maint {
     uint64_t run;
     uint32_t run_pos;
     uint64_t index_charged; /* bytes of the index that slab's limit was told of */
-    uint32_t last_crawl_sec, last_automove_sec;
+    uint32_t last_crawl_sec, last_automove_sec, last_trim_sec;
     bool gave_page; /* the automover's last step: more may follow at once */
     uint64_t juggle_next_ms;
     struct class_window windows[SLAB_CLASS_MAX];
@@ -508,9 +510,18 @@ static bool step_crawl(struct maint *m, uint32_t now)
     return false;
 }
 
+static bool step_trim(struct maint *m, uint32_t now)
+{
+    if (now - m->last_trim_sec >= TRIM_INTERVAL_SEC && !m->stepped) {
+        m->last_trim_sec = now;
+        memory_trim();
+    }
+    return false;
+}
+
 static bool (*const steps[])(struct maint *m, uint32_t now) = {
     step_extstore, step_flush_ahead, step_index,     step_overwritten, step_juggle,
-    step_page_move, step_flush_aged, step_automove, step_sparse,      step_crawl,
+    step_page_move, step_flush_aged, step_automove, step_sparse,      step_crawl, step_trim,
 };
 
 static void maint_sleep(struct maint *m, int timeout_ms)

@@ -22,6 +22,7 @@
 #include "crawler.h"
 #include "net/listener.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/own_file.h"
 #include "maint_thread.h"
 #include "operator/prefix.h"
@@ -141,6 +142,7 @@ static int take_identity(const struct settings *s)
         code = drop_root(s);
     if (code)
         return code;
+    memory_setup();
     /* What is used, not the address space that is reserved. */
     if (s->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
         log_warning("-k invalid, mlockall() failed: %s", strerror(errno));
@@ -339,6 +341,7 @@ static int start_threads(struct server *s)
     env->tunables = &s->tunables;
     env->counters = &s->counters;
     env->reserved_fds = (uint64_t)FDS_OF_A_WORKER * env->thread_count;
+    env->connection_bytes = sizeof(struct conn);
     env->upper = s;
     env->stop = stop_server;
     env->each_conn = each_conn;

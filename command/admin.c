@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "items/lru.h"
 #include "maint_thread.h"
 #include "operator/watch.h"
@@ -445,16 +446,28 @@ static void stats_conns(struct session *s)
     session_reply(s, REPLY_END);
 }
 
-static uint64_t resident_bytes(void)
+/* Where the process's memory is. */
+static void fill_resident(const struct command_env *env, const struct memory_heap *heap,
+                          struct stats_extant *out)
 {
-    unsigned long size, resident = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-    if (!f)
-        return 0;
-    if (fscanf(f, "%lu %lu", &size, &resident) != 2)
-        resident = 0;
-    fclose(f);
-    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+    struct memory_resident r;
+    struct buffer_pool pool;
+    memory_resident(&r);
+    env->buffer_info(env->upper, &pool);
+    uint64_t arena = arena_resident_bytes(env->arena);
+    uint64_t mapped = r.file_bytes + r.shared_bytes, anonymous = r.anonymous_bytes;
+    uint64_t *holds_arena = env->settings->memory_file ? &mapped : &anonymous;
+    out->rss_bytes = anonymous + mapped;
+    arena = min_u64(arena, *holds_arena); /* it has grown meanwhile */
+    *holds_arena -= arena;
+    out->resident_arena_bytes = arena;
+    /* The allocator counts what nobody has written to, too. */
+    out->resident_heap_bytes = min_u64(heap->resident_bytes, anonymous);
+    out->resident_program_bytes = mapped;
+    out->resident_other_bytes = anonymous - out->resident_heap_bytes;
+    out->heap_allocated_bytes = heap->allocated_bytes;
+    out->heap_connections_bytes = pool.bytes + pool.responses * command_response_bytes() +
+                                  atomic_load(&env->counters->curr_conns) * env->connection_bytes;
 }
 
 static void emit_ext_info(struct session *s)
@@ -505,7 +518,6 @@ static void stats_extant(struct session *s)
         .extant_version = EXTANT_VERSION,
         .protocol_level = MEMCACHED_LEVEL,
         .io_engine = ext.engine,
-        .rss_bytes = resident_bytes(),
         .memory_limit_bytes = limit,
         .memory_items_bytes = slab,
         .memory_index_bytes = index.bytes,
@@ -523,6 +535,10 @@ static void stats_extant(struct session *s)
                 : 0,
         .binary_rejected = atomic_load(&env->counters->binary_rejected),
     };
+    struct memory_heap heap;
+    memory_heap(&heap);
+    out.allocator = heap.allocator;
+    fill_resident(env, &heap, &out);
     stats_emit_extant(&out, emit, s);
     emit(s, "arena_touched_bytes", "%" PRIu64, arena_touched_bytes(env->arena));
     emit(s, "slab_real_bytes", "%" PRIu64, slab_real_bytes(env->slab));
@@ -1062,6 +1078,9 @@ enum command_result command_admin(struct session *s, struct request *req)
 /* ---- dumps ---- */
 
 enum { DUMP_BUFFER_BYTES = 64 * 1024, DUMP_LINE_MAX = 1200, DUMP_POLL_MS = 100 };
+/* There is one crawler: a client that takes nothing of its dump for this long loses it, and its connection,
+ * so that others, and the hunt for what has expired, get their turn. */
+enum { DUMP_PATIENCE_SEC = 30 };
 
 /* Belongs to the crawler's thread once started. */
 struct dump {
@@ -1079,15 +1098,18 @@ struct dump {
 static void dump_flush(struct dump *d)
 {
     size_t at = 0;
+    uint32_t last_sec = clock_now_sec();
     while (!d->broken && at < d->used) {
         ssize_t n = send(d->fd, d->buf + at, d->used - at, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n > 0) {
             at += (size_t)n;
+            last_sec = clock_now_sec();
         } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             struct pollfd p = {.fd = d->fd, .events = POLLOUT};
             lock_assert_none_held();
             poll(&p, 1, DUMP_POLL_MS);
-            d->broken = atomic_load(&d->env->stopping);
+            d->broken = atomic_load(&d->env->stopping) ||
+                        clock_now_sec() - last_sec > DUMP_PATIENCE_SEC;
         } else if (n == 0 || errno != EINTR) {
             d->broken = true;
         }

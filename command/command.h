@@ -72,6 +72,7 @@ struct command_env {
     struct server_counters *counters;
     struct admin *admin;
     uint64_t reserved_fds;
+    uint64_t connection_bytes; /* of one connection, beside its buffers */
     _Atomic(bool) stopping; /* set at the end: dumps give up */
     /* upwards, to who owns sockets and threads; each gets `upper` */
     void *upper;

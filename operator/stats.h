@@ -305,6 +305,13 @@ void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn e
     X(TEXT, protocol_level, "memcached whose answers it gives")                                    \
     X(TEXT, io_engine, "how flash is read and written: io_uring, threads or none")                    \
     X(GAUGE, rss_bytes, "memory of the process")                                                   \
+    X(GAUGE, resident_arena_bytes, "of it: items, index, flash buffers and tables")                \
+    X(GAUGE, resident_heap_bytes, "of it: what the allocator holds")                               \
+    X(GAUGE, resident_program_bytes, "of it: program and libraries")                               \
+    X(GAUGE, resident_other_bytes, "the rest: stacks, rings of the kernel")                        \
+    X(TEXT, allocator, "behind malloc")                                                            \
+    X(GAUGE, heap_allocated_bytes, "in use, of what the allocator holds")                          \
+    X(GAUGE, heap_connections_bytes, "of it: connections, their read and reply buffers")           \
     X(GAUGE, memory_limit_bytes, "bound for items and index (-m)")                                 \
     X(GAUGE, memory_items_bytes, "of it, held by slab pages")                                      \
     X(GAUGE, memory_index_bytes, "of it, held by the index")                                       \

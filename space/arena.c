@@ -756,6 +756,49 @@ uint64_t arena_touched_bytes(const struct arena *a)
     return atomic_load_explicit(&a->touched_bytes, memory_order_relaxed);
 }
 
+/* Bytes of some neighbouring units that are present; at most PROBE_UNITS. UINT64_MAX: not said. */
+enum { PROBE_UNITS = 256, PROBES_MAX = 256 };
+static uint64_t probe(const struct arena *a, int pagemap, uint64_t first, uint64_t end)
+{
+    uint64_t words[PROBE_UNITS], present = 0;
+    uint64_t at = ((uint64_t)(uintptr_t)a->base / ARENA_UNIT_BYTES + first) * sizeof(words[0]);
+    size_t bytes = (size_t)(end - first) * sizeof(words[0]);
+    if (pread(pagemap, words, bytes, (off_t)at) != (ssize_t)bytes)
+        return UINT64_MAX;
+    for (uint64_t i = 0; i < end - first; i++)
+        present += words[i] >> 63; /* the kernel's "page present" */
+    return present * ARENA_UNIT_BYTES;
+}
+
+uint64_t arena_resident_bytes(const struct arena *a)
+{
+    uint64_t touched = arena_touched_bytes(a), units = a->reserve_bytes / ARENA_UNIT_BYTES;
+    uint64_t every = touched / ARENA_UNIT_BYTES / PROBE_UNITS / PROBES_MAX + 1;
+    uint64_t runs = 0, met = 0, probed = 0, present = 0, first = 0, end;
+    if (sysconf(_SC_PAGESIZE) != (long)ARENA_UNIT_BYTES)
+        return touched;
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0)
+        return touched;
+    /* Not beyond the last touched unit: reading a hole of the bitmap would fill it. */
+    while (met < touched && map_next_run(a->touched_map, units, &first, &end)) {
+        end = min_u64(end, first + PROBE_UNITS);
+        met += (end - first) * ARENA_UNIT_BYTES;
+        if (runs++ % every == 0) {
+            uint64_t found = probe(a, pagemap, first, end);
+            if (found == UINT64_MAX)
+                break;
+            present += found;
+            probed += (end - first) * ARENA_UNIT_BYTES;
+        }
+        first = end;
+    }
+    close(pagemap);
+    if (probed == 0)
+        return touched;
+    return (uint64_t)((double)present / (double)probed * (double)touched);
+}
+
 uint64_t arena_reserve_bytes(const struct arena *a) { return a->reserve_bytes; }
 
 uint64_t arena_generation(const struct arena *a) { return a->header->generation; }

@@ -111,6 +111,9 @@ uint64_t arena_attach_done(struct arena *a);
 
 uint64_t arena_used_bytes(const struct arena *a, enum arena_use use); /* exact, allocated */
 uint64_t arena_touched_bytes(const struct arena *a); /* upper bound of the mapping's RSS */
+/* Of the mapping, what is in this process's memory now, as the kernel says (/proc/self/pagemap): exact up to
+ * 256 MB touched, beyond from samples, in some milliseconds. arena_touched_bytes() where it isn't said. */
+uint64_t arena_resident_bytes(const struct arena *a);
 uint64_t arena_reserve_bytes(const struct arena *a);
 uint64_t arena_generation(const struct arena *a); /* processes that used this content */
 

@@ -521,6 +521,29 @@ Test(server, a_dump_to_a_client_that_leaves_ends)
     stop(s, c);
 }
 
+/* It would keep the crawler for itself. */
+static bool time_ends_the_dump(struct client *c)
+{
+    client_ask(c, "debugtime 31\r\n", "OK\r\n");
+    return client_stat_u64(c, "", "curr_connections") == 1;
+}
+
+Test(server, a_dump_that_nobody_reads_ends)
+{
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "2");
+    struct client *c = client_open(s), *deaf = client_open(s);
+    fill(c, 20000, 10);
+    client_send(deaf, "lru_crawler metadump all\r\n");
+    client_line(deaf);
+    client_ask(c, "lru_crawler mgdump all\r\n", "BUSY currently processing crawler request\r\n");
+    cr_assert(wait_until(time_ends_the_dump(c), 20000));
+    client_send(c, "lru_crawler mgdump all\r\n");
+    while (strcmp(client_line(c), "EN") != 0)
+        ;
+    client_close(deaf);
+    stop(s, c);
+}
+
 /* ---- the end ---- */
 
 Test(server, stops_at_once_with_a_dump_and_watchers_under_way)
