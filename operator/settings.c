@@ -390,6 +390,7 @@ enum sub_kind {
     SUB_ON,       /* sets a switch */
     SUB_OFF,      /* clears it */
     SUB_NUMBER,   /* whole number, times scale */
+    SUB_BYTES,    /* the same; or with a suffix (k, m, g), then in that unit */
     SUB_OPTIONAL, /* the same; 1 if there is no value */
     SUB_REAL,
     SUB_OWN, /* its own function; with or without a value */
@@ -410,6 +411,7 @@ struct suboption {
 #define OFF(name, field, help) {#name, SUB_OFF, ID_##field, 0, NULL, NULL, NULL, NULL, help}
 #define NUMBER(name, field, scale, missing, bad, range)                                            \
     {#name, SUB_NUMBER, ID_##field, scale, NULL, missing, bad, range, NULL}
+#define BYTES(name, field, scale) {#name, SUB_BYTES, ID_##field, scale, NULL, NULL, NULL, NULL, NULL}
 #define REAL(name, field, missing, bad, range)                                                     \
     {#name, SUB_REAL, ID_##field, 1, NULL, missing, bad, range, NULL}
 #define OWN(name, id, help) {#name, SUB_OWN, id, 0, sub_##name, NULL, NULL, NULL, help}
@@ -471,8 +473,8 @@ static const struct suboption suboptions[] = {
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
-    NUMBER(ext_page_size, ext_page_size, MiB, NULL, NULL, NULL),
-    NUMBER(ext_wbuf_size, ext_wbuf_size, MiB, NULL, NULL, NULL),
+    BYTES(ext_page_size, ext_page_size, MiB),
+    BYTES(ext_wbuf_size, ext_wbuf_size, MiB),
     NUMBER(ext_threads, ext_threads, 1, NULL, NULL, NULL),
     NUMBER(ext_io_depth, ext_io_depth, 1, NULL, NULL, NULL),
     NUMBER(ext_item_size, ext_item_size, 1, NULL, NULL, NULL),
@@ -564,6 +566,9 @@ static int refuse_range(struct parser *p, const struct suboption *o, double v)
     if (o->id == ID_slab_chunk_max)
         return refuse(p, 1, v < row->min ? "slab_chunk_max must be >= 0"
                                          : "slab_chunk_max must be specified in kilobytes.");
+    if (o->kind == SUB_BYTES)
+        return refuse(p, 1, "%s must be between %.12gk and %.12g", o->name, row->min / KiB,
+                      row->max / scale);
     if (v < row->min && row->min <= scale)
         return refuse(p, 1, "%s must be greater than 0", o->name);
     return refuse(p, 1, "%s must be between %.12g and %.12g", o->name, row->min / scale,
@@ -580,12 +585,15 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
         return refuse(p, 1, "%s", o->missing);
     if (value == NULL)
         return refuse(p, 1, "Missing %s argument", o->name);
-    bool ok = o->kind == SUB_REAL ? parse_real(value, &v) : parse_whole(value, false, &v);
+    bool ok = o->kind == SUB_REAL    ? parse_real(value, &v)
+              : o->kind == SUB_BYTES ? parse_bytes(value, o->scale, &v)
+                                     : parse_whole(value, false, &v);
     if (!ok && o->bad != NULL)
         return refuse(p, 1, "%s", o->bad);
     if (!ok)
         return refuse(p, 1, "could not parse argument to %s", o->name);
-    v *= (double)o->scale;
+    if (o->kind != SUB_BYTES)
+        v *= (double)o->scale;
     /* Factors and the ratio must be above their lower bound, not at it. */
     bool open = o->id == ID_hot_max_factor || o->id == ID_warm_max_factor ||
                 o->id == ID_slab_automove_ratio;
@@ -626,6 +634,7 @@ static int take_suboption(struct parser *p, char *part)
         put_number(p->s, &table[o->id], o->kind == SUB_ON);
         return SETTINGS_GO_ON;
     case SUB_NUMBER:
+    case SUB_BYTES:
     case SUB_OPTIONAL:
     case SUB_REAL:
         return take_number(p, o, value);
@@ -1093,6 +1102,13 @@ uint64_t settings_ext_page_count(const struct settings *s)
     return count;
 }
 
+/* memcached's sizes, and smaller ones for small files. */
+static bool is_unit_size(uint64_t bytes)
+{
+    return bytes % (bytes < SETTINGS_EXT_UNIT_BYTES ? SETTINGS_EXT_SMALL_UNIT_BYTES
+                                                    : SETTINGS_EXT_UNIT_BYTES) == 0;
+}
+
 /* Small files of default-sized pages would have next to none: memcached takes it, so pages get
  * smaller, unless their size was asked for. */
 static void shrink_pages(struct parser *p)
@@ -1100,7 +1116,7 @@ static void shrink_pages(struct parser *p)
     struct settings *s = p->s;
     while (!p->page_size_given && settings_ext_page_count(s) < SETTINGS_EXT_PAGES_WISH) {
         uint64_t half = s->ext_page_size / 2;
-        if (half % s->ext_wbuf_size != 0 || half % SETTINGS_EXT_UNIT_BYTES != 0)
+        if (half % s->ext_wbuf_size != 0 || !is_unit_size(half))
             break;
         s->ext_page_size = half;
     }
@@ -1125,19 +1141,23 @@ static int check_flash(struct parser *p)
     shrink_pages(p);
     if (s->ext_page_size % s->ext_wbuf_size != 0)
         return refuse(p, 1, "%s page_size must be divisible by wbuf_size", failed);
-    if (s->ext_page_size % SETTINGS_EXT_UNIT_BYTES != 0 ||
-        s->ext_wbuf_size % SETTINGS_EXT_UNIT_BYTES != 0)
-        return refuse(p, 1, "%s page_size and wbuf_size must be divisible by 1024*1024*2", failed);
+    if (!is_unit_size(s->ext_page_size) || !is_unit_size(s->ext_wbuf_size))
+        return refuse(p, 1, "%s page_size and wbuf_size must be divisible by 1024*1024*2%s", failed,
+                      min_u64(s->ext_page_size, s->ext_wbuf_size) < SETTINGS_EXT_UNIT_BYTES
+                          ? ", or below that by 1024*64"
+                          : "");
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < s->ext_file_count; i++) {
         for (uint32_t k = 0; k < i; k++) {
             if (is_same_file(s->ext_files[i].path, s->ext_files[k].path))
                 return refuse(p, 1, "ext_path names the file %s twice", s->ext_files[i].path);
         }
+        bool small = s->ext_page_size < SETTINGS_EXT_UNIT_BYTES;
         if (s->ext_files[i].bytes < s->ext_page_size)
             return refuse(p, 1,
-                          "ext_path %s is smaller than one page (ext_page_size, %" PRIu64 " MB)",
-                          s->ext_files[i].path, s->ext_page_size / MiB);
+                          "ext_path %s is smaller than one page (ext_page_size, %" PRIu64 " %s)",
+                          s->ext_files[i].path, s->ext_page_size / (small ? KiB : MiB),
+                          small ? "KB" : "MB");
         bytes += s->ext_files[i].bytes;
     }
     uint64_t pages = settings_ext_page_count(s);

@@ -38,6 +38,7 @@ enum {
 #define SETTINGS_EXT_PAGES_WISH 8u           /* in all, unless ext_page_size says otherwise */
 #define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* what a place of 40 bits can name */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
+#define SETTINGS_EXT_SMALL_UNIT_BYTES (64 * KiB) /* of those below 2 MB */
 
 enum setting_type {
     SETTING_BOOL,
@@ -250,9 +251,9 @@ enum settings_bucket {
     X(U32, ext_recache_rate, 2000, 0, UINT32_MAX, "", LIVE, NUMBER,                                \
       "ext_recache_rate",                                                                          \
       "one of so many eligible hits brings the item back to memory; 0 never")                      \
-    X(U64, ext_wbuf_size, 4 * MiB, 2 * MiB, GiB, "bytes", FIXED, NUMBER,                           \
+    X(U64, ext_wbuf_size, 4 * MiB, 64 * KiB, GiB, "bytes", FIXED, NUMBER,                           \
       "ext_wbuf_size",                                                                             \
-      "write buffer, given in MB; bounds -I")                                                      \
+      "write buffer, given in MB, or with k; bounds -I")                                                      \
     X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX,                                        \
       "pages", LIVE, NUMBER,                                                                       \
       "ext_compact_under", "compact below this many free pages; default: 1% of all, at least 1")   \
@@ -303,9 +304,10 @@ enum settings_bucket {
       "the index grows")                                                                           \
     X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", FIXED, HIDDEN, "",                                \
       "SO_MARK of sockets; 0 none")                                                                \
-    X(U64, ext_page_size, 64 * MiB, 2 * MiB, GiB, "bytes", FIXED, HIDDEN,                          \
+    X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", FIXED, HIDDEN,                          \
       "",                                                                                          \
-      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small")                             \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"   \
+      "or with k, a multiple of 64k")                             \
     X(U32, ext_threads, 1, 1, 256, "", FIXED, HIDDEN, "",                                          \
       "I/O threads")                                                                               \
     X(U32, ext_io_depth, 1, 1, 4096, "", FIXED, HIDDEN, "",                                        \

@@ -556,15 +556,33 @@ Test(settings, ext_path_twice_by_a_link)
 
 Test(settings, page_size_refusals)
 {
-    refused("-o ext_path=/f:64m,ext_page_size=0", 1, "ext_page_size must be between 2 and 1024");
-    refused("-o ext_path=/f:64m,ext_page_size=4096", 1, "ext_page_size must be between 2 and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=0", 1, "ext_page_size must be between 64k and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=4096", 1, "ext_page_size must be between 64k and 1024");
     refused("-o ext_path=/f:64m,ext_page_size=x", 1, "could not parse argument to ext_page_size");
     refused("-o ext_path=/f:64m,ext_page_size=7", 1,
             "Failed to initialize external storage: page_size must be divisible by wbuf_size");
     refused("-o ext_path=/f:99m,ext_page_size=9,ext_wbuf_size=3", 1,
             "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
             "1024*1024*2");
-    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 1, "ext_wbuf_size must be between 2 and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=63k", 1, "ext_page_size must be between 64k and 1024");
+    refused("-I 64k -o slab_chunk_max=64,ext_path=/f:64m,ext_page_size=96k,ext_wbuf_size=96k", 1,
+            "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
+            "1024*1024*2, or below that by 1024*64");
+    refused("-I 512k -o ext_path=/f:1m,ext_page_size=1536k,ext_wbuf_size=512k", 1,
+            "ext_path /f is smaller than one page (ext_page_size, 1536 KB)");
+    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 1, "ext_wbuf_size must be between 64k and 1024");
+}
+
+Test(settings, small_caches_have_small_pages)
+{
+    accepted("-I 128k -o slab_chunk_max=64,ext_path=/f:16m,ext_page_size=512k,ext_wbuf_size=128k");
+    cr_assert_eq(s.ext_page_size, 512 * KiB);
+    cr_assert_eq(s.ext_wbuf_size, 128 * KiB);
+    cr_assert_eq(settings_ext_page_count(&s), 32);
+    accepted("-I 64k -o slab_chunk_max=64,ext_path=/f:2m,ext_wbuf_size=64k");
+    cr_assert_eq(settings_ext_page_count(&s), 8);
+    accepted("-o ext_path=/f:64m,ext_page_size=4m,ext_wbuf_size=2m");
+    cr_assert_eq(s.ext_page_size, 4 * MiB);
 }
 
 Test(settings, page_size_after_path_counts)
