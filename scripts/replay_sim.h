@@ -1,0 +1,30 @@
+/* replay_sim.h: caches that are only simulated, as lines to hold servers against: what would a cache
+ * of so many bytes in all have hit, and written to flash?
+ *
+ *   lru     one tier, all bytes: least recently used goes
+ *   fifo    RAM by LRU, what leaves it is written to pages, the oldest page goes: an ideal extstore
+ *   s3fifo  one tier, all bytes (S3-FIFO: a tenth for newcomers, ghosts, two bits a key)
+ *   min     one tier, all bytes, and it knows the future: what is needed last goes, or doesn't come in
+ *
+ * Look-aside, as scripts/replay.c does: a get, and on a miss a set.
+ */
+#ifndef REPLAY_SIM_H
+#define REPLAY_SIM_H
+
+#include "scripts/replay_trace.h"
+
+struct sim_sizes {
+    uint64_t ram_bytes, flash_bytes, page_bytes;
+};
+
+struct sim_result {
+    uint64_t gets, hits, flash_hits;
+    uint64_t get_bytes, hit_bytes;
+    uint64_t flash_written;
+};
+
+/* False: no such cache. */
+bool sim_run(const char *name, const struct trace *t, const struct sim_sizes *sizes,
+             struct sim_result *out);
+
+#endif

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""scripts/replay.c plays what it says: its made-up traces, its simulated caches and its checks.
+
+The simulations are held against caches of ten lines in Python, of values that are all of one size;
+a server is played a trace, and each of its answers is counted.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "t", "aid"))
+sys.dont_write_bytecode = True
+
+from servers import Server  # noqa: E402
+
+REPLAY = os.path.join(ROOT, "build", "replay")
+OBJECT = 335 + 56  # a value without sizes, and what a record adds
+TRACE = [i * i % 23 + i % 7 * 100 for i in range(4000)]
+
+
+def run(arguments, code=0):
+    done = subprocess.run([REPLAY, *map(str, arguments)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, check=False)
+    assert done.returncode == code, done
+    return dict(line.split() for line in done.stdout.decode().splitlines())
+
+
+def lru(trace, room):
+    held, hits = [], 0
+    for key in trace:
+        hits += key in held
+        held = [key] + [k for k in held if k != key][:room - 1]
+    return hits
+
+
+def best(trace, room):
+    """Belady's, with the choice of not taking a key in at all."""
+    later, following = {}, []
+    for i in range(len(trace) - 1, -1, -1):
+        following.append(later.get(trace[i], len(trace)))
+        later[trace[i]] = i
+    following.reverse()
+    held, hits = {}, 0
+    for i, key in enumerate(trace):
+        hits += key in held
+        held[key] = following[i]
+        if len(held) > room:
+            del held[max(held, key=held.get)]
+    return hits
+
+
+class Replay(unittest.TestCase):
+    def setUp(self):
+        self.file = tempfile.NamedTemporaryFile("w", suffix=".txt")
+        self.file.write("".join("%x\n" % key for key in TRACE))
+        self.file.flush()
+        self.addCleanup(self.file.close)
+
+    def simulate(self, name, objects, source=None):
+        ram = objects // 4 * OBJECT
+        return run(["--simulate", name, "--ram", ram, "--flash", objects * OBJECT - ram, "--page",
+                    10 * OBJECT, source or self.file.name])
+
+    def test_lru_and_min(self):
+        for objects in (40, 80):
+            self.assertEqual(int(self.simulate("lru", objects)["lru_hits"]), lru(TRACE, objects))
+            self.assertEqual(int(self.simulate("min", objects)["min_hits"]), best(TRACE, objects))
+
+    def test_a_loop_misses_in_fifo_and_fits_in_a_larger_one(self):
+        self.assertEqual(int(self.simulate("fifo", 80, "loop:100:1000")["fifo_hits"]), 0)
+        out = self.simulate("fifo", 140, "loop:100:1000")
+        self.assertEqual(int(out["fifo_hits"]), 900)
+        self.assertEqual(int(out["fifo_flash_written"]) % OBJECT, 0)
+
+    def test_s3fifo_keeps_a_hot_set_through_one_hit_wonders(self):
+        out = self.simulate("s3fifo,lru", 200, "onehit:200:20000")
+        self.assertGreater(int(out["s3fifo_hits"]), int(out["lru_hits"]))
+
+    def test_each_key_twice(self):
+        out = run(["twice:100:10000"])
+        self.assertEqual(int(out["keys"]), 100 + 9900 // 2)
+
+    def test_a_server_is_played_to(self):
+        extant = os.environ.get("EXTANT", os.path.join(ROOT, "extant"))
+        with Server(extant, ["-m", "8", "-t", "1"]) as server:
+            out = run(["--server", server.path, self.file.name])
+            keys = len(set(TRACE))
+            self.assertEqual(int(out["gets"]), len(TRACE))
+            self.assertEqual(int(out["hits"]), len(TRACE) - keys)
+            self.assertEqual((int(out["wrong"]), int(out["refused"])), (0, 0))
+            self.assertEqual(int(server.stats()["curr_items"]), keys)
+            out = run(["--server", server.path, "--deletes", "0.1", "--overwrites", "0.1",
+                       self.file.name])
+            stats = server.stats()
+            self.assertEqual(int(stats["delete_hits"]) + int(stats["delete_misses"]),
+                             int(out["deletes"]))
+            self.assertGreater(int(out["deletes"]), 300)
+            server.command(b"set %016x 0 0 5\r\nwrong\r\nget %016x" % (TRACE[0], TRACE[0]))
+            self.assertEqual(int(run(["--server", server.path, self.file.name], 1)["wrong"]),
+                             TRACE.count(TRACE[0]))
+
+    def test_what_is_no_trace_is_refused(self):
+        run(["/nonexistent"], 2)
+        run(["nosuch:10:100"], 2)
+        run([], 2)
+
+
+if __name__ == "__main__":
+    subprocess.run(["make", "-s", "-C", ROOT, "build/replay"], check=True)
+    unittest.main()
