@@ -199,7 +199,7 @@ coverage:
 
 # ---- fuzzers -------------------------------------------------------------------------
 
-FUZZERS := $(patsubst t/fuzz/fuzz_%.c,build/fuzz/%,$(wildcard t/fuzz/fuzz_*.c))
+FUZZERS := $(patsubst t/fuzz/fuzz_%.c,build/fuzz/bin/%,$(wildcard t/fuzz/fuzz_*.c))
 FUZZ_FLAGS := -O2 -g -fno-omit-frame-pointer -DEXTANT_DEBUG -DFUZZER -fno-sanitize-recover=all
 build/fuzz/%.o: %.c | build/.checked
 	$(call say,FUZZ,$@)
@@ -213,13 +213,15 @@ build/fuzz/restart/attach.o build/fuzz/index.o build/fuzz/items/lru.o: \
 build/fuzz/libextant.a: $(LIB_SRC:%.c=build/fuzz/%.o) build/fuzz/t/aid/cache_fixture.o
 	$(Q)rm -f $@ && ar qcs $@ $^
 
-$(FUZZERS): build/fuzz/%: build/fuzz/t/fuzz/fuzz_%.o build/fuzz/libextant.a
+$(FUZZERS): build/fuzz/bin/%: build/fuzz/t/fuzz/fuzz_%.o build/fuzz/libextant.a
 	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< \
 	    build/fuzz/libextant.a $(LIBS)
 -include $(wildcard $(addprefix build/fuzz/,$(addsuffix /*.d,. $(ROOMS) t/aid t/fuzz)))
 
-# Each fuzzer for FUZZ_SECONDS; what they find is left in build/fuzz/found.
+# Searches: each fuzzer for FUZZ_SECONDS from where the last search ended, with another seed each time.
+# What they find is left in build/fuzz/found. (In `make test` each has a fixed seed and number of runs.)
 FUZZ_SECONDS ?= 60
 .PHONY: fuzzers fuzz
 fuzzers: $(FUZZERS)

@@ -21,7 +21,7 @@ Musts (each breach is printed, exit 1): the server lives, 0 wrong, no broken con
 loading doesn't take LOAD_SECONDS, nor does a pass after the fault, of which nothing is lost;
 writes that fail or are short up to 1 in 4, and with ext_verify_writes those that say nothing of a
 wrong bit or of being lost: 0 lost; reads that fail, are short or wrong up to
-1 in 5: 95% of hits; the prober's p99 stays under a third of a stall; small values in RAM are
+1 in 5: 95% of hits; without --quick, the prober's p99 stays under a third of a stall; small values in RAM are
 served while the device is gone; when it is back, loading and reading lose nothing.
 What one would like but did not promise is printed as a note.
 """
@@ -38,12 +38,12 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t", "aid"))
-from servers import Server, is_extant  # noqa: E402
+from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
 
 VALUE_BYTES = 8000
 PASSES = 3
 BATCH = 10
-LOAD_SECONDS = 15        # for all passes; several times what they need
+LOAD_SECONDS = PATIENCE_SECONDS  # for all passes; many times what they need
 STALL_MS = 300
 READ_FAULTS = ("eio", "short", "flip", "misdirect")
 WRITE_FAULTS = ("eio", "short", "enospc", "flip", "misdirect", "lost")
@@ -86,7 +86,7 @@ class Mount:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(5)
+                self.process.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -99,7 +99,7 @@ class Broken(Exception):
 class Client:
     def __init__(self, server):
         self.socket = server.connect()
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE_SECONDS)
         self.reader = self.socket.makefile("rb", 1 << 16)
 
     def send(self, data):
@@ -189,7 +189,7 @@ class History:
     def sure(self):
         return [k for k in self.keys if self.acked.get(k) and k not in self.unsure]
 
-    def verify(self, client, keys=None, seconds=60):
+    def verify(self, client, keys=None, seconds=PATIENCE_SECONDS):
         """(tried, hits, wrong, errors, keys of sure misses)"""
         tried = hits = wrong = errors = 0
         missing, end = [], time.monotonic() + seconds
@@ -306,8 +306,8 @@ class Matrix:
             time.sleep(0.05)
 
     def recovered(self, server, history, client):
-        """Whether the server stops saying degraded within 15 s of light traffic."""
-        end = time.monotonic() + 15
+        """Whether the server stops saying degraded under light traffic."""
+        end = time.monotonic() + PATIENCE_SECONDS
         while True:
             state = self.degraded(self.stats(server))
             if not state or time.monotonic() > end:
@@ -330,6 +330,11 @@ class Matrix:
     def must(self, cell, ok, what):
         if not ok:
             self.breaches.append("%s: %s" % (cell, what))
+
+    def must_be_quick(self, cell, p99_ms):
+        """With --quick only a note: it runs beside other tests, on a machine that may be busy."""
+        claim = self.note if self.args.quick else self.must
+        claim(cell, p99_ms < STALL_MS / 3, "p99 of others is %.0f ms" % p99_ms)
 
     def note(self, cell, ok, what):
         if not ok:
@@ -434,7 +439,7 @@ class Matrix:
                 print("    refused with: %s" % line.decode("latin-1"))
             self.must(cell, wrong == 0, "%d wrong values" % wrong)
             self.must(cell, loaded, "loading took over %d s" % LOAD_SECONDS)
-            self.must(cell, not still, "still degraded 15 s after the fault is gone")
+            self.must(cell, not still, "still degraded when the fault is gone")
             self.must(cell, again, "loading after the fault took over %d s: %d of %d"
                       % (LOAD_SECONDS, sum(v == history.version for v in history.acked.values()),
                          len(history.keys)))
@@ -515,7 +520,7 @@ class Matrix:
             worst = self.show_latency(latency)
             self.must(cell, wrong == 0, "%d wrong values" % wrong)
             self.must(cell, latency["errors"] == 0, "the prober met %d errors" % latency["errors"])
-            self.must(cell, worst < STALL_MS / 3, "p99 of others is %.0f ms" % worst)
+            self.must_be_quick(cell, worst)
             self.note(cell, len(missing) <= evicted, "%d lost, but %d counted as evicted"
                       % (len(missing), evicted))
             self.note(cell, not missing, "%d lost" % len(missing))
@@ -575,8 +580,8 @@ class Matrix:
             self.must(cell, kept == len(found) == len(small), "of %d small values %d were stored, "
                       "%d found" % (len(small), kept, len(found)))
             self.must(cell, latency["errors"] == 0, "the prober met %d errors" % latency["errors"])
-            self.must(cell, worst < STALL_MS / 3, "p99 of others is %.0f ms" % worst)
-            self.must(cell, not still, "still degraded 15 s after")
+            self.must_be_quick(cell, worst)
+            self.must(cell, not still, "it stays degraded")
             self.must(cell, not final[4], "%d lost of what was stored afterwards" % len(final[4]))
             if kind == "gone":
                 self.note(cell, was is not False, "not shown as degraded")

@@ -25,9 +25,9 @@ check() {
 }
 finish() { echo "ok: $CHECKS checks"; exit 0; }
 
-# wait_for COMMAND [SECONDS]: polls until the command succeeds
+# wait_for COMMAND [SECONDS]: polls until the command succeeds; only a hang takes as long as the bound
 wait_for() {
-    local end=$((SECONDS + ${2:-10}))
+    local end=$((SECONDS + ${2:-120}))
     until eval "$1"; do
         [ $SECONDS -lt $end ] || fail "waited in vain for: $1"
         sleep 0.02

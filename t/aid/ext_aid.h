@@ -100,7 +100,7 @@ struct ext_info aid_info(struct aid *a);
     do {                                                                                           \
         unsigned aid_tries = 0;                                                                    \
         while (!(cond)) {                                                                          \
-            cr_assert_lt(++aid_tries, 10000u, "never came: " #cond);                               \
+            cr_assert_lt(++aid_tries, 100000u, "never came: " #cond);                               \
             aid_nap();                                                                             \
         }                                                                                          \
     } while (0)

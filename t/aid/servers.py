@@ -3,6 +3,9 @@
 A server runs on a unix socket (or a TCP port of its own choice) in a directory of
 its own, and goes with its directory when the test ends. Nothing here sleeps for a
 fixed time to wait for a server: start() polls until it answers.
+
+A test must end alike on a fast machine and on a busy one. So what it waits for has PATIENCE_SECONDS,
+which only a hang exceeds, and what it draws at random comes from seed(), which is fixed.
 """
 
 import os
@@ -13,6 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
+
+
+PATIENCE_SECONDS = float(os.environ.get("PATIENCE", 120))
+
+
+def seed():
+    """The seed of what a test draws at random: $SEED, else always the same; printed."""
+    number = int(os.environ.get("SEED", "1"))
+    print("SEED=%d" % number, flush=True)
+    return number
 
 
 class Server:
@@ -57,7 +70,7 @@ class Server:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError("%s didn't start: %s\n%s" % (
@@ -89,7 +102,7 @@ class Server:
     def command(self, line):
         """Sends one line, returns the answer up to END, OK, RESET or an error."""
         with self.connect() as s:
-            s.settimeout(20)
+            s.settimeout(PATIENCE_SECONDS)
             s.sendall(line + b"\r\n")
             out = b""
             while not out.endswith((b"END\r\n", b"OK\r\n", b"RESET\r\n", b"ERROR\r\n")):
@@ -123,13 +136,13 @@ class Server:
             return ""
 
     def stop(self):
-        """SIGTERM, and SIGKILL after 20 s. Returns the exit code, None if it never ran."""
+        """SIGTERM, and SIGKILL after PATIENCE_SECONDS. Returns the exit code, None if it never ran."""
         code = None
         if self.process is not None:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
             try:
-                code = self.process.wait(20)
+                code = self.process.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 code = self.process.wait()
@@ -154,7 +167,7 @@ def expect(what, condition, detail=''):
         FAILED.append(what)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=PATIENCE_SECONDS):
     """True as soon as condition() is."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -5,7 +5,7 @@ const crypto = require('crypto');
 const Memcached = require('memcached');
 
 const m = new Memcached(`127.0.0.1:${process.argv[2]}`,
-  { timeout: 20000, maxValue: 16 << 20, poolSize: 4, retries: 0 });
+  { timeout: 120000, maxValue: 16 << 20, poolSize: 4, retries: 0 });
 
 // ask('get', 'a') resolves to what the client's callback gets.
 const ask = (verb, ...args) => new Promise((resolve, reject) =>

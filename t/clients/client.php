@@ -9,7 +9,7 @@ function check($what, $got, $wanted = true)
     exit(1);
 }
 
-function wait_until($condition, $seconds = 10)
+function wait_until($condition, $seconds = 120)
 {
     $end = microtime(true) + $seconds;
     while (!$condition()) {

@@ -10,7 +10,7 @@ my $fast = $module eq 'Cache::Memcached::Fast';
 sub check { my ($what, $ok) = @_; die "$module: $what\n" unless $ok; }
 sub wait_until {
     my ($condition) = @_;
-    my $end = time + 10;
+    my $end = time + 120;
     until ($condition->()) { check('waited in vain', time < $end); sleep 0.02; }
 }
 sub is { my ($got, $wanted) = @_; return defined $got && $got eq $wanted; }
@@ -18,7 +18,7 @@ sub is { my ($got, $wanted) = @_; return defined $got && $got eq $wanted; }
 eval "require $module" or die $@;
 my $m = $module->new({
     servers => ["127.0.0.1:$port"],
-    $fast ? (io_timeout => 20, max_size => 4 << 20) : (select_timeout => 20),
+    $fast ? (io_timeout => 120, max_size => 4 << 20) : (select_timeout => 120),
 });
 
 check('set', $m->set('a', 'one'));

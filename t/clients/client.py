@@ -21,7 +21,7 @@ def wait_until(condition, seconds=10):
 class Pymemcache:
     def __init__(self, port):
         from pymemcache.client.base import Client
-        self.c = c = Client(("127.0.0.1", port), timeout=20, default_noreply=False)
+        self.c = c = Client(("127.0.0.1", port), timeout=120, default_noreply=False)
         self.set = lambda k, v, ttl=0: c.set(k, v, expire=ttl)
         self.get = c.get
         self.add, self.replace = c.add, c.replace
@@ -46,7 +46,7 @@ class PythonMemcache:
     def __init__(self, port):
         import memcache
         self.c = c = memcache.Client(["127.0.0.1:%d" % port], cache_cas=True,
-                                     server_max_value_length=4 << 20, socket_timeout=20)
+                                     server_max_value_length=4 << 20, socket_timeout=120)
         self.set = lambda k, v, ttl=0: bool(c.set(k, v, time=ttl))
         self.get = c.get
         self.add = lambda k, v: bool(c.add(k, v))

@@ -11,8 +11,9 @@ start_server -m 64 -I 4m $(flash_flags 64)
 S=--servers=127.0.0.1:$PORT
 
 cd "$TMP" || exit 1
-head -c 100000 /dev/urandom > one
-head -c 1000000 /dev/urandom > two
+noise() { python3 -c 'import random, sys; sys.stdout.buffer.write(random.Random(1).randbytes(int(sys.argv[1])))' "$1"; }
+noise 100000 > one
+noise 1000000 > two
 printf 'text\n' > three
 : > empty
 

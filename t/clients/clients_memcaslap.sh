@@ -21,7 +21,7 @@ cmd
 CNF
 slap() { # name, more options
     local name=$1; shift
-    timeout 100 memcaslap -s "127.0.0.1:$PORT" -F "$TMP/load.cnf" -T 1 -c 8 -w 1k "$@" \
+    timeout 600 memcaslap -s "127.0.0.1:$PORT" -F "$TMP/load.cnf" -T 1 -c 8 -w 1k "$@" \
         > "$TMP/slap" 2>&1 || { tail -n 20 "$TMP/slap"; fail "$name"; }
     grep -Eq '^Run time' "$TMP/slap" || { tail -n 20 "$TMP/slap"; fail "$name: no result"; }
 }

@@ -8,7 +8,7 @@ need node
     skip "npm's memcached isn't installed (npm ci in t/clients)"
 # shellcheck disable=SC2046
 start_server -m 64 -I 4m $(flash_flags 64)
-timeout 120 node t/clients/client.js "$PORT" || fail "npm memcached"
+timeout 600 node t/clients/client.js "$PORT" || fail "npm memcached"
 stop_server
 check "clean stop" "$SERVER_RC" 0
 finish

@@ -10,7 +10,7 @@ start_server -m 64 -I 4m $(flash_flags 64)
 ran=0
 for module in Cache::Memcached::Fast Cache::Memcached; do
     perl -M$module -e 1 2> /dev/null || { echo "$module isn't installed"; continue; }
-    timeout 120 perl t/clients/client.pl $module "$PORT" || fail "$module"
+    timeout 600 perl t/clients/client.pl $module "$PORT" || fail "$module"
     ran=$((ran + 1))
 done
 [ $ran -gt 0 ] || skip "no Perl client is installed"

@@ -9,7 +9,7 @@ ran=0
 start_server -m 64 -I 4m $(flash_flags 64)
 for client in pymemcache memcache pylibmc; do
     python=$(python_with "$client") || { echo "$client isn't installed"; continue; }
-    timeout 120 "$python" t/clients/client.py "$client" "$PORT" || fail "$client"
+    timeout 600 "$python" t/clients/client.py "$client" "$PORT" || fail "$client"
     ran=$((ran + 1))
 done
 [ $ran -gt 0 ] || skip "no Python client is installed"

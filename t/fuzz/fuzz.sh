@@ -1,14 +1,18 @@
 #!/bin/bash
-# Every fuzzer (t/fuzz/fuzz_*.c) for a while, from the kept corpus on; fails if one finds something.
+# Every fuzzer (t/fuzz/fuzz_*.c); fails if one finds something.
 #
-#   t/fuzz/fuzz.sh [TARGET...]
+#   t/fuzz/fuzz.sh [TARGET...]                   the same inputs each time: `make test` runs this
+#   FUZZ_SECONDS=60 t/fuzz/fuzz.sh [TARGET...]   searches for so long each: `make fuzz`
 #
-# FUZZ_SECONDS is the time for each (default 8; `make fuzz` takes 60). What a target learns stays in
-# build/fuzz/corpus/TARGET for the next time; what it finds is build/fuzz/found/TARGET-crash-...; put
+# The first runs the kept corpus (t/fuzz/corpus/) and FUZZ_RUNS inputs made of it, from SEED (1): the code
+# alone decides how it ends. A search draws another seed each time and goes on with what earlier ones
+# learnt (build/fuzz/corpus/TARGET). What is found is build/fuzz/found/TARGET-crash-...; once mended it
+# goes to t/fuzz/corpus/TARGET under the name of the fault, and fuzz_corpus_test.c runs it too.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 
-seconds=${FUZZ_SECONDS:-8}
+seconds=${FUZZ_SECONDS:-}
+seed=${SEED:-1}
 clang=${CLANG:-clang}
 out=build/fuzz
 mkdir -p "$out/found"
@@ -19,7 +23,13 @@ then
     echo "skipped: $clang can't build fuzzers (libclang-rt-14-dev)"
     exit 77
 fi
-make --no-print-directory CLANG="$clang" fuzzers || exit 1
+make -s --no-print-directory CLANG="$clang" fuzzers || exit 1
+
+# libFuzzer compares addresses too: with the same ones each time it makes the same inputs.
+fixed_addresses=()
+if setarch -R true 2>/dev/null; then
+    fixed_addresses=(setarch -R)
+fi
 
 if [ $# = 0 ]; then
     for source in t/fuzz/fuzz_*.c; do
@@ -28,18 +38,33 @@ if [ $# = 0 ]; then
     done
 fi
 
+# The first folder gets what is learnt, so it is never the kept corpus.
 failed=0
 for target in "$@"; do
-    mkdir -p "$out/corpus/$target" "t/fuzz/corpus/$target"
     longest=4096
+    runs=${FUZZ_RUNS:-40000}
+    if [ "$target" = attach ]; then # each starts a server three times
+        longest=240
+        runs=${FUZZ_RUNS:-200}
+    fi
+    if [ -n "$seconds" ]; then
+        learnt=$out/corpus/$target
+        how=(-max_total_time="$seconds" -timeout=10)
+        drawn="in $seconds s"
+    else
+        learnt=$out/learnt/$target
+        rm -rf "$learnt"
+        how=(-runs="$runs" -seed="$seed" -timeout=600)
+        drawn="seed $seed"
+    fi
+    mkdir -p "$learnt"
     dictionary=()
-    [ "$target" = attach ] && longest=240
     [ -e "t/fuzz/corpus/$target.dict" ] && dictionary=(-dict="t/fuzz/corpus/$target.dict")
     log=$out/$target.log
-    if "$out/$target" -max_total_time="$seconds" -max_len="$longest" -timeout=10 -verbosity=0 \
+    if "${fixed_addresses[@]}" "$out/bin/$target" "${how[@]}" -max_len="$longest" -verbosity=0 \
         -print_final_stats=1 "${dictionary[@]}" -artifact_prefix="$out/found/$target-" \
-        "$out/corpus/$target" "t/fuzz/corpus/$target" >"$log" 2>&1; then
-        echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs, nothing found"
+        "$learnt" "t/fuzz/corpus/$target" >"$log" 2>&1; then
+        echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs, $drawn, nothing found"
     else
         failed=1
         echo "$target: FOUND something:"

@@ -3,11 +3,11 @@
 
 Each part starts a server of its own ($EXTANT, else ./extant; memcached works too), lets
 many clients misbehave in one way, and meanwhile a process of its own asks `version` and
-gets a small value. Claims of every part: the server lives, the prober's p99 is under
-P99_MS and it meets no error, RSS stays under the part's bound, and when the bad clients are
-gone their connections are too and every answer is right. SIGTERM then ends it with code 0.
+gets a small value. Claims of every part: the server lives, the prober meets no error (its
+p99 is printed, and is a claim with --p99), RSS stays under the part's bound, and when the bad
+clients are gone their connections are too and every answer is right. SIGTERM then ends it with code 0.
 
-  bad_clients.py [--connections N] [PART...]      prints a line per part; exit 1 if one fails
+  bad_clients.py [--connections N] [--p99 MS] [PART...]   prints a line per part; exit 1 if one fails
 """
 
 import argparse
@@ -21,9 +21,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
-from servers import Server, is_extant  # noqa: E402
+from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
 
-P99_MS = 100.0          # generous: the machine may be busy with other tests
 IDLE_BYTES = 1024       # RSS of a connection that waits
 MB = 1 << 20
 REJECTED = b"ERROR Too many open connections\r\n"
@@ -33,7 +32,7 @@ def prober(server, stop, out):
     took, errors = [], []
     try:
         s = server.connect()
-        s.settimeout(20)
+        s.settimeout(PATIENCE_SECONDS)
         while not stop.is_set():
             for request, end in ((b"version\r\n", b"\r\n"),
                                  (b"get small\r\n", b"VALUE small 0 5\r\nsmall\r\nEND\r\n")):
@@ -62,8 +61,9 @@ class Failed(Exception):
 class Part:
     """A server with a prober beside it."""
 
-    def __init__(self, binary, name, flags, tcp=False):
+    def __init__(self, binary, args, name, flags, tcp=False):
         self.name = name
+        self.p99_ms = args.p99
         self.server = Server(binary, flags, name=name, tcp=tcp)
         self.facts = []
         self.baseline = self.rss = 0
@@ -84,7 +84,7 @@ class Part:
     def __exit__(self, kind, value, trace):
         try:
             self.stop.set()
-            took, errors = self.pipe.recv() if self.pipe.poll(25) else ([], ["no answer"])
+            took, errors = self.pipe.recv() if self.pipe.poll(2 * PATIENCE_SECONDS) else ([], ["no answer"])
             self.process.kill()
             self.process.join()
             if kind is None:
@@ -100,10 +100,10 @@ class Part:
         p99 = took[int(len(took) * .99)]
         self.facts.append("others p50 %.2f p99 %.2f max %.1f ms of %d" % (
             took[len(took) // 2], p99, took[-1], len(took)))
-        if p99 > P99_MS:
+        if p99 > self.p99_ms:
             raise Failed("p99 of other clients is %.0f ms" % p99)
         # The connections are gone, and it still works.
-        end = time.monotonic() + 15
+        end = time.monotonic() + PATIENCE_SECONDS
         while True:
             now = int(self.server.stats()["curr_connections"])
             if now <= self.connections:
@@ -119,7 +119,7 @@ class Part:
 
     def say(self, request, answer):
         with self.server.connect() as s:
-            s.settimeout(20)
+            s.settimeout(PATIENCE_SECONDS)
             s.sendall(request)
             got = b""
             while len(got) < len(answer):
@@ -143,13 +143,13 @@ class Part:
         out = []
         for _ in range(count):
             s = self.server.connect()
-            s.settimeout(20)
+            s.settimeout(PATIENCE_SECONDS)
             s.setblocking(blocking)
             out.append(s)
         return out
 
     def wait_stat(self, name, ready, what):
-        end = time.monotonic() + 15
+        end = time.monotonic() + PATIENCE_SECONDS
         while True:
             value = int(self.server.stats()[name])
             if ready(value):
@@ -208,15 +208,20 @@ def pour(sockets, payload, each, seconds):
 
 def beyond_maxconns(binary, args):
     """3,000 connects where 200 are allowed: told so and closed, the 200 go on working."""
-    with Part(binary, "maxconns", ["-c", "200", "-m", "16"]) as p:
+    with Part(binary, args, "maxconns", ["-c", "200", "-m", "16"]) as p:
         good = p.open(150)
         extra = p.open(3000)
-        told = 0
-        for s in extra:
-            try:
-                told += readable(s, 30) and s.recv(100) == REJECTED and s.recv(1) == b""
-            except ConnectionResetError:
-                pass
+        told, waiting, poll = 0, {s.fileno(): s for s in extra}, select.poll()
+        for fd in waiting:
+            poll.register(fd, select.POLLIN)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while told < 2900 and time.monotonic() < end:  # fewer than 100 of them got in
+            for fd, _ in poll.poll(1000):
+                poll.unregister(fd)
+                try:
+                    told += waiting[fd].recv(100) == REJECTED and waiting[fd].recv(1) == b""
+                except ConnectionResetError:
+                    pass
         for s in good:
             s.sendall(b"version\r\n")
         for s in good:
@@ -224,7 +229,7 @@ def beyond_maxconns(binary, args):
                 raise Failed("a connection from before was harmed")
         close_all(extra)
         counted = 0
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE_SECONDS
         while counted < told and time.monotonic() < end:
             try:
                 counted = int(p.server.stats()["rejected_connections"])
@@ -242,7 +247,7 @@ def beyond_maxconns(binary, args):
 def idle(binary, args):
     """Ten thousand that wait: at most 1 KiB each, also after each was served once."""
     count = args.connections
-    with Part(binary, "idle", ["-c", str(count + 100), "-m", "16"]) as p:
+    with Part(binary, args, "idle", ["-c", str(count + 100), "-m", "16"]) as p:
         before = p.grown()
         sockets = p.open(count)
         p.wait_stat("curr_connections", lambda n: n >= count, "accept")
@@ -265,7 +270,7 @@ def idle(binary, args):
 def half_sets(binary, args):
     """Sets that stop in the middle: thousands of small ones, then more large than -m holds."""
     count = args.connections
-    with Part(binary, "half-sets", ["-c", str(count + 2100), "-m", "64", "-I", "1m"]) as p:
+    with Part(binary, args, "half-sets", ["-c", str(count + 2100), "-m", "64", "-I", "1m"]) as p:
         sockets = p.open(count)
         for i, s in enumerate(sockets):
             s.sendall(b"set half-%d 0 0 1000\r\n" % i + b"h" * 500)
@@ -303,7 +308,7 @@ def half_sets(binary, args):
 
 def drip(binary, args):
     """Requests that come one byte at a time, on 300 connections at once."""
-    with Part(binary, "drip", ["-c", "500", "-m", "16"]) as p:
+    with Part(binary, args, "drip", ["-c", "500", "-m", "16"]) as p:
         sockets = p.open(300)
         text = b"set drip-%03d 0 0 5\r\ndrops\r\nget drip-%03d\r\n"
         requests = [text % (i, i) for i in range(len(sockets))]
@@ -331,7 +336,7 @@ def never_read(binary, args):
     flags = ["-c", "500", "-m", "64", "-I", "1m"]
     if is_extant(binary):
         flags += ["-o", "ext_page_size=8,ext_wbuf_size=2,ext_path=@DIR@/flash:256m,ext_item_age=0"]
-    with Part(binary, "never-read", flags) as p:
+    with Part(binary, args, "never-read", flags) as p:
         value = b"v" * 500000
         for i in range(20):
             p.say(b"set big-%d 0 0 500000\r\n%s\r\n" % (i, value), b"STORED\r\n")
@@ -351,7 +356,7 @@ def never_read(binary, args):
 
 def pipelined(binary, args):
     """Up to 200 MB of pipelined requests of each kind, answers never read."""
-    with Part(binary, "pipelined", ["-c", "500", "-m", "32"]) as p:
+    with Part(binary, args, "pipelined", ["-c", "500", "-m", "32"]) as p:
         for what, request in (
                 ("get misses", b"get nothing-here\r\n"), ("get hits", b"get small\r\n"),
                 ("mg misses", b"mg nothing v k O123\r\n"), ("versions", b"version\r\n"),
@@ -371,27 +376,30 @@ def pipelined(binary, args):
             answer += s.recv(100)
         s.setblocking(False)
         sent = pour([s], request, 2 * MB, 3)
-        s.settimeout(2)
-        got = 0
-        try:
-            while True:
-                piece = s.recv(1 << 16)
-                if not piece:
-                    raise Failed("closed a slow reader")
-                got += len(piece)
-        except socket.timeout:
-            pass
-        # a request cut short at the end may be missing
-        want = sent // len(request) * len(answer)
-        if not 0 <= got - want < len(answer):
-            raise Failed("%d bytes of answers, wanted %d" % (got, want))
+        cut = request[-(-sent % len(request)):] if sent % len(request) else b""
+        got, want = b"", -(-sent // len(request)) * len(answer)
+        while len(got) < want:
+            poll = select.poll()
+            poll.register(s, select.POLLIN | (select.POLLOUT if cut else 0))
+            for _, events in poll.poll(1000 * PATIENCE_SECONDS) or [(0, 0)]:
+                if not events:
+                    raise Failed("%d bytes of answers, wanted %d" % (len(got), want))
+                if events & select.POLLIN:
+                    piece = s.recv(1 << 16)
+                    if not piece:
+                        raise Failed("closed a slow reader")
+                    got += piece
+                if events & select.POLLOUT:
+                    cut = cut[s.send(cut):]
+        if got != answer * (want // len(answer)):
+            raise Failed("%d bytes of answers, and not the right ones" % len(got))
         close_all([s])
     return p
 
 
 def gigabyte(binary, args):
     """1 GB of requests in a row, half of it sets, half of it gets of long keys, all answered."""
-    with Part(binary, "gigabyte", ["-c", "100", "-m", "32"]) as p:
+    with Part(binary, args, "gigabyte", ["-c", "100", "-m", "32"]) as p:
         keys = [b"%0250d" % i for i in range(60)]
         gets = b"get " + b" ".join(keys) + b"\r\n"
         sets = b"set g 0 0 8000 noreply\r\n" + b"g" * 8000 + b"\r\n"
@@ -413,7 +421,7 @@ def gigabyte(binary, args):
                 if events & select.POLLOUT:
                     at = sent % len(batch)
                     sent += s.send(batch[at:at + (1 << 20)])
-            if time.monotonic() - last > 20:
+            if time.monotonic() - last > PATIENCE_SECONDS:
                 raise Failed("stuck after %d bytes" % sent)
         p.bound("%.0f MB taken and answered" % (sent / MB), 16 * MB + 32 * MB)
         close_all([s])
@@ -422,7 +430,7 @@ def gigabyte(binary, args):
 
 def endless_line(binary, args):
     """Lines without an end: closed at once, or (get) taken with memory that is given back."""
-    with Part(binary, "endless", ["-c", "500", "-m", "16"]) as p:
+    with Part(binary, args, "endless", ["-c", "500", "-m", "16"]) as p:
         for what, start, more, bound in (("no command", b"", b"x" * 64, 16 * MB),
                                          ("set", b"set ", b"k" * 64, 16 * MB),
                                          ("mg", b"mg key ", b"O" * 64, 16 * MB),
@@ -440,7 +448,7 @@ def endless_line(binary, args):
 
 def resets(binary, args):
     """5,000 connections that ask and reset without waiting, some in the middle of a value."""
-    with Part(binary, "resets", ["-c", "1000", "-m", "16"], tcp=True) as p:
+    with Part(binary, args, "resets", ["-c", "1000", "-m", "16"], tcp=True) as p:
         for i in range(0, 5000, 100):
             sockets = p.open(100)
             for n, s in enumerate(sockets):
@@ -460,6 +468,8 @@ PARTS = {f.__name__: f for f in (beyond_maxconns, idle, half_sets, drip, never_r
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--connections", type=int, default=10000)
+    parser.add_argument("--p99", type=float, default=float("inf"), metavar="MS",
+                        help="fail if others wait longer than that")
     parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
     args = parser.parse_args()
     binary = os.environ.get("EXTANT", "./extant")

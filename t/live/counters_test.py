@@ -25,7 +25,7 @@ class AtLeast(int):
 class Client:
     def __init__(self, server):
         self.sock = server.connect()
-        self.sock.settimeout(30)
+        self.sock.settimeout(servers.PATIENCE_SECONDS)
         self.file = self.sock.makefile('rb')
 
     def ask(self, *requests):

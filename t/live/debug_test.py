@@ -21,7 +21,7 @@ SMALL_FLASH = 'ext_page_size=8,ext_wbuf_size=2,ext_item_size=512,ext_item_age=0,
 class Client:
     def __init__(self, server):
         self.sock = server.connect()
-        self.sock.settimeout(60)
+        self.sock.settimeout(servers.PATIENCE_SECONDS)
         self.file = self.sock.makefile('rb')
         self.server = server
 

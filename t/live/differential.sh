@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 EXTANT=${EXTANT:-./extant}
 COUNT=${COUNT:-100000}
-SEED=${SEED:-$RANDOM}
+SEED=${SEED:-1}
 REF=${REF:-/usr/bin/memcached}
 [ -x "$REF" ] || { echo "skipped: $REF isn't there"; exit 77; }
 diff_test() { python3 t/live/differential.py --ref "$REF" "$@" || exit 1; }

@@ -26,7 +26,7 @@ ROOT = ['-u', 'root'] if os.getuid() == 0 else []
 class Client:
     def __init__(self, server):
         self.sock = server.connect()
-        self.sock.settimeout(30)
+        self.sock.settimeout(servers.PATIENCE_SECONDS)
         self.file = self.sock.makefile('rb')
 
     def ask(self, request):
@@ -47,7 +47,7 @@ def proc(server, name):
 def words_that_print():
     for flags, first in ((['-h'], b'extant '), (['--help'], b'extant '), (['-V'], b'extant '),
                          (['--version'], b'extant '), (['-i'], b'')):
-        run = subprocess.run([BINARY] + flags, capture_output=True, timeout=30)
+        run = subprocess.run([BINARY] + flags, capture_output=True, timeout=servers.PATIENCE_SECONDS)
         expect('%s: exit 0, on standard output' % flags[0],
                run.returncode == 0 and run.stdout.startswith(first) and not run.stderr, run)
 
@@ -56,7 +56,7 @@ def daemon():
     where = tempfile.mkdtemp(prefix='extant-flags-')
     try:
         path, pid_file = where + '/sock', where + '/pid'
-        run = subprocess.run([BINARY] + ROOT + ['-d', '-s', path, '-P', pid_file], timeout=30)
+        run = subprocess.run([BINARY] + ROOT + ['-d', '-s', path, '-P', pid_file], timeout=servers.PATIENCE_SECONDS)
         expect('-d: the parent ends with 0', run.returncode == 0)
         expect('-P: the daemon tells its pid', wait_for(lambda: os.path.exists(pid_file) and open(pid_file).read().strip()))
         pid = int(open(pid_file).read())
@@ -187,7 +187,7 @@ def udp():
         port = s.getsockname()[1]
     with server_with('-U', str(port), tcp=True) as server, \
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.settimeout(10)
+        s.settimeout(servers.PATIENCE_SECONDS)
         s.connect(('127.0.0.1', port))
         expect('set', udp_ask(s, b'set k 3 0 5\r\nhello\r\n', 1) == b'STORED\r\n')
         expect('get', udp_ask(s, b'get k\r\n', 2) == b'VALUE k 3 5\r\nhello\r\nEND\r\n')
@@ -226,7 +226,7 @@ def listening():
                     expect(host, s.recv(100) == b'VERSION 1.6.45\r\n')
         finally:
             p.terminate()
-            expect('it stops', p.wait(20) == 0)
+            expect('it stops', p.wait(servers.PATIENCE_SECONDS) == 0)
 
 
 def main():

@@ -18,7 +18,7 @@ raw() { # sends the lines given, waits for as many reply lines as $1 says
     local want=$1 line; shift
     exec 9<> "/dev/tcp/127.0.0.1/$PORT" || fail "connect"
     printf "$@" >&9
-    while [ "$want" -gt 0 ]; do read -r -t 5 line <&9 || fail "no reply to raw"; want=$((want - 1)); done
+    while [ "$want" -gt 0 ]; do read -r -t 120 line <&9 || fail "no reply to raw"; want=$((want - 1)); done
     exec 9>&-
 }
 

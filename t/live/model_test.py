@@ -14,7 +14,7 @@ belongs to one connection, in the next to another, so the order of what happens 
 known although the server works on all of them at once. The seed is printed; --seed repeats
 the same requests (what is forgotten when is up to the server's threads).
 
-  model_test.py [--seconds 30] [--seed N] [--server ./extant] [--flags "..."]
+  model_test.py [--rounds 3000] [--seed N] [--server ./extant] [--flags "..."]
 
 Exit 0: all answers agree with the model; 1: not; 77: the server has no flash tier.
 """
@@ -30,7 +30,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
 
-ROUND_TIMEOUT_SECONDS = 15
+ROUND_TIMEOUT_SECONDS = servers.PATIENCE_SECONDS
 # The server's clock ticks once a second, ours counts from before the send to after the answer.
 EXPIRY_SLACK_SECONDS = 2.5
 
@@ -649,25 +649,21 @@ def parse_args():
     p.add_argument("--server", default=os.environ.get("EXTANT", os.path.join(here, "..", "..", "extant")))
     p.add_argument("--flags", default="-m 8 -t 2 -o ext_page_size=2,ext_path=@DIR@/flash:24m,"
                    "ext_wbuf_size=2,ext_item_size=1,ext_item_age=0,ext_recache_rate=20")
-    p.add_argument("--seconds", type=float, default=float(os.environ.get("MODEL_SECONDS", 30)))
-    p.add_argument("--seed", type=int, default=None)
+    p.add_argument("--rounds", type=int, default=int(os.environ.get("MODEL_ROUNDS", 3000)))
+    p.add_argument("--seed", type=int, default=int(os.environ.get("SEED", "1")))
     p.add_argument("--keys", type=int, default=20000)
     p.add_argument("--ram-only", action="store_true", help="a server without flash is meant")
     p.add_argument("--connections", type=int, default=4)
     p.add_argument("--batch", type=int, default=40)
-    args = p.parse_args()
-    if args.seed is None:
-        args.seed = int.from_bytes(os.urandom(4), "big")
-    return args
+    return p.parse_args()
 
 
 def run(args, server):
     rnd = random.Random(args.seed)
     model = Model(rnd, args.keys, servers.is_extant(args.server))
     driver = Driver(server, model, args.connections, args.batch)
-    start = time.monotonic()
     flushes = 0
-    while time.monotonic() - start < args.seconds:
+    while driver.rounds < args.rounds:
         driver.round()
         if driver.rounds % 1500 == 0:
             server.command(b"flush_all")

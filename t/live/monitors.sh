@@ -34,7 +34,7 @@ memcached_tool() {
     local tool=$TOOLS/memcached-tool out
     [ -f "$tool" ] && command -v perl > /dev/null || { absent memcached-tool; return; }
     ran memcached-tool
-    tool() { timeout 30 perl "$tool" "127.0.0.1:$PORT" "$@" 2> "$TMP/err" | tr -d "\r"; }
+    tool() { timeout 300 perl "$tool" "127.0.0.1:$PORT" "$@" 2> "$TMP/err" | tr -d "\r"; }
     # class, chunk size, age, pages, items
     out=$(tool display | awk '$1 ~ /^[0-9]+$/ { print $1, $2, $5 }')
     check "memcached-tool display" "$out" "4 192B 190"
@@ -76,7 +76,7 @@ servers:
     - 127.0.0.1:$PORT
 END
     # It wants a terminal, and shows figures from the second round on.
-    timeout 60 env HOME="$TMP" python3 - "$tool" "$PORT" > "$TMP/top" 2> "$TMP/err" <<'END' ||
+    timeout 300 env HOME="$TMP" python3 - "$tool" "$PORT" > "$TMP/top" 2> "$TMP/err" <<'END' ||
 import fcntl, os, pty, re, select, signal, struct, sys, termios, time
 tool, port = sys.argv[1:]
 pid, fd = pty.fork()
@@ -84,7 +84,7 @@ if pid == 0:
     os.environ["TERM"] = "vt100"
     fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
     os.execvp("perl", ["perl", tool])
-seen, end, ok = b"", time.monotonic() + 30, False
+seen, end, ok = b"", time.monotonic() + 120, False
 row = re.compile(rb"127\.0\.0\.1:" + port.encode() + rb"\s+1\.\d+\.\d+\s")
 while time.monotonic() < end and not ok:
     if select.select([fd], [], [], 0.5)[0]:
@@ -108,7 +108,7 @@ munin() {
     ran munin
     for name in rates bytes counters; do ln -sf "$plugin" "$TMP/memcached_$name"; done
     value() { # plugin, field
-        host=127.0.0.1 port=$PORT timeout 30 perl "$TMP/memcached_$1" 2> "$TMP/err" |
+        host=127.0.0.1 port=$PORT timeout 300 perl "$TMP/memcached_$1" 2> "$TMP/err" |
             sed -n "s/^$2.value //p"
     }
     check "munin get_hits" "$(value rates memcache_cache_hits)" "$(stat_of get_hits)"
@@ -149,9 +149,9 @@ END
     collectd -f -C "$TMP/collectd.conf" > "$TMP/collectd.log" 2>&1 &
     pid=$!
     dir=$TMP/csv/test/memcached-it
-    wait_for "ls $dir/memcached_items-current-* 2> /dev/null && ls $dir/df-cache-* 2> /dev/null" 30 > "$TMP/out"
+    wait_for "ls $dir/memcached_items-current-* 2> /dev/null && ls $dir/df-cache-* 2> /dev/null" > "$TMP/out"
     # Series of rates have a line from the second reading on.
-    wait_for "[ \$(ls $dir | wc -l) -ge 24 ]" 30
+    wait_for "[ \$(ls $dir | wc -l) -ge 24 ]"
     check "collectd curr_items" \
         "$(tail -n 1 "$dir"/memcached_items-current-* | cut -d, -f2 | cut -d. -f1)" 190
     kill "$pid"
@@ -170,7 +170,7 @@ netdata() {
         python3 "$plugin" 1 memcached debug nolock > "$TMP/nd/out" 2> "$TMP/err" &
     pid=$!
     # The last chart has its first value.
-    wait_for "grep -q \"^SET 'cmd_touch'\" $TMP/nd/out || ! kill -0 $pid 2> /dev/null" 30
+    wait_for "grep -q \"^SET 'cmd_touch'\" $TMP/nd/out || ! kill -0 $pid 2> /dev/null"
     kill "$pid" 2> /dev/null
     wait "$pid" 2> /dev/null
     check "netdata's check" "$(grep -c 'check success' "$TMP/err")" 1
@@ -184,11 +184,11 @@ netdata() {
 # memcached_exporter v0.11 to v0.16: which lines it insists on, and the formats that make it give up.
 exporter() {
     ran "memcached_exporter's needs"
-    timeout 60 python3 - "$PORT" "$(is_extant && echo flash)" > "$TMP/out" 2> "$TMP/err" <<'END' ||
+    timeout 300 python3 - "$PORT" "$(is_extant && echo flash)" > "$TMP/out" 2> "$TMP/err" <<'END' ||
 import re, socket, sys
 flash = sys.argv[2] == "flash"
 s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-s.settimeout(20)
+s.settimeout(120)
 
 def ask(what):
     s.sendall(what + b"\r\n")

@@ -12,7 +12,7 @@ import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
-from servers import Server  # noqa: E402
+from servers import PATIENCE_SECONDS, Server  # noqa: E402
 
 BINARY = os.environ.get("EXTANT", "./extant")
 COUNT = 3000
@@ -44,7 +44,7 @@ def value_of(i, round_):
 
 def fill(server, round_):
     with server.connect() as s:
-        s.settimeout(30)
+        s.settimeout(PATIENCE_SECONDS)
         for at in range(0, COUNT, 100):
             lines = []
             for i in range(at, at + 100):
@@ -60,7 +60,7 @@ def fill(server, round_):
 
 def check(server, round_):
     with server.connect() as s:
-        s.settimeout(30)
+        s.settimeout(PATIENCE_SECONDS)
         for i in range(COUNT):
             answer = ask(s, b"mg k%d s v f t c\r\nmn\r\n" % i, b"MN\r\n")[:-4]
             if i == 1:
@@ -92,7 +92,7 @@ def stop(server, how):
             s.sendall(b"shutdown\r\n")
     else:
         server.process.send_signal(how)
-    claim(server.process.wait(60) in (0, -signal.SIGKILL), "exit code %r" % server.process.returncode)
+    claim(server.process.wait(PATIENCE_SECONDS) in (0, -signal.SIGKILL), "exit code %r" % server.process.returncode)
 
 
 def flags(how, memory):
@@ -127,7 +127,7 @@ def clean_stops(memory):
 def check_marked(server, round_):
     """Values only: mg has marked what it showed."""
     with server.connect() as s:
-        s.settimeout(30)
+        s.settimeout(PATIENCE_SECONDS)
         for i in range(2, COUNT, 7):
             value = value_of(i, round_)
             answer = ask(s, b"get k%d\r\n" % i, b"END\r\n")

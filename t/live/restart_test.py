@@ -60,7 +60,7 @@ class Client:
 def again(server, how=signal.SIGUSR1):
     """Ends the server and starts it again on the same file; its last words."""
     server.process.send_signal(how)
-    status = server.process.wait(60)
+    status = server.process.wait(servers.PATIENCE_SECONDS)
     expect('it ends with status 0 after signal %d' % how, status == 0 or how == signal.SIGKILL, status)
     if os.path.exists(server.path):
         os.unlink(server.path)
@@ -123,7 +123,7 @@ def comes_back(memory, flags, name):
 def refusals(server, memory):
     command = server.process.args[:1] + (['-u', 'root'] if os.getuid() == 0 else []) + \
         ['-s', server.path + '2', '-m', '128', '-I', '2m', '-e', memory]
-    second = subprocess.run(command, capture_output=True, timeout=30)
+    second = subprocess.run(command, capture_output=True, timeout=servers.PATIENCE_SECONDS)
     expect('a second process is refused', second.returncode not in (0, -6, -11), second.returncode)
     expect('in one line that says why', re.fullmatch(rb'[^\n]*another process uses it\n', second.stderr),
            second.stderr)
@@ -135,7 +135,7 @@ def memcacheds_metadata(memory):
     with servers.Server(BINARY, ['-e', memory], 'restart') as server:
         command = server.process.args
     open(memory + '.meta', 'w').close()
-    refused = subprocess.run(command, capture_output=True, timeout=30)
+    refused = subprocess.run(command, capture_output=True, timeout=servers.PATIENCE_SECONDS)
     expect('an empty FILE.meta is refused', refused.returncode not in (0, -6, -11), refused.returncode)
     expect('in memcached\'s words', b'[restart] Failed to read a tag from metadata file\n' in refused.stderr,
            refused.stderr)
@@ -151,7 +151,7 @@ def starts_empty(memory, name, spoil, flags):
     with servers.Server(BINARY, ['-m', '64', '-e', memory], 'restart') as server:
         Client(server).set(b'key', b'value')
         server.process.terminate()
-        server.process.wait(60)
+        server.process.wait(servers.PATIENCE_SECONDS)
     spoil(memory)
     with servers.Server(BINARY, flags + ['-e', memory], 'restart') as server:
         c, log = Client(server), open(server.log).read()

@@ -21,7 +21,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
-from servers import Server, is_extant  # noqa: E402
+from servers import PATIENCE_SECONDS, Server, is_extant, seed  # noqa: E402
 
 BINARY = os.environ.get("EXTANT", "./extant")
 DEBUG_BINARY = os.environ.get("EXTANT_DEBUG_BIN", "./extant-debug")
@@ -58,7 +58,7 @@ def read_until(s, end, limit=64 << 20):
 def ask(server, request, before=b""):
     """The answer to request, CLOSED if the connection was closed without one."""
     with server.connect() as s:
-        s.settimeout(10)
+        s.settimeout(PATIENCE_SECONDS)
         try:
             s.sendall(before + request + b"version\r\n")
             out, whole = read_until(s, b"VERSION ")
@@ -74,7 +74,7 @@ def ask(server, request, before=b""):
 def ask_to_end(server, request):
     """The answers to request and an end of file behind it, until the server closes too."""
     with server.connect() as s:
-        s.settimeout(10)
+        s.settimeout(PATIENCE_SECONDS)
         out = b""
         try:
             s.sendall(request)
@@ -93,7 +93,7 @@ def ask_to_end(server, request):
 def closes(server, request):
     """Whether a request that never ends gets its connection closed (nothing is appended)."""
     with server.connect() as s:
-        s.settimeout(10)
+        s.settimeout(PATIENCE_SECONDS)
         try:
             s.sendall(request)
             while True:
@@ -155,7 +155,7 @@ def lengths():
             expect(server, b"get wide\r\n", b"END\r\n")
         # The largest size that is a size is swallowed without being kept.
         with server.connect() as s:
-            s.settimeout(10)
+            s.settimeout(PATIENCE_SECONDS)
             s.sendall(b"set large 0 0 2147483645\r\n" + bytes(8 << 20))
         expect(server, b"set large 0 0 2000000\r\n" + bytes(2000000) + b"\r\nget large\r\n",
                b"SERVER_ERROR object too large for cache\r\nEND\r\n")
@@ -204,7 +204,7 @@ def long_lines():
         line = b"get " + b" ".join(b"key-%d" % i for i in range(300)) + b"\r\n"
         for cut in (1, 3, 4, 5, 2047, 2048, 2049, len(line) - 2, len(line) - 1):
             with server.connect() as s:
-                s.settimeout(10)
+                s.settimeout(PATIENCE_SECONDS)
                 s.sendall(line[:cut])
                 time.sleep(0.005)
                 s.sendall(line[cut:])
@@ -228,7 +228,7 @@ def refcounts():
                 b"END\r\n", overflow, b"SERVER_ERROR out of memory writing get response\r\n"):
             raise Failed("multiget of one key: %d hits, then %r" % (hits, end[:100]))
         with server.connect() as s:  # not read until all is sent
-            s.settimeout(20)
+            s.settimeout(PATIENCE_SECONDS)
             s.setblocking(False)
             request, sent = memoryview(b"mg one v\r\n" * count), 0
             try:
@@ -279,7 +279,7 @@ def log_of_keys():
         expect(server, b"ms %s 1 b\r\nv\r\nmg %s b k v\r\n" % (secret, secret),
                b"HD\r\nVA 1 k%s b\r\nv\r\n" % secret)
         with server.connect() as watcher:
-            watcher.settimeout(10)
+            watcher.settimeout(PATIENCE_SECONDS)
             watcher.sendall(b"watch fetchers mutations\r\n")
             read_until(watcher, b"OK\r\n")
             expect(server, b"get \x1b[31m%n\r\n", b"END\r\n")
@@ -361,7 +361,7 @@ def auth_file():
             with open(path, "wb") as f:
                 f.write(b"other:word\n")
             server.process.send_signal(1)
-            end = time.monotonic() + 10
+            end = time.monotonic() + PATIENCE_SECONDS
             while ask_to_end(server, login(b"other word")) != b"STORED\r\n":
                 if time.monotonic() > end:
                     raise Failed("a good file isn't taken after bad ones")
@@ -535,7 +535,7 @@ def broken_base64():
             expect(server, b"mg %s b k v\r\n" % key, b"VA 7 k%s b\r\npayload\r\n" % key)
         # A key that holds a line end must not break the lines of a dump.
         with server.connect() as s:
-            s.settimeout(10)
+            s.settimeout(PATIENCE_SECONDS)
             s.sendall(b"lru_crawler metadump all\r\n")
             dump, _ = read_until(s, b"END\r\n")
         lines = [line for line in dump.split(b"\n") if line.startswith(b"key=")]
@@ -570,7 +570,7 @@ def no_udp():
             "ext_page_size=2,ext_wbuf_size=2,ext_path=%s/flash:32m" % holder.dir]
         try:
             run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.STDOUT, timeout=10)
+                                 stderr=subprocess.STDOUT, timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             raise Failed("-U beside flash is taken") from None
         if run.returncode <= 0 or b"UDP" not in run.stdout:
@@ -604,7 +604,7 @@ def binary_protocol():
                 head = bytes([0x80, opcode]) + key.to_bytes(2, "big") + bytes([extra, 0, 0, 0]) + \
                     body.to_bytes(4, "big") + bytes(12)
                 with server.connect() as s:
-                    s.settimeout(10 if extant_only() else 0.05)
+                    s.settimeout(PATIENCE_SECONDS if extant_only() else 0.05)
                     try:
                         s.sendall(head + b"x" * 300)
                         got = s.recv(1000)
@@ -637,7 +637,7 @@ def privileges():
             raise Failed("root's groups are kept: %s" % groups)
         clean_stop(server)
     run = subprocess.run([BINARY, "-p", "0", "-s", "/nonexistent/x"], stdin=subprocess.DEVNULL,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=10)
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_SECONDS)
     if run.returncode == 0 or run.returncode < 0:
         raise Failed("as root without -u: %s" % run.returncode)
     return None
@@ -653,7 +653,7 @@ def each_thread(server):
 
 def fill(server, count, size):
     with server.connect() as s:
-        s.settimeout(20)
+        s.settimeout(PATIENCE_SECONDS)
         s.sendall(b"".join(b"set key-%d 0 0 %d noreply\r\n%0*d\r\n" % (i, size, size, i)
                            for i in range(count)) + b"mn\r\n")
         read_until(s, b"MN\r\n")
@@ -661,7 +661,7 @@ def fill(server, count, size):
 
 def has_all(server, count, size):
     with server.connect() as s:
-        s.settimeout(20)
+        s.settimeout(PATIENCE_SECONDS)
         for i in range(count):
             s.sendall(b"get key-%d\r\n" % i)
             if read_until(s, b"END\r\n")[0] != b"VALUE key-%d 0 %d\r\n%0*d\r\nEND\r\n" % (
@@ -701,7 +701,7 @@ def drop_privileges():
                 for line in (b"lru_crawler metadump all", b"flush_all", b"lru_crawler crawl all"):
                     server.command(line)
                 with server.connect() as watcher:
-                    watcher.settimeout(10)
+                    watcher.settimeout(PATIENCE_SECONDS)
                     watcher.sendall(b"watch mutations\r\n")
                     read_until(watcher, b"OK\r\n")
                     server.command(b"delete key-1\r\nset key-2 0 0 1\r\n2\r\nmn\r\nstats")
@@ -709,7 +709,7 @@ def drop_privileges():
                 pid_file = os.path.join(server.dir, "pid")
                 process, had_pid_file = server.process, os.path.exists(pid_file)
                 process.send_signal(15)
-                if process.wait(20) != 0:
+                if process.wait(PATIENCE_SECONDS) != 0:
                     raise Failed("%s: %s at its stop: %s" % (flags, process.returncode,
                                                              server.log_tail()))
                 if os.path.exists(server.path) or os.path.exists(pid_file) or \
@@ -739,7 +739,7 @@ def drop_privileges_lasting():
                 with open(auth, "wb") as f:
                     f.write(b"user:%s\n" % password)
                 server.process.send_signal(1)
-                end = time.monotonic() + 10
+                end = time.monotonic() + PATIENCE_SECONDS
                 while ask_to_end(server, login(b"user " + password)) != b"STORED\r\n":
                     if time.monotonic() > end:
                         raise Failed("SIGHUP is not heard: " + server.log_tail())
@@ -769,7 +769,7 @@ def misbehaviour():
             with Server(DEBUG_BINARY, flags + ["-o", more], name="drop") as server:
                 expect(server, b"set kept 0 0 5\r\nvalue\r\n", b"STORED\r\n")
                 got = ask(server, b"misbehave\r\n")
-                code = server.process.wait(20)
+                code = server.process.wait(PATIENCE_SECONDS)
                 if got is not CLOSED or code != -31:
                     raise Failed("%s: %r, exit code %s" % (more, got, code))
                 if "is forbidden" not in server.log_tail():
@@ -805,7 +805,7 @@ def million(server, key_of, count):
     """CPU seconds that setting and getting so many keys costs."""
     before = cpu_seconds(server)
     with server.connect() as s:
-        s.settimeout(60)
+        s.settimeout(PATIENCE_SECONDS)
         for verb, rest, answer in ((b"ms", b" 1 b q\r\nv\r\n", b"MN\r\n"),
                                    (b"mg", b" b\r\n", b"HD\r\n" * 1000 + b"MN\r\n")):
             for start in range(0, count, 1000):
@@ -834,22 +834,23 @@ def hash_flood():
     return "%d keys set and got: %.2f s of CPU, others %.2f s" % (count, costs[1], costs[0])
 
 
+GARBAGE_ROUNDS = 3000
+
+
 def garbage():
     """Seeded noise made of the protocol's own words, cut and split anyhow."""
-    rng = random.Random(int(os.environ.get("SEED", "1")))
+    rng = random.Random(seed())
     words = [b"get", b"set", b"ms", b"mg", b"md", b"ma", b"me", b"mn", b"cas", b"stats", b"lru",
              b"slabs", b"extstore", b"lru_crawler", b"metadump", b"all", b"b", b"k", b"v", b"q",
              b"0", b"1", b"-1", b"4294967295", b"noreply", b"key", b"S100", b"T-1", b"I", b"C1",
              b"\r\n", b"\r\n", b"\n", b"\0", b"\x80", b" ", b"O" * 40, b"x" * 251, b"%n", b"=",
              b"verbosity", b"incr", b"touch", b"gat", b"append", b"tune", b"automove", b"2"]
     flash = "ext_page_size=2,ext_wbuf_size=2,ext_path=@DIR@/flash:32m,ext_item_age=0"
-    end, rounds = time.monotonic() + 3, 0
     with Server(BINARY, ["-m", "16", "-o", flash]) as server:
-        while time.monotonic() < end:
-            rounds += 1
+        for number in range(GARBAGE_ROUNDS):
             noise = b"".join(rng.choice(words) + rng.choice((b" ", b" ", b" ", b"\r\n", b""))
                              for _ in range(rng.randrange(1, 200)))
-            noise = noise.replace(b"verbosity", b"version") if rounds > 1 else noise
+            noise = noise.replace(b"verbosity", b"version") if number > 0 else noise
             with server.connect() as s:
                 s.setblocking(False)
                 try:
@@ -861,9 +862,9 @@ def garbage():
                 except OSError:
                     pass
             if server.process.poll() is not None:
-                raise Failed("round %d killed it: %s" % (rounds, server.log_tail()[-800:]))
+                raise Failed("round %d killed it: %s" % (number, server.log_tail()[-800:]))
         clean_stop(server)
-    return "%d rounds" % rounds
+    return "%d rounds" % GARBAGE_ROUNDS
 
 
 PARTS = (lengths, long_lines, refcounts, log_of_keys, auth_file, auth_first, few_arguments,

@@ -278,7 +278,7 @@ Test(cache_flash, a_planned_flush_frees_the_pages_when_it_has_come)
         STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
     }
     fixture_flush(&f);
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
     cache_flush_all(f.cache, clock_exptime(100));
     cache_flush_planned(f.cache, clock_now_sec());
     clock_shift(101);
@@ -391,7 +391,7 @@ Test(cache_flash, what_goes_for_a_full_index_is_counted_as_that)
     struct cache_totals totals;
     struct ext_info info;
     set_many(MANY, "x");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
     ext_evict_oldest(f.ext);
     do {
         fixture_turn(&f);
@@ -432,7 +432,7 @@ Test(cache_flash, an_unreadable_old_record_does_not_take_the_new_value_with_it)
     char key[32], want[64];
     set_many(MANY, "old");
     fixture_settle(&f);
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
     spoil_flash(8 * MiB);
     set_many(MANY, "new");
     fixture_settle(&f);
@@ -459,7 +459,7 @@ static unsigned count_hits(void)
 Test(cache_flash, wrong_bytes_are_a_miss_until_the_device_tells_the_truth)
 {
     set_many(MANY, "old");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
     spoil_flash(8 * MiB);
     cr_assert_lt(count_hits(), MANY - 500);
     spoil_flash(8 * MiB);
@@ -470,7 +470,7 @@ Test(cache_flash, wrong_bytes_are_a_miss_until_the_device_tells_the_truth)
 Test(cache_flash, wrong_bytes_are_forgotten_by_who_fills_the_cache_again)
 {
     set_many(MANY, "old");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
     spoil_flash(8 * MiB);
     cr_assert_lt(count_hits(), MANY - 500);
     set_many(MANY, "new");

@@ -65,7 +65,7 @@ static void spill(const char *path, const char *all, size_t bytes)
 
 /* ---- the file by itself ---- */
 
-TestSuite(checkpoint, .init = dir_make, .fini = dir_remove, .timeout = 60);
+TestSuite(checkpoint, .init = dir_make, .fini = dir_remove, .timeout = 600);
 
 static char content_at(size_t i) { return (char)(i * 31 + (i >> 11)); }
 

@@ -28,7 +28,7 @@ static void remove_dir(void)
     rmdir(dir);
 }
 
-TestSuite(device, .init = make_dir, .fini = remove_dir, .timeout = 60);
+TestSuite(device, .init = make_dir, .fini = remove_dir, .timeout = 600);
 
 static int open_bytes(const char *path, uint64_t bytes, const struct ext_device_ops *ops)
 {

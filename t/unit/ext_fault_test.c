@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "t/aid/ext_aid.h"
 
-TestSuite(ext_fault, .timeout = 60);
+TestSuite(ext_fault, .timeout = 600);
 
 enum { BYTES = 50000 }; /* two in a wbuf, sixteen in a page */
 

@@ -12,7 +12,7 @@
 #include "flash/page.h"
 #include "t/aid/ext_aid.h"
 
-TestSuite(ext_reclaim, .timeout = 60);
+TestSuite(ext_reclaim, .timeout = 600);
 
 enum { PAGE = 2 * 1024 * 1024, WBUF = 128 * 1024, VALUE = 4000 };
 

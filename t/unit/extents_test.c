@@ -509,7 +509,7 @@ static void await_sleepers(struct extents *set, uint64_t count)
     } while (s.waits < count);
 }
 
-Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room, .timeout = 20)
+Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room, .timeout = 600)
 {
     struct extents *set = make(0, 1000, 64, true, EXTENTS_HYBRID);
     struct waiter w = {.set = set, .len = 100};
@@ -524,7 +524,7 @@ Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room, .timeout = 2
     extents_destroy(set);
 }
 
-Test(extents, one_free_serves_all_waiters_that_fit, .timeout = 20)
+Test(extents, one_free_serves_all_waiters_that_fit, .timeout = 600)
 {
     struct extents *set = make(0, 1000, 64, true, EXTENTS_HYBRID);
     struct waiter w[3] = {{.len = 10}, {.len = 20}, {.len = 30}};

@@ -9,7 +9,7 @@
 
 #include "t/aid/ext_aid.h"
 
-TestSuite(extstore, .timeout = 60);
+TestSuite(extstore, .timeout = 600);
 
 static const uint32_t sizes[] = {0,    1,    15,   16,    17,    39,    40,    100,    500,
                                  1000, 4055, 4096, 10000, 16000, 16384, 40000, 100000, 250000};

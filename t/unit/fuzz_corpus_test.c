@@ -40,7 +40,7 @@ static void run_kept(const char *name, int (*target)(const uint8_t *data, size_t
     target((const uint8_t *)"", 0);
 }
 
-TestSuite(corpus, .timeout = 60);
+TestSuite(corpus, .timeout = 600);
 
 Test(corpus, request_lines) { run_kept("proto", fuzz_proto); }
 Test(corpus, meta_flags) { run_kept("meta", fuzz_meta); }

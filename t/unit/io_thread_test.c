@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 
-TestSuite(io_thread, .timeout = 30);
+TestSuite(io_thread, .timeout = 600);
 
 struct counting {
     struct io_job job;

@@ -32,7 +32,7 @@ static void teardown(void)
     netring_destroy(ring);
 }
 
-TestSuite(netring, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(netring, .init = setup, .fini = teardown, .timeout = 600);
 
 static void note(void *user, int result)
 {

@@ -79,7 +79,7 @@ static void spill(const char *path, const char *all, size_t bytes)
 
 /* ---- lives ---- */
 
-TestSuite(persist, .init = dir_make, .fini = dir_remove, .timeout = 120);
+TestSuite(persist, .init = dir_make, .fini = dir_remove, .timeout = 600);
 
 struct life {
     struct restart r;

@@ -487,7 +487,7 @@ static void fill(unsigned keys, unsigned bytes)
         client_printf(c, "set k%u %u 0 %u noreply\r\n%.*s\r\n", i, i, bytes, (int)bytes, value);
     }
     client_expect_silence(c);
-    cr_assert(wait_until(all_on_flash(keys), 10000), "values did not reach flash");
+    cr_assert(wait_until(all_on_flash(keys), HARNESS_ANSWER_MS), "values did not reach flash");
 }
 
 static void expect_hit(unsigned i, unsigned bytes)
@@ -577,7 +577,7 @@ Test(protocol_flash, all_verbs_work_on_flash_values)
     ten[100] = 0;
     client_printf(c, "set s 4 500 100\r\n%s\r\n", ten);
     client_expect(c, "STORED\r\n");
-    cr_assert(wait_until(all_on_flash(2), 10000));
+    cr_assert(wait_until(all_on_flash(2), HARNESS_ANSWER_MS));
     client_ask(c, "mg s t f s c\r\n", "HD t500 f4 s100 c2\r\n");
     client_ask(c, "add s 0 0 1\r\ny\r\n", "NOT_STORED\r\n");
     client_ask(c, "cas s 0 0 1 99\r\ny\r\n", "EXISTS\r\n");
@@ -625,5 +625,5 @@ Test(protocol_flash, client_that_leaves_while_its_reads_are_under_way)
             client_printf(gone, "get k%u k%u\r\n", i, i + 200);
         client_close(gone);
     }
-    cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, 10000));
+    cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, HARNESS_ANSWER_MS));
 }

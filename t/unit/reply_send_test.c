@@ -36,7 +36,7 @@ static void teardown(void)
     pool_drain(&pool);
 }
 
-TestSuite(reply_send, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(reply_send, .init = setup, .fini = teardown, .timeout = 600);
 
 static void add(const char *text)
 {

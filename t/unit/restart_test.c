@@ -39,7 +39,7 @@ static void dir_remove(void)
     rmdir(dir);
 }
 
-TestSuite(restart, .init = dir_make, .fini = dir_remove, .timeout = 120);
+TestSuite(restart, .init = dir_make, .fini = dir_remove, .timeout = 600);
 
 /* One process's life: its storage, and a fixture over it to run ops. */
 struct life {

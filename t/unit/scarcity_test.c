@@ -39,7 +39,7 @@ static void remove_dir(void)
     cr_assert_eq(system(command), 0);
 }
 
-TestSuite(scarcity, .init = make_dir, .fini = remove_dir, .timeout = 120);
+TestSuite(scarcity, .init = make_dir, .fini = remove_dir, .timeout = 600);
 
 /* Makes something, and undoes it; says whether it worked. Calls sys_failed() once it is made. */
 typedef bool attempt_fn(void *ctx);

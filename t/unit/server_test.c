@@ -103,7 +103,7 @@ Test(server, above_maxconns_clients_are_told_and_closed)
     cr_assert_eq(client_stat_u64(list[0], "", "rejected_connections"), 1);
     for (int i = 1; i < 10; i++)
         client_close(list[i]);
-    cr_assert(wait_until(client_stat_u64(list[0], "", "curr_connections") == 1, 10000));
+    cr_assert(wait_until(client_stat_u64(list[0], "", "curr_connections") == 1, HARNESS_ANSWER_MS));
     more = client_open(s);
     client_ask(more, "mn\r\n", "MN\r\n");
     client_close(more);
@@ -117,7 +117,7 @@ Test(server, without_maxconns_fast_clients_wait)
     for (int i = 0; i < 11; i++)
         list[i] = client_open(s);
     client_send(list[10], "mn\r\n");
-    cr_assert(wait_until(client_stat_u64(list[0], "", "listen_disabled_num") > 0, 10000));
+    cr_assert(wait_until(client_stat_u64(list[0], "", "listen_disabled_num") > 0, HARNESS_ANSWER_MS));
     client_close(list[9]);
     client_expect(list[10], "MN\r\n");
     for (int i = 1; i < 11; i++)
@@ -153,7 +153,7 @@ Test(server, who_takes_a_long_answer_slowly_is_not_idle)
     for (int i = 0; i < PARTS; i++) {
         uint64_t second = client_stat_u64(c, "", "uptime");
         client_read(slow, part, sizeof(part));
-        cr_assert(wait_until(client_stat_u64(c, "", "uptime") > second, 10000));
+        cr_assert(wait_until(client_stat_u64(c, "", "uptime") > second, HARNESS_ANSWER_MS));
     }
     client_read(slow, part, sizeof(part));
     client_close(slow);
@@ -190,7 +190,7 @@ Test(server, ascii_auth_and_its_reload)
     write_file(path, "new:pass\n");
     kill(server_pid(s), SIGHUP);
     bool done = false;
-    for (int64_t end = harness_now_ms() + 10000; !done && harness_now_ms() < end;) {
+    for (int64_t end = harness_now_ms() + HARNESS_ANSWER_MS; !done && harness_now_ms() < end;) {
         c = client_open(s);
         client_send(c, "set x 0 0 8\r\nnew pass\r\n");
         done = strcmp(client_line(c), "STORED") == 0;
@@ -293,7 +293,7 @@ Test(server, groups_of_stats)
     EXPECT_IN(lines(c, "stats s\r\n"), "STAT maxbytes 67108864\n"); /* an abbreviation */
     client_ask(c, "stats sizes\r\n", "STAT 64 1\r\nEND\r\n");
     client_ask(c, "stats extstore\r\n", "END\r\n");
-    cr_assert(wait_until(strcmp(lines(c, "stats cachedump 1 10\r\n"), "END\n") != 0, 10000));
+    cr_assert(wait_until(strcmp(lines(c, "stats cachedump 1 10\r\n"), "END\n") != 0, HARNESS_ANSWER_MS));
     client_ask(c, "stats cachedump 1 10\r\n", "ITEM a [1 b; 0 s]\r\nEND\r\n");
     client_ask(c, "stats cachedump 1\r\n", "CLIENT_ERROR bad command line\r\n");
     client_ask(c, "stats cachedump 200 1\r\n", "CLIENT_ERROR Illegal slab id\r\n");
@@ -398,8 +398,8 @@ Test(server, watchers_see_what_others_do)
         EXPECT_IN(client_line(w), dead[i]);
     cr_assert_eq(client_stat_u64(c, "", "log_watchers"), 1);
     client_close(w);
-    cr_assert(wait_until(client_stat_u64(c, "", "log_watchers") == 0, 10000));
-    cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, 10000));
+    cr_assert(wait_until(client_stat_u64(c, "", "log_watchers") == 0, HARNESS_ANSWER_MS));
+    cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, HARNESS_ANSWER_MS));
     stop(s, c);
 }
 
@@ -514,7 +514,7 @@ Test(server, a_dump_to_a_client_that_leaves_ends)
     client_send(gone, "lru_crawler metadump all\r\n");
     client_line(gone);
     client_close(gone);
-    cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, 10000));
+    cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, HARNESS_ANSWER_MS));
     client_send(c, "lru_crawler mgdump all\r\n");
     while (strcmp(client_line(c), "EN") != 0)
         ;
@@ -610,7 +610,7 @@ Test(server, a_client_that_does_not_read_has_little_read_for_it)
     uint64_t before = client_stat_u64(c, "", "extstore_objects_read");
     for (int i = 0; i < GETS; i++)
         client_printf(slow, "get k%d\r\n", i % KEYS);
-    cr_assert(wait_until(strstr(lines(c, "stats conns\r\n"), "conn_mwrite"), 10000));
+    cr_assert(wait_until(strstr(lines(c, "stats conns\r\n"), "conn_mwrite"), HARNESS_ANSWER_MS));
     cr_assert_lt(client_stat_u64(c, "", "extstore_objects_read") - before, 10);
     for (int i = 0; i < GETS; i++) {
         cr_assert_eq(strncmp(client_line(slow), "VALUE k", 7), 0);
@@ -628,7 +628,7 @@ Test(server, pid_file_is_there_while_it_lives)
     char path[4096], text[32] = "";
     snprintf(path, sizeof(path), "%s/pid", server_dir(s));
     struct stat st; /* as in memcached, it is written when the sockets are there */
-    cr_assert(wait_until(stat(path, &st) == 0 && st.st_size > 0, 10000));
+    cr_assert(wait_until(stat(path, &st) == 0 && st.st_size > 0, HARNESS_ANSWER_MS));
     FILE *f = fopen(path, "r");
     cr_assert_not_null(f);
     cr_assert_not_null(fgets(text, sizeof(text), f));
