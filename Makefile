@@ -165,6 +165,16 @@ PICK_SRC := $(if $(TESTS),$(filter $(TESTS),$(TEST_SRC)),$(TEST_SRC))
 PICK_TSAN := $(if $(TESTS),$(filter $(TESTS),$(TSAN_TESTS)),$(TSAN_TESTS))
 PICK_SCRIPTS := $(if $(TESTS),$(filter $(TESTS),$(TEST_SCRIPTS)),$(TEST_SCRIPTS))
 TEST_BINS := $(PICK_SRC:%.c=build/asan/%) $(PICK_TSAN:%.c=build/tsan/%)
+# Named tests get the servers that they run: a unit test those of its sanitizers if it spawns any (the
+# harness does), a script all. Without names everything is built, also through clang.
+ifneq ($(TESTS),)
+SPAWNS := $(if $(PICK_SRC),$(shell grep -l 'harness.h"' $(PICK_SRC)))
+SERVES := $(if $(PICK_SCRIPTS),$(shell grep -lE 'EXTANT|clients_lib' $(PICK_SCRIPTS)))
+TEST_SERVERS := $(if $(SPAWNS),build/extant-asan $(if $(filter $(SPAWNS),$(PICK_TSAN)),build/extant-tsan)) \
+                $(if $(SERVES),all build/extant-asan build/extant-tsan)
+else
+TEST_SERVERS := all build/extant-asan build/extant-tsan clang-check
+endif
 
 .PHONY: test test-build test-run
 test:
@@ -172,10 +182,7 @@ test:
 	@$(MAKE) --no-print-directory -k -j$(JOBS) test-build || echo 'test: the build failed' >&2
 	@$(MAKE) --no-print-directory test-run
 
-test-build: all $(TEST_BINS) $(if $(TESTS),,clang-check)
-ifneq ($(SERVER_SRC),)
-test-build: build/extant-asan build/extant-tsan
-endif
+test-build: $(TEST_BINS) $(sort $(TEST_SERVERS))
 
 # Says "compile" when an object of some compiler is missing; missing test programs fail too.
 test-run:

@@ -151,6 +151,69 @@ class Server:
         return code
 
 
+class Client:
+    """One connection: a request is sent and its answer waited for. Lines come without their ends."""
+
+    def __init__(self, server):
+        self.server = server
+        self.sock = server.connect()
+        self.sock.settimeout(PATIENCE_SECONDS)
+        self.file = self.sock.makefile("rb")
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def line(self):
+        line = self.file.readline()
+        if not line:
+            raise ConnectionError("closed")
+        return line.rstrip(b"\r\n")
+
+    def ask(self, request):
+        """The first line of the answer."""
+        self.send(request + b"\r\n")
+        return self.line()
+
+    def lines(self, *requests):
+        """All lines of all answers. Some requests at a time, so that neither side waits for the other."""
+        answers = []
+        for i in range(0, len(requests), 200):
+            self.send(b"".join(r + b"\r\n" for r in requests[i:i + 200]) + b"mn\r\n")
+            answers += iter(self.line, b"MN")
+        return answers
+
+    def set(self, key, value, exptime=0):
+        return self.ask(b"set %s 0 %d %d\r\n%s" % (key, exptime, len(value), value)) == b"STORED"
+
+    def get(self, key):
+        """The value, None if there is none."""
+        line = self.ask(b"get %s" % key)
+        if line == b"END":
+            return None
+        value = self.file.read(int(line.split()[3]) + 2)[:-2]
+        assert self.line() == b"END"
+        return value
+
+    def fill(self, prefix, count, value):
+        """Sets PREFIX0 and on; no answers are asked for. Returns when all are stored."""
+        for i in range(count):
+            self.send(b"set %s%d 0 0 %d noreply\r\n%s\r\n" % (prefix, i, len(value), value))
+        self.ask(b"mn")
+
+    def delete(self, keys):
+        for key in keys:
+            self.send(b"delete %s noreply\r\n" % key)
+        self.ask(b"mn")
+
+    def stats(self, group=b""):
+        self.send(b"stats %s\r\n" % group if group else b"stats\r\n")
+        return dict(line.decode("latin-1").split(" ", 2)[1:] for line in iter(self.line, b"END"))
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
+
 def is_extant(binary):
     return os.path.basename(binary).startswith("extant")
 

@@ -22,30 +22,8 @@ class AtLeast(int):
     """Other figures than the one asked for are allowed to be larger."""
 
 
-class Client:
-    def __init__(self, server):
-        self.sock = server.connect()
-        self.sock.settimeout(servers.PATIENCE_SECONDS)
-        self.file = self.sock.makefile('rb')
-
-    def ask(self, *requests):
-        """Sends the lines, some at a time, and waits until all are answered."""
-        answers = []
-        for i in range(0, len(requests), 200):
-            self.sock.sendall(b''.join(r + b'\r\n' for r in requests[i:i + 200]) + b'mn\r\n')
-            for line in iter(self.file.readline, b'MN\r\n'):
-                assert line, 'closed'
-                answers.append(line.rstrip(b'\r\n'))
-        return answers
-
-    def stats(self, group=b''):
-        found = {}
-        self.sock.sendall(b'stats ' + group + b'\r\n' if group else b'stats\r\n')
-        for line in iter(self.file.readline, b'END\r\n'):
-            assert line.startswith(b'STAT '), line
-            _, name, value = line.decode().rstrip().split(' ', 2)
-            found[name] = value
-        return found
+class Client(servers.Client):
+    ask = servers.Client.lines
 
 
 def moved(what, before, after, wanted):

@@ -18,31 +18,7 @@ BINARY = os.environ.get('EXTANT_DEBUG_BIN', './extant-debug')
 SMALL_FLASH = 'ext_page_size=8,ext_wbuf_size=2,ext_item_size=512,ext_item_age=0,slab_automove=0,'
 
 
-class Client:
-    def __init__(self, server):
-        self.sock = server.connect()
-        self.sock.settimeout(servers.PATIENCE_SECONDS)
-        self.file = self.sock.makefile('rb')
-        self.server = server
-
-    def ask(self, request):
-        self.sock.sendall(request + b'\r\n')
-        return self.file.readline().rstrip(b'\r\n')
-
-    def set(self, key, value):
-        return self.ask(b'set %s 0 0 %d\r\n%s' % (key, len(value), value)) == b'STORED'
-
-    def fill(self, prefix, count, value):
-        """No answers are asked for; returns when all are stored."""
-        for i in range(count):
-            self.sock.sendall(b'set %s%d 0 0 %d noreply\r\n%s\r\n' % (prefix, i, len(value), value))
-        self.ask(b'mn')
-
-    def delete(self, keys):
-        for key in keys:
-            self.sock.sendall(b'delete %s noreply\r\n' % key)
-        self.ask(b'mn')
-
+class Client(servers.Client):
     def stat(self, name, group=b''):
         value = self.server.stats(group).get(name, '0')
         return float(value) if '.' in value else int(value)

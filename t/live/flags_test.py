@@ -23,16 +23,8 @@ BINARY = os.environ.get('EXTANT', './extant')
 ROOT = ['-u', 'root'] if os.getuid() == 0 else []
 
 
-class Client:
-    def __init__(self, server):
-        self.sock = server.connect()
-        self.sock.settimeout(servers.PATIENCE_SECONDS)
-        self.file = self.sock.makefile('rb')
-
-    def ask(self, request):
-        """The lines of the answer."""
-        self.sock.sendall(request + b'\r\nmn\r\n')
-        return [line.rstrip(b'\r\n') for line in iter(self.file.readline, b'MN\r\n') if line]
+class Client(servers.Client):
+    ask = servers.Client.lines
 
 
 def server_with(*flags, **more):

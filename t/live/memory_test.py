@@ -10,36 +10,10 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
-from servers import expect  # noqa: E402
+from servers import Client, expect  # noqa: E402
 
 BINARY = os.environ.get('EXTANT', './extant')
 MB = 1 << 20
-
-
-class Client:
-    def __init__(self, server):
-        self.sock = server.connect()
-        self.sock.settimeout(60)
-        self.file = self.sock.makefile('rb')
-
-    def set(self, key, value):
-        self.sock.sendall(b'set %s 0 0 %d\r\n%s\r\n' % (key, len(value), value))
-        return self.file.readline()
-
-    def get(self, key):
-        """The value, None: a miss; an error line raises."""
-        self.sock.sendall(b'get %s\r\n' % key)
-        line = self.file.readline()
-        if line == b'END\r\n':
-            return None
-        assert line.startswith(b'VALUE '), line
-        value = self.file.read(int(line.split()[3]) + 2)
-        assert self.file.readline() == b'END\r\n'
-        return value[:-2]
-
-    def close(self):
-        self.file.close()
-        self.sock.close()
 
 
 def value_of(number, size):

@@ -17,6 +17,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
+from servers import Client  # noqa: E402
 
 BINARY = os.environ.get('EXTANT', './extant')
 FAILED = []
@@ -26,35 +27,6 @@ def expect(what, condition, detail=''):
     print('%s %s%s' % ('ok    ' if condition else 'not ok', what, '' if condition else ': %s' % (detail,)))
     if not condition:
         FAILED.append(what)
-
-
-class Client:
-    def __init__(self, server):
-        self.sock = server.connect()
-        self.file = self.sock.makefile('rb')
-
-    def ask(self, request):
-        self.sock.sendall(request)
-        return self.file.readline()
-
-    def set(self, key, value, exptime=0):
-        return self.ask(b'set %s 0 %d %d\r\n%s\r\n' % (key, exptime, len(value), value)) == b'STORED\r\n'
-
-    def get(self, key):
-        line = self.ask(b'get %s\r\n' % key)
-        if line == b'END\r\n':
-            return None
-        value = self.file.read(int(line.split()[3]) + 2)[:-2]
-        assert self.file.readline() == b'END\r\n'
-        return value
-
-    def stats(self):
-        line, found = self.ask(b'stats\r\n'), {}
-        while line != b'END\r\n':
-            _, name, value = line.decode().rstrip().split(' ', 2)
-            found[name] = value
-            line = self.file.readline()
-        return found
 
 
 def again(server, how=signal.SIGUSR1):
@@ -76,7 +48,7 @@ def comes_back(memory, flags, name):
             c.set(b'foo%d' % n, b'x' * n)
         for i in range(21):
             c.set(b'chunk%d' % i, b'c' * (768000 + 50 * i))
-        c.ask(b'delete chunk20\r\n')
+        c.ask(b'delete chunk20')
         for i in range(20000):
             c.sock.sendall(b'set z%d 0 0 0 noreply\r\n\r\n' % i)
         for i in range(20000):
@@ -85,9 +57,9 @@ def comes_back(memory, flags, name):
         c.set(b'stays', b'mo', 1000)
         c.set(b'n', b'41')
         started = time.monotonic()
-        cas = int(c.ask(b'mg stays c\r\n').split()[1][1:])
+        cas = int(c.ask(b'mg stays c').split()[1][1:])
         watcher = Client(server)
-        expect('%s: a watcher is there' % name, watcher.ask(b'watch fetchers mutations\n') == b'OK\r\n')
+        expect('%s: a watcher is there' % name, watcher.ask(b'watch fetchers mutations') == b'OK')
         while time.monotonic() < started + 2.1:  # what is to expire while nobody runs expires by the clock
             time.sleep(0.05)
         log = again(server)
@@ -101,12 +73,12 @@ def comes_back(memory, flags, name):
         expect('%s: nor any of the small ones' % name, c.get(b'z1') is None and c.get(b'z19999') is None)
         expect('%s: what expired is gone' % name, c.get(b'gone') is None)
         expect('%s: what did not is there' % name, c.get(b'stays') == b'mo')
-        ttl = int(c.ask(b'mg stays t\r\n').split()[1][1:])
+        ttl = int(c.ask(b'mg stays t').split()[1][1:])
         expect('%s: its time went on' % name, 900 < ttl <= 998, ttl)
-        expect('%s: cas is the same' % name, c.ask(b'mg stays c\r\n') == b'HD c%d\r\n' % cas)
-        expect('%s: incr goes on' % name, c.ask(b'incr n 1\r\n') == b'42\r\n')
+        expect('%s: cas is the same' % name, c.ask(b'mg stays c') == b'HD c%d' % cas)
+        expect('%s: incr goes on' % name, c.ask(b'incr n 1') == b'42')
         c.set(b'stays', b'new')
-        expect('%s: cas goes on' % name, int(c.ask(b'mg stays c\r\n').split()[1][1:]) > cas)
+        expect('%s: cas goes on' % name, int(c.ask(b'mg stays c').split()[1][1:]) > cas)
         expect('%s: as many items as before' % name,
                int(c.stats()['curr_items']) == len(sizes) + 20 + 2, c.stats()['curr_items'])
         for how in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
