@@ -448,12 +448,12 @@ static int start(struct extstore *e, char *why, size_t n)
     e->reclaim = ext_reclaim_create(e);
     if (e->reclaim == NULL)
         return refuse(why, n, -errno, "flash: no memory for reclaim");
-    bool works = ext_uring_works();
-    if (e->opt.engine == EXT_ENGINE_URING && !works)
-        return refuse(why, n, -ENOSYS, "flash: this kernel or container does not allow io_uring");
     /* Injected faults reach only what goes through device_ops. */
-    e->uring = works && (e->opt.engine == EXT_ENGINE_URING ||
-                         (e->opt.engine == EXT_ENGINE_AUTO && e->opt.device_ops == NULL));
+    bool wanted = e->opt.engine == EXT_ENGINE_URING ||
+                  (e->opt.engine == EXT_ENGINE_AUTO && e->opt.device_ops == NULL);
+    e->uring = wanted && ext_uring_works(e->device_fds[0]);
+    if (e->opt.engine == EXT_ENGINE_URING && !e->uring)
+        return refuse(why, n, -ENOSYS, "flash: this kernel or container does not allow io_uring");
     if (is_taken_over(e)) {
         atomic_store(&e->attaching, true);
         free_left_ranges(e);

@@ -6,6 +6,7 @@
  *   -> crawler -> maintenance -> workers -> listeners -> system call filter
  *
  * Threads: this is the main thread; it alone hears signals. */
+#include <dirent.h>
 #include <event2/event.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -31,7 +32,14 @@
 #include "operator/watch.h"
 #include "net/worker.h"
 
-enum { EXIT_NO_USER = 67, EXIT_OS = 71, FDS_OF_A_WORKER = 5, FDS_OF_OURS = 64 };
+enum {
+    EXIT_NO_USER = SETTINGS_EXIT_NO_USER,
+    EXIT_OS = SETTINGS_EXIT_OS,
+    FDS_OF_A_WORKER = 8,    /* event loop, wake-ups, a ring for the network and one for flash */
+    FDS_OF_OURS = 64,       /* all else: files, listeners, other threads */
+    FDS_FOR_LATER = 16,     /* of these, what is opened now and then: dumps, the log, a checkpoint */
+    FDS_PER_THREAD_IN_C = 5 /* what memcached's -c counts for a thread */
+};
 
 struct server {
     struct settings settings;
@@ -54,7 +62,28 @@ static int fail(int code, const char *what, const char *why)
     return code;
 }
 
-/* ---- identity: limits, daemon, user ---- */
+/* ---- identity: descriptors, limits, daemon, user ---- */
+
+/* Whoever starts us with these closed would have the first socket or flash file take their place, and
+ * log lines written into it. */
+static void open_standard_files(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDWR) != fd)
+            _exit(EXIT_OS);
+    }
+}
+
+/* From now on standard error is the end of this file. 0 or -errno. */
+static int log_to_file(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return -errno;
+    int rc = dup2(fd, STDERR_FILENO) < 0 ? -errno : 0;
+    close(fd);
+    return rc;
+}
 
 static int raise_limits(const struct settings *s)
 {
@@ -124,8 +153,12 @@ static int drop_root(const struct settings *s)
         fprintf(stderr, "can't find the user %s to switch to\n", s->username);
         return EXIT_NO_USER;
     }
-    if (setgroups(0, NULL) < 0)
-        return fail(EXIT_OS, "failed to drop supplementary groups", strerror(errno));
+    if (setgroups(0, NULL) < 0) {
+        if (errno != EPERM)
+            return fail(EXIT_OS, "failed to drop supplementary groups", strerror(errno));
+        /* A user namespace may forbid it; there the groups mean nothing outside. */
+        log_warning("failed to drop supplementary groups: %s", strerror(errno));
+    }
     if (setgid(pw->pw_gid) < 0 || setuid(pw->pw_uid) < 0) {
         fprintf(stderr, "failed to assume identity of user %s\n", s->username);
         return EXIT_OS;
@@ -138,6 +171,11 @@ static int take_identity(const struct settings *s)
     int code = raise_limits(s);
     if (!code && s->daemonize)
         code = become_daemon(s);
+    int rc = !code && s->log_file ? log_to_file(s->log_file) : 0;
+    if (rc) {
+        fprintf(stderr, "can't write the log file %s: %s\n", s->log_file, strerror(-rc));
+        code = EXIT_OS;
+    }
     if (!code)
         code = drop_root(s);
     if (code)
@@ -204,17 +242,29 @@ static void buffer_info(void *upper, struct buffer_pool *sum)
 
 static const int heard_signals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
 
+/* SIGHUP: files that may have been changed or moved away. */
+static void hear_hangup(struct server *s)
+{
+    const struct settings *set = &s->settings;
+    int err = set->log_file ? log_to_file(set->log_file) : 0;
+    if (err)
+        log_warning("log file %s not opened anew, the old one stays: %s", set->log_file,
+                    strerror(-err));
+    if (!s->env.auth)
+        return;
+    err = auth_reload(s->env.auth);
+    if (err)
+        log_warning("auth file %s not reloaded, the old one stays: %s", set->auth_file,
+                    strerror(-err));
+    else
+        log_notice("auth file reloaded");
+}
+
 static void signal_heard(evutil_socket_t sig, short what UNUSED, void *arg)
 {
     struct server *s = arg;
     if (sig == SIGHUP) {
-        if (!s->env.auth)
-            return;
-        int err = auth_reload(s->env.auth);
-        if (err)
-            log_warning("auth file not reloaded, the old one stays: %s", strerror(-err));
-        else
-            log_notice("auth file reloaded");
+        hear_hangup(s);
         return;
     }
     s->graceful = sig == SIGUSR1;
@@ -263,7 +313,7 @@ static int open_storage(struct server *s)
         .ring_count = s->settings.num_threads + 2, /* maintenance and crawler read too */
     };
     if (restart_open(&opt, &s->storage, why, sizeof(why)) != 0)
-        return fail(EXIT_FAILURE, why, NULL);
+        return fail(EXIT_OS, why, NULL);
     if (s->storage.line[0])
         log_notice("%s", s->storage.line);
     struct arena *arena = s->storage.arena;
@@ -299,14 +349,15 @@ static int make_aids(struct server *s)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
     if (set->auth_file) {
         env->auth = auth_create(set->auth_file);
-        if (!env->auth && errno == EINVAL)
+        if (!env->auth && errno == EINVAL) {
             fprintf(stderr, "Authfile [%s] has a malformed entry. Should be 'user:password'\n",
                     set->auth_file);
-        else if (!env->auth)
+            return SETTINGS_EXIT_CONFIG;
+        } else if (!env->auth) {
             fprintf(stderr, "Could not open authfile [%s] for reading, error %s\n", set->auth_file,
                     strerror(errno));
-        if (!env->auth)
-            return EXIT_FAILURE;
+            return EXIT_OS;
+        }
     }
     struct watch_options watch = {.watcher_bytes = set->watcher_logbuf_size,
                                   .staging_bytes =
@@ -340,7 +391,7 @@ static int start_threads(struct server *s)
     env->persist = s->storage.persist;
     env->tunables = &s->tunables;
     env->counters = &s->counters;
-    env->reserved_fds = (uint64_t)FDS_OF_A_WORKER * env->thread_count;
+    env->reserved_fds = (uint64_t)FDS_PER_THREAD_IN_C * env->thread_count;
     env->connection_bytes = sizeof(struct conn);
     env->upper = s;
     env->stop = stop_server;
@@ -360,11 +411,33 @@ static int start_threads(struct server *s)
     return 0;
 }
 
-/* -c is what all descriptors together may be, as in memcached; a small one counts clients alone. */
+static uint64_t count_descriptors(void)
+{
+    uint64_t count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count > 3 ? count - 3 : FDS_OF_OURS; /* ".", ".." and the directory itself */
+}
+
+/* -c is what all descriptors together may be, as in memcached; a small one counts clients alone. But not
+ * more than the process has left, so that those beyond are told, and none waits unheard. */
 static uint64_t client_limit(const struct server *s)
 {
     uint64_t conns = s->settings.maxconns, ours = s->env.reserved_fds + 2;
-    return conns > 2 * ours ? conns - ours : conns;
+    uint64_t limit = conns > 2 * ours ? conns - ours : conns;
+    uint64_t used = count_descriptors() + FDS_FOR_LATER;
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur == RLIM_INFINITY ||
+        used + limit <= r.rlim_cur)
+        return limit;
+    uint64_t left = r.rlim_cur > used ? r.rlim_cur - used : 1;
+    log_warning("the limit of open files (%" PRIu64 ") leaves room for %" PRIu64
+                " clients, fewer than -c %" PRIu64 " asks for",
+                (uint64_t)r.rlim_cur, left, conns);
+    return left;
 }
 
 static int start_listening(struct server *s)
@@ -374,7 +447,6 @@ static int start_listening(struct server *s)
         .settings = &s->settings,
         .base = s->base,
         .counters = &s->counters,
-        .max_clients = client_limit(s),
         .udp = s->env.udp,
         .accepted = client_accepted,
         .ctx = s,
@@ -382,6 +454,7 @@ static int start_listening(struct server *s)
     s->listeners = listeners_open(&opt, why, sizeof(why));
     if (!s->listeners)
         return fail(SETTINGS_EXIT_LISTEN, why, NULL);
+    listeners_set_limit(s->listeners, client_limit(s));
     return 0;
 }
 
@@ -445,6 +518,7 @@ static void take_down(struct server *s)
 
 int main(int argc, char **argv)
 {
+    open_standard_files();
     struct server *s = calloc(1, sizeof(*s));
     if (!s)
         return fail(EXIT_OS, "failed to allocate memory", NULL);

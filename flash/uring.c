@@ -2,8 +2,14 @@
 #include "flash/uring.h"
 
 #include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/confine.h"
+
+enum { PROBE_BYTES = 4096, PROBE_MS = 1000 };
 
 struct ext_uring {
     struct io_uring ring;
@@ -28,15 +34,6 @@ static int ring_init(struct io_uring *ring, unsigned depth)
         rc = io_uring_queue_init_params(depth, ring, &p);
     }
     return rc;
-}
-
-bool ext_uring_works(void)
-{
-    struct io_uring ring;
-    if (ring_init(&ring, 8) != 0)
-        return false;
-    io_uring_queue_exit(&ring);
-    return true;
 }
 
 int ext_uring_create(struct ext_uring **out, unsigned depth, const int *fds, unsigned fd_count,
@@ -73,6 +70,44 @@ int ext_uring_create(struct ext_uring **out, unsigned depth, const int *fds, uns
     }
     *out = u;
     return 0;
+}
+
+static void note_result(void *ctx, void *user, int result)
+{
+    *(bool *)ctx = user == ctx && result != -EPERM && result != -EACCES && result != -EINVAL &&
+                   result != -ENOSYS && result != -EOPNOTSUPP;
+}
+
+/* Waits as a worker does, for the eventfd. */
+static bool probe_read(struct ext_uring *u, char *buf, uint32_t bytes, int event_fd)
+{
+    bool works = false;
+    ext_uring_read(u, 0, buf, bytes, 0, &works);
+    if (ext_uring_submit(u) != 0)
+        return false;
+    for (uint64_t end = clock_mono_ms() + PROBE_MS, now; (now = clock_mono_ms()) < end;) {
+        ext_uring_arrive(u);
+        struct pollfd p = {.fd = event_fd, .events = POLLIN};
+        if (poll(&p, 1, (int)(end - now)) == 1)
+            return ext_uring_reap(u, false, note_result, &works) == 1 && works;
+    }
+    return false;
+}
+
+bool ext_uring_works(int fd)
+{
+    static char buf[PROBE_BYTES] __attribute__((aligned(PROBE_BYTES))); /* outlives a read that hangs */
+    int event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    struct ext_uring *u;
+    if (event_fd < 0)
+        return false;
+    bool works = false;
+    if (ext_uring_create(&u, 8, &fd, 1, NULL, 0, event_fd) == 0) {
+        works = probe_read(u, buf, sizeof(buf), event_fd);
+        ext_uring_destroy(u);
+    }
+    close(event_fd);
+    return works;
 }
 
 void ext_uring_destroy(struct ext_uring *u)

@@ -14,8 +14,10 @@
 
 struct ext_uring;
 
-/* Does this kernel, and this container, let us make a ring at all? */
-bool ext_uring_works(void);
+/* Makes a ring and reads through it once from fd (at offset 0; any answer of the device counts): a
+ * sandbox may let rings be made but not set up, or not entered, or never complete anything. Sleeps for
+ * that read, at most a second. */
+bool ext_uring_works(int fd);
 
 /* fds are named by their place in the array afterwards. region (may be NULL) is what most reads go
  * to. 0 or -errno: -EPERM and -ENOSYS where io_uring is forbidden or missing, -ENOMEM .. */

@@ -28,6 +28,7 @@ struct listeners {
     struct listener_options opt;
     struct listener list[LISTENERS_MAX];
     unsigned count;
+    uint64_t max_clients;
     struct own_file unix_file; /* to be removed at the end, if it is still ours */
     bool accepting;
     struct event retry; /* while not accepting for want of room */
@@ -78,6 +79,13 @@ static void set_options(int fd, const struct addrinfo *ai, uint32_t mark)
         log_warning("sock_cookie_id: %s", strerror(errno));
 }
 
+/* memcached's words, and the address. */
+static void cannot_listen(char *why, size_t why_bytes, const char *host, int port, const char *reason)
+{
+    snprintf(why, why_bytes, "failed to listen on TCP port %d: %s (address %s)", port, reason,
+             *host ? host : "*");
+}
+
 /* Every address that the name stands for. One in use is passed over as long as another is not. */
 static int open_tcp(struct listeners *l, const char *host, int port, char *why, size_t why_bytes)
 {
@@ -86,23 +94,23 @@ static int open_tcp(struct listeners *l, const char *host, int port, char *why, 
     snprintf(text, sizeof(text), "%d", port < 0 ? 0 : port);
     int rc = getaddrinfo(*host ? host : NULL, text, &hints, &list);
     if (rc != 0) {
-        snprintf(why, why_bytes, "getaddrinfo(): %s",
+        snprintf(why, why_bytes, "getaddrinfo(): %s: %s", *host ? host : "*",
                  rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
         return -EINVAL;
     }
     unsigned before = l->count;
     int err = -EADDRNOTAVAIL;
-    snprintf(why, why_bytes, "failed to listen on TCP port %d: no address", port);
+    cannot_listen(why, why_bytes, host, port, "no address");
     for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
         int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (fd < 0) { /* a family that this machine doesn't have */
-            snprintf(why, why_bytes, "failed to listen on TCP port %d: %s", port, strerror(errno));
+            cannot_listen(why, why_bytes, host, port, strerror(errno));
             continue;
         }
         set_options(fd, ai, l->opt.settings->sock_cookie_id);
         if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
             err = -errno;
-            snprintf(why, why_bytes, "failed to listen on TCP port %d: %s", port, strerror(-err));
+            cannot_listen(why, why_bytes, host, port, strerror(-err));
             close(fd);
             if (err == -EADDRINUSE || err == -EADDRNOTAVAIL)
                 continue;
@@ -110,7 +118,7 @@ static int open_tcp(struct listeners *l, const char *host, int port, char *why, 
         }
         err = add_listener(l, fd);
         if (err) {
-            snprintf(why, why_bytes, "failed to listen on TCP port %d: %s", port, strerror(-err));
+            cannot_listen(why, why_bytes, host, port, strerror(-err));
             if (err != -EADDRINUSE)
                 break;
         }
@@ -127,7 +135,7 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct stat st;
     if (strlen(path) >= sizeof(addr.sun_path))
-        return complain(why, why_bytes, "unix socket path is too long", ENAMETOOLONG);
+        return complain(why, why_bytes, path, ENAMETOOLONG);
     strcpy(addr.sun_path, path);
     if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
         unlink(path);
@@ -140,7 +148,9 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
     umask(old);
     if (rc < 0) {
         close(fd);
-        return complain(why, why_bytes, "failed to listen on UNIX socket: bind()", err);
+        snprintf(why, why_bytes, "failed to listen on UNIX socket: bind(): %s (path %s)",
+                 strerror(err), path);
+        return -err;
     }
     own_file_note(&l->unix_file, path);
     rc = add_listener(l, fd);
@@ -258,7 +268,7 @@ static void start_accepting(struct listeners *l);
 static bool is_full(const struct listeners *l)
 {
     return atomic_load_explicit(&l->opt.counters->curr_conns, memory_order_relaxed) >=
-           l->opt.max_clients;
+           l->max_clients;
 }
 
 static void stop_accepting(struct listeners *l)
@@ -351,6 +361,11 @@ static void start_accepting(struct listeners *l)
         event_add(&one->event, NULL); /* reserve_events() */
     }
     atomic_store(&l->opt.counters->accepting, true);
+}
+
+void listeners_set_limit(struct listeners *l, uint64_t max_clients)
+{
+    l->max_clients = max_clients;
 }
 
 void listeners_accept(struct listeners *l)

@@ -21,7 +21,6 @@ struct listener_options {
     const struct settings *settings;
     struct event_base *base;
     struct server_counters *counters; /* listeners and connections are counted here */
-    uint64_t max_clients;
     const struct udp_sockets *udp; /* counted and named in the port file too; NULL: none */
     /* Owns the socket from now on; 0, or -errno and it stays with the listener, which closes it. */
     int (*accepted)(void *ctx, const struct conn_origin *origin);
@@ -31,6 +30,8 @@ struct listener_options {
 /* Opens the sockets that the settings name; nothing is accepted before listeners_accept(). NULL,
  * with one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes);
+/* How many clients there may be; before listeners_accept(). */
+void listeners_set_limit(struct listeners *l, uint64_t max_clients);
 void listeners_accept(struct listeners *l);
 /* Closes the sockets, removes the unix socket's file. */
 void listeners_close(struct listeners *l);

@@ -2,6 +2,8 @@
  * does not support; the settings themselves are the table in operator/settings.h. */
 #include "operator/settings.h"
 
+#include "operator/config_file.h"
+
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
@@ -98,6 +100,8 @@ static bool put_text(struct settings *s, const struct setting *row, const char *
     return true;
 }
 
+#define HASH_DEFAULT "murmur3"
+
 int settings_init(struct settings *s)
 {
     memset(s, 0, sizeof(*s));
@@ -105,7 +109,7 @@ int settings_init(struct settings *s)
         if (table[i].type != SETTING_TEXT)
             put_number(s, &table[i], table[i].dflt);
     }
-    return put_text(s, &table[ID_hash_algorithm], "murmur3") ? 0 : -ENOMEM;
+    return put_text(s, &table[ID_hash_algorithm], HASH_DEFAULT) ? 0 : -ENOMEM;
 }
 
 void settings_free(struct settings *s)
@@ -181,6 +185,23 @@ static bool parse_bytes(const char *text, uint64_t scale, double *v)
     return *v <= (double)(1ull << 53);
 }
 
+static bool is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* Cuts blanks off both ends, in place. */
+static char *trim(char *text)
+{
+    while (is_blank(*text))
+        text++;
+    size_t len = strlen(text);
+    while (len > 0 && is_blank(text[len - 1]))
+        len--;
+    text[len] = '\0';
+    return text;
+}
+
 static bool in_range(const struct setting *row, double v)
 {
     return v >= row->min && v <= row->max;
@@ -212,25 +233,84 @@ struct parser {
     struct settings *s;
     FILE *out, *err;
     const char *program;
-    bool tcp_given, udp_given, compact_given, drop_given, page_size_given;
+    const char *file; /* being read, and the line in it; NULL: the command line */
+    unsigned line;
+    bool tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
+    bool checks, prints; /* --check-config, --print-config */
     char *slab_sizes; /* as given; owned by the parser */
 };
 
-/* Prints one line (or memcached's two) to err and returns the code. */
-static int refuse(struct parser *p, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
-static int refuse(struct parser *p, int code, const char *fmt, ...)
+/* Prints one line (or memcached's two) to err, after the file and line that it is about, if any, and
+ * returns the exit code: of a wrong file, or of a wrong command line. */
+static int refuse(struct parser *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static int refuse(struct parser *p, const char *fmt, ...)
 {
     va_list ap;
+    if (p->file != NULL)
+        fprintf(p->err, "%s:%u: ", p->file, p->line);
     va_start(ap, fmt);
     vfprintf(p->err, fmt, ap);
     va_end(ap);
     fputc('\n', p->err);
-    return code;
+    return p->file != NULL ? SETTINGS_EXIT_CONFIG : SETTINGS_EXIT_USAGE;
 }
 
 static int no_memory(struct parser *p)
 {
-    return refuse(p, SETTINGS_EXIT_MEMORY, "out of memory");
+    fputs("out of memory\n", p->err);
+    return SETTINGS_EXIT_MEMORY;
+}
+
+/* ---- words that were meant ---- */
+
+enum { WORD_MAX = 40 };
+
+/* How many letters differ, are missing, too many, or changed places. */
+static unsigned distance(const char *a, const char *b)
+{
+    unsigned rows[3][WORD_MAX + 1];
+    size_t la = strlen(a), lb = strlen(b);
+    if (la > WORD_MAX || lb > WORD_MAX)
+        return UINT32_MAX;
+    for (size_t j = 0; j <= lb; j++)
+        rows[0][j] = (unsigned)j;
+    for (size_t i = 1; i <= la; i++) {
+        unsigned *row = rows[i % 3], *up = rows[(i - 1) % 3], *up2 = rows[(i + 1) % 3];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= lb; j++) {
+            unsigned best = up[j - 1] + (a[i - 1] != b[j - 1]);
+            best = (unsigned)min_u64(best, min_u64(up[j], row[j - 1]) + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                best = (unsigned)min_u64(best, up2[j - 2] + 1);
+            row[j] = best;
+        }
+    }
+    return rows[la % 3][lb];
+}
+
+/* The best of several candidates so far. */
+struct guess {
+    const char *word; /* as it was given */
+    const char *best; /* NULL: nothing is near */
+    unsigned distance;
+};
+
+static void guess_from(struct guess *g, const char *candidate)
+{
+    unsigned d = distance(g->word, candidate);
+    if (d <= 1 + strlen(g->word) / 5 && (g->best == NULL || d < g->distance)) {
+        g->best = candidate;
+        g->distance = d;
+    }
+}
+
+/* The end of a refusal: " (did you mean "WORD"?)" or nothing. */
+static const char *guess_text(const struct guess *g, char *out, size_t size)
+{
+    out[0] = '\0';
+    if (g->best != NULL)
+        snprintf(out, size, " (did you mean \"%s\"?)", g->best);
+    return out;
 }
 
 static int take_text(struct parser *p, size_t id, const char *text)
@@ -287,56 +367,57 @@ static int sub_hash_algorithm(struct parser *p, const char *value)
 {
     static const char *const known[] = {"jenkins", "murmur3", "xxh3"};
     if (value == NULL)
-        return refuse(p, 1, "Missing hash_algorithm argument");
+        return refuse(p, "Missing hash_algorithm argument");
     for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
         if (strcmp(value, known[i]) == 0)
             return take_text(p, ID_hash_algorithm, value);
     }
-    return refuse(p, 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
+    return refuse(p, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
 }
 
 static int sub_slab_sizes(struct parser *p, const char *value)
 {
     if (value == NULL)
-        return refuse(p, 1, "Missing slab_sizes argument");
+        return refuse(p, "Missing slab_sizes argument");
     free(p->slab_sizes);
     p->slab_sizes = strdup(value);
     return p->slab_sizes != NULL ? SETTINGS_GO_ON : no_memory(p);
 }
 
+static const char *const engine_names[] = {"auto", "uring", "threads"};
+static const char *const persist_names[] = {"off", "on", "scan"};
+
 static int sub_io_engine(struct parser *p, const char *value)
 {
-    static const char *const names[] = {"auto", "uring", "threads"};
-    for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(names); i++) {
-        if (strcmp(value, names[i]) == 0) {
+    for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(engine_names); i++) {
+        if (strcmp(value, engine_names[i]) == 0) {
             p->s->ext_io_engine = i;
             return SETTINGS_GO_ON;
         }
     }
-    return refuse(p, 1, "ext_io_engine must be auto, uring or threads");
+    return refuse(p, "ext_io_engine must be auto, uring or threads");
 }
 
 static int sub_persist(struct parser *p, const char *value)
 {
-    static const char *const names[] = {"off", "on", "scan"};
     if (value == NULL)
         value = "on";
-    for (uint32_t i = 0; i < ARRAY_COUNT(names); i++) {
-        if (strcmp(value, names[i]) == 0) {
+    for (uint32_t i = 0; i < ARRAY_COUNT(persist_names); i++) {
+        if (strcmp(value, persist_names[i]) == 0) {
             p->s->ext_persist = i;
             return SETTINGS_GO_ON;
         }
     }
-    return refuse(p, 1, "ext_persist must be off, on or scan");
+    return refuse(p, "ext_persist must be off, on or scan");
 }
 
 static int sub_write_limit(struct parser *p, const char *value)
 {
     double v;
     if (value == NULL)
-        return refuse(p, 1, "Missing ext_write_limit argument");
+        return refuse(p, "Missing ext_write_limit argument");
     if (!parse_bytes(value, 1, &v) || !in_range(&table[ID_ext_write_limit], v))
-        return refuse(p, 1, "could not parse argument to ext_write_limit");
+        return refuse(p, "could not parse argument to ext_write_limit");
     p->s->ext_write_limit = (uint64_t)v;
     return SETTINGS_GO_ON;
 }
@@ -499,7 +580,7 @@ static int sub_ext_path(struct parser *p, const char *value)
 {
     struct settings *s = p->s;
     if (value == NULL)
-        return refuse(p, 1, "missing argument to ext_path, ie: ext_path=/d/file:5G");
+        return refuse(p, "missing argument to ext_path, ie: ext_path=/d/file:5G");
     char *copy = strdup(value);
     if (copy == NULL)
         return no_memory(p);
@@ -518,26 +599,29 @@ static int sub_ext_path(struct parser *p, const char *value)
                 bucket++;
         }
         if (bucket == SETTINGS_BUCKET_COUNT) {
-            code = refuse(p, 1, "Unknown extstore bucket: %s\nfailed to parse ext_path argument",
-                          name);
+            struct guess g = {.word = name};
+            char hint[2 * WORD_MAX];
+            for (size_t i = 0; i < SETTINGS_BUCKET_COUNT; i++)
+                guess_from(&g, bucket_names[i]);
+            code = refuse(p, "Unknown extstore bucket: %s%s\nfailed to parse ext_path argument",
+                          name, guess_text(&g, hint, sizeof(hint)));
             goto out;
         }
     }
     size_t size_len = size != NULL ? strlen(size + 1) : 0;
     bool has_unit = size_len > 1 && suffix_bytes(size[size_len]) >= MiB;
     if (!has_unit) {
-        code = refuse(p, 1,
-                      "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n"
+        code = refuse(p, "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n"
                       "failed to parse ext_path argument");
     } else if (!parse_bytes(size + 1, 1, &bytes)) {
-        code = refuse(p, 1, "ext_path size \"%s\" is not a whole number followed by m, g, t or p",
+        code = refuse(p, "ext_path size \"%s\" is not a whole number followed by m, g, t or p",
                       size + 1);
     } else if (bytes == 0) {
-        code = refuse(p, SETTINGS_EXIT_USAGE, "supplied ext_path has zero size, cannot use");
+        code = refuse(p, "supplied ext_path has zero size, cannot use");
     } else if (size == copy) {
-        code = refuse(p, 1, "ext_path has no file name: %s", value);
+        code = refuse(p, "ext_path has no file name: %s", value);
     } else if (s->ext_file_count == SETTINGS_EXT_FILES_MAX) {
-        code = refuse(p, 1, "more than %d files in ext_path", SETTINGS_EXT_FILES_MAX);
+        code = refuse(p, "more than %d files in ext_path", SETTINGS_EXT_FILES_MAX);
     } else {
         *size = '\0';
         s->ext_files[s->ext_file_count++] = (struct settings_ext_file){
@@ -554,24 +638,23 @@ static int refuse_range(struct parser *p, const struct suboption *o, double v)
 {
     const struct setting *row = &table[o->id];
     if (o->range != NULL)
-        return refuse(p, 1, "%s", o->range);
+        return refuse(p, "%s", o->range);
     if (o->id == ID_hashpower_init && v < row->min)
-        return refuse(p, 1, "Initial hashtable multiplier of %.0f is too low", v);
+        return refuse(p, "Initial hashtable multiplier of %.0f is too low", v);
     if (o->id == ID_hashpower_init)
-        return refuse(p, 1,
-                      "Initial hashtable multiplier of %.0f is too high\n"
+        return refuse(p, "Initial hashtable multiplier of %.0f is too high\n"
                       "Choose a value based on \"STAT hash_power_level\" from a running instance",
                       v);
     double scale = o->scale > 0 ? (double)o->scale : 1;
     if (o->id == ID_slab_chunk_max)
-        return refuse(p, 1, v < row->min ? "slab_chunk_max must be >= 0"
+        return refuse(p, v < row->min ? "slab_chunk_max must be >= 0"
                                          : "slab_chunk_max must be specified in kilobytes.");
     if (o->kind == SUB_BYTES)
-        return refuse(p, 1, "%s must be between %.12gk and %.12g", o->name, row->min / KiB,
+        return refuse(p, "%s must be between %.12gk and %.12g", o->name, row->min / KiB,
                       row->max / scale);
     if (v < row->min && row->min <= scale)
-        return refuse(p, 1, "%s must be greater than 0", o->name);
-    return refuse(p, 1, "%s must be between %.12g and %.12g", o->name, row->min / scale,
+        return refuse(p, "%s must be greater than 0", o->name);
+    return refuse(p, "%s must be between %.12g and %.12g", o->name, row->min / scale,
                   row->max / scale);
 }
 
@@ -582,16 +665,16 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
     if (value == NULL && o->kind == SUB_OPTIONAL)
         value = "1";
     if (value == NULL && o->missing != NULL)
-        return refuse(p, 1, "%s", o->missing);
+        return refuse(p, "%s", o->missing);
     if (value == NULL)
-        return refuse(p, 1, "Missing %s argument", o->name);
+        return refuse(p, "Missing %s argument", o->name);
     bool ok = o->kind == SUB_REAL    ? parse_real(value, &v)
               : o->kind == SUB_BYTES ? parse_bytes(value, o->scale, &v)
                                      : parse_whole(value, false, &v);
     if (!ok && o->bad != NULL)
-        return refuse(p, 1, "%s", o->bad);
+        return refuse(p, "%s", o->bad);
     if (!ok)
-        return refuse(p, 1, "could not parse argument to %s", o->name);
+        return refuse(p, "could not parse argument to %s", o->name);
     if (o->kind != SUB_BYTES)
         v *= (double)o->scale;
     /* Factors and the ratio must be above their lower bound, not at it. */
@@ -604,33 +687,44 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
     p->compact_given = p->compact_given || o->id == ID_ext_compact_under;
     p->drop_given = p->drop_given || o->id == ID_ext_drop_under;
     p->page_size_given = p->page_size_given || o->id == ID_ext_page_size;
+    p->wbuf_size_given = p->wbuf_size_given || o->id == ID_ext_wbuf_size;
     return SETTINGS_GO_ON;
 }
 
-/* One part of -o: NAME or NAME=VALUE. */
-static int take_suboption(struct parser *p, char *part)
+/* NAME or NAME=VALUE that is not in the table, in memcached's words and with what was meant. */
+static int refuse_suboption(struct parser *p, const char *name, const char *value)
 {
-    char *value = strchr(part, '=');
-    size_t name_len = value != NULL ? (size_t)(value - part) : strlen(part);
+    struct guess g = {.word = name};
+    char hint[2 * WORD_MAX];
+    for (size_t i = 0; i < ARRAY_COUNT(suboptions); i++)
+        guess_from(&g, suboptions[i].name);
+    return refuse(p, "Illegal suboption \"%s%s%s\"%s", *name != '\0' ? name : "(null)",
+                  value != NULL ? "=" : "", value != NULL ? value : "",
+                  guess_text(&g, hint, sizeof(hint)));
+}
+
+/* One part of -o: NAME or NAME=VALUE; blanks around either don't matter. */
+static int take_suboption(struct parser *p, char *name)
+{
+    char *value = strchr(name, '=');
     const struct suboption *o = suboptions, *end = suboptions + ARRAY_COUNT(suboptions);
-    char name[64];
-    if (name_len < sizeof(name)) {
-        memcpy(name, part, name_len);
-        name[name_len] = '\0';
-        const char *reason = why_no_suboption(name);
-        if (reason != NULL)
-            return refuse(p, SETTINGS_EXIT_USAGE, "-o %s: %s", name, reason);
+    if (value != NULL) {
+        *value = '\0';
+        value = trim(value + 1);
     }
-    while (o < end && (strlen(o->name) != name_len || strncmp(o->name, part, name_len) != 0))
+    name = trim(name);
+    const char *reason = why_no_suboption(name);
+    if (reason != NULL)
+        return refuse(p, "-o %s: %s", name, reason);
+    while (o < end && strcmp(o->name, name) != 0)
         o++;
     if (o == end)
-        return refuse(p, 1, "Illegal suboption \"%s\"", *part != '\0' ? part : "(null)");
-    value = value != NULL ? value + 1 : NULL;
+        return refuse_suboption(p, name, value);
     switch (o->kind) {
     case SUB_ON:
     case SUB_OFF:
         if (value != NULL)
-            return refuse(p, 1, "%s takes no value", o->name);
+            return refuse(p, "%s takes no value", o->name);
         put_number(p->s, &table[o->id], o->kind == SUB_ON);
         return SETTINGS_GO_ON;
     case SUB_NUMBER:
@@ -647,14 +741,17 @@ static int take_suboption(struct parser *p, char *part)
     return 1;
 }
 
+/* The list may be empty, and may end in a comma; charts give both. */
 static int take_suboptions(struct parser *p, const char *list)
 {
     char *copy = strdup(list), *rest = copy, *part;
     if (copy == NULL)
         return no_memory(p);
     int code = SETTINGS_GO_ON;
-    while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",")) != NULL)
-        code = take_suboption(p, part);
+    while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",")) != NULL) {
+        if (rest != NULL || *trim(part) != '\0')
+            code = take_suboption(p, part);
+    }
     free(copy);
     return code;
 }
@@ -674,7 +771,7 @@ static int take_suboptions(struct parser *p, const char *list)
     X('r', "enable-coredumps", "", ID_max_core, NULL)                                              \
     X('u', "user", "<user>", ID_username, NULL)                                                    \
     X('m', "memory-limit", "<num>", ID_maxbytes, "memory for items and index, in megabytes")       \
-    X('M', "disable-evictions", "", -1, "return an error when memory is full instead of evicting") \
+    X('M', "disable-evictions", "", ID_evict_to_free, "return an error when memory is full instead of evicting") \
     X('c', "conn-limit", "<num>", ID_maxconns, NULL)                                               \
     X('k', "lock-memory", "", ID_lock_memory, NULL)                                                \
     X('v', "verbose", "", ID_verbosity, NULL)                                                      \
@@ -688,14 +785,14 @@ static int take_suboptions(struct parser *p, const char *list)
     X('D', NULL, "<char>", ID_prefix_delimiter, NULL)                                              \
     X('t', "threads", "<num>", ID_num_threads, NULL)                                               \
     X('R', "max-reqs-per-event", "<num>", ID_reqs_per_event, NULL)                                 \
-    X('C', "disable-cas", "", -1, "items have no cas value")                                       \
+    X('C', "disable-cas", "", ID_use_cas, "items have no cas value")                                       \
     X('b', "listen-backlog", "<num>", ID_backlog, NULL)                                            \
     X('B', "protocol", "<name>", ID_binding_protocol, NULL)                                        \
     X('I', "max-item-size", "<num>", ID_item_size_max, NULL)                                       \
     X('S', "enable-sasl", "", -1, NULL)                                                            \
-    X('F', "disable-flush-all", "", -1, "disable flush_all")                                       \
-    X('X', "disable-dumping", "", -1, "disable stats cachedump, lru_crawler metadump and mgdump")  \
-    X('W', "disable-watch", "", -1, "disable watch")                                               \
+    X('F', "disable-flush-all", "", ID_flush_enabled, "disable flush_all")                                       \
+    X('X', "disable-dumping", "", ID_dump_enabled, "disable stats cachedump, lru_crawler metadump and mgdump")  \
+    X('W', "disable-watch", "", ID_watch_enabled, "disable watch")                                               \
     X('Y', "auth-file", "<file>", ID_auth_file, NULL)                                              \
     X('e', "memory-file", "<file>", ID_memory_file, NULL)                                          \
     X('N', "napi_ids", "<num>", ID_num_napi_ids, NULL)                                             \
@@ -710,6 +807,28 @@ static const struct flag {
 } flags[] = {
 #define X(letter, name, arg, id, help) {letter, name, arg, id, help},
     FLAG_TABLE(X)
+#undef X
+};
+
+/* Options of ours, with long names only, which have to be spelt out: so memcached's can be abbreviated as
+ * ever. name, argument, help */
+#define OWN_OPTION_TABLE(X)                                                                        \
+    X(CONFIG, "config", "<file>",                                                                  \
+      "read options from a file first, one a line, as memcached.conf has them; repeatable")        \
+    X(LOGFILE, "logfile", "<file>", "append log lines to this file; SIGHUP opens it anew")         \
+    X(CHECK_CONFIG, "check-config", "", "say whether all options are right, and exit")             \
+    X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")
+enum own_option {
+#define X(id, name, arg, help) OWN_##id,
+    OWN_OPTION_TABLE(X)
+#undef X
+        OWN_COUNT
+};
+static const struct {
+    const char *name, *arg, *help;
+} own_options[OWN_COUNT] = {
+#define X(id, name, arg, help) {name, arg, help},
+    OWN_OPTION_TABLE(X)
 #undef X
 };
 
@@ -731,38 +850,116 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
                 scale > 1 || *row->unit == '\0' ? "" : " ", scale > 1 ? "" : row->unit);
 }
 
+/* Groups of the help. A flag stands in the first group that has its letter; a suboption in the first with
+ * a beginning of its name. Each table ends in a group for the rest. */
+static const struct {
+    const char *title, *letters;
+} flag_groups[] = {
+    {"Where clients connect", "lpsaUB"},
+    {"Memory and items", "mMIefnCDkL"},
+    {"Threads and connections", "tcbRN"},
+    {"Who may do what", "YAFXW"},
+    {"The process", ""},
+};
+static const struct {
+    const char *title, *beginnings[8];
+} suboption_groups[] = {
+    {"Flash", {"ext_", "slab_automove_freeratio"}},
+    {"Memory and slabs", {"slab_", "no_slab", "no_chunked", "hash", "no_hash", "track_sizes"}},
+    {"LRU and expiry",
+     {"lru_", "no_lru", "hot_", "warm_", "temporary_ttl", "tail_repair"}},
+    {"Connections, logs and privileges", {NULL}},
+};
+
+static size_t flag_group_of(int letter)
+{
+    size_t g = 0;
+    while (g < ARRAY_COUNT(flag_groups) - 1 && strchr(flag_groups[g].letters, letter) == NULL)
+        g++;
+    return g;
+}
+
+static size_t suboption_group_of(const char *name)
+{
+    for (size_t g = 0; g < ARRAY_COUNT(suboption_groups) - 1; g++) {
+        const char *const *b = suboption_groups[g].beginnings;
+        for (; *b != NULL; b++) {
+            if (strncmp(name, *b, strlen(*b)) == 0)
+                return g;
+        }
+    }
+    return ARRAY_COUNT(suboption_groups) - 1;
+}
+
+static void print_flag(FILE *out, const struct flag *f)
+{
+    char text[64];
+    if (why_no_flag(f->letter) != NULL)
+        return;
+    if (f->name != NULL)
+        snprintf(text, sizeof(text), "-%c, --%s%s%s", f->letter, f->name, *f->arg ? "=" : "",
+                 f->arg);
+    else
+        snprintf(text, sizeof(text), "-%c %s", f->letter, f->arg);
+    fprintf(out, "%-27s %s", text, f->help != NULL ? f->help : table[f->id].help);
+    if (f->id >= 0)
+        print_default(out, &table[f->id], f->id == ID_maxbytes ? MiB : 1);
+    fputc('\n', out);
+}
+
+static void print_suboption(FILE *out, const struct suboption *o)
+{
+    char text[64];
+    if (why_no_suboption(o->name) != NULL || (o->help != NULL && *o->help == '\0'))
+        return;
+    snprintf(text, sizeof(text), "%s:", o->name);
+    const char *help = o->help != NULL ? o->help : table[o->id].help;
+    const char *more = strchr(help, '\n');
+    fprintf(out, "   - %-24s %.*s", text, more ? (int)(more - help) : INT_MAX, help);
+    if (more != NULL)
+        fprintf(out, "\n%30s%s", "", more + 1);
+    if (o->help == NULL)
+        print_default(out, &table[o->id], o->scale);
+    fputc('\n', out);
+}
+
 static void print_help(FILE *out)
 {
     char text[64];
-    fprintf(out, "extant %s (memcached %s protocol)\n", EXTANT_VERSION, MEMCACHED_LEVEL);
-    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
-        const struct flag *f = &flags[i];
-        if (why_no_flag(f->letter) != NULL)
-            continue;
-        if (f->name != NULL)
-            snprintf(text, sizeof(text), "-%c, --%s%s%s", f->letter, f->name, *f->arg ? "=" : "",
-                     f->arg);
-        else
-            snprintf(text, sizeof(text), "-%c %s", f->letter, f->arg);
-        fprintf(out, "%-27s %s", text, f->help != NULL ? f->help : table[f->id].help);
-        if (f->id >= 0)
-            print_default(out, &table[f->id], f->id == ID_maxbytes ? MiB : 1);
-        fputc('\n', out);
+    fprintf(out,
+            "extant %s (memcached %s protocol)\n"
+            "A cache for memcached's clients, with its values in memory and on flash.\n\n"
+            "Examples\n"
+            "  extant -l 127.0.0.1 -m 1024 -o ext_path=/ssd/extant:100g\n"
+            "      1 GB of memory, 100 GB of flash\n"
+            "  extant -m 1024 -o ext_path=/ssd/extant:100g,ext_persist\n"
+            "      the same, and a clean stop and start keep the cache\n"
+            "  extant -m 1024 -e /dev/shm/extant -o ext_path=/ssd/a:1t -o ext_path=/ssd/b:1t\n"
+            "      two devices, and the cache survives even a killed process\n"
+            "  extant --config /etc/memcached.conf --check-config\n",
+            EXTANT_VERSION, MEMCACHED_LEVEL);
+    for (size_t g = 0; g < ARRAY_COUNT(flag_groups); g++) {
+        fprintf(out, "\n%s\n", flag_groups[g].title);
+        for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+            if (flag_group_of(flags[i].letter) == g)
+                print_flag(out, &flags[i]);
+        }
     }
-    for (size_t i = 0; i < ARRAY_COUNT(suboptions); i++) {
-        const struct suboption *o = &suboptions[i];
-        if (why_no_suboption(o->name) != NULL || (o->help != NULL && *o->help == '\0'))
-            continue;
-        snprintf(text, sizeof(text), "%s:", o->name);
-        const char *help = o->help != NULL ? o->help : table[o->id].help;
-        const char *more = strchr(help, '\n');
-        fprintf(out, "   - %-24s %.*s", text, more ? (int)(more - help) : INT_MAX, help);
-        if (more != NULL)
-            fprintf(out, "\n%30s%s", "", more + 1);
-        if (o->help == NULL)
-            print_default(out, &table[o->id], o->scale);
-        fputc('\n', out);
+    for (size_t i = 0; i < OWN_COUNT; i++) {
+        snprintf(text, sizeof(text), "--%s%s%s", own_options[i].name, *own_options[i].arg ? "=" : "",
+                 own_options[i].arg);
+        fprintf(out, "%-27s %s\n", text, own_options[i].help);
     }
+    for (size_t g = 0; g < ARRAY_COUNT(suboption_groups); g++) {
+        fprintf(out, "\n-o: %s\n", suboption_groups[g].title);
+        for (size_t i = 0; i < ARRAY_COUNT(suboptions); i++) {
+            if (suboption_group_of(suboptions[i].name) == g)
+                print_suboption(out, &suboptions[i]);
+        }
+    }
+    fputs("\nExit codes: 0 done, 64 the command line is wrong, 67 no such user, 71 the system refuses an\n"
+          "address, a file or memory, 78 a configuration file is wrong.\n",
+          out);
 }
 
 static void print_license(FILE *out)
@@ -784,8 +981,8 @@ static int flag_number(struct parser *p, int letter, int id, const char *text, c
     if (!parse_whole(text, true, &v) || v > row->max || v < row->min) {
         bool is_number = parse_whole(text, true, &v);
         if (below != NULL && (!is_number || v < row->min))
-            return refuse(p, 1, "%s", below);
-        return refuse(p, SETTINGS_EXIT_USAGE, "-%c %s is not a number from %.0f to %.0f", letter,
+            return refuse(p, "%s", below);
+        return refuse(p, "-%c %s is not a number from %.0f to %.0f", letter,
                       text, row->min, row->max);
     }
     put_number(p->s, row, v);
@@ -796,7 +993,7 @@ static int flag_port(struct parser *p, int letter, int id, const char *text)
 {
     double v;
     if (!parse_whole(text, true, &v) || !in_range(&table[id], v))
-        return refuse(p, SETTINGS_EXIT_USAGE, "ERROR: Invalid port number %s.", text);
+        return refuse(p, "ERROR: Invalid port number %s.", text);
     put_number(p->s, &table[id], v);
     if (letter == 'p')
         p->tcp_given = true;
@@ -809,11 +1006,18 @@ static int flag_factor(struct parser *p, const char *text)
 {
     double v;
     if (!parse_real(text, &v) || v <= 1.0)
-        return refuse(p, 1, "Factor must be greater than 1");
+        return refuse(p, "Factor must be greater than 1");
     if (!in_range(&table[ID_factor], v))
-        return refuse(p, 1, "Factor must be no more than %.0f", table[ID_factor].max);
+        return refuse(p, "Factor must be no more than %.0f", table[ID_factor].max);
     p->s->factor = v;
     return SETTINGS_GO_ON;
+}
+
+static const char *protocol_name(uint32_t protocol)
+{
+    return protocol == SETTINGS_PROTOCOL_ASCII    ? "ascii"
+           : protocol == SETTINGS_PROTOCOL_BINARY ? "binary"
+                                                  : "auto";
 }
 
 static int flag_protocol(struct parser *p, const char *text)
@@ -825,8 +1029,7 @@ static int flag_protocol(struct parser *p, const char *text)
     else if (strcmp(text, "binary") == 0)
         p->s->binding_protocol = SETTINGS_PROTOCOL_BINARY;
     else
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "Invalid value for binding protocol: %s\n"
+        return refuse(p, "Invalid value for binding protocol: %s\n"
                       " -- should be one of auto, binary, or ascii",
                       text);
     return SETTINGS_GO_ON;
@@ -845,14 +1048,11 @@ static int flag_listen(struct parser *p, const char *text)
     return SETTINGS_GO_ON;
 }
 
-static int take_flag(struct parser *p, int letter, const char *arg)
+static int take_value(struct parser *p, int letter, const char *arg)
 {
     struct settings *s = p->s;
     double v;
     char *end;
-    const char *reason = why_no_flag(letter);
-    if (reason != NULL)
-        return refuse(p, SETTINGS_EXIT_USAGE, "%s", reason);
     switch (letter) {
     case 'p':
         return flag_port(p, letter, ID_port, arg);
@@ -863,7 +1063,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
     case 'a': {
         unsigned long mode = strtoul(arg, &end, 8);
         if (*arg < '0' || *arg > '7' || *end != '\0' || mode > 07777)
-            return refuse(p, SETTINGS_EXIT_USAGE, "-a %s is not an octal access mode", arg);
+            return refuse(p, "-a %s is not an octal access mode", arg);
         s->access_mask = (uint32_t)mode;
         break;
     }
@@ -882,7 +1082,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         return take_text(p, ID_username, arg);
     case 'm':
         if (!parse_bytes(arg, MiB, &v) || !in_range(&table[ID_maxbytes], v))
-            return refuse(p, SETTINGS_EXIT_USAGE, "-m %s is not a number of megabytes", arg);
+            return refuse(p, "-m %s is not a number of megabytes", arg);
         s->maxbytes = (uint64_t)v;
         break;
     case 'M':
@@ -911,7 +1111,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         return flag_number(p, letter, ID_chunk_size, arg, "Chunk size must be greater than 0");
     case 'D':
         if (*arg == '\0')
-            return refuse(p, 1, "No delimiter specified");
+            return refuse(p, "No delimiter specified");
         s->prefix_delimiter = (unsigned char)*arg;
         s->detail_enabled = true;
         break;
@@ -930,7 +1130,7 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         return flag_protocol(p, arg);
     case 'I':
         if (!parse_bytes(arg, 1, &v))
-            return refuse(p, SETTINGS_EXIT_USAGE, "-I %s is not a size", arg);
+            return refuse(p, "-I %s is not a size", arg);
         s->item_size_max = (uint64_t)v;
         break;
     case 'F':
@@ -953,6 +1153,26 @@ static int take_flag(struct parser *p, int letter, const char *arg)
         ASSERT(false);
     }
     return SETTINGS_GO_ON;
+}
+
+/* Names of files are taken as they are; blanks around all else don't matter: "-m 512" may be one
+ * argument, as charts have it. */
+static int take_flag(struct parser *p, int letter, const char *arg)
+{
+    const char *reason = why_no_flag(letter);
+    if (reason != NULL)
+        return refuse(p, "%s", reason);
+    if (arg == NULL || strchr("sPYe", letter) != NULL)
+        return take_value(p, letter, arg);
+    char *copy = strdup(arg);
+    if (copy == NULL)
+        return no_memory(p);
+    const char *value = trim(copy);
+    if (letter == 'D' && *value == '\0')
+        value = arg; /* a blank can be the delimiter */
+    int code = take_value(p, letter, value);
+    free(copy);
+    return code;
 }
 
 /* ---- what only makes sense together ---- */
@@ -980,14 +1200,14 @@ static int take_address(struct parser *p, char *text)
 {
     struct settings *s = p->s;
     if (s->listen_count == SETTINGS_LISTEN_MAX)
-        return refuse(p, SETTINGS_EXIT_USAGE, "more than %d addresses in -l", SETTINGS_LISTEN_MAX);
+        return refuse(p, "more than %d addresses in -l", SETTINGS_LISTEN_MAX);
     struct settings_listen *to = &s->listen[s->listen_count];
     to->port = SETTINGS_PORT_DEFAULT;
     char *host = skip_listen_prefixes(text, to), *colon;
     if (*host == '[') {
         char *end = strchr(host, ']');
         if (end == NULL || (end[1] != '\0' && end[1] != ':'))
-            return refuse(p, SETTINGS_EXIT_LISTEN, "Invalid IPV6 address: \"%s\"", host);
+            return refuse(p, "Invalid IPV6 address: \"%s\"", host);
         colon = end[1] == ':' ? end + 1 : NULL;
         *end = '\0';
         host++;
@@ -1000,11 +1220,13 @@ static int take_address(struct parser *p, char *text)
         double v;
         *colon = '\0';
         if (!parse_whole(colon + 1, false, &v) || v > 65535)
-            return refuse(p, SETTINGS_EXIT_LISTEN, "Invalid port number: \"%s\"", colon + 1);
-        to->port = (int)v;
+            return refuse(p, "Invalid port number: \"%s\"", colon + 1);
+        to->port = v == 0 ? SETTINGS_PORT_ANY : (int)v;
+    } else if (*host == '\0') {
+        return refuse(p, "-l \"%s\" has an empty address", s->inter);
     }
     if (strlen(host) >= sizeof(to->host))
-        return refuse(p, SETTINGS_EXIT_LISTEN, "address too long: \"%s\"", host);
+        return refuse(p, "address too long: \"%s\"", host);
     strcpy(to->host, strcmp(host, "*") == 0 ? "" : host);
     s->listen_count++;
     return SETTINGS_GO_ON;
@@ -1019,10 +1241,13 @@ static int check_listen(struct parser *p)
         return no_memory(p);
     int code = SETTINGS_GO_ON;
     while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",;")) != NULL) {
+        part = trim(part);
         if (*part != '\0')
             code = take_address(p, part);
     }
     free(copy);
+    if (code == SETTINGS_GO_ON && p->s->listen_count == 0)
+        return refuse(p, "-l \"%s\" names no address", p->s->inter);
     return code;
 }
 
@@ -1030,30 +1255,28 @@ static int check_sizes(struct parser *p)
 {
     struct settings *s = p->s;
     if (s->item_size_max < table[ID_item_size_max].min)
-        return refuse(p, SETTINGS_EXIT_USAGE, "Item max size cannot be less than 1024 bytes.");
+        return refuse(p, "Item max size cannot be less than 1024 bytes.");
     if (s->item_size_max > s->maxbytes / 2)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "Cannot set item size limit higher than 1/2 of memory max.");
+        return refuse(p,
+                      "Cannot set item size limit higher than 1/2 of memory max. (-I %" PRIu64
+                      " KB, -m %" PRIu64 " MB)",
+                      (uint64_t)s->item_size_max / KiB, (uint64_t)s->maxbytes / MiB);
     if (s->item_size_max > GiB)
-        return refuse(p, SETTINGS_EXIT_USAGE, "Cannot set item size limit higher than a gigabyte.");
+        return refuse(p, "Cannot set item size limit higher than a gigabyte.");
     if (s->item_size_max < s->slab_chunk_max)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "slab_chunk_max (bytes: %" PRIu64
+        return refuse(p, "slab_chunk_max (bytes: %" PRIu64
                       ") cannot be larger than -I (item_size_max %" PRIu64 ")",
                       s->slab_chunk_max, s->item_size_max);
     if (s->item_size_max % s->slab_chunk_max != 0)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "-I (item_size_max: %" PRIu64
+        return refuse(p, "-I (item_size_max: %" PRIu64
                       ") must be evenly divisible by slab_chunk_max (bytes: %" PRIu64 ")",
                       s->item_size_max, s->slab_chunk_max);
     if (SETTINGS_SLAB_PAGE_BYTES % s->slab_chunk_max != 0)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "slab_chunk_max (bytes: %" PRIu64 ") must divide evenly into %" PRIu64
+        return refuse(p, "slab_chunk_max (bytes: %" PRIu64 ") must divide evenly into %" PRIu64
                       " (slab_page_size)",
                       s->slab_chunk_max, SETTINGS_SLAB_PAGE_BYTES);
     if (s->hot_lru_pct + s->warm_lru_pct > 80)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined");
+        return refuse(p, "hot_lru_pct + warm_lru_pct cannot be more than 80%% combined");
     return SETTINGS_GO_ON;
 }
 
@@ -1064,19 +1287,17 @@ static int check_slab_sizes(struct parser *p)
     double last = 0, size;
     while (rest != NULL && (part = strsep(&rest, "-")) != NULL) {
         if (!parse_whole(part, false, &size))
-            return refuse(p, SETTINGS_EXIT_USAGE, "slab size %s is out of valid range", part);
+            return refuse(p, "slab size %s is out of valid range", part);
         if (size < s->chunk_size || size > (double)s->slab_chunk_max)
-            return refuse(p, SETTINGS_EXIT_USAGE, "slab size %.0f is out of valid range", size);
+            return refuse(p, "slab size %.0f is out of valid range", size);
         if (size <= last)
-            return refuse(p, SETTINGS_EXIT_USAGE,
-                          "slab size %.0f cannot be lower than or equal to a previous class size",
+            return refuse(p, "slab size %.0f cannot be lower than or equal to a previous class size",
                           size);
         if (last > 0 && size <= last + 8)
-            return refuse(p, SETTINGS_EXIT_USAGE,
-                          "slab size %.0f must be at least 8 bytes larger than previous class",
+            return refuse(p, "slab size %.0f must be at least 8 bytes larger than previous class",
                           size);
         if (s->slab_size_count == SETTINGS_SLAB_SIZES_MAX)
-            return refuse(p, SETTINGS_EXIT_USAGE, "too many slab classes specified");
+            return refuse(p, "too many slab classes specified");
         s->slab_sizes[s->slab_size_count++] = (uint32_t)size;
         last = size;
     }
@@ -1122,27 +1343,46 @@ static void shrink_pages(struct parser *p)
     }
 }
 
+/* A write buffer has to hold the largest item. Unless its size was asked for, it becomes as large as -I
+ * needs: the next power of two, and the page with it; or the next size that divides the page, if that
+ * was asked for. */
+static void grow_wbuf(struct parser *p)
+{
+    struct settings *s = p->s;
+    if (p->wbuf_size_given || s->item_size_max <= s->ext_wbuf_size)
+        return;
+    uint64_t bytes = s->ext_wbuf_size, step = 0;
+    if (p->page_size_given)
+        step = s->ext_page_size < SETTINGS_EXT_UNIT_BYTES ? SETTINGS_EXT_SMALL_UNIT_BYTES
+                                                          : SETTINGS_EXT_UNIT_BYTES;
+    while (bytes < s->item_size_max ||
+           (step != 0 && bytes < s->ext_page_size && s->ext_page_size % bytes != 0))
+        bytes = step != 0 ? bytes + step : 2 * bytes;
+    s->ext_wbuf_size = bytes;
+    if (!p->page_size_given)
+        s->ext_page_size = max_u64(s->ext_page_size, bytes);
+}
+
 static int check_flash(struct parser *p)
 {
     struct settings *s = p->s;
     static const char failed[] = "Failed to initialize external storage:";
     if (s->ext_file_count == 0 && s->ext_persist != SETTINGS_PERSIST_OFF)
-        return refuse(p, 1, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
+        return refuse(p, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
     if (s->ext_file_count == 0)
         return SETTINGS_GO_ON;
     if (s->udpport != 0)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "Cannot use UDP with extstore enabled (-U 0 to disable)");
+        return refuse(p, "Cannot use UDP with extstore enabled (-U 0 to disable)");
+    grow_wbuf(p);
     if (s->item_size_max > s->ext_wbuf_size)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "-I (item_size_max: %" PRIu64
+        return refuse(p, "-I (item_size_max: %" PRIu64
                       ") cannot be larger than ext_wbuf_size: %" PRIu64,
                       s->item_size_max, s->ext_wbuf_size);
     shrink_pages(p);
     if (s->ext_page_size % s->ext_wbuf_size != 0)
-        return refuse(p, 1, "%s page_size must be divisible by wbuf_size", failed);
+        return refuse(p, "%s page_size must be divisible by wbuf_size", failed);
     if (!is_unit_size(s->ext_page_size) || !is_unit_size(s->ext_wbuf_size))
-        return refuse(p, 1, "%s page_size and wbuf_size must be divisible by 1024*1024*2%s", failed,
+        return refuse(p, "%s page_size and wbuf_size must be divisible by 1024*1024*2%s", failed,
                       min_u64(s->ext_page_size, s->ext_wbuf_size) < SETTINGS_EXT_UNIT_BYTES
                           ? ", or below that by 1024*64"
                           : "");
@@ -1150,23 +1390,21 @@ static int check_flash(struct parser *p)
     for (uint32_t i = 0; i < s->ext_file_count; i++) {
         for (uint32_t k = 0; k < i; k++) {
             if (is_same_file(s->ext_files[i].path, s->ext_files[k].path))
-                return refuse(p, 1, "ext_path names the file %s twice", s->ext_files[i].path);
+                return refuse(p, "ext_path names the file %s twice", s->ext_files[i].path);
         }
         bool small = s->ext_page_size < SETTINGS_EXT_UNIT_BYTES;
         if (s->ext_files[i].bytes < s->ext_page_size)
-            return refuse(p, 1,
-                          "ext_path %s is smaller than one page (ext_page_size, %" PRIu64 " %s)",
+            return refuse(p, "ext_path %s is smaller than one page (ext_page_size, %" PRIu64 " %s)",
                           s->ext_files[i].path, s->ext_page_size / (small ? KiB : MiB),
                           small ? "KB" : "MB");
         bytes += s->ext_files[i].bytes;
     }
     uint64_t pages = settings_ext_page_count(s);
     if (pages > SETTINGS_EXT_PAGES_MAX)
-        return refuse(p, 1,
-                      "%s page_count must total to < 65536. Increase page_size or lower path sizes",
+        return refuse(p, "%s page_count must total to < 65536. Increase page_size or lower path sizes",
                       failed);
     if (bytes > SETTINGS_EXT_BYTES_MAX)
-        return refuse(p, 1, "ext_path sizes add up to more than 16 TB");
+        return refuse(p, "ext_path sizes add up to more than 16 TB");
     if (!p->compact_given)
         s->ext_compact_under = (uint32_t)max_u64(pages / 100, 1);
     if (!p->drop_given)
@@ -1175,7 +1413,7 @@ static int check_flash(struct parser *p)
     if (s->ext_buffer_mem == 0)
         s->ext_buffer_mem = 8 * s->ext_wbuf_size;
     if (s->ext_buffer_mem < 4 * s->ext_wbuf_size)
-        return refuse(p, 1, "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
+        return refuse(p, "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
     return SETTINGS_GO_ON;
 }
 
@@ -1188,13 +1426,11 @@ static int check_together(struct parser *p)
     s->num_threads_per_udp = (uint32_t)s->num_threads;
     if (s->auth_file != NULL) {
         if (s->udpport != 0)
-            return refuse(p, SETTINGS_EXIT_USAGE,
-                          "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
+            return refuse(p, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
         s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
     }
     if (s->num_napi_ids > s->num_threads)
-        return refuse(p, SETTINGS_EXIT_USAGE,
-                      "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
+        return refuse(p, "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
                       (unsigned)s->num_napi_ids, (unsigned)s->num_threads);
     int code = check_sizes(p);
     if (code == SETTINGS_GO_ON)
@@ -1210,6 +1446,25 @@ static int check_together(struct parser *p)
         fprintf(p->err, "WARNING: -B binary: the binary protocol is not supported, every connection "
                         "will be closed\n");
     return code;
+}
+
+/* argv[i] that getopt did not know, in memcached's words and with what was meant. */
+static int refuse_option(struct parser *p, const char *arg)
+{
+    char word[WORD_MAX + 1], hint[2 * WORD_MAX];
+    if (optopt != 0)
+        return refuse(p, "%s: invalid option -- '%c'\nIllegal argument \"?\"", p->program, optopt);
+    const char *name = arg + strspn(arg, "-");
+    snprintf(word, sizeof(word), "%.*s", (int)strcspn(name, "="), name);
+    struct guess g = {.word = word};
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        if (flags[i].name != NULL)
+            guess_from(&g, flags[i].name);
+    }
+    for (size_t i = 0; i < OWN_COUNT; i++)
+        guess_from(&g, own_options[i].name);
+    return refuse(p, "%s: unrecognized option '%s'%s\nIllegal argument \"?\"", p->program, arg,
+                  guess_text(&g, hint, sizeof(hint)));
 }
 
 static int parse_flags(struct parser *p, int argc, char **argv)
@@ -1232,14 +1487,10 @@ static int parse_flags(struct parser *p, int argc, char **argv)
     while ((letter = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
         switch (letter) {
         case ':':
-            return refuse(p, 1, "%s: option requires an argument -- '%c'\nIllegal argument \"?\"",
+            return refuse(p, "%s: option requires an argument -- '%c'\nIllegal argument \"?\"",
                           p->program, optopt);
         case '?':
-            if (optopt != 0)
-                return refuse(p, 1, "%s: invalid option -- '%c'\nIllegal argument \"?\"",
-                              p->program, optopt);
-            return refuse(p, 1, "%s: unrecognized option '%s'\nIllegal argument \"?\"", p->program,
-                          argv[optind - 1]);
+            return refuse_option(p, argv[optind - 1]);
         case 'h':
             print_help(p->out);
             return 0;
@@ -1257,20 +1508,263 @@ static int parse_flags(struct parser *p, int argc, char **argv)
         }
     }
     for (int i = optind; i < argc; i++) {
-        if (*argv[i] != '\0')
-            return refuse(p, 1, "Illegal argument \"%s\"", argv[i]);
+        if (argv[i][strspn(argv[i], " \t\n")] != '\0')
+            return refuse(p, "Illegal argument \"%s\"", argv[i]);
     }
     return SETTINGS_GO_ON;
+}
+
+/* ---- files of options ---- */
+
+static const struct flag *find_flag(int letter, const char *name)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        if (flags[i].letter == letter ||
+            (name != NULL && flags[i].name != NULL && strcmp(flags[i].name, name) == 0))
+            return &flags[i];
+    }
+    return NULL;
+}
+
+/* One flag of a file's line, with its value or NULL. */
+static int take_line_flag(struct parser *p, const char *name, const struct flag *f, const char *value)
+{
+    bool takes_value = f != NULL && *f->arg != '\0';
+    if (f == NULL || strchr("hiV", f->letter) != NULL)
+        return refuse(p, "there is no option \"%s\" in a file", name);
+    if (takes_value && value == NULL)
+        return refuse(p, "%s needs a value", name);
+    if (!takes_value && value != NULL)
+        return refuse(p, "%s takes no value", name);
+    return take_flag(p, f->letter, value);
+}
+
+static int take_line_word(struct parser *p, const char *word, const char *value)
+{
+    const char *name = word + (strncmp(word, "--", 2) == 0 ? 2 : 0);
+    const struct flag *f = find_flag(0, name);
+    if (strcmp(name, own_options[OWN_LOGFILE].name) == 0) {
+        if (value == NULL || *value == '\0')
+            return refuse(p, "%s needs a value", word);
+        return take_text(p, ID_log_file, value);
+    }
+    if (f != NULL)
+        return take_line_flag(p, word, f, value);
+    struct guess g = {.word = name};
+    char hint[2 * WORD_MAX];
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        if (flags[i].name != NULL)
+            guess_from(&g, flags[i].name);
+    }
+    guess_from(&g, own_options[OWN_LOGFILE].name);
+    return refuse(p, "unknown option \"%s\"%s", word, guess_text(&g, hint, sizeof(hint)));
+}
+
+static int take_line(void *ctx, unsigned line, char *name, char *value)
+{
+    struct parser *p = ctx;
+    int code = SETTINGS_GO_ON;
+    p->line = line;
+    if (name[0] != '-' || name[1] == '-') {
+        code = take_line_word(p, name, value);
+    } else {
+        char *letter = name + 1;
+        const struct flag *f = find_flag((unsigned char)*letter, NULL);
+        if (f != NULL && *f->arg != '\0' && letter[1] != '\0') { /* -m64 */
+            code = value != NULL ? refuse(p, "%s takes one value", name)
+                                 : take_flag(p, f->letter, letter + 1);
+        } else {
+            for (; letter[1] != '\0' && code == SETTINGS_GO_ON; letter++) /* -vv */
+                code = take_line_flag(p, name, find_flag((unsigned char)*letter, NULL), NULL);
+            if (code == SETTINGS_GO_ON)
+                code = take_line_flag(p, name, find_flag((unsigned char)*letter, NULL), value);
+        }
+    }
+    return code == SETTINGS_GO_ON ? 0 : code;
+}
+
+static int read_config(struct parser *p, const char *path)
+{
+    p->file = path;
+    int rc = config_file_read(path, take_line, p);
+    int code = rc == 0 ? SETTINGS_GO_ON : rc;
+    if (rc == -E2BIG) {
+        code = refuse(p, "a line is longer than %d bytes", CONFIG_FILE_LINE_MAX);
+    } else if (rc < 0) {
+        fprintf(p->err, "--config %s: %s\n", path, strerror(-rc));
+        code = SETTINGS_EXIT_OS;
+    }
+    p->file = NULL;
+    return code;
+}
+
+/* What of OWN_OPTION_TABLE stands on the command line is taken out of it (argc and argv become what is
+ * left), and the files that it names are read. */
+static int take_own_options(struct parser *p, int *argc, char **argv)
+{
+    int left = 0, code = SETTINGS_GO_ON;
+    bool over = false; /* after "--" */
+    for (int i = 0; i < *argc && code == SETTINGS_GO_ON; i++) {
+        const char *arg = argv[i];
+        unsigned id = 0;
+        size_t len = 0;
+        for (; id < OWN_COUNT; id++) {
+            len = strlen(own_options[id].name);
+            if (i > 0 && !over && strncmp(arg, "--", 2) == 0 &&
+                strncmp(arg + 2, own_options[id].name, len) == 0 &&
+                (arg[2 + len] == '\0' || arg[2 + len] == '='))
+                break;
+        }
+        over = over || (i > 0 && strcmp(arg, "--") == 0);
+        if (id == OWN_COUNT) {
+            argv[left++] = argv[i];
+            continue;
+        }
+        const char *value = arg[2 + len] == '=' ? arg + 2 + len + 1 : NULL;
+        if (*own_options[id].arg == '\0') {
+            if (value != NULL)
+                return refuse(p, "--%s takes no value", own_options[id].name);
+            p->checks = p->checks || id == OWN_CHECK_CONFIG;
+            p->prints = p->prints || id == OWN_PRINT_CONFIG;
+            continue;
+        }
+        if (value == NULL && i + 1 < *argc)
+            value = argv[++i];
+        if (value == NULL || *value == '\0')
+            return refuse(p, "--%s needs a file", own_options[id].name);
+        code = id == OWN_CONFIG ? read_config(p, value) : take_text(p, ID_log_file, value);
+    }
+    *argc = left;
+    argv[left] = NULL;
+    return code;
+}
+
+/* ---- the settings as such a file ---- */
+
+static void print_line(FILE *out, bool is_default, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static void print_line(FILE *out, bool is_default, const char *fmt, ...)
+{
+    va_list ap;
+    fputs(is_default ? "# " : "", out);
+    va_start(ap, fmt);
+    vfprintf(out, fmt, ap);
+    va_end(ap);
+    fputc('\n', out);
+}
+
+static void print_flag_line(FILE *out, const struct settings *s, const struct flag *f)
+{
+    const struct setting *row = &table[f->id];
+    if (row->type == SETTING_TEXT) {
+        const char *text = FIELD_CONST(s, row, char *);
+        if (text != NULL)
+            print_line(out, false, "-%c %s", f->letter, text);
+        return;
+    }
+    double v = get_number(s, row);
+    bool is_default = v == row->dflt;
+    if (row->type == SETTING_BOOL)
+        print_line(out, is_default, "-%c", f->letter);
+    else if (f->letter == 'm' && (uint64_t)v % MiB != 0)
+        print_line(out, is_default, "-m %.0fk", v / KiB);
+    else if (f->letter == 'v')
+        print_line(out, is_default, "-v%.*s", (int)max_u64((uint64_t)v, 1) - 1, "vvvvvvv");
+    else if (f->letter == 'D')
+        print_line(out, !s->detail_enabled, "-D %c", (int)v);
+    else if (f->letter == 'B')
+        print_line(out, is_default, "-B %s", protocol_name((uint32_t)v));
+    else if (row->show == SHOW_OCTAL)
+        print_line(out, is_default, "-%c %o", f->letter, (unsigned)v);
+    else
+        print_line(out, is_default, "-%c %.12g", f->letter, f->letter == 'm' ? v / MiB : v);
+}
+
+static void print_suboption_line(FILE *out, const struct settings *s, const struct suboption *o)
+{
+    const struct setting *row = o->id >= 0 ? &table[o->id] : NULL;
+    double v = row != NULL && row->type != SETTING_TEXT ? get_number(s, row) : 0;
+    double scale = o->scale > 0 ? (double)o->scale : 1;
+    switch (o->kind) {
+    case SUB_ON:
+    case SUB_OFF:
+        if (row->type == SETTING_BOOL && (row->dflt != 0) == (o->kind == SUB_OFF))
+            print_line(out, v == row->dflt, "-o %s", o->name);
+        return;
+    case SUB_NUMBER:
+    case SUB_OPTIONAL:
+    case SUB_REAL:
+        print_line(out, o->id == ID_temporary_ttl ? !s->temp_lru : v == row->dflt, "-o %s=%.12g",
+                   o->name, v / scale);
+        return;
+    case SUB_BYTES:
+        print_line(out, v == row->dflt, "-o %s=%.0fk", o->name, v / KiB);
+        return;
+    case SUB_OWN:
+        if (o->id == ID_hash_algorithm)
+            print_line(out, strcmp(s->hash_algorithm, HASH_DEFAULT) == 0, "-o %s=%s", o->name,
+                       s->hash_algorithm);
+        else if (o->id == ID_ext_persist)
+            print_line(out, v == row->dflt, "-o %s=%s", o->name, persist_names[(unsigned)v]);
+        else if (o->id == ID_ext_io_engine)
+            print_line(out, v == row->dflt, "-o %s=%s", o->name, engine_names[(unsigned)v]);
+        else if (o->id == ID_ext_write_limit)
+            print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
+        else if (o->own == sub_no_lru_maintainer)
+            print_line(out, s->lru_maintainer || s->lru_segmented, "-o %s", o->name);
+        return;
+    case SUB_DEAD:
+        return;
+    }
+}
+
+static void print_config(FILE *out, const struct settings *s)
+{
+    fprintf(out, "# extant %s: the settings in effect; what has its default is a comment\n",
+            EXTANT_VERSION);
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        if (flags[i].id >= 0 && why_no_flag(flags[i].letter) == NULL)
+            print_flag_line(out, s, &flags[i]);
+    }
+    if (s->log_file != NULL)
+        print_line(out, false, "logfile %s", s->log_file);
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        print_line(out, false, "-o ext_path=%s:%" PRIu64 "m:%s", s->ext_files[i].path,
+                   s->ext_files[i].bytes / MiB, settings_bucket_name(s->ext_files[i].bucket));
+    if (s->slab_size_count > 0) {
+        fputs("-o slab_sizes=", out);
+        for (uint32_t i = 0; i < s->slab_size_count; i++)
+            fprintf(out, "%s%u", i > 0 ? "-" : "", s->slab_sizes[i]);
+        fputc('\n', out);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(suboptions); i++) {
+        if (why_no_suboption(suboptions[i].name) == NULL)
+            print_suboption_line(out, s, &suboptions[i]);
+    }
 }
 
 int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err)
 {
     struct parser p = {
         .s = s, .out = out, .err = err, .program = argc > 0 ? argv[0] : "extant"};
-    int code = settings_init(s) == 0 ? parse_flags(&p, argc, argv) : no_memory(&p);
+    int rc = settings_init(s);
+    char **copy = calloc((size_t)argc + 1, sizeof(*copy)); /* getopt changes its order */
+    int code = copy != NULL && rc == 0 ? SETTINGS_GO_ON : no_memory(&p);
+    if (code == SETTINGS_GO_ON) {
+        memcpy(copy, argv, (size_t)argc * sizeof(*copy));
+        code = take_own_options(&p, &argc, copy);
+    }
+    if (code == SETTINGS_GO_ON)
+        code = parse_flags(&p, argc, copy);
     if (code == SETTINGS_GO_ON)
         code = check_together(&p);
+    if (code == SETTINGS_GO_ON && p.prints)
+        print_config(out, s);
+    else if (code == SETTINGS_GO_ON && p.checks)
+        fprintf(out, "the configuration is right\n");
+    if (code == SETTINGS_GO_ON && (p.checks || p.prints))
+        code = 0;
     free(p.slab_sizes);
+    free(copy);
     return code;
 }
 

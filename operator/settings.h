@@ -1,7 +1,7 @@
 /* operator/settings.h: every setting, in one table; the command line that fills it.
  *
  * settings_parse() turns arguments into a struct settings and nothing else: it
- * opens nothing, changes no process state but getopt's (which it resets), does
+ * opens nothing but the files of --config, changes no process state but getopt's (which it resets), does
  * not exit, and may be called again. Modules never see this struct: server.c
  * copies what each needs into the module's own options. What may change while
  * the server runs is read by its users from here through pointers that server.c
@@ -25,12 +25,16 @@ enum {
     SETTINGS_HOST_BYTES = 256,
 };
 
-/* sysexits.h values that memcached uses */
+/* The exit codes of the process, of sysexits.h: what the operator wrote is wrong, or the system refuses
+ * what it asks for. */
 enum {
     SETTINGS_GO_ON = -1,
-    SETTINGS_EXIT_USAGE = 64,
+    SETTINGS_EXIT_USAGE = 64,   /* on the command line */
+    SETTINGS_EXIT_NO_USER = 67, /* -u names nobody */
+    SETTINGS_EXIT_OS = 71,      /* an address, a file, memory or a limit can't be had */
     SETTINGS_EXIT_LISTEN = 71,
-    SETTINGS_EXIT_MEMORY = 71
+    SETTINGS_EXIT_MEMORY = 71,
+    SETTINGS_EXIT_CONFIG = 78, /* in a file: of --config or -Y */
 };
 
 #define SETTINGS_SLAB_PAGE_BYTES (1 * MiB)
@@ -288,6 +292,8 @@ enum settings_bucket {
       "drop_privileges forbids sockets and programs, and allows what sanitizers need")                                               \
     X(BOOL, trust_memory_file, false, 0, 1, "", FIXED, HIDDEN, "",                                 \
       "-e may name a link, or a file that other users own or can write to")                        \
+    X(TEXT, log_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
+      "append log lines to this file")                                                             \
     X(TEXT, username, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "user to run as (needed, and only used, as root)")                                           \
     X(BOOL, max_core, false, 0, 1, "", FIXED, HIDDEN, "",                                          \
@@ -339,7 +345,7 @@ enum settings_bucket {
 
 struct settings_listen {
     char host[SETTINGS_HOST_BYTES]; /* "" means every address */
-    int port;                       /* -2: that of -p (or -U) */
+    int port; /* 1 to 65535, SETTINGS_PORT_ANY, or SETTINGS_PORT_DEFAULT: that of -p (or -U) */
     char tag[65];                   /* of tag[y]:, "" if none */
 };
 
@@ -363,15 +369,17 @@ struct settings {
     uint32_t slab_size_count; /* 0: classes by factor */
 };
 
+#define SETTINGS_PORT_ANY (-1)
 #define SETTINGS_PORT_DEFAULT (-2)
 
 /* Defaults; frees nothing that was there before. 0 or -ENOMEM. */
 int settings_init(struct settings *s);
 void settings_free(struct settings *s);
 
-/* Fills s (initialised here) from a command line. Returns SETTINGS_GO_ON, or the exit code
- * of the process: 0 after -h, -i, -V (printed to out), else refused (said to err). The
- * caller frees s in each case. */
+/* Fills s (initialised here) from a command line, and before that from the files that --config
+ * names in it (operator/config_file.h), so what may be given once is decided by the command line.
+ * Returns SETTINGS_GO_ON, or the exit code of the process: 0 after -h, -i, -V, --check-config and
+ * --print-config (printed to out), else refused (said to err). The caller frees s in each case. */
 int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err);
 
 /* memcached does not start as root unless told so by -u: SETTINGS_GO_ON, or the exit code

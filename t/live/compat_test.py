@@ -46,7 +46,7 @@ def read_table():
 
 def shown_by_help():
     text = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=servers.PATIENCE_SECONDS).stdout
-    return {'flag': set(re.findall(r'^(-\w)[, ]', text, re.M)),
+    return {'flag': set(re.findall(r'^(-\w|--[\w-]+)[, =]', text, re.M)),
             'suboption': set(re.findall(r'^   - (\w+):', text, re.M))}
 
 

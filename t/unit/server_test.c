@@ -187,6 +187,14 @@ Test(server, ascii_auth_and_its_reload)
     client_ask(c, "set x 0 0 7\r\nfoo bar\r\n", "STORED\r\n");
     client_ask(c, "get a\r\n", "END\r\n");
     client_close(c);
+    c = client_open(s); /* no line end comes, and none is waited for */
+    client_send_bytes(c, "\x80\x21\x00\x05", 4);
+    client_expect_closed(c);
+    client_close(c);
+    c = client_open(s);
+    client_ask(c, "set x 0 0 7\r\nfoo bar\r\n", "STORED\r\n");
+    cr_assert_eq(client_stat_u64(c, "extant", "binary_rejected"), 1);
+    client_close(c);
     write_file(path, "new:pass\n");
     kill(server_pid(s), SIGHUP);
     bool done = false;

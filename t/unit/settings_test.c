@@ -151,16 +151,17 @@ Test(settings, item_size_suffixes)
 
 Test(settings, refusals_of_flags)
 {
-    refused("-t 0", 1, "Number of threads must be greater than 0");
-    refused("-t x", 1, "Number of threads must be greater than 0");
+    refused("-t 0", 64, "Number of threads must be greater than 0");
+    refused("-t x", 64, "Number of threads must be greater than 0");
     refused("-t 2000", 64, "-t 2000 is not a number from 1 to 1024");
-    refused("-c 0", 1, "Maximum connections must be greater than 0");
-    refused("-f 1", 1, "Factor must be greater than 1");
-    refused("-f x", 1, "Factor must be greater than 1");
-    refused("-n 0", 1, "Chunk size must be greater than 0");
-    refused("-R 0", 1, "Number of requests per event must be greater than 0");
+    refused("-c 0", 64, "Maximum connections must be greater than 0");
+    refused("-f 1", 64, "Factor must be greater than 1");
+    refused("-f x", 64, "Factor must be greater than 1");
+    refused("-n 0", 64, "Chunk size must be greater than 0");
+    refused("-R 0", 64, "Number of requests per event must be greater than 0");
     refused("-m x", 64, "-m x is not a number of megabytes");
-    refused("-m 0", 64, "Cannot set item size limit higher than 1/2 of memory max.");
+    refused("-m 0", 64,
+            "Cannot set item size limit higher than 1/2 of memory max. (-I 1024 KB, -m 0 MB)");
     refused("-p 70000", 64, "ERROR: Invalid port number 70000.");
     refused("-p x", 64, "ERROR: Invalid port number x.");
     refused("-p -2", 64, "ERROR: Invalid port number -2.");
@@ -168,17 +169,18 @@ Test(settings, refusals_of_flags)
     refused("-b 0", 64, "-b 0 is not a number from 1 to 2147483647");
     refused("-B foo", 64,
             "Invalid value for binding protocol: foo\n -- should be one of auto, binary, or ascii");
-    refused("-z", 1, "extant: invalid option -- 'z'\nIllegal argument \"?\"");
-    refused("-p", 1, "extant: option requires an argument -- 'p'\nIllegal argument \"?\"");
-    refused("--nope", 1, "extant: unrecognized option '--nope'\nIllegal argument \"?\"");
-    refused("foo", 1, "Illegal argument \"foo\"");
+    refused("-z", 64, "extant: invalid option -- 'z'\nIllegal argument \"?\"");
+    refused("-p", 64, "extant: option requires an argument -- 'p'\nIllegal argument \"?\"");
+    refused("--nope", 64, "extant: unrecognized option '--nope'\nIllegal argument \"?\"");
+    refused("foo", 64, "Illegal argument \"foo\"");
 }
 
 Test(settings, refusals_of_item_size)
 {
     refused("-I 0", 64, "Item max size cannot be less than 1024 bytes.");
     refused("-I 1.5m", 64, "-I 1.5m is not a size");
-    refused("-I 40m", 64, "Cannot set item size limit higher than 1/2 of memory max.");
+    refused("-I 40m", 64,
+            "Cannot set item size limit higher than 1/2 of memory max. (-I 40960 KB, -m 64 MB)");
     refused("-m 4096 -I 1025m", 64, "Cannot set item size limit higher than a gigabyte.");
     refused("-I 1500k", 64,
             "-I (item_size_max: 1536000) must be evenly divisible by slab_chunk_max (bytes: "
@@ -191,10 +193,10 @@ Test(settings, unsupported_is_refused_by_name)
 {
     refused("-Z", 64, "This server is not built with TLS support.");
     refused("-S", 64, "This server is not built with SASL support.");
-    refused("-o proxy_config=/x", 1, "Illegal suboption \"proxy_config=/x\"");
-    refused("-o ssl_key=/x", 1, "Illegal suboption \"ssl_key=/x\"");
+    refused("-o proxy_config=/x", 64, "Illegal suboption \"proxy_config=/x\"");
+    refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\"");
     refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
-    refused("-N 0", 1, "Maximum number of NAPI IDs must be greater than 0");
+    refused("-N 0", 64, "Maximum number of NAPI IDs must be greater than 0");
 }
 
 Test(settings, udp_and_auth_exclude_each_other)
@@ -248,6 +250,269 @@ Test(settings, root_needs_a_user)
     cr_assert_eq(settings_check_root(&s, true, stderr), SETTINGS_GO_ON);
 }
 
+/* ---- what charts and services start ---- */
+
+static int parse_vector(const char *const *args)
+{
+    char *argv[32] = {"memcached"};
+    int argc = 1;
+    for (; args[argc - 1] != NULL; argc++)
+        argv[argc] = (char *)args[argc - 1];
+    FILE *o = fmemopen(out, sizeof(out), "w"), *e = fmemopen(err, sizeof(err), "w");
+    settings_free(&s);
+    int code = settings_parse(&s, argc, argv, o, e);
+    fputc('\0', o);
+    fputc('\0', e);
+    fclose(o);
+    fclose(e);
+    return code;
+}
+
+#define accepted_vector(...)                                                                       \
+    do {                                                                                           \
+        static const char *const args_[] = {__VA_ARGS__, NULL};                                    \
+        cr_assert_eq(parse_vector(args_), SETTINGS_GO_ON, "%s", err);                              \
+        cr_assert_str_eq(err, "");                                                                 \
+    } while (0)
+
+Test(settings, loki_chunks_cache)
+{
+    accepted_vector("-m 8192", "--extended=modern,track_sizes", "-I 5m", "-c 16384", "-v",
+                    "-u 11211");
+    cr_assert_eq(s.maxbytes, 8192 * MiB);
+    cr_assert_eq(s.item_size_max, 5 * MiB);
+    cr_assert_eq(s.maxconns, 16384);
+    cr_assert_eq(s.verbosity, 1);
+    cr_assert_str_eq(s.username, "11211");
+    cr_assert(s.track_sizes);
+}
+
+Test(settings, loki_with_persistence)
+{
+    accepted_vector("-m 8192",
+                    "--extended=modern,track_sizes,ext_path=/data/file:9G,ext_wbuf_size=16", "-I 5m",
+                    "-c 1024", "-v", "-u 11211");
+    cr_assert_eq(s.ext_wbuf_size, 16 * MiB);
+    cr_assert_eq(s.ext_files[0].bytes, 9 * GiB);
+    accepted_vector("-m 8192", "--extended=modern,track_sizes,ext_path=/data/file:10G", "-I 5m",
+                    "-c 1024", "-v", "-u 11211");
+    cr_assert_eq(s.ext_wbuf_size, 8 * MiB);
+}
+
+Test(settings, loki_of_memcacheds_wiki)
+{
+    accepted_vector("-m", "6000", "-I", "2m", "-o",
+                    "ext_path=/disk/file:50G,ext_wbuf_size=32,ext_threads=10,ext_max_sleep=10000,"
+                    "slab_automove_freeratio=0.10,ext_recache_rate=0");
+    cr_assert_eq(s.ext_wbuf_size, 32 * MiB);
+    cr_assert_eq(s.ext_recache_rate, 0);
+}
+
+Test(settings, mimir)
+{
+    accepted_vector("-m 8192", "--extended=modern", "-I 5m", "-c 16384", "-v", "-u 11211");
+    accepted_vector("-m 8192",
+                    "--extended=modern,ext_path=/data/file:9G,ext_wbuf_size=8,ext_threads=10,"
+                    "ext_max_sleep=10000,slab_automove_freeratio=0.10,ext_recache_rate=0",
+                    "-I 5m", "-c 16384", "-v", "-u 11211");
+    cr_assert_eq(s.ext_threads, 10);
+    cr_assert_eq(s.slab_automove_freeratio, 0.10);
+}
+
+Test(settings, jsonnet_libs)
+{
+    accepted_vector("-m 1024", "-I 5m", "-c 1024", "-v", "--extended=track_sizes");
+    cr_assert_eq(s.maxbytes, GiB);
+}
+
+Test(settings, bitnami)
+{
+    accepted_vector("-m 256 ");
+    cr_assert_eq(s.maxbytes, 256 * MiB);
+    accepted_vector("-m 64", "-c 1024");
+    accepted_vector("-m", "64", "-o", "");
+    accepted_vector("-o", "modern,", "--extended=", "--extended=track_sizes,");
+    cr_assert(s.track_sizes);
+    accepted_vector("-o", "");
+}
+
+Test(settings, blanks_around_every_value)
+{
+    accepted_vector("-p 1", "-U 0", "-a 755 ", "-l 127.0.0.1 ", "-m\t128", "-c 7 ", "-f 1.5 ",
+                    "-n 64", "-D :", "-t 2", "-R 9", "-b 5", "-B ascii", "-I 2m ", "-u nobody ",
+                    "-N 1 ", "-o track_sizes , ext_threads = 3 ", " ");
+    cr_assert_eq(s.port, 1);
+    cr_assert_eq(s.access_mask, 0755);
+    cr_assert_str_eq(s.listen[0].host, "127.0.0.1");
+    cr_assert_eq(s.maxbytes, 128 * MiB);
+    cr_assert_eq(s.prefix_delimiter, ':');
+    cr_assert_eq(s.item_size_max, 2 * MiB);
+    cr_assert_eq(s.ext_threads, 3);
+    cr_assert_str_eq(s.username, "nobody");
+    accepted_vector("-D", " ");
+    cr_assert_eq(s.prefix_delimiter, ' ', "a blank alone is meant");
+    accepted_vector("-s", " /a b ");
+    cr_assert_str_eq(s.socketpath, " /a b ", "names of files are taken as they are");
+}
+
+/* ---- files of options ---- */
+
+/* Writes text to a file; *path is its name until the next call. */
+static const char *config(const char *text)
+{
+    static char path[64];
+    if (*path != '\0')
+        unlink(path);
+    strcpy(path, "/tmp/extant-settings-XXXXXX");
+    int fd = mkstemp(path);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+    return path;
+}
+
+static int parse_with_config(const char *text, const char *before, const char *after)
+{
+    char line[512];
+    const char *path = config(text);
+    snprintf(line, sizeof(line), "%s --config %s %s", before, path, after);
+    int code = parse(line);
+    unlink(path);
+    return code;
+}
+
+static const char debian_conf[] =
+    "# memcached default config file\n"
+    "# 2003 - Jay Bonci <jaybonci@debian.org>\n"
+    "\n"
+    "# Run memcached as a daemon. This command is implied, and is not needed for the\n"
+    "-d\n"
+    "logfile /var/log/memcached.log   # not the journal\n"
+    "# -v\n"
+    "-m 640\n"
+    "-p 11212\n"
+    "-u memcache\n"
+    "-l 127.0.0.1\n"
+    "-l ::1\r\n"
+    "-P /var/run/memcached/memcached.pid\n";
+
+Test(settings, memcached_conf_of_debian)
+{
+    cr_assert_eq(parse_with_config(debian_conf, "", ""), SETTINGS_GO_ON, "%s", err);
+    cr_assert(s.daemonize);
+    cr_assert_str_eq(s.log_file, "/var/log/memcached.log");
+    cr_assert_eq(s.verbosity, 0);
+    cr_assert_eq(s.maxbytes, 640 * MiB);
+    cr_assert_eq(s.port, 11212);
+    cr_assert_str_eq(s.username, "memcache");
+    cr_assert_eq(s.listen_count, 2);
+    cr_assert_str_eq(s.pid_file, "/var/run/memcached/memcached.pid");
+}
+
+Test(settings, the_command_line_wins_wherever_it_stands)
+{
+    cr_assert_eq(parse_with_config(debian_conf, "-m 128", "-p 5"), SETTINGS_GO_ON);
+    cr_assert_eq(s.maxbytes, 128 * MiB);
+    cr_assert_eq(s.port, 5);
+}
+
+Test(settings, every_form_of_a_line)
+{
+    cr_assert_eq(parse_with_config("-vv\n-m64\n--threads=3\n--conn-limit 9\nlisten = 1.2.3.4\n"
+                                   "max-item-size 2m\n-o ext_path=/f:1g,track_sizes\n"
+                                   "extended=ext_threads=2\nenable-shutdown",
+                                   "", ""),
+                 SETTINGS_GO_ON, "%s", err);
+    cr_assert_eq(s.verbosity, 2);
+    cr_assert_eq(s.maxbytes, 64 * MiB);
+    cr_assert_eq(s.num_threads, 3);
+    cr_assert_eq(s.maxconns, 9);
+    cr_assert_str_eq(s.listen[0].host, "1.2.3.4");
+    cr_assert_eq(s.item_size_max, 2 * MiB);
+    cr_assert_eq(s.ext_file_count, 1);
+    cr_assert_eq(s.ext_threads, 2);
+    cr_assert(s.shutdown_command && s.track_sizes);
+}
+
+static void config_refused(const char *text, const char *said)
+{
+    char want[512];
+    int code = parse_with_config(text, "", "");
+    cr_assert_eq(code, 78, "%s: %d", text, code);
+    const char *after = strchr(err, ':'); /* the name of the file is another each time */
+    cr_assert_not_null(after, "%s", err);
+    snprintf(want, sizeof(want), ":%s\n", said);
+    cr_assert_str_eq(after, want);
+}
+
+Test(settings, errors_name_the_file_and_the_line)
+{
+    config_refused("-m 64\n\n-t 0\n", "3: Number of threads must be greater than 0");
+    config_refused("-o ext_pth=/f:1g", "1: Illegal suboption \"ext_pth=/f:1g\" (did you mean \"ext_path\"?)");
+    config_refused("thread 4", "1: unknown option \"thread\" (did you mean \"threads\"?)");
+    config_refused("zzzzzzz 4", "1: unknown option \"zzzzzzz\"");
+    config_refused("-m", "1: -m needs a value");
+    config_refused("-d yes", "1: -d takes no value");
+    config_refused("-z", "1: there is no option \"-z\" in a file");
+    config_refused("-h", "1: there is no option \"-h\" in a file");
+    config_refused("logfile", "1: logfile needs a value");
+    refused("--config /nonexistent/x", 71, "--config /nonexistent/x: No such file or directory");
+    refused("--config", 64, "--config needs a file");
+}
+
+Test(settings, check_config)
+{
+    cr_assert_eq(parse("--check-config -m 64"), 0);
+    cr_assert_str_eq(out, "the configuration is right\n");
+    cr_assert_eq(parse("--check-config -m x"), 64);
+    cr_assert_eq(parse_with_config("-m x", "--check-config", ""), 78);
+}
+
+/* What is printed, read again, is the same. */
+Test(settings, print_config_comes_back_as_it_was)
+{
+    static char first[sizeof(out)];
+    static const char *const lines[] = {
+        "",
+        "-p 1 -a 755 -A -d -P /p -r -u nobody -m 128 -M -c 7 -k -vv -f 1.5 -n 64 -D . -t 2 -R 9 -C "
+        "-b 5 -I 2m -F -X -W -Y /a -e /dev/shm/x -L -l 1.2.3.4,::1 --logfile /log",
+        "-o ext_path=/a:9g:compact,ext_path=/b:64m,ext_persist=scan,ext_io_engine=threads,"
+        "ext_write_limit=10m,ext_buffer_mem=200,ext_item_age=5,temporary_ttl=61,no_lru_crawler,"
+        "hash_algorithm=xxh3,slab_automove=0,ext_max_frag=0.25,idle_timeout=5 -I 5m",
+        "-o no_modern,slab_sizes=100-200-400,drop_privileges,no_hashexpand -B ascii -m 3000k",
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(lines); i++) {
+        char line[1024];
+        snprintf(line, sizeof(line), "--print-config %s", lines[i]);
+        cr_assert_eq(parse(line), 0, "%s", err);
+        strcpy(first, out);
+        cr_assert_eq(parse_with_config(first, "--print-config", ""), 0, "%s\n%s", err, first);
+        cr_assert_str_eq(out, first);
+    }
+    cr_assert_not_null(strstr(first, "\n-o slab_sizes=100-200-400\n"));
+    cr_assert_not_null(strstr(first, "\n# -t 4\n"));
+}
+
+/* ---- wrong words ---- */
+
+Test(settings, the_nearest_right_word_is_told)
+{
+    refused("-o ext_pth=/f:1g", 64,
+            "Illegal suboption \"ext_pth=/f:1g\" (did you mean \"ext_path\"?)");
+    refused("-o slab_reasign", 64, "Illegal suboption \"slab_reasign\" (did you mean \"slab_reassign\"?)");
+    refused("-o lru_cralwer", 64, "Illegal suboption \"lru_cralwer\" (did you mean \"lru_crawler\"?)");
+    refused("--thread=4x", 64, "Number of threads must be greater than 0"); /* an abbreviation */
+    refused("--treads=4", 64,
+            "extant: unrecognized option '--treads=4' (did you mean \"threads\"?)\n"
+            "Illegal argument \"?\"");
+    refused("--chekc-config", 64,
+            "extant: unrecognized option '--chekc-config' (did you mean \"check-config\"?)\n"
+            "Illegal argument \"?\"");
+    refused("-o ext_path=/f:64m:colcompact", 64,
+            "Unknown extstore bucket: colcompact (did you mean \"coldcompact\"?)\n"
+            "failed to parse ext_path argument");
+}
+
 /* ---- listening ---- */
 
 Test(settings, listen_forms)
@@ -276,9 +541,23 @@ Test(settings, listen_shows_as_it_was_given)
 
 Test(settings, listen_refusals)
 {
-    refused("-l 1.2.3.4:x", 71, "Invalid port number: \"x\"");
-    refused("-l 1.2.3.4:70000", 71, "Invalid port number: \"70000\"");
-    refused("-l [::1:11", 71, "Invalid IPV6 address: \"[::1:11\"");
+    refused("-l 1.2.3.4:x", 64, "Invalid port number: \"x\"");
+    refused("-l 1.2.3.4:70000", 64, "Invalid port number: \"70000\"");
+    refused("-l [::1:11", 64, "Invalid IPV6 address: \"[::1:11\"");
+    refused("-l ,", 64, "-l \",\" names no address");
+    refused("-l []", 64, "-l \"[]\" has an empty address");
+    refused("-l tag[x]:", 64, "-l \"tag[x]:\" has an empty address");
+    refused("-l 1.2.3.4,notls:", 64, "-l \"1.2.3.4,notls:\" has an empty address");
+    static const char *const nothing[] = {"-l", "", NULL};
+    cr_assert_eq(parse_vector(nothing), 64);
+    cr_assert_str_eq(err, "-l \"\" names no address\n");
+}
+
+Test(settings, port_0_of_an_address_is_any_free_one)
+{
+    accepted("-l 127.0.0.1:0,::1 -p 0");
+    cr_assert_eq(s.listen[0].port, SETTINGS_PORT_ANY);
+    cr_assert_eq(s.listen[1].port, SETTINGS_PORT_DEFAULT);
 }
 
 /* ---- suboptions ---- */
@@ -423,61 +702,62 @@ Test(settings, slab_sizes_refusals)
     refused("-o slab_sizes=100-105", 64,
             "slab size 105 must be at least 8 bytes larger than previous class");
     refused("-o slab_sizes=100-2000000", 64, "slab size 2000000 is out of valid range");
-    refused("-o slab_sizes", 1, "Missing slab_sizes argument");
+    refused("-o slab_sizes", 64, "Missing slab_sizes argument");
 }
 
 Test(settings, unknown_suboptions)
 {
-    refused("-o foo", 1, "Illegal suboption \"foo\"");
-    refused("-o foo=1", 1, "Illegal suboption \"foo=1\"");
-    refused("-o track_sizes,", 1, "Illegal suboption \"(null)\"");
+    refused("-o foo", 64, "Illegal suboption \"foo\"");
+    refused("-o foo=1", 64, "Illegal suboption \"foo=1\"");
+    refused("-o ,track_sizes", 64, "Illegal suboption \"(null)\"");
+    refused("-o track_sizes,,modern", 64, "Illegal suboption \"(null)\"");
 }
 
 Test(settings, suboption_refusals)
 {
-    refused("-o hashpower", 1, "Missing numeric argument for hashpower");
-    refused("-o hashpower=5", 1, "Initial hashtable multiplier of 5 is too low");
-    refused("-o hashpower=x", 1, "Initial hashtable multiplier of 0 is too low");
-    refused("-o hashpower=40", 1,
+    refused("-o hashpower", 64, "Missing numeric argument for hashpower");
+    refused("-o hashpower=5", 64, "Initial hashtable multiplier of 5 is too low");
+    refused("-o hashpower=x", 64, "Initial hashtable multiplier of 0 is too low");
+    refused("-o hashpower=40", 64,
             "Initial hashtable multiplier of 40 is too high\n"
             "Choose a value based on \"STAT hash_power_level\" from a running instance");
-    refused("-o slab_automove=3", 1, "slab_automove must be between 0 and 2");
-    refused("-o slab_automove_ratio=0", 1, "slab_automove_ratio must be > 0 and < 1");
-    refused("-o slab_automove_ratio=2", 1, "slab_automove_ratio must be > 0 and < 1");
-    refused("-o slab_automove_ratio", 1, "Missing slab_automove_ratio argument");
-    refused("-o slab_automove_window=1", 1, "slab_automove_window must be > 2 and < 1800");
-    refused("-o tail_repair_time=1", 1, "Cannot set tail_repair_time to less than 10 seconds");
-    refused("-o tail_repair_time", 1, "Missing numeric argument for tail_repair_time");
-    refused("-o hash_algorithm=foo", 1, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
-    refused("-o hash_algorithm", 1, "Missing hash_algorithm argument");
-    refused("-o lru_crawler_sleep=2000000", 1, "LRU crawler sleep must be between 0 and 1 second");
-    refused("-o lru_crawler_sleep", 1, "Missing lru_crawler_sleep value");
-    refused("-o lru_crawler_tocrawl=x", 1, "lru_crawler_tocrawl takes a numeric 32bit value");
-    refused("-o hot_lru_pct=90", 1, "hot_lru_pct must be > 1 and < 80");
+    refused("-o slab_automove=3", 64, "slab_automove must be between 0 and 2");
+    refused("-o slab_automove_ratio=0", 64, "slab_automove_ratio must be > 0 and < 1");
+    refused("-o slab_automove_ratio=2", 64, "slab_automove_ratio must be > 0 and < 1");
+    refused("-o slab_automove_ratio", 64, "Missing slab_automove_ratio argument");
+    refused("-o slab_automove_window=1", 64, "slab_automove_window must be > 2 and < 1800");
+    refused("-o tail_repair_time=1", 64, "Cannot set tail_repair_time to less than 10 seconds");
+    refused("-o tail_repair_time", 64, "Missing numeric argument for tail_repair_time");
+    refused("-o hash_algorithm=foo", 64, "Unknown hash_algorithm option (jenkins, murmur3, xxh3)");
+    refused("-o hash_algorithm", 64, "Missing hash_algorithm argument");
+    refused("-o lru_crawler_sleep=2000000", 64, "LRU crawler sleep must be between 0 and 1 second");
+    refused("-o lru_crawler_sleep", 64, "Missing lru_crawler_sleep value");
+    refused("-o lru_crawler_tocrawl=x", 64, "lru_crawler_tocrawl takes a numeric 32bit value");
+    refused("-o hot_lru_pct=90", 64, "hot_lru_pct must be > 1 and < 80");
     refused("-o hot_lru_pct=50,warm_lru_pct=50", 64,
             "hot_lru_pct + warm_lru_pct cannot be more than 80% combined");
-    refused("-o hot_max_factor=0", 1, "hot_max_factor must be > 0");
-    refused("-o warm_max_factor=0", 1, "warm_max_factor must be > 0");
-    refused("-o temporary_ttl", 1, "Missing temporary_ttl argument");
-    refused("-o idle_timeout", 1, "Missing numeric argument for idle_timeout");
-    refused("-o watcher_logbuf_size=x", 1, "could not parse argument to watcher_logbuf_size");
-    refused("-o slab_chunk_max=0", 1, "slab_chunk_max must be >= 0");
-    refused("-o slab_chunk_max=7000", 1, "slab_chunk_max must be specified in kilobytes.");
+    refused("-o hot_max_factor=0", 64, "hot_max_factor must be > 0");
+    refused("-o warm_max_factor=0", 64, "warm_max_factor must be > 0");
+    refused("-o temporary_ttl", 64, "Missing temporary_ttl argument");
+    refused("-o idle_timeout", 64, "Missing numeric argument for idle_timeout");
+    refused("-o watcher_logbuf_size=x", 64, "could not parse argument to watcher_logbuf_size");
+    refused("-o slab_chunk_max=0", 64, "slab_chunk_max must be >= 0");
+    refused("-o slab_chunk_max=7000", 64, "slab_chunk_max must be specified in kilobytes.");
     refused("-o slab_chunk_max=3", 64,
             "-I (item_size_max: 1048576) must be evenly divisible by slab_chunk_max (bytes: 3072)");
     refused("-o slab_chunk_max=300 -I 900k", 64,
             "slab_chunk_max (bytes: 307200) must divide evenly into 1048576 (slab_page_size)");
-    refused("-o read_buf_mem_limit=-1", 1, "could not parse argument to read_buf_mem_limit");
-    refused("-o lru_crawler=0", 1, "lru_crawler takes no value");
-    refused("-o ext_max_frag=x", 1, "could not parse argument to ext_max_frag");
-    refused("-o ext_max_frag=1.5", 1, "ext_max_frag must be between 0 and 1");
-    refused("-o ext_threads=0", 1, "ext_threads must be greater than 0");
-    refused("-o ext_threads", 1, "Missing ext_threads argument");
-    refused("-o ext_io_engine=aio", 1, "ext_io_engine must be auto, uring or threads");
-    refused("-o ext_persist=maybe", 1, "ext_persist must be off, on or scan");
-    refused("-o ext_persist", 1, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
-    refused("-o ext_item_age=1.5", 1, "could not parse argument to ext_item_age");
-    refused("-o ext_item_age=4294967296", 1, "ext_item_age must be between 0 and 4294967295");
+    refused("-o read_buf_mem_limit=-1", 64, "could not parse argument to read_buf_mem_limit");
+    refused("-o lru_crawler=0", 64, "lru_crawler takes no value");
+    refused("-o ext_max_frag=x", 64, "could not parse argument to ext_max_frag");
+    refused("-o ext_max_frag=1.5", 64, "ext_max_frag must be between 0 and 1");
+    refused("-o ext_threads=0", 64, "ext_threads must be greater than 0");
+    refused("-o ext_threads", 64, "Missing ext_threads argument");
+    refused("-o ext_io_engine=aio", 64, "ext_io_engine must be auto, uring or threads");
+    refused("-o ext_persist=maybe", 64, "ext_persist must be off, on or scan");
+    refused("-o ext_persist", 64, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
+    refused("-o ext_item_age=1.5", 64, "could not parse argument to ext_item_age");
+    refused("-o ext_item_age=4294967296", 64, "ext_item_age must be between 0 and 4294967295");
 }
 
 /* ---- flash files ---- */
@@ -516,25 +796,25 @@ Test(settings, ext_path_with_colons_in_its_name)
 
 Test(settings, ext_path_refusals)
 {
-    refused("-o ext_path", 1, "missing argument to ext_path, ie: ext_path=/d/file:5G");
-    refused("-o ext_path=/f", 1, NEED_SIZE);
-    refused("-o ext_path=/f:64", 1, NEED_SIZE);
-    refused("-o ext_path=/f:1GB", 1, NEED_SIZE);
-    refused("-o ext_path=/f:64k", 1, NEED_SIZE);
+    refused("-o ext_path", 64, "missing argument to ext_path, ie: ext_path=/d/file:5G");
+    refused("-o ext_path=/f", 64, NEED_SIZE);
+    refused("-o ext_path=/f:64", 64, NEED_SIZE);
+    refused("-o ext_path=/f:1GB", 64, NEED_SIZE);
+    refused("-o ext_path=/f:64k", 64, NEED_SIZE);
     refused("-o ext_path=/f:0m", 64, "supplied ext_path has zero size, cannot use");
-    refused("-o ext_path=/f:1.5g", 1,
+    refused("-o ext_path=/f:1.5g", 64,
             "ext_path size \"1.5g\" is not a whole number followed by m, g, t or p");
-    refused("-o ext_path=/f:64m:foo", 1,
+    refused("-o ext_path=/f:64m:foo", 64,
             "Unknown extstore bucket: foo\nfailed to parse ext_path argument");
-    refused("-o ext_path=:64m", 1, "ext_path has no file name: :64m");
-    refused("-o ext_path=/f:2m", 1, "ext_path /f is smaller than one page (ext_page_size, 4 MB)");
-    refused("-o ext_path=/f:32m,ext_page_size=64", 1,
+    refused("-o ext_path=:64m", 64, "ext_path has no file name: :64m");
+    refused("-o ext_path=/f:2m", 64, "ext_path /f is smaller than one page (ext_page_size, 4 MB)");
+    refused("-o ext_path=/f:32m,ext_page_size=64", 64,
             "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
 }
 
 Test(settings, ext_path_twice)
 {
-    refused("-o ext_path=/f:64m,ext_path=/f:64m", 1, "ext_path names the file /f twice");
+    refused("-o ext_path=/f:64m,ext_path=/f:64m", 64, "ext_path names the file /f twice");
 }
 
 Test(settings, ext_path_twice_by_a_link)
@@ -550,27 +830,27 @@ Test(settings, ext_path_twice_by_a_link)
     unlink(a);
     unlink(b);
     rmdir(dir);
-    cr_assert_eq(code, 1);
+    cr_assert_eq(code, 64);
     cr_assert_not_null(strstr(err, "twice"));
 }
 
 Test(settings, page_size_refusals)
 {
-    refused("-o ext_path=/f:64m,ext_page_size=0", 1, "ext_page_size must be between 64k and 1024");
-    refused("-o ext_path=/f:64m,ext_page_size=4096", 1, "ext_page_size must be between 64k and 1024");
-    refused("-o ext_path=/f:64m,ext_page_size=x", 1, "could not parse argument to ext_page_size");
-    refused("-o ext_path=/f:64m,ext_page_size=7", 1,
+    refused("-o ext_path=/f:64m,ext_page_size=0", 64, "ext_page_size must be between 64k and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=4096", 64, "ext_page_size must be between 64k and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=x", 64, "could not parse argument to ext_page_size");
+    refused("-o ext_path=/f:64m,ext_page_size=7", 64,
             "Failed to initialize external storage: page_size must be divisible by wbuf_size");
-    refused("-o ext_path=/f:99m,ext_page_size=9,ext_wbuf_size=3", 1,
+    refused("-o ext_path=/f:99m,ext_page_size=9,ext_wbuf_size=3", 64,
             "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
             "1024*1024*2");
-    refused("-o ext_path=/f:64m,ext_page_size=63k", 1, "ext_page_size must be between 64k and 1024");
-    refused("-I 64k -o slab_chunk_max=64,ext_path=/f:64m,ext_page_size=96k,ext_wbuf_size=96k", 1,
+    refused("-o ext_path=/f:64m,ext_page_size=63k", 64, "ext_page_size must be between 64k and 1024");
+    refused("-I 64k -o slab_chunk_max=64,ext_path=/f:64m,ext_page_size=96k,ext_wbuf_size=96k", 64,
             "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
             "1024*1024*2, or below that by 1024*64");
-    refused("-I 512k -o ext_path=/f:1m,ext_page_size=1536k,ext_wbuf_size=512k", 1,
+    refused("-I 512k -o ext_path=/f:1m,ext_page_size=1536k,ext_wbuf_size=512k", 64,
             "ext_path /f is smaller than one page (ext_page_size, 1536 KB)");
-    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 1, "ext_wbuf_size must be between 64k and 1024");
+    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 64, "ext_wbuf_size must be between 64k and 1024");
 }
 
 Test(settings, small_caches_have_small_pages)
@@ -603,20 +883,39 @@ Test(settings, small_files_get_small_pages)
 
 Test(settings, too_many_pages)
 {
-    refused("-o ext_path=/f:1t,ext_page_size=8", 1,
+    refused("-o ext_path=/f:1t,ext_page_size=8", 64,
             "Failed to initialize external storage: page_count must total to < 65536. Increase "
             "page_size or lower path sizes");
 }
 
 Test(settings, too_many_bytes)
 {
-    refused("-o ext_path=/f:17t,ext_page_size=1024", 1, "ext_path sizes add up to more than 16 TB");
+    refused("-o ext_path=/f:17t,ext_page_size=1024", 64, "ext_path sizes add up to more than 16 TB");
 }
 
 Test(settings, item_size_above_wbuf)
 {
-    refused("-I 8m -o ext_path=/f:64m", 64,
+    refused("-I 8m -o ext_path=/f:64m,ext_wbuf_size=4", 64,
             "-I (item_size_max: 8388608) cannot be larger than ext_wbuf_size: 4194304");
+}
+
+Test(settings, the_write_buffer_grows_with_the_largest_item)
+{
+    accepted("-I 5m -o ext_path=/f:9G");
+    cr_assert_eq(s.ext_wbuf_size, 8 * MiB);
+    cr_assert_eq(s.ext_page_size, 64 * MiB);
+    cr_assert_eq(s.ext_buffer_mem, 64 * MiB);
+    accepted("-I 4m -o ext_path=/f:9G");
+    cr_assert_eq(s.ext_wbuf_size, 4 * MiB);
+    accepted("-m 1024 -I 128m -o ext_path=/f:9G");
+    cr_assert_eq(s.ext_wbuf_size, 128 * MiB);
+    cr_assert_eq(s.ext_page_size, 128 * MiB);
+    accepted("-I 5m -o ext_path=/f:9G,ext_page_size=12");
+    cr_assert_eq(s.ext_wbuf_size, 6 * MiB);
+    refused("-I 16m -o ext_path=/f:9G,ext_page_size=12", 64,
+            "Failed to initialize external storage: page_size must be divisible by wbuf_size");
+    accepted("-I 5m");
+    cr_assert_eq(s.ext_wbuf_size, 4 * MiB, "without flash there is none");
 }
 
 Test(settings, compact_under_is_one_percent_of_all)
@@ -643,7 +942,7 @@ Test(settings, buffer_memory_default)
 {
     accepted("-o ext_path=/a:64m");
     cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
-    refused("-o ext_path=/a:64m,ext_buffer_mem=8", 1,
+    refused("-o ext_path=/a:64m,ext_buffer_mem=8", 64,
             "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
 }
 
@@ -672,6 +971,21 @@ Test(settings, help_names_what_is_there)
                                  "ext_verify_writes"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_not_null(strstr(out, words[i]), "%s", words[i]);
+}
+
+Test(settings, help_is_grouped_and_begins_with_examples)
+{
+    static const char *const order[] = {"\nExamples\n",   "ext_path=/ssd",  "\nWhere clients connect\n",
+                                        "\n-p, --port=",   "\nMemory and items\n", "\n--config=<file>",
+                                        "\n-o: Flash\n",  "   - ext_path:", "\n-o: Memory and slabs\n",
+                                        "   - slab_sizes:", "\n-o: LRU and expiry\n", "   - maxconns_fast:",
+                                        "\nExit codes: "};
+    cr_assert_eq(parse("--help"), 0);
+    const char *at = out;
+    for (size_t i = 0; i < ARRAY_COUNT(order); i++) {
+        at = strstr(at, order[i]);
+        cr_assert_not_null(at, "%s", order[i]);
+    }
 }
 
 Test(settings, help_is_silent_on_what_is_not)

@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""Starting in places that lack something, as sandboxes, containers and service managers make them; and
+what is said about it. One scenario each, on servers of its own.
+
+EXTANT names the binary. Exit 0: all right; 1: not.
+"""
+
+import ctypes
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
+import servers  # noqa: E402
+from servers import expect, wait_for  # noqa: E402
+
+BINARY = os.path.abspath(os.environ.get('EXTANT', './extant'))
+ROOT = ['-u', 'root'] if os.getuid() == 0 else []
+IO_URING_ENTER, IO_URING_REGISTER = 426, 427
+
+
+class Started:
+    """A server on a unix socket, in surroundings of its own."""
+
+    def __init__(self, flags=(), prefix=(), before=None, root=ROOT, listen=True, env=None, binary=BINARY):
+        self.dir = tempfile.mkdtemp(prefix='extant-start-')
+        self.path, self.log = self.dir + '/sock', self.dir + '/log'
+        flags = [f.replace('@DIR@', self.dir) for f in flags]
+        if listen:
+            flags = ['-s', self.path] + flags
+        with open(self.log, 'wb') as log:
+            self.process = subprocess.Popen(list(prefix) + [binary] + root + flags, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, preexec_fn=before, env=env)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def answers(self):
+        def try_it():
+            try:
+                with self.connect() as s:
+                    s.sendall(b'version\r\n')
+                    return s.recv(100).startswith(b'VERSION')
+            except OSError:
+                return self.process.poll() is not None
+        return wait_for(try_it) and self.process.poll() is None
+
+    def connect(self):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(30)
+        s.connect(self.path)
+        return s
+
+    def ask(self, request, end=b'END\r\n'):
+        with self.connect() as s:
+            s.sendall(request)
+            out = b''
+            while not out.endswith(end):
+                piece = s.recv(65536)
+                if not piece:
+                    break
+                out += piece
+            return out
+
+    def stats(self, group=''):
+        text = self.ask(b'stats %s\r\n' % group.encode()).decode('latin-1')
+        return dict(re.findall(r'^STAT (\S+) (.*?)\r$', text, re.M))
+
+    def text(self):
+        with open(self.log, errors='replace') as f:
+            return f.read()
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return 'hung'
+
+
+def run(*args):
+    return subprocess.run([BINARY] + list(args), capture_output=True, text=True, timeout=30)
+
+
+def deny(call):
+    """For a child: this system call is EPERM from now on, as a container's filter has it."""
+    def load():
+        libc = ctypes.CDLL(None, use_errno=True)
+        steps = ((0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000))
+        code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
+        program = struct.pack('HxxxxxxQ', len(steps), ctypes.addressof(code))
+        if libc.prctl(38, 1, 0, 0, 0) != 0 or libc.prctl(22, 2, program, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), 'prctl')
+    return load
+
+
+def io_uring_denied_in_part():
+    value = b'v' * 1000
+    for name, call in (('io_uring_register', IO_URING_REGISTER), ('io_uring_enter', IO_URING_ENTER)):
+        flags = ['-t', '2', '-m', '64', '-o', 'ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2,'
+                 'ext_item_age=0,ext_item_size=64,ext_max_sleep=1000,ext_buffer_mem=10']
+        with Started(flags, before=deny(call)) as s:
+            expect('%s denied: it serves' % name, s.answers(), s.text())
+            expect('%s denied: the engine that reads is told' % name,
+                   s.stats('extant')['io_engine'] == 'threads', s.stats('extant')['io_engine'])
+            with s.connect() as c:
+                for i in range(20000):
+                    c.sendall(b'set k%d 0 0 1000 noreply\r\n%s\r\n' % (i, value))
+                c.sendall(b'mn\r\n')
+                c.recv(10)
+            expect('%s denied: all goes to flash' % name,
+                   wait_for(lambda: int(s.stats('extant')['ram_items']) == 0))
+            expect('%s denied: gets come from flash' % name,
+                   s.ask(b'get k1\r\n') == b'VALUE k1 0 1000\r\n' + value + b'\r\nEND\r\n')
+            expect('%s denied: they were read' % name, int(s.stats('extant')['ext_device_reads']) > 0)
+            expect('%s denied: it ends' % name, s.stop() == 0)
+
+
+def standard_files_closed():
+    with Started(['-vv'], prefix=['sh', '-c', 'exec "$0" "$@" <&- >&- 2>&-']) as s:
+        expect('it serves with 0, 1 and 2 closed', s.answers())
+        names = [os.readlink('/proc/%d/fd/%d' % (s.process.pid, fd)) for fd in range(3)]
+        expect('they are open on /dev/null', names == ['/dev/null'] * 3, names)
+        expect('log lines harm nobody', s.ask(b'get a\r\n') == b'END\r\n')
+        expect('it ends', s.stop() == 0)
+
+
+def user_namespace():
+    prefix = ['unshare', '--user', '--map-root-user']
+    if subprocess.run(prefix + ['true'], capture_output=True).returncode != 0:
+        print('skipped: no user namespaces here')
+        return
+    with Started([], prefix=prefix, root=['-u', 'root']) as s:
+        expect('it serves where setgroups is denied', s.answers(), s.text())
+        expect('and says so', 'failed to drop supplementary groups' in s.text(), s.text())
+
+
+def few_descriptors():
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+    with Started(['-t', '2', '-c', '150'], before=limit) as s:
+        expect('it serves', s.answers(), s.text())
+        expect('it says that -c is more than it can have', 'the limit of open files (150)' in s.text(), s.text())
+        clients, told = [], 0
+        for _ in range(200):
+            c = s.connect()
+            try:
+                c.sendall(b'mn\r\n')
+            except BrokenPipeError:
+                pass  # told, and closed, already
+            answer = c.recv(100)
+            if answer == b'MN\r\n':
+                clients.append(c)
+            else:
+                told += answer == b'ERROR Too many open connections\r\n'
+                c.close()
+        expect('each is served or told at once', len(clients) + told == 200, (len(clients), told))
+        expect('most descriptors are for clients', len(clients) > 80, len(clients))
+        for c in clients:
+            c.close()
+        expect('there is room again', wait_for(lambda: s.ask(b'mn\r\n', b'\r\n') == b'MN\r\n'))
+        expect('accepting never stopped', s.stats()['listen_disabled_num'] == '0')
+
+
+def ports():
+    where = tempfile.mkdtemp(prefix='extant-start-')
+    env = dict(os.environ, MEMCACHED_PORT_FILENAME=where + '/ports')
+    try:
+        with Started(['-l', '127.0.0.1:0,127.0.0.1:0'], listen=False, env=env) as s:
+            def lines():
+                try:
+                    return open(where + '/ports').read().splitlines()
+                except OSError:
+                    return []
+            expect('port 0 is any free one', wait_for(lambda: len(lines()) == 2), s.text())
+            for line in lines():
+                with socket.create_connection(('127.0.0.1', int(line.split()[-1]))) as c:
+                    c.sendall(b'version\r\n')
+                    expect(line, c.recv(100) == b'VERSION 1.6.45\r\n')
+    finally:
+        shutil.rmtree(where)
+    for listen in ('', ',', '[]'):
+        out = run(*ROOT, '-l', listen)
+        expect('-l "%s" is refused' % listen, out.returncode == 64 and out.stderr.startswith('-l "'), out)
+
+
+def exit_codes():
+    with tempfile.TemporaryDirectory(prefix='extant-start-') as where, socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with open(where + '/conf', 'w') as f:
+            f.write('-m 64\n-t none\n')
+        with open(where + '/users', 'w') as f:
+            f.write('nonsense\n')
+        os.mkdir(where + '/dir')
+        for code, says, flags in (
+                (0, 'the configuration is right', ['--check-config', '-m', '64']),
+                (64, 'Illegal suboption "nope"', ['-o', 'nope']),
+                (64, "invalid option -- 'z'", ['-z']),
+                (64, 'ext_path', ['-o', 'ext_path=/x']),
+                (78, where + '/conf:2: Number of threads must be greater than 0', ['--config', where + '/conf']),
+                (78, where + '/users', ROOT + ['-s', where + '/s', '-Y', where + '/users']),
+                (71, where + '/nothing', ROOT + ['-s', where + '/s', '-Y', where + '/nothing']),
+                (71, where + '/nothing', ['--config', where + '/nothing']),
+                (71, where + '/dir', ROOT + ['-s', where + '/s', '-o', 'ext_path=%s/dir:64m' % where]),
+                (71, where + '/dir/x/log', ROOT + ['-s', where + '/s', '--logfile', where + '/dir/x/log']),
+                (71, '127.0.0.1', ROOT + ['-l', '127.0.0.1', '-p', port]),
+                (71, port, ROOT + ['-l', '127.0.0.1:' + port]),
+                (71, 'no.such.host.invalid', ROOT + ['-l', 'no.such.host.invalid'])):
+            out = run(*flags)
+            expect('%s: exit %d' % (' '.join(flags), code), out.returncode == code, out)
+            expect('%s: it says "%s"' % (' '.join(flags), says), says in out.stdout + out.stderr, out)
+        if os.getuid() == 0:
+            out = run('-u', 'nobody-at-all', '-s', where + '/s')
+            expect('an unknown user: exit 67, and named', out.returncode == 67 and 'nobody-at-all' in out.stderr, out)
+
+
+def log_file():
+    with Started(['--logfile', '@DIR@/log1', '-vv']) as s:
+        path = s.dir + '/log1'
+        expect('it serves', s.answers())
+        expect('lines go to the log file', wait_for(lambda: 'version' in open(path).read()))
+        os.rename(path, path + '.old')
+        s.process.send_signal(signal.SIGHUP)
+        expect('SIGHUP opens it anew', wait_for(lambda: os.path.exists(path)))
+        s.ask(b'get something_new\r\n')
+        expect('and lines go there', wait_for(lambda: 'something_new' in open(path).read()))
+        expect('nobody else reads it', os.stat(path).st_mode & 0o137 == 0)
+
+
+def main():
+    return servers.run_scenarios((io_uring_denied_in_part, standard_files_closed, user_namespace, few_descriptors,
+                                  ports, exit_codes, log_file))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
