@@ -1173,7 +1173,8 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             stat_inc(w->stats, STAT_delete_misses);
     } else if ((op->options & CACHE_F_CAS_COMPARE) && cas != op->cas_compare) {
         op->status = CACHE_EXISTS;
-        stat_inc(w->stats, STAT_delete_misses); /* as memcached counts it */
+        if (op->options & CACHE_F_META) /* as memcached counts it */
+            stat_inc(w->stats, STAT_delete_misses);
     } else if (keeps) {
         bool want_empty = op->options & CACHE_F_EMPTY;
         if (!l.it)

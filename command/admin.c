@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "command/encode.h"
 #include "proto/base64.h"
 #include "base/clock.h"
 #include "base/lock.h"
@@ -18,7 +19,7 @@
 #include "maint_thread.h"
 #include "operator/watch.h"
 
-enum { VERBOSITY_MAX = 3, VALUE_TEXT_MAX = 1400 };
+enum { VERBOSITY_MAX = 3, STAT_NAME_MAX = 128 };
 
 struct admin {
     struct lock lock;
@@ -46,30 +47,26 @@ void admin_destroy(struct admin *a)
     free(a);
 }
 
-static void reply_unless(struct session *s, bool silent, enum reply reply)
-{
-    if (!silent)
-        session_reply(s, reply);
-}
-
 /* ---- stats: lines ---- */
 
 static void emit(void *ctx, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 static void emit(void *ctx, const char *name, const char *fmt, ...)
 {
-    char value[VALUE_TEXT_MAX];
+    char value[ENCODE_STAT_VALUE_MAX];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(value, sizeof(value), fmt, ap);
+    int n = vsnprintf(value, sizeof(value), fmt, ap);
     va_end(ap);
-    session_printf(ctx, "STAT %s %s\r\n", name, value);
+    session_stat(ctx, name, value, min_u64((size_t)n, sizeof(value) - 1));
 }
 
 static void emit_numbered(struct session *s, const char *group, unsigned n, const char *name,
                           uint64_t value)
 {
-    session_printf(s, "STAT %s%u:%s %" PRIu64 "\r\n", group, n, name, value);
+    char full[STAT_NAME_MAX];
+    snprintf(full, sizeof(full), "%s%u:%s", group, n, name);
+    emit(s, full, "%" PRIu64, value);
 }
 
 /* ---- stats: figures since the last reset ---- */
@@ -414,8 +411,10 @@ static void stats_sizes(struct session *s)
         emit(s, "sizes_status", "disabled");
     for (size_t i = 0; sizes && i < count; i++) {
         uint64_t n = atomic_load_explicit((_Atomic(uint64_t) *)&sizes[i], memory_order_relaxed);
+        char size[PROTO_U64_TEXT_MAX + 1];
+        snprintf(size, sizeof(size), "%zu", i * 32);
         if (n)
-            session_printf(s, "STAT %zu %" PRIu64 "\r\n", i * 32, n);
+            emit(s, size, "%" PRIu64, n);
     }
     session_reply(s, REPLY_END);
 }
@@ -437,7 +436,9 @@ static void stats_extstore(struct session *s)
 
 static void emit_conn(void *ctx, int fd, const char *name, const char *text)
 {
-    session_printf(ctx, "STAT %d:%s %s\r\n", fd, name, text);
+    char full[STAT_NAME_MAX];
+    snprintf(full, sizeof(full), "%d:%s", fd, name);
+    emit(ctx, full, "%s", text);
 }
 
 static void stats_conns(struct session *s)
@@ -561,8 +562,9 @@ static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t v
                       uint32_t exptime_sec)
 {
     int64_t unix_sec = exptime_sec == CLOCK_NEVER_SEC ? 0 : clock_rel_to_unix(exptime_sec);
-    session_printf(ctx, "ITEM %.*s [%u b; %" PRId64 " s]\r\n", (int)key_bytes, key, value_bytes,
-                   unix_sec);
+    char shown[PROTO_URI_KEY_MAX];
+    int len = (int)proto_put_key(shown, key, key_bytes);
+    session_printf(ctx, "ITEM %.*s [%u b; %" PRId64 " s]\r\n", len, shown, value_bytes, unix_sec);
 }
 
 static void stats_cachedump(struct session *s, const struct request *req)
@@ -602,7 +604,7 @@ static void stats_detail(struct session *s, const struct request *req)
             session_reply(s, REPLY_OOM_STATS);
             return;
         }
-        session_bytes(s, text, len);
+        session_block(s, "detailed", text, len);
         free(text);
         session_reply(s, REPLY_END);
     } else {
@@ -1071,7 +1073,7 @@ enum command_result command_admin(struct session *s, struct request *req)
     default:
         reply = REPLY_ERROR;
     }
-    reply_unless(s, req->noreply, reply);
+    session_answer(s, req, reply);
     return COMMAND_DONE;
 }
 
@@ -1138,8 +1140,7 @@ static int put_metadump(char *out, size_t size, const struct cache_meta *m)
 static int put_mgdump(char *out, const struct cache_meta *m)
 {
     memcpy(out, "mg ", 3);
-    if (!m->binary_key && !memchr(m->key, ' ', m->key_bytes) &&
-        !memchr(m->key, '\n', m->key_bytes)) {
+    if (!m->binary_key && proto_key_is_word(m->key, m->key_bytes)) {
         memcpy(out + 3, m->key, m->key_bytes);
         memcpy(out + 3 + m->key_bytes, "\r\n", 2);
         return 3 + m->key_bytes + 2;

@@ -10,14 +10,13 @@
 
 #include "base/clock.h"
 #include "command/admin.h"
+#include "command/encode.h"
 #include "proto/meta.h"
 #include "proto/text.h"
 #include "operator/watch.h"
 
 enum { SPARE_MAX = 64, PREFETCH_KEYS = 8 };
-static_assert(PROTO_VALUE_HEADER_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX,
-              "a copied get");
-static_assert(PROTO_META_REPLY_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX, "a copied mg");
+static_assert(ENCODE_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX, "a copied get");
 
 struct pending {
     struct cache_op op;
@@ -34,9 +33,8 @@ struct pending {
     struct request req;   /* key leads to `key`, opaque to `opaque`; tokens are not kept */
     char key[PROTO_KEY_MAX];
     char opaque[PROTO_OPAQUE_MAX];
-    char head[PROTO_META_REPLY_MAX];
+    char head[ENCODE_MAX];
 };
-static_assert((int)PROTO_META_REPLY_MAX >= (int)PROTO_VALUE_HEADER_MAX, "head of a pending reply");
 
 /* ---- pendings ---- */
 
@@ -72,8 +70,11 @@ static struct pending *pending_make(struct session *s, enum cache_verb verb,
     } else {
         p->req.verb = req->verb;
         p->req.noreply = req->noreply;
+        p->req.dialect = req->dialect;
+        p->req.bin = req->bin;
         p->req.exptime = req->exptime;
         p->req.value_bytes = req->value_bytes;
+        p->req.value_end_bytes = req->value_end_bytes;
     }
     p->req.key = p->key;
     p->req.key_len = key_len;
@@ -141,7 +142,7 @@ void session_init(struct session *s, struct command_worker *w, int fd,
                           .fd = fd,
                           .resumed = resumed,
                           .ended = ended,
-                          .authenticated = w->env->auth == NULL && !session_is_binary(w->env)};
+                          .authenticated = w->env->auth == NULL};
     reply_init(&s->out, &w->pool, unpin, w);
 }
 
@@ -182,11 +183,47 @@ void session_bytes(struct session *s, const void *p, size_t n)
         session_break(s);
 }
 
+void session_answer(struct session *s, const struct request *req, enum reply reply)
+{
+    char *to = reply_room(&s->out, ENCODE_MAX);
+    if (to)
+        reply_commit(&s->out, encoder_of(req)->fixed(to, req, reply));
+    else
+        session_break(s);
+}
+
 void session_reply(struct session *s, enum reply reply)
 {
-    size_t len;
-    const char *text = reply_line(reply, &len);
-    session_bytes(s, text, len);
+    static const struct request line = {.dialect = DIALECT_CLASSIC};
+    bool is_line = !s->request || s->request->dialect != DIALECT_BINARY;
+    session_answer(s, is_line ? &line : s->request, reply);
+}
+
+void session_block(struct session *s, const char *name, const char *text, size_t bytes)
+{
+    static const char end[] = "END\r\n";
+    const struct encoder *enc = encoder_of(s->request);
+    if (!enc->block) {
+        session_bytes(s, text, bytes);
+        return;
+    }
+    char *to = reply_room(&s->out, ENCODE_MAX);
+    if (!to) {
+        session_break(s);
+        return;
+    }
+    reply_commit(&s->out, enc->block(to, s->request, name, bytes + sizeof(end) - 1));
+    session_bytes(s, text, bytes);
+    session_bytes(s, end, sizeof(end) - 1);
+}
+
+void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes)
+{
+    char *to = reply_room(&s->out, ENCODE_STAT_MAX);
+    if (to)
+        reply_commit(&s->out, encoder_of(s->request)->stat(to, s->request, name, value, value_bytes));
+    else
+        session_break(s);
 }
 
 void session_printf(struct session *s, const char *fmt, ...)
@@ -204,17 +241,11 @@ void session_printf(struct session *s, const char *fmt, ...)
     reply_commit(&s->out, (size_t)n);
 }
 
-static void reply_unless(struct session *s, bool silent, enum reply reply)
-{
-    if (!silent)
-        session_reply(s, reply);
-}
-
 void command_refuse(struct session *s, const struct request *req)
 {
     s->swallow_bytes = req->swallow_bytes;
     s->get_offset = 0;
-    reply_unless(s, req->noreply, req->error);
+    session_answer(s, req, req->error);
 }
 
 static bool details_wanted(const struct session *s)
@@ -222,115 +253,7 @@ static bool details_wanted(const struct session *s)
     return atomic_load_explicit(&s->w->env->settings->detail_enabled, memory_order_relaxed);
 }
 
-/* ---- what a reply says ---- */
-
-static int64_t ttl_of(uint32_t exptime_sec)
-{
-    if (exptime_sec == CLOCK_NEVER_SEC)
-        return -1;
-    uint32_t now = clock_now_sec();
-    return exptime_sec > now ? (int64_t)(exptime_sec - now) : 0;
-}
-
-/* N as the exptime of an item that is made: T has the last word if it comes last. */
-static uint32_t vivify_exptime(const struct request *req)
-{
-    bool touch_wins = meta_has(req, 'T') && req->meta.touch_after_vivify;
-    return clock_exptime(touch_wins ? req->exptime : req->meta.vivify_ttl);
-}
-
-/* The exptime that t shows: that of its place among the flags. */
-static uint32_t shown_exptime(const struct cache_op *op, const struct request *req)
-{
-    const struct meta_args *m = &req->meta;
-    bool touched = m->flags_before_t & META_FLAG('T');
-    bool made = op->status == CACHE_VIVIFIED && (m->flags_before_t & META_FLAG('N'));
-    if (touched && made)
-        return op->vivify_exptime_sec;
-    if (touched)
-        return op->exptime_sec;
-    return made ? clock_exptime(m->vivify_ttl) : op->view.exptime_before_sec;
-}
-
-static uint32_t idle_of(uint32_t time_sec)
-{
-    uint32_t now = clock_now_sec();
-    return now > time_sec ? now - time_sec : 0;
-}
-
-/* The line of a get or mg that hit; *with_value: value and \r\n follow. */
-static size_t put_hit(char *out, const struct request *req, const char *key, uint32_t key_len,
-                      const struct cache_view *v, bool *with_value)
-{
-    if (req->verb != VERB_MG) {
-        *with_value = true;
-        return proto_put_value_header(out, key, key_len, v->client_flags, v->value_bytes,
-                                      verb_info(req->verb)->flags & VF_RETURN_CAS, v->cas);
-    }
-    *with_value = meta_has(req, 'v') && !(meta_has(req, 'C') && req->cas == v->cas);
-    struct meta_reply reply = {
-        .status = *with_value ? META_VA : META_HD,
-        .hit_before = v->fetched_before,
-        .key_is_binary = v->binary_key,
-        .token_sent = v->token_sent,
-        .stale = v->stale,
-        .won = v->won,
-        .value_bytes = v->value_bytes,
-        .client_flags = v->client_flags,
-        .idle_sec = idle_of(v->time_sec),
-        .ttl_sec = ttl_of(v->exptime_sec),
-        .cas = v->cas,
-        .key = key,
-        .key_len = key_len,
-    };
-    return proto_put_meta_reply(out, req, &reply);
-}
-
-/* A meta line that tells nothing of an item but its cas. */
-static size_t put_status(char *out, const struct request *req, enum meta_status status,
-                         uint64_t cas, uint32_t value_bytes)
-{
-    struct meta_reply reply = {
-        .status = status,
-        .key_is_binary = req->key_is_binary,
-        .cas = cas,
-        .ttl_sec = -1,
-        .value_bytes = value_bytes,
-        .key = req->key,
-        .key_len = req->key_len,
-    };
-    return proto_put_meta_reply(out, req, &reply);
-}
-
-static size_t put_me(char *out, const struct request *req, const struct cache_view *v)
-{
-    struct meta_debug item = {
-        .key = req->key,
-        .key_len = req->key_len,
-        .key_is_binary = v->binary_key,
-        .fetched = v->fetched_before,
-        .ttl_sec = ttl_of(v->exptime_sec),
-        .idle_sec = idle_of(v->time_sec),
-        .cas = v->cas,
-        .slab_class = v->slab_class,
-        .item_bytes = v->accounted_bytes,
-    };
-    return proto_put_me(out, &item);
-}
-
-/* The line of a get, mg or me that found nothing; may be empty. */
-static size_t put_miss(char *out, const struct request *req)
-{
-    if (req->verb == VERB_MG && !proto_meta_is_hidden(req, META_EN))
-        return put_status(out, req, META_EN, 0, req->value_bytes);
-    if (req->verb == VERB_ME) {
-        size_t len;
-        const char *text = reply_line(REPLY_EN, &len);
-        memcpy(out, text, len);
-        return len;
-    }
-    return 0;
-}
+/* ---- what watchers see ---- */
 
 static void log_fetch(struct session *s, const char *key, uint32_t key_len,
                       const struct cache_view *v, enum watch_fetch_status miss)
@@ -371,19 +294,18 @@ static bool fill_source(struct pending *p)
     bool hit = p->op.status == CACHE_OK || p->op.status == CACHE_VIVIFIED;
     bool with_value = false;
     src->head = p->head;
-    if (hit && p->req.verb == VERB_ME)
-        src->head_bytes = (uint32_t)put_me(p->head, &p->req, v);
-    else if (hit) {
+    if (hit) {
         if (p->req.verb == VERB_MG && meta_has(&p->req, 't'))
-            p->op.view.exptime_sec = shown_exptime(&p->op, &p->req);
+            p->op.view.exptime_sec = encode_shown_exptime(&p->op, &p->req);
         src->head_bytes =
-            (uint32_t)put_hit(p->head, &p->req, p->key, p->req.key_len, v, &with_value);
+            (uint32_t)encoder_of(&p->req)->hit(p->head, &p->req, p->key, p->req.key_len, v, &with_value);
     } else
-        src->head_bytes = (uint32_t)put_miss(p->head, &p->req);
+        src->head_bytes =
+            (uint32_t)encoder_of(&p->req)->miss(p->head, &p->req, p->key, p->req.key_len);
     if (with_value) {
         src->value = v->value;
         src->value_bytes = v->value_bytes;
-        src->crlf = true;
+        src->crlf = encoder_of(&p->req)->value_ends;
     }
     if (p->req.verb != VERB_ME)
         note_fetch(p->s, p->req.verb, p->key, p->req.key_len, hit ? v : NULL, miss_of(&p->op));
@@ -513,20 +435,21 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
                              uint32_t key_len, const struct cache_view *v, struct item *pin)
 {
     struct cache_worker *cw = s->w->cache_worker;
+    const struct encoder *enc = encoder_of(req);
     bool copy = v->value_bytes <= COMMAND_COPY_BYTES_MAX;
     bool with_value;
-    char *to = reply_room(&s->out, PROTO_META_REPLY_MAX + (copy ? v->value_bytes + 2 : 0));
+    char *to = reply_room(&s->out, ENCODE_MAX + (copy ? v->value_bytes + 2 : 0));
     if (unlikely(!to)) {
         session_break(s);
         cache_unpin(cw, pin);
         return;
     }
-    size_t n = put_hit(to, req, key, key_len, v, &with_value);
+    size_t n = enc->hit(to, req, key, key_len, v, &with_value);
     if (with_value && copy) {
         memcpy(to + n, v->value, v->value_bytes);
         n += v->value_bytes;
         memcpy(to + n, "\r\n", 2);
-        n += 2;
+        n += enc->value_ends ? 2 : 0;
     }
     reply_commit(&s->out, n);
     note_fetch(s, req->verb, key, key_len, v, WATCH_FETCH_FOUND);
@@ -538,7 +461,8 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
         cache_unpin(cw, pin);
         session_break(s);
     }
-    session_bytes(s, "\r\n", 2);
+    if (enc->value_ends)
+        session_bytes(s, "\r\n", 2);
 }
 
 /* get and mg without options that need an op: true iff answered. */
@@ -552,9 +476,9 @@ static bool try_quick(struct session *s, const struct request *req, const char *
         answer_quick_hit(s, req, key, key_len, &view, pin);
         return true;
     case CACHE_QUICK_MISS: {
-        char *to = reply_room(&s->out, PROTO_META_REPLY_MAX);
+        char *to = reply_room(&s->out, ENCODE_MAX);
         if (to)
-            reply_commit(&s->out, put_miss(to, req));
+            reply_commit(&s->out, encoder_of(req)->miss(to, req, key, key_len));
         else
             session_break(s);
         note_fetch(s, req->verb, key, key_len, NULL, WATCH_FETCH_NOT_FOUND);
@@ -579,7 +503,8 @@ static bool get_one(struct session *s, struct request *req, const char *key, uin
         return true;
     }
     if (touch) {
-        p->op.options = CACHE_F_TOUCH | CACHE_F_GAT;
+        p->op.options =
+            CACHE_F_TOUCH | CACHE_F_GAT | (req->without_value ? CACHE_F_NO_VALUE : 0);
         p->op.exptime_sec = clock_exptime(req->exptime);
     }
     return run_read(s, p);
@@ -680,7 +605,8 @@ static enum command_result do_get(struct session *s, struct request *req)
     }
     s->get_offset = 0;
     s->barrier = touch && s->parked > 0;
-    session_reply(s, REPLY_END);
+    if (!req->keys.whole) /* one answer is whole without it */
+        session_reply(s, REPLY_END);
     return COMMAND_DONE;
 }
 
@@ -711,7 +637,7 @@ static enum command_result do_mg(struct session *s, struct request *req)
     }
     if (meta_has(req, 'N')) {
         op->options |= CACHE_F_VIVIFY;
-        op->vivify_exptime_sec = vivify_exptime(req);
+        op->vivify_exptime_sec = encode_vivify_exptime(req);
     }
     if (meta_has(req, 'R')) {
         op->options |= CACHE_F_RECACHE | (req->meta.touch_before_recache ? 0 : CACHE_F_TOUCH_LAST);
@@ -742,51 +668,6 @@ static enum command_result do_me(struct session *s, struct request *req)
 
 /* ---- changes ---- */
 
-static void answer_meta(struct session *s, const struct request *req, enum meta_status status,
-                        uint64_t cas, uint32_t value_bytes)
-{
-    if (proto_meta_is_hidden(req, status))
-        return;
-    char *to = reply_room(&s->out, PROTO_META_REPLY_MAX);
-    if (!to) {
-        session_break(s);
-        return;
-    }
-    reply_commit(&s->out, put_status(to, req, status, cas, value_bytes));
-}
-
-static enum meta_status meta_status_of(enum cache_status status)
-{
-    switch (status) {
-    case CACHE_OK:
-    case CACHE_VIVIFIED:
-        return META_HD;
-    case CACHE_NOT_STORED:
-        return META_NS;
-    case CACHE_EXISTS:
-        return META_EX;
-    default:
-        return META_NF;
-    }
-}
-
-/* The error line of a status that has one for every command; REPLY_NONE if not. */
-static enum reply error_of(enum verb verb, enum cache_status status)
-{
-    switch (status) {
-    case CACHE_TOO_LARGE:
-        return REPLY_TOO_LARGE;
-    case CACHE_NON_NUMERIC:
-        return REPLY_NON_NUMERIC;
-    case CACHE_NO_MEMORY:
-        if (verb_info(verb)->flags & VF_VALUE)
-            return REPLY_OOM_STORING;
-        return verb == VERB_MA ? REPLY_OOM_NEW_ITEM : REPLY_OOM;
-    default:
-        return REPLY_NONE;
-    }
-}
-
 static const char *store_status_word(enum cache_status status)
 {
     switch (status) {
@@ -814,7 +695,7 @@ static void log_store(struct pending *p)
     };
     if (!watch_mask_has(p->s->w->watch_mask, WATCH_MUTATIONS))
         return;
-    int64_t ttl = ttl_of(p->op.exptime_sec);
+    int64_t ttl = encode_ttl(p->op.exptime_sec);
     struct watch_item it = {.key = p->key,
                             .key_bytes = (uint8_t)p->req.key_len,
                             .ttl_sec = ttl < 0 ? 0 : ttl,
@@ -823,79 +704,37 @@ static void log_store(struct pending *p)
     watch_item_store(&it, store_status_word(p->op.status), words[p->op.mode], p->s->fd);
 }
 
-static void answer_store(struct session *s, struct pending *p)
+static void log_delete(struct pending *p)
 {
-    static const enum reply replies[] = {
-        [CACHE_OK] = REPLY_STORED,
-        [CACHE_NOT_FOUND] = REPLY_NOT_FOUND,
-        [CACHE_NOT_STORED] = REPLY_NOT_STORED,
-        [CACHE_EXISTS] = REPLY_EXISTS,
-    };
-    log_store(p);
-    bool done = p->op.status == CACHE_OK;
-    if (p->req.verb == VERB_MS) /* what was joined is told as a whole */
-        answer_meta(s, &p->req, meta_status_of(p->op.status), done ? p->op.view.cas : 0,
-                    done ? p->op.view.value_bytes : p->req.value_bytes);
-    else
-        reply_unless(s, p->req.noreply, replies[p->op.status]);
+    bool gone = p->op.status == CACHE_OK && !(p->op.options & CACHE_F_INVALIDATE); /* else only stale */
+    if (!gone || !watch_mask_has(p->s->w->watch_mask, WATCH_DELETIONS))
+        return;
+    struct watch_item it = {.key = p->key,
+                            .key_bytes = (uint8_t)p->req.key_len,
+                            .slab_class = p->op.view.slab_class,
+                            .value_bytes = p->op.view.value_bytes};
+    watch_deleted(&it, p->req.verb == VERB_MD ? "md" : "delete");
 }
 
-static void answer_delete(struct session *s, struct pending *p)
+/* What an op that was run to its end has come to. */
+static void answer_change(struct session *s, struct pending *p)
 {
-    bool done = p->op.status == CACHE_OK;
-    bool gone = done && !(p->op.options & CACHE_F_INVALIDATE); /* else it was only marked stale */
-    if (gone && watch_mask_has(s->w->watch_mask, WATCH_DELETIONS)) {
-        struct watch_item it = {.key = p->key,
-                                .key_bytes = (uint8_t)p->req.key_len,
-                                .slab_class = p->op.view.slab_class,
-                                .value_bytes = p->op.view.value_bytes};
-        watch_deleted(&it, p->req.verb == VERB_MD ? "md" : "delete");
-    }
-    if (p->req.verb == VERB_MD)
-        answer_meta(s, &p->req, meta_status_of(p->op.status), 0, p->req.value_bytes);
+    if (p->op.verb == CACHE_STORE)
+        log_store(p);
+    else if (p->op.verb == CACHE_DELETE)
+        log_delete(p);
+    char *to = reply_room(&s->out, ENCODE_MAX);
+    if (to)
+        reply_commit(&s->out, encoder_of(&p->req)->done(to, &p->req, &p->op));
     else
-        reply_unless(s, p->req.noreply, done ? REPLY_DELETED : REPLY_NOT_FOUND);
-}
-
-static void answer_arith(struct session *s, struct pending *p)
-{
-    char number[PROTO_U64_TEXT_MAX + 2];
-    bool done = p->op.status == CACHE_OK || p->op.status == CACHE_VIVIFIED;
-    size_t len = done ? proto_put_u64(number, p->op.number) : 0;
-    memcpy(number + len, "\r\n", 2);
-    if (p->req.verb != VERB_MA) {
-        if (!done)
-            reply_unless(s, p->req.noreply, REPLY_NOT_FOUND);
-        else if (!p->req.noreply)
-            session_bytes(s, number, len + 2);
-        return;
-    }
-    if (!done) {
-        answer_meta(s, &p->req, meta_status_of(p->op.status), 0, p->req.value_bytes);
-        return;
-    }
-    bool with_value = meta_has(&p->req, 'v');
-    struct meta_reply reply = {
-        .status = with_value ? META_VA : META_HD,
-        .key_is_binary = p->req.key_is_binary,
-        .value_bytes = (uint32_t)len,
-        .ttl_sec = ttl_of(shown_exptime(&p->op, &p->req)),
-        .cas = p->op.view.cas,
-        .key = p->key,
-        .key_len = p->req.key_len,
-    };
-    if (proto_meta_is_hidden(&p->req, reply.status))
-        return;
-    session_bytes(s, p->head, proto_put_meta_reply(p->head, &p->req, &reply));
-    if (with_value)
-        session_bytes(s, number, len + 2);
+        session_break(s);
 }
 
 /* A store that was refused: the rest of its value is thrown away. */
 static void refuse_store(struct session *s, struct pending *p)
 {
-    s->swallow_bytes = (uint64_t)p->req.value_bytes + 2 - p->received;
-    reply_unless(s, p->req.noreply, p->refusal);
+    s->swallow_bytes = (uint64_t)p->req.value_bytes + p->req.value_end_bytes - p->received;
+    session_answer(s, &p->req, p->refusal);
 }
 
 static void change_done(struct cache_op *op);
@@ -920,7 +759,7 @@ static bool change_next(struct session *s, struct pending *p)
         refuse_store(s, p);
         return true;
     }
-    enum reply error = error_of(p->req.verb, op->status);
+    enum reply error = encode_error_of(p->req.verb, op->status);
     if (op->verb == CACHE_ALLOC) {
         if (error == REPLY_NONE) {
             s->store = p;
@@ -943,28 +782,7 @@ static bool change_next(struct session *s, struct pending *p)
         refuse_store(s, p);
         return true;
     }
-    if (error != REPLY_NONE) {
-        if (op->verb == CACHE_STORE)
-            log_store(p);
-        reply_unless(s, p->req.noreply, error);
-        return true;
-    }
-    switch (op->verb) {
-    case CACHE_STORE:
-        answer_store(s, p);
-        break;
-    case CACHE_DELETE:
-        answer_delete(s, p);
-        break;
-    case CACHE_TOUCH:
-        reply_unless(s, p->req.noreply, op->status == CACHE_OK ? REPLY_TOUCHED : REPLY_NOT_FOUND);
-        break;
-    case CACHE_ARITH:
-        answer_arith(s, p);
-        break;
-    default:
-        ASSERT(!"a change");
-    }
+    answer_change(s, p);
     return true;
 }
 
@@ -1034,13 +852,24 @@ static void set_meta_options(struct cache_op *op, const struct request *req)
     }
 }
 
+/* A store that isn't `cas` in name. Without cas tokens (-C) there is nothing to compare. */
+static void compare_cas(struct session *s, struct cache_op *op)
+{
+    if (!s->w->env->settings->use_cas)
+        return;
+    if (op->mode == CACHE_APPEND || op->mode == CACHE_PREPEND)
+        op->options |= CACHE_F_CAS_COMPARE;
+    else
+        op->mode = CACHE_CAS;
+}
+
 static enum command_result do_store(struct session *s, struct request *req)
 {
     uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_ALLOC, req, req->key, req->key_len, hash);
     if (!p) {
-        s->swallow_bytes = (uint64_t)req->value_bytes + 2;
-        reply_unless(s, req->noreply, REPLY_OOM_STORING);
+        s->swallow_bytes = (uint64_t)req->value_bytes + req->value_end_bytes;
+        session_answer(s, req, REPLY_OOM_STORING);
         return COMMAND_DONE;
     }
     struct cache_op *op = &p->op;
@@ -1059,6 +888,8 @@ static enum command_result do_store(struct session *s, struct request *req)
     } else {
         op->mode = classic_mode(req->verb);
         op->cas_compare = req->cas;
+        if (req->with_cas)
+            compare_cas(s, op);
     }
     if (unlikely(details_wanted(s)) && req->verb != VERB_MS)
         prefixes_set(s->w->env->prefixes, req->key, req->key_len);
@@ -1070,6 +901,11 @@ size_t command_value_room(struct session *s, char **to)
     struct pending *p = s->store;
     *to = p->op.value + p->received;
     return p->req.value_bytes - p->received;
+}
+
+unsigned command_value_end_bytes(const struct session *s)
+{
+    return s->store->req.value_end_bytes;
 }
 
 void command_value_got(struct session *s, size_t n)
@@ -1087,7 +923,7 @@ void command_store(struct session *s, bool good)
     if (!good) {
         /* memcached counts it */
         stat_class_inc(s->w->stats, p->op.view.slab_class, CSTAT_set_cmds);
-        reply_unless(s, p->req.noreply, REPLY_BAD_CHUNK);
+        session_answer(s, &p->req, REPLY_BAD_CHUNK);
         pending_free(p);
         return;
     }
@@ -1116,6 +952,10 @@ static enum command_result do_delete(struct session *s, struct request *req)
             p->op.options |= CACHE_F_TOUCH;
             p->op.exptime_sec = clock_exptime(req->exptime);
         }
+    }
+    if (req->with_cas && s->w->env->settings->use_cas) {
+        p->op.options |= CACHE_F_CAS_COMPARE;
+        p->op.cas_compare = req->cas;
     }
     if (unlikely(details_wanted(s)) && req->verb != VERB_MD)
         prefixes_delete(s->w->env->prefixes, req->key, req->key_len);
@@ -1148,12 +988,21 @@ static enum command_result do_arith(struct session *s, struct request *req)
     op->delta = req->delta;
     if (req->verb == VERB_DECR)
         op->options = CACHE_F_DECR;
+    if (req->with_cas) {
+        op->options |= CACHE_F_CAS_COMPARE;
+        op->cas_compare = req->cas;
+    }
+    if (req->makes_number) {
+        op->options |= CACHE_F_VIVIFY;
+        op->vivify_exptime_sec = clock_exptime(req->exptime);
+        op->initial = req->initial;
+    }
     if (req->verb == VERB_MA) {
         op->options = req->meta.mode == 'D' ? CACHE_F_DECR : 0;
         set_meta_options(op, req);
         if (meta_has(req, 'N')) {
             op->options |= CACHE_F_VIVIFY;
-            op->vivify_exptime_sec = vivify_exptime(req);
+            op->vivify_exptime_sec = encode_vivify_exptime(req);
             op->initial = req->meta.initial;
         }
         if (meta_has(req, 'T')) {
@@ -1167,16 +1016,19 @@ static enum command_result do_arith(struct session *s, struct request *req)
 
 /* ---- all of them ---- */
 
+uint64_t command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len)
+{
+    uint64_t hash = cache_hash(w->env->cache, key, key_len);
+    cache_prefetch(w->cache_worker, hash);
+    return hash;
+}
+
 uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
                             uint32_t *value_bytes)
 {
     const char *key;
     uint32_t len = proto_peek_key(line, bytes, &key, value_bytes);
-    if (len == 0)
-        return 0;
-    uint64_t hash = cache_hash(w->env->cache, key, len);
-    cache_prefetch(w->cache_worker, hash);
-    return hash;
+    return len == 0 ? 0 : command_look_at_key(w, key, len);
 }
 
 void command_look_closer(struct command_worker *w, uint64_t seen)
@@ -1185,9 +1037,8 @@ void command_look_closer(struct command_worker *w, uint64_t seen)
         cache_prefetch_item(w->cache_worker, seen);
 }
 
-enum command_result command_execute(struct session *s, struct request *req)
+static enum command_result execute(struct session *s, struct request *req)
 {
-    DEBUG_ASSERT(!s->barrier && !s->store && s->swallow_bytes == 0);
     if (!(verb_info(req->verb)->flags & VF_KEYS) && unlikely(!reply_begin(&s->out))) {
         s->broken = true;
         return COMMAND_DONE;
@@ -1213,6 +1064,7 @@ enum command_result command_execute(struct session *s, struct request *req)
         session_reply(s, REPLY_VERSION);
         return COMMAND_DONE;
     case VERB_QUIT:
+        session_answer(s, req, REPLY_NONE); /* of some protocols it is an answer */
         return COMMAND_CLOSE;
     default:
         break;
@@ -1242,6 +1094,15 @@ enum command_result command_execute(struct session *s, struct request *req)
     default:
         return command_admin(s, req);
     }
+}
+
+enum command_result command_execute(struct session *s, struct request *req)
+{
+    DEBUG_ASSERT(!s->barrier && !s->store && s->swallow_bytes == 0);
+    s->request = req;
+    enum command_result r = execute(s, req);
+    s->request = NULL;
+    return r;
 }
 
 void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end)

@@ -113,6 +113,7 @@ struct session {
     void (*ended)(struct session *s);
     /* state */
     struct reply_queue out;
+    const struct request *request; /* within command_execute(): what is executed, else NULL */
     struct pending *store; /* its value is being received (once parked is 0) */
     uint32_t parked;       /* ops in flight */
     uint64_t parked_bytes; /* that these read, of gets */
@@ -120,17 +121,12 @@ struct session {
     uint64_t swallow_bytes; /* of a refused value, to be thrown away */
     uint64_t handover;     /* COMMAND_WATCH: streams; COMMAND_DUMP: slab classes */
     uint8_t dump_job;      /* COMMAND_DUMP: enum crawler_job */
+    bool is_binary;        /* what is received are packets; else lines */
     bool barrier;          /* execute nothing until parked is 0 */
     bool authenticated;
     bool gone;   /* the client has left */
     bool broken; /* there was no memory for a reply: close */
 };
-
-/* -B binary: a protocol that is not spoken here; connections are closed at their first bytes. */
-static inline bool session_is_binary(const struct command_env *env)
-{
-    return env->settings->binding_protocol == SETTINGS_PROTOCOL_BINARY;
-}
 
 void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
@@ -154,6 +150,7 @@ size_t command_response_bytes(void);
  * fetch. *value_bytes: of the value that stands between the line and the next one. */
 uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
                             uint32_t *value_bytes);
+uint64_t command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len);
 void command_look_closer(struct command_worker *w, uint64_t seen);
 
 enum command_result {
@@ -172,13 +169,20 @@ void command_refuse(struct session *s, const struct request *req);
 size_t command_value_room(struct session *s, char **to);
 /* So many bytes were put there. */
 void command_value_got(struct session *s, size_t n);
-/* The whole value and two more bytes were received; good: these were "\r\n". */
+/* What is received behind it: 2 bytes that should be "\r\n", or nothing. */
+unsigned command_value_end_bytes(const struct session *s);
+/* The whole value and its end were received; good: the end is as it should be. */
 void command_store(struct session *s, bool good);
 
 /* -Y: the value of an authenticating `set` was received, with its last two bytes. */
 void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end);
 
-/* For command/admin.c: a fixed line, or text of any length, at the end of the queue. */
+/* For command/admin.c, at the end of the queue. A fixed reply to this request, unless it wants none. */
+void session_answer(struct session *s, const struct request *req, enum reply reply);
+/* One statistic (value_bytes <= ENCODE_STAT_VALUE_MAX); one that is a text of many lines. */
+void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes);
+void session_block(struct session *s, const char *name, const char *text, size_t bytes);
+/* A fixed reply to the request that is executed, or a line when none is; text of any length. */
 void session_reply(struct session *s, enum reply reply);
 void session_bytes(struct session *s, const void *p, size_t n);
 void session_printf(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);

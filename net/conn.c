@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "command/admin.h"
 #include "base/log.h"
+#include "proto/bin.h"
 #include "proto/text.h"
 #include "operator/watch.h"
 #include "net/worker.h"
@@ -215,10 +216,11 @@ static bool take_value(struct conn *c)
         command_value_got(&c->session, n);
         consume(c, n);
     }
-    if (n < room || buffered(c) < 2)
+    unsigned end_bytes = command_value_end_bytes(&c->session);
+    if (n < room || buffered(c) < end_bytes)
         return false;
-    bool good = memcmp(c->buf + c->start, "\r\n", 2) == 0;
-    consume(c, 2);
+    bool good = end_bytes == 0 || memcmp(c->buf + c->start, "\r\n", 2) == 0;
+    consume(c, end_bytes);
     command_store(&c->session, good);
     return true;
 }
@@ -300,25 +302,21 @@ static void log_line_of(struct conn *c, const char *line, size_t len)
         log_debug("<%d %.*s", c->origin.fd, (int)len, line);
 }
 
-static enum next reject_binary(struct conn *c)
+static enum next reject_protocol(struct conn *c)
 {
     struct server_counters *n = c->session.w->env->counters;
-    atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
+    if (c->session.is_binary)
+        atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
     return close_because(c, CONN_ERROR);
 }
 
-/* -Y: nothing but the line that logs in is understood; -B binary: nothing at all. True iff something
- * was dealt with. */
+/* -Y: nothing but the line that logs in is understood. True iff something was dealt with. */
 static bool authenticate(struct conn *c, enum next *next)
 {
     size_t consumed;
     uint32_t bytes;
     enum reply error;
     const char *line = c->buf + c->start;
-    if (session_is_binary(c->session.w->env)) {
-        *next = reject_binary(c);
-        return false;
-    }
     switch (proto_parse_auth(line, buffered(c), &consumed, &bytes, &error)) {
     case PARSE_NEED_MORE:
         *next = NEXT_INPUT;
@@ -345,33 +343,72 @@ static bool authenticate(struct conn *c, enum next *next)
     }
 }
 
-/* One line. True iff the loop may go on with the next. */
-static bool execute_line(struct conn *c, enum next *next)
+/* The first byte tells which protocol is spoken; -B which may be. False: not this one. */
+static bool negotiate(struct conn *c)
+{
+    const struct settings *set = c->session.w->env->settings;
+    bool is_binary = (unsigned char)c->buf[c->start] == BIN_MAGIC_ASK;
+    c->negotiated = true;
+    c->session.is_binary = is_binary;
+    return set->binding_protocol == SETTINGS_PROTOCOL_AUTO ||
+           (set->binding_protocol == SETTINGS_PROTOCOL_BINARY) == is_binary;
+}
+
+/* For the log: what a packet asks. */
+static void log_packet_of(struct conn *c, const struct request *req)
+{
+    char key[LOG_LINE_BYTES], line[LOG_LINE_BYTES];
+    if (!log_is_on(LOG_LEVEL_DEBUG) && !watch_mask_has(c->session.w->watch_mask, WATCH_RAWCMDS))
+        return;
+    int n = snprintf(line, sizeof(line), "binary %02x %s", req->bin.opcode,
+                     log_key(key, sizeof(key) - 32, req->key, req->key_len));
+    log_line_of(c, line, min_u64((size_t)n, sizeof(line) - 1));
+}
+
+/* What is next of what was received. */
+static enum parse_result parse(struct conn *c, size_t *consumed)
+{
+    struct request *req = &c->worker->request;
+    const char *from = c->buf + c->start;
+    if (likely(!c->session.is_binary))
+        return proto_parse_line(from, buffered(c), consumed, req);
+    return proto_parse_bin(from, buffered(c), consumed, req);
+}
+
+static void log_request(struct conn *c, size_t consumed)
+{
+    if (c->session.is_binary)
+        log_packet_of(c, &c->worker->request);
+    else
+        log_line_of(c, c->buf + c->start, consumed);
+}
+
+/* One line or packet. True iff the loop may go on with the next. */
+static bool execute_next(struct conn *c, enum next *next)
 {
     struct session *s = &c->session;
     struct request *req = &c->worker->request;
-    const char *line = c->buf + c->start;
     size_t consumed;
-    switch (proto_parse_line(line, buffered(c), &consumed, req)) {
+    switch (parse(c, &consumed)) {
     case PARSE_NEED_MORE:
         *next = NEXT_INPUT;
-        return false;
-    case PARSE_BINARY:
-        *next = reject_binary(c);
         return false;
     case PARSE_CLOSE:
         *next = close_because(c, CONN_ERROR);
         return false;
     case PARSE_ERROR:
-        log_line_of(c, line, consumed);
+        log_request(c, consumed);
         command_refuse(s, req);
         consume(c, consumed);
-        return true;
+        if (!req->close_after)
+            return true;
+        *next = close_because(c, CONN_ERROR);
+        return false;
     case PARSE_OK:
         break;
     }
     if (s->get_offset == 0)
-        log_line_of(c, line, consumed);
+        log_request(c, consumed);
     switch (command_execute(s, req)) {
     case COMMAND_DONE:
         consume(c, consumed);
@@ -402,11 +439,33 @@ struct ahead {
     uint64_t seen[2];     /* the next line, and the one after it */
 };
 
+/* The same of packets. */
+static uint64_t look_at_packet(struct conn *c, struct ahead *a)
+{
+    const char *end = c->buf + c->end;
+    for (unsigned i = 0; i < LOOK_LINES_MAX && a->at < end; i++) {
+        const char *key;
+        uint64_t bytes;
+        (void)proto_peek_bin(a->at, (size_t)(end - a->at), &key, &bytes);
+        if (bytes == 0 || bytes > (size_t)(end - a->at)) {
+            a->at = end;
+            return 0;
+        }
+        a->at += bytes;
+        uint32_t len = proto_peek_bin(a->at, (size_t)(end - a->at), &key, &bytes);
+        if (len > 0)
+            return command_look_at_key(c->session.w, key, len);
+    }
+    return 0;
+}
+
 /* The next line that looks like a request, 0: none. */
 static uint64_t look_at_line(struct conn *c, struct ahead *a)
 {
     const char *end = c->buf + c->end;
     uint64_t seen = 0;
+    if (unlikely(c->session.is_binary))
+        return look_at_packet(c, a);
     for (unsigned i = 0; seen == 0 && i < LOOK_LINES_MAX && a->at < end; i++) {
         size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
         const char *newline = memchr(a->at, '\n', bytes);
@@ -418,6 +477,18 @@ static uint64_t look_at_line(struct conn *c, struct ahead *a)
             seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at), &a->value_bytes);
     }
     return seen;
+}
+
+/* What was received begins with it. */
+static uint64_t look_at_first(struct conn *c)
+{
+    const char *from = c->buf + c->start, *key;
+    uint64_t packet_bytes;
+    uint32_t value_bytes, len;
+    if (likely(!c->session.is_binary))
+        return command_look_ahead(c->session.w, from, buffered(c), &value_bytes);
+    len = proto_peek_bin(from, buffered(c), &key, &packet_bytes);
+    return len > 0 ? command_look_at_key(c->session.w, key, len) : 0;
 }
 
 /* While a line is executed, the index for the line after the next is on its way from memory, and
@@ -466,6 +537,8 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         }
         if (buffered(c) == 0)
             return NEXT_INPUT;
+        if (unlikely(!c->negotiated) && !negotiate(c))
+            return reject_protocol(c);
         if (*budget == 0)
             return NEXT_YIELD;
         (*budget)--;
@@ -473,7 +546,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         if (unlikely(!s->authenticated)) {
             if (!authenticate(c, &next))
                 return next;
-        } else if (!execute_line(c, &next)) {
+        } else if (!execute_next(c, &next)) {
             return next;
         }
     }
@@ -618,8 +691,7 @@ static void conn_receive_first(struct conn *c)
         return;
     }
     c->more = r == READ_FULL;
-    uint32_t value_bytes;
-    c->seen = command_look_ahead(c->session.w, c->buf + c->start, buffered(c), &value_bytes);
+    c->seen = look_at_first(c);
     worker_put(c->worker, c, CONN_RECEIVED);
     if (c->worker->list[CONN_RECEIVED].count >= RECEIVED_MAX)
         conns_execute(c->worker);

@@ -97,6 +97,7 @@ struct conn {
     short interest; /* what event waits for; 0: not added */
     char *buf;      /* received and not dealt with: [start, end) */
     uint32_t buf_bytes, start, end;
+    bool negotiated; /* the first byte has told which protocol is spoken */
     bool closing;  /* send what is there, then close */
     bool blocked;  /* the socket takes nothing more */
     bool dumping;

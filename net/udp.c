@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "net/conn.h"
 #include "base/log.h"
+#include "proto/bin.h"
 #include "proto/text.h"
 
 enum { SOCKETS_MAX = 128, SEND_BUFFER_BYTES = 8 * 1024 * 1024, DATAGRAMS_PER_EVENT = 32 };
@@ -256,12 +257,13 @@ static enum next take_value(struct endpoint *e)
     struct session *s = &e->session;
     char *to;
     size_t room = command_value_room(s, &to);
-    if ((size_t)(e->end - e->at) < room + 2)
+    unsigned end_bytes = command_value_end_bytes(s);
+    if ((size_t)(e->end - e->at) < room + end_bytes)
         return NEXT_DATAGRAM;
     memcpy(to, e->at, room);
     command_value_got(s, room);
-    bool good = memcmp(e->at + room, "\r\n", 2) == 0;
-    e->at += room + 2;
+    bool good = end_bytes == 0 || memcmp(e->at + room, "\r\n", 2) == 0;
+    e->at += room + end_bytes;
     command_store(s, good);
     return NEXT_COMMAND;
 }
@@ -299,9 +301,9 @@ static enum next one_command(struct endpoint *e)
     struct request *req = e->of->request;
     size_t consumed;
     enum next next = NEXT_COMMAND;
-    if (session_is_binary(s->w->env))
-        return NEXT_DATAGRAM;
-    switch (proto_parse_line(e->at, (size_t)(e->end - e->at), &consumed, req)) {
+    size_t left = (size_t)(e->end - e->at);
+    switch (s->is_binary ? proto_parse_bin(e->at, left, &consumed, req)
+                         : proto_parse_line(e->at, left, &consumed, req)) {
     case PARSE_OK:
         e->at += consumed;
         next = execute(e, req);
@@ -309,8 +311,10 @@ static enum next one_command(struct endpoint *e)
     case PARSE_ERROR:
         e->at += consumed;
         command_refuse(s, req);
+        if (req->close_after)
+            e->at = e->end;
         break;
-    default: /* incomplete, binary, or what would close a connection */
+    default: /* incomplete, or what would close a connection */
         return NEXT_DATAGRAM;
     }
     if (s->swallow_bytes > 0) {
@@ -347,6 +351,16 @@ static bool is_loopback(const struct sockaddr_storage *ss)
            IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)ss)->sin6_addr);
 }
 
+/* Each datagram tells by itself which protocol it is in; false: not one of -B. */
+static bool negotiate(struct endpoint *e)
+{
+    const struct settings *set = e->session.w->env->settings;
+    bool is_binary = (unsigned char)*e->at == BIN_MAGIC_ASK;
+    e->session.is_binary = is_binary;
+    return set->binding_protocol == SETTINGS_PROTOCOL_AUTO ||
+           (set->binding_protocol == SETTINGS_PROTOCOL_BINARY) == is_binary;
+}
+
 /* False: nothing is there. */
 static bool receive(struct endpoint *e)
 {
@@ -364,6 +378,8 @@ static bool receive(struct endpoint *e)
     e->remote_left = UDP_DATAGRAM_BYTES;
     e->at = e->of->datagram + UDP_HEAD_BYTES;
     e->end = e->of->datagram + n;
+    if (!negotiate(e))
+        return true;
     atomic_store_explicit(&e->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
     run_datagram(e);
     return true;

@@ -1,4 +1,4 @@
-/* net/udp.h: the text protocol over UDP, as memcached frames it.
+/* net/udp.h: the protocols over UDP, as memcached frames them.
  *
  * A datagram has an 8-byte head, four 16-bit numbers in network order: request id, sequence, total,
  * reserved. A request is one datagram (total 1), of any number of complete commands; what is incomplete

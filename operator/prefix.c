@@ -5,6 +5,7 @@
 
 #include "base/hash.h"
 #include "base/lock.h"
+#include "proto/proto.h"
 
 enum { CHAIN_COUNT = 1024, NUMBERS_BYTES = 4 * 20 + 40 };
 
@@ -86,6 +87,7 @@ static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t ke
     struct prefix *fresh = calloc(1, sizeof(*fresh) + len);
     if (fresh == NULL)
         return NULL;
+    char shown[PROTO_URI_KEY_MAX];
     memcpy(fresh->name, key, len);
     fresh->len = len;
     fresh->chain_next = *chain;
@@ -93,7 +95,7 @@ static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t ke
     *p->last = fresh;
     p->last = &fresh->list_next;
     p->count++;
-    p->names_bytes += len;
+    p->names_bytes += proto_put_key(shown, key, len);
     return fresh;
 }
 
@@ -133,12 +135,14 @@ char *prefixes_dump(struct prefixes *p, size_t *len)
     char *text = malloc(size);
     if (text != NULL) {
         text[0] = '\0';
-        for (const struct prefix *at = p->first; at != NULL; at = at->list_next)
+        for (const struct prefix *at = p->first; at != NULL; at = at->list_next) {
+            char shown[PROTO_URI_KEY_MAX];
+            int len_shown = (int)proto_put_key(shown, at->name, at->len);
             n += (size_t)snprintf(text + n, size - n,
                                   "PREFIX %.*s get %" PRIu64 " hit %" PRIu64 " set %" PRIu64
                                   " del %" PRIu64 "\r\n",
-                                  (int)at->len, at->name, at->gets, at->hits, at->sets,
-                                  at->deletes);
+                                  len_shown, shown, at->gets, at->hits, at->sets, at->deletes);
+        }
         ASSERT(n < size);
     }
     lock_release(&p->lock);

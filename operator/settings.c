@@ -1442,9 +1442,6 @@ static int check_together(struct parser *p)
     if (code == SETTINGS_GO_ON && s->num_threads > 64)
         fprintf(p->err, "WARNING: Setting a high number of worker threads is not recommended.\n"
                         " Set this value to the number of cores in your machine or less.\n");
-    if (code == SETTINGS_GO_ON && s->binding_protocol == SETTINGS_PROTOCOL_BINARY)
-        fprintf(p->err, "WARNING: -B binary: the binary protocol is not supported, every connection "
-                        "will be closed\n");
     return code;
 }
 

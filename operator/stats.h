@@ -324,7 +324,7 @@ void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn e
     X(GAUGE, ram_items, "objects in memory")                                                       \
     X(GAUGE, flash_objects, "objects on flash")                                                    \
     X(REAL, ram_bytes_per_flash_object, "memory that an object on flash costs")                    \
-    X(GAUGE, binary_rejected, "connections closed because they spoke the binary protocol")
+    X(GAUGE, binary_rejected, "connections closed because they spoke the binary protocol under -B ascii")
 
 #define STATS_FIELD_REAL(name) double name;
 struct stats_extant {

@@ -77,6 +77,12 @@ static inline const char *skip_spaces(const char *p, const char *end)
 
 int proto_next_key(struct key_cursor *cursor, const char **key, uint32_t *len)
 {
+    if (unlikely(cursor->whole)) {
+        *key = cursor->next;
+        *len = (uint32_t)(cursor->end - cursor->next);
+        cursor->next = cursor->end;
+        return *len > 0;
+    }
     const char *p = skip_spaces(cursor->next, cursor->end);
     if (p == cursor->end) {
         cursor->next = p;
@@ -304,4 +310,20 @@ size_t proto_put_uri(char *out, const char *key, size_t key_len)
         }
     }
     return (size_t)(p - out);
+}
+
+bool proto_key_is_word(const char *key, size_t key_len)
+{
+    for (size_t i = 0; i < key_len; i++)
+        if ((unsigned char)key[i] <= ' ' || key[i] == 0x7f)
+            return false;
+    return true;
+}
+
+size_t proto_put_key(char *out, const char *key, size_t key_len)
+{
+    if (!proto_key_is_word(key, key_len))
+        return proto_put_uri(out, key, key_len);
+    memcpy(out, key, key_len);
+    return key_len;
 }

@@ -1,10 +1,11 @@
-/* proto/proto.h: the words of memcached's text protocol: commands, replies, the parsed
+/* proto/proto.h: the words of memcached's protocols: commands, replies, the parsed
  * request, numbers, tokens and reply lines. Pure functions: bytes in, struct or
  * bytes out; no state, no allocation, no settings, no sockets. Any thread, no locks,
  * nothing sleeps.
  *
- * Who parses: proto/text.h (a whole line) calls proto/meta.h (the m? commands); both
- * fill struct request. What a command does is decided elsewhere (command/command.c).
+ * Who parses: proto/text.h (a whole line) calls proto/meta.h (the m? commands), proto/bin.h
+ * reads packets; all fill struct request. What a command does is decided elsewhere
+ * (command/command.c).
  *
  * The level spoken is MEMCACHED_LEVEL. Limits: a key is 1..PROTO_KEY_MAX bytes; of a
  * line only the first PROTO_TOKENS_MAX tokens count, except for the keys of get, gets,
@@ -36,6 +37,7 @@ enum verb_class {
     CLASS_CLASSIC, /* data commands of the original protocol */
     CLASS_META,    /* m? commands */
     CLASS_ADMIN,   /* arguments are in tokens[] */
+    CLASS_LOGIN,   /* SASL */
 };
 
 enum verb_flag {
@@ -48,6 +50,7 @@ enum verb_flag {
     VF_LATE = 1 << 5,       /* found also after leading spaces, as memcached finds it */
     VF_DEBUG = 1 << 6,      /* known to debug builds only */
     VF_DROP_OLD = 1 << 7,   /* refused for size or memory: the old value goes all the same */
+    VF_NO_LOGIN = 1 << 8,   /* may be asked of a session that has not logged in, by -S */
 };
 
 /* The one list of commands; the frequent ones first. "min" counts the tokens that must
@@ -77,7 +80,7 @@ enum verb_flag {
     X(VERB_PREPEND,        "prepend",        5, CLASS_CLASSIC, VERB_STORE)                         \
     X(VERB_ME,             "me",             2, CLASS_META,    VF_NONE)                            \
     X(VERB_STATS,          "stats",          1, CLASS_ADMIN,   VF_NONE)                            \
-    X(VERB_VERSION,        "version",        1, CLASS_ADMIN,   VF_NONE)                            \
+    X(VERB_VERSION,        "version",        1, CLASS_ADMIN,   VF_NO_LOGIN)                        \
     X(VERB_QUIT,           "quit",           1, CLASS_ADMIN,   VF_NONE)                            \
     X(VERB_WATCH,          "watch",          1, CLASS_ADMIN,   VF_NONE)                            \
     X(VERB_FLUSH_ALL,      "flush_all",      1, CLASS_ADMIN,   VERB_LATE)                          \
@@ -92,6 +95,10 @@ enum verb_flag {
     X(VERB_DEBUGTIME,      "debugtime",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
     X(VERB_DEBUGITEM,      "debugitem",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
     X(VERB_MISBEHAVE,      "misbehave",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
+    /* without a word: known to the binary protocol alone */                                       \
+    X(VERB_SASL_MECHS,     "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
+    X(VERB_SASL_AUTH,      "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
+    X(VERB_SASL_STEP,      "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
 
 enum verb {
 #define X(name, word, min, class, flags) name,
@@ -106,7 +113,7 @@ struct verb_info {
     uint8_t word_len;
     uint8_t min_tokens;
     uint8_t verb_class; /* enum verb_class */
-    uint8_t flags;      /* enum verb_flag */
+    uint16_t flags;     /* enum verb_flag */
 };
 
 /* The table's row; verb < VERB_COUNT. */
@@ -205,7 +212,13 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_AUTH_FAILED, "CLIENT_ERROR authentication failure")                                    \
     X(REPLY_AUTH_TOO_LONG, "CLIENT_ERROR auth token too long")                                     \
     X(REPLY_AUTH_BAD_FORMAT, "CLIENT_ERROR bad authentication token format")                       \
-    X(REPLY_AUTH_BAD_END, "CLIENT_ERROR bad command line termination")
+    X(REPLY_AUTH_BAD_END, "CLIENT_ERROR bad command line termination")                             \
+    /* of the binary protocol */                                                                   \
+    X(REPLY_UNKNOWN_COMMAND, "ERROR")                                                              \
+    X(REPLY_BAD_ARGUMENTS, "CLIENT_ERROR bad arguments")                                           \
+    X(REPLY_SASL_MECHS, "PLAIN")                                                                   \
+    X(REPLY_SASL_CONTINUE, "CONTINUE")                                                             \
+    X(REPLY_SASL_DONE, "Authenticated")
 
 enum reply {
 #define X(name, text) name,
@@ -229,6 +242,16 @@ struct proto_token {
 /* Where the next key of a get is looked for. */
 struct key_cursor {
     const char *next, *end;
+    bool whole; /* it is one key, whatever its bytes */
+};
+
+/* How the request came, and so how its answer is to be formed. */
+enum proto_dialect { DIALECT_CLASSIC, DIALECT_META, DIALECT_BINARY, DIALECT_COUNT };
+
+/* What a binary answer repeats of its request. */
+struct bin_args {
+    uint32_t opaque; /* as it came */
+    uint8_t opcode;
 };
 
 /* Flag c of a meta command as a bit; c is 'A'..'z'. */
@@ -253,7 +276,7 @@ struct meta_args {
     struct proto_token opaque;        /* O: with its letter */
 };
 
-/* One parsed line. Pointers lead into the line, except a base64 key: that is in key_buf,
+/* One parsed line or packet. Pointers lead into it, except a base64 key: that is in key_buf,
  * so a copy of the struct must be given its own key pointer (proto_request_copy).
  * Fields that a command doesn't have are 0, but tokens[] beyond token_count, meta beyond
  * meta.flags and key_buf, which are not written. */
@@ -261,7 +284,14 @@ struct request {
     enum verb verb;
     enum reply error;          /* PARSE_ERROR: what to answer, unless noreply */
     enum reply deferred_error; /* PARSE_OK: what to answer if the command is allowed at all */
-    bool noreply;              /* "noreply" was given; a meta command's q is META_FLAG('q') */
+    bool noreply;              /* "noreply" was given, or the command is a quiet one of the binary
+                                  protocol; a meta command's q is META_FLAG('q') */
+    uint8_t dialect;           /* enum proto_dialect */
+    uint8_t value_end_bytes;   /* VF_VALUE: what follows the value, 2 for \r\n, or 0 */
+    bool close_after;          /* PARSE_ERROR: the answer is the last one */
+    bool without_value;        /* a get or gat that only touches */
+    bool with_cas;             /* a store that is to compare cas, whatever its verb */
+    bool makes_number;         /* incr, decr: a missing number becomes `initial`, expiring at exptime */
     bool key_is_binary;        /* the key came as base64; a reply that names it says so too */
     uint8_t token_count;
     uint32_t key_len;
@@ -274,6 +304,8 @@ struct request {
     uint32_t number;            /* verbosity: the level; cache_memlimit: MB */
     uint64_t cas;               /* cas, or C */
     uint64_t delta;             /* incr, decr, or D (1 if not given) */
+    uint64_t initial;           /* makes_number */
+    struct bin_args bin;        /* DIALECT_BINARY */
     struct meta_args meta;      /* CLASS_META */
     struct proto_token tokens[PROTO_TOKENS_MAX]; /* [0] is the command; not set if VF_KEYS */
     char key_buf[PROTO_KEY_MAX];
@@ -340,5 +372,11 @@ size_t proto_put_value_header(char *out, const char *key, size_t key_len, uint32
 /* The key as logs and dumps write it: %XX for all but letters, digits and -._~ ; out holds
  * 3 * key_len. Returns the length. */
 size_t proto_put_uri(char *out, const char *key, size_t key_len);
+
+/* True iff a line could name this key: no byte of it is a space or a control character. */
+bool proto_key_is_word(const char *key, size_t key_len);
+/* The key as lists that were made for words show it: as it is if it is one, else as proto_put_uri()
+ * writes it. out holds 3 * key_len. Returns the length. */
+size_t proto_put_key(char *out, const char *key, size_t key_len);
 
 #endif

@@ -5,7 +5,7 @@
 
 #include "proto/meta.h"
 
-enum { BINARY_MAGIC = 0x80, SHORTEST_LINE = 4, AUTH_TOKENS = 5 };
+enum { SHORTEST_LINE = 4, AUTH_TOKENS = 5 };
 
 static bool is_long_get(const char *buf, size_t len)
 {
@@ -28,7 +28,7 @@ static void clear_request(struct request *req)
     req->token_count = 0;
     req->key_len = 0;
     req->key = NULL;
-    req->keys = (struct key_cursor){NULL, NULL};
+    req->keys = (struct key_cursor){NULL, NULL, false};
     req->swallow_bytes = 0;
     req->value_bytes = 0;
     req->client_flags = 0;
@@ -37,6 +37,9 @@ static void clear_request(struct request *req)
     req->cas = 0;
     req->delta = 0;
     req->meta.flags = 0;
+    req->dialect = DIALECT_CLASSIC;
+    req->value_end_bytes = 2;
+    req->close_after = req->without_value = req->with_cas = req->makes_number = false;
 }
 
 static bool token_equals(const struct proto_token *t, const char *word, size_t len)
@@ -59,7 +62,7 @@ static void set_key(struct request *req, const struct proto_token *t)
 static enum reply parse_get(struct request *req, unsigned flags, const char *p, const char *end)
 {
     struct proto_token first;
-    req->keys = (struct key_cursor){p, end};
+    req->keys = (struct key_cursor){p, end, false};
     if (flags & VF_TOUCH) {
         if (proto_tokenize(p, end, &first, 1) == 0)
             return REPLY_BAD_FORMAT;
@@ -186,8 +189,6 @@ enum parse_result proto_parse_line(const char *buf, size_t len, size_t *consumed
     *consumed = 0;
     if (len == 0)
         return PARSE_NEED_MORE;
-    if (unlikely((unsigned char)buf[0] == BINARY_MAGIC))
-        return PARSE_BINARY;
     const char *end = memchr(buf, '\n', len);
     if (!end)
         return len > PROTO_LINE_MAX && !is_long_get(buf, len) ? PARSE_CLOSE : PARSE_NEED_MORE;
@@ -210,6 +211,7 @@ enum parse_result proto_parse_line(const char *buf, size_t len, size_t *consumed
     if (info->flags & VF_KEYS) {
         error = parse_get(req, info->flags, buf + word_len, end);
     } else if (info->verb_class == CLASS_META) {
+        req->dialect = DIALECT_META;
         error = proto_meta_parse(req, buf, end);
     } else {
         if (!tokenised)

@@ -7,14 +7,13 @@
  *   OK         drop *consumed bytes; if VF_VALUE, value_bytes and \r\n follow; do it
  *   ERROR      drop *consumed and swallow_bytes more; answer req->error unless noreply
  *   CLOSE      close without a word
- *   BINARY     bytes of the binary protocol: close
  */
 #ifndef EXTANT_PROTO_TEXT_H
 #define EXTANT_PROTO_TEXT_H
 
 #include "proto/proto.h"
 
-enum parse_result { PARSE_NEED_MORE, PARSE_OK, PARSE_ERROR, PARSE_CLOSE, PARSE_BINARY };
+enum parse_result { PARSE_NEED_MORE, PARSE_OK, PARSE_ERROR, PARSE_CLOSE };
 
 /* Parses the line at the start of the len bytes at buf. *consumed is its length with its
  * line end, 0 if there is none yet. *req is set for PARSE_OK and PARSE_ERROR (then verb may

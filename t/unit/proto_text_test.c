@@ -132,12 +132,6 @@ Test(framing, spaces_without_end_close)
     cr_assert_eq(proto_parse_line(start, sizeof(start), &consumed, &req), PARSE_CLOSE);
 }
 
-Test(framing, a_binary_request_is_told_from_its_first_byte)
-{
-    cr_assert_eq(parse("\x80"), PARSE_BINARY);
-    cr_assert_eq(parse("\x80get foo\r\n"), PARSE_BINARY);
-}
-
 Test(framing, zero_bytes_are_part_of_the_line)
 {
     cr_assert_eq(proto_parse_line("delete a\0b\r\n", 12, &consumed, &req), PARSE_OK);
@@ -201,6 +195,8 @@ Test(table, every_command_is_found_by_its_word)
 {
     for (unsigned v = 0; v < VERB_COUNT; v++) {
         const struct verb_info *info = verb_info(v);
+        if (info->verb_class == CLASS_LOGIN) /* it has no word */
+            continue;
         enum verb found = verb_find(info->word, info->word_len);
 #ifndef EXTANT_DEBUG
         if (info->flags & VF_DEBUG) {

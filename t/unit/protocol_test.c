@@ -298,31 +298,10 @@ Test(protocol, long_get_line_is_no_error)
     client_ask(c, "\r\n", "END\r\n");
 }
 
-Test(protocol, http_and_binary_close)
+Test(protocol, http_closes)
 {
     client_send(c, "GET / HTTP/1.1\r\n");
     client_expect_closed(c);
-    struct client *b = client_open(server);
-    client_send_bytes(b, "\x80\x00\x00\x01", 4);
-    client_expect_closed(b);
-    client_close(b);
-    b = client_open(server);
-    cr_assert_eq(client_stat_u64(b, "extant", "binary_rejected"), 1);
-    client_close(b);
-}
-
-Test(protocol, what_is_bound_to_binary_closes_at_the_first_byte)
-{
-    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-B", "binary");
-    struct client *b = client_open(s);
-    client_send(b, "version\r\n");
-    client_expect_closed(b);
-    client_close(b);
-    b = client_open(s);
-    client_send_bytes(b, "\x80\x0b", 2);
-    client_expect_closed(b);
-    client_close(b);
-    server_stop(s);
 }
 
 Test(protocol, quit_sends_what_came_before)

@@ -225,11 +225,10 @@ Test(settings, auth_forces_ascii)
     cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_ASCII);
 }
 
-Test(settings, binary_protocol_warns)
+Test(settings, binary_protocol_alone)
 {
-    cr_assert_eq(parse("-B binary"), SETTINGS_GO_ON);
+    accepted("-B binary");
     cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_BINARY);
-    cr_assert_eq(strncmp(err, "WARNING: -B binary: the binary protocol is not supported", 56), 0);
 }
 
 Test(settings, many_threads_warn)
