@@ -314,16 +314,14 @@ size_t proto_put_uri(char *out, const char *key, size_t key_len)
 
 bool proto_key_is_word(const char *key, size_t key_len)
 {
-    for (size_t i = 0; i < key_len; i++)
-        if ((unsigned char)key[i] <= ' ' || key[i] == 0x7f)
-            return false;
-    return true;
+    return !memchr(key, ' ', key_len) && !memchr(key, '\n', key_len);
 }
 
 size_t proto_put_key(char *out, const char *key, size_t key_len)
 {
-    if (!proto_key_is_word(key, key_len))
-        return proto_put_uri(out, key, key_len);
+    for (size_t i = 0; i < key_len; i++)
+        if ((unsigned char)key[i] <= ' ' || key[i] == 0x7f)
+            return proto_put_uri(out, key, key_len);
     memcpy(out, key, key_len);
     return key_len;
 }

@@ -373,10 +373,10 @@ size_t proto_put_value_header(char *out, const char *key, size_t key_len, uint32
  * 3 * key_len. Returns the length. */
 size_t proto_put_uri(char *out, const char *key, size_t key_len);
 
-/* True iff a line could name this key: no byte of it is a space or a control character. */
+/* True iff a line could name this key: it holds no space and no line end. */
 bool proto_key_is_word(const char *key, size_t key_len);
-/* The key as lists that were made for words show it: as it is if it is one, else as proto_put_uri()
- * writes it. out holds 3 * key_len. Returns the length. */
+/* The key as lists that were made for text show it: as it is if no byte of it is a space or a control
+ * character, else as proto_put_uri() writes it. out holds 3 * key_len. Returns the length. */
 size_t proto_put_key(char *out, const char *key, size_t key_len);
 
 #endif

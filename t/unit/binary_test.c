@@ -281,7 +281,7 @@ Test(binary, a_key_may_hold_any_byte)
 /* An item is shown once it is in the COLD list. */
 static bool cachedump_shows_one(struct client *t, char *line, size_t size)
 {
-    client_send(t, "stats cachedump 1 10\r\n");
+    client_send(t, "stats cachedump 1 0\r\n");
     snprintf(line, size, "%s", client_line(t));
     if (strcmp(line, "END") == 0)
         return false;
