@@ -334,9 +334,6 @@ static bool authenticate(struct conn *c, enum next *next)
         session_reply(&c->session, error);
         consume(c, consumed);
         return true;
-    case PARSE_BINARY:
-        *next = reject_binary(c);
-        return false;
     default:
         *next = close_because(c, CONN_ERROR);
         return false;

@@ -229,8 +229,6 @@ enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed
                                    uint32_t *value_bytes, enum reply *error)
 {
     *consumed = 0;
-    if (len > 0 && (unsigned char)buf[0] == BINARY_MAGIC)
-        return PARSE_BINARY;
     const char *end = len > 0 ? memchr(buf, '\n', len) : NULL;
     if (!end)
         return len > PROTO_LINE_MAX ? PARSE_CLOSE : PARSE_NEED_MORE;
