@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""The house rules of the source tree, read from the tree itself.
+
+The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at the top with its header.
+  up        a file includes only headers of its own room and of floors below it
+  circle    no module (X.c with X.h) includes itself through others
+  header    every .c has the .h of its name, and includes it
+  long      a function is at most 70 lines long, or the comment above it says why: "Long: ..."
+  global    what a file keeps at file scope and can change is static (BY_NAME: libraries look for these)
+  floor     every file stands on a floor, and every floor has a file
+
+KNOWN lists what breaks a rule today. It can only shrink: an entry that is no longer true fails, too.
+Exit 0: all right; 1: not.
+"""
+
+import os
+import re
+import sys
+
+KNOWN = """
+circle cache items/store
+circle command/admin command/command
+circle extstore flash/device flash/engine flash/page flash/pread flash/record flash/ring flash/wbuf upkeep/probe upkeep/reclaim
+circle net/conn net/udp net/worker
+header cache_run.c has none
+header items/debug.c has none
+header items/figures.c has none
+header items/room.c has none
+header items/upcalls.c has none
+header restart/attach.c has none
+header restart/save.c has none
+header upkeep/save.c has none
+header upkeep/scan.c has none
+long cache.c step_arith
+long cache.c step_delete
+long cache.c step_store
+long operator/settings.c take_flag
+up flash/device.h includes extstore.h
+up flash/engine.h includes extstore.h
+up flash/record.h includes extstore.h
+up items/store.h includes cache.h
+"""
+
+BY_NAME = ('malloc_conf',)
+FUNCTION_LINES_MAX = 70
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
+OUTSIDE = ('t', 'scripts', 'build')  # folders that are not the product
+
+
+def read(path):
+    with open(os.path.join(ROOT, path), encoding='utf-8') as f:
+        return f.read()
+
+
+def floors():
+    """Room -> number, from the table whose head is | floor | rooms | ..."""
+    found = {}
+    table = read('ARCHITECTURE.md').partition('| floor | rooms |')[2]
+    for line in table.split('\n')[2:]:
+        if not line.startswith('|'):
+            break
+        number, rooms = line.split('|')[1:3]
+        for room in re.findall(r'[\w/.]+', rooms):
+            found[room.rstrip('/').removesuffix('.c')] = int(number)
+    return found
+
+
+def product_files():
+    files = []
+    for name in sorted(os.listdir(ROOT)):
+        path = os.path.join(ROOT, name)
+        if os.path.isdir(path) and not name.startswith('.') and name not in OUTSIDE:
+            files += [name + '/' + n for n in sorted(os.listdir(path))]
+        else:
+            files.append(name)
+    return [f for f in files if f.endswith(('.c', '.h'))]
+
+
+def room_of(path):
+    return path.split('/')[0] if '/' in path else path[:-2]
+
+
+def includes_of(text):
+    return re.findall(r'^#include "([^"]+)"', text, re.M)
+
+
+# ---- what there is to find: each yields lines such as those in KNOWN ----
+
+
+def wrong_floors(texts, floor):
+    rooms = {room_of(path) for path in texts}
+    for room in sorted(rooms - set(floor)):
+        yield 'floor %s stands on none' % room
+    for room in sorted(set(floor) - rooms):
+        yield 'floor %s has no file' % room
+
+
+def arrows_up(texts, floor):
+    for path, text in texts.items():
+        mine = room_of(path)
+        for header in includes_of(text):
+            other = room_of(header)
+            if other != mine and floor.get(other, 0) >= floor.get(mine, 99):
+                yield 'up %s includes %s' % (path, header)
+
+
+def circles(texts):
+    """Tarjan's components of the modules' graph; one line for each of several modules."""
+    graph = {}
+    for path, text in texts.items():
+        graph.setdefault(path[:-2], set()).update(h[:-2] for h in includes_of(text))
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            at = stack.index(node)
+            if len(stack) - at > 1:
+                found.append('circle ' + ' '.join(sorted(stack[at:])))
+            del stack[at:]
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def without_header(texts):
+    for path, text in texts.items():
+        header = path[:-2] + '.h'
+        if path.endswith('.c') and path != 'server.c' and header not in includes_of(text):
+            yield 'header %s has none' % path if header not in texts else \
+                'header %s does not include its own' % path
+
+
+def long_functions(texts):
+    for path, text in texts.items():
+        lines = text.split('\n')
+        for start, line in enumerate(lines):
+            if line != '{':
+                continue
+            end = lines.index('}', start)
+            first = start  # up to the empty line or the end of what comes before
+            while first > 0 and lines[first - 1] not in ('', '}') and not lines[first - 1].endswith((';', '*/')):
+                first -= 1
+            if end - first + 1 <= FUNCTION_LINES_MAX:
+                continue
+            above = []
+            while first > 0 and lines[first - 1].strip() and lines[first - 1] != '}':
+                first -= 1
+                above.append(lines[first])
+            if 'Long:' in ' '.join(above):
+                continue
+            name = re.findall(r'(\w+)\(', '\n'.join(lines[max(0, start - 4):start]))
+            yield 'long %s %s' % (path, name[0] if name else 'line %d' % start)
+
+
+def statements(text):
+    """What stands at file scope, comments, strings and the insides of braces removed."""
+    text = re.sub(r'/\*.*?\*/|//[^\n]*', ' ', text, flags=re.S)
+    text = re.sub(r'"(\\.|[^"\\])*"|\'(\\.|[^\'\\])*\'', '""', text)
+    text = re.sub(r'^[ \t]*#(\\\n|[^\n])*', '', text, flags=re.M)
+    out, depth = '', 0
+    for piece in re.split(r'([{};])', text):
+        if piece == '{':
+            depth += 1
+            out += ' {} ' if depth == 1 else ''
+        elif piece == '}':
+            depth -= 1
+            if depth == 0 and '=' not in out and re.search(r'\)[^;{]*\{\} $', out):
+                out = ''  # the end of a function
+        elif depth == 0 and piece == ';':
+            yield ' '.join(out.split())
+            out = ''
+        elif depth == 0:
+            out += piece
+
+
+def globals_of(texts):
+    for path, text in texts.items():
+        for s in statements(text):
+            head = s.split('=')[0]
+            if not re.match(r'(extern |_Atomic|_Thread_local |volatile |unsigned |struct \w+ |enum \w+ |const )*'
+                            r'\w+[\w\s*{}()]*[\s*]\w+\s*(\[[^]]*\])*\s*(\{\})?\s*$', head):
+                continue
+            if re.match(r'(static|typedef|_Static_assert|static_assert)\b|(struct|enum|union)( \w+)?( \{\})?( [A-Z_]+)?$', head):
+                continue
+            if '(' in head and '_Atomic(' not in head or re.search(r'\bconst\b[^*]*$', head.replace('const char', 'char')):
+                continue
+            name = re.findall(r'\w+', re.sub(r'\[.*', '', head))[-1]
+            if name not in BY_NAME:
+                yield 'global %s %s' % (path, name)
+
+
+def broken_rules(texts, floor):
+    return {line for lines in (wrong_floors(texts, floor), arrows_up(texts, floor), circles(texts),
+                               without_header(texts), long_functions(texts), globals_of(texts))
+            for line in lines}
+
+
+def self_check():
+    """A small tree in which every rule is broken."""
+    body = '{\n' + '    x();\n' * 70 + '}\n'
+    texts = {
+        'low/a.h': '#include "high/b.h"\nextern int told;\nstruct s {\n    int x;\n} ALIGNED;\n',
+        'low/a.c': '#include "low/a.h"\nstatic int mine;\nconst char *const names[] = {"a"};\nint count = 1;\n'
+                   'int f(int x)\n{\n    int y;\n    return y;\n}\n',
+        'high/b.h': '#include "low/a.h"\nint f(int x);\ntypedef int number;\n',
+        'high/b.c': '#include "high/b.h"\nvoid far(void)\n' + body + '\n/* Long: a case a verb. */\nvoid well(void)\n' + body,
+        'high/c.c': 'struct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '',
+    }
+    found = broken_rules(texts, {'low': 1, 'high': 2, 'none': 3})
+    wanted = {'floor d stands on none', 'floor none has no file', 'up low/a.h includes high/b.h',
+              'circle high/b low/a', 'header high/c.c has none', 'long high/b.c far', 'global low/a.h told',
+              'global low/a.c count', 'global high/c.c table'}
+    if found != wanted:
+        raise SystemExit('the test is wrong: %s' % sorted(found ^ wanted))
+
+
+def main():
+    self_check()
+    texts = {path: read(path) for path in product_files()}
+    floor = floors()
+    if not floor:
+        print('no table of floors in ARCHITECTURE.md')
+        return 1
+    found = broken_rules(texts, floor)
+    known = {line for line in KNOWN.split('\n') if line}
+    for line in sorted(found - known):
+        print('not allowed: ' + line)
+    for line in sorted(known - found):
+        print('no longer true, take it out of KNOWN: ' + line)
+    print('%d files, %d known exceptions' % (len(texts), len(known)))
+    return 0 if found == known else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
