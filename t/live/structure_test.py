@@ -34,7 +34,7 @@ header upkeep/scan.c has none
 long cache.c step_arith
 long cache.c step_delete
 long cache.c step_store
-long operator/settings.c take_flag
+long operator/settings.c take_value
 up flash/device.h includes extstore.h
 up flash/engine.h includes extstore.h
 up flash/record.h includes extstore.h
