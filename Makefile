@@ -51,7 +51,7 @@ TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -liE 'pthread_create|run under TSan'
 
 BASE_FLAGS := -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -pthread \
               $(if $(MARCH),-march=$(MARCH)) -I.
-LIBS := -levent_core -levent_extra -levent_pthreads -luring -lisal -lm -pthread
+LIBS := -levent_core -levent_extra -levent_pthreads -luring -lisal -lblkid -lm -pthread
 EXTRA_CFLAGS ?=
 
 cflags_release := -O3 -g -fno-omit-frame-pointer $(if $(LTO),-flto$(if $(IS_CLANG),,=auto))

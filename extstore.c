@@ -296,6 +296,18 @@ static bool same_devices(const struct extstore *e)
     return true;
 }
 
+/* Has anybody else written to the devices since the root's stamp was put there? */
+static int check_stamps(const struct extstore *e, char *why, size_t n)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        const struct ext_device *d = &e->devices[i];
+        if (e->root->stamp == 0 || d->stamp != e->root->stamp)
+            return refuse(why, n, -ESTALE, "flash: %s was written to by another process since",
+                          d->path);
+    }
+    return 0;
+}
+
 /* Claims the tables and buffers of an earlier process. */
 static int claim_tables(struct extstore *e, char *why, size_t n)
 {
@@ -305,7 +317,10 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
         root->wbuf_count != e->wbuf_count || !same_devices(e))
         return refuse(why, n, -ESTALE,
                       "flash: what was kept in memory belongs to other files or sizes");
-    int rc = arena_take(e->arena, ARENA_USE_META, root->pages, pages_table_bytes(e));
+    int rc = check_stamps(e, why, n);
+    if (rc != 0)
+        return rc;
+    rc = arena_take(e->arena, ARENA_USE_META, root->pages, pages_table_bytes(e));
     if (rc == 0)
         rc = arena_take(e->arena, ARENA_USE_META, root->wbufs, wbufs_table_bytes(e));
     if (rc == 0)
@@ -422,6 +437,8 @@ static int open_tables(struct extstore *e, char *why, size_t n)
     if (e->opt.saved != NULL && (rc = ext_load_tables(e, e->opt.saved)) != 0)
         return refuse(why, n, rc == -ENOMEM ? rc : -ESTALE, "its page table can't be used (%s)",
                       rc == -EBADMSG ? "damaged" : strerror(-rc));
+    if (e->opt.saved != NULL && (rc = check_stamps(e, why, n)) != 0)
+        return rc;
     if (e->opt.scan && (rc = ext_scan_tables(e)) != 0)
         return refuse(why, n, rc, "flash: no memory to look for what is on it");
     rc = is_taken_over(e) ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
@@ -460,8 +477,25 @@ static int start(struct extstore *e, char *why, size_t n)
     } else {
         for (uint32_t i = e->wbuf_count; i-- > 0;)
             e->free_wbufs[e->free_wbuf_count++] = i;
+        int rc = ext_begin_life(e, why, n);
+        if (rc != 0)
+            return rc;
     }
     e->root->format = EXT_ROOT_FORMAT;
+    return 0;
+}
+
+int ext_begin_life(struct extstore *e, char *why, size_t n)
+{
+    uint64_t stamp = ext_mark_new_stamp();
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        struct ext_device *d = &e->devices[i];
+        int rc = ext_mark_write(d->fd, stamp);
+        if (rc != 0)
+            return refuse(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
+        d->stamp = stamp;
+    }
+    e->root->stamp = stamp;
     return 0;
 }
 

@@ -80,6 +80,7 @@ struct ext_device_options {
     const char *path;
     uint64_t bytes;
     enum ext_bucket free_bucket; /* whose pages it holds first (device class) */
+    bool format; /* what others have put there may be overwritten */
 };
 
 /* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
@@ -334,6 +335,12 @@ void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
  * page is free or the place out of range): forget the object. */
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 void ext_attach_done(struct extstore *e);
+
+/* Puts a new stamp on every device (flash/mark.h): what others know of their content is outdated
+ * from now on. A fresh engine and one that goes on with attached memory need no call; one from a
+ * checkpoint or a scan does, before anything is written to flash. 0, or -errno with why[]: start
+ * nothing. Waits for the devices. */
+int ext_begin_life(struct extstore *e, char *why, size_t why_bytes);
 
 /* Checkpoint. Ends all that goes on inside: writes what open wbufs hold and waits up to timeout_ms
  * for it, ends the I/O threads, and has the devices make all that was written durable. The caller's

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "flash/mark.h"
 
 static ssize_t system_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
 {
@@ -29,17 +30,31 @@ static ssize_t system_pwrite(void *ctx, int fd, const void *buf, size_t bytes, o
 
 static const struct ext_device_ops system_ops = {.pread = system_pread, .pwrite = system_pwrite};
 
-static int open_flags(const char *path, int extra)
+#define CLAIM_TRIES 400u
+#define CLAIM_PAUSE_NS 5000000L
+
+static bool is_block_device(const char *path)
 {
-    int fd;
-    do {
-        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | extra, 0600);
-    } while (fd < 0 && errno == EINTR);
-    return fd < 0 ? -errno : fd;
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
 }
 
-#define LOCK_TRIES 400u
-#define LOCK_PAUSE_NS 5000000L
+/* A block device is claimed for this process alone (O_EXCL): the kernel refuses one that is mounted,
+ * or in use by RAID, LVM, swap or another process, by whatever node. One that a killed process had
+ * open is free some milliseconds later (see lock_file), so it is tried for 2 s. Anything else is
+ * made if it is not there. A descriptor, or -errno. */
+static int open_claimed(const char *path)
+{
+    const struct timespec pause = {.tv_nsec = CLAIM_PAUSE_NS};
+    for (unsigned tries = 0;;) {
+        int flags = is_block_device(path) ? O_EXCL : O_CREAT;
+        int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600);
+        if (fd >= 0 || (errno != EINTR && (errno != EBUSY || ++tries == CLAIM_TRIES)))
+            return fd < 0 ? -errno : fd;
+        if (errno == EBUSY)
+            nanosleep(&pause, NULL);
+    }
+}
 
 /* One process at a time; taken before anything is changed. A lock of the process, not of the open
  * file: an io_uring of a killed process keeps its files open for some milliseconds after the
@@ -141,7 +156,9 @@ static int say_not_open(char *why, size_t why_bytes, int rc, const char *path, c
 
 static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_t n)
 {
-    d->fd = open_flags(d->path, 0);
+    d->fd = open_claimed(d->path);
+    if (d->fd == -EBUSY)
+        return say_not_open(why, n, d->fd, d->path, "is mounted, or in use by another process");
     if (d->fd == -EROFS || d->fd == -EACCES || d->fd == -EPERM)
         return say_not_open(why, n, d->fd, d->path, "can't be opened for writing");
     if (d->fd < 0)
@@ -155,6 +172,29 @@ static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_
         return say_not_open(why, n, rc, d->path, "is in use by another process");
     if (rc != 0)
         return say(why, n, rc, d->path, "can't be locked");
+    return 0;
+}
+
+/* Nobody else's bytes are overwritten, unless that was asked for. */
+static int check_content(struct ext_device *d, bool format, char *why, size_t n)
+{
+    struct ext_mark_found found;
+    int rc = ext_mark_look(d->fd, &found);
+    if (rc != 0)
+        return say(why, n, rc, d->path, "can't be examined");
+    d->stamp = found.stamp;
+    if (found.what[0] == '\0')
+        return 0;
+    if (!format) {
+        snprintf(why, n,
+                 "%s holds %s; -o ext_format=%s has it overwritten, and all that is on it is lost",
+                 d->path, found.what, d->path);
+        return -EEXIST;
+    }
+    if ((rc = ext_mark_wipe(d->fd)) != 0)
+        return say(why, n, rc, d->path, "can't be written");
+    log_notice("flash %s: held %s, which is gone now, since ext_format names it", d->path,
+               found.what);
     return 0;
 }
 
@@ -195,6 +235,8 @@ int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, 
 
     struct stat st;
     int rc = open_and_lock(d, &st, why, why_bytes);
+    if (rc == 0)
+        rc = check_content(d, opt->format, why, why_bytes);
     if (rc != 0)
         goto fail;
     rc = size_file(d->fd, &st, d->bytes);

@@ -1,8 +1,9 @@
 /* flash/device.h: one file (or block device) that holds pages, and nothing about what is in them.
  *
- * A device is all pages: no header, no trailer. It is opened without truncation, locked against a
- * second process, created and sized if it is missing, and read and written past the kernel's page
- * cache (O_DIRECT) where the file system allows it.
+ * A device is all pages: no header, no trailer, but for the mark at the start of its first page
+ * (flash/mark.h). It is opened without truncation, locked against a second process, refused if it
+ * holds somebody else's bytes, created and sized if it is missing, and read and written past the
+ * kernel's page cache (O_DIRECT) where the file system allows it.
  *
  * Health: a device counts, each in a row, pages that took no write, reads that failed, and records
  * that did not verify. At EXT_DEVICE_FAILED_AFTER pages it is `failed`: no page of it is opened
@@ -71,6 +72,7 @@ struct ext_device {
     bool direct;         /* O_DIRECT */
     enum ext_bucket free_bucket;
     uint64_t dev, ino; /* identity, to refuse the same file twice */
+    uint64_t stamp;    /* of the mark that stands on it; changed by ext_begin_life only */
     const struct ext_device_ops *ops;
     struct extents *free; /* FREE pages; unit: a page's number on this device */
     /* atomic */
@@ -95,7 +97,8 @@ struct ext_io_counts { /* what a transfer met; the caller adds them to its count
 bool ext_device_identity(const char *path, uint64_t *dev, uint64_t *ino);
 
 /* Opens, locks and sizes. 0, or -errno with one line in why[] that says what is wrong and what
- * would be right: -EBUSY locked by another process, -EACCES, -EROFS, -ENOSPC, -EINVAL too small. */
+ * would be right: -EBUSY locked or claimed by another process, -EEXIST somebody else's bytes are on
+ * it, -EACCES, -EROFS, -ENOSPC, -EINVAL too small. */
 int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, uint64_t page_bytes,
                     const struct ext_device_ops *ops, char *why, size_t why_bytes);
 void ext_device_close(struct ext_device *d);

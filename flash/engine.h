@@ -8,7 +8,8 @@
  *   flash/ring.c     reads of a worker, over flash/uring.c or flash/pread.c
  *   upkeep/save.c     page table to and from a checkpoint
  *   upkeep/scan.c     page table and records from what is on flash
- *   flash/record.c   bytes on flash; flash/device.c files; io_thread.c threads
+ *   flash/record.c   bytes on flash; flash/device.c files; flash/mark.c whose they are
+ *   io_thread.c      threads
  *
  * Lock order inside: LOCK_EXT_BUCKET (one bucket), LOCK_EXT_PAGE (page_lock), LOCK_IO_QUEUE
  * (notify_lock, pools), LOCK_EXTENTS (free sets, extmap). Upcalls are made with none of them held.
@@ -17,6 +18,7 @@
 #define EXTANT_EXT_INTERNAL_H
 
 #include "flash/device.h"
+#include "flash/mark.h"
 #include "flash/record.h"
 #include "space/extmap.h"
 #include "extstore.h"
@@ -111,13 +113,14 @@ struct ext_root {
     uint64_t pages; /* arena offsets of the tables */
     uint64_t wbufs;
     uint64_t words; /* extmap's */
+    uint64_t stamp; /* that stands on the devices; 0: none of ours does yet (flash/mark.h) */
     uint64_t reclaim; /* reclaim's buffer, wbuf_bytes: a start must not depend on free memory */
     _Atomic(uint64_t) next_seq;
     _Atomic(uint32_t) next_version;
     _Atomic(uint32_t) flush_unix; /* ext_flush_all */
     _Atomic(uint64_t) counters[EXT_COUNTER_COUNT];
 };
-#define EXT_ROOT_FORMAT UINT64_C(0x0331746f6f527845)
+#define EXT_ROOT_FORMAT UINT64_C(0x0431746f6f527845)
 static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root");
 
 /* ---- what belongs to this process ---- */
@@ -303,6 +306,12 @@ static inline uint64_t ext_slot_offset(const struct extstore *e, uint64_t slot)
 {
     return e->where[ext_slot_page(e, slot)].unit * e->page_bytes +
            slot % e->slots_per_page * e->wbuf_bytes;
+}
+/* Bytes of a slot before its first record: the mark, in the first one of a device. */
+static inline uint32_t ext_slot_front(const struct extstore *e, uint64_t slot)
+{
+    bool is_first = slot % e->slots_per_page == 0 && e->where[ext_slot_page(e, slot)].unit == 0;
+    return is_first ? EXT_MARK_BYTES : 0;
 }
 static inline struct ext_device *ext_page_device(struct extstore *e, uint32_t page)
 {

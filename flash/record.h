@@ -9,6 +9,9 @@
  *   entry    hash, granule and length of one record, in order of appending, growing down
  *   trailer  struct ext_trailer: how many entries, and a checksum over them
  *
+ * The first slot of a device begins with the mark (flash/mark.h), and its records after that. Every
+ * slot leaves as much room at its end, so that what one holds fits into any other.
+ *
  * Everything is little-endian and fixed in width. The checksum of a record
  * starts from the page's version and the record's place, so the same bytes at
  * another place, or of another life of the page, don't verify. The trailer's

@@ -113,14 +113,15 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     struct ext_page *p = &e->pages[page];
     w->slot = (uint64_t)page * e->slots_per_page + b->next_slot;
     w->page = page;
-    w->fill_bytes = w->fill_count = 0;
+    w->fill_bytes = ext_slot_front(e, w->slot);
+    w->fill_count = 0;
     w->moved = false;
     w->rounds = w->chunk_tries = w->compare_tries = 0;
     w->written = 0;
     w->opened_ns = io_now_ns();
     w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
     w->root->bucket = bucket;
-    atomic_store_explicit(&w->root->front_bytes, 0, memory_order_relaxed);
+    atomic_store_explicit(&w->root->front_bytes, w->fill_bytes, memory_order_relaxed);
     atomic_store_explicit(&w->root->count, 0, memory_order_release);
     atomic_store(&w->writers, 0);
     atomic_store_explicit(&w->state, EXT_WBUF_OPEN, memory_order_relaxed);
@@ -135,9 +136,11 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
 
 /* ---- append ---- */
 
+/* All slots have the same room, as if each bore a mark: so what one holds fits into any other. */
 static bool fits(const struct extstore *e, const struct ext_wbuf *w, uint64_t record_bytes)
 {
-    return w->fill_bytes + record_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count + 1);
+    uint64_t bytes = w->fill_bytes - ext_slot_front(e, w->slot) + EXT_MARK_BYTES;
+    return bytes + record_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count + 1);
 }
 
 /* No more appends begin. Bucket lock held; the wbuf is not the bucket's open one any more. */
@@ -333,7 +336,7 @@ int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_reco
 
 uint64_t ext_record_max_bytes(const struct extstore *e)
 {
-    return min_u64(round_down(ext_table_start(e->wbuf_bytes, 1), EXT_GRANULE_BYTES),
+    return min_u64(round_down(ext_table_start(e->wbuf_bytes, 1) - EXT_MARK_BYTES, EXT_GRANULE_BYTES),
                    EXT_RECORD_MAX_BYTES);
 }
 
@@ -605,6 +608,8 @@ static void flush_run(struct io_job *job)
         abandon(w);
         return;
     }
+    if (w->written == 0 && ext_slot_front(w->e, w->slot) > 0)
+        ext_mark_fill(w->memory, w->e->root->stamp);
     if (w->written == 0)
         ext_trailer_write(w->memory, w->e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
                           w->fill_bytes);

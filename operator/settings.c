@@ -122,6 +122,9 @@ void settings_free(struct settings *s)
     }
     for (uint32_t i = 0; i < s->ext_file_count; i++)
         free(s->ext_files[i].path);
+    for (uint32_t i = 0; i < s->ext_format_count; i++)
+        free(s->ext_formats[i]);
+    s->ext_format_count = 0;
     s->ext_file_count = 0;
 }
 
@@ -466,6 +469,7 @@ static int sub_no_lru_maintainer(struct parser *p, const char *value)
 }
 
 static int sub_ext_path(struct parser *p, const char *value);
+static int sub_ext_format(struct parser *p, const char *value);
 
 enum sub_kind {
     SUB_ON,       /* sets a switch */
@@ -554,6 +558,7 @@ static const struct suboption suboptions[] = {
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
+    OWN(ext_format, -1, "FILE of an ext_path, repeatable: what others have put there is overwritten"),
     BYTES(ext_page_size, ext_page_size, MiB),
     BYTES(ext_wbuf_size, ext_wbuf_size, MiB),
     NUMBER(ext_threads, ext_threads, 1, NULL, NULL, NULL),
@@ -631,6 +636,20 @@ static int sub_ext_path(struct parser *p, const char *value)
 out:
     free(copy);
     return code;
+}
+
+static int sub_ext_format(struct parser *p, const char *value)
+{
+    struct settings *s = p->s;
+    if (value == NULL || *value == '\0')
+        return refuse(p, "missing argument to ext_format, ie: ext_format=/dev/sdb");
+    if (s->ext_format_count == SETTINGS_EXT_FILES_MAX)
+        return refuse(p, "more than %d files in ext_format", SETTINGS_EXT_FILES_MAX);
+    char *copy = strdup(value);
+    if (copy == NULL)
+        return no_memory(p);
+    s->ext_formats[s->ext_format_count++] = copy;
+    return SETTINGS_GO_ON;
 }
 
 /* Says why a number is out of range, in memcached's words if there are any. */
@@ -1363,12 +1382,32 @@ static void grow_wbuf(struct parser *p)
         s->ext_page_size = max_u64(s->ext_page_size, bytes);
 }
 
+/* Each ext_format names the file of an ext_path, as it is written there. */
+static int check_formats(struct parser *p)
+{
+    struct settings *s = p->s;
+    for (uint32_t i = 0; i < s->ext_format_count; i++) {
+        bool found = false;
+        for (uint32_t k = 0; k < s->ext_file_count; k++) {
+            bool same = strcmp(s->ext_formats[i], s->ext_files[k].path) == 0;
+            s->ext_files[k].format |= same;
+            found |= same;
+        }
+        if (!found)
+            return refuse(p, "ext_format names %s, which no ext_path does", s->ext_formats[i]);
+    }
+    return SETTINGS_GO_ON;
+}
+
 static int check_flash(struct parser *p)
 {
     struct settings *s = p->s;
     static const char failed[] = "Failed to initialize external storage:";
     if (s->ext_file_count == 0 && s->ext_persist != SETTINGS_PERSIST_OFF)
         return refuse(p, "ext_persist needs flash (-o ext_path=FILE:SIZE)");
+    int code = check_formats(p);
+    if (code != SETTINGS_GO_ON)
+        return code;
     if (s->ext_file_count == 0)
         return SETTINGS_GO_ON;
     if (s->udpport != 0)

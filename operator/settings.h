@@ -353,6 +353,7 @@ struct settings_ext_file {
     char *path;
     uint64_t bytes; /* rounded down to whole pages by its user */
     enum settings_bucket bucket;
+    bool format; /* ext_format names it: what others have put there may be overwritten */
 };
 
 struct settings {
@@ -365,6 +366,8 @@ struct settings {
     uint32_t listen_count; /* 0: every address */
     struct settings_ext_file ext_files[SETTINGS_EXT_FILES_MAX];
     uint32_t ext_file_count; /* 0: no flash */
+    char *ext_formats[SETTINGS_EXT_FILES_MAX]; /* values of ext_format */
+    uint32_t ext_format_count;
     uint32_t slab_sizes[SETTINGS_SLAB_SIZES_MAX];
     uint32_t slab_size_count; /* 0: classes by factor */
 };

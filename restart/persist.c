@@ -6,6 +6,7 @@
 
 #include "base/checkpoint.h"
 #include "base/clock.h"
+#include "flash/mark.h"
 #include "flash/record.h"
 #include "base/log.h"
 
@@ -57,7 +58,7 @@ static uint64_t layout(void)
 {
     const uint64_t parts[] = {CHECKPOINT_FORMAT, EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
                               EXT_LEN_CLASSES,   INDEX_SHARD_COUNT, INDEX_BUCKET_WORDS,
-                              EXT_BUCKET_COUNT};
+                              EXT_BUCKET_COUNT,  EXT_MARK_FORMAT};
     uint64_t hash = UINT64_C(14695981039346656037);
     for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
         hash = (hash ^ parts[i]) * UINT64_C(1099511628211);
@@ -411,6 +412,8 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
         rc = put_running(p);
     if (rc != 0)
         return not_writable(p, rc, why, why_bytes);
+    if (!attached && p->plan != PLAN_EMPTY && (rc = ext_begin_life(e, why, why_bytes)) != 0)
+        return rc;
     p->cache = c;
     if (p->settings->ext_persist == SETTINGS_PERSIST_SCAN)
         cache_set_flush_hook(c, flush_all_happened, p);

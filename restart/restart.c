@@ -270,6 +270,7 @@ static int make_extstore(const struct restart_options *o, struct restart *r, str
         opt.devices[i] =
             (struct ext_device_options){.path = s->ext_files[i].path,
                                         .bytes = s->ext_files[i].bytes,
+                                        .format = s->ext_files[i].format,
                                         .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
     int rc = r->attached ? 0 : persist_fill_options(p, &opt);
     if (rc != 0)

@@ -11,7 +11,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-build_packages=(gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhash-dev libisal-dev)
+build_packages=(gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhash-dev libisal-dev
+                libblkid-dev)
 test_packages=(clang libcriterion-dev procps memcached libmemcached-tools php-cli php-memcached
                python3 python3-pymemcache perl libcache-memcached-fast-perl nodejs npm)
 

@@ -36,6 +36,8 @@ static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t b
     if (zeroes == NULL)
         return -ENOMEM;
     memset(zeroes, 0, bytes);
+    if (offset == 0 && !reads)
+        ext_mark_fill(zeroes, e->root->stamp);
     int rc = reads ? ext_device_read(d, zeroes, bytes, offset, &c)
                    : ext_device_write(d, zeroes, bytes, offset, &c);
     if (!reads)

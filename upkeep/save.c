@@ -11,15 +11,16 @@
 #include "flash/page.h"
 #include "flash/ring.h"
 
-#define SAVED_MAGIC 0x31656c626154u /* "Table1" */
+#define SAVED_MAGIC 0x32656c626154u /* "Table2" */
 
 struct saved_engine {
     uint64_t magic;
     uint64_t page_bytes, wbuf_bytes;
     uint64_t next_seq;
+    uint64_t stamp; /* that stands on the devices */
     uint32_t page_count, next_version, flush_unix, reserved;
 };
-static_assert(sizeof(struct saved_engine) == 48, "saved engine");
+static_assert(sizeof(struct saved_engine) == 56, "saved engine");
 
 struct saved_page {
     uint32_t version, slots_used, objects, exptime_max, time_max;
@@ -106,6 +107,7 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
         .page_bytes = e->page_bytes,
         .wbuf_bytes = e->wbuf_bytes,
         .next_seq = atomic_load(&e->root->next_seq),
+        .stamp = e->root->stamp,
         .page_count = e->page_count,
         .next_version = atomic_load(&e->root->next_version),
         .flush_unix = atomic_load(&e->root->flush_unix),
@@ -174,6 +176,7 @@ int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
         head.wbuf_bytes != e->wbuf_bytes || head.page_count != e->page_count)
         return -ESTALE;
     atomic_store(&e->root->next_seq, head.next_seq);
+    e->root->stamp = head.stamp;
     atomic_store(&e->root->next_version, head.next_version);
     atomic_store(&e->root->flush_unix, head.flush_unix);
     for (uint32_t i = 0; i < e->page_count; i++) {

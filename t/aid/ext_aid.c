@@ -239,7 +239,9 @@ void aid_add_device(struct aid *a, uint32_t pages, enum ext_bucket free_bucket)
     a->paths[n] = NULL;
     cr_assert_gt(asprintf(&a->paths[n], "%s/flash%u", a->dir, n), 0);
     a->opt.devices[n] =
-        (struct ext_device_options){a->paths[n], pages * a->opt.page_bytes, free_bucket};
+        (struct ext_device_options){.path = a->paths[n],
+                                    .bytes = pages * a->opt.page_bytes,
+                                    .free_bucket = free_bucket};
 }
 
 void aid_use_faults(struct aid *a)

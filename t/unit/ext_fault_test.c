@@ -453,7 +453,7 @@ static struct aid *fragmented(void)
     aid_use_faults(a);
     aid_start(a);
     for (uint32_t i = 0; i < 1000; i++)
-        aid_set_wait(a, i, 10000, EXT_BUCKET_DEFAULT);
+        aid_set_wait(a, i, 9000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
     for (uint32_t i = 0; i < 1000; i += 2)
         aid_delete(a, i);
@@ -494,7 +494,7 @@ Test(ext_fault, a_lost_table_and_lost_records_cost_those_records)
         patch(a, (slot + 1) * 128 * KiB - 64, 64);
         for (uint32_t i = 1; i < 1000; i += 2) {
             uint64_t first = a->objects[i].place * EXT_GRANULE_BYTES;
-            hit += first < end && first + ext_record_bytes(7, 10000) > at;
+            hit += first < end && first + ext_record_bytes(7, 9000) > at;
         }
     }
     rescue_all(a);

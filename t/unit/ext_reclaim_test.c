@@ -27,7 +27,7 @@ static void fill(struct aid *a, uint32_t first, uint32_t count)
 static uint32_t per_page(void)
 {
     uint64_t record = ext_record_bytes(8, VALUE);
-    return (uint32_t)((WBUF - 64) / (record + 16) * (PAGE / WBUF));
+    return (uint32_t)((WBUF - 64 - EXT_MARK_BYTES) / (record + 16) * (PAGE / WBUF));
 }
 
 static uint32_t read_all(struct aid *a, struct ext_ring *ring, uint32_t first, uint32_t count)
@@ -411,7 +411,7 @@ Test(ext_reclaim, a_slot_whose_table_is_destroyed_is_swept_and_counted)
     fill(a, 0, 2 * n);
     aid_sync(a);
     uint32_t per_slot = n / (PAGE / WBUF);
-    spoil(a, 3 * WBUF - 4096, 4096); /* slot 2 of page 0 */
+    spoil(a, 3 * WBUF - 3 * 4096, 3 * 4096); /* slot 2 of page 0, with its last record */
     for (uint32_t i = 0; i < n; i++) {
         if (i % 2 == 0)
             aid_delete(a, i);
@@ -439,7 +439,7 @@ Test(ext_reclaim, a_record_that_is_destroyed_is_not_rescued)
     a->tun.max_frag = 0.99;
     for (uint32_t i = 1; i < 20; i++)
         aid_delete(a, i);
-    spoil(a, 0, 100); /* object 0 */
+    spoil(a, EXT_MARK_BYTES, 100); /* object 0 */
     atomic_store(&a->tun.compact_under_pages, 7);
     aid_maintain(a);
     cr_assert_eq(aid_info(a).compact_lost, 1);

@@ -10,6 +10,7 @@
 
 #include "base/checkpoint.h"
 #include "flash/device.h"
+#include "flash/mark.h"
 #include "restart/restart.h"
 #include "t/aid/cache_fixture.h"
 
@@ -499,18 +500,45 @@ Test(persist, a_kill_after_a_clean_start_leaves_nothing_to_take_over)
     life_kill(&l);
 }
 
+/* The flash file's mark and time, of which a start that was killed early would have changed neither. */
+struct untouched {
+    char mark[EXT_MARK_BYTES];
+    struct timespec times[2];
+};
+
+static void untouched_take(struct untouched *u)
+{
+    struct stat st;
+    int fd = open(flash_file, O_RDONLY);
+    cr_assert_eq(fstat(fd, &st), 0);
+    cr_assert_eq(pread(fd, u->mark, sizeof(u->mark), 0), (ssize_t)sizeof(u->mark));
+    close(fd);
+    u->times[0] = u->times[1] = st.st_mtim;
+}
+
+static void untouched_put(const struct untouched *u)
+{
+    int fd = open(flash_file, O_WRONLY);
+    cr_assert_eq(pwrite(fd, u->mark, sizeof(u->mark), 0), (ssize_t)sizeof(u->mark));
+    close(fd);
+    cr_assert_eq(utimensat(AT_FDCWD, flash_file, u->times, 0), 0);
+}
+
 Test(persist, a_kill_while_it_starts_leaves_the_checkpoint)
 {
     struct life l;
+    struct untouched u;
     size_t bytes;
     life_open(&l);
     set(&l, "key", "value");
     life_stop(&l);
     char *kept = slurp(check_file, &bytes);
+    untouched_take(&u);
     life_open(&l);
     life_kill(&l);
     /* Killed before persist_begin, it would have written nothing. */
     spill(check_file, kept, bytes);
+    untouched_put(&u);
     life_open(&l);
     assert_start(&l, "checkpoint");
     cr_assert_str_eq(value_of(&l, "key"), "value");
@@ -550,6 +578,23 @@ Test(persist, flash_that_was_written_to_since_is_refused)
     cr_assert_str_eq(value_of(&l, "key"), "(none)");
     life_kill(&l);
     free(kept);
+}
+
+/* The same, where the times tell nothing. */
+Test(persist, flash_with_another_mark_is_refused)
+{
+    struct life l;
+    struct untouched u;
+    life_open(&l);
+    set(&l, "key", "old");
+    life_stop(&l);
+    untouched_take(&u);
+    ext_mark_fill(u.mark, ext_mark_new_stamp());
+    untouched_put(&u);
+    life_open(&l);
+    assert_empty(&l, "written to by another process since");
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
 }
 
 Test(persist, another_flash_file_is_refused)
@@ -624,16 +669,15 @@ Test(persist, every_damage_ends_in_an_empty_start)
         set(&l, numbered("key", i), numbered("value", i));
     life_stop(&l);
     char *good = slurp(check_file, &bytes);
-    struct stat st;
-    cr_assert_eq(stat(flash_file, &st), 0);
-    struct timespec times[2] = {st.st_mtim, st.st_mtim};
+    struct untouched u;
+    untouched_take(&u);
     size_t step = bytes / 20;
     for (unsigned turn = 0; turn < 2; turn++) {
         for (size_t at = 0; at < bytes; at += at < 700 ? 97 : step) {
             spill(check_file, good, turn == 0 ? bytes : at);
             if (turn == 0)
                 flip(check_file, (off_t)at);
-            cr_assert_eq(utimensat(AT_FDCWD, flash_file, times, 0), 0);
+            untouched_put(&u);
             life_open(&l);
             assert_empty(&l, "starting empty: it");
             cr_assert_str_eq(value_of(&l, "key1"), "(none)");
@@ -642,7 +686,7 @@ Test(persist, every_damage_ends_in_an_empty_start)
         }
     }
     spill(check_file, good, bytes);
-    cr_assert_eq(utimensat(AT_FDCWD, flash_file, times, 0), 0);
+    untouched_put(&u);
     life_open(&l);
     assert_start(&l, "checkpoint");
     cr_assert_str_eq(value_of(&l, "key1"), "value1");
@@ -979,7 +1023,7 @@ Test(persist, a_scan_passes_over_what_is_damaged)
         set(&l, numbered("key", i), numbered("value", i));
     all_to_disk(&l);
     life_kill(&l);
-    flip(flash_file, 1000); /* in one record of the first slot */
+    flip(flash_file, EXT_MARK_BYTES + 1000); /* in one record of the first slot */
     life_scan(&l);
     assert_start(&l, "scan");
     cr_assert_eq(report_of(&l).objects, 999);

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "flash/engine.h"
 #include "maint_thread.h"
 #include "t/aid/cache_fixture.h"
 
@@ -518,6 +519,90 @@ Test(restart, another_flash_file_starts_empty)
                  0); /* its inode stays in use, so the new file has another */
     expect_empty(with_flash("-m 64", 64), "other files");
     unlink(other);
+}
+
+/* A process that used the flash file, but not the memory file, and was killed at once. */
+static void use_flash_elsewhere(const char *words)
+{
+    char kept[sizeof(memory_file)];
+    pid_t pid = fork();
+    cr_assert_geq(pid, 0);
+    if (pid == 0) {
+        struct life l;
+        strcpy(kept, memory_file);
+        strcat(memory_file, ".other");
+        life_open(&l, words);
+        unlink(memory_file);
+        _exit(0);
+    }
+    int status;
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert_eq(status, 0);
+}
+
+Test(restart, flash_that_another_process_used_since_starts_empty)
+{
+    char words[3][400];
+    snprintf(words[0], sizeof(words[0]), "%s", with_flash("-m 64", 64));
+    snprintf(words[1], sizeof(words[1]), "%s", with_flash("-m 64", 32)); /* of another size */
+    snprintf(words[2], sizeof(words[2]),
+             "-m 64 -o ext_path=%s:64m,ext_page_size=4,ext_wbuf_size=4,ext_persist", flash_file);
+    for (unsigned i = 0; i < ARRAY_COUNT(words); i++) {
+        struct life l;
+        char checkpoint[128];
+        life_open(&l, words[0]);
+        fixture_set(&l.f, "key", "value");
+        to_flash(&l, "key");
+        cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+        life_end(&l);
+        use_flash_elsewhere(words[i]);
+        expect_empty(words[0], "was written to by another process since");
+        unlink(memory_file);
+        snprintf(checkpoint, sizeof(checkpoint), "%s.checkpoint", flash_file);
+        unlink(checkpoint);
+    }
+}
+
+/* Killed between the marks of two devices. */
+Test(restart, one_device_of_two_with_another_mark_is_enough_to_start_empty)
+{
+    char words[400], second[128], block[EXT_MARK_BYTES];
+    snprintf(second, sizeof(second), "%s.second", flash_file);
+    snprintf(words, sizeof(words),
+             "-m 64 -o ext_path=%s:16m,ext_path=%s:16m,ext_page_size=2,ext_wbuf_size=2,"
+             "ext_buffer_mem=24",
+             flash_file, second);
+    for (unsigned i = 0; i < 2; i++) {
+        leave_one_item(words);
+        int fd = open(i == 0 ? flash_file : second, O_RDWR);
+        ext_mark_fill(block, ext_mark_new_stamp());
+        cr_assert_eq(pwrite(fd, block, sizeof(block), 0), (ssize_t)sizeof(block));
+        close(fd);
+        expect_empty(words, "was written to by another process since");
+        unlink(memory_file);
+    }
+    unlink(second);
+}
+
+/* The mark stays over writes of its slot, by whatever way: a restart after them attaches. */
+Test(restart, the_mark_outlives_the_records_beside_it)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    uint64_t stamp = l.f.ext->root->stamp;
+    cr_assert_neq(stamp, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        struct ext_mark_found found;
+        fixture_set(&l.f, "key", "value");
+        to_flash(&l, "key");
+        cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+        cr_assert_eq(ext_mark_look(l.f.ext->devices[0].fd, &found), 0);
+        cr_assert_eq(found.stamp, stamp);
+        life_again(&l, words);
+        cr_assert_str_eq(value_of(&l, "key"), "value");
+    }
+    life_end(&l);
 }
 
 Test(restart, a_second_process_is_refused)

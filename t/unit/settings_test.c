@@ -811,6 +811,18 @@ Test(settings, ext_path_refusals)
             "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
 }
 
+Test(settings, ext_format_names_files_of_flash)
+{
+    accepted("-o ext_path=/f:64m,ext_format=/g,ext_path=/g:64m");
+    cr_assert(!s.ext_files[0].format);
+    cr_assert(s.ext_files[1].format);
+    refused("-o ext_path=/f:64m,ext_format", 64,
+            "missing argument to ext_format, ie: ext_format=/dev/sdb");
+    refused("-o ext_path=/f:64m,ext_format=", 64,
+            "missing argument to ext_format, ie: ext_format=/dev/sdb");
+    refused("-o ext_path=/f:64m,ext_format=/g", 64, "ext_format names /g, which no ext_path does");
+}
+
 Test(settings, ext_path_twice)
 {
     refused("-o ext_path=/f:64m,ext_path=/f:64m", 64, "ext_path names the file /f twice");

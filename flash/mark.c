@@ -1,0 +1,210 @@
+/* flash/mark.c: see flash/mark.h. The mark, then what others leave on a device. */
+#include "flash/mark.h"
+
+#include <blkid/blkid.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/crc.h"
+#include "flash/record.h"
+
+#define LOOK_BYTES (1 * MiB) /* of a file: all zero means that nobody put anything there */
+#define OLD_SLOTS_MAX 64u    /* slots' ends, at multiples of a megabyte, where trailers may stand */
+#define WIPES_MAX 64u        /* signatures on one device */
+
+struct mark {
+    char magic[8];
+    uint32_t crc; /* over all that follows */
+    uint32_t format;
+    uint64_t stamp;
+    char text[128]; /* for people */
+    char zeroes[EXT_MARK_BYTES - 152];
+};
+static_assert(sizeof(struct mark) == EXT_MARK_BYTES, "mark layout");
+static_assert(EXT_MARK_BYTES == EXT_SLOT_BLOCK_BYTES, "slots are written in such blocks");
+
+static const char magic[8] = "ExtFlash";
+static const char text[] = "\nFlash of an Extant cache: pages of records, of no use to others.\n";
+
+static uint32_t mark_crc(const struct mark *m)
+{
+    size_t skip = offsetof(struct mark, format);
+    return crc32c(0, (const char *)m + skip, sizeof(*m) - skip);
+}
+
+void ext_mark_fill(char block[EXT_MARK_BYTES], uint64_t stamp)
+{
+    struct mark m = {.format = EXT_MARK_FORMAT, .stamp = stamp};
+    memcpy(m.magic, magic, sizeof(magic));
+    memcpy(m.text, text, sizeof(text));
+    m.crc = mark_crc(&m);
+    memcpy(block, &m, sizeof(m));
+}
+
+int ext_mark_write(int fd, uint64_t stamp)
+{
+    char *block = aligned_alloc(EXT_MARK_BYTES, EXT_MARK_BYTES);
+    if (block == NULL)
+        return -ENOMEM;
+    ext_mark_fill(block, stamp);
+    ssize_t n;
+    do {
+        n = pwrite(fd, block, EXT_MARK_BYTES, 0);
+    } while (n < 0 && errno == EINTR);
+    int rc = n < 0 ? -errno : n != (ssize_t)EXT_MARK_BYTES ? -EIO : 0;
+    free(block);
+    return rc != 0 ? rc : fdatasync(fd) != 0 && errno != EINVAL ? -errno : 0;
+}
+
+uint64_t ext_mark_new_stamp(void)
+{
+    uint64_t stamp;
+    if (getrandom(&stamp, sizeof(stamp), 0) != (ssize_t)sizeof(stamp))
+        stamp = clock_mono_ns() ^ (uint64_t)clock_wall_us() << 20 ^ (uint64_t)getpid();
+    return stamp != 0 ? stamp : 1;
+}
+
+/* ---- what is there ---- */
+
+/* Reads, with zeroes for what lies beyond the end. 0 or -errno. */
+static int read_at(int fd, void *into, size_t bytes, off_t offset)
+{
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t n = pread(fd, (char *)into + done, bytes - done, offset + (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        done += (size_t)n;
+    }
+    memset((char *)into + done, 0, bytes - done);
+    return 0;
+}
+
+/* Builds that made no mark left pages all the same: does a slot's trailer stand where one may? 1,
+ * 0 or -errno. */
+static int has_trailer(int fd)
+{
+    for (unsigned i = 1; i <= OLD_SLOTS_MAX; i++) {
+        struct ext_trailer t;
+        int rc = read_at(fd, &t, sizeof(t), (off_t)(i * MiB - sizeof(t)));
+        if (rc != 0)
+            return rc;
+        if (t.magic == EXT_TRAILER_MAGIC && t.version != 0 && t.reserved == 0)
+            return 1;
+    }
+    return 0;
+}
+
+/* 1: there is something but zeroes, 0 or -errno. */
+static int has_data(int fd)
+{
+    char *bytes = calloc(1, LOOK_BYTES);
+    if (bytes == NULL)
+        return -ENOMEM;
+    int rc = read_at(fd, bytes, LOOK_BYTES, 0);
+    for (size_t i = 0; rc == 0 && i < LOOK_BYTES; i++)
+        rc = bytes[i] != 0;
+    free(bytes);
+    return rc;
+}
+
+static blkid_probe new_probe(int fd)
+{
+    blkid_probe p = blkid_new_probe();
+    if (p == NULL)
+        return NULL;
+    if (blkid_probe_set_device(p, fd, 0, 0) == 0 && blkid_probe_enable_superblocks(p, 1) == 0 &&
+        blkid_probe_set_superblocks_flags(p, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE |
+                                                 BLKID_SUBLKS_LABEL | BLKID_SUBLKS_MAGIC) == 0 &&
+        blkid_probe_enable_partitions(p, 1) == 0 &&
+        blkid_probe_set_partitions_flags(p, BLKID_PARTS_MAGIC) == 0)
+        return p;
+    blkid_free_probe(p);
+    return NULL;
+}
+
+static const char *value_of(blkid_probe p, const char *name)
+{
+    const char *value;
+    return blkid_probe_lookup_value(p, name, &value, NULL) == 0 ? value : NULL;
+}
+
+/* Words for what libblkid found. */
+static void name_found(blkid_probe p, char *what, size_t n)
+{
+    const char *type = value_of(p, "TYPE"), *usage = value_of(p, "USAGE");
+    const char *label = value_of(p, "LABEL"), *table = value_of(p, "PTTYPE");
+    if (type != NULL && label != NULL)
+        snprintf(what, n, "%s (%s, label \"%.32s\")", type, usage != NULL ? usage : "other", label);
+    else if (type != NULL)
+        snprintf(what, n, "%s (%s)", type, usage != NULL ? usage : "other");
+    else if (table != NULL)
+        snprintf(what, n, "a partition table (%s)", table);
+    else
+        snprintf(what, n, "a signature that is not Extant's");
+}
+
+/* A file system, a partition table, a part of LVM or RAID, swap ... 0 or -errno. */
+static int find_signature(int fd, char *what, size_t n)
+{
+    blkid_probe p = new_probe(fd);
+    if (p == NULL)
+        return -EIO;
+    int found = blkid_do_safeprobe(p);
+    if (found == 0)
+        name_found(p, what, n);
+    else if (found == -2)
+        snprintf(what, n, "more than one signature (blkid and wipefs show them)");
+    blkid_free_probe(p);
+    return found == -1 ? -EIO : 0;
+}
+
+int ext_mark_look(int fd, struct ext_mark_found *out)
+{
+    struct mark m;
+    struct stat st;
+    memset(out, 0, sizeof(*out));
+    if (fstat(fd, &st) != 0)
+        return -errno;
+    int rc = read_at(fd, &m, sizeof(m), 0);
+    if (rc != 0)
+        return rc;
+    if (memcmp(m.magic, magic, sizeof(magic)) == 0) {
+        out->ours = true;
+        out->stamp = m.crc == mark_crc(&m) && m.format == EXT_MARK_FORMAT ? m.stamp : 0;
+        return 0;
+    }
+    if ((rc = has_trailer(fd)) != 0) {
+        out->ours = rc > 0;
+        return rc > 0 ? 0 : rc;
+    }
+    if (S_ISREG(st.st_mode) && st.st_size == 0)
+        return 0;
+    rc = find_signature(fd, out->what, sizeof(out->what));
+    if (rc == 0 && out->what[0] == '\0' && S_ISREG(st.st_mode) && (rc = has_data(fd)) > 0) {
+        snprintf(out->what, sizeof(out->what), "data that is not Extant's");
+        rc = 0;
+    }
+    return rc;
+}
+
+int ext_mark_wipe(int fd)
+{
+    static const char zeroes[EXT_MARK_BYTES];
+    blkid_probe p = new_probe(fd);
+    if (p == NULL)
+        return -EIO;
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < WIPES_MAX && blkid_do_probe(p) == 0; i++)
+        rc = blkid_do_wipe(p, 0) == 0 ? 0 : -EIO;
+    blkid_free_probe(p);
+    if (rc == 0 && pwrite(fd, zeroes, sizeof(zeroes), 0) != (ssize_t)sizeof(zeroes))
+        rc = -EIO;
+    return rc != 0 ? rc : fdatasync(fd) != 0 && errno != EINVAL ? -errno : 0;
+}
