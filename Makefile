@@ -11,6 +11,7 @@
 #   build/nolock   build/extant-nolock  as release, but no lock in the extent map; for bench
 #   build/clang    the same sources through clang, only to see them compile
 #   build/cov      as release, with gcov's counters; for make coverage
+#   build/notls/server  as debug, without TLS, for a test
 #   build/fuzz     as asan, through clang with libFuzzer: a fuzzer for each t/fuzz/fuzz_*.c
 #
 # Settable: CC=clang, MARCH=native, LTO= (none), V=1 (show commands), TESTS="t/unit/a_test.c t/live/b.sh".
@@ -34,7 +35,10 @@ say = $(if $(V),,@echo "  $(1) $(2)")
 
 SERVER_SRC := $(wildcard server.c)
 ROOMS := base space proto operator flash upkeep items restart command net
-LIB_SRC := $(sort $(filter-out server.c,$(wildcard *.c)) $(wildcard $(ROOMS:%=%/*.c)))
+# TLS needs OpenSSL; without its headers it is left out. TLS= leaves it out in any case.
+TLS ?= $(if $(wildcard /usr/include/openssl/ssl.h /usr/local/include/openssl/ssl.h),1)
+LIB_SRC := $(sort $(filter-out server.c $(if $(TLS),,net/tls.c), \
+               $(wildcard *.c) $(wildcard $(ROOMS:%=%/*.c))))
 HEADERS := $(sort $(wildcard *.h $(ROOMS:%=%/*.h)))
 TEST_SRC := $(sort $(wildcard t/unit/*_test.c))
 TEST_AID_SRC := $(sort $(filter-out t/aid/plain_runner.c t/aid/sys_faults.c,$(wildcard t/aid/*.c)) \
@@ -50,8 +54,9 @@ TSAN_TESTS := $(if $(TEST_SRC),$(shell grep -liE 'pthread_create|run under TSan'
 # ---- flags ---------------------------------------------------------------------------
 
 BASE_FLAGS := -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -pthread \
-              $(if $(MARCH),-march=$(MARCH)) -I.
-LIBS := -levent_core -levent_extra -levent_pthreads -luring -lisal -lblkid -lm -pthread
+              $(if $(MARCH),-march=$(MARCH)) -I. $(if $(TLS),-DEXTANT_TLS)
+LIBS := $(if $(TLS),-lssl -lcrypto) -levent_core -levent_extra -levent_pthreads -luring -lisal -lblkid \
+        -lm -pthread
 EXTRA_CFLAGS ?=
 
 cflags_release := -O3 -g -fno-omit-frame-pointer $(if $(LTO),-flto$(if $(IS_CLANG),,=auto))
@@ -85,7 +90,7 @@ FORCE:
 
 # One line about what is missing, before the first compiler error can say it worse.
 build/.checked: scripts/install-deps.sh
-	$(Q)CC=$(CC) scripts/install-deps.sh check
+	$(Q)CC=$(CC) TLS=$(TLS) scripts/install-deps.sh check
 	$(Q)mkdir -p $(@D) && touch $@
 
 # $(1) variant: objects, archive, the server, and the tests built on them.
@@ -125,6 +130,18 @@ build/$(1)/server: build/$(1)/server.o build/$(1)/libextant.a
 endef
 $(foreach v,release nolock debug asan tsan cov,$(eval $(call variant,$(v))))
 .SECONDARY:
+
+# What a build without the OpenSSL headers gives: two files differ, one is left out.
+NO_TLS_SRC := server.c operator/settings.c
+$(NO_TLS_SRC:%.c=build/notls/%.o): build/notls/%.o: %.c build/debug/flags
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -DEXTANT_TLS,$(BASE_FLAGS)) $(cflags_debug) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
+build/notls/server: $(NO_TLS_SRC:%.c=build/notls/%.o) \
+                    $(patsubst %.c,build/debug/%.o,$(filter-out net/tls.c $(NO_TLS_SRC),$(LIB_SRC)))
+	$(call say,LD,$@)
+	$(Q)$(CC) $(cflags_debug) $(LDFLAGS) -o $@ $^ $(filter-out -lssl -lcrypto,$(libs_debug))
+-include $(NO_TLS_SRC:%.c=build/notls/%.d)
 
 # Copied aside and renamed, so that a running server's binary can be replaced.
 extant: build/release/server
@@ -171,9 +188,9 @@ ifneq ($(TESTS),)
 SPAWNS := $(if $(PICK_SRC),$(shell grep -l 'harness.h"' $(PICK_SRC)))
 SERVES := $(if $(PICK_SCRIPTS),$(shell grep -lE 'EXTANT|clients_lib' $(PICK_SCRIPTS)))
 TEST_SERVERS := $(if $(SPAWNS),build/extant-asan $(if $(filter $(SPAWNS),$(PICK_TSAN)),build/extant-tsan)) \
-                $(if $(SERVES),all build/extant-asan build/extant-tsan)
+                $(if $(SERVES),all build/extant-asan build/extant-tsan build/notls/server)
 else
-TEST_SERVERS := all build/extant-asan build/extant-tsan clang-check
+TEST_SERVERS := all build/extant-asan build/extant-tsan build/notls/server clang-check
 endif
 
 .PHONY: test test-build test-run
@@ -189,6 +206,7 @@ test-run:
 	@EXTANT="$(CURDIR)/extant" EXTANT_DEBUG_BIN="$(CURDIR)/extant-debug" \
 	 EXTANT_ASAN_BIN="$(CURDIR)/build/extant-asan" \
 	 EXTANT_TSAN_BIN="$(CURDIR)/build/extant-tsan" \
+	 EXTANT_NO_TLS_BIN="$(CURDIR)/build/notls/server" \
 	 scripts/run-tests.sh compile $(TEST_BINS) $(PICK_SCRIPTS)
 
 # Fails when anything that test-build makes is missing or out of date.

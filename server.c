@@ -28,6 +28,7 @@
 #include "maint_thread.h"
 #include "operator/prefix.h"
 #include "restart/restart.h"
+#include "net/tls.h"
 #include "net/udp.h"
 #include "operator/watch.h"
 #include "net/worker.h"
@@ -238,6 +239,47 @@ static void buffer_info(void *upper, struct buffer_pool *sum)
     workers_buffer_info(&s->workers, sum);
 }
 
+#ifdef EXTANT_TLS
+static int refresh_certs(void *upper, char *why, size_t why_bytes)
+{
+    struct server *s = upper;
+    int err = tls_refresh(s->env.tls, why, why_bytes);
+    if (err)
+        log_warning("certificates not loaded, the old ones stay: %s", why);
+    else
+        log_notice("certificates loaded");
+    return err;
+}
+
+static int open_tls(struct server *s)
+{
+    char why[TLS_WHY_BYTES] = "";
+    if (!s->settings.ssl_enabled)
+        return 0;
+    s->env.tls = tls_create(&s->settings, &s->counters, why, sizeof(why));
+    if (!s->env.tls)
+        return fail(SETTINGS_EXIT_USAGE, why, NULL);
+    s->env.refresh_certs = refresh_certs;
+    return 0;
+}
+
+static void close_tls(struct server *s)
+{
+    tls_destroy(s->env.tls);
+}
+#else
+static int open_tls(struct server *s)
+{
+    ASSERT(!s->settings.ssl_enabled); /* it is refused */
+    return 0;
+}
+
+static void close_tls(struct server *s)
+{
+    ASSERT(!s->env.tls);
+}
+#endif
+
 /* ---- signals ---- */
 
 static const int heard_signals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
@@ -250,6 +292,9 @@ static void hear_hangup(struct server *s)
     if (err)
         log_warning("log file %s not opened anew, the old one stays: %s", set->log_file,
                     strerror(-err));
+    char why[TLS_WHY_BYTES];
+    if (s->env.refresh_certs)
+        (void)s->env.refresh_certs(s, why, sizeof(why));
     if (!s->env.auth)
         return;
     err = auth_reload(s->env.auth);
@@ -468,6 +513,8 @@ static int bring_up(struct server *s)
     if (!code)
         code = open_storage(s);
     if (!code)
+        code = open_tls(s);
+    if (!code)
         code = open_udp(s);
     if (!code)
         code = start_threads(s);
@@ -491,6 +538,7 @@ static void take_down(struct server *s)
     atomic_store(&env->stopping, true);
     workers_stop(&s->workers);
     udp_close(env->udp);
+    close_tls(s);
     listeners_close(s->listeners); /* `stats conns` reads it till here; nobody accepts any more */
     if (env->maint)
         maint_destroy(env->maint);

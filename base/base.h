@@ -34,6 +34,7 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #define ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define CACHE_LINE_BYTES 64

@@ -19,6 +19,7 @@
 #define LOCK_TABLE(X)                                                                              \
     X(LOCK_CONTROL, "start, stop and admin requests to the maintenance thread")                    \
     X(LOCK_CONN, "the queue of new connections of a worker, and its list of connections")          \
+    X(LOCK_TLS, "which certificates new TLS connections get")                                      \
     X(LOCK_COLUMN, "an index column: its words, and the items those words name")                   \
     X(LOCK_LRU, "one LRU of one slab class: links, heads, tails and counts")                       \
     X(LOCK_SLAB, "slab classes, runs and free chunks")                                             \

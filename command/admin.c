@@ -174,6 +174,9 @@ static void stats_reset(struct session *s)
     atomic_store(&env->counters->rejected_conns, 0);
     atomic_store(&env->counters->listen_disabled_num, 0);
     atomic_store(&env->counters->listen_disabled_us, 0);
+    atomic_store(&env->counters->tls_new_sessions, 0);
+    atomic_store(&env->counters->tls_handshake_errors, 0);
+    atomic_store(&env->counters->tls_proto_errors, 0);
     atomic_store(&env->counters->unexpected_napi_ids, 0);
     atomic_store(&env->counters->round_robin_fallback, 0);
     prefixes_clear(env->prefixes);
@@ -217,6 +220,10 @@ static void fill_conns(const struct command_env *env, struct stats_snapshot *out
     out->listen_disabled_num = atomic_load(&n->listen_disabled_num);
     out->time_in_listen_disabled_us = atomic_load(&n->listen_disabled_us);
     out->threads = env->thread_count;
+    out->ssl_new_sessions = atomic_load(&n->tls_new_sessions);
+    out->ssl_handshake_errors = atomic_load(&n->tls_handshake_errors);
+    out->ssl_proto_errors = atomic_load(&n->tls_proto_errors);
+    out->time_since_server_cert_refresh = clock_now_sec() - atomic_load(&n->certs_loaded_sec);
     out->unexpected_napi_ids = atomic_load(&n->unexpected_napi_ids);
     out->round_robin_fallback = atomic_load(&n->round_robin_fallback);
     env->buffer_info(env->upper, &pool);
@@ -305,6 +312,8 @@ static void stats_general(struct session *s)
     out->shown[SHOWN_WITH_CRAWLER] = set->lru_crawler;
     out->shown[SHOWN_WITH_MAINTAINER] = set->lru_maintainer;
     out->shown[SHOWN_WITH_SEGMENTS] = set->lru_segmented;
+    out->shown[SHOWN_WITH_TLS] = set->ssl_enabled;
+    out->shown[SHOWN_WITH_TLS_SESSIONS] = set->ssl_enabled && set->ssl_session_cache;
     fill_process(out);
     fill_conns(env, out);
     fill_items(env, out);
@@ -805,6 +814,19 @@ static enum reply tune_u32(const struct request *req, _Atomic(uint32_t) *setting
     return REPLY_OK;
 }
 
+/* Why it failed is said in the words that memcached has for a start with such files. */
+static void do_refresh_certs(struct session *s, const struct request *req)
+{
+    const struct command_env *env = s->w->env;
+    char why[512];
+    if (!env->refresh_certs)
+        session_answer(s, req, REPLY_ERROR);
+    else if (env->refresh_certs(env->upper, why, sizeof(why)) == 0)
+        session_answer(s, req, REPLY_OK);
+    else if (!req->noreply)
+        session_printf(s, "%s\r\n", why);
+}
+
 static enum reply do_extstore(struct session *s, const struct request *req)
 {
     struct settings *set = s->w->env->settings;
@@ -1059,6 +1081,9 @@ enum command_result command_admin(struct session *s, struct request *req)
     case VERB_EXTSTORE:
         reply = do_extstore(s, req);
         break;
+    case VERB_REFRESH_CERTS:
+        do_refresh_certs(s, req);
+        return COMMAND_DONE;
 #ifdef EXTANT_DEBUG
     case VERB_DEBUGTIME:
         reply = do_debugtime(req);

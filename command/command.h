@@ -48,6 +48,8 @@ struct server_counters {
     _Atomic(uint64_t) curr_conns, listeners, total_conns, rejected_conns;
     _Atomic(uint64_t) listen_disabled_num, listen_disabled_us;
     _Atomic(uint64_t) binary_rejected;
+    _Atomic(uint64_t) tls_new_sessions, tls_handshake_errors, tls_proto_errors;
+    _Atomic(uint32_t) certs_loaded_sec; /* clock */
     _Atomic(uint64_t) unexpected_napi_ids, round_robin_fallback; /* of -N */
     _Atomic(bool) accepting;
 };
@@ -66,6 +68,7 @@ struct command_env {
     struct crawler *crawler;
     struct auth *auth; /* NULL without -Y */
     struct udp_sockets *udp; /* NULL without -U; for the workers */
+    struct tls *tls;         /* NULL without -Z; for the workers */
     struct prefixes *prefixes;
     struct thread_stats **thread_stats;
     unsigned thread_count;
@@ -77,6 +80,8 @@ struct command_env {
     /* upwards, to who owns sockets and threads; each gets `upper` */
     void *upper;
     void (*stop)(void *upper, bool graceful);
+    /* `refresh_certs`: 0, or negative with a line in why[]; NULL without -Z */
+    int (*refresh_certs)(void *upper, char *why, size_t why_bytes);
     /* for `stats conns`; no lock is held while fn runs */
     void (*each_conn)(void *upper,
                       void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);

@@ -13,6 +13,7 @@
 #include "proto/bin.h"
 #include "proto/text.h"
 #include "operator/watch.h"
+#include "net/tls_conn.h"
 #include "net/worker.h"
 
 enum {
@@ -170,7 +171,8 @@ static void consume(struct conn *c, size_t n)
 
 enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_ERROR };
 
-static enum read_result conn_receive(struct conn *c)
+/* tls: known when this is compiled, here and below; without it nothing is left of what it asks. */
+static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tls)
 {
     struct iovec iov[2];
     int n_iov = 0;
@@ -190,8 +192,9 @@ static enum read_result conn_receive(struct conn *c)
     }
     iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
     want += c->buf_bytes - c->end;
-    ssize_t n = n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
-                           : readv(c->origin.fd, iov, n_iov);
+    ssize_t n = tls          ? tls_conn_readv(c, iov, n_iov)
+                : n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
+                             : readv(c->origin.fd, iov, n_iov);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING
                                                                            : READ_ERROR;
@@ -202,7 +205,7 @@ static enum read_result conn_receive(struct conn *c)
     if (to_value)
         command_value_got(&c->session, to_value);
     c->end += (uint32_t)((size_t)n - to_value);
-    return (size_t)n == want ? READ_FULL : READ_SHORT;
+    return (tls ? tls_conn_has_input(c) : (size_t)n == want) ? READ_FULL : READ_SHORT;
 }
 
 /* Moves what is there of a value to its item: true iff the value is complete and dealt with. */
@@ -250,17 +253,43 @@ static void watcher_closed(void *arg)
 static bool set_interest(struct conn *c, short want);
 static void conn_free(struct conn *c);
 
+static enum next refuse_watcher(struct conn *c, int rc)
+{
+    session_reply(&c->session, rc == -EMFILE ? REPLY_WATCH_TOO_MANY : REPLY_WATCH_FAILED);
+    return NEXT_INPUT;
+}
+
+static void tls_watcher_closed(void *arg UNUSED)
+{
+    /* the connection is still counted, and sees it */
+}
+
+/* The log writes in the clear; the connection stays, and sends that on. */
+static enum next tls_becomes_watcher(struct conn *c)
+{
+    int fd = tls_conn_lend(c, false);
+    int rc = fd < 0 ? -errno
+                    : watch_add(fd, (uint32_t)c->session.handover, tls_watcher_closed, NULL);
+    if (rc == 0) {
+        atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
+        return NEXT_GONE;
+    }
+    if (fd >= 0)
+        tls_conn_take_back(c, fd);
+    return refuse_watcher(c, rc);
+}
+
 /* The socket leaves us for the log. */
 static enum next become_watcher(struct conn *c)
 {
     ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
     set_interest(c, 0);
+    if (unlikely(c->apart & CONN_TLS))
+        return tls_becomes_watcher(c);
     int rc = watch_add(c->origin.fd, (uint32_t)c->session.handover, watcher_closed,
                        c->session.w->env->counters);
-    if (rc != 0) {
-        session_reply(&c->session, rc == -EMFILE ? REPLY_WATCH_TOO_MANY : REPLY_WATCH_FAILED);
-        return NEXT_INPUT;
-    }
+    if (rc != 0)
+        return refuse_watcher(c, rc);
     worker_forget(c->worker, c);
     worker_unlink(c->worker, c);
     buffer_free(c);
@@ -281,12 +310,18 @@ static enum next start_dump(struct conn *c)
 {
     ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
     set_interest(c, 0);
-    c->dumping = true;
+    bool tls = c->apart & CONN_TLS;
+    int fd = tls ? tls_conn_lend(c, true) : c->origin.fd;
+    c->apart |= CONN_DUMPING;
     atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
-    enum reply refused = command_dump(&c->session, c->origin.fd, dump_over, c);
+    enum reply refused = REPLY_CRAWLER_ERROR;
+    if (fd >= 0)
+        refused = command_dump(&c->session, fd, dump_over, c);
     if (refused == REPLY_NONE)
         return NEXT_GONE;
-    c->dumping = false;
+    if (tls && fd >= 0)
+        tls_conn_take_back(c, fd);
+    c->apart &= (uint8_t)~CONN_DUMPING;
     session_reply(&c->session, refused);
     return NEXT_INPUT;
 }
@@ -554,7 +589,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
 static void conn_event(evutil_socket_t fd, short what, void *arg);
 
 /* False: no memory to wait for that; the connection can only be closed. Never if want is 0. */
-static bool set_interest(struct conn *c, short want)
+static ALWAYS_INLINE bool set_interest_as(struct conn *c, short want, const bool tls)
 {
     if (c->interest == want)
         return true;
@@ -563,12 +598,22 @@ static bool set_interest(struct conn *c, short want)
     c->interest = 0;
     if (!want)
         return true;
-    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST), conn_event,
-                 c);
+    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST),
+                 tls ? tls_conn_event : conn_event, c);
     if (event_add(&c->event, NULL) != 0)
         return false;
     c->interest = want;
     return true;
+}
+
+static bool set_interest(struct conn *c, short want)
+{
+    return set_interest_as(c, want, false);
+}
+
+bool conn_await_tls(struct conn *c, short want)
+{
+    return set_interest_as(c, want, true);
 }
 
 static void set_state(struct conn *c, enum next next)
@@ -591,10 +636,11 @@ static void set_state(struct conn *c, enum next next)
 }
 
 /* Sends what is ready. False: the connection is gone. */
-static bool conn_flush(struct conn *c)
+static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
 {
     uint64_t sent = 0;
-    enum reply_progress p = reply_send(&c->session.out, c->origin.fd, &sent);
+    enum reply_progress p = tls ? tls_conn_send(c, &sent)
+                                : reply_send(&c->session.out, c->origin.fd, &sent);
     if (sent)
         stat_add(c->session.w->stats, STAT_bytes_written, sent);
     c->blocked = p == REPLY_BLOCKED;
@@ -611,6 +657,16 @@ static bool conn_flush(struct conn *c)
     return true;
 }
 
+static bool conn_flush(struct conn *c)
+{
+    return conn_flush_as(c, false);
+}
+
+bool conn_flush_tls(struct conn *c)
+{
+    return conn_flush_as(c, true);
+}
+
 /* There is no more input. */
 static void conn_input_ended(struct conn *c, enum read_result r)
 {
@@ -619,7 +675,7 @@ static void conn_input_ended(struct conn *c, enum read_result r)
 }
 
 /* Reads (if it may), executes, sends, until it has to wait for something. */
-static void conn_run(struct conn *c, bool readable)
+static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool tls)
 {
     atomic_store_explicit(&c->state, CONN_PARSE, memory_order_relaxed);
     uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
@@ -633,7 +689,7 @@ static void conn_run(struct conn *c, bool readable)
         if (next == NEXT_CLOSE)
             c->closing = true;
         if (next == NEXT_INPUT && readable) {
-            enum read_result r = conn_receive(c);
+            enum read_result r = conn_receive(c, tls);
             readable = r == READ_FULL;
             if (r == READ_FULL || r == READ_SHORT)
                 continue;
@@ -642,12 +698,12 @@ static void conn_run(struct conn *c, bool readable)
         }
         if (next == NEXT_YIELD && c->session.out.bytes < YIELD_FLUSH_BYTES)
             break;
-        if (next == NEXT_INPUT && !c->closing && c->worker->netring) {
+        if (!tls && next == NEXT_INPUT && !c->closing && c->worker->netring) {
             if (!reply_is_empty(&c->session.out))
                 worker_put(c->worker, c, CONN_UNSENT);
             break;
         }
-        if (!conn_flush(c))
+        if (!conn_flush_as(c, tls))
             return;
         bool may_go_on = !c->closing && !c->blocked && !c->session.barrier &&
                          !session_is_full(&c->session);
@@ -666,7 +722,7 @@ static void conn_run(struct conn *c, bool readable)
         want = 0;
     else if (next == NEXT_INPUT)
         want = EV_READ;
-    if (unlikely(!set_interest(c, want))) {
+    if (unlikely(!set_interest_as(c, want, tls))) {
         conn_close(c, CONN_ERROR);
         return;
     }
@@ -674,10 +730,20 @@ static void conn_run(struct conn *c, bool readable)
         buffer_trim(c);
 }
 
+static void conn_run(struct conn *c, bool readable)
+{
+    conn_run_as(c, readable, false);
+}
+
+void conn_run_tls(struct conn *c, bool readable)
+{
+    conn_run_as(c, readable, true);
+}
+
 /* Receives, and leaves the rest to conns_execute(). */
 static void conn_receive_first(struct conn *c)
 {
-    enum read_result r = conn_receive(c);
+    enum read_result r = conn_receive(c, false);
     if (r == READ_NOTHING) {
         buffer_trim(c);
         return;
@@ -780,8 +846,11 @@ void conns_send(struct worker *w)
 
 void conn_continue(struct conn *c)
 {
-    if (c->dumping)
+    if (unlikely(c->apart)) {
+        if (c->apart & CONN_TLS)
+            tls_conn_continue(c);
         return;
+    }
     if (c->blocked) { /* the socket's event goes on with it */
         session_detach(&c->session);
         return;
@@ -791,9 +860,11 @@ void conn_continue(struct conn *c)
 
 void conn_dump_over(struct conn *c, bool alive)
 {
-    ASSERT(c->dumping);
-    c->dumping = false;
-    if (alive)
+    ASSERT(c->apart & CONN_DUMPING);
+    c->apart &= (uint8_t)~CONN_DUMPING;
+    if (c->apart)
+        tls_conn_dump_over(c, alive);
+    else if (alive)
         conn_run(c, true);
     else
         conn_close(c, CONN_ERROR);
@@ -821,7 +892,7 @@ static void session_ended(struct session *s)
 
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
 {
-    struct conn *c = calloc(1, sizeof(*c));
+    struct conn *c = origin->tls ? tls_conn_create() : calloc(1, sizeof(*c));
     if (!c)
         return NULL;
     c->worker = w;
@@ -836,13 +907,16 @@ void conn_start(struct conn *c)
     session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
     worker_link(c->worker, c);
     log_event(c, NULL);
-    if (!set_interest(c, EV_READ))
+    if (unlikely(c->apart))
+        tls_conn_start(c);
+    else if (!set_interest(c, EV_READ))
         conn_close(c, CONN_ERROR);
 }
 
 void conn_close(struct conn *c, enum conn_reason reason)
 {
-    ASSERT(!c->dumping);
+    if (unlikely(c->apart))
+        tls_conn_end(c);
     struct server_counters *n = c->session.w->env->counters;
     log_event(c, reason_names[reason]);
     set_interest(c, 0);

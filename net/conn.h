@@ -81,9 +81,16 @@ enum conn_list {
 
 struct worker;
 
+/* Why a connection goes other ways than most. */
+enum conn_apart {
+    CONN_DUMPING = 1, /* a dump has its socket */
+    CONN_TLS = 2,     /* it is the first part of a struct tls_conn */
+};
+
 /* What an accepted socket brings along. */
 struct conn_origin {
     int fd;
+    uint8_t tls; /* enum settings_tls */
     struct conn_address peer, local;
 };
 
@@ -100,7 +107,7 @@ struct conn {
     bool negotiated; /* the first byte has told which protocol is spoken */
     bool closing;  /* send what is there, then close */
     bool blocked;  /* the socket takes nothing more */
-    bool dumping;
+    uint8_t apart; /* bits of enum conn_apart; most connections have none */
     bool more;     /* CONN_RECEIVED: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
     struct {
@@ -132,6 +139,15 @@ void conns_execute(struct worker *w);
 void conns_send(struct worker *w);
 /* A dump into its socket is over. */
 void conn_dump_over(struct conn *c, bool alive);
+
+/* ---- for net/tls_conn.c ---- */
+
+/* Receives (if it may), executes, sends, until it has to wait for something, or is closed. */
+void conn_run_tls(struct conn *c, bool readable);
+/* Sends what is ready. False: the connection is gone. */
+bool conn_flush_tls(struct conn *c);
+/* Waits for EV_READ, EV_WRITE or nothing, with tls_conn_event(). False: no memory for that. */
+bool conn_await_tls(struct conn *c, short want);
 
 /* "tcp:127.0.0.1:11211", "tcp6:[::1]:11211", "unix:PATH" into out. */
 void conn_address_text(const struct conn_address *a, const char *unix_path, char *out, size_t size);

@@ -20,6 +20,7 @@ enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
 struct listener {
     int fd;
     struct conn_address local;
+    enum settings_tls tls;
     struct event event;
     struct listeners *set;
 };
@@ -42,7 +43,7 @@ static int complain(char *why, size_t why_bytes, const char *what, int err)
 }
 
 /* Takes the socket into the set and listens. 0 or -errno; then the socket is closed. */
-static int add_listener(struct listeners *l, int fd)
+static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
 {
     struct sockaddr_storage ss;
     socklen_t len = sizeof(ss);
@@ -59,6 +60,7 @@ static int add_listener(struct listeners *l, int fd)
     struct listener *one = &l->list[l->count++];
     one->fd = fd;
     one->set = l;
+    one->tls = tls;
     conn_address_of(&one->local, (struct sockaddr *)&ss);
     return 0;
 }
@@ -87,7 +89,8 @@ static void cannot_listen(char *why, size_t why_bytes, const char *host, int por
 }
 
 /* Every address that the name stands for. One in use is passed over as long as another is not. */
-static int open_tcp(struct listeners *l, const char *host, int port, char *why, size_t why_bytes)
+static int open_tcp(struct listeners *l, const char *host, int port, enum settings_tls tls, char *why,
+                    size_t why_bytes)
 {
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
     char text[16];
@@ -116,7 +119,7 @@ static int open_tcp(struct listeners *l, const char *host, int port, char *why, 
                 continue;
             break;
         }
-        err = add_listener(l, fd);
+        err = add_listener(l, fd, tls);
         if (err) {
             cannot_listen(why, why_bytes, host, port, strerror(-err));
             if (err != -EADDRINUSE)
@@ -153,7 +156,7 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
         return -err;
     }
     own_file_note(&l->unix_file, path);
-    rc = add_listener(l, fd);
+    rc = add_listener(l, fd, SETTINGS_TLS_NONE);
     return rc ? complain(why, why_bytes, "failed to listen on UNIX socket", -rc) : 0;
 }
 
@@ -188,11 +191,14 @@ static int open_all(struct listeners *l, char *why, size_t why_bytes)
     const struct settings *s = l->opt.settings;
     if (s->socketpath)
         return open_unix(l, s->socketpath, s->access_mask, why, why_bytes);
-    if (s->listen_count == 0)
-        return s->port == 0 ? 0 : open_tcp(l, "", s->port, why, why_bytes);
+    if (s->listen_count == 0) {
+        enum settings_tls tls = s->ssl_enabled ? SETTINGS_TLS_DEFAULT : SETTINGS_TLS_NONE;
+        return s->port == 0 ? 0 : open_tcp(l, "", s->port, tls, why, why_bytes);
+    }
     for (unsigned i = 0; i < s->listen_count; i++) {
-        int port = s->listen[i].port == SETTINGS_PORT_DEFAULT ? s->port : s->listen[i].port;
-        int err = port == 0 ? 0 : open_tcp(l, s->listen[i].host, port, why, why_bytes);
+        const struct settings_listen *one = &s->listen[i];
+        int port = one->port == SETTINGS_PORT_DEFAULT ? s->port : one->port;
+        int err = port == 0 ? 0 : open_tcp(l, one->host, port, one->tls, why, why_bytes);
         if (err)
             return err;
     }
@@ -298,12 +304,15 @@ static void retry_accepting(evutil_socket_t fd UNUSED, short what UNUSED, void *
         start_accepting(l);
 }
 
-static void reject(struct listeners *l, int fd)
+/* In the clear: with TLS nobody would understand it. */
+static void reject(struct listeners *l, int fd, enum settings_tls tls)
 {
     size_t len;
     const char *line = reply_line(REPLY_TOO_MANY_CONNS, &len);
-    ssize_t rc = send(fd, line, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    (void)rc; /* it is closed in any case */
+    if (tls == SETTINGS_TLS_NONE) {
+        ssize_t rc = send(fd, line, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)rc; /* it is closed in any case */
+    }
     atomic_fetch_add_explicit(&l->opt.counters->rejected_conns, 1, memory_order_relaxed);
     /* Listening sockets close with a reset, which could overtake the line. */
     struct linger off = {0, 0};
@@ -330,10 +339,10 @@ static bool accept_one(struct listener *one)
         return errno == EINTR || errno == ECONNABORTED;
     }
     if (is_full(l)) {
-        reject(l, fd);
+        reject(l, fd, one->tls);
         return true;
     }
-    struct conn_origin origin = {.fd = fd, .local = one->local};
+    struct conn_origin origin = {.fd = fd, .tls = (uint8_t)one->tls, .local = one->local};
     conn_address_of(&origin.peer, (struct sockaddr *)&ss);
     len = sizeof(ss);
     if (one->local.family != AF_UNIX && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "net/tls_conn.h"
 #include "net/udp.h"
 
 /* ---- lists of the worker's thread ---- */
@@ -180,7 +181,7 @@ static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *a
     for (struct conn *c = w->conns, *next; c; c = next) {
         next = c->next;
         bool idle = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_MWRITE;
-        if (idle && !c->dumping && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
+        if (idle && !(c->apart & CONN_DUMPING) && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
             stat_add(w->stats, STAT_idle_kicks, 1);
             conn_close(c, CONN_IDLE);
         }
@@ -225,7 +226,7 @@ static void close_all(struct worker *w)
         read_mail(w);
         for (struct conn *c = w->conns, *next; c; c = next) {
             next = c->next;
-            if (!c->dumping)
+            if (!(c->apart & CONN_DUMPING))
                 conn_close(c, CONN_SHUTDOWN);
         }
         if (!w->conns && w->zombies == 0)
@@ -273,6 +274,11 @@ static int loop_open(struct worker *w)
         if (!w->udp)
             return -errno;
     }
+    if (w->env->tls) {
+        w->tls = tls_worker_create(w, w->env->tls);
+        if (!w->tls)
+            return -ENOMEM;
+    }
     if (w->env->settings->idle_timeout) {
         struct timeval second = {1, 0};
         event_assign(&w->idle_timer, w->base, -1, EV_PERSIST, idle_timer_due, w);
@@ -292,6 +298,8 @@ static void loop_close(struct worker *w)
     }
     netring_destroy(w->netring);
     w->netring = NULL;
+    tls_worker_destroy(w->tls);
+    w->tls = NULL;
     if (w->base)
         event_base_free(w->base);
     w->base = NULL;

@@ -40,6 +40,7 @@ struct worker {
     unsigned zombies; /* closed connections with parked ops */
     struct request request; /* the line being executed */
     struct udp_worker *udp; /* NULL without -U; const once the thread runs */
+    struct tls_worker *tls; /* NULL without -Z; const once the thread runs */
     /* atomic */
     _Atomic(bool) stop;
     _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */

@@ -329,9 +329,14 @@ static int take_text(struct parser *p, size_t id, const char *text)
 #define UNSUPPORTED_IN_RELEASE(X)                                                                  \
     X(0, "relaxed_privileges", "only debug builds relax drop_privileges")
 #endif
+#ifdef EXTANT_TLS
+#define UNSUPPORTED_WITHOUT_TLS(X)
+#else
+#define UNSUPPORTED_WITHOUT_TLS(X) X('Z', NULL, "This server is not built with TLS support.")
+#endif
 #define UNSUPPORTED_TABLE(X)                                                                       \
     X('S', NULL, "This server is not built with SASL support.")                                    \
-    X('Z', NULL, "This server is not built with TLS support.")                                     \
+    UNSUPPORTED_WITHOUT_TLS(X)                                                                     \
     UNSUPPORTED_IN_RELEASE(X)
 
 static const struct {
@@ -386,6 +391,65 @@ static int sub_slab_sizes(struct parser *p, const char *value)
     p->slab_sizes = strdup(value);
     return p->slab_sizes != NULL ? SETTINGS_GO_ON : no_memory(p);
 }
+
+#ifdef EXTANT_TLS
+/* A file or a list, kept as it is. */
+static int sub_text(struct parser *p, const char *value, const char *name, size_t id)
+{
+    if (value == NULL)
+        return refuse(p, "Missing %s argument", name);
+    return take_text(p, id, value);
+}
+
+static int sub_ssl_chain_cert(struct parser *p, const char *value)
+{
+    return sub_text(p, value, "ssl_chain_cert", ID_ssl_chain_cert);
+}
+
+static int sub_ssl_key(struct parser *p, const char *value)
+{
+    return sub_text(p, value, "ssl_key", ID_ssl_key);
+}
+
+static int sub_ssl_ciphers(struct parser *p, const char *value)
+{
+    return sub_text(p, value, "ssl_ciphers", ID_ssl_ciphers);
+}
+
+static int sub_ssl_ca_cert(struct parser *p, const char *value)
+{
+    return sub_text(p, value, "ssl_ca_cert", ID_ssl_ca_cert);
+}
+
+/* 0 to 3, shown as the bits that the library has for it. */
+static int sub_ssl_verify_mode(struct parser *p, const char *value)
+{
+    static const uint32_t bits[] = {0, 1, 3, 7};
+    double v;
+    if (value == NULL)
+        return refuse(p, "Missing ssl_verify_mode argument");
+    if (!parse_whole(value, false, &v))
+        return refuse(p, "could not parse argument to ssl_verify_mode");
+    if (v >= ARRAY_COUNT(bits))
+        return refuse(p, "Invalid ssl_verify_mode. Use help to see valid options.");
+    p->s->ssl_verify_mode = bits[(size_t)v];
+    return SETTINGS_GO_ON;
+}
+
+static int sub_ssl_keyformat(struct parser *p, const char *value)
+{
+    static const char *const names[][2] = {{"1", "PEM"}, {"2", "DER"}};
+    if (value == NULL)
+        return refuse(p, "Missing ssl_keyformat argument");
+    for (uint32_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (strcmp(value, names[i][0]) == 0 || strcmp(value, names[i][1]) == 0) {
+            p->s->ssl_keyformat = i + SETTINGS_KEY_PEM;
+            return SETTINGS_GO_ON;
+        }
+    }
+    return refuse(p, "could not parse argument to ssl_keyformat (1 or PEM, 2 or DER)");
+}
+#endif
 
 static const char *const engine_names[] = {"auto", "uring", "threads"};
 static const char *const persist_names[] = {"off", "on", "scan"};
@@ -572,6 +636,21 @@ static const struct suboption suboptions[] = {
     REAL(ext_max_frag, ext_max_frag, NULL, NULL, NULL),
     NUMBER(ext_max_sleep, ext_max_sleep, 1, NULL, NULL, NULL),
     ON(ext_drop_unread, ext_drop_unread),
+#ifdef EXTANT_TLS
+    OWN(ssl_chain_cert, ID_ssl_chain_cert, NULL),
+    OWN(ssl_key, ID_ssl_key, NULL),
+    OWN(ssl_keyformat, ID_ssl_keyformat, NULL),
+    OWN(ssl_verify_mode, ID_ssl_verify_mode, NULL),
+    OWN(ssl_ciphers, ID_ssl_ciphers, NULL),
+    OWN(ssl_ca_cert, ID_ssl_ca_cert, NULL),
+    NUMBER(ssl_wbuf_size, ssl_wbuf_size, KiB, NULL, NULL, NULL),
+    ON(ssl_session_cache, ssl_session_cache),
+    ON(ssl_kernel_tls, ssl_kernel_tls),
+    NUMBER(ssl_min_version, ssl_min_version, 1, NULL, NULL,
+           "Invalid ssl_min_version. Use help to see valid options."),
+    NUMBER(ssl_max_version, ssl_max_version, 1, NULL, NULL,
+           "Invalid ssl_max_version. Use help to see valid options."),
+#endif
     {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
     {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
     {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
@@ -815,7 +894,7 @@ static int take_suboptions(struct parser *p, const char *list)
     X('Y', "auth-file", "<file>", ID_auth_file, NULL)                                              \
     X('e', "memory-file", "<file>", ID_memory_file, NULL)                                          \
     X('N', "napi_ids", "<num>", ID_num_napi_ids, NULL)                                             \
-    X('Z', "enable-ssl", "", -1, NULL)                                                             \
+    X('Z', "enable-ssl", "", ID_ssl_enabled, NULL)                                                             \
     X('o', "extended", "<list>", -1, "comma separated list of the options below")
 
 static const struct flag {
@@ -862,6 +941,8 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
         fprintf(out, " (default: %c)", (int)row->dflt);
     else if (row - table == ID_ext_persist)
         fprintf(out, " (default: off)");
+    else if (row->show == SHOW_TLS_VERSION || row - table == ID_ssl_max_version)
+        fprintf(out, " (default: %.0f)", row->dflt);
     else if (row->show == SHOW_PROTOCOL || row - table == ID_ext_io_engine)
         fprintf(out, " (default: auto)");
     else
@@ -1122,6 +1203,9 @@ static int take_value(struct parser *p, int letter, const char *arg)
     case 'v':
         s->verbosity++;
         break;
+    case 'Z':
+        s->ssl_enabled = true;
+        break;
     case 'P':
         return take_text(p, ID_pid_file, arg);
     case 'f':
@@ -1196,13 +1280,33 @@ static int take_flag(struct parser *p, int letter, const char *arg)
 
 /* ---- what only makes sense together ---- */
 
-/* Cuts "proto[x]:" and "tag[y]:" and "notls:" off the front; keeps the tag. */
-static char *skip_listen_prefixes(char *text, struct settings_listen *to)
+/* How a listener's prefix changes TLS; the length of the prefix, 0: there is none. */
+static size_t listen_tls(const char *text, enum settings_tls *tls)
+{
+    static const struct {
+        const char *prefix;
+        enum settings_tls tls;
+    } words[] = {{"notls:", SETTINGS_TLS_NONE},
+                 {"btls:", SETTINGS_TLS_NO_CLIENT_CERT},
+                 {"mtls:", SETTINGS_TLS_CLIENT_CERT}};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        if (strncmp(text, words[i].prefix, strlen(words[i].prefix)) == 0) {
+            *tls = words[i].tls;
+            return strlen(words[i].prefix);
+        }
+    }
+    return 0;
+}
+
+/* Cuts "proto[x]:", "tag[y]:" and "notls:" and their like off the front, and keeps what they say. */
+static char *take_listen_prefixes(char *text, struct settings_listen *to, bool *tls_given)
 {
     for (;;) {
         char *end;
-        if (strncmp(text, "notls:", 6) == 0) {
-            text += 6;
+        size_t len = listen_tls(text, &to->tls);
+        if (len > 0) {
+            *tls_given = true;
+            text += len;
         } else if ((strncmp(text, "tag[", 4) == 0 || strncmp(text, "proto[", 6) == 0) &&
                    (end = strstr(text, "]:")) != NULL) {
             if (*text == 't')
@@ -1222,7 +1326,12 @@ static int take_address(struct parser *p, char *text)
         return refuse(p, "more than %d addresses in -l", SETTINGS_LISTEN_MAX);
     struct settings_listen *to = &s->listen[s->listen_count];
     to->port = SETTINGS_PORT_DEFAULT;
-    char *host = skip_listen_prefixes(text, to), *colon;
+    to->tls = s->ssl_enabled ? SETTINGS_TLS_DEFAULT : SETTINGS_TLS_NONE;
+    bool tls_given = false;
+    char *host = take_listen_prefixes(text, to, &tls_given), *colon;
+    if (tls_given && !s->ssl_enabled)
+        return refuse(p, "'%.*s' option is valid only when SSL is enabled (-Z)",
+                      (int)strcspn(text, ":"), text);
     if (*host == '[') {
         char *end = strchr(host, ']');
         if (end == NULL || (end[1] != '\0' && end[1] != ':'))
@@ -1456,6 +1565,18 @@ static int check_flash(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
+static int check_tls(struct parser *p)
+{
+    struct settings *s = p->s;
+    if (s->ssl_enabled && s->ssl_chain_cert == NULL)
+        return refuse(p, "-Z needs a certificate: -o ssl_chain_cert=FILE");
+    if (s->ssl_min_version > s->ssl_max_version)
+        return refuse(p, "ssl_min_version cannot be larger than ssl_max_version");
+    if (!s->ssl_enabled && (s->ssl_chain_cert != NULL || s->ssl_key != NULL))
+        fprintf(p->err, "WARNING: a certificate without -Z: connections are not encrypted\n");
+    return SETTINGS_GO_ON;
+}
+
 /* Everything that depends on more than one option, whatever their order. */
 static int check_together(struct parser *p)
 {
@@ -1476,6 +1597,8 @@ static int check_together(struct parser *p)
         code = check_slab_sizes(p);
     if (code == SETTINGS_GO_ON)
         code = check_flash(p);
+    if (code == SETTINGS_GO_ON)
+        code = check_tls(p);
     if (code == SETTINGS_GO_ON)
         code = check_listen(p);
     if (code == SETTINGS_GO_ON && s->num_threads > 64)
@@ -1820,6 +1943,8 @@ void settings_print_stats(const struct settings *s,
 {
     for (size_t i = 0; i < SETTING_COUNT; i++) {
         const struct setting *row = &table[i];
+        if (why_no_flag('Z') != NULL && i >= ID_ssl_enabled && i <= ID_ssl_min_version)
+            continue; /* as memcached without TLS */
         const char *text = row->type == SETTING_TEXT ? FIELD_CONST(s, row, char *) : NULL;
         double v = row->type == SETTING_TEXT ? 0 : get_number(s, row);
         switch (row->show) {
@@ -1855,6 +1980,9 @@ void settings_print_stats(const struct settings *s,
                  v == SETTINGS_PROTOCOL_ASCII    ? "ascii"
                  : v == SETTINGS_PROTOCOL_BINARY ? "binary"
                                                  : "auto-negotiate");
+            break;
+        case SHOW_TLS_VERSION:
+            emit(ctx, row->stat_name, "tlsv1.%.0f", v);
             break;
         case SHOW_HIDDEN:
             break;

@@ -65,10 +65,19 @@ enum setting_show {
     SHOW_TEXT_NULL, /* text, "NULL" if unset */
     SHOW_TEXT_null, /* text, "(null)" if unset */
     SHOW_PROTOCOL,
+    SHOW_TLS_VERSION,
     SHOW_HIDDEN,
 };
 
 enum settings_protocol { SETTINGS_PROTOCOL_AUTO, SETTINGS_PROTOCOL_ASCII, SETTINGS_PROTOCOL_BINARY };
+/* What a listener does with -Z; DEFAULT: as ssl_verify_mode says. */
+enum settings_tls {
+    SETTINGS_TLS_NONE,
+    SETTINGS_TLS_DEFAULT,
+    SETTINGS_TLS_NO_CLIENT_CERT,
+    SETTINGS_TLS_CLIENT_CERT
+};
+enum settings_key { SETTINGS_KEY_PEM = 1, SETTINGS_KEY_DER = 2 }; /* memcached shows the number */
 enum settings_persist { SETTINGS_PERSIST_OFF, SETTINGS_PERSIST_ON, SETTINGS_PERSIST_SCAN };
 enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENGINE_THREADS };
 
@@ -276,6 +285,39 @@ enum settings_bucket {
     X(BOOL, ext_drop_unread, false, 0, 1, "", LIVE, YES_NO,                                        \
       "ext_drop_unread",                                                                           \
       "compaction drops what was not read")                                                        \
+    X(BOOL, ssl_enabled, false, 0, 1, "", FIXED, YES_NO,                                           \
+      "ssl_enabled",                                                                               \
+      "TLS on every TCP port but those of -l notls:ADDRESS")                                       \
+    X(TEXT, ssl_chain_cert, 0, 0, 0, "", FIXED, TEXT_NULL,                                         \
+      "ssl_chain_cert",                                                                            \
+      "certificate of the server and its chain, PEM file")                                         \
+    X(TEXT, ssl_key, 0, 0, 0, "", FIXED, TEXT_NULL,                                                \
+      "ssl_key",                                                                                   \
+      "private key, file; default: in the file of ssl_chain_cert")                                 \
+    X(U32, ssl_verify_mode, 0, 0, 7, "", FIXED, NUMBER,                                            \
+      "ssl_verify_mode",                                                                           \
+      "certificate of the client: 0 none, 1 checked if it has one, 2 needed, 3 needed once")       \
+    X(U32, ssl_keyformat, SETTINGS_KEY_PEM, 1, 2, "", FIXED, NUMBER,                               \
+      "ssl_keyformat",                                                                             \
+      "format of the key: 1 or PEM, 2 or DER")                                                     \
+    X(TEXT, ssl_ciphers, 0, 0, 0, "", FIXED, TEXT_NULL,                                            \
+      "ssl_ciphers",                                                                               \
+      "ciphers for TLS up to 1.2, as OpenSSL names them")                                          \
+    X(TEXT, ssl_ca_cert, 0, 0, 0, "", FIXED, TEXT_NULL,                                            \
+      "ssl_ca_cert",                                                                               \
+      "certificates that those of clients must lead to, PEM file")                                 \
+    X(U32, ssl_wbuf_size, 16 * KiB, KiB, 16 * MiB, "bytes", FIXED, NUMBER,                         \
+      "ssl_wbuf_size",                                                                             \
+      "the most of replies that is encrypted at once, given in KB; a record has 16")          \
+    X(BOOL, ssl_session_cache, false, 0, 1, "", FIXED, YES_NO,                                     \
+      "ssl_session_cache",                                                                         \
+      "clients can resume their sessions, which spares most of the handshake")                     \
+    X(BOOL, ssl_kernel_tls, false, 0, 1, "", FIXED, YES_NO,                                        \
+      "ssl_kernel_tls",                                                                            \
+      "the kernel encrypts, if it has TLS (module tls)")                                           \
+    X(U32, ssl_min_version, 2, 0, 3, "", FIXED, TLS_VERSION,                                       \
+      "ssl_min_version",                                                                           \
+      "oldest version that clients may speak: 0 tlsv1.0, 1 tlsv1.1, 2 tlsv1.2, 3 tlsv1.3")         \
     X(U32, num_napi_ids, 0, 1, 1024, "", FIXED, NUMBER, "num_napi_ids",                            \
       "receive queues of the network card; connections of one stay with one worker")               \
     X(TEXT, memory_file, 0, 0, 0, "", FIXED, TEXT_null,                                            \
@@ -308,6 +350,8 @@ enum settings_bucket {
       "file of user:pass lines; clients must log in")                                              \
     X(BOOL, hash_expand, true, 0, 1, "", FIXED, HIDDEN, "",                                        \
       "the index grows")                                                                           \
+    X(U32, ssl_max_version, 3, 0, 3, "", FIXED, HIDDEN, "",                                        \
+      "newest version that clients may speak, numbered as for ssl_min_version")                    \
     X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", FIXED, HIDDEN, "",                                \
       "SO_MARK of sockets; 0 none")                                                                \
     X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", FIXED, HIDDEN,                          \
@@ -347,6 +391,7 @@ struct settings_listen {
     char host[SETTINGS_HOST_BYTES]; /* "" means every address */
     int port; /* 1 to 65535, SETTINGS_PORT_ANY, or SETTINGS_PORT_DEFAULT: that of -p (or -U) */
     char tag[65];                   /* of tag[y]:, "" if none */
+    enum settings_tls tls;          /* of notls:, btls: or mtls:; without -Z NONE */
 };
 
 struct settings_ext_file {

@@ -139,6 +139,8 @@ enum stats_when {
     SHOWN_WITH_CRAWLER,    /* lru_crawler */
     SHOWN_WITH_MAINTAINER, /* lru_maintainer_thread */
     SHOWN_WITH_SEGMENTS,   /* lru_segmented */
+    SHOWN_WITH_TLS,        /* -Z */
+    SHOWN_WITH_TLS_SESSIONS, /* -Z and ssl_session_cache */
     SHOWN_COUNT
 };
 
@@ -250,6 +252,10 @@ enum stats_when {
     X(GAUGE, extstore_bytes_fragmented, WITH_FLASH, 0)                                             \
     X(GAUGE, extstore_limit_maxbytes, WITH_FLASH, 0)                                               \
     X(GAUGE, extstore_io_queue, WITH_FLASH, 0)                                                     \
+    X(GAUGE, ssl_new_sessions, WITH_TLS_SESSIONS, 0)                                               \
+    X(GAUGE, ssl_handshake_errors, WITH_TLS, 0)                                                    \
+    X(GAUGE, ssl_proto_errors, WITH_TLS, 0)                                                        \
+    X(GAUGE, time_since_server_cert_refresh, WITH_TLS, 0)                                          \
     X(GAUGE, unexpected_napi_ids, ALWAYS, 0)                                                       \
     X(GAUGE, round_robin_fallback, ALWAYS, 0)                                                      \
     X(GAUGE, bytes, ALWAYS, 0)                                                                     \

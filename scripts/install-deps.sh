@@ -12,12 +12,12 @@ set -eu
 cd "$(dirname "$0")/.."
 
 build_packages=(gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhash-dev libisal-dev
-                libblkid-dev)
+                libblkid-dev libssl-dev)
 test_packages=(clang libcriterion-dev procps memcached libmemcached-tools php-cli php-memcached
-               python3 python3-pymemcache perl libcache-memcached-fast-perl nodejs npm)
+               openssl python3 python3-pymemcache perl libcache-memcached-fast-perl nodejs npm)
 
 # Packages that are not needed if the command is there, which may have come another way.
-declare -A command_of=([gcc]=gcc [clang]=clang [procps]=ps [memcached]=memcached
+declare -A command_of=([gcc]=gcc [clang]=clang [procps]=ps [memcached]=memcached [openssl]=openssl
                        [libmemcached-tools]=memccapable [php-cli]=php [nodejs]=node [npm]=npm)
 
 # Tools that few tests need name their packages beside themselves, in NAME.packages.
@@ -116,6 +116,10 @@ check()
                   xxhash.h isa-l/crc.h; do
         echo "#include <$header>" | "$cc" -E -x c - >/dev/null 2>&1 || lacking+=" <$header>"
     done
+    # Not needed: the Makefile leaves out what is built on it.
+    if [ -z "${TLS:-}" ]; then
+        echo "extant: no <openssl/ssl.h>: built without TLS (-Z); 'make serve' installs it" >&2
+    fi
     if [ -n "$lacking" ]; then
         echo "extant: missing$lacking: 'make serve' or 'make test' installs what is missing" >&2
         exit 1

@@ -214,6 +214,19 @@ class Client:
         self.sock.close()
 
 
+def make_cert(directory, name="server", ca=None, common_name="localhost", options=()):
+    """NAME.crt and NAME.key in the directory, signed by the CA of that name there, or by itself."""
+    crt, key = (os.path.join(directory, name + end) for end in (".crt", ".key"))
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+               "-nodes", "-days", "3", "-subj", "/CN=" + common_name, "-addext",
+               "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", crt, "-keyout", key, *options]
+    if ca:
+        command += ["-CA", os.path.join(directory, ca + ".crt"),
+                    "-CAkey", os.path.join(directory, ca + ".key")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return crt, key
+
+
 def is_extant(binary):
     return os.path.basename(binary).startswith("extant")
 

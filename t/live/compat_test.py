@@ -52,9 +52,12 @@ def shown_by_help():
 
 def shown_by_server():
     """Of `stats` and its groups, with every setting that adds lines."""
-    flags = ['-m', '64', '-o', 'idle_timeout=100,temporary_ttl=60,ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2']
+    flags = ['-m', '64', '-Z', '-o', 'ssl_chain_cert=@DIR@/server.crt,ssl_key=@DIR@/server.key,'
+             'ssl_session_cache,idle_timeout=100,temporary_ttl=60,ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2']
     found = collections.defaultdict(set)
-    with servers.Server(BINARY, flags, 'compat') as server:
+    server = servers.Server(BINARY, flags, 'compat')
+    servers.make_cert(server.dir)
+    with server:
         with server.connect() as client:
             client.sendall(b'set a 0 0 1\r\nx\r\n')
             client.recv(100)

@@ -191,10 +191,12 @@ Test(settings, refusals_of_item_size)
 
 Test(settings, unsupported_is_refused_by_name)
 {
+#ifndef EXTANT_TLS
     refused("-Z", 64, "This server is not built with TLS support.");
+    refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\"");
+#endif
     refused("-S", 64, "This server is not built with SASL support.");
     refused("-o proxy_config=/x", 64, "Illegal suboption \"proxy_config=/x\"");
-    refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\"");
     refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
     refused("-N 0", 64, "Maximum number of NAPI IDs must be greater than 0");
 }
@@ -1002,10 +1004,98 @@ Test(settings, help_is_grouped_and_begins_with_examples)
 Test(settings, help_is_silent_on_what_is_not)
 {
     cr_assert_eq(parse("-h"), 0);
-    const char *const words[] = {"enable-ssl", "sasl", "SASL", "proxy_config", "ssl_"};
+    const char *const words[] = {"sasl", "SASL", "proxy_config",
+#ifndef EXTANT_TLS
+                                 "enable-ssl", "ssl_",
+#endif
+    };
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_null(strstr(out, words[i]), "%s", words[i]);
 }
+
+/* ---- what `stats settings` shows, as text ---- */
+
+struct text {
+    char bytes[8192];
+    size_t len;
+};
+
+static void emit(void *ctx, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static void emit(void *ctx, const char *name, const char *fmt, ...)
+{
+    struct text *t = ctx;
+    va_list ap;
+    t->len += (size_t)snprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, "%s ", name);
+    va_start(ap, fmt);
+    t->len += (size_t)vsnprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, fmt, ap);
+    va_end(ap);
+    t->len += (size_t)snprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, "\n");
+}
+
+/* ---- TLS ---- */
+
+#ifdef EXTANT_TLS
+Test(settings, tls_settings_are_memcacheds)
+{
+    static struct text t;
+    accepted("-Z -o ssl_chain_cert=/c,ssl_key=/k,ssl_verify_mode=2,ssl_keyformat=2,ssl_ciphers=A:B,"
+             "ssl_ca_cert=/a,ssl_wbuf_size=64,ssl_session_cache,ssl_kernel_tls,ssl_min_version=3");
+    settings_print_stats(&s, emit, &t);
+    cr_assert_not_null(
+        strstr(t.bytes, "\nssl_enabled yes\nssl_chain_cert /c\nssl_key /k\nssl_verify_mode 3\n"
+                        "ssl_keyformat 2\nssl_ciphers A:B\nssl_ca_cert /a\nssl_wbuf_size 65536\n"
+                        "ssl_session_cache yes\nssl_kernel_tls yes\nssl_min_version tlsv1.3\n"
+                        "num_napi_ids 0\n"));
+}
+
+Test(settings, tls_words_for_the_key_and_bounds_for_versions)
+{
+    accepted("-o ssl_keyformat=PEM");
+    cr_assert_eq(s.ssl_keyformat, SETTINGS_KEY_PEM);
+    accepted("-o ssl_keyformat=DER,ssl_verify_mode=3,ssl_min_version=1,ssl_max_version=2");
+    cr_assert_eq(s.ssl_keyformat, SETTINGS_KEY_DER);
+    cr_assert_eq(s.ssl_verify_mode, 7);
+    cr_assert_eq(s.ssl_min_version, 1);
+    cr_assert_eq(s.ssl_max_version, 2);
+}
+
+Test(settings, tls_refusals)
+{
+    refused("-Z", 64, "-Z needs a certificate: -o ssl_chain_cert=FILE");
+    refused("-o ssl_chain_cert", 64, "Missing ssl_chain_cert argument");
+    refused("-o ssl_key", 64, "Missing ssl_key argument");
+    refused("-o ssl_ciphers", 64, "Missing ssl_ciphers argument");
+    refused("-o ssl_ca_cert", 64, "Missing ssl_ca_cert argument");
+    refused("-o ssl_verify_mode", 64, "Missing ssl_verify_mode argument");
+    refused("-o ssl_verify_mode=x", 64, "could not parse argument to ssl_verify_mode");
+    refused("-o ssl_verify_mode=4", 64,
+            "Invalid ssl_verify_mode. Use help to see valid options.");
+    refused("-o ssl_keyformat=3", 64,
+            "could not parse argument to ssl_keyformat (1 or PEM, 2 or DER)");
+    refused("-o ssl_min_version=x", 64, "could not parse argument to ssl_min_version");
+    refused("-o ssl_min_version=4", 64,
+            "Invalid ssl_min_version. Use help to see valid options.");
+    refused("-o ssl_max_version=4", 64,
+            "Invalid ssl_max_version. Use help to see valid options.");
+    refused("-o ssl_max_version=1", 64, "ssl_min_version cannot be larger than ssl_max_version");
+    refused("-o ssl_wbuf_size=x", 64, "could not parse argument to ssl_wbuf_size");
+    refused("-o ssl_wbuf_size=0", 64, "ssl_wbuf_size must be greater than 0");
+    refused("-l notls:1.2.3.4", 64, "'notls' option is valid only when SSL is enabled (-Z)");
+    refused("-l mtls:1.2.3.4", 64, "'mtls' option is valid only when SSL is enabled (-Z)");
+}
+
+Test(settings, tls_of_each_listener)
+{
+    accepted("-Z -o ssl_chain_cert=/c -l 1.2.3.4,notls:1.2.3.5,tag[a]:mtls:1.2.3.6,btls:1.2.3.7:9");
+    static const enum settings_tls want[] = {SETTINGS_TLS_DEFAULT, SETTINGS_TLS_NONE,
+                                             SETTINGS_TLS_CLIENT_CERT, SETTINGS_TLS_NO_CLIENT_CERT};
+    cr_assert_eq(s.listen_count, 4);
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert_eq(s.listen[i].tls, want[i], "listener %u", i);
+    accepted("-l 1.2.3.4");
+    cr_assert_eq(s.listen[0].tls, SETTINGS_TLS_NONE);
+}
+#endif
 
 /* ---- live changes ---- */
 
@@ -1037,23 +1127,6 @@ Test(settings, set_refuses)
 
 /* ---- stats settings ---- */
 
-struct text {
-    char bytes[8192];
-    size_t len;
-};
-
-static void emit(void *ctx, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
-static void emit(void *ctx, const char *name, const char *fmt, ...)
-{
-    struct text *t = ctx;
-    va_list ap;
-    t->len += (size_t)snprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, "%s ", name);
-    va_start(ap, fmt);
-    t->len += (size_t)vsnprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, fmt, ap);
-    va_end(ap);
-    t->len += (size_t)snprintf(t->bytes + t->len, sizeof(t->bytes) - t->len, "\n");
-}
-
 Test(settings, stats_are_memcacheds)
 {
     static struct text t;
@@ -1077,7 +1150,13 @@ Test(settings, stats_are_memcacheds)
         "drop_privileges no\next_item_size 512\n"
         "ext_item_age 4294967295\next_low_ttl 0\next_recache_rate 2000\next_wbuf_size 4194304\n"
         "ext_compact_under 0\next_drop_under 0\next_max_sleep 1000000\next_max_frag 0.80\n"
-        "slab_automove_freeratio 0.010\next_drop_unread no\nnum_napi_ids 0\n"
+        "slab_automove_freeratio 0.010\next_drop_unread no\n"
+#ifdef EXTANT_TLS
+        "ssl_enabled no\nssl_chain_cert NULL\nssl_key NULL\nssl_verify_mode 0\nssl_keyformat 1\n"
+        "ssl_ciphers NULL\nssl_ca_cert NULL\nssl_wbuf_size 16384\nssl_session_cache no\n"
+        "ssl_kernel_tls no\nssl_min_version tlsv1.2\n"
+#endif
+        "num_napi_ids 0\n"
         "memory_file (null)\nclient_flags_size 4\n");
 }
 

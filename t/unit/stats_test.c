@@ -123,7 +123,7 @@ Test(stats, reading_while_threads_count)
     cr_assert_eq(stats_sum_get_hits(&sum), 40000);
 }
 
-static void show(bool idle, bool flash, bool reassign, bool crawler, bool maintainer)
+static void show_with(bool idle, bool flash, bool reassign, bool crawler, bool maintainer, bool tls)
 {
     snap.shown[SHOWN_WITH_IDLE] = idle;
     snap.shown[SHOWN_WITH_FLASH] = flash;
@@ -131,7 +131,13 @@ static void show(bool idle, bool flash, bool reassign, bool crawler, bool mainta
     snap.shown[SHOWN_WITH_CRAWLER] = crawler;
     snap.shown[SHOWN_WITH_MAINTAINER] = maintainer;
     snap.shown[SHOWN_WITH_SEGMENTS] = maintainer;
+    snap.shown[SHOWN_WITH_TLS] = snap.shown[SHOWN_WITH_TLS_SESSIONS] = tls;
     stats_emit_general(&snap, emit, NULL);
+}
+
+static void show(bool idle, bool flash, bool reassign, bool crawler, bool maintainer)
+{
+    show_with(idle, flash, reassign, crawler, maintainer, false);
 }
 
 Test(stats, general_has_93_lines_by_default)
@@ -161,7 +167,7 @@ Test(stats, idle_timeout_adds_a_line)
 
 Test(stats, general_order_with_everything)
 {
-    show(true, true, true, true, true);
+    show_with(true, true, true, true, true, true);
     cr_assert_str_eq(
         names(),
         "pid uptime time version libevent pointer_size rusage_user rusage_system max_connections "
@@ -185,7 +191,8 @@ Test(stats, general_order_with_everything)
         "extstore_pages_used extstore_objects_evicted extstore_objects_read "
         "extstore_objects_written extstore_objects_used extstore_bytes_evicted "
         "extstore_bytes_written extstore_bytes_read extstore_bytes_used extstore_bytes_fragmented "
-        "extstore_limit_maxbytes extstore_io_queue unexpected_napi_ids round_robin_fallback bytes "
+        "extstore_limit_maxbytes extstore_io_queue ssl_new_sessions ssl_handshake_errors "
+        "ssl_proto_errors time_since_server_cert_refresh unexpected_napi_ids round_robin_fallback bytes "
         "curr_items total_items slab_global_page_pool expired_unfetched evicted_unfetched "
         "evicted_active evictions reclaimed crawler_reclaimed crawler_items_checked "
         "lrutail_reflocked moves_to_cold moves_to_warm moves_within_lru direct_reclaims "

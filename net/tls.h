@@ -1,0 +1,64 @@
+/* net/tls.h: TLS, as a table of calls, so that what uses it needs no library to be built.
+ *
+ * struct tls is one for each server: certificate, key and rules. A stream is one connection's side
+ * of it: bytes in the clear on this side, records on the socket. The socket stays its owner's, and
+ * non-blocking; no call here waits for it.
+ *
+ * tls_refresh() reads the files again and puts what they say in the place of the old at once, or
+ * changes nothing. Streams keep what they were opened with.
+ *
+ * Threads: a stream belongs to one thread; open() and refresh() by any. Lock: LOCK_TLS, for the time
+ * of one assignment.
+ *
+ * Where the OpenSSL headers are missing, net/tls.c isn't built, nothing calls tls_create(), and
+ * -Z is refused (operator/settings.c).
+ */
+#ifndef EXTANT_TLS_H
+#define EXTANT_TLS_H
+
+#include "command/command.h"
+#include "operator/settings.h"
+
+#define TLS_RECORD_BYTES 16384u /* the most that one record carries */
+#define TLS_WHY_BYTES 512u
+
+enum tls_result {
+    TLS_OK,
+    TLS_WANT_READ,  /* again when the socket is readable */
+    TLS_WANT_WRITE, /* again when it is writable; a write with the same bytes, or more behind them */
+    TLS_END,        /* the client has ended it */
+    TLS_BROKEN,     /* nothing more comes or goes */
+};
+
+struct tls_stream;
+struct tls;
+
+struct tls_ops {
+    /* NULL: no memory. */
+    struct tls_stream *(*open)(struct tls *t, int fd, enum settings_tls mode);
+    /* Until it is TLS_OK, before anything else. Why it is broken goes to why[], "" if the client has
+     * just left. Counts handshake errors. */
+    enum tls_result (*handshake)(struct tls_stream *s, char *why, size_t why_bytes);
+    /* What there is of one record. Counts protocol errors. */
+    enum tls_result (*read)(struct tls_stream *s, void *to, size_t room, size_t *got);
+    /* One record at most. */
+    enum tls_result (*write)(struct tls_stream *s, const void *p, size_t n, size_t *taken);
+    /* Has more from the socket than it has given away? */
+    bool (*has_input)(const struct tls_stream *s);
+    /* Tells the client that this is the end, if the socket takes it. */
+    void (*close)(struct tls_stream *s);
+};
+
+struct tls {
+    const struct tls_ops *ops;
+};
+
+/* By the ssl_ settings, which it looks at as long as it lives, as it does at the counters. NULL, with
+ * a line in why[]. */
+struct tls *tls_create(const struct settings *s, struct server_counters *n, char *why,
+                       size_t why_bytes);
+void tls_destroy(struct tls *t); /* no stream is left; NULL is allowed */
+/* 0, or -EINVAL with a line in why[]. Reads files. */
+int tls_refresh(struct tls *t, char *why, size_t why_bytes);
+
+#endif

@@ -1,0 +1,593 @@
+/* net/tls_conn.c: see net/tls_conn.h. */
+#include "net/tls_conn.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/worker.h"
+
+enum {
+    GATHER_MAX = 64,
+    PEEK_BYTES = 16,
+    HANDSHAKE_BYTE = 0x16, /* how the first record of a client begins */
+    CROWDED_US = 20000,    /* until another look for room, when TLS_GREETING_MAX are there */
+    TICK_SEC = 1,
+    OLD_SEC = 1, /* a handshake that others need not wait for */
+    RELAY_PIECES_MAX = 4
+};
+
+static struct tls_conn *of(struct conn *c)
+{
+    DEBUG_ASSERT(c->apart & CONN_TLS);
+    return (struct tls_conn *)c;
+}
+
+static struct tls_worker *worker_of(const struct tls_conn *t)
+{
+    return t->conn.worker->tls;
+}
+
+/* ---- who has not finished its handshake ---- */
+
+static void list_add(struct tls_worker *w, struct tls_conn *t, enum tls_stage stage)
+{
+    struct tls_list *l = &w->list[stage];
+    t->stage = stage;
+    t->since_sec = clock_now_sec();
+    t->prev = l->tail;
+    t->next = NULL;
+    if (l->tail)
+        l->tail->next = t;
+    else
+        l->head = t;
+    l->tail = t;
+    l->count++;
+}
+
+static void list_remove(struct tls_worker *w, struct tls_conn *t)
+{
+    struct tls_list *l = &w->list[t->stage];
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        l->head = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    else
+        l->tail = t->prev;
+    l->count--;
+}
+
+static void set_timer(struct tls_worker *w, bool crowded)
+{
+    struct timeval now = {0, 0}, soon = {0, CROWDED_US}, tick = {TICK_SEC, 0};
+    if (w->ready[TLS_SILENT].head || w->ready[TLS_GREETING].head)
+        evtimer_add(&w->timer, crowded ? &soon : &now);
+    else if (w->list[TLS_SILENT].head || w->list[TLS_GREETING].head)
+        evtimer_add(&w->timer, &tick);
+}
+
+static void ready_add(struct tls_worker *w, struct tls_conn *t)
+{
+    if (t->is_ready)
+        return;
+    t->is_ready = true;
+    t->next_ready = NULL;
+    if (w->ready[t->stage].tail)
+        w->ready[t->stage].tail->next_ready = t;
+    else
+        w->ready[t->stage].head = t;
+    w->ready[t->stage].tail = t;
+}
+
+static void ready_remove(struct tls_worker *w, struct tls_conn *t)
+{
+    if (!t->is_ready)
+        return;
+    struct tls_conn *before = NULL, *at = w->ready[t->stage].head;
+    for (; at != t; at = at->next_ready)
+        before = at;
+    if (before)
+        before->next_ready = t->next_ready;
+    else
+        w->ready[t->stage].head = t->next_ready;
+    if (w->ready[t->stage].tail == t)
+        w->ready[t->stage].tail = before;
+    t->is_ready = false;
+}
+
+/* One that OpenSSL didn't count. */
+static void count_failure(const struct tls_conn *t)
+{
+    struct server_counters *n = t->conn.session.w->env->counters;
+    atomic_fetch_add_explicit(&n->tls_handshake_errors, 1, memory_order_relaxed);
+}
+
+static void peer_text(const struct tls_conn *t, char *out, size_t size)
+{
+    conn_address_text(&t->conn.origin.peer, NULL, out, size);
+}
+
+/* Waits for the socket; without memory for that it is closed. */
+static void await(struct tls_conn *t, short what)
+{
+    if (!conn_await_tls(&t->conn, what))
+        conn_close(&t->conn, CONN_ERROR);
+}
+
+/* ---- the handshake ---- */
+
+/* The first bytes are here: true iff they may be the beginning of a handshake. */
+static bool is_tls(struct tls_conn *t)
+{
+    char first[PEEK_BYTES];
+    ssize_t n = recv(t->conn.origin.fd, first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
+    if (n <= 0) { /* it has left */
+        conn_close(&t->conn, n == 0 ? CONN_NORMAL : CONN_ERROR);
+        return false;
+    }
+    if (first[0] == HANDSHAKE_BYTE)
+        return true;
+    count_failure(t);
+    conn_close(&t->conn, CONN_ERROR);
+    return false;
+}
+
+/* Is there room for one more handshake? The oldest goes if it is old enough. */
+static bool make_room(struct tls_worker *w)
+{
+    struct tls_list *greeting = &w->list[TLS_GREETING];
+    struct tls_conn *oldest = greeting->head;
+    if (greeting->count < TLS_GREETING_MAX)
+        return true;
+    if (clock_now_sec() - oldest->since_sec <= OLD_SEC)
+        return false;
+    log_info("TLS: a handshake gives way to others");
+    count_failure(oldest);
+    conn_close(&oldest->conn, CONN_ERROR);
+    return true;
+}
+
+/* It leaves the silent; false: it is closed. */
+static bool begin(struct tls_worker *w, struct tls_conn *t)
+{
+    if (!is_tls(t))
+        return false;
+    t->stream = w->tls->ops->open(w->tls, t->conn.origin.fd, t->conn.origin.tls);
+    if (!t->stream) {
+        stat_inc(t->conn.session.w->stats, STAT_read_buf_oom);
+        conn_close(&t->conn, CONN_ERROR);
+        return false;
+    }
+    ready_remove(w, t);
+    list_remove(w, t);
+    list_add(w, t, TLS_GREETING);
+    return true;
+}
+
+static void go_on(struct tls_worker *w, struct tls_conn *t)
+{
+    char why[TLS_WHY_BYTES], peer[96];
+    switch (w->tls->ops->handshake(t->stream, why, sizeof(why))) {
+    case TLS_WANT_READ:
+        await(t, EV_READ);
+        return;
+    case TLS_WANT_WRITE:
+        await(t, EV_WRITE);
+        return;
+    case TLS_OK:
+        list_remove(w, t);
+        t->stage = TLS_OPEN;
+        t->more = true;
+        conn_run_tls(&t->conn, true);
+        return;
+    default:
+        peer_text(t, peer, sizeof(peer));
+        if (*why)
+            log_warning("TLS handshake with %s failed: %s", peer, why);
+        conn_close(&t->conn, CONN_ERROR);
+    }
+}
+
+/* A few of those that are ready. True: what is left waits for room. */
+static bool take_steps(struct tls_worker *w)
+{
+    for (unsigned i = 0; i < TLS_STEPS_OF_A_TURN; i++) {
+        struct tls_conn *t = w->ready[TLS_GREETING].head;
+        if (t) {
+            ready_remove(w, t);
+            go_on(w, t);
+            continue;
+        }
+        t = w->ready[TLS_SILENT].head;
+        if (!t)
+            return false;
+        if (!make_room(w))
+            return true;
+        if (begin(w, t))
+            go_on(w, t);
+    }
+    return false;
+}
+
+static void close_late(struct tls_list *l)
+{
+    uint32_t now = clock_now_sec();
+    for (struct tls_conn *t; (t = l->head) && now - t->since_sec > TLS_GREETING_SEC;) {
+        char peer[96];
+        peer_text(t, peer, sizeof(peer));
+        if (t->stage == TLS_GREETING)
+            count_failure(t);
+        log_info("TLS: no handshake with %s within %u s", peer, TLS_GREETING_SEC);
+        conn_close(&t->conn, CONN_IDLE);
+    }
+}
+
+static void timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct tls_worker *w = arg;
+    bool crowded = take_steps(w);
+    close_late(&w->list[TLS_SILENT]);
+    close_late(&w->list[TLS_GREETING]);
+    set_timer(w, crowded);
+}
+
+/* ---- lent: what comes out of the pair goes to the client ---- */
+
+static void relay_ready(evutil_socket_t fd, short what, void *arg);
+
+/* As conn_await_tls(), for the pair. */
+static bool relay_await(struct tls_conn *t, short want)
+{
+    if (t->relay_interest == want)
+        return true;
+    if (t->relay_interest)
+        event_del(&t->relay_event);
+    t->relay_interest = 0;
+    if (!want)
+        return true;
+    event_assign(&t->relay_event, t->conn.worker->base, t->relay_fd, (short)(want | EV_PERSIST),
+                 relay_ready, t);
+    if (event_add(&t->relay_event, NULL) != 0)
+        return false;
+    t->relay_interest = want;
+    return true;
+}
+
+static void relay_close(struct tls_conn *t)
+{
+    if (t->relay_fd < 0)
+        return;
+    relay_await(t, 0);
+    close(t->relay_fd);
+    t->relay_fd = -1;
+}
+
+/* The client is gone, or can't be served. The writer learns it from the pair; when it is a dump, the
+ * connection ends with it (tls_conn_dump_over). */
+static void relay_fail(struct tls_conn *t)
+{
+    relay_close(t);
+    conn_await_tls(&t->conn, 0);
+    if (!(t->conn.apart & CONN_DUMPING))
+        conn_close(&t->conn, CONN_NORMAL);
+}
+
+/* Nothing more comes out of the pair. */
+static void relay_end(struct tls_conn *t)
+{
+    if (t->watching) { /* the watcher was closed */
+        relay_fail(t);
+        return;
+    }
+    ASSERT(!(t->conn.apart & CONN_DUMPING)); /* till then its end is held open here */
+    relay_close(t);
+    t->stage = TLS_OPEN;
+    t->more = true;
+    conn_run_tls(&t->conn, true);
+}
+
+/* What was sent leaves the pair. */
+static void relay_take(struct tls_conn *t, size_t n)
+{
+    struct tls_worker *w = worker_of(t);
+    stat_add(t->conn.session.w->stats, STAT_bytes_written, n);
+    while (n > 0) {
+        ssize_t got = recv(t->relay_fd, w->buf, n, MSG_DONTWAIT);
+        ASSERT(got > 0 && (size_t)got <= n); /* it was seen there */
+        n -= (size_t)got;
+    }
+}
+
+/* Sends what is in the pair. It is looked at first and taken out when it is sent: so the same bytes are
+ * there for the next try. */
+static void relay(struct tls_conn *t)
+{
+    struct tls_worker *w = worker_of(t);
+    for (unsigned i = 0; i < RELAY_PIECES_MAX; i++) {
+        size_t taken;
+        ssize_t n = recv(t->relay_fd, w->buf, w->buf_bytes, MSG_PEEK | MSG_DONTWAIT);
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+            break;
+        if (n == 0) {
+            relay_end(t);
+            return;
+        }
+        enum tls_result r = n < 0 ? TLS_BROKEN
+                                  : w->tls->ops->write(t->stream, w->buf, (size_t)n, &taken);
+        if (r == TLS_WANT_WRITE && relay_await(t, 0) && conn_await_tls(&t->conn, EV_WRITE))
+            return;
+        if (r != TLS_OK) {
+            relay_fail(t);
+            return;
+        }
+        relay_take(t, taken);
+    }
+    /* a dump's client may have sent its next requests: these stay in the socket till then */
+    if (!relay_await(t, EV_READ) || !conn_await_tls(&t->conn, t->watching ? EV_READ : 0))
+        relay_fail(t);
+}
+
+static void relay_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    relay(arg);
+}
+
+/* What a watcher says is thrown away; that it went away is noticed. */
+static void relay_listen(struct tls_conn *t)
+{
+    struct tls_worker *w = worker_of(t);
+    size_t got;
+    enum tls_result r = w->tls->ops->read(t->stream, w->buf, w->buf_bytes, &got);
+    if (r == TLS_END || r == TLS_BROKEN)
+        relay_fail(t);
+}
+
+int tls_conn_lend(struct conn *c, bool to_dump)
+{
+    struct tls_conn *t = of(c);
+    int pair[2];
+    ASSERT(t->stage == TLS_OPEN && t->relay_fd < 0);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
+        return -1;
+    t->relay_fd = pair[1];
+    t->relay_interest = 0;
+    t->watching = !to_dump;
+    t->lent_fd = to_dump ? pair[0] : -1;
+    t->stage = TLS_LENT;
+    relay(t); /* nothing is in it yet: waits for what comes */
+    return pair[0];
+}
+
+void tls_conn_take_back(struct conn *c, int lent_fd)
+{
+    struct tls_conn *t = of(c);
+    relay_close(t);
+    close(lent_fd);
+    t->lent_fd = -1;
+    t->stage = TLS_OPEN;
+    t->more = true;
+}
+
+void tls_conn_dump_over(struct conn *c, bool alive)
+{
+    struct tls_conn *t = of(c);
+    close(t->lent_fd);
+    t->lent_fd = -1;
+    if (!alive || t->relay_fd < 0)
+        conn_close(c, CONN_ERROR);
+    else if (t->relay_interest) /* else the client reads slowly, and its socket goes on with it */
+        relay(t);
+}
+
+/* ---- open: in place of the socket's calls ---- */
+
+ssize_t tls_conn_readv(struct conn *c, const struct iovec *iov, int count)
+{
+    struct tls_conn *t = of(c);
+    const struct tls_ops *ops = worker_of(t)->tls->ops;
+    size_t total = 0, at = 0;
+    enum tls_result r = TLS_OK;
+    t->more = false;
+    t->wants_write = false;
+    for (int i = 0; i < count;) {
+        size_t got = 0;
+        r = ops->read(t->stream, (char *)iov[i].iov_base + at, iov[i].iov_len - at, &got);
+        if (r != TLS_OK)
+            break;
+        total += got;
+        at += got;
+        t->more = got == TLS_RECORD_BYTES || ops->has_input(t->stream);
+        if (at == iov[i].iov_len) {
+            i++;
+            at = 0;
+        }
+        if (!t->more)
+            break;
+    }
+    t->wants_write = r == TLS_WANT_WRITE;
+    if (r == TLS_WANT_READ || r == TLS_WANT_WRITE)
+        t->more = false;
+    if (total > 0)
+        return (ssize_t)total;
+    if (r == TLS_END)
+        return 0;
+    errno = r == TLS_BROKEN ? ECONNRESET : EAGAIN;
+    return -1;
+}
+
+bool tls_conn_has_input(const struct conn *c)
+{
+    return ((const struct tls_conn *)c)->more;
+}
+
+/* What the next write is given: a long piece as it lies there, short ones put together; buf_bytes at
+ * most. A write that has to be tried again gets the same bytes, since nothing leaves the queue before
+ * they are sent. */
+static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned count, const char **at)
+{
+    size_t bytes = 0;
+    *at = iov[0].iov_base;
+    if (count == 1 || iov[0].iov_len >= w->buf_bytes)
+        return min_u64(iov[0].iov_len, w->buf_bytes);
+    for (unsigned i = 0; i < count && bytes < w->buf_bytes; i++) {
+        size_t n = min_u64(iov[i].iov_len, w->buf_bytes - bytes);
+        memcpy(w->buf + bytes, iov[i].iov_base, n);
+        bytes += n;
+    }
+    *at = w->buf;
+    return bytes;
+}
+
+enum reply_progress tls_conn_send(struct conn *c, uint64_t *sent)
+{
+    struct tls_conn *t = of(c);
+    struct tls_worker *w = worker_of(t);
+    for (;;) {
+        struct iovec iov[GATHER_MAX];
+        const char *at;
+        size_t taken;
+        unsigned count = reply_pieces(&c->session.out, iov, GATHER_MAX);
+        if (count == 0) {
+            reply_sent(&c->session.out, 0);
+            if (t->wants_write)
+                return REPLY_BLOCKED;
+            return reply_is_empty(&c->session.out) ? REPLY_SENT_ALL : REPLY_NOT_READY;
+        }
+        size_t bytes = gather(w, iov, count, &at);
+        switch (w->tls->ops->write(t->stream, at, bytes, &taken)) {
+        case TLS_OK:
+            *sent += taken;
+            reply_sent(&c->session.out, taken);
+            break;
+        case TLS_WANT_WRITE:
+            return REPLY_BLOCKED;
+        default: /* it never has to read first: nothing is negotiated again */
+            return REPLY_BROKEN;
+        }
+    }
+}
+
+/* ---- events ---- */
+
+/* The socket takes something again. */
+static void writable(struct tls_conn *t)
+{
+    struct conn *c = &t->conn;
+    t->more = t->more || t->wants_write;
+    t->wants_write = false;
+    if (conn_flush_tls(c) && !c->blocked)
+        conn_run_tls(c, t->more);
+}
+
+static void readable(struct tls_conn *t)
+{
+    struct conn *c = &t->conn;
+    if (c->list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
+        return;
+    if (c->session.barrier || session_is_full(&c->session))
+        await(t, 0);
+    else
+        conn_run_tls(c, true);
+}
+
+void tls_conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
+{
+    struct tls_conn *t = arg;
+    atomic_store_explicit(&t->conn.last_cmd_sec, clock_now_sec(), memory_order_relaxed);
+    switch (t->stage) {
+    case TLS_SILENT:
+    case TLS_GREETING:
+        await(t, 0);
+        ready_add(worker_of(t), t);
+        set_timer(worker_of(t), false);
+        break;
+    case TLS_OPEN:
+        if (what & EV_WRITE)
+            writable(t);
+        else
+            readable(t);
+        break;
+    case TLS_LENT:
+        if (what & EV_WRITE)
+            relay(t);
+        else
+            relay_listen(t);
+        break;
+    }
+}
+
+void tls_conn_continue(struct conn *c)
+{
+    struct tls_conn *t = of(c);
+    if (c->apart & CONN_DUMPING)
+        return;
+    if (c->blocked) /* the socket's event goes on with it */
+        session_detach(&c->session);
+    else
+        conn_run_tls(c, t->more);
+}
+
+/* ---- begin and end ---- */
+
+struct conn *tls_conn_create(void)
+{
+    struct tls_conn *t = calloc(1, sizeof(*t));
+    if (!t)
+        return NULL;
+    t->conn.apart = CONN_TLS;
+    t->lent_fd = t->relay_fd = -1;
+    return &t->conn;
+}
+
+void tls_conn_start(struct conn *c)
+{
+    struct tls_conn *t = of(c);
+    list_add(worker_of(t), t, TLS_SILENT);
+    set_timer(worker_of(t), false);
+    await(t, EV_READ);
+}
+
+void tls_conn_end(struct conn *c)
+{
+    struct tls_conn *t = of(c);
+    struct tls_worker *w = worker_of(t);
+    ASSERT(!(c->apart & CONN_DUMPING));
+    ready_remove(w, t);
+    if (t->stage == TLS_SILENT || t->stage == TLS_GREETING)
+        list_remove(w, t);
+    if (t->lent_fd >= 0)
+        close(t->lent_fd);
+    relay_close(t);
+    if (t->stream)
+        w->tls->ops->close(t->stream);
+    t->stream = NULL;
+}
+
+struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
+{
+    size_t bytes = w->env->settings->ssl_wbuf_size;
+    struct tls_worker *t = calloc(1, sizeof(*t) + bytes);
+    if (!t)
+        return NULL;
+    t->worker = w;
+    t->tls = tls;
+    t->buf_bytes = bytes;
+    evtimer_assign(&t->timer, w->base, timer_due, t);
+    struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
+    if (evtimer_add(&t->timer, &soon) != 0) {
+        free(t);
+        return NULL;
+    }
+    return t;
+}
+
+void tls_worker_destroy(struct tls_worker *t)
+{
+    if (!t)
+        return;
+    evtimer_del(&t->timer);
+    free(t);
+}

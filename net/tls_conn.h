@@ -1,0 +1,94 @@
+/* net/tls_conn.h: a connection whose bytes go through TLS: what it does in other ways than one in
+ * the clear. net/conn.c is compiled twice, for either kind, and calls this for the one; so the
+ * other doesn't pay for it.
+ *
+ * Stages:
+ *   silent   accepted, nothing was heard; costs a struct
+ *   greeting in its handshake; costs what OpenSSL needs for one (tens of KB)
+ *   open     as any connection, with a stream in place of the socket
+ *   lent     a watcher or a dump writes into a pair of sockets, and what comes out of it is sent
+ *
+ * Handshakes cost much more than requests, and strangers can begin them. So a turn of the loop takes a
+ * few steps of them only (the rest wait for the next one, between other clients' requests); a
+ * worker has TLS_GREETING_MAX at a time, and lets go of the oldest when others wait; and neither a silent
+ * client nor one in its handshake has more than TLS_GREETING_SEC.
+ *
+ * Threads: all in the worker's. No locks.
+ */
+#ifndef EXTANT_TLS_CONN_H
+#define EXTANT_TLS_CONN_H
+
+#include "net/conn.h"
+#include "net/tls.h"
+
+#define TLS_GREETING_SEC 10u
+#define TLS_GREETING_MAX 256u
+#define TLS_STEPS_OF_A_TURN 4u
+
+enum tls_stage { TLS_SILENT, TLS_GREETING, TLS_OPEN, TLS_LENT };
+
+struct tls_conn {
+    struct conn conn; /* first: conn_create() and conn_free() */
+    struct tls_stream *stream; /* NULL while silent */
+    enum tls_stage stage;
+    bool more;         /* the stream may have input that the socket's event doesn't tell of */
+    bool wants_write;  /* a read waits for the socket to take something */
+    uint32_t since_sec; /* silent, greeting: in this stage */
+    struct tls_conn *prev, *next; /* silent, greeting: in the worker's list of the stage */
+    bool is_ready;
+    struct tls_conn *next_ready;
+    /* lent; -1: none */
+    bool watching; /* to a watcher; else to a dump */
+    int lent_fd;   /* of a dump: the end that it writes into */
+    int relay_fd; /* the end that is read here */
+    struct event relay_event;
+    short relay_interest; /* as conn.interest */
+};
+
+struct tls_list {
+    struct tls_conn *head, *tail; /* the oldest first */
+    unsigned count;
+};
+
+struct tls_worker {
+    struct worker *worker;
+    struct tls *tls;
+    struct tls_list list[2]; /* by stage: TLS_SILENT, TLS_GREETING */
+    /* of these, those whose socket is ready: the handshakes come first, since they make room */
+    struct {
+        struct tls_conn *head, *tail;
+    } ready[2];
+    struct event timer;
+    size_t buf_bytes; /* ssl_wbuf_size */
+    char buf[];       /* what one write is put together in, for the time of a call */
+};
+
+/* For a worker whose loop is made and not running. NULL: no memory. */
+struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls);
+void tls_worker_destroy(struct tls_worker *t); /* no connection is left; NULL is allowed */
+
+/* ---- for net/conn.c; c->apart has CONN_TLS ---- */
+
+/* calloc'ed, in place of a struct conn; NULL: no memory. */
+struct conn *tls_conn_create(void);
+void tls_conn_start(struct conn *c);
+/* As conn_continue(). */
+void tls_conn_continue(struct conn *c);
+/* Before the socket is closed. */
+void tls_conn_end(struct conn *c);
+void tls_conn_event(evutil_socket_t fd, short what, void *arg);
+/* As readv() on a socket that doesn't wait. */
+ssize_t tls_conn_readv(struct conn *c, const struct iovec *iov, int count);
+/* Is there input now, whatever the socket's event says? */
+bool tls_conn_has_input(const struct conn *c);
+/* As reply_send(). */
+enum reply_progress tls_conn_send(struct conn *c, uint64_t *sent);
+/* A non-blocking socket, what is written to which goes to the client from now on; -1 with errno. For a
+ * watcher it is its own (it ends when the connection does); for a dump it stays the connection's. */
+int tls_conn_lend(struct conn *c, bool to_dump);
+/* Not lent after all: the dump or watcher didn't start. */
+void tls_conn_take_back(struct conn *c, int lent_fd);
+/* The dump is done; not alive: it could not send all. */
+void tls_conn_dump_over(struct conn *c, bool alive);
+
+#endif
