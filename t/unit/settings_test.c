@@ -548,7 +548,7 @@ Test(settings, listen_refusals)
     refused("-l ,", 64, "-l \",\" names no address");
     refused("-l []", 64, "-l \"[]\" has an empty address");
     refused("-l tag[x]:", 64, "-l \"tag[x]:\" has an empty address");
-    refused("-l 1.2.3.4,notls:", 64, "-l \"1.2.3.4,notls:\" has an empty address");
+    refused("-l 1.2.3.4,tag[a]:", 64, "-l \"1.2.3.4,tag[a]:\" has an empty address");
     static const char *const nothing[] = {"-l", "", NULL};
     cr_assert_eq(parse_vector(nothing), 64);
     cr_assert_str_eq(err, "-l \"\" names no address\n");
