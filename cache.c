@@ -284,9 +284,11 @@ static void count_death(struct cache_worker *w, struct cache_op *op, enum item_d
 {
     if (d == ITEM_EXPIRED) {
         op->met_expired = true;
+        departed_note(w->cache->departed, op->hash, MISS_expired);
         stat_inc(w->stats, STAT_get_expired);
     } else {
         op->met_flushed = true;
+        departed_note(w->cache->departed, op->hash, MISS_flushed);
         stat_inc(w->stats, STAT_get_flushed);
     }
 }
@@ -627,6 +629,15 @@ static void swap_copy(struct cache *c, struct cache_op *op, struct look *l)
 
 /* ---- CACHE_GET ---- */
 
+static enum miss_reason miss_reason(const struct cache_worker *w, const struct cache_op *op)
+{
+    if (op->starved)
+        return MISS_no_memory;
+    if (op->met_flushed || op->met_expired)
+        return op->met_flushed ? MISS_flushed : MISS_expired;
+    return unreadable_count(op) > 0 ? MISS_unreadable : departed_find(w->cache->departed, op->hash);
+}
+
 void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
                       enum lru_segment seg)
 {
@@ -645,7 +656,7 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
     if (hit)
         stat_lru_hit(w->stats, lru_id_of(cls, seg));
     else
-        stat_inc(w->stats, STAT_get_misses);
+        stat_miss(w->stats, miss_reason(w, op));
 }
 
 static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
@@ -656,6 +667,8 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
         stat_inc(w->stats, STAT_miss_from_extstore);
         index_clear(c->index, op->hash, l->tombstone);
         l->tombstone = NULL;
+        if (departed_find(c->departed, op->hash) == MISS_never_stored)
+            departed_note(c->departed, op->hash, MISS_evicted_from_flash);
     }
     op->status = CACHE_NOT_FOUND;
     if (!(op->options & CACHE_F_VIVIFY)) {
@@ -897,7 +910,7 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
     lock_release(lock);
     if (result == CACHE_QUICK_MISS) {
         stat_inc(w->stats, STAT_get_cmds);
-        stat_inc(w->stats, STAT_get_misses);
+        stat_miss(w->stats, departed_find(c->departed, hash));
     }
     return result;
 }
@@ -1219,6 +1232,7 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             view_record(c, op, l.match);
             flash_forget(c, op->hash, l.match_slot, false);
         }
+        departed_note(c->departed, op->hash, MISS_deleted);
         if (!quiet)
             stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
         op->status = CACHE_OK;
@@ -1446,6 +1460,8 @@ struct cache *cache_create(const struct cache_options *opt)
     c->slab = opt->slab;
     c->index = opt->index;
     c->ext = opt->ext;
+    uint64_t share = opt->settings->maxbytes / DEPARTED_SHARE;
+    c->departed = departed_create(min_u64(max_u64(share, DEPARTED_BYTES_MIN), DEPARTED_BYTES_MAX));
     c->base = arena_base(opt->arena);
     c->handle_shift = slab_handle_shift(opt->slab);
     c->root = arena_root(opt->arena, ARENA_ROOT_CACHE);
@@ -1479,6 +1495,7 @@ void cache_destroy(struct cache *c)
         close(c->maint_fd);
     free(c->dups);
     free(c->sizes);
+    departed_destroy(c->departed);
     free(c);
 }
 

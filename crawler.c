@@ -92,7 +92,10 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
             class_count(c, cls, crawler_reclaimed);
             if (!(item_flags(it) & ITEM_FETCHED))
                 class_count(c, cls, expired_unfetched);
-            item_unlink(c, it, item_hash(c, it));
+            uint64_t hash = item_hash(c, it);
+            departed_note(c->departed, hash,
+                          item_death(c, it, p->now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
+            item_unlink(c, it, hash);
         } else if (cr->job != CRAWLER_EXPIRE) {
             note_item(cr, p, it);
         }

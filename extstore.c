@@ -733,6 +733,27 @@ void ext_info(struct extstore *e, struct ext_info *out)
     explain(e, out);
 }
 
+unsigned ext_device_count(const struct extstore *e)
+{
+    return e->device_count;
+}
+
+void ext_device_info(struct extstore *e, unsigned device, struct ext_device_info *out)
+{
+    ASSERT(device < e->device_count);
+    struct ext_device *d = &e->devices[device];
+    *out = (struct ext_device_info){
+        .path = d->path,
+        .bytes = d->bytes,
+        .failed = ext_device_failed(d),
+        .bytes_read = atomic_load_explicit(&d->reads.bytes, memory_order_relaxed),
+        .bytes_written = atomic_load_explicit(&d->writes.bytes, memory_order_relaxed),
+    };
+    histogram_sum_add(&out->reads, &d->reads.latency);
+    histogram_sum_add(&out->writes, &d->writes.latency);
+    ext_ring_loads(e, device, &out->reads, &out->bytes_read);
+}
+
 unsigned ext_page_count(const struct extstore *e)
 {
     return e->page_count;
@@ -748,6 +769,7 @@ void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out)
         .bytes_used = ext_page_live_bytes(p),
         .objects = atomic_load(&p->objects),
         .bucket = (enum ext_bucket)p->bucket,
+        .device = e->where[page].device,
         .free_bucket = ext_page_device(e, page)->free_bucket,
     };
 }

@@ -41,6 +41,7 @@
 
 #include "space/arena.h"
 #include "base/base.h"
+#include "base/histogram.h"
 #include "base/checkpoint.h"
 
 #define EXT_GRANULE_BYTES 16
@@ -314,10 +315,20 @@ struct ext_info {
 void ext_info(struct extstore *e, struct ext_info *out);
 struct ext_page_info {
     enum ext_page_state state;
-    uint32_t version;
+    uint32_t version; /* of its present life: later lives of any page have higher ones */
+    unsigned device;
     uint64_t bytes_used, objects;
     enum ext_bucket bucket, free_bucket;
 };
+/* One device: what it is, and what it was asked for. path is the engine's. */
+struct ext_device_info {
+    const char *path;
+    uint64_t bytes, bytes_read, bytes_written;
+    bool failed;
+    struct histogram_sum reads, writes; /* latency */
+};
+unsigned ext_device_count(const struct extstore *e);
+void ext_device_info(struct extstore *e, unsigned device, struct ext_device_info *out);
 unsigned ext_page_count(const struct extstore *e);
 void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out);
 /* 0 if every page and every write buffer is in exactly one place; else how many are not. */

@@ -27,7 +27,9 @@
 #include "base/own_file.h"
 #include "maint_thread.h"
 #include "operator/prefix.h"
+#include "operator/samples.h"
 #include "restart/restart.h"
+#include "net/http.h"
 #include "net/tls.h"
 #include "net/udp.h"
 #include "operator/watch.h"
@@ -50,6 +52,7 @@ struct server {
     struct restart storage;
     struct workers workers;
     struct listeners *listeners;
+    struct http *http; /* NULL without --http */
     struct event_base *base;
     struct event *signals[4];
     bool watch_started;
@@ -387,6 +390,8 @@ static int make_aids(struct server *s)
             return fail(EXIT_OS, "failed to allocate counters", NULL);
         memset(t, 0, sizeof(*t));
         env->thread_stats[i] = t;
+        if (set->http)
+            t->samples = samples_create((char)set->prefix_delimiter);
     }
     env->admin = admin_create();
     env->prefixes = prefixes_create((char)set->prefix_delimiter);
@@ -412,6 +417,16 @@ static int make_aids(struct server *s)
         return fail(EXIT_OS, "failed to start the log thread", strerror(-err));
     s->watch_started = true;
     return 0;
+}
+
+/* Before the cache is there, so that a long start can be watched. */
+static int open_http(struct server *s)
+{
+    char why[512] = "";
+    if (!s->settings.http)
+        return 0;
+    s->http = http_start(s->settings.http, why, sizeof(why));
+    return s->http ? 0 : fail(SETTINGS_EXIT_LISTEN, why, NULL);
 }
 
 /* Before the threads, which read the sockets. */
@@ -511,6 +526,8 @@ static int bring_up(struct server *s)
         return fail(EXIT_OS, "failed to make an event loop", NULL);
     int code = make_aids(s);
     if (!code)
+        code = open_http(s);
+    if (!code)
         code = open_storage(s);
     if (!code)
         code = open_tls(s);
@@ -536,6 +553,7 @@ static void take_down(struct server *s)
 {
     struct command_env *env = &s->env;
     atomic_store(&env->stopping, true);
+    http_stop(s->http);
     workers_stop(&s->workers);
     udp_close(env->udp);
     close_tls(s);
@@ -552,8 +570,11 @@ static void take_down(struct server *s)
     if (env->prefixes)
         prefixes_destroy(env->prefixes);
     admin_destroy(env->admin);
-    for (unsigned i = 0; env->thread_stats && i < env->thread_count; i++)
+    for (unsigned i = 0; env->thread_stats && i < env->thread_count; i++) {
+        if (env->thread_stats[i])
+            samples_destroy(env->thread_stats[i]->samples);
         free(env->thread_stats[i]);
+    }
     free(env->thread_stats);
     for (size_t i = 0; i < ARRAY_COUNT(s->signals); i++)
         if (s->signals[i])
@@ -581,6 +602,8 @@ int main(int argc, char **argv)
             code = bring_up(s);
             if (code == 0) {
                 listeners_accept(s->listeners);
+                if (s->http)
+                    http_publish(s->http, &s->env);
                 block_signals(SIG_UNBLOCK);
                 event_base_dispatch(s->base);
                 if (s->graceful)

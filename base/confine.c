@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -52,7 +53,7 @@ struct rule {
     /* files and devices */                                                                        \
     ANY(openat) ANY(close) ANY(read) ANY(write) ANY(readv) ANY(writev) ANY(lseek)                  \
     ANY(pread64) ANY(pwrite64) ANY(preadv) ANY(pwritev) ANY(fsync) ANY(fdatasync)                  \
-    ANY(ftruncate) ANY(fallocate) ANY(fstat) ANY(newfstatat) ANY(statx) ANY(fstatfs) ANY(fcntl)    \
+    ONLY(ioctl, 1, FIONREAD) ANY(ftruncate) ANY(fallocate) ANY(fstat) ANY(newfstatat) ANY(statx) ANY(fstatfs) ANY(fcntl)    \
     ANY(unlinkat) ANY(renameat2) ANY_OLD(open) ANY_OLD(stat) ANY_OLD(unlink) ANY_OLD(rename)       \
     ANY(renameat)                                                                                  \
     /* clients and event loops */                                                                  \

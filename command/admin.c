@@ -94,7 +94,7 @@ static void subtract_totals(struct cache_totals *a, const struct cache_totals *b
     subtract_class(&a->sum, &b->sum);
 }
 
-static void threads_since_reset(const struct command_env *env, struct stats_sum *sum)
+void admin_threads(const struct command_env *env, struct stats_sum *sum)
 {
     sum_threads(env, sum);
     lock_take(&env->admin->lock);
@@ -137,8 +137,7 @@ static void ext_since_reset(const struct command_env *env, struct ext_info *out)
     lock_release(&env->admin->lock);
 }
 
-static void class_since_reset(const struct command_env *env, unsigned cls,
-                              struct cache_class_stats *out)
+void admin_class(const struct command_env *env, unsigned cls, struct cache_class_stats *out)
 {
     cache_class_stats(env->cache, cls, out);
     lock_take(&env->admin->lock);
@@ -295,16 +294,13 @@ static void fill_flash(const struct command_env *env, struct stats_snapshot *out
 #undef COPY
 }
 
-static void stats_general(struct session *s)
+int admin_emit_general(const struct command_env *env, stats_emit_fn emit, void *ctx)
 {
-    const struct command_env *env = s->w->env;
     struct stats_snapshot *out = calloc(1, sizeof(*out));
-    if (!out) {
-        session_reply(s, REPLY_OOM_STATS);
-        return;
-    }
+    if (!out)
+        return -ENOMEM;
     const struct settings *set = env->settings;
-    threads_since_reset(env, &out->sum);
+    admin_threads(env, &out->sum);
     out->shown[SHOWN_ALWAYS] = true;
     out->shown[SHOWN_WITH_IDLE] = set->idle_timeout > 0;
     out->shown[SHOWN_WITH_FLASH] = env->ext != NULL;
@@ -319,9 +315,14 @@ static void stats_general(struct session *s)
     fill_items(env, out);
     if (env->ext)
         fill_flash(env, out);
-    stats_emit_general(out, emit, s);
-    session_reply(s, REPLY_END);
+    stats_emit_general(out, emit, ctx);
     free(out);
+    return 0;
+}
+
+static void stats_general(struct session *s)
+{
+    session_reply(s, admin_emit_general(s->w->env, emit, s) == 0 ? REPLY_END : REPLY_OOM_STATS);
 }
 
 /* ---- stats: the other groups ---- */
@@ -341,7 +342,7 @@ static void emit_class_items(struct session *s, const struct stats_sum *sum, uns
     const struct settings *set = s->w->env->settings;
     bool segmented = set->lru_segmented, maintained = set->lru_maintainer;
     struct cache_class_stats v;
-    class_since_reset(s->w->env, cls, &v);
+    admin_class(s->w->env, cls, &v);
     if (v.number == 0)
         return;
 #define LINE(name) emit_numbered(s, "items:", cls, #name, v.name)
@@ -373,7 +374,7 @@ static void stats_items(struct session *s)
         session_reply(s, REPLY_OOM_STATS);
         return;
     }
-    threads_since_reset(s->w->env, sum);
+    admin_threads(s->w->env, sum);
     unsigned count = slab_class_count(s->w->env->slab);
     for (unsigned cls = 1; cls <= count; cls++)
         emit_class_items(s, sum, cls);
@@ -389,7 +390,7 @@ static void stats_slabs(struct session *s)
         session_reply(s, REPLY_OOM_STATS);
         return;
     }
-    threads_since_reset(env, sum);
+    admin_threads(env, sum);
     unsigned active = 0, count = slab_class_count(env->slab);
     for (unsigned cls = 1; cls <= count; cls++) {
         struct slab_class_info v;
@@ -480,11 +481,11 @@ static void fill_resident(const struct command_env *env, const struct memory_hea
                                   atomic_load(&env->counters->curr_conns) * env->connection_bytes;
 }
 
-static void emit_ext_info(struct session *s)
+static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)
 {
     struct ext_info v;
-    ext_info(s->w->env->ext, &v);
-#define LINE(name) emit(s, "ext_" #name, "%" PRIu64, v.name)
+    ext_info(ext, &v);
+#define LINE(name) emit(ctx, "ext_" #name, "%" PRIu64, v.name)
     LINE(pages_bad), LINE(pages_lost), LINE(pages_back);
     LINE(read_errors), LINE(read_retries), LINE(read_short);
     LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written);
@@ -493,26 +494,65 @@ static void emit_ext_info(struct session *s)
     LINE(objects_expired), LINE(objects_unread_dropped), LINE(wbufs_free), LINE(wbufs_busy);
     LINE(wbufs_stuck), LINE(page_table_bytes);
 #undef LINE
-    emit(s, "ext_degraded", "%s", v.degraded ? "yes" : "no");
-    emit(s, "ext_degraded_why", "%s", v.degraded_why);
-    emit(s, "ext_direct", "%s", v.direct ? "yes" : "no");
-    emit(s, "ext_reconcile", "%" PRIu64, ext_reconcile(s->w->env->ext));
+    emit(ctx, "ext_degraded", "%s", v.degraded ? "yes" : "no");
+    emit(ctx, "ext_degraded_why", "%s", v.degraded_why);
+    emit(ctx, "ext_direct", "%s", v.direct ? "yes" : "no");
+    emit(ctx, "ext_reconcile", "%" PRIu64, ext_reconcile(ext));
 }
 
-static void emit_checkpoint(struct session *s)
+static void emit_checkpoint(const struct persist *persist, stats_emit_fn emit, void *ctx)
 {
     struct persist_report v;
-    persist_report(s->w->env->persist, &v);
-    emit(s, "checkpoint_start", "%s", v.start);
-    emit(s, "checkpoint_generation", "%" PRIu64, v.generation);
-    emit(s, "checkpoint_objects", "%" PRIu64, v.objects);
-    emit(s, "checkpoint_bytes", "%" PRIu64, v.bytes);
-    emit(s, "checkpoint_seconds", "%.3f", (double)v.micros / 1e6);
+    persist_report(persist, &v);
+    emit(ctx, "checkpoint_start", "%s", v.start);
+    emit(ctx, "checkpoint_generation", "%" PRIu64, v.generation);
+    emit(ctx, "checkpoint_objects", "%" PRIu64, v.objects);
+    emit(ctx, "checkpoint_bytes", "%" PRIu64, v.bytes);
+    emit(ctx, "checkpoint_seconds", "%.3f", (double)v.micros / 1e6);
 }
 
-static void stats_extant(struct session *s)
+/* Of one tier and command: half of the requests, and 99 of 100, took no longer than this. */
+static void emit_latency(const struct command_env *env, enum latency_tier tier,
+                         enum latency_command command, stats_emit_fn emit, void *ctx)
 {
-    const struct command_env *env = s->w->env;
+    struct histogram_sum sum;
+    char name[64];
+    admin_latency(env, tier, command, &sum);
+    snprintf(name, sizeof(name), "latency_%s_%s_p50_us", latency_command_name(command),
+             latency_tier_name(tier));
+    emit(ctx, name, "%.1f", (double)histogram_quantile_ns(&sum, 0.5) / 1e3);
+    snprintf(name, sizeof(name), "latency_%s_%s_p99_us", latency_command_name(command),
+             latency_tier_name(tier));
+    emit(ctx, name, "%.1f", (double)histogram_quantile_ns(&sum, 0.99) / 1e3);
+}
+
+static void emit_requests(const struct command_env *env, stats_emit_fn emit, void *ctx)
+{
+    struct stats_sum *sum = malloc(sizeof(*sum));
+    char name[64];
+    if (sum)
+        admin_threads(env, sum);
+    for (unsigned why = 0; sum && why < MISS_REASON_COUNT; why++) {
+        snprintf(name, sizeof(name), "miss_%s", miss_reason_name(why));
+        emit(ctx, name, "%" PRIu64, sum->misses[why]);
+    }
+    free(sum);
+    emit_latency(env, LATENCY_RAM, LATENCY_GET, emit, ctx);
+    emit_latency(env, LATENCY_FLASH, LATENCY_GET, emit, ctx);
+    emit_latency(env, LATENCY_MISS, LATENCY_GET, emit, ctx);
+    emit_latency(env, LATENCY_RAM, LATENCY_STORE, emit, ctx);
+}
+
+void admin_latency(const struct command_env *env, enum latency_tier tier,
+                   enum latency_command command, struct histogram_sum *out)
+{
+    memset(out, 0, sizeof(*out));
+    for (unsigned i = 0; i < env->thread_count; i++)
+        histogram_sum_add(out, &env->thread_stats[i]->latency.cells[tier][command]);
+}
+
+void admin_emit_extant(const struct command_env *env, stats_emit_fn emit, void *ctx)
+{
     struct cache_totals totals;
     struct index_info index;
     struct ext_info ext = {.engine = "none"};
@@ -549,21 +589,27 @@ static void stats_extant(struct session *s)
     memory_heap(&heap);
     out.allocator = heap.allocator;
     fill_resident(env, &heap, &out);
-    stats_emit_extant(&out, emit, s);
-    emit(s, "arena_touched_bytes", "%" PRIu64, arena_touched_bytes(env->arena));
-    emit(s, "slab_real_bytes", "%" PRIu64, slab_real_bytes(env->slab));
-    emit(s, "index_tombstones", "%" PRIu64, index.tombstone_count);
-    emit(s, "index_steps", "%" PRIu64, index.steps);
-    emit(s, "index_displacements", "%" PRIu64, index.displacements);
-    emit(s, "index_full_failures", "%" PRIu64, index.full_failures);
-    emit(s, "index_tag_bits", "%u", index.tag_bits);
-#define X(name, help) emit(s, #name, "%" PRIu64, totals.name);
+    stats_emit_extant(&out, emit, ctx);
+    emit(ctx, "arena_touched_bytes", "%" PRIu64, arena_touched_bytes(env->arena));
+    emit(ctx, "slab_real_bytes", "%" PRIu64, slab_real_bytes(env->slab));
+    emit(ctx, "index_tombstones", "%" PRIu64, index.tombstone_count);
+    emit(ctx, "index_steps", "%" PRIu64, index.steps);
+    emit(ctx, "index_displacements", "%" PRIu64, index.displacements);
+    emit(ctx, "index_full_failures", "%" PRIu64, index.full_failures);
+    emit(ctx, "index_tag_bits", "%u", index.tag_bits);
+#define X(name, help) emit(ctx, #name, "%" PRIu64, totals.name);
     CACHE_COUNTER_TABLE(X)
 #undef X
     if (env->ext)
-        emit_ext_info(s);
+        emit_ext_info(env->ext, emit, ctx);
     if (env->persist)
-        emit_checkpoint(s);
+        emit_checkpoint(env->persist, emit, ctx);
+    emit_requests(env, emit, ctx);
+}
+
+static void stats_extant(struct session *s)
+{
+    admin_emit_extant(s->w->env, emit, s);
     session_reply(s, REPLY_END);
 }
 

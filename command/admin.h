@@ -14,6 +14,17 @@
 struct admin *admin_create(void);
 void admin_destroy(struct admin *a);
 
+/* The lines of `stats` and of `stats extant`, each through emit. Any thread, also one without a
+ * session; locks as below. The first: 0 or -ENOMEM. */
+int admin_emit_general(const struct command_env *env, stats_emit_fn emit, void *ctx);
+void admin_emit_extant(const struct command_env *env, stats_emit_fn emit, void *ctx);
+/* What threads and a slab class have counted since `stats reset`, and gauges. Any thread. */
+void admin_threads(const struct command_env *env, struct stats_sum *out);
+void admin_class(const struct command_env *env, unsigned cls, struct cache_class_stats *out);
+/* The latency of a tier and command, over all workers, since the start. Any thread. */
+void admin_latency(const struct command_env *env, enum latency_tier tier,
+                   enum latency_command command, struct histogram_sum *out);
+
 /* Executes an administrative request. */
 enum command_result command_admin(struct session *s, struct request *req);
 

@@ -13,6 +13,7 @@
 #include "command/encode.h"
 #include "proto/meta.h"
 #include "proto/text.h"
+#include "operator/samples.h"
 #include "operator/watch.h"
 
 enum { SPARE_MAX = 64, PREFETCH_KEYS = 8 };
@@ -25,6 +26,7 @@ struct pending {
     struct pending *next; /* free list */
     uint32_t received;    /* stores: bytes of the value that are there */
     uint64_t read_bytes;  /* gets: counted in the worker's */
+    uint64_t parked_ns, waited_ns; /* when the present wait began; all that are over together */
     bool parked;
     bool queued;          /* stands in the reply queue */
     bool lookup;          /* only for watchers: does the key of a change exist? */
@@ -57,7 +59,7 @@ static struct pending *pending_make(struct session *s, enum cache_verb verb,
     p->s = s;
     p->next = NULL;
     p->received = 0;
-    p->read_bytes = 0;
+    p->read_bytes = p->waited_ns = 0;
     p->parked = p->queued = p->lookup = p->dropping = false;
     p->refusal = REPLY_NONE;
     memcpy(p->key, key, key_len);
@@ -282,6 +284,55 @@ static void note_fetch(struct session *s, enum verb verb, const char *key, uint3
         prefixes_get(s->w->env->prefixes, key, key_len, v != NULL);
     if (watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
         log_fetch(s, key, key_len, v, miss);
+    struct thread_stats *stats = s->w->stats;
+    if (unlikely(stats->latency.measuring) && stats->samples)
+        samples_note(stats->samples, key, key_len, max_u64(stats->latency.stands_for, 1));
+}
+
+/* ---- waits and latency ---- */
+
+/* The op waits for flash; the wait is over. */
+static void park(struct pending *p)
+{
+    p->parked = true;
+    p->parked_ns = clock_mono_ns();
+    p->s->parked++;
+}
+
+static void end_wait(struct pending *p)
+{
+    p->parked = false;
+    p->waited_ns += clock_mono_ns() - p->parked_ns;
+}
+
+static enum latency_command latency_command_of(enum cache_verb verb)
+{
+    switch (verb) {
+    case CACHE_GET:
+        return LATENCY_GET;
+    case CACHE_DELETE:
+        return LATENCY_DELETE;
+    case CACHE_TOUCH:
+        return LATENCY_TOUCH;
+    case CACHE_ARITH:
+        return LATENCY_ARITHMETIC;
+    default:
+        return LATENCY_STORE;
+    }
+}
+
+/* The answer of the op is known. */
+static void note_latency(struct pending *p)
+{
+    struct latency *l = &p->s->w->stats->latency;
+    enum latency_command command = latency_command_of(p->op.verb);
+    bool hit = p->op.status == CACHE_OK || p->op.status == CACHE_VIVIFIED;
+    if (p->op.options & CACHE_F_QUIET_STATS)
+        return;
+    if (p->waited_ns > 0)
+        latency_waited(l, command, p->waited_ns);
+    else
+        latency_count(l, hit || command != LATENCY_GET ? LATENCY_RAM : LATENCY_MISS, command);
 }
 
 /* ---- reads ---- */
@@ -370,7 +421,8 @@ static void read_done(struct cache_op *op)
     struct session *s = p->s;
     unpark(s);
     s->parked_bytes -= p->read_bytes;
-    p->parked = false;
+    end_wait(p);
+    note_latency(p);
     if (s->gone || !p->queued) {
         if (p->lookup)
             log_lookup(p);
@@ -395,11 +447,11 @@ static bool run_read(struct session *s, struct pending *p)
     p->read_bytes = p->op.read_bytes;
     s->w->read_bytes += p->read_bytes;
     if (done) {
+        note_latency(p);
         queue_ready(s, p);
         return true;
     }
-    p->parked = true;
-    s->parked++;
+    park(p);
     s->parked_bytes += p->read_bytes;
     p->source.finished = source_finished;
     if (reply_source(&s->out, &p->source) == 0)
@@ -426,8 +478,7 @@ static void show_lookup(struct session *s, const struct request *req, uint64_t h
         pending_free(p);
         return;
     }
-    p->parked = true;
-    s->parked++;
+    park(p);
     s->barrier = true;
 }
 
@@ -473,9 +524,11 @@ static bool try_quick(struct session *s, const struct request *req, const char *
     struct item *pin;
     switch (cache_get_quick(s->w->cache_worker, key, (uint8_t)key_len, hash, &view, &pin)) {
     case CACHE_QUICK_HIT:
+        latency_count(&s->w->stats->latency, LATENCY_RAM, LATENCY_GET);
         answer_quick_hit(s, req, key, key_len, &view, pin);
         return true;
     case CACHE_QUICK_MISS: {
+        latency_count(&s->w->stats->latency, LATENCY_MISS, LATENCY_GET);
         char *to = reply_room(&s->out, ENCODE_MAX);
         if (to)
             reply_commit(&s->out, encoder_of(req)->miss(to, req, key, key_len));
@@ -744,8 +797,7 @@ static bool run_change(struct session *s, struct pending *p)
     p->op.done = change_done;
     if (cache_run(s->w->cache_worker, &p->op))
         return true;
-    p->parked = true;
-    s->parked++;
+    park(p);
     s->barrier = true;
     return false;
 }
@@ -782,6 +834,7 @@ static bool change_next(struct session *s, struct pending *p)
         refuse_store(s, p);
         return true;
     }
+    note_latency(p);
     answer_change(s, p);
     return true;
 }
@@ -791,7 +844,7 @@ static void change_done(struct cache_op *op)
     struct pending *p = op->owner;
     struct session *s = p->s;
     unpark(s);
-    p->parked = false;
+    end_wait(p);
     if (s->gone || change_next(s, p))
         pending_free(p);
     tell(s);

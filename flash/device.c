@@ -287,6 +287,7 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
     while (done < bytes) {
         size_t want = (size_t)min_u64(bytes - done, EXT_IO_CHUNK_BYTES);
         off_t at = (off_t)(offset + done);
+        uint64_t start_ns = clock_mono_ns();
         ssize_t n = in != NULL ? d->ops->pread(d->ops->ctx, d->fd, in + done, want, at)
                                : d->ops->pwrite(d->ops->ctx, d->fd, out + done, want, at);
         if (n == -EINTR && ++stuck < 1000)
@@ -302,8 +303,12 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
             if (n == 0 && ++stuck >= 8)
                 return in != NULL ? -ENODATA : -ENOSPC;
         }
-        if (n > 0)
+        if (n > 0) {
+            struct ext_device_load *load = in != NULL ? &d->reads : &d->writes;
+            histogram_add_shared(&load->latency, clock_mono_ns() - start_ns);
+            atomic_fetch_add_explicit(&load->bytes, (uint64_t)n, memory_order_relaxed);
             stuck = 0;
+        }
         done += (uint64_t)n;
         counts->bytes += (uint64_t)n;
     }

@@ -22,6 +22,7 @@
 #include "flash/record.h"
 #include "space/extents.h"
 #include "extstore.h"
+#include "base/histogram.h"
 #include "base/log.h"
 
 /* Transfers of flush and reclaim: at most, and multiples of. */
@@ -62,6 +63,13 @@ struct ext_device_ops {
     bool stepped;
 };
 
+/* What a device was asked for in one direction: successful transfers, from the call or the hand-over to
+ * the kernel until the bytes are there, each in one piece. */
+struct ext_device_load {
+    struct histogram latency;
+    _Atomic(uint64_t) bytes;
+};
+
 struct ext_device {
     /* const after open */
     int fd;
@@ -82,6 +90,7 @@ struct ext_device {
     _Atomic(uint64_t) wrong_bytes_ns; /* when the last of these was */
     _Atomic(int) write_error, read_error; /* -errno of the last that failed */
     _Atomic(bool) failed;
+    struct ext_device_load reads, writes; /* of I/O threads, and of rings that are gone */
     struct ext_said {
         _Atomic(uint64_t) at_ns;    /* of the last line; 0: none yet */
         _Atomic(uint32_t) left_out; /* since then */

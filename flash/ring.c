@@ -29,6 +29,7 @@ struct ext_ring {
     bool kicked;                                 /* event_fd was written for the completed list */
     bool owner_knows;                            /* of it: the last reap said that there is more */
     struct ext_read_counters n;
+    struct ext_device_load *loads; /* for each device */
     struct ext_ring *next; /* under rings_lock */
 };
 
@@ -96,6 +97,7 @@ static void free_ring(struct ext_ring *ring)
     if (ring->event_fd >= 0)
         close(ring->event_fd);
     free(ring->free_slots);
+    free(ring->loads);
     free(ring);
 }
 
@@ -110,6 +112,9 @@ struct ext_ring *ext_ring_create(struct extstore *e)
         ring->depth = EXT_RING_DEPTH_MAX;
     ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     int rc = ring->event_fd < 0 ? -errno : take_slots(ring);
+    ring->loads = calloc(e->device_count, sizeof(*ring->loads));
+    if (rc == 0 && ring->loads == NULL)
+        rc = -ENOMEM;
     if (rc == 0)
         rc = start_engine(ring);
     if (rc != 0) {
@@ -152,6 +157,27 @@ void ext_ring_counters(struct extstore *e, struct ext_info *info)
     info->read_retries = sum.read_retries;
     info->read_short = sum.read_short;
     info->bad_checksums = sum.bad_checksums;
+}
+
+void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes)
+{
+    lock_take(&e->rings_lock);
+    for (struct ext_ring *r = e->rings; r != NULL; r = r->next) {
+        histogram_sum_add(latency, &r->loads[device].latency);
+        *bytes += atomic_load_explicit(&r->loads[device].bytes, memory_order_relaxed);
+    }
+    lock_release(&e->rings_lock);
+}
+
+static void retire_loads(struct ext_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->e->device_count; i++) {
+        struct ext_device_load *from = &ring->loads[i], *to = &ring->e->devices[i].reads;
+        for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++)
+            atomic_fetch_add(&to->latency.buckets[b], atomic_load(&from->latency.buckets[b]));
+        atomic_fetch_add(&to->latency.sum_ns, atomic_load(&from->latency.sum_ns));
+        atomic_fetch_add(&to->bytes, atomic_load(&from->bytes));
+    }
 }
 
 int ext_ring_fd(const struct ext_ring *ring)
@@ -232,6 +258,7 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
     uint64_t offset = missing_offset(r);
     uint32_t bytes = r->buffer_bytes - r->io_done;
     ring->in_flight++;
+    r->start_ns = io_now_ns();
     count(&ring->n.device_reads, 1);
     if (ring->uring != NULL)
         ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
@@ -323,7 +350,6 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->slot = SLOT_NONE;
     r->result = 0;
     r->from_buffer = false;
-    r->start_ns = io_now_ns();
     r->state = EXT_READ_QUEUED;
     count(&ring->n.objects_read, 1);
     enum begun begun = ring->waiting == NULL ? begin(ring, r, false) : BEGUN_NOT;
@@ -397,6 +423,9 @@ static void on_result(void *ctx, void *user, int result)
     }
     if (result >= 0) {
         count(&ring->n.bytes_read, r->buffer_bytes);
+        struct ext_device_load *load = &ring->loads[ring->e->where[r->page].device];
+        histogram_add(&load->latency, io_now_ns() - r->start_ns, 1);
+        count(&load->bytes, r->buffer_bytes);
         ext_device_read_result(d, 0);
         complete(ring, r, 0);
         return;
@@ -486,6 +515,7 @@ void ext_ring_destroy(struct ext_ring *ring)
         at = &(*at)->next;
     *at = ring->next;
     add_counters(&e->retired, &ring->n);
+    retire_loads(ring);
     lock_release(&e->rings_lock);
     free_ring(ring);
 }

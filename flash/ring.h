@@ -26,5 +26,7 @@
 
 /* Adds up the counters of all rings, present and past. rings_lock inside. */
 void ext_ring_counters(struct extstore *e, struct ext_info *info);
+/* Adds what present rings have read from a device. rings_lock inside. */
+void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes);
 
 #endif

@@ -118,6 +118,11 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
                 : flash_error != -ENOSPC  ? CACHE_N_evictions_device
                                           : CACHE_N_evictions_flash_full,
                 1);
+    departed_note(c->departed, hash,
+                  !c->ext                  ? MISS_evicted_no_flash
+                  : flash_error == -EAGAIN ? MISS_evicted_write_wait
+                  : flash_error != -ENOSPC ? MISS_evicted_device
+                                           : MISS_evicted_flash_full);
     if (watch_wants(WATCH_EVICTIONS)) {
         struct watch_item w;
         describe(c, it, now, &w);
@@ -246,6 +251,7 @@ enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_
             class_count(c, cls, expired_unfetched);
         if (must)
             class_count(c, cls, direct_reclaims);
+        departed_note(c->departed, hash, item_death(c, it, now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
         item_unlink(c, it, hash);
         result = ROOM_MADE;
     } else if (seg == LRU_COLD) {

@@ -17,9 +17,14 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "items/lru.h"
+#include "operator/departed.h"
 
 #define CACHE_DUP_QUEUE_MAX 65536u
 #define CACHE_PULL_TRIES 5
+/* Memory for the reasons why keys went: this part of -m, within these bounds. */
+#define DEPARTED_SHARE 256
+#define DEPARTED_BYTES_MIN (64 * KiB)
+#define DEPARTED_BYTES_MAX (4 * MiB)
 
 /* Persistent root, in the arena. */
 struct cache_root {
@@ -73,6 +78,7 @@ struct cache {
     struct index *index;
     struct extstore *ext;
     struct lru *lru;
+    struct departed *departed; /* NULL: there was no memory for it */
     char *base;
     unsigned handle_shift;
     struct cache_root *root;

@@ -213,8 +213,10 @@ static bool cb_dropped(void *ctx, uint64_t hash, ext_place place, bool evicted)
     struct lock *lock = index_lock(c->index, hash);
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, hash, place);
-    if (slot)
+    if (slot) {
         cache_count(c, CACHE_N_evictions_same_tag, flash_forget_tag(c, hash, evicted) - 1);
+        departed_note(c->departed, hash, evicted ? MISS_evicted_from_flash : MISS_expired);
+    }
     lock_release(lock);
     return slot != NULL;
 }

@@ -784,6 +784,7 @@ static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
         set_interest(c, 0);
         return;
     }
+    latency_received(&c->worker->stats->latency);
     atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
     if (buffered(c) == 0 && !c->session.store)
         conn_receive_first(c);

@@ -208,6 +208,7 @@ static void turn(struct worker *w, int flags)
     lock_assert_none_held();
     w->reaped = false;
     clock_new_turn();
+    latency_turn(&w->stats->latency);
     event_base_loop(w->base, EVLOOP_ONCE | (w->more_reads ? EVLOOP_NONBLOCK : flags));
     if (w->more_reads && !w->reaped)
         ring_ready(-1, 0, w);
@@ -217,6 +218,7 @@ static void turn(struct worker *w, int flags)
     run_resumed(w);
     cache_worker_submit(w->cache_worker); /* what these started */
     conns_send(w);
+    latency_sent(&w->stats->latency);
 }
 
 /* Ends when no connection is left: a dump has to be told by the crawler, an op by the flash. */

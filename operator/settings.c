@@ -534,6 +534,7 @@ static int sub_no_lru_maintainer(struct parser *p, const char *value)
 
 static int sub_ext_path(struct parser *p, const char *value);
 static int sub_ext_format(struct parser *p, const char *value);
+static int sub_http(struct parser *p, const char *value);
 
 enum sub_kind {
     SUB_ON,       /* sets a switch */
@@ -620,6 +621,7 @@ static const struct suboption suboptions[] = {
     ON(relaxed_privileges, relaxed_privileges),
     ON(trust_memory_file, trust_memory_file),
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
+    OWN(http, ID_http, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
     OWN(ext_format, -1, "FILE of an ext_path, repeatable: what others have put there is overwritten"),
@@ -729,6 +731,22 @@ static int sub_ext_format(struct parser *p, const char *value)
         return no_memory(p);
     s->ext_formats[s->ext_format_count++] = copy;
     return SETTINGS_GO_ON;
+}
+
+/* "PORT", "ADDR:PORT" or "[ADDR]:PORT"; kept with the address. */
+static int sub_http(struct parser *p, const char *value)
+{
+    char text[SETTINGS_HOST_BYTES];
+    const char *colon = value != NULL ? strrchr(value, ':') : NULL;
+    const char *port = colon != NULL ? colon + 1 : value;
+    double v;
+    if (value == NULL || *value == '\0')
+        return refuse(p, "http needs an address, ie: http=127.0.0.1:9150");
+    if (!parse_whole(port, false, &v) || v > 65535 || colon == value ||
+        strlen(value) + sizeof("127.0.0.1:") > sizeof(text))
+        return refuse(p, "http=%s is not PORT or ADDR:PORT", value);
+    snprintf(text, sizeof(text), "%s%s", colon != NULL ? "" : "127.0.0.1:", value);
+    return take_text(p, ID_http, text);
 }
 
 /* Says why a number is out of range, in memcached's words if there are any. */
@@ -914,6 +932,8 @@ static const struct flag {
     X(CONFIG, "config", "<file>",                                                                  \
       "read options from a file first, one a line, as memcached.conf has them; repeatable")        \
     X(LOGFILE, "logfile", "<file>", "append log lines to this file; SIGHUP opens it anew")         \
+    X(HTTP, "http", "<[addr:]port>",                                                               \
+      "metrics, health and a status page for operators, on 127.0.0.1 unless told otherwise")       \
     X(CHECK_CONFIG, "check-config", "", "say whether all options are right, and exit")             \
     X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")
 enum own_option {
@@ -1707,6 +1727,8 @@ static int take_line_word(struct parser *p, const char *word, const char *value)
             return refuse(p, "%s needs a value", word);
         return take_text(p, ID_log_file, value);
     }
+    if (strcmp(name, own_options[OWN_HTTP].name) == 0)
+        return sub_http(p, value);
     if (f != NULL)
         return take_line_flag(p, word, f, value);
     struct guess g = {.word = name};
@@ -1716,6 +1738,7 @@ static int take_line_word(struct parser *p, const char *word, const char *value)
             guess_from(&g, flags[i].name);
     }
     guess_from(&g, own_options[OWN_LOGFILE].name);
+    guess_from(&g, own_options[OWN_HTTP].name);
     return refuse(p, "unknown option \"%s\"%s", word, guess_text(&g, hint, sizeof(hint)));
 }
 
@@ -1790,8 +1813,11 @@ static int take_own_options(struct parser *p, int *argc, char **argv)
         if (value == NULL && i + 1 < *argc)
             value = argv[++i];
         if (value == NULL || *value == '\0')
-            return refuse(p, "--%s needs a file", own_options[id].name);
-        code = id == OWN_CONFIG ? read_config(p, value) : take_text(p, ID_log_file, value);
+            return refuse(p, "--%s needs %s", own_options[id].name,
+                          id == OWN_HTTP ? "an address" : "a file");
+        code = id == OWN_CONFIG ? read_config(p, value)
+               : id == OWN_HTTP ? sub_http(p, value)
+                                : take_text(p, ID_log_file, value);
     }
     *argc = left;
     argv[left] = NULL;
@@ -1868,6 +1894,8 @@ static void print_suboption_line(FILE *out, const struct settings *s, const stru
             print_line(out, v == row->dflt, "-o %s=%s", o->name, engine_names[(unsigned)v]);
         else if (o->id == ID_ext_write_limit)
             print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
+        else if (o->id == ID_http && s->http != NULL)
+            print_line(out, false, "-o %s=%s", o->name, s->http);
         else if (o->own == sub_no_lru_maintainer)
             print_line(out, s->lru_maintainer || s->lru_segmented, "-o %s", o->name);
         return;

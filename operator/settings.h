@@ -346,6 +346,8 @@ enum settings_bucket {
       "ask the kernel for huge pages (madvise)")                                                   \
     X(BOOL, watch_enabled, true, 0, 1, "", FIXED, HIDDEN, "",                                      \
       "allow the watch command")                                                                   \
+    X(TEXT, http, 0, 0, 0, "", FIXED, HIDDEN, "",                                                  \
+      "metrics and a status page for operators: [ADDR:]PORT, of 127.0.0.1 unless told otherwise")  \
     X(TEXT, auth_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                             \
       "file of user:pass lines; clients must log in")                                              \
     X(BOOL, hash_expand, true, 0, 1, "", FIXED, HIDDEN, "",                                        \

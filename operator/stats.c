@@ -52,6 +52,8 @@ void stats_sum_add(struct stats_sum *sum, const struct thread_stats *t)
     }
     for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
         sum->lru_hits[i] += get(&t->lru_hits[i]);
+    for (unsigned i = 0; i < MISS_REASON_COUNT; i++)
+        sum->misses[i] += get(&t->misses[i]);
 }
 
 void stats_sum_subtract(struct stats_sum *sum, const struct stats_sum *base)
@@ -64,6 +66,8 @@ void stats_sum_subtract(struct stats_sum *sum, const struct stats_sum *base)
     }
     for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
         sum->lru_hits[i] -= base->lru_hits[i];
+    for (unsigned i = 0; i < MISS_REASON_COUNT; i++)
+        sum->misses[i] -= base->misses[i];
 }
 
 uint64_t stats_sum_class_total(const struct stats_sum *sum, enum class_stat id)

@@ -15,6 +15,10 @@
 #define EXTANT_STATS_H
 
 #include "base/base.h"
+#include "operator/departed.h"
+#include "operator/latency.h"
+
+struct samples;
 
 enum {
     STATS_CLASS_COUNT = 64, /* slab class ids 0..63 */
@@ -82,6 +86,9 @@ struct thread_stats {
     _Atomic(uint64_t) counters[STAT_COUNT];
     _Atomic(uint64_t) classes[STATS_CLASS_COUNT][CSTAT_COUNT];
     _Atomic(uint64_t) lru_hits[STATS_LRU_COUNT]; /* get hits, by lru id */
+    _Atomic(uint64_t) misses[MISS_REASON_COUNT]; /* together STAT_get_misses */
+    struct latency latency;
+    struct samples *samples; /* of the keys asked for; NULL: nobody wants them. Const once threads run */
 } CACHE_ALIGNED;
 
 /* The owner's increment: a plain load, add and store. */
@@ -103,6 +110,12 @@ static inline void stat_class_inc(struct thread_stats *t, unsigned cls, enum cla
     DEBUG_ASSERT(cls < STATS_CLASS_COUNT);
     stat_own_add(&t->classes[cls][id], 1);
 }
+/* A get that found nothing, and why. */
+static inline void stat_miss(struct thread_stats *t, enum miss_reason why)
+{
+    stat_inc(t, STAT_get_misses);
+    stat_own_add(&t->misses[why], 1);
+}
 static inline void stat_lru_hit(struct thread_stats *t, uint8_t lru_id)
 {
     stat_own_add(&t->lru_hits[lru_id], 1);
@@ -113,6 +126,7 @@ struct stats_sum {
     uint64_t counters[STAT_COUNT];
     uint64_t classes[STATS_CLASS_COUNT][CSTAT_COUNT];
     uint64_t lru_hits[STATS_LRU_COUNT];
+    uint64_t misses[MISS_REASON_COUNT];
 };
 
 /* Adds what the thread has counted up to now. Any thread. */

@@ -1,0 +1,248 @@
+/* net/http.c: see net/http.h. */
+#include "net/http.h"
+
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/keyvalq_struct.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "net/conn.h"
+#include "net/metrics.h"
+#include "net/status.h"
+
+enum { HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10 };
+
+struct http {
+    /* const once the thread runs */
+    struct event_base *base;
+    struct evhttp *server;
+    struct event *stop_event, *tick;
+    int stop_fd;
+    pthread_t thread;
+    /* atomic */
+    _Atomic(const struct command_env *) env; /* NULL: the server is starting */
+    /* the thread's */
+    struct status_history history;
+};
+
+static void answer(struct evhttp_request *req, int code, const char *type, struct evbuffer *body)
+{
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+    evhttp_add_header(headers, "Content-Type", type);
+    evhttp_add_header(headers, "Cache-Control", "no-store");
+    evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
+    evhttp_add_header(headers, "Referrer-Policy", "no-referrer");
+    evhttp_add_header(headers, "Content-Security-Policy",
+                      "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+                      "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'");
+    evhttp_send_reply(req, code, NULL, body);
+}
+
+static void answer_health(struct http *h UNUSED, const struct command_env *env UNUSED,
+                          struct evhttp_request *req, struct evbuffer *body)
+{
+    evbuffer_add_printf(body, "ok\n");
+    answer(req, HTTP_OK, "text/plain; charset=utf-8", body);
+}
+
+static void answer_ready(struct http *h UNUSED, const struct command_env *env,
+                         struct evhttp_request *req, struct evbuffer *body)
+{
+    bool ready = env != NULL;
+    evbuffer_add_printf(body, ready ? "ready\n" : "starting\n");
+    answer(req, ready ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", body);
+}
+
+static void answer_metrics(struct http *h UNUSED, const struct command_env *env,
+                           struct evhttp_request *req, struct evbuffer *body)
+{
+    metrics_write(env, body);
+    answer(req, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", body);
+}
+
+static void answer_status(struct http *h, const struct command_env *env, struct evhttp_request *req,
+                          struct evbuffer *body)
+{
+    status_write(env, &h->history, body);
+    answer(req, HTTP_OK, "application/json", body);
+}
+
+static void answer_page(struct http *h UNUSED, const struct command_env *env UNUSED,
+                        struct evhttp_request *req, struct evbuffer *body)
+{
+    status_page(body);
+    answer(req, HTTP_OK, "text/html; charset=utf-8", body);
+}
+
+static const struct route {
+    const char *path;
+    void (*answer)(struct http *h, const struct command_env *env, struct evhttp_request *req,
+                   struct evbuffer *body);
+    bool needs_env;
+} routes[] = {
+    {"/", answer_page, false},
+    {"/healthz", answer_health, false},
+    {"/readyz", answer_ready, false},
+    {"/metrics", answer_metrics, true},
+    {"/status.json", answer_status, true},
+};
+
+static void request_came(struct evhttp_request *req, void *arg)
+{
+    struct http *h = arg;
+    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(req));
+    const struct command_env *env = atomic_load_explicit(&h->env, memory_order_acquire);
+    struct evbuffer *body = evbuffer_new();
+    const struct route *route = NULL;
+    if (!body) {
+        evhttp_send_error(req, HTTP_INTERNAL, NULL);
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(routes) && !route; i++)
+        if (path && strcmp(path, routes[i].path) == 0)
+            route = &routes[i];
+    if (!route) {
+        evbuffer_add_printf(body, "not found: there are / /metrics /healthz /readyz\n");
+        answer(req, HTTP_NOTFOUND, "text/plain; charset=utf-8", body);
+    } else if (route->needs_env && !env) {
+        evbuffer_add_printf(body, "starting\n");
+        answer(req, HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", body);
+    } else {
+        route->answer(h, env, req, body);
+    }
+    evbuffer_free(body);
+}
+
+static void tick(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct http *h = arg;
+    const struct command_env *env = atomic_load_explicit(&h->env, memory_order_acquire);
+    if (env)
+        status_tick(&h->history, env);
+}
+
+static void stop_heard(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct http *h = arg;
+    event_base_loopbreak(h->base);
+}
+
+static void *http_main(void *arg)
+{
+    struct http *h = arg;
+    pthread_setname_np(pthread_self(), "extant-http");
+    event_base_dispatch(h->base);
+    return NULL;
+}
+
+/* ---- start and stop ---- */
+
+/* "ADDR:PORT" into its parts; the colon stands there. */
+static void split(const char *address, char *host, size_t host_bytes, unsigned *port)
+{
+    const char *colon = strrchr(address, ':');
+    ASSERT(colon);
+    bool bracketed = address[0] == '[' && colon > address + 1 && colon[-1] == ']';
+    snprintf(host, host_bytes, "%.*s", (int)(colon - address) - 2 * bracketed, address + bracketed);
+    *port = (unsigned)strtoul(colon + 1, NULL, 10);
+}
+
+static bool listen_on(struct http *h, const char *address, char *why, size_t why_bytes)
+{
+    char host[SETTINGS_HOST_BYTES], text[160];
+    unsigned port;
+    struct sockaddr_storage name;
+    socklen_t len = sizeof(name);
+    struct conn_address local;
+    split(address, host, sizeof(host), &port);
+    errno = 0;
+    struct evhttp_bound_socket *bound = evhttp_bind_socket_with_handle(h->server, host, (uint16_t)port);
+    if (!bound) {
+        snprintf(why, why_bytes, "--http: can't listen on %s: %s", address,
+                 errno ? strerror(errno) : "not an address of this machine");
+        return false;
+    }
+    if (getsockname(evhttp_bound_socket_get_fd(bound), (struct sockaddr *)&name, &len) == 0) {
+        conn_address_of(&local, (struct sockaddr *)&name);
+        conn_address_text(&local, "", text, sizeof(text));
+        log_notice("http: metrics and status on %s", text);
+    }
+    return true;
+}
+
+static bool prepare(struct http *h, const char *address, char *why, size_t why_bytes)
+{
+    h->base = event_base_new();
+    h->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    h->server = h->base ? evhttp_new(h->base) : NULL;
+    h->stop_event = h->base ? event_new(h->base, h->stop_fd, EV_READ, stop_heard, h) : NULL;
+    h->tick = h->base ? event_new(h->base, -1, EV_PERSIST, tick, h) : NULL;
+    struct timeval every = {HTTP_TICK_SEC, 0};
+    if (h->stop_fd < 0 || !h->server || !h->stop_event || !h->tick ||
+        event_add(h->stop_event, NULL) < 0 || event_add(h->tick, &every) < 0) {
+        snprintf(why, why_bytes, "--http: no memory or descriptors");
+        return false;
+    }
+    evhttp_set_allowed_methods(h->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
+    evhttp_set_max_headers_size(h->server, HTTP_HEADER_BYTES_MAX);
+    evhttp_set_max_body_size(h->server, 0);
+    evhttp_set_timeout(h->server, HTTP_PATIENCE_SEC);
+    evhttp_set_gencb(h->server, request_came, h);
+    return listen_on(h, address, why, why_bytes);
+}
+
+static void discard(struct http *h)
+{
+    if (h->server)
+        evhttp_free(h->server);
+    if (h->stop_event)
+        event_free(h->stop_event);
+    if (h->tick)
+        event_free(h->tick);
+    if (h->base)
+        event_base_free(h->base);
+    if (h->stop_fd >= 0)
+        close(h->stop_fd);
+    free(h);
+}
+
+struct http *http_start(const char *address, char *why, size_t why_bytes)
+{
+    struct http *h = calloc(1, sizeof(*h));
+    if (!h) {
+        snprintf(why, why_bytes, "--http: no memory");
+        return NULL;
+    }
+    if (!prepare(h, address, why, why_bytes)) {
+        discard(h);
+        return NULL;
+    }
+    int err = pthread_create(&h->thread, NULL, http_main, h);
+    if (err) {
+        snprintf(why, why_bytes, "--http: can't start the thread: %s", strerror(err));
+        discard(h);
+        return NULL;
+    }
+    return h;
+}
+
+void http_publish(struct http *h, const struct command_env *env)
+{
+    atomic_store_explicit(&h->env, env, memory_order_release);
+}
+
+void http_stop(struct http *h)
+{
+    if (!h)
+        return;
+    uint64_t one = 1;
+    ssize_t rc = write(h->stop_fd, &one, sizeof(one));
+    ASSERT(rc == sizeof(one));
+    pthread_join(h->thread, NULL);
+    discard(h);
+}

@@ -1,0 +1,26 @@
+/* net/lines.h: the lines of `stats`, kept by name for what shows them in another way.
+ *
+ * Zero a struct lines, fill it through lines_emit (a stats_emit_fn), sort it, then look up. Of two lines
+ * of one name the first counts. Lines that find no memory are left out. One thread, no locks.
+ */
+#ifndef EXTANT_LINES_H
+#define EXTANT_LINES_H
+
+#include "base/base.h"
+
+struct line {
+    char name[56], value[200]; /* longer ones are cut */
+    uint32_t order;
+};
+struct lines {
+    struct line *list;
+    size_t count, room;
+};
+
+void lines_emit(void *lines, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void lines_sort(struct lines *l);
+/* The value; "" if there is none. Valid until lines_free(). */
+const char *lines_get(const struct lines *l, const char *name);
+void lines_free(struct lines *l);
+
+#endif

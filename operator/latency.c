@@ -1,0 +1,62 @@
+/* operator/latency.c: see operator/latency.h. */
+#include "operator/latency.h"
+
+#include "base/clock.h"
+
+void latency_turn_received(struct latency *l)
+{
+    l->began_ns = clock_mono_ns();
+}
+
+/* How many turns to leave out: none while they are rare, else by chance, LATENCY_GAP on average. */
+static uint32_t draw_gap(struct latency *l, uint64_t now_ns)
+{
+    uint64_t turn_ns = (now_ns - l->before_ns) / max_u64(l->stands_for, 1);
+    l->before_ns = now_ns;
+    if (turn_ns > 1000000000 / LATENCY_QUIET)
+        return 1;
+    l->random = l->random * 1664525 + 1013904223; /* Knuth's constants: enough to dodge patterns */
+    return 1 + (l->random >> 16) % (2 * LATENCY_GAP - 1);
+}
+
+void latency_turn_measured(struct latency *l)
+{
+    l->measuring = false;
+    if (l->began_ns == 0) {
+        l->skip = l->stands_for > 0 ? l->stands_for - 1 : 0;
+        return;
+    }
+    uint64_t now_ns = clock_mono_ns(), took_ns = now_ns - l->began_ns;
+    uint64_t times = max_u64(l->stands_for, 1);
+    for (unsigned tier = 0; tier < LATENCY_TIERS; tier++) {
+        for (unsigned command = 0; command < LATENCY_COMMANDS; command++) {
+            uint32_t *count = &l->counts[tier][command];
+            if (*count > 0)
+                histogram_add(&l->cells[tier][command], took_ns, *count * times);
+            *count = 0;
+        }
+    }
+    l->began_ns = 0;
+    l->stands_for = draw_gap(l, now_ns);
+    l->skip = l->stands_for - 1;
+}
+
+const char *latency_tier_name(enum latency_tier tier)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        LATENCY_TIER_TABLE(X)
+#undef X
+    };
+    return names[tier];
+}
+
+const char *latency_command_name(enum latency_command command)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        LATENCY_COMMAND_TABLE(X)
+#undef X
+    };
+    return names[command];
+}

@@ -1,0 +1,93 @@
+/* operator/latency.h: how long requests take inside the server, by tier and command.
+ *
+ * What is answered from memory is measured by turns of the worker's loop: from the moment at which the
+ * first of the turn's requests is received to the one at which the kernel has the replies, which go
+ * out together. A clock costs more than a look-up, so under load one turn in LATENCY_GAP, drawn by
+ * chance, is measured and stands for those between; a worker with less than LATENCY_QUIET turns a second
+ * measures all of them. What waited for flash is measured each time, from the start of the wait to
+ * its end.
+ *
+ * One struct latency for each worker, in its thread_stats: zeroed, written by its thread only, read
+ * by any (the cells are histograms). No locks, never sleeps.
+ */
+#ifndef EXTANT_LATENCY_H
+#define EXTANT_LATENCY_H
+
+#include "base/histogram.h"
+
+enum { LATENCY_GAP = 32, LATENCY_QUIET = 1000 };
+
+/*    tier, its name in labels */
+#define LATENCY_TIER_TABLE(X)                                                                      \
+    X(RAM, "ram")      /* answered from memory, or without looking further */                      \
+    X(FLASH, "flash")  /* waited for flash: a read, or room for a write */                         \
+    X(MISS, "miss")    /* nothing was found */
+/*    command, its name in labels */
+#define LATENCY_COMMAND_TABLE(X)                                                                   \
+    X(GET, "get")                                                                                  \
+    X(STORE, "store")                                                                              \
+    X(DELETE, "delete")                                                                            \
+    X(TOUCH, "touch")                                                                              \
+    X(ARITHMETIC, "arithmetic")
+enum latency_tier {
+#define X(name, text) LATENCY_##name,
+    LATENCY_TIER_TABLE(X)
+#undef X
+        LATENCY_TIERS
+};
+enum latency_command {
+#define X(name, text) LATENCY_##name,
+    LATENCY_COMMAND_TABLE(X)
+#undef X
+        LATENCY_COMMANDS
+};
+
+struct latency {
+    struct histogram cells[LATENCY_TIERS][LATENCY_COMMANDS];
+    /* the owner's */
+    bool measuring;    /* this turn */
+    uint32_t skip;     /* turns until the next one that is measured */
+    uint32_t stands_for; /* turns that this one stands for */
+    uint32_t random;
+    uint64_t began_ns; /* of the turn that is measured; 0: nothing was received yet */
+    uint64_t before_ns; /* of the one measured before */
+    uint32_t counts[LATENCY_TIERS][LATENCY_COMMANDS]; /* in this turn */
+};
+
+/* A turn begins, before its wait; it has received something; all its replies are sent. */
+static inline void latency_turn(struct latency *l)
+{
+    if (likely(l->skip > 0))
+        l->skip--;
+    else
+        l->measuring = true;
+}
+void latency_turn_received(struct latency *l);
+void latency_turn_measured(struct latency *l);
+static inline void latency_received(struct latency *l)
+{
+    if (unlikely(l->measuring && l->began_ns == 0))
+        latency_turn_received(l);
+}
+static inline void latency_sent(struct latency *l)
+{
+    if (unlikely(l->measuring))
+        latency_turn_measured(l);
+}
+
+/* A command of this turn was answered without a wait. */
+static inline void latency_count(struct latency *l, enum latency_tier tier, enum latency_command command)
+{
+    if (unlikely(l->measuring))
+        l->counts[tier][command]++;
+}
+/* One that waited for flash was answered. */
+static inline void latency_waited(struct latency *l, enum latency_command command, uint64_t ns)
+{
+    histogram_add(&l->cells[LATENCY_FLASH][command], ns, 1);
+}
+
+const char *latency_tier_name(enum latency_tier tier);
+const char *latency_command_name(enum latency_command command);
+
+#endif
