@@ -13,6 +13,7 @@
 #include "proto/bin.h"
 #include "proto/text.h"
 #include "operator/watch.h"
+#include "net/stranger.h"
 #include "net/tls_conn.h"
 #include "net/worker.h"
 
@@ -375,15 +376,25 @@ static bool authenticate(struct conn *c, enum next *next)
     }
 }
 
-/* The first byte tells which protocol is spoken; -B which may be. False: not this one. */
+/* The first byte tells which protocol is spoken; -B which may be. False: not this one. What is neither
+ * goes on as text, and gets the answers that memcached has for it; but no TLS client waits for
+ * any. */
 static bool negotiate(struct conn *c)
 {
     const struct settings *set = c->session.w->env->settings;
-    bool is_binary = (unsigned char)c->buf[c->start] == BIN_MAGIC_ASK;
+    enum stranger who = stranger_of(c->buf + c->start, buffered(c));
+    bool is_binary = who == STRANGER_BINARY;
     c->negotiated = true;
     c->session.is_binary = is_binary;
-    return set->binding_protocol == SETTINGS_PROTOCOL_AUTO ||
-           (set->binding_protocol == SETTINGS_PROTOCOL_BINARY) == is_binary;
+    bool refused = who == STRANGER_TLS ||
+                   (set->binding_protocol != SETTINGS_PROTOCOL_AUTO &&
+                    (set->binding_protocol == SETTINGS_PROTOCOL_BINARY) != is_binary);
+    if (refused || who == STRANGER_HTTP || who == STRANGER_PROXY) {
+        char peer[CONN_ADDRESS_BYTES];
+        conn_address_text(&c->origin.peer, NULL, peer, sizeof(peer));
+        stranger_tell(who, STRANGER_PORT_CLEAR, peer);
+    }
+    return !refused;
 }
 
 /* For the log: what a packet asks. */

@@ -63,6 +63,8 @@ enum conn_reason {
 #undef X
 };
 
+#define CONN_ADDRESS_BYTES 160u /* for conn_address_text(); a long path is cut */
+
 /* An address in little space. */
 struct conn_address {
     sa_family_t family; /* AF_INET, AF_INET6, AF_UNIX (no more is known) */

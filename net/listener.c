@@ -385,7 +385,7 @@ void listeners_accept(struct listeners *l)
 void listeners_each(struct listeners *l,
                     void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx)
 {
-    char text[160];
+    char text[CONN_ADDRESS_BYTES];
     for (unsigned i = 0; i < l->count; i++) {
         conn_address_text(&l->list[i].local, l->unix_file.path, text, sizeof(text));
         fn(ctx, l->list[i].fd, "addr", text);

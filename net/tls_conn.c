@@ -6,12 +6,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "net/stranger.h"
 #include "net/worker.h"
 
 enum {
     GATHER_MAX = 64,
     PEEK_BYTES = 16,
-    HANDSHAKE_BYTE = 0x16, /* how the first record of a client begins */
     CROWDED_US = 20000,    /* until another look for room, when TLS_GREETING_MAX are there */
     TICK_SEC = 1,
     OLD_SEC = 1, /* a handshake that others need not wait for */
@@ -122,14 +122,17 @@ static void await(struct tls_conn *t, short what)
 /* The first bytes are here: true iff they may be the beginning of a handshake. */
 static bool is_tls(struct tls_conn *t)
 {
-    char first[PEEK_BYTES];
+    char first[PEEK_BYTES], peer[CONN_ADDRESS_BYTES];
     ssize_t n = recv(t->conn.origin.fd, first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
     if (n <= 0) { /* it has left */
         conn_close(&t->conn, n == 0 ? CONN_NORMAL : CONN_ERROR);
         return false;
     }
-    if (first[0] == HANDSHAKE_BYTE)
+    enum stranger who = stranger_of(first, (size_t)n);
+    if (who == STRANGER_TLS)
         return true;
+    peer_text(t, peer, sizeof(peer));
+    stranger_tell(who, STRANGER_PORT_TLS, peer);
     count_failure(t);
     conn_close(&t->conn, CONN_ERROR);
     return false;
@@ -169,7 +172,7 @@ static bool begin(struct tls_worker *w, struct tls_conn *t)
 
 static void go_on(struct tls_worker *w, struct tls_conn *t)
 {
-    char why[TLS_WHY_BYTES], peer[96];
+    char why[TLS_WHY_BYTES], peer[CONN_ADDRESS_BYTES];
     switch (w->tls->ops->handshake(t->stream, why, sizeof(why))) {
     case TLS_WANT_READ:
         await(t, EV_READ);
@@ -216,7 +219,7 @@ static void close_late(struct tls_list *l)
 {
     uint32_t now = clock_now_sec();
     for (struct tls_conn *t; (t = l->head) && now - t->since_sec > TLS_GREETING_SEC;) {
-        char peer[96];
+        char peer[CONN_ADDRESS_BYTES];
         peer_text(t, peer, sizeof(peer));
         if (t->stage == TLS_GREETING)
             count_failure(t);

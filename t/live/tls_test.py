@@ -460,6 +460,60 @@ def broken_records():
         expect('the other', ask(other, b'get a\r\n') == b'END\r\n')
 
 
+def log_of(server):
+    with open(server.log, encoding='latin-1') as f:
+        return f.read()
+
+
+def strangers_are_told_of():
+    """One line each: the peer, what it seems to be, what helps. What memcached answers is answered."""
+    hello = b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + b'r' * 20
+    clear_port = (
+        (hello, b'', 'speaks TLS to a port without: -Z is what it needs'),
+        (b'GET / HTTP/1.1\r\n', b'', 'speaks HTTP: this is no web server'),
+        (b'PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\nmn\r\nquit\r\n', b'ERROR\r\nMN\r\n',
+         'sends the header of a proxy'),
+        (b'\r\n\r\n\0\r\nQUIT\nquit\r\n', None, 'sends the header of a proxy'))
+    tls_port = (
+        (b'get a\r\n', b'', 'speaks without TLS to a port that needs it: -l notls:ADDRESS'),
+        (b'\x80\x0a' + b'\0' * 22, b'', 'speaks the binary protocol without TLS'),
+        (b'GET / HTTP/1.1\r\n\r\n', b'', 'speaks HTTP, without TLS'),
+        (b'PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n' + hello, b'', 'sends the header of a proxy'))
+
+    def meets(server, port, cases):
+        for request, answer, told in cases:
+            with socket.create_connection(('127.0.0.1', port)) as s:
+                s.settimeout(20)
+                name = 'tcp:127.0.0.1:%d ' % s.getsockname()[1]
+                s.sendall(request)
+                got = b''
+                try:
+                    while piece := s.recv(1000):
+                        got += piece
+                except ConnectionResetError:
+                    pass
+                expect('answer to %r' % request[:20], answer is None or got == answer, got)
+            lines = [line for line in log_of(server).split('\n') if name in line]
+            expect('told of %r' % request[:20], len(lines) == 1 and told in lines[0], lines)
+
+    with TlsServer() as server:
+        meets(server, server.port, clear_port)
+        meets(server, server.tls_port, tls_port)
+        expect('counted', server.stats()['ssl_handshake_errors'] == '4', server.stats())
+        for _ in range(100):
+            with socket.create_connection(('127.0.0.1', server.port)) as s:
+                s.sendall(b'GET / HTTP/1.1\r\n')
+                s.recv(10)
+        lines = log_of(server).count('speaks HTTP: this')
+        expect('not more than a few', 2 <= lines <= 30, lines)
+    with Server(BINARY, ['-B', 'ascii'], 'ascii', tcp=True) as server:
+        meets(server, server.port, [
+            (b'\x80\x0a' + b'\0' * 22, b'', 'speaks the binary protocol, which is refused: -B auto')])
+    with Server(BINARY, ['-B', 'binary'], 'binary', tcp=True) as server:
+        meets(server, server.port, [
+            (b'get a\r\n', b'', 'speaks the text protocol, which is refused: -B auto')])
+
+
 def main():
     shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=30).stdout
     if '--enable-ssl' not in shown:
@@ -469,7 +523,8 @@ def main():
         conversation, long_replies_keep_their_order, thousands_in_a_pipeline, records_are_filled,
         listeners, clients_are_verified, versions_and_ciphers, certificates_are_replaced,
         keys_of_each_kind, sessions_are_resumed, kernel_tls_is_no_hindrance,
-        stalled_handshakes_are_bounded, dumps_and_watchers, broken_records])
+        stalled_handshakes_are_bounded, dumps_and_watchers, broken_records,
+        strangers_are_told_of])
 
 
 if __name__ == '__main__':
