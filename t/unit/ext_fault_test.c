@@ -525,3 +525,59 @@ Test(ext_fault, bits_that_flip_in_reads_cost_reclaim_nothing)
     cr_assert_eq(there(a, 0, 1000), 500);
     aid_free(a);
 }
+
+/* ---- a write buffer is written again ---- */
+
+/* The device takes the first half of a buffer, fails, and has lost that half when it is back: what was
+ * written before a failed round counts for nothing. */
+Test(ext_fault, a_buffer_is_written_from_its_start_after_a_failed_round)
+{
+    enum { OBJECTS = 10, SIZE = 100000 };
+    struct aid *a = aid_new(24, 2 * MiB, MiB);
+    a->opt.engine = EXT_ENGINE_THREADS;
+    aid_use_faults(a);
+    aid_start(a);
+    for (uint32_t i = 0; i < OBJECTS; i++)
+        aid_set_wait(a, i, SIZE, EXT_BUCKET_DEFAULT);
+    atomic_store(&a->faults.write_errno, EIO);
+    AID_WAIT_FOR((ext_sync(a->ext, 1), aid_info(a).wbufs_stuck == 1));
+    atomic_store(&a->faults.write_skip, 1); /* the first half of the next round */
+    AID_WAIT_FOR(atomic_load(&a->faults.write_skip) == 0);
+    lock_take(&a->lock);
+    uint64_t slot = ext_place_slot(a->ext, a->objects[0].place);
+    lock_release(&a->lock);
+    static char garbage[EXT_IO_CHUNK_BYTES];
+    memset(garbage, 0xa5, sizeof(garbage));
+    int fd = open(a->paths[0], O_WRONLY | O_CLOEXEC);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(pwrite(fd, garbage, sizeof(garbage), (off_t)ext_slot_offset(a->ext, slot)),
+                 (ssize_t)sizeof(garbage));
+    close(fd);
+    atomic_store(&a->faults.write_errno, 0);
+    AID_WAIT_FOR(ext_sync(a->ext, 1000) == 0);
+    for (uint32_t i = 100; i < 200; i++) /* more than the buffers hold, so that reads go to the device */
+        aid_set_wait(a, i, SIZE, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    cr_assert_eq(there(a, 0, OBJECTS), OBJECTS);
+    cr_assert_eq(aid_info(a).bad_checksums, 0);
+    aid_free(a);
+}
+
+/* An earlier process may have died while it wrote an entry; nothing in it is believed. */
+Test(ext_fault, an_entry_that_points_nowhere_is_passed_over_when_a_buffer_moves)
+{
+    struct aid *a = faulty(12);
+    aid_start(a);
+    store(a, 0, 2);
+    struct ext_bucket_files *b = &a->ext->buckets[EXT_BUCKET_DEFAULT];
+    lock_take(&b->lock);
+    cr_assert_eq(b->open->fill_count, 2);
+    ext_entry_at(b->open->memory + a->ext->wbuf_bytes, 1)->granule = UINT32_MAX;
+    lock_release(&b->lock);
+    atomic_store(&a->faults.write_fail, 10); /* one round */
+    aid_sync(a);
+    cr_assert_eq(aid_info(a).write_moved, 1);
+    cr_assert_eq(there(a, 0, 1), 1);
+    aid_delete(a, 1);
+    aid_free(a);
+}
