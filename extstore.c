@@ -25,11 +25,13 @@ bool ext_is_writable(struct extstore *e)
 {
     if (atomic_load(&e->dirty_wbufs) + EXT_RESERVED_WBUFS >= e->wbuf_count)
         return false;
-    uint32_t page = atomic_load(&e->buckets[EXT_BUCKET_DEFAULT].page);
-    if (page != EXT_NO_PAGE && ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
-        atomic_load(&e->pages[page].slots_used) < e->slots_per_page &&
-        !ext_device_failed(ext_page_device(e, page)))
-        return true;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        uint32_t page = atomic_load(&e->buckets[EXT_BUCKET_DEFAULT].files[i].page);
+        if (page != EXT_NO_PAGE && ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
+            atomic_load(&e->pages[page].slots_used) < e->slots_per_page &&
+            !ext_device_failed(ext_page_device(e, page)))
+            return true;
+    }
     return ext_pages_free(e, EXT_BUCKET_DEFAULT) > EXT_RESERVED_PAGES;
 }
 
@@ -459,7 +461,9 @@ static int open_tables(struct extstore *e, char *why, size_t n)
 
 static int start(struct extstore *e, char *why, size_t n)
 {
-    e->write_pool = io_pool_create(ext_is_stepped(e) ? 0 : e->opt.io_threads, "ext-write");
+    unsigned threads = (unsigned)min_u64(max_u64(e->opt.io_threads, e->device_count), IO_THREADS_MAX);
+    e->flushes_at_once = threads / e->device_count;
+    e->write_pool = io_pool_create(ext_is_stepped(e) ? 0 : threads, "ext-write");
     if (e->write_pool == NULL)
         return refuse(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
     e->reclaim = ext_reclaim_create(e);
@@ -553,7 +557,8 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     lock_cond_init(&e->idle_cond);
     for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
         lock_init(&e->buckets[i].lock, LOCK_EXT_BUCKET);
-        e->buckets[i].page = EXT_NO_PAGE;
+        for (uint32_t k = 0; k < EXT_DEVICES_MAX; k++)
+            e->buckets[i].files[k].page = EXT_NO_PAGE;
     }
     ext_probe_init(e);
 

@@ -163,17 +163,32 @@ struct ext_wbuf {
     uint64_t written;                /* bytes of the slot that are on flash, in this round */
     uint64_t opened_ns;
     struct io_job job;
+    struct ext_wbuf *next; /* in its device's backlog */
     /* atomic */
     _Atomic(uint32_t) state;   /* enum ext_wbuf_state; for counts and checks */
     _Atomic(uint32_t) writers; /* appends being copied; EXT_WBUF_CLOSED once no more may begin */
 };
 #define EXT_WBUF_CLOSED 0x80000000u
 
-struct ext_bucket_files { /* a bucket at work */
-    struct lock lock;     /* LOCK_EXT_BUCKET */
+/* A bucket at work. It has one page on each device at most, and more than one only while a device has
+ * more buffers to write than its share: then the bucket goes on elsewhere and comes back later. */
+struct ext_bucket_files {
+    struct lock lock; /* LOCK_EXT_BUCKET */
     struct ext_wbuf *open;
-    _Atomic(uint32_t) page; /* whose slots are given out, or EXT_NO_PAGE; also read without */
-    uint32_t next_slot;     /* of that page */
+    uint32_t device; /* that of the last wbuf opened */
+    struct ext_bucket_file {
+        _Atomic(uint32_t) page; /* whose slots are given out, or EXT_NO_PAGE; also read without */
+        uint32_t next_slot;     /* of that page */
+    } files[EXT_DEVICES_MAX];
+};
+
+/* What a device has to write. No more of its flushes run at once than its share of the threads, so that a
+ * slow one does not hold all of them. */
+struct ext_backlog {
+    _Atomic(uint32_t) wbufs; /* closed and not yet on flash */
+    /* under notify_lock */
+    uint32_t running;
+    struct ext_wbuf *first, *last; /* that wait for their turn */
 };
 
 struct ext_page_where { /* const: page number -> device */
@@ -240,6 +255,8 @@ struct extstore {
     void *maint_ctx;
 
     struct ext_bucket_files buckets[EXT_BUCKET_COUNT]; /* each under its own lock */
+    struct ext_backlog backlogs[EXT_DEVICES_MAX];
+    uint32_t flushes_at_once; /* of a device; const after create */
 
     /* under page_lock (LOCK_EXT_PAGE) */
     struct lock page_lock;

@@ -1,6 +1,7 @@
 /* flash/page.c: see flash/page.h. */
 #include "flash/page.h"
 
+#define PAGES_KEPT 2u /* free pages of a class that are not opened only to pass a busy device */
 #define RETRY_DOUBLINGS_MAX 6u /* a BAD page is tried again after 1, 2, 4 .. 64 s */
 
 uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class)
@@ -35,8 +36,16 @@ static uint32_t page_number(const struct extstore *e, uint32_t device, uint32_t 
     return EXT_NO_PAGE;
 }
 
-/* Takes a FREE page of the class; 0, -ENOSPC, or -EIO when its devices are failed. */
-static int take_page(struct extstore *e, enum ext_bucket device_class, uint32_t *page)
+bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more)
+{
+    uint32_t share = (e->wbuf_count - EXT_RESERVED_WBUFS) / e->device_count;
+    uint32_t wbufs = atomic_load_explicit(&e->backlogs[device].wbufs, memory_order_relaxed);
+    return e->device_count > 1 && wbufs + more >= max_u64(share, 1);
+}
+
+/* Takes a FREE page of the class, in turn; with idle, of a device that is not busy. 0, -ENOSPC, or -EIO
+ * when its devices are failed. */
+static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle, uint32_t *page)
 {
     int rc = -ENOSPC;
     unsigned healthy = 0, devices = 0;
@@ -50,6 +59,8 @@ static int take_page(struct extstore *e, enum ext_bucket device_class, uint32_t 
             continue;
         healthy++;
         uint64_t unit;
+        if (idle && ext_device_is_busy(e, at, 0))
+            continue;
         if (extents_alloc(d->free, 1, 1, &unit) == 0) {
             e->device_turn[device_class] = at + 1;
             *page = page_number(e, at, (uint32_t)unit);
@@ -61,40 +72,67 @@ static int take_page(struct extstore *e, enum ext_bucket device_class, uint32_t 
     return rc;
 }
 
+/* The same, of a device that is not busy if there is one. */
+static int take_page_of(struct extstore *e, enum ext_bucket device_class, uint32_t *page)
+{
+    int rc = e->device_count > 1 ? take_page(e, device_class, true, page) : -ENOSPC;
+    return rc == 0 ? 0 : take_page(e, device_class, false, page);
+}
+
+/* FREE -> OPEN; page_lock held. */
+static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page)
+{
+    lock_assert_held(&e->page_lock);
+    struct ext_page *p = &e->pages[page];
+    ASSERT(ext_page_state_of(p) == EXT_PAGE_FREE);
+    ASSERT(atomic_load(&p->objects) == 0 && atomic_load(&p->refs) == 0);
+    uint32_t version;
+    do {
+        version = atomic_fetch_add(&e->root->next_version, 1) + 1;
+    } while (version == 0);
+    p->bucket = (uint8_t)bucket;
+    atomic_store_explicit(&p->slots_used, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->exptime_max, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->time_max, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->bytes_used, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->bytes_appended, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->bytes_real, 0, memory_order_relaxed);
+    atomic_store(&p->version, version);
+    atomic_store(&p->state, EXT_PAGE_OPEN);
+    ext_count(e, EXT_N_page_allocs, 1);
+    atomic_store_explicit(&e->no_page_ns, 0, memory_order_relaxed);
+}
+
 int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page)
 {
     lock_take(&e->page_lock);
     int rc = -ENOSPC;
     if (bucket != EXT_BUCKET_DEFAULT)
-        rc = take_page(e, bucket, page);
+        rc = take_page_of(e, bucket, page);
     if (rc != 0) {
         uint64_t left = ext_pages_free(e, EXT_BUCKET_DEFAULT);
         if (reserve || left == 0 || left > EXT_RESERVED_PAGES) /* with 0 it is told why */
-            rc = take_page(e, EXT_BUCKET_DEFAULT, page);
+            rc = take_page_of(e, EXT_BUCKET_DEFAULT, page);
         else
             rc = -ENOSPC;
     }
-    if (rc == 0) {
-        struct ext_page *p = &e->pages[*page];
-        ASSERT(ext_page_state_of(p) == EXT_PAGE_FREE);
-        ASSERT(atomic_load(&p->objects) == 0 && atomic_load(&p->refs) == 0);
-        uint32_t version;
-        do {
-            version = atomic_fetch_add(&e->root->next_version, 1) + 1;
-        } while (version == 0);
-        p->bucket = (uint8_t)bucket;
-        atomic_store_explicit(&p->slots_used, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->exptime_max, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->time_max, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->bytes_used, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->bytes_appended, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->bytes_real, 0, memory_order_relaxed);
-        atomic_store(&p->version, version);
-        atomic_store(&p->state, EXT_PAGE_OPEN);
-        ext_count(e, EXT_N_page_allocs, 1);
-        atomic_store_explicit(&e->no_page_ns, 0, memory_order_relaxed);
-    } else if (atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) == 0) {
+    if (rc == 0)
+        page_begin(e, bucket, *page);
+    else if (atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) == 0)
         atomic_store_explicit(&e->no_page_ns, io_now_ns(), memory_order_relaxed);
+    lock_release(&e->page_lock);
+    return rc;
+}
+
+int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class,
+                            uint32_t *page)
+{
+    lock_take(&e->page_lock);
+    int rc = -EBUSY;
+    /* A page more than is needed: not one of the last. */
+    if (ext_pages_free(e, device_class) > PAGES_KEPT && take_page(e, device_class, true, page) == 0) {
+        page_begin(e, bucket, *page);
+        rc = 0;
     }
     lock_release(&e->page_lock);
     return rc;

@@ -27,6 +27,12 @@ static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
  * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO:
  * every device that could do is failed. */
 int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page);
+/* The same, but only a page of a device of the class that has less to write than its share; -EBUSY: there
+ * is none. */
+int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class,
+                            uint32_t *page);
+/* Has the device, with so many more, as much to write as its share of the buffers, or more? */
+bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more);
 /* OPEN -> SEALED (or FREE at once). Nothing if it is BAD. */
 void ext_page_seal(struct extstore *e, uint32_t page);
 /* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which

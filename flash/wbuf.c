@@ -71,25 +71,63 @@ static void give_buffer_back(struct ext_wbuf *w)
     atomic_fetch_sub(&e->dirty_wbufs, 1);
 }
 
-/* Makes sure that the bucket has a page with a slot left. */
+/* Has the bucket's page on this device a slot left, that can be written? */
+static bool has_slot(struct extstore *e, const struct ext_bucket_file *f)
+{
+    uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
+    return page != EXT_NO_PAGE && f->next_slot < e->slots_per_page &&
+           ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
+           !ext_device_failed(ext_page_device(e, page));
+}
+
+/* A page that the bucket has open on a device that is not busy, this one first; false: there is none. */
+static bool find_idle_page(struct extstore *e, const struct ext_bucket_files *b, uint32_t *device)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        uint32_t at = (b->device + i) % e->device_count;
+        bool closes = b->open != NULL && e->where[b->open->page].device == at; /* as soon as there is the next */
+        if (has_slot(e, &b->files[at]) && !ext_device_is_busy(e, at, closes)) {
+            *device = at;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void begin_page(struct extstore *e, struct ext_bucket_files *b, uint32_t page)
+{
+    struct ext_bucket_file *f = &b->files[b->device = e->where[page].device];
+    uint32_t before = atomic_load_explicit(&f->page, memory_order_relaxed);
+    /* An unfinished page is left behind only when its device failed. */
+    if (before != EXT_NO_PAGE && f->next_slot < e->slots_per_page)
+        ext_page_seal(e, before);
+    atomic_store_explicit(&f->page, page, memory_order_relaxed);
+    f->next_slot = 0;
+}
+
+/* Makes sure that the bucket has a page with a slot left, on b->device. While that device has more to
+ * write than its share, the bucket goes on with a page on another, if one is free. */
 static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
 {
     struct ext_bucket_files *b = &e->buckets[bucket];
-    uint32_t page = atomic_load_explicit(&b->page, memory_order_relaxed);
-    if (page != EXT_NO_PAGE && b->next_slot < e->slots_per_page &&
-        ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
-        !ext_device_failed(ext_page_device(e, page)))
+    if (find_idle_page(e, b, &b->device))
         return 0;
-    uint32_t fresh;
-    int rc = ext_page_open(e, bucket, reserve, &fresh);
-    if (rc != 0)
-        return rc;
-    /* An unfinished page is left behind only when its device failed. */
-    if (page != EXT_NO_PAGE && b->next_slot < e->slots_per_page)
-        ext_page_seal(e, page);
-    atomic_store_explicit(&b->page, fresh, memory_order_relaxed);
-    b->next_slot = 0;
-    return 0;
+    uint32_t page;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        uint32_t at = (b->device + i) % e->device_count;
+        if (!has_slot(e, &b->files[at]))
+            continue;
+        /* All of them are on busy devices. */
+        if (ext_page_open_elsewhere(e, bucket, e->devices[at].free_bucket, &page) == 0)
+            begin_page(e, b, page);
+        else
+            b->device = at;
+        return 0;
+    }
+    int rc = ext_page_open(e, bucket, reserve, &page);
+    if (rc == 0)
+        begin_page(e, b, page);
+    return rc;
 }
 
 /* Opens a wbuf on the bucket's page. The caller makes it the bucket's open one, whose former one it
@@ -109,9 +147,10 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
         lock_release(&e->page_lock);
         return rc;
     }
-    uint32_t page = atomic_load_explicit(&b->page, memory_order_relaxed);
+    struct ext_bucket_file *f = &b->files[b->device];
+    uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
     struct ext_page *p = &e->pages[page];
-    w->slot = (uint64_t)page * e->slots_per_page + b->next_slot;
+    w->slot = (uint64_t)page * e->slots_per_page + f->next_slot;
     w->page = page;
     w->fill_bytes = ext_slot_front(e, w->slot);
     w->fill_count = 0;
@@ -127,8 +166,8 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     atomic_store_explicit(&w->state, EXT_WBUF_OPEN, memory_order_relaxed);
     ext_page_pin(e, page);
     atomic_fetch_add(&p->slots_busy, 1);
-    b->next_slot++;
-    atomic_store_explicit(&p->slots_used, b->next_slot, memory_order_relaxed);
+    f->next_slot++;
+    atomic_store_explicit(&p->slots_used, f->next_slot, memory_order_relaxed);
     extmap_set_delayed(e->map, w->slot, w->id);
     *out = w;
     return 0;
@@ -151,6 +190,7 @@ static void close_wbuf(struct ext_wbuf *w)
     bool last = w->slot % e->slots_per_page == e->slots_per_page - 1;
     atomic_store_explicit(&w->state, EXT_WBUF_FLUSHING, memory_order_relaxed);
     atomic_fetch_add(&e->flushing_wbufs, 1);
+    atomic_fetch_add(&e->backlogs[e->where[page].device].wbufs, 1);
     if (last)
         ext_page_seal(e, page); /* our own reference keeps it from being freed */
     if (atomic_fetch_or(&w->writers, EXT_WBUF_CLOSED) == 0)
@@ -168,10 +208,12 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
     lock_release(&b->lock);
 }
 
-/* The page that the bucket appends to, or EXT_NO_PAGE; its number stays behind when it is full. */
-static uint32_t open_page(const struct extstore *e, unsigned bucket)
+/* The page that the bucket appends to on this device, or EXT_NO_PAGE; its number stays behind when it is
+ * full. */
+static uint32_t open_page(const struct extstore *e, unsigned bucket, uint32_t device)
 {
-    uint32_t page = atomic_load_explicit(&e->buckets[bucket].page, memory_order_relaxed);
+    const struct ext_bucket_file *f = &e->buckets[bucket].files[device];
+    uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
     bool is_ours = page != EXT_NO_PAGE && e->pages[page].bucket == bucket &&
                    ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN;
     return is_ours ? page : EXT_NO_PAGE;
@@ -179,28 +221,30 @@ static uint32_t open_page(const struct extstore *e, unsigned bucket)
 
 bool ext_wbuf_end_oldest_page(struct extstore *e)
 {
-    uint32_t newest = atomic_load(&e->root->next_version), best_age = 0;
+    uint32_t newest = atomic_load(&e->root->next_version), best_age = 0, device = 0;
     struct ext_bucket_files *b = NULL;
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
-        uint32_t page = open_page(e, i);
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT * e->device_count; i++) {
+        uint32_t page = open_page(e, i % EXT_BUCKET_COUNT, i / EXT_BUCKET_COUNT);
         if (page == EXT_NO_PAGE || atomic_load(&e->pages[page].objects) == 0)
             continue;
         uint32_t age = newest - atomic_load(&e->pages[page].version);
         if (b == NULL || age > best_age) {
-            b = &e->buckets[i];
+            b = &e->buckets[i % EXT_BUCKET_COUNT];
+            device = i / EXT_BUCKET_COUNT;
             best_age = age;
         }
     }
     if (b == NULL)
         return false;
     lock_take(&b->lock);
-    uint32_t page = open_page(e, (unsigned)(b - e->buckets));
+    uint32_t page = open_page(e, (unsigned)(b - e->buckets), device);
     struct ext_wbuf *open = b->open;
-    b->open = NULL;
-    if (open != NULL)
+    if (open != NULL && (page == EXT_NO_PAGE || open->page == page)) {
+        b->open = NULL;
         close_wbuf(open);
+    }
     if (page != EXT_NO_PAGE) {
-        atomic_store_explicit(&b->page, EXT_NO_PAGE, memory_order_relaxed);
+        atomic_store_explicit(&b->files[device].page, EXT_NO_PAGE, memory_order_relaxed);
         ext_page_seal(e, page);
     }
     lock_release(&b->lock);
@@ -454,6 +498,7 @@ static void device_ok(struct extstore *e, uint32_t page)
 /* What is common to both ends of a flush; the wbuf may be in use again already. */
 static void flush_over(struct extstore *e, uint32_t page)
 {
+    atomic_fetch_sub(&e->backlogs[e->where[page].device].wbufs, 1);
     atomic_fetch_sub(&e->pages[page].slots_busy, 1);
     ext_page_unpin(e, page);
     atomic_fetch_sub(&e->flushing_wbufs, 1); /* last: who waits in ext_sync finds all of it done */
@@ -506,9 +551,10 @@ static void retire_page(struct ext_wbuf *w, int rc)
         ext_device_page_failed(d, rc);
     ext_wake_maint(e);
     struct ext_bucket_files *b = &e->buckets[w->root->bucket];
+    struct ext_bucket_file *f = &b->files[e->where[page].device];
     lock_take(&b->lock);
-    if (atomic_load_explicit(&b->page, memory_order_relaxed) == page) {
-        atomic_store_explicit(&b->page, EXT_NO_PAGE, memory_order_relaxed);
+    if (atomic_load_explicit(&f->page, memory_order_relaxed) == page) {
+        atomic_store_explicit(&f->page, EXT_NO_PAGE, memory_order_relaxed);
         struct ext_wbuf *open = b->open;
         if (open != NULL && open->page == page) {
             b->open = NULL;
@@ -601,13 +647,45 @@ static void stick(struct ext_wbuf *w)
     io_pool_submit_after(e->write_pool, &w->job, STUCK_DELAY_NS << doublings);
 }
 
-static void flush_run(struct io_job *job)
+/* The next of the device's backlog may run. */
+static void end_turn(struct extstore *e, uint32_t device)
 {
-    struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
-    if (w->moved) {
-        abandon(w);
-        return;
+    struct ext_backlog *log = &e->backlogs[device];
+    lock_take(&e->notify_lock);
+    struct ext_wbuf *next = log->first;
+    ASSERT(log->running > 0);
+    log->running--;
+    if (next != NULL)
+        log->first = next->next;
+    lock_release(&e->notify_lock);
+    if (next != NULL)
+        io_pool_submit(e->write_pool, &next->job);
+}
+
+/* True: the wbuf may be written now, and end_turn follows. Else it waits, and runs again in its turn. */
+static bool begin_turn(struct ext_wbuf *w, uint32_t device)
+{
+    struct extstore *e = w->e;
+    struct ext_backlog *log = &e->backlogs[device];
+    lock_take(&e->notify_lock);
+    bool may = log->running < e->flushes_at_once;
+    if (may) {
+        log->running++;
+    } else {
+        w->next = NULL;
+        if (log->first == NULL)
+            log->first = w;
+        else
+            log->last->next = w;
+        log->last = w;
     }
+    lock_release(&e->notify_lock);
+    return may;
+}
+
+/* The wbuf may be in use again when this returns. */
+static void flush(struct ext_wbuf *w)
+{
     if (w->written == 0 && ext_slot_front(w->e, w->slot) > 0)
         ext_mark_fill(w->memory, w->e->root->stamp);
     if (w->written == 0)
@@ -631,6 +709,19 @@ static void flush_run(struct io_job *job)
         stick(w);
 }
 
+static void flush_run(struct io_job *job)
+{
+    struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
+    struct extstore *e = w->e;
+    uint32_t device = e->where[w->page].device;
+    if (w->moved) {
+        abandon(w);
+    } else if (begin_turn(w, device)) {
+        flush(w);
+        end_turn(e, device);
+    }
+}
+
 /* ---- after an attach ---- */
 
 void ext_wbuf_attach(struct extstore *e)
@@ -640,10 +731,11 @@ void ext_wbuf_attach(struct extstore *e)
         if (ext_page_state_of(p) != EXT_PAGE_OPEN)
             continue;
         struct ext_bucket_files *b = &e->buckets[p->bucket];
+        struct ext_bucket_file *f = &b->files[e->where[page].device];
         uint32_t used = atomic_load(&p->slots_used);
-        if (atomic_load(&b->page) == EXT_NO_PAGE && used < e->slots_per_page) {
-            b->page = page;
-            b->next_slot = used;
+        if (atomic_load(&f->page) == EXT_NO_PAGE && used < e->slots_per_page) {
+            f->page = page;
+            f->next_slot = used;
         } else {
             atomic_store(&p->state, EXT_PAGE_SEALED);
         }
@@ -664,6 +756,7 @@ void ext_wbuf_attach(struct extstore *e)
         w->state = EXT_WBUF_FLUSHING;
         atomic_fetch_add(&e->dirty_wbufs, 1);
         atomic_fetch_add(&e->flushing_wbufs, 1);
+        atomic_fetch_add(&e->backlogs[e->where[w->page].device].wbufs, 1);
         atomic_fetch_add(&e->pages[w->page].slots_busy, 1);
         ext_page_pin(e, w->page);
         io_pool_submit(e->write_pool, &w->job);

@@ -72,9 +72,9 @@ static ssize_t fault_pwrite(void *ctx, int fd, const void *buf, size_t bytes, of
 {
     struct aid_faults *f = ctx;
     atomic_fetch_add(&f->writes, 1);
-    if (atomic_load(&f->stall_writes)) {
+    if (atomic_load(&f->stall_writes) || atomic_load(&f->stall_fd) == fd) {
         atomic_fetch_add(&f->stalled, 1);
-        while (atomic_load(&f->stall_writes))
+        while (atomic_load(&f->stall_writes) || atomic_load(&f->stall_fd) == fd)
             aid_nap();
         atomic_fetch_sub(&f->stalled, 1);
     }

@@ -41,6 +41,7 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(uint32_t) short_one_in;  /* one transfer in so many is cut short, unless 0 */
     _Atomic(uint32_t) eintr_one_in;  /* one transfer in so many is interrupted, unless 0 */
     _Atomic(bool) stall_writes;      /* writes wait until this is false */
+    _Atomic(int) stall_fd;           /* writes to this fd wait until it is another, unless 0 */
     _Atomic(uint32_t) stalled;       /* writes that wait now */
     _Atomic(uint64_t) writes, reads; /* seen */
     _Atomic(uint32_t) turn;

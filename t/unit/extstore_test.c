@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "flash/engine.h"
 #include "t/aid/ext_aid.h"
 
 TestSuite(extstore, .timeout = 600);
@@ -548,6 +549,19 @@ Test(extstore, an_outage_makes_reclaim_give_nothing_up)
     aid_free(a);
 }
 
+static int fd_of(const char *path)
+{
+    char link[64], name[256];
+    for (int fd = 3; fd < 64; fd++) {
+        snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, name, sizeof(name) - 1);
+        if (n > 0 && (name[n] = '\0', strcmp(name, path) == 0))
+            return fd;
+    }
+    cr_assert_fail("%s is not open", path);
+    return -1;
+}
+
 static void one_of_two_dies(void)
 {
     struct aid *a = faulty(16);
@@ -556,15 +570,7 @@ static void one_of_two_dies(void)
     for (uint32_t i = 0; i < 10; i++)
         aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
-    /* the fd of the second file: found by its name */
-    char link[64], name[256];
-    for (int fd = 3; fd < 64; fd++) {
-        snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-        ssize_t n = readlink(link, name, sizeof(name) - 1);
-        if (n > 0 && (name[n] = '\0', strcmp(name, a->paths[1]) == 0))
-            atomic_store(&a->faults.write_errno_fd, fd);
-    }
-    cr_assert_neq(atomic_load(&a->faults.write_errno_fd), 0);
+    atomic_store(&a->faults.write_errno_fd, fd_of(a->paths[1]));
     for (uint32_t i = 10; i < 120; i++)
         aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
     AID_WAIT_FOR((aid_step(a), ext_sync(a->ext, 100) == 0)); /* what is stuck is moved by steps */
@@ -579,6 +585,38 @@ Test(extstore, one_of_two_devices_dies_and_the_other_takes_everything)
     /* Whose writes fail when, and so what is left to cure them with, is never the same twice. */
     for (unsigned life = 0; life < 8; life++)
         one_of_two_dies();
+}
+
+/* Ten pages go to one device while the other takes nothing, and both are used again when it does. */
+Test(extstore, a_device_that_stalls_gets_its_share_of_the_buffers_and_no_more)
+{
+    struct aid *a = faulty(24);
+    aid_add_device(a, 24, EXT_BUCKET_DEFAULT);
+    aid_start(a);
+    atomic_store(&a->faults.stall_fd, fd_of(a->paths[1]));
+    for (uint32_t i = 0; i < 160; i++)
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+    cr_assert_eq(atomic_load(&a->faults.stalled), 1, "one thread waits, the other writes");
+    cr_assert_leq(atomic_load(&a->ext->backlogs[1].wbufs), 3, "of eight buffers, two of them reserved");
+    uint64_t pages[2] = {0, 0};
+    struct ext_page_info p;
+    for (uint32_t page = 0; page < 48; page++) {
+        ext_page_info(a->ext, page, &p);
+        pages[page % 2] += p.state != EXT_PAGE_FREE;
+    }
+    cr_assert_eq(pages[1], 1, "nothing is opened on the one that stalls but what it began with");
+    cr_assert_geq(pages[0], 9);
+    atomic_store(&a->faults.stall_fd, 0);
+    aid_sync(a);
+    for (uint32_t i = 160; i < 240; i++) {
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+        if (i % 2 == 1)
+            aid_sync(a);
+    }
+    ext_page_info(a->ext, 1, &p);
+    cr_assert_eq(p.state, EXT_PAGE_SEALED, "its half-written page is gone on with");
+    all_there(a, 0, 240);
+    aid_free(a);
 }
 
 Test(extstore, a_stalled_device_delays_neither_appends_nor_reads_of_buffers)
