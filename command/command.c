@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "command/admin.h"
 #include "command/encode.h"
+#include "command/login.h"
 #include "proto/meta.h"
 #include "proto/text.h"
 #include "operator/samples.h"
@@ -1116,6 +1117,11 @@ static enum command_result execute(struct session *s, struct request *req)
     case VERB_VERSION:
         session_reply(s, REPLY_VERSION);
         return COMMAND_DONE;
+    case VERB_SASL_MECHS:
+    case VERB_SASL_AUTH:
+    case VERB_SASL_STEP:
+        command_sasl(s, req);
+        return COMMAND_DONE;
     case VERB_QUIT:
         session_answer(s, req, REPLY_NONE); /* of some protocols it is an answer */
         return COMMAND_CLOSE;
@@ -1156,24 +1162,4 @@ enum command_result command_execute(struct session *s, struct request *req)
     enum command_result r = execute(s, req);
     s->request = NULL;
     return r;
-}
-
-void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end)
-{
-    if (!good_end) {
-        session_reply(s, REPLY_AUTH_BAD_END);
-        return;
-    }
-    if (!memchr(value, ' ', bytes)) {
-        session_reply(s, REPLY_AUTH_BAD_FORMAT);
-        return;
-    }
-    stat_inc(s->w->stats, STAT_auth_cmds);
-    if (!auth_check(s->w->env->auth, value, bytes)) {
-        stat_inc(s->w->stats, STAT_auth_errors);
-        session_reply(s, REPLY_AUTH_FAILED);
-    } else {
-        s->authenticated = true;
-        session_reply(s, REPLY_STORED);
-    }
 }

@@ -114,6 +114,8 @@ struct session {
     /* Called in the worker's thread when a parked op is done: there may be something to send or to
      * execute. Never from within a call of this module. */
     void (*resumed)(struct session *s);
+    /* Who it is, for the log: "tcp:1.2.3.4:5". NULL with -U, which nobody can log in to. */
+    void (*peer)(const struct session *s, char *out, size_t size);
     /* After session_close() said false: the last parked op is done. */
     void (*ended)(struct session *s);
     /* state */
@@ -128,7 +130,8 @@ struct session {
     uint8_t dump_job;      /* COMMAND_DUMP: enum crawler_job */
     bool is_binary;        /* what is received are packets; else lines */
     bool barrier;          /* execute nothing until parked is 0 */
-    bool authenticated;
+    bool authenticated;    /* or there is nothing to log in to */
+    bool sasl_started;     /* it has named a mechanism that we know */
     bool gone;   /* the client has left */
     bool broken; /* there was no memory for a reply: close */
 };
@@ -178,9 +181,6 @@ void command_value_got(struct session *s, size_t n);
 unsigned command_value_end_bytes(const struct session *s);
 /* The whole value and its end were received; good: the end is as it should be. */
 void command_store(struct session *s, bool good);
-
-/* -Y: the value of an authenticating `set` was received, with its last two bytes. */
-void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end);
 
 /* For command/admin.c, at the end of the queue. A fixed reply to this request, unless it wants none. */
 void session_answer(struct session *s, const struct request *req, enum reply reply);

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "command/admin.h"
+#include "command/login.h"
 #include "base/log.h"
 #include "proto/bin.h"
 #include "proto/text.h"
@@ -426,6 +427,20 @@ static void log_request(struct conn *c, size_t consumed)
         log_line_of(c, c->buf + c->start, consumed);
 }
 
+/* -S: what is said before the log-in, and isn't part of it, is the last that is heard. */
+static bool refuse_stranger(struct conn *c, enum next *next)
+{
+    session_answer(&c->session, &c->worker->request, REPLY_AUTH_NEEDED);
+    *next = close_because(c, CONN_ERROR);
+    return false;
+}
+
+/* Lengths that contradict each other are refused as such, whoever sends them. */
+static bool lies(const struct request *req)
+{
+    return req->error == REPLY_UNKNOWN_COMMAND && req->close_after;
+}
+
 /* One line or packet. True iff the loop may go on with the next. */
 static bool execute_next(struct conn *c, enum next *next)
 {
@@ -441,6 +456,8 @@ static bool execute_next(struct conn *c, enum next *next)
         return false;
     case PARSE_ERROR:
         log_request(c, consumed);
+        if (command_needs_login(s, req) && !lies(req))
+            return refuse_stranger(c, next);
         command_refuse(s, req);
         consume(c, consumed);
         if (!req->close_after)
@@ -448,6 +465,8 @@ static bool execute_next(struct conn *c, enum next *next)
         *next = close_because(c, CONN_ERROR);
         return false;
     case PARSE_OK:
+        if (command_needs_login(s, req))
+            return refuse_stranger(c, next);
         break;
     }
     if (s->get_offset == 0)
@@ -586,7 +605,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
             return NEXT_YIELD;
         (*budget)--;
         look_ahead(c, &ahead);
-        if (unlikely(!s->authenticated)) {
+        if (unlikely(!s->authenticated) && !s->is_binary) {
             if (!authenticate(c, &next))
                 return next;
         } else if (!execute_next(c, &next)) {
@@ -890,6 +909,12 @@ static void session_resumed(struct session *s)
     worker_put(c->worker, c, CONN_RESUMED);
 }
 
+static void session_peer(const struct session *s, char *out, size_t size)
+{
+    const struct conn *c = (const struct conn *)((const char *)s - offsetof(struct conn, session));
+    conn_address_text(&c->origin.peer, c->worker->env->settings->socketpath, out, size);
+}
+
 static void conn_free(struct conn *c)
 {
     free(c);
@@ -917,6 +942,7 @@ struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
 void conn_start(struct conn *c)
 {
     session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
+    c->session.peer = session_peer;
     worker_link(c->worker, c);
     log_event(c, NULL);
     if (unlikely(c->apart))

@@ -5,14 +5,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/hash.h"
 #include "base/lock.h"
+#include "base/log.h"
+
+enum { FAILURE_SLOTS = 1024 };
+
+/* Log-ins that failed, of the peers that share the slot. */
+struct failures {
+    uint32_t since_sec, count;
+};
 
 struct auth {
     char *path;
+    uint64_t seed; /* of the peers' hash */
     struct lock lock;
     /* under lock */
     char *text;
     size_t bytes;
+    struct failures failures[FAILURE_SLOTS];
 };
 
 /* 0 or -errno. */
@@ -106,6 +118,7 @@ struct auth *auth_create(const char *path)
         return NULL;
     }
     lock_init(&a->lock, LOCK_CONTROL);
+    a->seed = clock_mono_ns();
     return a;
 }
 
@@ -135,13 +148,33 @@ int auth_reload(struct auth *a)
     return 0;
 }
 
-/* Looks at every byte of line, whatever differs. */
-static bool equals_in_constant_time(const char *line, const char *text, size_t len)
+/* 0 iff the line is user, colon, password. Takes as long as these are, whatever the line is. */
+static unsigned differs(const char *line, size_t len, const char *user, size_t user_bytes,
+                        const char *password, size_t password_bytes)
 {
-    unsigned diff = 0;
-    for (size_t i = 0; i < len; i++)
-        diff |= (unsigned)((unsigned char)line[i] ^ (unsigned char)text[i]);
-    return diff == 0;
+    size_t bytes = user_bytes + 1 + password_bytes, at = 0;
+    unsigned diff = len != bytes;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = i < user_bytes ? user[i] : i == user_bytes ? ':' : password[i - user_bytes - 1];
+        diff |= (unsigned)((unsigned char)line[at] ^ (unsigned char)c);
+        at = at + 1 < len ? at + 1 : 0;
+    }
+    return diff;
+}
+
+bool auth_check_user(struct auth *a, const char *user, size_t user_bytes, const char *password,
+                     size_t password_bytes)
+{
+    bool found = false;
+    lock_take(&a->lock);
+    const char *p = a->text, *line;
+    size_t len;
+    while (next_line(&p, a->text + a->bytes, &line, &len)) {
+        if (len > 0)
+            found |= differs(line, len, user, user_bytes, password, password_bytes) == 0;
+    }
+    lock_release(&a->lock);
+    return found;
 }
 
 bool auth_check(struct auth *a, const char *text, size_t bytes)
@@ -149,20 +182,41 @@ bool auth_check(struct auth *a, const char *text, size_t bytes)
     const char *space = memchr(text, ' ', bytes);
     if (!space)
         return false;
-    size_t user_len = (size_t)(space - text);
-    bool found = false;
+    size_t user_bytes = (size_t)(space - text);
+    return auth_check_user(a, text, user_bytes, space + 1, bytes - user_bytes - 1);
+}
+
+/* ---- failures ---- */
+
+/* The peer's slot, a new window begun if the last one is over. Ports don't count. With the lock held. */
+static struct failures *failures_of(struct auth *a, const char *peer)
+{
+    uint32_t now = clock_now_sec();
+    const char *port = strrchr(peer, ':');
+    size_t bytes = port ? (size_t)(port - peer) : strlen(peer);
+    struct failures *f = &a->failures[hash_key(peer, bytes, a->seed) % FAILURE_SLOTS];
+    lock_assert_held(&a->lock);
+    if (f->count == 0 || now - f->since_sec >= AUTH_WINDOW_SEC)
+        *f = (struct failures){.since_sec = now};
+    return f;
+}
+
+bool auth_log_in(struct auth *a, const char *peer, const char *user, size_t user_bytes,
+                 const char *password, size_t password_bytes)
+{
     lock_take(&a->lock);
-    const char *p = a->text, *line;
-    size_t len;
-    while (next_line(&p, a->text + a->bytes, &line, &len)) {
-        if (len != bytes)
-            continue;
-        bool user = equals_in_constant_time(line, text, user_len);
-        bool colon = line[user_len] == ':';
-        bool password =
-            equals_in_constant_time(line + user_len + 1, space + 1, bytes - user_len - 1);
-        found |= user & colon & password;
-    }
+    bool may_try = failures_of(a, peer)->count < AUTH_FAILURES_MAX;
     lock_release(&a->lock);
-    return found;
+    if (may_try && auth_check_user(a, user, user_bytes, password, password_bytes))
+        return true;
+    lock_take(&a->lock);
+    if (may_try)
+        failures_of(a, peer)->count++;
+    lock_release(&a->lock);
+    if (may_try)
+        log_warning("log-in of %s failed", peer);
+    else
+        log_warning("log-in of %s refused: %d failed within %d s", peer, AUTH_FAILURES_MAX,
+                    AUTH_WINDOW_SEC);
+    return false;
 }

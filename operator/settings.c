@@ -238,7 +238,7 @@ struct parser {
     const char *program;
     const char *file; /* being read, and the line in it; NULL: the command line */
     unsigned line;
-    bool tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
+    bool protocol_given, tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
     bool checks, prints; /* --check-config, --print-config */
     char *slab_sizes; /* as given; owned by the parser */
 };
@@ -335,7 +335,6 @@ static int take_text(struct parser *p, size_t id, const char *text)
 #define UNSUPPORTED_WITHOUT_TLS(X) X('Z', NULL, "This server is not built with TLS support.")
 #endif
 #define UNSUPPORTED_TABLE(X)                                                                       \
-    X('S', NULL, "This server is not built with SASL support.")                                    \
     UNSUPPORTED_WITHOUT_TLS(X)                                                                     \
     UNSUPPORTED_IN_RELEASE(X)
 
@@ -905,7 +904,7 @@ static int take_suboptions(struct parser *p, const char *list)
     X('b', "listen-backlog", "<num>", ID_backlog, NULL)                                            \
     X('B', "protocol", "<name>", ID_binding_protocol, NULL)                                        \
     X('I', "max-item-size", "<num>", ID_item_size_max, NULL)                                       \
-    X('S', "enable-sasl", "", -1, NULL)                                                            \
+    X('S', "enable-sasl", "", ID_auth_sasl, "log in by SASL PLAIN, with the users of -Y; binary protocol only") \
     X('F', "disable-flush-all", "", ID_flush_enabled, "disable flush_all")                                       \
     X('X', "disable-dumping", "", ID_dump_enabled, "disable stats cachedump, lru_crawler metadump and mgdump")  \
     X('W', "disable-watch", "", ID_watch_enabled, "disable watch")                                               \
@@ -1142,6 +1141,7 @@ static const char *protocol_name(uint32_t protocol)
 
 static int flag_protocol(struct parser *p, const char *text)
 {
+    p->protocol_given = true;
     if (strcmp(text, "auto") == 0)
         p->s->binding_protocol = SETTINGS_PROTOCOL_AUTO;
     else if (strcmp(text, "ascii") == 0)
@@ -1264,6 +1264,9 @@ static int take_value(struct parser *p, int letter, const char *arg)
         break;
     case 'W':
         s->watch_enabled = false;
+        break;
+    case 'S':
+        s->auth_sasl = true;
         break;
     case 'Y':
         s->auth_ascii = true;
@@ -1597,6 +1600,29 @@ static int check_tls(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
+/* Who logs in speaks one protocol: with -S packets, with -Y alone lines. */
+static int check_log_in(struct parser *p)
+{
+    struct settings *s = p->s;
+    if (s->auth_sasl) {
+        if (s->auth_file == NULL)
+            return refuse(p, "-S needs a file of users: -Y <file>");
+        if (s->udpport != 0)
+            return refuse(p, "Cannot enable UDP while using binary SASL authentication.");
+        if (p->protocol_given && s->binding_protocol != SETTINGS_PROTOCOL_BINARY)
+            return refuse(p, "You cannot allow the ASCII protocol while using SASL.");
+        s->binding_protocol = SETTINGS_PROTOCOL_BINARY;
+        s->auth_ascii = false;
+    } else if (s->auth_file != NULL) {
+        if (s->udpport != 0)
+            return refuse(p, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
+        if (p->protocol_given && s->binding_protocol != SETTINGS_PROTOCOL_ASCII)
+            return refuse(p, "You cannot allow the BINARY protocol while using ascii authentication tokens.");
+        s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
+    }
+    return SETTINGS_GO_ON;
+}
+
 /* Everything that depends on more than one option, whatever their order. */
 static int check_together(struct parser *p)
 {
@@ -1604,15 +1630,13 @@ static int check_together(struct parser *p)
     if (p->udp_given && s->udpport != 0 && !p->tcp_given)
         s->port = (int32_t)s->udpport;
     s->num_threads_per_udp = (uint32_t)s->num_threads;
-    if (s->auth_file != NULL) {
-        if (s->udpport != 0)
-            return refuse(p, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
-        s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
-    }
+    int code = check_log_in(p);
+    if (code != SETTINGS_GO_ON)
+        return code;
     if (s->num_napi_ids > s->num_threads)
         return refuse(p, "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
                       (unsigned)s->num_napi_ids, (unsigned)s->num_threads);
-    int code = check_sizes(p);
+    code = check_sizes(p);
     if (code == SETTINGS_GO_ON)
         code = check_slab_sizes(p);
     if (code == SETTINGS_GO_ON)

@@ -165,7 +165,7 @@ enum settings_bucket {
     X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 2,                                         \
       "", FIXED, PROTOCOL,                                                                         \
       "binding_protocol", "protocol: ascii, binary or auto (the first byte tells)")               \
-    X(BOOL, auth_sasl, false, 0, 0, "", FIXED, YES_NO, "auth_enabled_sasl",                        \
+    X(BOOL, auth_sasl, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_sasl",                        \
       "")                                                                                          \
     X(BOOL, auth_ascii, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_ascii",                      \
       "")                                                                                          \

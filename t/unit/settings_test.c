@@ -108,9 +108,9 @@ Test(settings, every_long_flag)
     accepted("--port=1 --udp-port=0 --unix-mask=755 --enable-shutdown --daemon --pidfile=/p "
              "--enable-coredumps --user=u --memory-limit=128 --disable-evictions --conn-limit=7 "
              "--lock-memory --verbose --slab-growth-factor=1.5 --slab-min-size=64 --threads=2 "
-             "--max-reqs-per-event=9 --disable-cas --listen-backlog=5 --protocol=auto "
+             "--max-reqs-per-event=9 --disable-cas --listen-backlog=5 --protocol=binary "
              "--max-item-size=2m --disable-flush-all --disable-dumping --disable-watch "
-             "--auth-file=/a --unix-socket=/s --listen=1.2.3.4 --extended=track_sizes");
+             "--enable-sasl --auth-file=/a --unix-socket=/s --listen=1.2.3.4 --extended=track_sizes");
     cr_assert_eq(s.port, 1);
     cr_assert_str_eq(s.socketpath, "/s");
     cr_assert_str_eq(s.inter, "1.2.3.4");
@@ -195,7 +195,12 @@ Test(settings, unsupported_is_refused_by_name)
     refused("-Z", 64, "This server is not built with TLS support.");
     refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\"");
 #endif
-    refused("-S", 64, "This server is not built with SASL support.");
+    refused("-S", 64, "-S needs a file of users: -Y <file>");
+    refused("-S -Y /x -U 11211", 64, "Cannot enable UDP while using binary SASL authentication.");
+    refused("-S -Y /x -B auto", 64, "You cannot allow the ASCII protocol while using SASL.");
+    refused("-S -Y /x -B binary -B ascii", 64, "You cannot allow the ASCII protocol while using SASL.");
+    refused("-Y /x -B auto", 64,
+            "You cannot allow the BINARY protocol while using ascii authentication tokens.");
     refused("-o proxy_config=/x", 64, "Illegal suboption \"proxy_config=/x\"");
     refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
     refused("-N 0", 64, "Maximum number of NAPI IDs must be greater than 0");
@@ -219,6 +224,16 @@ Test(settings, udp_port_alone_is_the_tcp_port_too)
     cr_assert_eq(s.port, 1234);
     parse("-U 1234 -p 5");
     cr_assert_eq(s.port, 5);
+}
+
+Test(settings, sasl_forces_binary)
+{
+    accepted("-S -Y /x");
+    cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_BINARY);
+    cr_assert(s.auth_sasl);
+    cr_assert_not(s.auth_ascii);
+    accepted("-B binary -Y /x -S");
+    cr_assert_str_eq(s.auth_file, "/x");
 }
 
 Test(settings, auth_forces_ascii)
@@ -1004,7 +1019,7 @@ Test(settings, help_is_grouped_and_begins_with_examples)
 Test(settings, help_is_silent_on_what_is_not)
 {
     cr_assert_eq(parse("-h"), 0);
-    const char *const words[] = {"sasl", "SASL", "proxy_config",
+    const char *const words[] = {"proxy_config",
 #ifndef EXTANT_TLS
                                  "enable-ssl", "ssl_",
 #endif

@@ -1,0 +1,30 @@
+/* command/login.h: how a session logs in: by a line (-Y), or by SASL (-S), of which PLAIN is spoken.
+ *
+ * Until then only what has VF_NO_LOGIN is executed; all else is refused, in the binary protocol for good.
+ * Each attempt begins by forgetting the last one: what fails leaves nobody logged in. Attempts and
+ * failures are counted as auth_cmds and auth_errors; operator/auth.h bounds how many may fail.
+ *
+ * Threads: the session's. Nothing sleeps.
+ */
+#ifndef EXTANT_LOGIN_H
+#define EXTANT_LOGIN_H
+
+#include "command/command.h"
+
+/* -Y: the value of an authenticating `set` was received, with its last two bytes; good_end: these were
+ * "\r\n". */
+void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end);
+
+/* -S: one of the commands of CLASS_LOGIN. */
+void command_sasl(struct session *s, const struct request *req);
+
+/* True iff this request, parsed or refused, has to wait until the session has logged in. The answer is
+ * REPLY_AUTH_NEEDED then, and the last one. */
+static inline bool command_needs_login(const struct session *s, const struct request *req)
+{
+    if (likely(s->authenticated))
+        return false;
+    return req->verb == VERB_UNKNOWN || !(verb_info(req->verb)->flags & VF_NO_LOGIN);
+}
+
+#endif
