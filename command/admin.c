@@ -230,7 +230,7 @@ static void fill_conns(const struct command_env *env, struct stats_snapshot *out
     out->read_buf_bytes = pool.bytes;
     out->read_buf_bytes_free = pool.spare * REPLY_BUFFER_BYTES;
     out->response_obj_count = pool.responses;
-    out->response_obj_bytes = pool.responses * command_response_bytes();
+    out->response_obj_bytes = pool.responses * sizeof(struct pending);
     watch_since_reset(env, &watch);
     out->log_worker_dropped = watch.worker_dropped;
     out->log_worker_written = watch.worker_written;
@@ -477,7 +477,7 @@ static void fill_resident(const struct command_env *env, const struct memory_hea
     out->resident_program_bytes = mapped;
     out->resident_other_bytes = anonymous - out->resident_heap_bytes;
     out->heap_allocated_bytes = heap->allocated_bytes;
-    out->heap_connections_bytes = pool.bytes + pool.responses * command_response_bytes() +
+    out->heap_connections_bytes = pool.bytes + pool.responses * sizeof(struct pending) +
                                   atomic_load(&env->counters->curr_conns) * env->connection_bytes;
 }
 

@@ -7,7 +7,7 @@
 #ifndef EXTANT_COMMAND_ADMIN_H
 #define EXTANT_COMMAND_ADMIN_H
 
-#include "command/command.h"
+#include "command/session.h"
 #include "crawler.h"
 
 /* What `stats reset` remembers. NULL: no memory. One for each server, in command_env. */

@@ -9,7 +9,7 @@
 #ifndef EXTANT_LOGIN_H
 #define EXTANT_LOGIN_H
 
-#include "command/command.h"
+#include "command/session.h"
 
 /* -Y: the value of an authenticating `set` was received, with its last two bytes; good_end: these were
  * "\r\n". */

@@ -1,0 +1,200 @@
+/* command/session.h: a session is one client's side of the conversation: what was asked and isn't answered
+ * yet, and what it works on. command/command.h executes requests; command/admin.h and command/login.h have
+ * those that ask about the server, and who is there.
+ *
+ * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_READ_BYTES_MAX of what they read,
+ * SESSION_REPLY_BYTES_MAX of unsent replies (and one reply more); a session beyond them executes
+ * nothing until it is below again. Where what was read for all sessions of a worker, and is not yet
+ * sent, is beyond its read_bytes_max, each session has one request at a time: clients that are many,
+ * or slow, don't make memory grow but by one value each.
+ *
+ * Threads: a session and its command_worker belong to one worker thread. No locks on entry.
+ */
+#ifndef EXTANT_SESSION_H
+#define EXTANT_SESSION_H
+
+#include "space/arena.h"
+#include "operator/auth.h"
+#include "base/base.h"
+#include "cache.h"
+#include "restart/persist.h"
+#include "operator/prefix.h"
+#include "proto/proto.h"
+#include "command/encode.h"
+#include "command/reply.h"
+#include "operator/settings.h"
+#include "operator/stats.h"
+
+#define SESSION_PARKED_MAX 128
+#define SESSION_REPLY_BYTES_MAX ((size_t)256 * 1024)
+#define SESSION_REPLY_ENTRIES_MAX 4096
+#define SESSION_READ_BYTES_MAX ((uint64_t)1024 * 1024)
+#define WORKER_READ_BYTES_MIN ((uint64_t)16 * 1024 * 1024) /* read_bytes_max is not less */
+#define COMMAND_COPY_BYTES_MAX 1024 /* values up to this are copied into the reply */
+
+struct admin;
+struct crawler;
+struct maint;
+struct pending;
+struct session;
+
+/* Counters of the whole server that several threads change. */
+struct server_counters {
+    _Atomic(uint64_t) curr_conns, listeners, total_conns, rejected_conns;
+    _Atomic(uint64_t) listen_disabled_num, listen_disabled_us;
+    _Atomic(uint64_t) binary_rejected;
+    _Atomic(uint64_t) tls_new_sessions, tls_handshake_errors, tls_proto_errors;
+    _Atomic(uint32_t) certs_loaded_sec; /* clock */
+    _Atomic(uint64_t) unexpected_napi_ids, round_robin_fallback; /* of -N */
+    _Atomic(bool) accepting;
+};
+
+/* What commands work on; one for each server. The pointers are const once threads run. */
+struct command_env {
+    struct settings *settings;
+    struct cache *cache;
+    struct arena *arena;
+    struct slab_mem *slab;
+    struct index *index;
+    struct extstore *ext;          /* NULL without flash */
+    struct ext_tunables *tunables; /* of ext */
+    const struct persist *persist; /* NULL without flash */
+    struct maint *maint;
+    struct crawler *crawler;
+    struct auth *auth; /* NULL without -Y */
+    struct udp_sockets *udp; /* NULL without -U; for the workers */
+    struct tls *tls;         /* NULL without -Z; for the workers */
+    struct prefixes *prefixes;
+    struct thread_stats **thread_stats;
+    unsigned thread_count;
+    struct server_counters *counters;
+    struct admin *admin;
+    uint64_t reserved_fds;
+    uint64_t connection_bytes; /* of one connection, beside its buffers */
+    _Atomic(bool) stopping; /* set at the end: dumps give up */
+    /* upwards, to who owns sockets and threads; each gets `upper` */
+    void *upper;
+    void (*stop)(void *upper, bool graceful);
+    /* `refresh_certs`: 0, or negative with a line in why[]; NULL without -Z */
+    int (*refresh_certs)(void *upper, char *why, size_t why_bytes);
+    /* for `stats conns`; no lock is held while fn runs */
+    void (*each_conn)(void *upper,
+                      void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);
+    /* the sum of the workers' buffer pools */
+    void (*buffer_info)(void *upper, struct buffer_pool *sum);
+};
+
+/* What one worker thread keeps for its sessions. */
+struct command_worker {
+    const struct command_env *env;
+    struct cache_worker *cache_worker;
+    struct thread_stats *stats;
+    struct buffer_pool pool;
+    uint64_t read_bytes, read_bytes_max; /* of gets from flash that are not yet sent */
+    const _Atomic(uint32_t) *watch_mask;
+    struct pending *spare; /* free list */
+    unsigned spare_count;
+};
+
+void command_worker_init(struct command_worker *w, const struct command_env *env,
+                         struct cache_worker *cache_worker, struct thread_stats *stats,
+                         uint64_t buffer_limit_bytes);
+/* No session is left. */
+void command_worker_drain(struct command_worker *w);
+
+struct session {
+    /* const */
+    struct command_worker *w;
+    int fd; /* for log lines only */
+    /* Called in the worker's thread when a parked op is done: there may be something to send or to
+     * execute. Never from within a call of this module. */
+    void (*resumed)(struct session *s);
+    /* Who it is, for the log: "tcp:1.2.3.4:5". NULL with -U, which nobody can log in to. */
+    void (*peer)(const struct session *s, char *out, size_t size);
+    /* After session_close() said false: the last parked op is done. */
+    void (*ended)(struct session *s);
+    /* state */
+    struct reply_queue out;
+    const struct request *request; /* within command_execute(): what is executed, else NULL */
+    struct pending *store; /* its value is being received (once parked is 0) */
+    uint32_t parked;       /* ops in flight */
+    uint64_t parked_bytes; /* that these read, of gets */
+    uint32_t get_offset;   /* bytes of a get's keys that are dealt with */
+    uint64_t swallow_bytes; /* of a refused value, to be thrown away */
+    uint64_t handover;     /* COMMAND_WATCH: streams; COMMAND_DUMP: slab classes */
+    uint8_t dump_job;      /* COMMAND_DUMP: enum crawler_job */
+    bool is_binary;        /* what is received are packets; else lines */
+    bool barrier;          /* execute nothing until parked is 0 */
+    bool authenticated;    /* or there is nothing to log in to */
+    bool sasl_started;     /* it has named a mechanism that we know */
+    bool gone;   /* the client has left */
+    bool broken; /* there was no memory for a reply: close */
+};
+
+void session_init(struct session *s, struct command_worker *w, int fd,
+                  void (*resumed)(struct session *s), void (*ended)(struct session *s));
+/* The client has left: forgets replies. True: no op is parked, the session may be freed; false:
+ * ended() will be called. */
+bool session_close(struct session *s);
+static inline bool session_is_full(const struct session *s)
+{
+    return s->parked >= SESSION_PARKED_MAX || s->parked_bytes >= SESSION_READ_BYTES_MAX ||
+           s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
+           (unlikely(s->w->read_bytes >= s->w->read_bytes_max) && s->out.count > 0);
+}
+/* The client reads slowly: what waits to be sent gives back scarce read buffers. */
+void session_detach(struct session *s);
+
+enum command_result {
+    COMMAND_DONE,  /* the line is dealt with; look at store and swallow_bytes next */
+    COMMAND_AGAIN, /* not now: the same line again when barrier is gone, or the session not full */
+    COMMAND_CLOSE, /* send what is there, then close */
+    COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */
+    COMMAND_DUMP,  /* hand the socket to command_dump(); no reply waits */
+};
+
+/* ---- ops that may be parked ---- */
+
+/* An op, a copy of what its reply needs (the line it came in is gone when it is done), and the head of the
+ * reply. */
+struct pending {
+    struct cache_op op;
+    struct reply_source source; /* reads */
+    struct session *s;
+    struct pending *next; /* free list */
+    uint32_t received;    /* stores: bytes of the value that are there */
+    uint64_t read_bytes;  /* gets: counted in the worker's */
+    uint64_t parked_ns, waited_ns; /* when the present wait began; all that are over together */
+    bool parked;
+    bool queued;          /* stands in the reply queue */
+    bool lookup;          /* only for watchers: does the key of a change exist? */
+    bool dropping;        /* a refused store removes the old value */
+    enum reply refusal;   /* why it was refused */
+    struct request req;   /* key leads to `key`, opaque to `opaque`; tokens are not kept */
+    char key[PROTO_KEY_MAX];
+    char opaque[PROTO_OPAQUE_MAX];
+    char head[ENCODE_MAX];
+};
+
+/* A pending with its op (cache_op_init), for this request. NULL: no memory. */
+struct pending *pending_make(struct session *s, enum cache_verb verb, const struct request *req,
+                             const char *key, uint32_t key_len, uint64_t hash);
+/* Releases what the op holds, too. */
+void pending_free(struct pending *p);
+
+/* ---- answers, at the end of the queue ---- */
+
+/* A fixed reply to this request, unless it wants none. */
+void session_answer(struct session *s, const struct request *req, enum reply reply);
+/* One statistic (value_bytes <= ENCODE_STAT_VALUE_MAX); one that is a text of many lines. */
+void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes);
+void session_block(struct session *s, const char *name, const char *text, size_t bytes);
+/* A fixed reply to the request that is executed, or a line when none is; text of any length. */
+void session_reply(struct session *s, enum reply reply);
+void session_bytes(struct session *s, const void *p, size_t n);
+void session_printf(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* There was no memory for a reply: nothing is said after it, the connection closes. */
+void session_break(struct session *s);
+
+#endif
