@@ -346,6 +346,7 @@ static const struct {
 #define X(flag, suboption, reason) {flag, suboption, reason},
     UNSUPPORTED_TABLE(X)
 #undef X
+    {-1, NULL, NULL}, /* there may be none */
 };
 
 /* The reason why this is not supported, or NULL. */
