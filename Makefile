@@ -107,6 +107,8 @@ build/$(1)/%.o: %.c build/$(1)/flags
 
 # Rebuilt from nothing each time, so that an object whose source is gone goes too; q, since r takes
 # two members of one name for the same.
+build/$(1)/net/status.o: net/status.html
+
 build/$(1)/libextant.a: $(LIB_SRC:%.c=build/$(1)/%.o) build/$(1)/flags
 	$$(call say,AR,$$@)
 	$$(Q)rm -f $$@ && $(if $(LTO),gcc-ar,ar) qcs $$@ $$(filter %.o,$$^)
@@ -155,6 +157,8 @@ extant extant-debug build/extant-asan build/extant-tsan build/extant-nolock:
 .PHONY: asan tsan
 asan: build/extant-asan
 tsan: build/extant-tsan
+
+build/clang/net/status.o build/fuzz/net/status.o: net/status.html
 
 # ---- clang, and headers that stand alone ---------------------------------------------
 

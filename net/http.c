@@ -68,6 +68,7 @@ static void answer_metrics(struct http *h UNUSED, const struct command_env *env,
 static void answer_status(struct http *h, const struct command_env *env, struct evhttp_request *req,
                           struct evbuffer *body)
 {
+    status_tick(&h->history, env);
     status_write(env, &h->history, body);
     answer(req, HTTP_OK, "application/json", body);
 }

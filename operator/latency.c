@@ -8,15 +8,18 @@ void latency_turn_received(struct latency *l)
     l->began_ns = clock_mono_ns();
 }
 
-/* How many turns to leave out: none while they are rare, else by chance, LATENCY_GAP on average. */
-static uint32_t draw_gap(struct latency *l, uint64_t now_ns)
+/* After a turn with so many commands: which turn to measure next. The next one while turns are rare, else
+ * by chance, fewer of those that do little, so that measuring costs the same part of either. */
+static uint32_t draw_gap(struct latency *l, uint64_t now_ns, uint32_t commands)
 {
     uint64_t turn_ns = (now_ns - l->before_ns) / max_u64(l->stands_for, 1);
     l->before_ns = now_ns;
     if (turn_ns > 1000000000 / LATENCY_QUIET)
         return 1;
+    uint32_t mean = LATENCY_GAP / (uint32_t)max_u64(commands / 2, 1);
+    mean = mean > 2 ? mean : 2;
     l->random = l->random * 1664525 + 1013904223; /* Knuth's constants: enough to dodge patterns */
-    return 1 + (l->random >> 16) % (2 * LATENCY_GAP - 1);
+    return 1 + (l->random >> 16) % (2 * mean - 1);
 }
 
 void latency_turn_measured(struct latency *l)
@@ -28,16 +31,18 @@ void latency_turn_measured(struct latency *l)
     }
     uint64_t now_ns = clock_mono_ns(), took_ns = now_ns - l->began_ns;
     uint64_t times = max_u64(l->stands_for, 1);
+    uint32_t commands = 0;
     for (unsigned tier = 0; tier < LATENCY_TIERS; tier++) {
         for (unsigned command = 0; command < LATENCY_COMMANDS; command++) {
             uint32_t *count = &l->counts[tier][command];
             if (*count > 0)
                 histogram_add(&l->cells[tier][command], took_ns, *count * times);
+            commands += *count;
             *count = 0;
         }
     }
     l->began_ns = 0;
-    l->stands_for = draw_gap(l, now_ns);
+    l->stands_for = draw_gap(l, now_ns, commands);
     l->skip = l->stands_for - 1;
 }
 

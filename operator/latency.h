@@ -2,8 +2,8 @@
  *
  * What is answered from memory is measured by turns of the worker's loop: from the moment at which the
  * first of the turn's requests is received to the one at which the kernel has the replies, which go
- * out together. A clock costs more than a look-up, so under load one turn in LATENCY_GAP, drawn by
- * chance, is measured and stands for those between; a worker with less than LATENCY_QUIET turns a second
+ * out together. A clock costs more than a look-up, so under load one turn in LATENCY_GAP (in fewer, if
+ * turns have many commands), drawn by chance, is measured and stands for those between; a worker with less than LATENCY_QUIET turns a second
  * measures all of them. What waited for flash is measured each time, from the start of the wait to
  * its end.
  *

@@ -48,13 +48,27 @@ Test(latency, a_sample_of_frequent_turns_stands_for_all, .init = setup)
     unsigned measured = 0;
     for (unsigned i = 0; i < TURNS; i++) {
         uint64_t before = count_of(LATENCY_RAM, LATENCY_GET);
-        turn(i % 2 ? 1 : 5, 20000, 0); /* a pattern that a fixed gap would see half of */
+        turn(i % 2 ? 1 : 3, 20000, 0); /* a pattern that a fixed gap would see half of */
         measured += count_of(LATENCY_RAM, LATENCY_GET) != before;
     }
     uint64_t seen = count_of(LATENCY_RAM, LATENCY_GET);
     cr_assert_lt(measured, TURNS / LATENCY_GAP * 11 / 10);
     cr_assert_gt(measured, TURNS / LATENCY_GAP * 9 / 10);
-    cr_assert(seen > TURNS * 3 * 0.93 && seen < TURNS * 3 * 1.07, "%lu", (unsigned long)seen);
+    cr_assert(seen > TURNS * 2 * 0.93 && seen < TURNS * 2 * 1.07, "%lu", (unsigned long)seen);
+}
+
+Test(latency, turns_with_many_commands_are_measured_more_often, .init = setup)
+{
+    enum { TURNS = 20000 };
+    unsigned measured = 0;
+    for (unsigned i = 0; i < TURNS; i++) {
+        uint64_t before = count_of(LATENCY_RAM, LATENCY_GET);
+        turn(64, 20000, 0);
+        measured += count_of(LATENCY_RAM, LATENCY_GET) != before;
+    }
+    uint64_t seen = count_of(LATENCY_RAM, LATENCY_GET);
+    cr_assert(measured > TURNS / 2.2 && measured < TURNS / 1.8, "%u", measured);
+    cr_assert(seen > TURNS * 64 * 0.98 && seen < TURNS * 64 * 1.02, "%lu", (unsigned long)seen);
 }
 
 Test(latency, a_turn_without_requests_is_none, .init = setup)
