@@ -20,19 +20,21 @@
 /* Of an item that will be asked for: header, key, and the begin of the value. */
 enum { PREFETCH_ITEM_BYTES = 192 };
 
-/* So many unread words of its tag a set adds to. */
+/* A set may leave this many same-tag flash words unread; with more, it reads them first. */
 enum { UNREAD_MAX = 3 };
 
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
 struct look {
     struct item *it;      /* alive RAM item, or NULL */
-    index_slot *it_slot;
+    struct item *hider;   /* dead RAM item of the key that still may hide what is unread, or NULL */
+    index_slot *it_slot;  /* of either */
     struct cache_read *match; /* read record of the key, alive or dead, with the highest seq */
     index_slot *match_slot;
     index_slot *tombstone;
     index_slot *unread[INDEX_MATCH_MAX]; /* flash words nobody has read yet */
     unsigned unread_count;
-    bool failed; /* a word could not be read now; it may be the key's youngest */
+    bool failed;  /* a word could not be read now; it may be the key's youngest */
+    bool is_sole; /* all other words of the tag were read: what was found hides nothing */
 };
 
 /* ---- small helpers ---- */
@@ -124,21 +126,51 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
     ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
 }
 
-unsigned flash_forget_tag(struct cache *c, uint64_t hash, bool evicted)
+void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot)
+{
+    bool evicted = ext_drop_is_evicted(check->why);
+    flash_forget(c, check->hash, slot, evicted);
+    if (check->is_full)
+        departed_note(c->departed, check->hash, evicted ? MISS_evicted_from_flash : MISS_expired);
+}
+
+bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot)
 {
     index_slot *slots[INDEX_MATCH_MAX];
-    _Atomic(uint64_t) *dropping = &c->root->dropping[index_shard_of(c->index, hash)];
-    unsigned n = index_match(c->index, hash, slots), flash_count = 0;
-    for (unsigned i = 0; i < n; i++)
-        flash_count += index_kind(c->index, index_load(slots[i])) == INDEX_FLASH;
-    if (flash_count > 1)
-        atomic_store(dropping, hash);
-    for (unsigned i = 0; i < n; i++)
-        if (index_kind(c->index, index_load(slots[i])) == INDEX_FLASH)
-            flash_forget(c, hash, slots[i], evicted);
-    if (flash_count > 1)
-        atomic_store(dropping, 0);
-    return flash_count;
+    unsigned n = index_match(c->index, hash, slots), rank = index_rank(c->index, index_load(slot));
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (slots[i] != slot && index_kind(c->index, w) == INDEX_FLASH && index_rank(c->index, w) <= rank)
+            return true;
+    }
+    return false;
+}
+
+unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots), count = 0;
+    for (unsigned rank = 0; rank <= rank_max; rank++) { /* the youngest last: a kill may come between */
+        for (unsigned i = 0; i < n; i++) {
+            index_word w = index_load(slots[i]);
+            if (slots[i] == but || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) != rank)
+                continue;
+            flash_forget(c, hash, slots[i], false);
+            count++;
+        }
+    }
+    return count;
+}
+
+void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes)
+{
+    struct stale_check check = {.kind = STALE_OVERWRITE,
+                                .hash = hash,
+                                .is_full = true,
+                                .seq_bound = ext_seq_now(c->ext),
+                                .bytes = (uint32_t)min_u64(bytes, UINT32_MAX)};
+    if (!stale_put(&c->stale, &check))
+        cache_count(c, CACHE_N_stale_overflows, 1);
 }
 
 /* The item leaves its LRU and loses the reference of being linked; its word is the caller's affair. */
@@ -152,11 +184,20 @@ static void item_retire(struct cache *c, struct item *it)
 
 void item_unlink(struct cache *c, struct item *it, uint64_t hash)
 {
-    ASSERT(item_flags(it) & ITEM_LINKED);
-    if (item_flags(it) & ITEM_SHADOW) /* before the word that hides them goes: a kill may come between */
-        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_tag(c, hash, false));
+    lock_assert_held(index_lock(c->index, hash));
+    ASSERT((item_flags(it) & (ITEM_LINKED | ITEM_MAY_HIDE_FLASH)) == ITEM_LINKED);
     index_clear(c->index, hash, item_slot(c, it, hash));
     item_retire(c, it);
+}
+
+unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)
+{
+    unsigned gone = 0;
+    if (item_flags(it) & ITEM_MAY_HIDE_FLASH) /* before the word that hides them: a kill may come between */
+        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);
+    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
+    item_unlink(c, it, hash);
+    return gone;
 }
 
 static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_sec, uint32_t now)
@@ -306,13 +347,81 @@ static bool is_unreadable(const struct cache_read *r)
     return r->verdict == READ_BAD || r->verdict == READ_FAILED;
 }
 
-/* Records that the op could not read; each has been counted. */
-static unsigned unreadable_count(const struct cache_op *op)
+/* Words of the op's tag that could not be read: those, and all that they may hide, go. Those that were
+ * of no use to anyone are not counted. */
+static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
 {
-    unsigned n = 0;
+    unsigned unreadable = 0, gone = flash_forget_ranks(c, op->hash, rank_max, NULL);
     for (const struct cache_read *r = op->reads; r; r = r->next)
-        n += is_unreadable(r);
-    return n;
+        unreadable += is_unreadable(r);
+    cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
+}
+
+/* l->hider hides flash words. Of those that were read the key's own go; those of other keys stay. The others
+ * are put into l->unread; if there are none, the item hides nothing any more. */
+static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, op->hash, slots);
+    int unreadable_rank = -1;
+    l->unread_count = 0;
+    for (unsigned i = 0; i < n; i++) {
+        index_word word = index_load(slots[i]);
+        if (index_kind(c->index, word) != INDEX_FLASH)
+            continue;
+        const struct cache_read *r = fact_of(op, index_place(c->index, word));
+        int rank = (int)index_rank(c->index, word);
+        if (!r)
+            l->unread[l->unread_count++] = slots[i];
+        else if (r->verdict == READ_MATCH)
+            flash_forget(c, op->hash, slots[i], false);
+        else if (is_unreadable(r) && rank > unreadable_rank)
+            unreadable_rank = rank;
+    }
+    if (l->unread_count > 0)
+        return;
+    if (unreadable_rank >= 0)
+        forget_unreadable(c, op, (unsigned)unreadable_rank);
+    item_flag_clear(l->hider, ITEM_MAY_HIDE_FLASH);
+}
+
+/* The key's RAM item. A dead one goes; but one that may hide older values stays until those were read
+ * (l->unread) or something takes its place. True: a live one, or one that stays. */
+static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct cache *c = w->cache;
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, op->hash, slots);
+    struct item *it = NULL;
+    for (unsigned i = 0; i < n && !it; i++) {
+        index_word word = index_load(slots[i]);
+        if (index_kind(c->index, word) != INDEX_RAM)
+            continue;
+        struct item *candidate = item_at(c, index_handle(c->index, word));
+        if (!key_is(candidate, op))
+            continue;
+        it = candidate;
+        l->it_slot = slots[i];
+    }
+    if (!it)
+        return false;
+    enum item_death d = item_death(c, it, now);
+    if (d == ITEM_ALIVE) {
+        l->it = it;
+        return true;
+    }
+    l->hider = it;
+    if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
+        look_hidden(c, op, l);
+    if (l->unread_count > 0)
+        return true;
+    l->hider = NULL;
+    if (op->verb == CACHE_STORE && !c->settings->lru_segmented)
+        class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
+    else
+        count_death(w, op, d);
+    item_unlink(c, it, op->hash);
+    return false;
 }
 
 /* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
@@ -321,35 +430,13 @@ static void look(struct cache_worker *w, struct cache_op *op, struct look *l, ui
 {
     struct cache *c = w->cache;
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n;
-    bool dead_item = false;
+    int unreadable_rank = -1;
     memset(l, 0, offsetof(struct look, unread));
     l->unread_count = 0;
-    l->failed = false;
-again:
-    n = index_match(c->index, op->hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_RAM)
-            continue;
-        struct item *it = item_at(c, index_handle(c->index, word));
-        if (!key_is(it, op))
-            continue;
-        enum item_death d = item_death(c, it, now);
-        if (d == ITEM_ALIVE) {
-            l->it = it;
-            l->it_slot = slots[i];
-            return;
-        }
-        if (op->verb == CACHE_STORE && !c->settings->lru_segmented)
-            class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
-        else
-            count_death(w, op, d);
-        ASSERT(!dead_item);
-        dead_item = true;
-        item_unlink(c, it, op->hash);
-        goto again;
-    }
+    l->failed = l->is_sole = false;
+    if (look_in_ram(w, op, l, now))
+        return;
+    unsigned n = index_match(c->index, op->hash, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word word = index_load(slots[i]);
         enum index_kind kind = index_kind(c->index, word);
@@ -360,15 +447,9 @@ again:
         struct cache_read *r = fact_of(op, index_place(c->index, word));
         if (!r) {
             l->unread[l->unread_count++] = slots[i];
-        } else if (is_unreadable(r) && look_keeps_unreadable(op)) {
-            l->failed = true;
         } else if (is_unreadable(r)) {
-            /* It may be the younger of two values of the key: what may be the older one goes with it. */
-            unsigned unreadable = unreadable_count(op), gone = flash_forget_tag(c, op->hash, false);
-            cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
-            l->match = NULL;
-            l->unread_count = 0;
-            return;
+            int rank = (int)index_rank(c->index, word);
+            unreadable_rank = rank > unreadable_rank ? rank : unreadable_rank;
         } else if (r->verdict == READ_MATCH) {
             if (l->match && l->match->rec.seq > r->rec.seq) {
                 flash_forget(c, op->hash, slots[i], false);
@@ -380,27 +461,18 @@ again:
             l->match_slot = slots[i];
         }
     }
-}
-
-/* l->it hides flash words. Of those that were read the key's own go, and what can't be told; those of
- * other keys stay. The others are put into l->unread; if there are none, the item is not SHADOW any more. */
-static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
-{
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, op->hash, slots);
-    l->unread_count = 0;
-    for (unsigned i = 0; i < n; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_FLASH)
-            continue;
-        const struct cache_read *r = fact_of(op, index_place(c->index, word));
-        if (!r)
-            l->unread[l->unread_count++] = slots[i];
-        else if (r->verdict != READ_OTHER)
-            flash_forget(c, op->hash, slots[i], false);
+    l->is_sole = unreadable_rank < 0;
+    if (l->is_sole || (l->unread_count > 0 && !look_keeps_unreadable(op)))
+        return;
+    bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > unreadable_rank;
+    if (look_keeps_unreadable(op)) {
+        l->failed = !is_younger;
+        return;
     }
-    if (l->unread_count == 0)
-        item_flag_clear(l->it, ITEM_SHADOW);
+    forget_unreadable(c, op, (unsigned)unreadable_rank);
+    l->is_sole = true;
+    if (!is_younger)
+        l->match = NULL;
 }
 
 /* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
@@ -451,7 +523,8 @@ static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct 
         r->was_hit = heat > 0;
         if (heat < 3 && op->verb == CACHE_GET && !(op->options & CACHE_F_NOBUMP))
             index_replace(c->index, op->hash, l->unread[i],
-                          index_make_flash(c->index, r->place, r->len_class, heat + 1));
+                          index_make_flash(c->index, r->place, r->len_class, heat + 1,
+                                           index_rank(c->index, word)));
     }
     return STEP_READ;
 }
@@ -462,13 +535,19 @@ static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct 
 static int item_store(struct cache *c, struct cache_op *op, struct look *l, struct item *it, uint32_t now)
 {
     index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
-    bool shadow = l->unread_count > 0 || (l->it && (item_flags(l->it) & ITEM_SHADOW));
+    struct item *old = l->it ? l->it : l->hider;
+    bool hides = old ? item_flags(old) & ITEM_MAY_HIDE_FLASH : l->unread_count > 0 || !l->is_sole;
+    uint64_t hidden_bytes = 0;
     for (unsigned i = 0; i < l->unread_count; i++) /* before an insert makes the slots invalid */
-        dup_enqueue(c, op->hash, index_place(c->index, index_load(l->unread[i])));
-    if (l->it) {
+        hidden_bytes += ext_len_bytes(index_len(c->index, index_load(l->unread[i])));
+    if (hides) /* before the word is stored: a killed process leaves the flag */
+        item_flag_set(it, ITEM_MAY_HIDE_FLASH);
+    if (l->hider)
+        count_death(op->worker, op, item_death(c, l->hider, now));
+    if (old) {
         index_replace(c->index, op->hash, l->it_slot, word);
-        item_retire(c, l->it);
-        l->it = NULL;
+        item_retire(c, old);
+        l->it = l->hider = NULL;
     } else if (l->match) {
         index_word old = index_load(l->match_slot);
         index_replace(c->index, op->hash, l->match_slot, word);
@@ -477,12 +556,13 @@ static int item_store(struct cache *c, struct cache_op *op, struct look *l, stru
     } else {
         int rc = index_insert(c->index, op->hash, word);
         if (rc != 0) {
+            item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
             atomic_store_explicit(&c->index_full, true, memory_order_relaxed);
             return rc;
         }
     }
-    if (shadow)
-        item_flag_set(it, ITEM_SHADOW);
+    if (hidden_bytes > 0)
+        stale_note_overwrite(c, op->hash, hidden_bytes);
     item_enter(c, it, now);
     return 0;
 }
@@ -519,6 +599,8 @@ static void promote(struct cache *c, struct cache_op *op, struct look *l)
     item_set_cas(it, r->cas);
     atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
     item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0));
+    if (!l->is_sole)
+        item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     uint32_t time_sec = record_time_sec(r);
     index_slot *slot = l->match_slot;
     index_word old = index_load(slot);
@@ -552,7 +634,8 @@ static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct lo
     enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
     if (d != ITEM_ALIVE) {
         count_death(w, op, d);
-        flash_forget(c, op->hash, l->match_slot, false);
+        if (l->is_sole)
+            flash_forget(c, op->hash, l->match_slot, false);
         l->match = NULL;
         return STEP_DONE;
     }
@@ -778,7 +861,7 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     struct look l;
     look(w, op, &l, clock_now_sec());
     /* What was stored meanwhile may be on flash already: it is not read for that. */
-    if (!l.it && l.match == r && l.unread_count == 0) {
+    if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
         promote(c, op, &l);
         item_flag_set(l.it, ITEM_FETCHED);
         cache_count(c, CACHE_N_recaches, 1);
@@ -824,7 +907,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
 {
     struct cache *c = w->cache;
     uint32_t now = clock_now_sec();
-    if (op->read_count > 0 && op->attempts == 1 && !(op->options & CACHE_F_VIVIFY)) {
+    if (op->read_count > 0 && op->attempts == 1 && !op->read_hidden && !(op->options & CACHE_F_VIVIFY)) {
         enum step s = step_get_read(w, op, now);
         if (s != STEP_AGAIN)
             return s;
@@ -839,6 +922,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
         get_hit_item(w, op, l.it, now);
         s = STEP_DONE;
     } else if (l.unread_count > 0) {
+        op->read_hidden |= l.hider != NULL;
         s = want_reads(w, op, &l);
     } else if (l.failed) {
         s = get_miss(w, op, &l, now, lock, &unlocked);
@@ -863,7 +947,8 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
             s = STEP_DONE;
         } else {
             count_death(w, op, d);
-            flash_forget(c, op->hash, l.match_slot, false);
+            if (l.is_sole)
+                flash_forget(c, op->hash, l.match_slot, false);
             s = get_miss(w, op, &l, now, lock, &unlocked);
         }
     } else {
@@ -955,7 +1040,7 @@ static bool store_is_cas(const struct cache_op *op)
 static bool store_needs_facts(const struct cache *c, const struct cache_op *op, const struct look *l)
 {
     return op->mode != CACHE_SET || (op->options & CACHE_F_CAS_COMPARE) || l->unread_count > UNREAD_MAX ||
-           dup_is_full(c);
+           stale_is_behind(&c->stale);
 }
 
 static uint64_t op_cas(struct cache *c, const struct cache_op *op)
@@ -1216,7 +1301,8 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             op->status = CACHE_OK;
         }
     } else {
-        if (l.it && (item_flags(l.it) & ITEM_SHADOW)) {
+        if (l.it && (item_flags(l.it) & ITEM_MAY_HIDE_FLASH)) {
+            l.hider = l.it;
             look_hidden(c, op, &l);
             if (l.unread_count > 0) {
                 s = want_reads(w, op, &l);
@@ -1465,11 +1551,10 @@ struct cache *cache_create(const struct cache_options *opt)
     c->base = arena_base(opt->arena);
     c->handle_shift = slab_handle_shift(opt->slab);
     c->root = arena_root(opt->arena, ARENA_ROOT_CACHE);
-    lock_init(&c->dup_lock, LOCK_IO_QUEUE);
     c->maint_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     c->lru = lru_create(opt->slab);
-    c->dups = calloc(CACHE_DUP_QUEUE_MAX, sizeof(c->dups[0]));
-    if (!c->lru || !c->dups || c->maint_fd < 0)
+    int rc = stale_init(&c->stale);
+    if (rc != 0 || !c->lru || c->maint_fd < 0)
         goto fail;
     if (opt->settings->track_sizes) {
         c->sizes_count = opt->settings->item_size_max / 32 + 8;
@@ -1490,10 +1575,9 @@ void cache_destroy(struct cache *c)
 {
     if (c->lru)
         lru_destroy(c->lru);
-    lock_destroy(&c->dup_lock);
+    stale_free(&c->stale);
     if (c->maint_fd >= 0)
         close(c->maint_fd);
-    free(c->dups);
     free(c->sizes);
     departed_destroy(c->departed);
     free(c);
@@ -1512,8 +1596,13 @@ void cache_wake_maint(struct cache *c)
 void cache_set_extstore(struct cache *c, struct extstore *ext)
 {
     c->ext = ext;
-    if (ext)
-        ext_set_maint_hook(ext, wake_for_engine, c);
+    if (!ext)
+        return;
+    struct ext_info info;
+    ext_info(ext, &info);
+    stale_set_flash(&c->stale, info.limit_maxbytes);
+    atomic_store(&c->stale.walk_wanted, true); /* what waited in a former process waits nowhere now */
+    ext_set_maint_hook(ext, wake_for_engine, c);
 }
 
 static void raise_flush(struct cache *c, uint32_t flush_unix)

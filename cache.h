@@ -134,6 +134,7 @@ struct cache_op {
     uint64_t read_bytes;         /* the most that its reads hold, until cache_release; for the caller's bounds */
     uint16_t read_count, read_pending;
     uint16_t attempts;
+    bool read_hidden; /* reads are of what a dead RAM item hides: no answer */
     bool starved; /* a read found no memory: what the record says is not known */
     uint8_t state;
     bool view_from_read;
@@ -302,12 +303,12 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
     X(evictions_flash_full, "RAM items evicted because no flash page could be freed in time")      \
     X(evictions_device, "RAM items evicted because no device takes writes")                        \
     X(evictions_index_full, "objects given up because -m can not index more")                     \
-    X(evictions_same_tag, "flash objects given up because an evicted one may have hidden them")     \
+    X(evictions_same_tag, "flash objects given up because one that can't be read may have hidden them") \
     X(flushed_items, "items moved from RAM to flash")                                              \
     X(inline_flushes, "of these, by a worker that needed the memory")                              \
-    X(dup_checks, "flash words read to see whether an overwrite made them stale")                  \
-    X(dup_drops, "of these, stale and dropped")                                                    \
-    X(dup_overflows, "checks not queued because the queue was full")                               \
+    X(stale_checks, "flash objects read to see whether an overwrite made them stale")              \
+    X(stale_drops, "of these, stale and dropped")                                                  \
+    X(stale_overflows, "checks not queued because the queue was full")                             \
     X(tag_collisions, "flash reads that found another key's record")                               \
     X(recaches, "objects brought back to RAM because they were hit")                               \
     X(promotions, "objects brought back to RAM to be changed")                                     \

@@ -217,7 +217,7 @@ bool cache_run(struct cache_worker *w, struct cache_op *op)
     ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
     op->worker = w;
     op->attempts = 0;
-    op->starved = false;
+    op->starved = op->read_hidden = false;
     op->wait_start_us = 0;
     op->view_from_read = false;
     return run_steps(w, op);

@@ -89,6 +89,11 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
         if (item_death(c, it, p->now) != ITEM_ALIVE) {
             if (item_refs(it) != 1)
                 return;
+            if (item_flags(it) & ITEM_MAY_HIDE_FLASH) { /* goes once what it may hide is compared */
+                stale_note_overwrite(c, item_hash(c, it), 0);
+                cache_wake_maint(c);
+                return;
+            }
             class_count(c, cls, crawler_reclaimed);
             if (!(item_flags(it) & ITEM_FETCHED))
                 class_count(c, cls, expired_unfetched);

@@ -84,6 +84,24 @@ struct ext_device_options {
     bool format; /* what others have put there may be overwritten */
 };
 
+/* Why reclaim gives an object up. */
+enum ext_drop_why {
+    EXT_DROP_EVICTED,    /* for lack of room on flash */
+    EXT_DROP_INDEX_FULL, /* for lack of room in the index */
+    EXT_DROP_UNREAD,     /* by drop_unread */
+    EXT_DROP_EXPIRED,    /* or flushed */
+    EXT_DROP_LOST,       /* can't be read */
+};
+/* Of these a tombstone stays. */
+static inline bool ext_drop_is_evicted(enum ext_drop_why why) { return why <= EXT_DROP_UNREAD; }
+
+enum ext_dropped {
+    EXT_DROPPED_GONE,  /* it was not there any more */
+    EXT_DROPPED,       /* it was, and is not now */
+    EXT_DROPPED_LATER, /* it will go by itself: something else has to be read first */
+    EXT_DROPPED_BUSY,  /* too many of those: ask again */
+};
+
 /* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
  * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is what ext_append was given. */
 struct ext_callbacks {
@@ -95,16 +113,21 @@ struct ext_callbacks {
     /* The same bytes now stand at neu: swap if `old` is still referred to. True iff swapped (then
      * the callee has called ext_drop(old)); false: the caller drops neu. */
     bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class);
-    /* The page is being given up: forget the object if it is still there (and ext_drop it).
-     * evicted: for lack of room (leave a tombstone); else expired or unreadable. True iff it was
-     * there. */
-    bool (*dropped)(void *ctx, uint64_t hash, ext_place place, bool evicted);
+    /* The page is being given up: forget the object of record_bytes if it is still there (and ext_drop
+     * it). What DROP_LATER promises, the callee does by itself, and says ext_count_dropped. */
+    enum ext_dropped (*dropped)(void *ctx, uint64_t hash, ext_place place, enum ext_drop_why why,
+                                uint64_t record_bytes);
+    /* How many checks for overwritten objects, and drops put off, were ever asked for, and how many have
+     * ended. Until those that were asked for have ended, pages hold less than is counted, and reclaim
+     * gives up nothing that lives. May be NULL: there are none. */
+    void (*settling)(void *ctx, uint64_t *asked, uint64_t *ended);
     /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
     bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
     /* For objects of a page whose tables cannot be read: sweep everything that refers into
      * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns
-     * true while there is more. */
-    bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted);
+     * true while there is more. What it leaves, since it can't go at once, it drops later and says so by
+     * ext_count_dropped. */
+    bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, enum ext_drop_why why);
     /* The hash that a record of this key was appended with: for those of a slot whose table can't
      * be read, but their records can. Pure. May be NULL: then they are swept. */
     uint64_t (*hash_of)(void *ctx, const char *key, unsigned key_bytes);
@@ -222,6 +245,9 @@ int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_reco
                ext_place *place, unsigned *len_class);
 /* The object at place is not referred to any more. Exactly once for each ext_append that gave 0. */
 void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
+
+/* An object went that `dropped` or `sweep` had put off. */
+void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t record_bytes);
 
 /* Where a place is: page number, and bytes from the page's start. Pure. */
 unsigned ext_page_of(const struct extstore *e, ext_place place);

@@ -41,10 +41,11 @@
 #define INITIAL_ROWS 8
 #define GROUP_BITS_MIN 4
 #define GROUP_BITS_MAX 24
-#define TAG_BITS_MIN 15 /* 16 TiB of flash */
+#define TAG_BITS_MIN 13 /* 16 TiB of flash */
 #define TAG_BITS_MAX 32
-#define FIXED_BITS 8 /* kind, heat and len */
+#define FIXED_BITS 10 /* kind, rank, heat and len */
 #define SHARD_BITS 6
+#define HIGH_BITS 3 /* of a tag that the other candidate has flipped; the others say how */
 #define GRANULE_SHIFT 4
 #define HANDLE_BITS_MAX 32
 
@@ -59,7 +60,7 @@
 
 #define KIND_FLASH ((uint64_t)1 << 63)
 
-#define ROOT_MAGIC 0x3178646e49747845u /* "ExtIndx1" */
+#define ROOT_MAGIC 0x3278646e49747845u /* "ExtIndx2" */
 #define SEGMENT_COUNT 16               /* directory: 32, 32, 64, 128 .. lumps of each shard */
 #define SEGMENT_FIRST_LUMPS 32u
 #define LUMPS_MAX (SEGMENT_FIRST_LUMPS << (SEGMENT_COUNT - 1))
@@ -1011,8 +1012,8 @@ static int set_geometry(struct index *ix, const struct index_options *opt, unsig
     ix->group_bits = group_bits;
     ix->tag_bits = tag_bits;
     ix->place_bits = 64 - FIXED_BITS - tag_bits;
-    ix->low_bits = tag_bits / 2 > 8 ? tag_bits / 2 : 8;
-    ix->tag_shift = ix->place_bits + 7;
+    ix->low_bits = tag_bits - HIGH_BITS;
+    ix->tag_shift = ix->place_bits + 9;
     ix->tag_mask = ((uint64_t)1 << tag_bits) - 1;
     ix->tag_field = ix->tag_mask << ix->tag_shift;
     ix->place_mask = ((uint64_t)1 << ix->place_bits) - 1;
@@ -1153,28 +1154,35 @@ unsigned index_heat(const struct index *ix, index_word w)
     return (unsigned)(w >> (ix->place_bits + 5)) & 3;
 }
 
-static index_word make_word(const struct index *ix, uint64_t kind, uint64_t place, unsigned len5,
-                            unsigned heat)
+unsigned index_rank(const struct index *ix, index_word w)
 {
-    ASSERT(place <= ix->place_mask && len5 < 32 && heat < 4);
-    return kind | (uint64_t)heat << (ix->place_bits + 5) | (uint64_t)len5 << ix->place_bits | place;
+    return (unsigned)(w >> (ix->place_bits + 7)) & INDEX_RANK_MAX;
+}
+
+static index_word make_word(const struct index *ix, uint64_t kind, uint64_t place, unsigned len5,
+                            unsigned heat, unsigned rank)
+{
+    ASSERT(place <= ix->place_mask && len5 < 32 && heat < 4 && rank <= INDEX_RANK_MAX);
+    return kind | (uint64_t)rank << (ix->place_bits + 7) | (uint64_t)heat << (ix->place_bits + 5) |
+           (uint64_t)len5 << ix->place_bits | place;
 }
 
 index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5, unsigned heat)
 {
     ASSERT(handle != 0);
-    return make_word(ix, 0, handle, len5, heat);
+    return make_word(ix, 0, handle, len5, heat, 0);
 }
 
-index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat)
+index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat,
+                            unsigned rank)
 {
     ASSERT(place != ix->place_mask);
-    return make_word(ix, KIND_FLASH, place, len5, heat);
+    return make_word(ix, KIND_FLASH, place, len5, heat, rank);
 }
 
 index_word index_make_tombstone(const struct index *ix)
 {
-    return make_word(ix, KIND_FLASH, ix->place_mask, 0, 0);
+    return make_word(ix, KIND_FLASH, ix->place_mask, 0, 0, 0);
 }
 
 /* ---- verbs --------------------------------------------------------------------------- */
@@ -1194,6 +1202,42 @@ unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MA
         }
     }
     return count;
+}
+
+/* Gives the flash words of rank `from` the lower rank `to`. */
+static void lower_rank(struct index *ix, index_slot *const *slots, unsigned count, unsigned from,
+                       unsigned to)
+{
+    uint64_t field = (uint64_t)INDEX_RANK_MAX << (ix->place_bits + 7);
+    for (unsigned i = 0; i < count; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(ix, w) != INDEX_FLASH || index_rank(ix, w) != from)
+            continue;
+        w = (w & ~field) | (uint64_t)to << (ix->place_bits + 7);
+        atomic_store_explicit(slots[i], w, memory_order_release);
+    }
+}
+
+unsigned index_rank_above(struct index *ix, uint64_t hash)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(ix, hash, slots), used = 0; /* bit r: a word has rank r */
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(ix, w) == INDEX_FLASH)
+            used |= 1u << index_rank(ix, w);
+    }
+    if (used >> INDEX_RANK_MAX == 0)
+        return bit_length(used);
+    unsigned next = 0;
+    for (unsigned rank = 0; rank <= INDEX_RANK_MAX; rank++) {
+        if (!(used & 1u << rank))
+            continue;
+        if (next < rank)
+            lower_rank(ix, slots, n, rank, next);
+        next++;
+    }
+    return next <= INDEX_RANK_MAX ? next : INDEX_RANK_MAX;
 }
 
 index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place)

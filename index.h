@@ -4,13 +4,18 @@
  * table with its own lock (LOCK_COLUMN), its own memory and its own growth.
  * A bucket is one cache line of eight words. A word is 0 (empty) or
  *
- *   63    62..      ..            ..       0
- *   kind  tag (T)   heat 2  len 5  place (P)        1 + T + 2 + 5 + P = 64
+ *   63    62..      ..              ..       0
+ *   kind  tag (T)   rank 2  heat 2  len 5  place (P)      1 + T + 2 + 2 + 5 + P = 64
  *
  * kind 1 is flash, 0 is RAM. P is chosen at start to reach all of the flash
  * (in 16-byte granules) and all of the arena (in handles); what is left is
- * tag, 15 bits (at 16 TiB of flash) to 32. A RAM word's heat and len bits are
+ * tag, 13 bits (at 16 TiB of flash) to 32. A RAM word's rank, heat and len bits are
  * free for the cache. A handle is never 0.
+ *
+ * Rank orders the flash words of one tag by the time at which their values were stored: of two words
+ * of one key the older value never has the higher rank. Equal ranks say nothing. index_rank_above()
+ * gives a new word the highest one; what moves a word or changes its heat keeps it. So of two such
+ * words it is known without a read which may be the older, however their places are ordered.
  *
  * A key's hash gives the shard and x = (group, tag). A shard has `groups`
  * groups (a constant power of two) and n rows; the bucket of x is (group, row)
@@ -23,7 +28,7 @@
  *
  * Rows eat tag: a look-up meets a foreign word with probability 16 * load * n / 2^T,
  * where n is 8 * bytes / initial bytes. So start with an eighth of the limit or more where
- * flash is large; with 1 TiB (T = 19) n = 64 makes 0.2 %. Without -e FILE, rows not touched
+ * flash is large; with 1 TiB (T = 17) n = 64 makes 0.7 %. Without -e FILE, rows not touched
  * cost no RSS.
  *
  * Every change of a word is one aligned 8-byte atomic store, so a killed
@@ -47,6 +52,7 @@
 #define INDEX_SHARD_COUNT 64
 #define INDEX_BUCKET_WORDS 8
 #define INDEX_MATCH_MAX 16 /* both buckets full of the same tag */
+#define INDEX_RANK_MAX 3
 
 typedef uint64_t index_word;
 typedef _Atomic(uint64_t) index_slot;
@@ -99,8 +105,10 @@ uint32_t index_handle(const struct index *ix, index_word w);  /* RAM */
 uint64_t index_place(const struct index *ix, index_word w);   /* flash, in granules */
 unsigned index_len(const struct index *ix, index_word w);     /* 5 bits */
 unsigned index_heat(const struct index *ix, index_word w);    /* 2 bits */
+unsigned index_rank(const struct index *ix, index_word w);    /* flash; 0 .. INDEX_RANK_MAX */
 index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5, unsigned heat);
-index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat);
+index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat,
+                            unsigned rank);
 index_word index_make_tombstone(const struct index *ix);
 
 /* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how
@@ -112,6 +120,11 @@ static inline index_word index_load(const index_slot *s)
 {
     return atomic_load_explicit((index_slot *)s, memory_order_acquire);
 }
+/* The rank for a word that is about to be added and is younger than all flash words of its tag: above
+ * theirs. If one of them has the highest rank, theirs are first brought down, lowest first, by one store
+ * each, so that their order holds at every instant. With more than INDEX_RANK_MAX flash words of one tag
+ * it is INDEX_RANK_MAX, as of some of them. */
+unsigned index_rank_above(struct index *ix, uint64_t hash);
 /* Replaces the word in a slot by another kind/place/len/heat; the tag stays, neu's is ignored.
  * Keeps the counts. */
 void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word neu);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "items/store.h"
+#include "stale_check.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "operator/settings.h"
@@ -50,6 +51,7 @@ struct maint {
     struct thread_stats stats;
     struct cache_worker *worker;
     unsigned index_shard;
+    uint64_t stale_walk; /* where it is, 0: nowhere */
     unsigned move_src, move_dst; /* page move under way; move_src 0: none */
     uint64_t move_evicted;
     unsigned move_tries;
@@ -487,7 +489,8 @@ static bool step_sparse(struct maint *m, uint32_t now)
 static bool step_overwritten(struct maint *m, uint32_t now)
 {
     (void)now;
-    return dup_step(m->worker);
+    bool walked = stale_walk_step(m->worker, &m->stale_walk);
+    return stale_step(m->worker) || walked;
 }
 
 static bool step_extstore(struct maint *m, uint32_t now)

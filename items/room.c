@@ -41,7 +41,7 @@ static uint32_t unix_of(uint32_t rel_sec)
 static enum ext_bucket bucket_of(struct cache *c, const struct item *it, uint32_t exptime, uint32_t now)
 {
     uint32_t low_ttl = atomic_load_explicit(&c->settings->ext_low_ttl, memory_order_relaxed);
-    if (exptime != 0 && exptime - now < low_ttl)
+    if (exptime != 0 && (exptime <= now || exptime - now < low_ttl))
         return EXT_BUCKET_LOWTTL;
     return it->value_bytes >= CHUNKED_BUCKET_MIN_BYTES ? EXT_BUCKET_CHUNKED : EXT_BUCKET_DEFAULT;
 }
@@ -88,7 +88,9 @@ int item_flush(struct cache *c, struct item *it, uint64_t hash)
         describe(c, it, now, &w);
         watch_extwrite(&w, bucket);
     }
-    index_replace(c->index, hash, item_slot(c, it, hash), index_make_flash(c->index, place, len_class, 0));
+    unsigned rank = index_rank_above(c->index, hash);
+    index_replace(c->index, hash, item_slot(c, it, hash),
+                  index_make_flash(c->index, place, len_class, 0, rank));
     debug_held_at(c, hash, it, 0, place);
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
@@ -131,6 +133,21 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
     item_unlink(c, it, hash);
 }
 
+/* The item can't go before what it may hide is compared: that is asked for, and others go first. */
+static enum room pass_over(struct cache *c, struct item *it, uint64_t hash)
+{
+    stale_note_overwrite(c, hash, 0);
+    cache_wake_maint(c);
+    lru_move(c->lru, it, LRU_COLD);
+    return ROOM_MADE;
+}
+
+/* A dead item that may hide older values of its key goes to flash, where it hides them by its rank. */
+static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash)
+{
+    return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash);
+}
+
 /* What is due for a COLD tail. LOCK_COLUMN held. */
 static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode,
                            uint32_t max_age, uint32_t now)
@@ -163,6 +180,8 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     }
     if (!c->settings->evict_to_free)
         return ROOM_NONE;
+    if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
+        return pass_over(c, it, hash);
     item_evict(c, it, hash, now, rc);
     return ROOM_MADE;
 }
@@ -245,7 +264,9 @@ enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_
         return ROOM_NONE;
     uint32_t now = clock_now_sec();
     enum room result;
-    if (item_death(c, it, now) != ITEM_ALIVE) {
+    if (item_death(c, it, now) != ITEM_ALIVE && (item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
+        result = must ? pull_dead_hider(c, it, hash) : pass_over(c, it, hash);
+    } else if (item_death(c, it, now) != ITEM_ALIVE) {
         class_count(c, cls, reclaimed);
         if (!(item_flags(it) & ITEM_FETCHED))
             class_count(c, cls, expired_unfetched);

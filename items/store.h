@@ -5,10 +5,14 @@
  *  - a key has at most one RAM word; an item is LINKED exactly while a word names it, and it is then
  *    on the LRU that its lru_id names and holds one reference for it;
  *  - a RAM item, alive or dead, hides every flash word of its key;
- *  - of several flash words of one key the one with the highest record seq counts; the others are
- *    leftovers of overwrites, dropped as soon as a read has shown whose they are;
- *  - an item that was linked while a same-tag flash word stood unread is SHADOW: those words may be
- *    its own older values, so whoever unlinks it for good takes them along (item_unlink).
+ *  - of several flash words of one key the one with the highest record seq counts, and none has a higher
+ *    rank; the others are leftovers of overwrites, dropped as soon as a read has shown whose they are;
+ *  - a flash word goes only if it is known to be an older value, or if nothing of its tag may be older
+ *    (flash_may_hide); else stale_check.c compares those first. So dropping never brings an older value
+ *    back, takes no younger one along, and leaves other keys alone;
+ *  - an item that was linked while a same-tag flash word stood unread is MAY_HIDE_FLASH: those words may be
+ *    its own older values, so it stays linked, dead or alive, until they are compared; or it goes to
+ *    flash, where it hides them by its rank.
  */
 #ifndef EXTANT_CACHE_INTERNAL_H
 #define EXTANT_CACHE_INTERNAL_H
@@ -17,9 +21,9 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "items/lru.h"
+#include "items/stale.h"
 #include "operator/departed.h"
 
-#define CACHE_DUP_QUEUE_MAX 65536u
 #define CACHE_PULL_TRIES 5
 /* Memory for the reasons why keys went: this part of -m, within these bounds. */
 #define DEPARTED_SHARE 256
@@ -34,8 +38,6 @@ struct cache_root {
     _Atomic(uint32_t) flush_unix;      /* items last touched at or before are dead from then on; 0 none */
     _Atomic(uint32_t) planned_unix;    /* the same of a flush_all with a delay; 0 none */
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
-    /* Hash whose same-tag flash words are just being dropped, 0 none: attach ends what a kill cut short. */
-    _Atomic(uint64_t) dropping[INDEX_SHARD_COUNT];
 };
 static_assert(sizeof(struct cache_root) <= ARENA_ROOT_MODULE_BYTES, "cache root");
 
@@ -51,12 +53,6 @@ struct class_counters {
     CACHE_ITEM_STATS(X)
 #undef X
     _Atomic(uint64_t) evicted_time;
-};
-
-struct dup_check {
-    uint64_t hash, seq_bound;
-    ext_place place;
-    uint32_t tries; /* reads that failed so far */
 };
 
 #ifdef EXTANT_DEBUG
@@ -92,11 +88,7 @@ struct cache {
     int maint_fd; /* eventfd, const: readable wakes the maintenance thread */
     uint32_t planned_told; /* the maintenance thread's: planned_unix that the engine knows of */
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
-    /* under dup_lock (LOCK_IO_QUEUE) */
-    struct lock dup_lock;
-    struct dup_check *dups; /* ring of CACHE_DUP_QUEUE_MAX */
-    uint32_t dup_head, dup_count;
-    _Atomic(bool) dup_any, dup_full; /* also read without */
+    struct stale_queue stale;
 #ifdef EXTANT_DEBUG
     struct cache_holds holds;
 #endif
@@ -224,16 +216,24 @@ struct cache_read *cache_read_new(struct cache_worker *w);
 enum step cache_step(struct cache_worker *w, struct cache_op *op);
 
 /* cache.c: links and unlinks; LOCK_COLUMN of hash held. */
-/* Unlinks for good: word, LRU, reference; with SHADOW also the same-tag flash words. */
+/* Unlinks for good: word, LRU, reference. The item is not MAY_HIDE_FLASH. */
 void item_unlink(struct cache *c, struct item *it, uint64_t hash);
+/* The same for one that may hide words which can't be compared any more: they go first. How many. */
+unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash);
 /* The slot of a linked item's word. */
 index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash);
 /* Forgets a flash object: the word goes (a tombstone stays if evicted), the engine is told. */
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted);
-
-/* Forgets every flash word of the hash's tag, as one: a kill in between is made up for by attach, so
- * that never an older value of a key is left without the younger one. */
-unsigned flash_forget_tag(struct cache *c, uint64_t hash, bool evicted); /* how many there were */
+/* The same for what reclaim gives up, which a later miss can then say. */
+void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot);
+/* May another flash word of the tag be an older value of this one's key? */
+bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot);
+/* Forgets every flash word of the tag whose rank is at most this, but the one in the slot (or NULL). How
+ * many. For when it can't be read whose they are. */
+unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but);
+/* Asks for a check: the key of this hash was stored again, and flash words of its tag, of about
+ * this many bytes, stand unread. */
+void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes);
 
 /* items/room.c */
 enum room {
@@ -259,11 +259,6 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
 /* Copies an item to flash and swaps its word. LOCK_COLUMN held, item linked. 0 or ext_append's error. */
 int item_flush(struct cache *c, struct item *it, uint64_t hash);
 
-/* items/upcalls.c */
-void dup_enqueue(struct cache *c, uint64_t hash, ext_place place);
-bool dup_is_full(const struct cache *c); /* one more would not be queued */
-/* A few checks of queued words, by the maintenance thread with its own worker. True iff more wait. */
-bool dup_step(struct cache_worker *w);
 /* Item flags <-> record flags. */
 uint8_t flash_flags_of(unsigned item_flags);
 unsigned item_flags_of(uint8_t flash_flags);

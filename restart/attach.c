@@ -171,9 +171,9 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
     struct item *it = item_at(c, h);
     if (item_refs(it) != 1)
         atomic_store_explicit(&it->refcount, 1, memory_order_relaxed);
-    unsigned was = item_flags(it), flags = (was | ITEM_LINKED) & ~(unsigned)ITEM_SHADOW;
+    unsigned was = item_flags(it), flags = (was | ITEM_LINKED) & ~(unsigned)ITEM_MAY_HIDE_FLASH;
     if (shadow)
-        flags |= ITEM_SHADOW;
+        flags |= ITEM_MAY_HIDE_FLASH;
     if (flags != was)
         atomic_store_explicit(&it->flags, (uint16_t)flags, memory_order_relaxed);
     /* The only list of a flat LRU; the item was not yet linked. */
@@ -187,19 +187,16 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
         founds_add(a, &a->expired, 0, h);
 }
 
-/* Flash words that may be older values of the item's key. */
+/* Are there flash words that may be older values of the item's key? */
 static bool item_hides_words(struct cache *c, uint64_t hash)
 {
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, hash, slots);
     bool hides = false;
-    for (unsigned i = 0; c->ext && i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) != INDEX_FLASH)
-            continue;
-        hides = true;
-        dup_enqueue(c, hash, index_place(c->index, w));
-    }
+    for (unsigned i = 0; c->ext && i < n; i++)
+        hides |= index_kind(c->index, index_load(slots[i])) == INDEX_FLASH;
+    if (hides)
+        stale_note_overwrite(c, hash, 0);
     return hides;
 }
 
@@ -377,24 +374,16 @@ static void forget_tag(struct cache *c, uint64_t hash)
 {
     struct lock *lock = index_lock(c->index, hash);
     lock_take(lock);
-    flash_forget_tag(c, hash, false);
+    cache_count(c, CACHE_N_evictions_same_tag, flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL));
     lock_release(lock);
 }
 
-/* Flash words that go with something lost, or whose dropping the kill cut short. */
+/* Flash words that go with something lost. */
 static void forget_doomed(struct cache *c, const struct attacher *a, unsigned count)
 {
     for (unsigned i = 0; i < count; i++)
         for (size_t k = 0; k < a[i].doomed_count; k++)
             forget_tag(c, a[i].doomed[k]);
-    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
-        uint64_t hash = atomic_load(&c->root->dropping[s]);
-        if (hash == 0)
-            continue;
-        if (index_shard_of(c->index, hash) == s)
-            forget_tag(c, hash);
-        atomic_store(&c->root->dropping[s], 0);
-    }
 }
 
 static void unlink_expired(struct cache *c, const struct attacher *a, struct attach_report *out)
@@ -404,10 +393,12 @@ static void unlink_expired(struct cache *c, const struct attacher *a, struct att
         uint64_t hash = item_hash(c, it);
         struct lock *lock = index_lock(c->index, hash);
         lock_take(lock);
-        item_unlink(c, it, hash);
+        bool goes = !(item_flags(it) & ITEM_MAY_HIDE_FLASH); /* else once what it may hide is compared */
+        if (goes)
+            item_unlink(c, it, hash);
         lock_release(lock);
-        out->expired_items++;
-        out->ram_items--;
+        out->expired_items += goes;
+        out->ram_items -= goes;
     }
 }
 

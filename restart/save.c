@@ -13,6 +13,7 @@
  *
  * One thread: locks are taken for the sake of the calls that want them held. */
 #include "items/store.h"
+#include "stale_check.h"
 #include "base/log.h"
 #include "operator/settings.h"
 
@@ -62,6 +63,7 @@ void cache_set_flush_hook(struct cache *c, void (*fn)(void *ctx), void *ctx)
 
 struct mover {
     struct cache *cache;
+    struct cache_worker *worker; /* for checks of overwritten values; NULL: no memory for one */
     struct cache_moved *out;
     uint32_t now_sec;
     int blocked; /* what flash said to the item at which the walk has to go on */
@@ -76,7 +78,8 @@ static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
         return;
     struct item *it = item_at(c, index_handle(c->index, w));
     uint64_t hash = item_hash(c, it);
-    if (item_death(c, it, m->now_sec) != ITEM_ALIVE) {
+    /* A dead one that may hide older values of its key hides them from flash as well. */
+    if (item_death(c, it, m->now_sec) != ITEM_ALIVE && !(item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
         item_unlink(c, it, hash);
         m->out->dead++;
         return;
@@ -85,9 +88,20 @@ static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     m->out->moved += m->blocked == 0;
 }
 
-/* Lets the engine work until it may take something again. 0, or why it won't. */
-static int wait_for_flash(struct cache *c, int error, uint64_t deadline_ns, uint64_t stall_ns)
+/* Reclaim may wait for checks of overwritten values, which the maintenance thread does no more. */
+static void run_checks(struct cache_worker *w)
 {
+    if (!w)
+        return;
+    stale_step(w);
+    cache_worker_submit(w);
+    cache_worker_poll(w);
+}
+
+/* Lets the engine work until it may take something again. 0, or why it won't. */
+static int wait_for_flash(const struct mover *m, int error, uint64_t deadline_ns, uint64_t stall_ns)
+{
+    struct cache *c = m->cache;
     if (error != -EAGAIN && error != -ENOSPC)
         return error;
     uint64_t now = clock_mono_ns();
@@ -95,6 +109,7 @@ static int wait_for_flash(struct cache *c, int error, uint64_t deadline_ns, uint
         return -ETIMEDOUT;
     if (now >= stall_ns)
         return error == -ENOSPC ? -ENOSPC : -EIO;
+    run_checks(m->worker);
     if (error == -EAGAIN || !ext_maint_step(c->ext, (uint32_t)clock_unix_now_sec()))
         clock_sleep_ns(WAIT_NS);
     return 0;
@@ -116,7 +131,7 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
             stall_ns = clock_mono_ns() + STALL_NS;
         if (m->blocked == 0)
             continue;
-        int rc = wait_for_flash(c, m->blocked, deadline_ns, stall_ns);
+        int rc = wait_for_flash(m, m->blocked, deadline_ns, stall_ns);
         if (rc != 0)
             return rc;
         pos = at;
@@ -125,14 +140,32 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
     return 0;
 }
 
+/* What it reads it reads to its end. */
+static void end_worker(struct cache_worker *w)
+{
+    while (cache_worker_parked(w) > 0) {
+        cache_worker_submit(w);
+        cache_worker_poll(w);
+        clock_sleep_ns(WAIT_NS);
+    }
+    cache_worker_destroy(w);
+}
+
 int cache_move_to_flash(struct cache *c, uint64_t deadline_ns, struct cache_moved *out)
 {
+    struct thread_stats *stats = calloc(1, sizeof(*stats));
     struct mover m = {.cache = c, .out = out, .now_sec = clock_now_sec()};
     struct index_info info;
     int rc = 0;
     memset(out, 0, sizeof(*out));
+    m.worker = stats ? cache_worker_create(c, stats) : NULL;
     for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
         rc = clock_mono_ns() >= deadline_ns ? -ETIMEDOUT : move_shard(&m, s, deadline_ns);
+    if (m.worker) {
+        stale_settle(m.worker, deadline_ns);
+        end_worker(m.worker);
+    }
+    free(stats);
     index_info(c->index, &info);
     out->left = info.ram_count;
     return out->left == 0 ? 0 : rc;
@@ -146,7 +179,7 @@ static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     if (index_kind(c->index, w) != INDEX_RAM)
         return;
     struct item *it = item_at(c, index_handle(c->index, w));
-    item_unlink(c, it, item_hash(c, it));
+    cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, item_hash(c, it)));
     m->out->dead++;
 }
 
@@ -164,10 +197,30 @@ static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot
     }
 }
 
+static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct mover *m = ctx;
+    struct cache *c = m->cache;
+    (void)hash_like, (void)slot;
+    if (index_kind(c->index, w) != INDEX_RAM)
+        return;
+    const struct item *it = item_at(c, index_handle(c->index, w));
+    if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
+        stale_note_overwrite(c, item_hash(c, it), 0);
+}
+
 uint64_t cache_drop_items(struct cache *c)
 {
+    struct thread_stats *stats = calloc(1, sizeof(*stats));
     struct cache_moved out = {0};
     struct mover m = {.cache = c, .out = &out};
+    m.worker = stats ? cache_worker_create(c, stats) : NULL;
+    if (m.worker) { /* so that older values go, and nothing else of their tags */
+        walk_all(c, visit_to_check, &m);
+        stale_settle(m.worker, clock_mono_ns() + STALL_NS);
+        end_worker(m.worker);
+    }
+    free(stats);
     walk_all(c, drop_item, &m);
     return out.dead;
 }
@@ -244,7 +297,7 @@ static void put_record(struct scanner *s, const struct ext_scanned *rec, bool re
     bool dead =
         cache_death(c, clock_sec_of_unix(rec->time_unix), clock_sec_of_unix(rec->exptime_unix),
                     rec->cas, s->now_sec) != ITEM_ALIVE;
-    index_word w = index_make_flash(c->index, rec->place, rec->len_class, dead ? DEAD_HEAT : 0);
+    index_word w = index_make_flash(c->index, rec->place, rec->len_class, dead ? DEAD_HEAT : 0, 0);
     unsigned shard = index_shard_of(c->index, rec->hash);
     struct lock *lock = index_lock(c->index, rec->hash);
     int rc = 0;

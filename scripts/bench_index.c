@@ -89,7 +89,7 @@ int main(void)
             uint64_t hash = mix(id);
             struct lock *l = index_lock(ix, hash);
             lock_take(l);
-            int rc = index_insert(ix, hash, index_make_flash(ix, id, 1, 0));
+            int rc = index_insert(ix, hash, index_make_flash(ix, id, 1, 0, 0));
             lock_release(l);
             ASSERT(rc == 0);
             if (id % 256 != 0)

@@ -29,6 +29,7 @@
 #define EXPIRE_PAGES_PER_STEP 256u
 
 enum mode { RESCUE, EVICT, EXPIRE };
+enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP }; /* of one record */
 enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, SETTLING };
 
 struct ext_reclaim {
@@ -47,6 +48,7 @@ struct ext_reclaim {
     uint32_t entry, entry_count;
     uint64_t keep_bytes; /* what EVICT may still write again */
     uint64_t page_evicted;
+    uint64_t evict_mark, settle_mark; /* see is_settled */
     uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
                                               * those from a page that someone was reading */
     uint64_t sweep_cursor;
@@ -132,6 +134,24 @@ static bool is_short(const struct extstore *e)
     bool is_wanted = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) != 0;
     return free_pages < ext_low_water(e, EXT_BUCKET_DEFAULT) ||
            (is_wanted && free_pages <= EXT_RESERVED_PAGES);
+}
+
+/* Writers can't go on without a page. */
+static bool is_starved(const struct ext_reclaim *r)
+{
+    return ext_pages_free(r->e, EXT_BUCKET_DEFAULT) <= EXT_RESERVED_PAGES;
+}
+
+/* Have all checks and drops ended that were asked for when *mark was set? Sets it if it is 0. */
+static bool is_settled(struct ext_reclaim *r, uint64_t *mark)
+{
+    const struct ext_callbacks *cb = &r->e->opt.callbacks;
+    uint64_t asked = 0, ended = 0;
+    if (cb->settling != NULL)
+        cb->settling(cb->ctx, &asked, &ended);
+    if (*mark == 0)
+        *mark = asked;
+    return ended >= *mark;
 }
 
 /* Could a job begin with this page? DRAINING ones are left from a job that was given up. */
@@ -263,6 +283,7 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
     bool rewrites = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed) > 0;
     r->keep_bytes = r->for_index || !rewrites ? 0 : e->page_bytes / EVICT_KEEP_DIVISOR;
     r->page_evicted = 0;
+    r->evict_mark = 0;
     event(r, "type=compact_start id=%" PRIu32 " version=%" PRIu32, page, r->version);
     begin_slot(r);
     return true;
@@ -303,12 +324,15 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     if (below > URGENT_FRAG_MAX)
         below = URGENT_FRAG_MAX;
     bool may_rescue = r->aborts < ABORTS_MAX;
+    /* First let the checks tell what is overwritten: a page may be empty after that. */
+    if (!is_settled(r, &r->evict_mark) && !is_starved(r))
+        return false;
     if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below, true)))
         return true;
     /* Nothing has to go while there is room elsewhere: a page that was BAD may be well again, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
      * records. */
-    if (ext_probe_tries_page(e))
+    if (ext_probe_tries_page(e) || !is_settled(r, &r->evict_mark))
         return false;
     if (device_class != EXT_BUCKET_DEFAULT)
         return is_short(e) && start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
@@ -454,6 +478,7 @@ static void begin_slot(struct ext_reclaim *r)
     if (r->slot_index >= used || atomic_load(&e->pages[r->page].objects) == 0) {
         r->phase = SETTLING;
         r->not_before_ns = io_now_ns() + SETTLE_NS;
+        r->settle_mark = 0;
         return;
     }
     r->entry = r->entry_count = 0;
@@ -578,26 +603,47 @@ static bool after_read(struct ext_reclaim *r)
 
 /* ---- records ---- */
 
-enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP };
-
-static void drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
-                 bool evicted, enum ext_counter reason)
+void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t record_bytes)
 {
-    struct extstore *e = r->e;
-    if (!e->opt.callbacks.dropped(e->opt.callbacks.ctx, entry->hash, place, evicted))
+    static const enum ext_counter counters[] = {
+        [EXT_DROP_EVICTED] = EXT_N_objects_evicted,
+        [EXT_DROP_INDEX_FULL] = EXT_N_evicted_index_full,
+        [EXT_DROP_UNREAD] = EXT_N_objects_unread_dropped,
+        [EXT_DROP_EXPIRED] = EXT_N_objects_expired,
+        [EXT_DROP_LOST] = EXT_N_compact_lost,
+    };
+    ext_count(e, counters[why], 1);
+    if (!ext_drop_is_evicted(why))
         return;
-    ext_count(e, reason, 1);
-    if (!evicted)
-        return;
-    r->page_evicted++;
-    if (reason != EXT_N_objects_evicted)
+    if (why != EXT_DROP_EVICTED)
         ext_count(e, EXT_N_objects_evicted, 1);
-    ext_count(e, EXT_N_bytes_evicted, entry->record_bytes);
+    ext_count(e, EXT_N_bytes_evicted, record_bytes);
 }
 
-static void drop_evicted(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place)
+/* NEXT, or WAIT: not now. */
+static enum verdict drop(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
+                         enum ext_drop_why why)
 {
-    drop(r, entry, place, true, r->for_index ? EXT_N_evicted_index_full : EXT_N_objects_evicted);
+    struct extstore *e = r->e;
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    switch (cb->dropped(cb->ctx, entry->hash, place, why, entry->record_bytes)) {
+    case EXT_DROPPED_BUSY:
+        return WAIT;
+    case EXT_DROPPED_GONE:
+        return NEXT;
+    case EXT_DROPPED:
+        ext_count_dropped(e, why, entry->record_bytes);
+        break;
+    case EXT_DROPPED_LATER:
+        break;
+    }
+    r->page_evicted += ext_drop_is_evicted(why);
+    return NEXT;
+}
+
+static enum verdict drop_evicted(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place)
+{
+    return drop(r, entry, place, r->for_index ? EXT_DROP_INDEX_FULL : EXT_DROP_EVICTED);
 }
 
 /* Where a rescued record goes. */
@@ -636,12 +682,6 @@ static bool take_tokens(struct ext_reclaim *r, uint64_t bytes)
     return true;
 }
 
-/* Writers can't go on without a page. */
-static bool is_starved(const struct ext_reclaim *r)
-{
-    return ext_pages_free(r->e, EXT_BUCKET_DEFAULT) <= EXT_RESERVED_PAGES;
-}
-
 /* Appends a live record again. Sets *bytes when something was copied. */
 static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
                            unsigned heat, uint64_t *bytes)
@@ -656,17 +696,16 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
                                    &rec) != 0) {
         if (fits && ++r->record_tries < RECORD_TRIES)
             return NEED_RECORD;
+        if (drop(r, entry, place, EXT_DROP_LOST) == WAIT)
+            return WAIT;
         ext_count(e, EXT_N_bad_checksums, 1);
         ext_device_bytes_result(ext_page_device(e, r->page), false);
         say(r, EXT_FAULT_CHECKSUM, offset, 0, "wrong bytes are not served; the record is dropped");
         r->lost++;
-        drop(r, entry, place, false, EXT_N_compact_lost);
         return NEXT;
     }
-    if (!cb->is_fresh(cb->ctx, rec.exptime_unix, rec.time_unix)) {
-        drop(r, entry, place, false, EXT_N_objects_expired);
-        return NEXT;
-    }
+    if (!cb->is_fresh(cb->ctx, rec.exptime_unix, rec.time_unix))
+        return drop(r, entry, place, EXT_DROP_EXPIRED);
     if (!take_tokens(r, entry->record_bytes)) {
         if (!is_starved(r))
             return WAIT;
@@ -709,31 +748,25 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
     const struct ext_callbacks *cb = &e->opt.callbacks;
     ext_place place = ext_slot_place(e, job_slot(r)) + entry->granule;
     unsigned heat = 0;
-    if (r->mode == EXPIRE) {
-        drop(r, entry, place, false, EXT_N_objects_expired);
-        return NEXT;
-    }
+    if (r->mode == EXPIRE)
+        return drop(r, entry, place, EXT_DROP_EXPIRED);
     if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
         return NEXT;
     if (r->mode == EVICT) {
-        if (heat == 0 || r->keep_bytes < entry->record_bytes) {
-            drop_evicted(r, entry, place);
-            return NEXT;
-        }
+        if (heat == 0 || r->keep_bytes < entry->record_bytes)
+            return drop_evicted(r, entry, place);
         if (r->from > 0)
             return NEED_SLOT;
     } else if (r->drop_unread && heat == 0) {
+        if (drop(r, entry, place, EXT_DROP_UNREAD) == WAIT)
+            return WAIT;
         r->skipped++;
         ext_count(e, EXT_N_compact_skipped, 1);
-        drop(r, entry, place, true, EXT_N_objects_unread_dropped);
         return NEXT;
     }
     enum verdict v = rescue(r, entry, place, heat, bytes);
     r->keep_bytes -= min_u64(r->keep_bytes, *bytes);
-    if (v != GIVE_UP)
-        return v;
-    drop_evicted(r, entry, place);
-    return NEXT;
+    return v == GIVE_UP ? drop_evicted(r, entry, place) : v;
 }
 
 /* Some records of the table in the buffer. True: there is more to do at once. */
@@ -829,24 +862,22 @@ static bool sweep(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
-    bool evicted = r->mode == EVICT;
+    enum ext_drop_why why = r->mode == EXPIRE   ? EXT_DROP_EXPIRED
+                            : r->mode != EVICT  ? EXT_DROP_LOST
+                            : r->for_index      ? EXT_DROP_INDEX_FULL
+                                                : EXT_DROP_EVICTED;
     ext_place first = r->sweep_page ? r->page * e->page_granules : ext_slot_place(e, job_slot(r));
     uint64_t count = r->sweep_page ? e->page_granules : e->slot_granules;
     uint32_t before = atomic_load(&e->pages[r->page].objects);
-    bool more = cb->sweep(cb->ctx, first, count, &r->sweep_cursor, evicted);
+    bool more = cb->sweep(cb->ctx, first, count, &r->sweep_cursor, why);
     uint32_t left = atomic_load(&e->pages[r->page].objects);
     uint64_t gone = before > left ? before - left : 0;
-    if (evicted) {
-        ext_count(e, EXT_N_objects_evicted, gone);
-        if (r->for_index)
-            ext_count(e, EXT_N_evicted_index_full, gone);
-        r->page_evicted += gone;
-    } else if (r->mode == EXPIRE) {
-        ext_count(e, EXT_N_objects_expired, gone);
-    } else {
-        ext_count(e, EXT_N_compact_lost, gone);
+    for (uint64_t i = 0; i < gone; i++)
+        ext_count_dropped(e, why, 0); /* no table tells how long they were */
+    if (why == EXT_DROP_LOST)
         r->lost += gone;
-    }
+    else if (why != EXT_DROP_EXPIRED)
+        r->page_evicted += gone;
     if (more)
         return true;
     if (!r->sweep_page) {
@@ -864,7 +895,7 @@ static bool sweep(struct ext_reclaim *r)
 static bool settle(struct ext_reclaim *r)
 {
     bool empty = atomic_load(&r->e->pages[r->page].objects) == 0;
-    if (!empty && io_now_ns() < r->not_before_ns)
+    if (!empty && (io_now_ns() < r->not_before_ns || !is_settled(r, &r->settle_mark)))
         return false;
     if (r->for_index && r->page_evicted > 0)
         atomic_store(&r->e->evict_requests, 0);

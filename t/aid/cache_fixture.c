@@ -1,5 +1,7 @@
 #include "t/aid/cache_fixture.h"
 
+#include "stale_check.h"
+
 #include <poll.h>
 #include <unistd.h>
 
@@ -226,7 +228,7 @@ void fixture_flush(struct fixture *f)
 
 void fixture_settle(struct fixture *f)
 {
-    while (dup_step(f->worker) || cache_worker_parked(f->worker) > 0)
+    while (stale_step(f->worker) || cache_worker_parked(f->worker) > 0)
         fixture_turn(f);
 }
 

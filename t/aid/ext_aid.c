@@ -151,7 +151,8 @@ static bool model_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, 
     return there;
 }
 
-static bool model_dropped(void *ctx, uint64_t hash, ext_place place, bool evicted)
+static enum ext_dropped model_dropped(void *ctx, uint64_t hash, ext_place place, enum ext_drop_why why,
+                                      uint64_t record_bytes)
 {
     struct aid *a = ctx;
     lock_take(&a->lock);
@@ -160,10 +161,11 @@ static bool model_dropped(void *ctx, uint64_t hash, ext_place place, bool evicte
     if (there) {
         o->present = false;
         ext_drop(a->ext, place, o->len_class);
-        atomic_fetch_add(evicted ? &a->evicted : &a->dropped, 1);
+        atomic_fetch_add(ext_drop_is_evicted(why) ? &a->evicted : &a->dropped, 1);
     }
     lock_release(&a->lock);
-    return there;
+    (void)record_bytes;
+    return there ? EXT_DROPPED : EXT_DROPPED_GONE;
 }
 
 static bool model_is_fresh(void *ctx, uint32_t exptime_unix, uint32_t time_unix)
@@ -183,7 +185,8 @@ static uint64_t model_hash_of(void *ctx, const char *key, unsigned key_bytes)
     return id;
 }
 
-static bool model_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted)
+static bool model_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor,
+                        enum ext_drop_why why)
 {
     struct aid *a = ctx;
     uint32_t end = (uint32_t)min_u64(a->object_count, *cursor + 1000);
@@ -194,7 +197,7 @@ static bool model_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cu
         if (o->present && o->place >= first && o->place < first + count) {
             o->present = false;
             ext_drop(a->ext, o->place, o->len_class);
-            atomic_fetch_add(evicted ? &a->evicted : &a->dropped, 1);
+            atomic_fetch_add(ext_drop_is_evicted(why) ? &a->evicted : &a->dropped, 1);
         }
         lock_release(&a->lock);
     }
@@ -226,8 +229,13 @@ struct aid *aid_new(uint32_t pages, uint64_t page_bytes, uint64_t wbuf_bytes)
         .io_threads = 1,
         .io_depth = 64,
         .ring_count = 1,
-        .callbacks = {a, model_is_live, model_moved, model_dropped, model_is_fresh, model_sweep,
-                      model_hash_of},
+        .callbacks = {.ctx = a,
+                      .is_live = model_is_live,
+                      .moved = model_moved,
+                      .dropped = model_dropped,
+                      .is_fresh = model_is_fresh,
+                      .sweep = model_sweep,
+                      .hash_of = model_hash_of},
     };
     aid_add_device(a, pages, EXT_BUCKET_DEFAULT);
     return a;

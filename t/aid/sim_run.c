@@ -250,15 +250,15 @@ void sim_plan(struct sim *s)
 
 /* ---- how a life ends ---- */
 
-/* Objects that were given up so far, for a counted reason. Where nothing forbids to keep them there
- * is but one: an older value of the key stood beside it on flash, unread, and its page expired. */
+/* Objects that were given up so far, for a counted reason. Where nothing forbids to keep
+ * them there is none. */
 static uint64_t reasons(void)
 {
     const struct cache *c = me.r.cache;
     struct extstore *e = me.r.ext;
     uint64_t n = me.sim->reasons_before;
     if (me.sim->strict)
-        return n + atomic_load(&c->counters[CACHE_N_evictions_same_tag]);
+        return n;
     for (enum cache_counter i = CACHE_N_evictions_write_wait; i <= CACHE_N_evictions_same_tag; i++)
         n += atomic_load(&c->counters[i]);
     n += atomic_load(&me.stats.counters[STAT_badcrc_from_extstore]);
@@ -877,16 +877,18 @@ static bool sim_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, un
     return moved;
 }
 
-static bool sim_dropped(void *ctx, uint64_t hash, ext_place place, bool evicted)
+static enum ext_dropped sim_dropped(void *ctx, uint64_t hash, ext_place place, enum ext_drop_why why,
+                                    uint64_t record_bytes)
 {
     in_upcall(); /* not after it: the reason is counted only then */
-    return me.callbacks.dropped(ctx, hash, place, evicted);
+    return me.callbacks.dropped(ctx, hash, place, why, record_bytes);
 }
 
-static bool sim_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, bool evicted)
+static bool sim_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor,
+                      enum ext_drop_why why)
 {
     in_upcall();
-    return me.callbacks.sweep(ctx, first, count, cursor, evicted);
+    return me.callbacks.sweep(ctx, first, count, cursor, why);
 }
 
 /* ---- a life ---- */

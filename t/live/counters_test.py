@@ -362,7 +362,7 @@ def own():
                s['io_engine'] in ('io_uring', 'threads'), s)
         for name in ('ext_pages_bad ext_pages_lost ext_pages_back ext_read_errors ext_read_retries ext_write_retries '
                      'ext_write_moved ext_write_mismatches ext_bad_checksums ext_evicted_index_full ext_objects_unread_dropped ext_wbufs_stuck '
-                     'ext_reconcile write_wait_us dup_overflows rescued_stale').split():
+                     'ext_reconcile write_wait_us stale_overflows rescued_stale').split():
             expect(name + ' is 0', s[name] == '0', s[name])
         expect('wbufs', int(s['ext_wbufs_free']) + int(s['ext_wbufs_busy']) >= 4 and int(s['ext_page_table_bytes']) > 0, s)
         before = s
@@ -372,8 +372,8 @@ def own():
         moved('a change of what is on flash', before, c.stats(b'extant'), {'promotions': 100})
         all_flushed(1000)
         c.ask(*[b'set k%d 0 0 2\r\n11' % i for i in range(100)])
-        expect('overwritten words are looked after', wait_for(lambda: int(c.stats(b'extant')['dup_checks']) >= 100 and
-                                                              int(c.stats(b'extant')['dup_drops']) >= 100), c.stats(b'extant'))
+        expect('overwritten words are looked after', wait_for(lambda: int(c.stats(b'extant')['stale_checks']) >= 100 and
+                                                              int(c.stats(b'extant')['stale_drops']) >= 100), c.stats(b'extant'))
         for name in ('tag_collisions', 'recaches', 'write_waits', 'index_tombstones', 'items_moved', 'ext_read_short',
                      'ext_objects_expired'):
             expect(name, int(c.stats(b'extant')[name]) >= 0)

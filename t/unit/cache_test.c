@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "flash/engine.h"
+#include "stale_check.h"
 #include "t/aid/cache_fixture.h"
 #include "t/aid/sim_tags.h"
 
@@ -205,7 +207,7 @@ Test(cache_flash, the_check_drops_the_overwritten_record)
     cr_assert_eq(flash_count(), 1);
     fixture_settle(&f);
     cr_assert_eq(flash_count(), 0);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_dup_drops), 1);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_stale_drops), 1);
     STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
     cr_assert_str_eq(value, "new");
 }
@@ -325,11 +327,11 @@ Test(cache_flash, a_set_reads_what_the_full_queue_of_checks_would_forget)
 {
     fixture_set(&f, "k", "old");
     fixture_flush(&f);
-    for (unsigned i = 0; i < CACHE_DUP_QUEUE_MAX; i++)
-        dup_enqueue(f.cache, 1, 1);
+    for (unsigned i = 0; i < STALE_CHECKS_MAX; i++)
+        stale_note_overwrite(f.cache, 1, 0);
     STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
     cr_assert_eq(flash_count(), 0);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_dup_overflows), 0);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_stale_overflows), 0);
     fixture_settle(&f);
     STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
     cr_assert_str_eq(value, "new");
@@ -501,13 +503,258 @@ Test(cache_tags, deleting_an_overwritten_key_leaves_another_of_the_same_tag)
     cr_assert_eq(flash_count(), 1);
 }
 
-Test(cache_tags, what_an_expired_key_takes_along_is_counted)
+Test(cache_tags, an_expired_key_leaves_another_of_the_same_tag)
 {
     const char *one = sim_tags_key(0), *other = sim_tags_key(1);
     fixture_set(&f, other, "innocent");
     fixture_flush(&f);
     fixture_store(&f, CACHE_SET, one, "x", 1, 0, CLOCK_EXPIRED_SEC, 0);
     STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
-    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(ram_count(), 0);
+    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "innocent");
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
+}
+
+/* ---- dropping one of several words of a tag ---- */
+
+static uint64_t hash_of(const char *key) { return cache_hash(f.cache, key, strlen(key)); }
+
+/* Places of the flash words of the key's tag, by rank; how many. */
+static unsigned places_of(const char *key, ext_place places[INDEX_MATCH_MAX])
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    uint64_t hash = hash_of(key);
+    struct lock *lock = index_lock(f.index, hash);
+    unsigned count = 0;
+    lock_take(lock);
+    unsigned n = index_match(f.index, hash, slots);
+    for (unsigned rank = 0; rank <= INDEX_RANK_MAX; rank++)
+        for (unsigned i = 0; i < n; i++) {
+            index_word w = index_load(slots[i]);
+            if (index_kind(f.index, w) == INDEX_FLASH && index_rank(f.index, w) == rank)
+                places[count++] = index_place(f.index, w);
+        }
+    lock_release(lock);
+    return count;
+}
+
+static enum ext_dropped drop(const char *key, ext_place place)
+{
+    struct ext_callbacks cb = cache_ext_callbacks(f.cache);
+    return cb.dropped(cb.ctx, hash_of(key), place, EXT_DROP_EVICTED, 64);
+}
+
+static uint64_t evicted(void)
+{
+    struct ext_info info;
+    ext_info(f.ext, &info);
+    return info.objects_evicted;
+}
+
+static void store_on_flash(const char *key, const char *text)
+{
+    STATUS(fixture_set(&f, key, text), CACHE_OK);
+    fixture_flush(&f);
+}
+
+#define IS(key, text)                                                                              \
+    do {                                                                                           \
+        STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_OK);                        \
+        cr_assert_str_eq(value, text);                                                             \
+    } while (0)
+
+Test(cache_flash, dropping_the_older_of_two_values_leaves_the_younger)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(places_of("k", places), 2);
+    cr_assert_eq(drop("k", places[0]), EXT_DROPPED);
+    cr_assert_eq(flash_count(), 1);
+    IS("k", "new");
+    fixture_settle(&f);
+    IS("k", "new");
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
+}
+
+Test(cache_flash, dropping_the_younger_of_two_values_drops_the_older_first)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(places_of("k", places), 2);
+    cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
+    cr_assert_eq(evicted(), 0);
+    fixture_settle(&f);
+    cr_assert_eq(evicted(), 1);
+    cr_assert_eq(flash_count(), 0);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* A rescue puts the older one behind the younger: what counts is not where they are. */
+Test(cache_flash, a_rescued_older_value_stays_the_older)
+{
+    struct ext_callbacks cb = cache_ext_callbacks(f.cache);
+    struct ext_record_in in = {.hash = hash_of("k"), .key = "k", .key_bytes = 1, .value = "old",
+                               .value_bytes = 3, .time_unix = 1};
+    ext_place places[INDEX_MATCH_MAX], moved;
+    unsigned len_class;
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(places_of("k", places), 2);
+    cr_assert_eq(ext_append(f.ext, EXT_BUCKET_COMPACT, &in, &moved, &len_class), 0);
+    cr_assert(cb.moved(cb.ctx, in.hash, places[0], moved, len_class));
+    cr_assert_eq(places_of("k", places), 2);
+    cr_assert_eq(places[0], moved);
+    cr_assert_eq(drop("k", moved), EXT_DROPPED);
+    IS("k", "new");
+    /* The other way round: the check, too, finds what was moved. */
+    store_on_flash("k", "newer");
+    cr_assert_eq(places_of("k", places), 2);
+    cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 0);
+}
+
+Test(cache_tags, dropping_one_leaves_another_key_of_the_tag)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash(other, "innocent");
+    store_on_flash(one, "old");
+    store_on_flash(one, "new");
+    cr_assert_eq(places_of(one, places), 3);
+    cr_assert_eq(drop(one, places[2]), EXT_DROPPED_LATER);
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 1);
+    IS(other, "innocent");
+    STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
+    cr_assert_eq(evicted(), 1);
+}
+
+/* With many values of one tag the ranks run out: then the order is found by reading. */
+Test(cache_tags, values_without_a_rank_of_their_own_are_told_apart)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    ext_place places[INDEX_MATCH_MAX];
+    char text[16];
+    for (unsigned i = 0; i < 3; i++) {
+        snprintf(text, sizeof(text), "one %u", i);
+        store_on_flash(one, text);
+        snprintf(text, sizeof(text), "other %u", i);
+        store_on_flash(other, text);
+    }
+    unsigned n = places_of(one, places);
+    cr_assert_geq(n, 4);
+    for (unsigned i = 0; i < n; i++) /* the oldest one's page, then the next .. goes */
+        if (i + 2 < n)
+            cr_assert_neq(drop(one, places[i]), EXT_DROPPED_BUSY);
+    fixture_settle(&f);
+    IS(one, "one 2");
+    IS(other, "other 2");
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
+}
+
+Test(cache_flash, a_lost_check_is_found_by_the_walk)
+{
+    struct stale_check lost;
+    uint64_t at = 0;
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    while (stale_take(&f.cache->stale, &lost))
+        stale_end(&f.cache->stale, &lost, false);
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 2);
+    atomic_store(&f.cache->stale.walk_wanted, true);
+    while (stale_walk_step(f.worker, &at))
+        ;
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 1);
+    IS("k", "new");
+}
+
+/* Memory is wanted while a dead item still hides an older value: the item goes to flash. */
+Test(cache_flash, a_dead_item_hides_the_older_value_from_flash_too)
+{
+    store_on_flash("k", "old");
+    fixture_store(&f, CACHE_SET, "k", "x", 1, 0, CLOCK_EXPIRED_SEC, 0);
+    for (unsigned cls = 1; ram_count() > 0 && cls <= slab_class_count(f.slab); cls++)
+        while (room_make(f.cache, cls, false) == ROOM_MADE)
+            ;
+    cr_assert_eq(ram_count(), 0);
+    cr_assert_eq(flash_count(), 2);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    fixture_settle(&f);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+}
+
+Test(cache_flash, a_dead_item_is_replaced_without_reading_what_it_hides)
+{
+    store_on_flash("k", "old");
+    fixture_store(&f, CACHE_SET, "k", "x", 1, 0, CLOCK_EXPIRED_SEC, 0);
+    STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
+    cr_assert_eq(ram_count(), 1);
+    cr_assert_eq(flash_count(), 1);
+    IS("k", "new");
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+}
+
+/* ---- several words, and one can't be read ---- */
+
+/* The record at the place has wrong bytes from now on, on flash and in a buffer that still has it. */
+static void spoil_place(ext_place place)
+{
+    struct extstore *e = f.ext;
+    char path[96], bytes[EXT_GRANULE_BYTES];
+    uint64_t slot = ext_place_slot(e, place), in_slot = (place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
+    snprintf(path, sizeof(path), "%s/flash", f.dir);
+    int fd = open(path, O_RDWR);
+    cr_assert_geq(fd, 0);
+    memset(bytes, 0xa5, sizeof(bytes));
+    cr_assert_eq(pwrite(fd, bytes, sizeof(bytes), (off_t)(ext_slot_offset(e, slot) + in_slot)), sizeof(bytes));
+    close(fd);
+    for (uint32_t i = 0; i < e->wbuf_count; i++)
+        if (e->wbufs[i].slot == slot)
+            memcpy(e->wbufs[i].memory + in_slot, bytes, sizeof(bytes));
+}
+
+Test(cache_flash, an_unreadable_younger_value_does_not_uncover_the_older)
+{
+    store_on_flash("k", "old");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "new");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(places_of("k", places), 2);
+    spoil_place(places[1]);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 2, "a get leaves what it can't read");
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "add", 3, 0, 0, 0), CACHE_OK);
+    IS("k", "add");
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+}
+
+Test(cache_flash, an_unreadable_older_value_does_not_hide_the_younger)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(places_of("k", places), 2);
+    spoil_place(places[0]);
+    IS("k", "new");
+    /* It goes with the younger one, since it may be the same key's. */
+    cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 0);
     cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
 }

@@ -84,7 +84,7 @@ static int add(struct index *ix, uint64_t id)
     uint64_t hash = mix(id);
     struct lock *l = index_lock(ix, hash);
     lock_take(l);
-    int rc = index_insert(ix, hash, index_make_flash(ix, id, id & 31, id & 3));
+    int rc = index_insert(ix, hash, index_make_flash(ix, id, id & 31, id & 3, 0));
     lock_release(l);
     return rc;
 }
@@ -179,12 +179,53 @@ Test(index, flash_word_gives_back_what_was_put_in)
 {
     struct world w = new_world(FLASH_16T - 16, 0, UINT64_MAX);
     uint64_t last = ((FLASH_16T - 16) >> 4) - 1;
-    index_word word = index_make_flash(w.ix, last, 31, 3);
+    index_word word = index_make_flash(w.ix, last, 31, 3, 2);
     cr_assert_eq(index_kind(w.ix, word), INDEX_FLASH);
     cr_assert_eq(index_place(w.ix, word), last);
     cr_assert_eq(index_len(w.ix, word), 31u);
     cr_assert_eq(index_heat(w.ix, word), 3u);
-    cr_assert_eq(info_of(w.ix).tag_bits, 16u);
+    cr_assert_eq(index_rank(w.ix, word), 2u);
+    cr_assert_eq(info_of(w.ix).tag_bits, 14u);
+    end_world(&w);
+}
+
+/* Puts a flash word with the next rank among those of the hash's tag. */
+static unsigned put_ranked(struct index *ix, uint64_t hash, uint64_t place)
+{
+    unsigned rank = index_rank_above(ix, hash);
+    cr_assert_eq(index_insert(ix, hash, index_make_flash(ix, place, 1, 0, rank)), 0);
+    return rank;
+}
+
+static unsigned rank_at(struct index *ix, uint64_t hash, uint64_t place)
+{
+    return index_rank(ix, index_load(index_find_place(ix, hash, place)));
+}
+
+Test(index, rank_orders_the_flash_words_of_a_tag)
+{
+    struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
+    uint64_t hash = mix(7);
+    struct lock *l = index_lock(w.ix, hash);
+    lock_take(l);
+    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, 5, 0, 0)), 0); /* doesn't count */
+    for (unsigned i = 0; i <= INDEX_RANK_MAX; i++)
+        cr_assert_eq(put_ranked(w.ix, hash, 100 + i), i);
+    /* No rank is left: the new one may be as young as the youngest, which is known to be unknown. */
+    cr_assert_eq(put_ranked(w.ix, hash, 104), INDEX_RANK_MAX);
+    for (unsigned i = 0; i <= INDEX_RANK_MAX; i++)
+        cr_assert_eq(rank_at(w.ix, hash, 100 + i), i);
+    /* Two go: the others move down and keep their order. */
+    index_clear(w.ix, hash, index_find_place(w.ix, hash, 100));
+    index_clear(w.ix, hash, index_find_place(w.ix, hash, 102));
+    cr_assert_eq(put_ranked(w.ix, hash, 105), 2u);
+    cr_assert_eq(rank_at(w.ix, hash, 101), 0u);
+    cr_assert_eq(rank_at(w.ix, hash, 103), 1u);
+    cr_assert_eq(rank_at(w.ix, hash, 104), 1u);
+    /* A tombstone has no rank. */
+    index_replace(w.ix, hash, index_find_place(w.ix, hash, 105), index_make_tombstone(w.ix));
+    cr_assert_eq(put_ranked(w.ix, hash, 106), 2u);
+    lock_release(l);
     end_world(&w);
 }
 
@@ -224,7 +265,7 @@ Test(index, tombstone_is_no_place_and_nothing_is_none)
 {
     struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
     cr_assert_eq(index_kind(w.ix, index_make_tombstone(w.ix)), INDEX_TOMBSTONE);
-    cr_assert_eq(index_kind(w.ix, index_make_flash(w.ix, (FLASH_1T >> 4) - 1, 31, 3)), INDEX_FLASH);
+    cr_assert_eq(index_kind(w.ix, index_make_flash(w.ix, (FLASH_1T >> 4) - 1, 31, 3, 0)), INDEX_FLASH);
     cr_assert_eq(index_kind(w.ix, 0), INDEX_NONE);
     end_world(&w);
 }
@@ -275,7 +316,7 @@ static void run_model(uint64_t flash_bytes, uint64_t ids, uint64_t ops)
         uint64_t id = draw(&rng, ids), hash = mix(id), what = draw(&rng, 8);
         /* Low bits of place and handle name the object, the others change. */
         uint64_t place = id | draw(&rng, 16) << 22;
-        index_word neu = what & 1 ? index_make_flash(w.ix, place, draw(&rng, 32), draw(&rng, 4))
+        index_word neu = what & 1 ? index_make_flash(w.ix, place, draw(&rng, 32), draw(&rng, 4), draw(&rng, 4))
                                   : index_make_ram(w.ix, (uint32_t)(place | 1u << 26),
                                                    draw(&rng, 32), draw(&rng, 4));
         struct lock *l = index_lock(w.ix, hash);
@@ -283,7 +324,7 @@ static void run_model(uint64_t flash_bytes, uint64_t ids, uint64_t ops)
         index_slot *slots[INDEX_MATCH_MAX], *mine = NULL;
         unsigned n = index_match(w.ix, hash, slots);
         uint64_t tag_field = (((uint64_t)1 << info_of(w.ix).tag_bits) - 1)
-                             << (info_of(w.ix).place_bits + 7);
+                             << (info_of(w.ix).place_bits + 9);
         for (unsigned i = 0; i < n; i++) {
             if ((index_load(slots[i]) & ~tag_field) == model[id] && model[id] != 0) {
                 cr_assert_null(mine, "object %" PRIu64 " stands twice", id);
@@ -485,7 +526,7 @@ Test(index, both_candidates_are_used)
         struct lock *l = index_lock(w.ix, mix(id));
         lock_take(l);
         index_word word = index_load(index_find_place(w.ix, mix(id), id));
-        first += (word >> (info.place_bits + 7) & tag_mask) == (mix(id) & tag_mask);
+        first += (word >> (info.place_bits + 9) & tag_mask) == (mix(id) & tag_mask);
         lock_release(l);
     }
     cr_assert(first > ids / 4 && first < ids * 3 / 4, "%" PRIu64, first);
@@ -595,7 +636,7 @@ static void clear_odd(void *ctx, uint64_t hash_like, index_slot *s, index_word w
     if (index_place(ix, w) & 1)
         index_clear(ix, hash_like, s);
     else
-        index_replace(ix, hash_like, s, index_make_flash(ix, index_place(ix, w), 9, 0));
+        index_replace(ix, hash_like, s, index_make_flash(ix, index_place(ix, w), 9, 0, 0));
 }
 
 Test(index, visit_may_clear_and_replace)
@@ -761,7 +802,7 @@ static uint64_t stuff_shard(struct index *ix, uint64_t place, uint64_t *rng)
             if (index_load(&b[i]) != 0) {
                 i++;
             } else if (x_row(ix, state, (uint64_t)group << ix->tag_bits | tag) == row) {
-                put_word(&b[i++], word_with_tag(ix, index_make_flash(ix, place++, 0, 0), tag));
+                put_word(&b[i++], word_with_tag(ix, index_make_flash(ix, place++, 0, 0, 0), tag));
                 bump(&ix->shard[0].counts[INDEX_FLASH], 1);
             }
         }

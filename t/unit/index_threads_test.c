@@ -51,7 +51,7 @@ static void run_one(struct index *ix, uint64_t id)
     struct lock *l = index_lock(ix, hash);
     index_prefetch(ix, hash);
     lock_take(l);
-    cr_assert_eq(index_insert(ix, hash, index_make_flash(ix, id, 1, 1)), 0);
+    cr_assert_eq(index_insert(ix, hash, index_make_flash(ix, id, 1, 1, 0)), 0);
     lock_release(l);
     cr_assert(has(ix, id));
     if (id % 3 != 0)
