@@ -347,13 +347,20 @@ static bool is_unreadable(const struct cache_read *r)
     return r->verdict == READ_BAD || r->verdict == READ_FAILED;
 }
 
+/* Records that the op could not read; each has been counted. */
+static unsigned unreadable_count(const struct cache_op *op)
+{
+    unsigned n = 0;
+    for (const struct cache_read *r = op->reads; r; r = r->next)
+        n += is_unreadable(r);
+    return n;
+}
+
 /* Words of the op's tag that could not be read: those, and all that they may hide, go. Those that were
  * of no use to anyone are not counted. */
 static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
 {
-    unsigned unreadable = 0, gone = flash_forget_ranks(c, op->hash, rank_max, NULL);
-    for (const struct cache_read *r = op->reads; r; r = r->next)
-        unreadable += is_unreadable(r);
+    unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max, NULL);
     cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
 }
 
