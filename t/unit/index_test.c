@@ -514,6 +514,54 @@ Test(index, a_full_arena_fails_inserts_and_all_is_intact)
     end_world(&w);
 }
 
+Test(index, a_hash_whose_tag_is_0_matches_no_empty_slot)
+{
+    struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
+    uint64_t hash = (uint64_t)5 << (64 - SHARD_BITS) | (uint64_t)3 << w.ix->tag_bits;
+    index_slot *slots[INDEX_MATCH_MAX];
+    struct lock *l = index_lock(w.ix, hash);
+    lock_take(l);
+    cr_assert_eq(index_match(w.ix, hash, slots), 0u);
+    cr_assert_eq(index_insert(w.ix, hash, index_make_flash(w.ix, 77, 0, 0)), 0);
+    cr_assert_eq(index_match(w.ix, hash, slots), 1u);
+    cr_assert_eq(index_place(w.ix, index_load(slots[0])), 77u);
+    lock_release(l);
+    end_world(&w);
+}
+
+/* Where the last noted move of the shard put a word, seen from there: the other bucket of that word. */
+static index_slot *bucket_that_was_left(struct index *ix, unsigned s)
+{
+    uint64_t at = peek(&ix->root->shard[s].moved_to);
+    cr_assert_neq(at, 0u);
+    uint64_t number = (at - 1) >> 3;
+    uint32_t group = (uint32_t)number & group_mask(ix);
+    index_slot *to = find_bucket(ix, s, (uint32_t)(number >> ix->group_bits), group) + ((at - 1) & 7);
+    uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, index_load(to));
+    return candidate_of(ix, s, shard_state(ix, s), other_x(ix, x)).bucket;
+}
+
+/* Else a kill between the two stores of a move would leave a word twice. */
+Test(index, a_move_to_the_other_candidate_is_noted)
+{
+    struct world w = new_world(FLASH_1T, 0, 0);
+    uint64_t moves = 0;
+    for (uint64_t id = 0; add(w.ix, id) == 0; id++) {
+        uint64_t hash = mix(id);
+        unsigned s = index_shard_of(w.ix, hash);
+        if (info_of(w.ix).displacements == moves)
+            continue;
+        moves = info_of(w.ix).displacements;
+        struct lock *l = index_lock(w.ix, hash);
+        lock_take(l);
+        index_slot *mine = index_find_place(w.ix, hash, id), *left = bucket_that_was_left(w.ix, s);
+        cr_assert(mine >= left && mine < left + INDEX_BUCKET_WORDS);
+        lock_release(l);
+    }
+    cr_assert_gt(moves, 100u);
+    end_world(&w);
+}
+
 Test(index, both_candidates_are_used)
 {
     struct world w = new_world(FLASH_1T, 1 * MiB, 0);
