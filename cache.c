@@ -1542,6 +1542,20 @@ static uint64_t random_seed(void)
     return seed;
 }
 
+/* The numbers of an earlier process, or new ones. 0, or -EUCLEAN: they are damaged. */
+static int take_root(struct cache *c, bool attached)
+{
+    struct cache_root *root = c->root;
+    if (attached && !cache_root_is_sound(root))
+        return -EUCLEAN;
+    if (!attached && root->hash_seed == 0)
+        cache_root_set_seed(root, random_seed());
+    atomic_store(&root->flush_changers, 0);
+    cache_root_flush_begin(root);
+    cache_root_flush_end(root);
+    return 0;
+}
+
 struct cache *cache_create(const struct cache_options *opt)
 {
     struct cache *c = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*c), CACHE_LINE_BYTES));
@@ -1569,12 +1583,12 @@ struct cache *cache_create(const struct cache_options *opt)
         if (!c->sizes)
             goto fail;
     }
-    if (!opt->attached && c->root->hash_seed == 0)
-        c->root->hash_seed = random_seed();
-    return c;
+    rc = take_root(c, opt->attached);
+    if (rc == 0)
+        return c;
 fail:
     cache_destroy(c);
-    errno = ENOMEM;
+    errno = rc != 0 ? -rc : ENOMEM;
     return NULL;
 }
 
@@ -1633,6 +1647,7 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
     uint32_t now = clock_now_sec();
     uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
     uint32_t limit_unix = (uint32_t)clock_rel_to_unix(limit);
+    cache_root_flush_begin(c->root);
     raise_flush(c, planned_and_come(c, now));
     if (limit <= now) {
         uint32_t most_unix = (uint32_t)clock_rel_to_unix(limit > now - 1 ? limit : now - 1);
@@ -1642,6 +1657,7 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
             atomic_store(&c->root->flush_unix, most_unix);
     }
     atomic_store(&c->root->planned_unix, limit <= now ? 0 : limit_unix);
+    cache_root_flush_end(c->root);
     atomic_store(&c->settings->oldest_live_sec, limit);
     if (c->ext && limit <= now)
         ext_flush_all(c->ext, limit_unix);

@@ -336,14 +336,27 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
     return rc == 0 ? 0 : refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
 }
 
+/* Can this be an entry of the page table? Not all fields matter: counts and references are made
+ * anew; exptime_max and time_max tell themselves when they are damaged; of a wrong version, no record
+ * verifies; wrong bytes_appended and bytes_real mislead the choice of pages to rescue at worst, and
+ * retry_sec and failures the time of a test write. */
+static bool page_is_sound(const struct extstore *e, const struct ext_page *p)
+{
+    uint32_t newest = atomic_load(&e->root->next_version);
+    return ext_page_state_of(p) <= EXT_PAGE_BAD && p->bucket < EXT_BUCKET_COUNT &&
+           atomic_load(&p->slots_used) <= e->slots_per_page &&
+           p->bad_chunk * EXT_IO_CHUNK_BYTES < e->page_bytes &&
+           (ext_page_state_of(p) == EXT_PAGE_FREE ||
+            (int32_t)(newest - atomic_load(&p->version)) >= 0);
+}
+
 /* Puts the page table of an earlier process right: nobody reads, nothing is counted yet. */
 static int reset_pages(struct extstore *e, char *why, size_t n)
 {
     for (uint32_t i = 0; i < e->page_count; i++) {
         struct ext_page *p = &e->pages[i];
         enum ext_page_state s = ext_page_state_of(p);
-        if (s > EXT_PAGE_BAD || p->bucket >= EXT_BUCKET_COUNT ||
-            atomic_load(&p->slots_used) > e->slots_per_page)
+        if (!page_is_sound(e, p))
             return refuse(why, n, -ESTALE, "flash: the page table kept in memory is damaged");
         if (s == EXT_PAGE_DRAINING)
             atomic_store(&p->state, EXT_PAGE_SEALED);
@@ -363,26 +376,60 @@ static int reset_pages(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
+/* Can this be the table entry of a record in the buffer? What an entry names lies in the buffer; if
+ * the record is whole, and not one whose copying a kill cut short, then the hash is its key's. */
+static bool entry_is_sound(struct extstore *e, const struct ext_wbuf_root *root, uint64_t slot,
+                           const struct ext_entry *entry)
+{
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    const char *memory = arena_base(e->arena) + root->memory;
+    uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+    struct ext_record rec;
+    if (offset < ext_slot_front(e, slot) || entry->record_bytes < sizeof(struct ext_record_head) ||
+        entry->record_bytes % EXT_GRANULE_BYTES != 0 ||
+        offset + entry->record_bytes > atomic_load(&root->front_bytes))
+        return false;
+    if (ext_record_verify(memory + offset, entry->record_bytes, root->version,
+                          ext_slot_place(e, slot) + entry->granule, &rec) != 0)
+        return true;
+    if (cb->hash_of != NULL && cb->hash_of(cb->ctx, rec.key, rec.key_bytes) != entry->hash)
+        return false;
+    /* The youngest records are in buffers: numbers go on above theirs, whatever the root says. */
+    if (atomic_load(&e->root->next_seq) < rec.seq)
+        atomic_store(&e->root->next_seq, rec.seq);
+    return true;
+}
+
 /* Can this be what an unflushed buffer held? */
-static bool buffer_is_sound(const struct extstore *e, struct ext_wbuf_root *root)
+static bool buffer_is_sound(struct extstore *e, struct ext_wbuf_root *root, uint64_t slot)
 {
     uint32_t count = atomic_load(&root->count);
-    return root->bucket < EXT_BUCKET_COUNT && count <= e->wbuf_bytes / sizeof(struct ext_entry) - 2 &&
-           atomic_load(&root->front_bytes) <= ext_table_start(e->wbuf_bytes, count);
+    char *end = arena_base(e->arena) + root->memory + e->wbuf_bytes;
+    if (root->bucket >= EXT_BUCKET_COUNT || count > e->wbuf_bytes / sizeof(struct ext_entry) - 2 ||
+        root->version != atomic_load(&e->pages[ext_slot_page(e, slot)].version) ||
+        atomic_load(&root->front_bytes) < ext_slot_front(e, slot) ||
+        atomic_load(&root->front_bytes) > ext_table_start(e->wbuf_bytes, count))
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!entry_is_sound(e, root, slot, ext_entry_at(end, i)))
+            return false;
+    }
+    return true;
 }
 
 /* Is what the map says about the slots of an earlier process's pages possible? Slots beyond
- * slots_used were not yet given out. */
-static bool slots_are_sound(const struct extstore *e, struct ext_wbuf_root *roots)
+ * slots_used were not yet given out; a page in use without a version was just becoming free. */
+static bool slots_are_sound(struct extstore *e, struct ext_wbuf_root *roots)
 {
     for (uint32_t page = 0; page < e->page_count; page++) {
         bool is_free = ext_page_state_of(&e->pages[page]) == EXT_PAGE_FREE;
         uint32_t used = atomic_load(&e->pages[page].slots_used);
         for (uint32_t i = 0; !is_free && i < e->slots_per_page; i++) {
-            struct extmap_range r = extmap_get(e->map, (uint64_t)page * e->slots_per_page + i);
-            if (i >= used && r.state != EXTMAP_FREE)
+            uint64_t slot = (uint64_t)page * e->slots_per_page + i;
+            struct extmap_range r = extmap_get(e->map, slot);
+            if (r.state != EXTMAP_FREE && (i >= used || atomic_load(&e->pages[page].version) == 0))
                 return false;
-            if (r.state == EXTMAP_DELAYED && !buffer_is_sound(e, &roots[r.buffer]))
+            if (r.state == EXTMAP_DELAYED && !buffer_is_sound(e, &roots[r.buffer], slot))
                 return false;
         }
     }

@@ -558,6 +558,16 @@ static bool is_overloaded(const struct shard *sh)
     return peek(&sh->counts[INDEX_RAM]) + peek(&sh->counts[INDEX_FLASH]) > sh->grow_at;
 }
 
+/* New rows of the words of an old row. */
+static void new_rows(const struct index *ix, uint32_t n, uint32_t m, uint32_t row, uint32_t *low,
+                     uint32_t *high)
+{
+    uint64_t first_tag = (((uint64_t)row << ix->tag_bits) + n - 1) / n;
+    uint64_t last_tag = ((((uint64_t)row + 1) << ix->tag_bits) + n - 1) / n - 1;
+    *low = tag_row(ix, first_tag, m);
+    *high = tag_row(ix, last_tag, m);
+}
+
 /* Makes the lumps that the words of the next old bucket (and its neighbours) may go to. 0 or
  * -ENOSPC. */
 static int ensure_lumps(struct index *ix, unsigned s, uint64_t state)
@@ -567,10 +577,8 @@ static int ensure_lumps(struct index *ix, unsigned s, uint64_t state)
         return 0;
     uint32_t n = state_rows(state), m = state_rows_grown(state);
     uint32_t group = (uint32_t)done & group_mask(ix);
-    uint64_t row = n - 1 - (done >> ix->group_bits);
-    uint64_t first_tag = ((row << ix->tag_bits) + n - 1) / n;
-    uint64_t last_tag = (((row + 1) << ix->tag_bits) + n - 1) / n - 1;
-    uint32_t low = tag_row(ix, first_tag, m), high = tag_row(ix, last_tag, m);
+    uint32_t low, high;
+    new_rows(ix, n, m, n - 1 - (uint32_t)(done >> ix->group_bits), &low, &high);
     for (uint32_t r = low; r <= high; r++) {
         int rc = add_lump(ix, s, (uint32_t)(bucket_number(ix, r, group) >> ix->lump_shift));
         if (rc != 0)
@@ -693,6 +701,39 @@ static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
 
 /* ---- attach -------------------------------------------------------------------------- */
 
+/* Are the lumps of buckets first .. end - 1 there? */
+static bool has_lumps(const struct index *ix, unsigned s, uint64_t first, uint64_t end)
+{
+    for (uint64_t lump = first >> ix->lump_shift; lump <= (end - 1) >> ix->lump_shift; lump++) {
+        const dir_entry *e = directory_entry(ix, s, (uint32_t)lump);
+        if (!e || atomic_load_explicit(e, memory_order_relaxed) == 0)
+            return false;
+    }
+    return true;
+}
+
+/* Has a growth that says it came so far what it needed for that? */
+static bool has_grown_lumps(const struct index *ix, unsigned s, uint64_t state)
+{
+    uint32_t n = state_rows(state), m = state_rows_grown(state), low, high;
+    uint32_t whole = (uint32_t)(state_done(state) >> ix->group_bits); /* old rows */
+    uint32_t groups = (uint32_t)state_done(state) & group_mask(ix);   /* of the next one */
+    if (whole > 0) {
+        new_rows(ix, n, m, n - whole, &low, &high);
+        if (!has_lumps(ix, s, bucket_number(ix, low, 0), bucket_number(ix, m, 0)))
+            return false;
+    }
+    if (groups == 0)
+        return true;
+    new_rows(ix, n, m, n - 1 - whole, &low, &high);
+    for (uint32_t row = low; row <= high; row++) {
+        uint64_t first = bucket_number(ix, row, 0);
+        if (!has_lumps(ix, s, first, first + groups))
+            return false;
+    }
+    return true;
+}
+
 /* Claims a shard's lumps. */
 static int attach_lumps(struct index *ix, unsigned s)
 {
@@ -723,7 +764,7 @@ static int attach_lumps(struct index *ix, unsigned s)
         run_start = offset;
         run_bytes = unit != 0 ? ix->lump_bytes : 0;
     }
-    return 0;
+    return state_is_growing(state) && !has_grown_lumps(ix, s, state) ? -EUCLEAN : 0;
 }
 
 /* The word's twin in the bucket where x puts it, NULL if there is none. */

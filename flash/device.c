@@ -175,6 +175,21 @@ static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_
     return 0;
 }
 
+#define OLD_SLOTS_MAX 64u /* slots' ends, at multiples of a megabyte, where trailers may stand */
+static_assert(EXT_MARK_BYTES == EXT_SLOT_BLOCK_BYTES, "a mark is a block of its slot");
+
+/* Builds that made no mark left pages all the same: does a slot's trailer stand where one may? */
+static bool has_pages(int fd)
+{
+    for (unsigned i = 1; i <= OLD_SLOTS_MAX; i++) {
+        struct ext_trailer t;
+        if (pread(fd, &t, sizeof(t), (off_t)(i * MiB - sizeof(t))) == (ssize_t)sizeof(t) &&
+            t.magic == EXT_TRAILER_MAGIC && t.version != 0 && t.reserved == 0)
+            return true;
+    }
+    return false;
+}
+
 /* Nobody else's bytes are overwritten, unless that was asked for. */
 static int check_content(struct ext_device *d, bool format, char *why, size_t n)
 {
@@ -183,7 +198,7 @@ static int check_content(struct ext_device *d, bool format, char *why, size_t n)
     if (rc != 0)
         return say(why, n, rc, d->path, "can't be examined");
     d->stamp = found.stamp;
-    if (found.what[0] == '\0')
+    if (found.what[0] == '\0' || has_pages(d->fd))
         return 0;
     if (!format) {
         snprintf(why, n,

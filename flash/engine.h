@@ -35,7 +35,33 @@
 
 /* ---- what lives in the arena: fixed width, no pointers ---- */
 
-struct ext_page { /* 64 bytes */
+/* A number that is only raised, together with its complement, in one word: so that one that was
+ * damaged is known as that, and then as large as can be, which harms nothing here. */
+typedef _Atomic(uint64_t) ext_raised;
+
+static inline uint64_t ext_raised_of(uint32_t value)
+{
+    return (uint64_t)~value << 32 | value;
+}
+static inline uint32_t ext_raised_get(const ext_raised *at)
+{
+    uint64_t both = atomic_load_explicit(at, memory_order_relaxed);
+    return both == ext_raised_of((uint32_t)both) ? (uint32_t)both : UINT32_MAX;
+}
+static inline void ext_raised_set(ext_raised *at, uint32_t value)
+{
+    atomic_store_explicit(at, ext_raised_of(value), memory_order_relaxed);
+}
+static inline void ext_raise(ext_raised *at, uint32_t value)
+{
+    uint64_t was = atomic_load_explicit(at, memory_order_relaxed);
+    while ((uint32_t)was < value &&
+           !atomic_compare_exchange_weak_explicit(at, &was, ext_raised_of(value),
+                                                  memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
+struct ext_page { /* 72 bytes */
     /* under page_lock; state and version are also read without */
     _Atomic(uint32_t) version; /* 0 when FREE */
     _Atomic(uint32_t) state;   /* enum ext_page_state */
@@ -47,14 +73,14 @@ struct ext_page { /* 64 bytes */
     _Atomic(uint32_t) objects;
     _Atomic(uint32_t) refs;           /* readers, wbufs not yet written, reclaim; not persistent */
     _Atomic(uint32_t) slots_busy;     /* of these refs, wbufs; not persistent */
-    _Atomic(uint32_t) exptime_max;    /* UINT32_MAX once a record never expires */
+    _Atomic(uint32_t) retry_sec;      /* BAD: not tried before; monotonic */
+    ext_raised exptime_max;           /* UINT32_MAX once a record never expires */
+    ext_raised time_max;              /* youngest time_unix */
     _Atomic(uint64_t) bytes_used;     /* of live objects, by length class */
     _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
-    _Atomic(uint32_t) time_max;       /* youngest time_unix */
-    _Atomic(uint32_t) retry_sec;      /* BAD: not tried before; monotonic */
     _Atomic(uint64_t) bytes_real;     /* of all objects of this life, exactly */
 };
-static_assert(sizeof(struct ext_page) == 64, "page table entry");
+static_assert(sizeof(struct ext_page) == 72, "page table entry");
 
 /* What a restart needs of a wbuf. Which range it holds, and if that is written, says extmap. */
 struct ext_wbuf_root {
@@ -120,7 +146,7 @@ struct ext_root {
     _Atomic(uint32_t) flush_unix; /* ext_flush_all */
     _Atomic(uint64_t) counters[EXT_COUNTER_COUNT];
 };
-#define EXT_ROOT_FORMAT UINT64_C(0x0431746f6f527845)
+#define EXT_ROOT_FORMAT UINT64_C(0x0531746f6f527845)
 static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root");
 
 /* ---- what belongs to this process ---- */

@@ -8,10 +8,8 @@
 
 #include "base/clock.h"
 #include "base/crc.h"
-#include "flash/record.h"
 
 #define LOOK_BYTES (1 * MiB) /* of a file: all zero means that nobody put anything there */
-#define OLD_SLOTS_MAX 64u    /* slots' ends, at multiples of a megabyte, where trailers may stand */
 #define WIPES_MAX 64u        /* signatures on one device */
 
 struct mark {
@@ -23,7 +21,6 @@ struct mark {
     char zeroes[EXT_MARK_BYTES - 152];
 };
 static_assert(sizeof(struct mark) == EXT_MARK_BYTES, "mark layout");
-static_assert(EXT_MARK_BYTES == EXT_SLOT_BLOCK_BYTES, "slots are written in such blocks");
 
 static const char magic[8] = "ExtFlash";
 static const char text[] = "\nFlash of an Extant cache: pages of records, of no use to others.\n";
@@ -83,21 +80,6 @@ static int read_at(int fd, void *into, size_t bytes, off_t offset)
         done += (size_t)n;
     }
     memset((char *)into + done, 0, bytes - done);
-    return 0;
-}
-
-/* Builds that made no mark left pages all the same: does a slot's trailer stand where one may? 1,
- * 0 or -errno. */
-static int has_trailer(int fd)
-{
-    for (unsigned i = 1; i <= OLD_SLOTS_MAX; i++) {
-        struct ext_trailer t;
-        int rc = read_at(fd, &t, sizeof(t), (off_t)(i * MiB - sizeof(t)));
-        if (rc != 0)
-            return rc;
-        if (t.magic == EXT_TRAILER_MAGIC && t.version != 0 && t.reserved == 0)
-            return 1;
-    }
     return 0;
 }
 
@@ -179,10 +161,6 @@ int ext_mark_look(int fd, struct ext_mark_found *out)
         out->ours = true;
         out->stamp = m.crc == mark_crc(&m) && m.format == EXT_MARK_FORMAT ? m.stamp : 0;
         return 0;
-    }
-    if ((rc = has_trailer(fd)) != 0) {
-        out->ours = rc > 0;
-        return rc > 0 ? 0 : rc;
     }
     if (S_ISREG(st.st_mode) && st.st_size == 0)
         return 0;

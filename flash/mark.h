@@ -20,7 +20,7 @@
 
 /* What stands on a device. */
 struct ext_mark_found {
-    bool ours;      /* a mark, or pages of builds that made none */
+    bool ours;      /* a mark */
     uint64_t stamp; /* 0: there is none, or it is damaged */
     char what[96];  /* somebody else's: what it is, for a line; else "" */
 };

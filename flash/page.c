@@ -92,8 +92,8 @@ static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page
     } while (version == 0);
     p->bucket = (uint8_t)bucket;
     atomic_store_explicit(&p->slots_used, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->exptime_max, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->time_max, 0, memory_order_relaxed);
+    ext_raised_set(&p->exptime_max, 0);
+    ext_raised_set(&p->time_max, 0);
     atomic_store_explicit(&p->bytes_used, 0, memory_order_relaxed);
     atomic_store_explicit(&p->bytes_appended, 0, memory_order_relaxed);
     atomic_store_explicit(&p->bytes_real, 0, memory_order_relaxed);
@@ -312,14 +312,6 @@ uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok)
     return wait_sec;
 }
 
-static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
-{
-    uint32_t was = atomic_load_explicit(at, memory_order_relaxed);
-    while (was < value && !atomic_compare_exchange_weak_explicit(at, &was, value, memory_order_relaxed,
-                                                                 memory_order_relaxed))
-        ;
-}
-
 void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_bytes,
                          unsigned len_class, uint32_t exptime_unix, uint32_t time_unix)
 {
@@ -329,8 +321,8 @@ void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_byte
     atomic_fetch_add_explicit(&p->bytes_used, bytes, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->bytes_appended, bytes, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->bytes_real, record_bytes, memory_order_relaxed);
-    raise_to(&p->exptime_max, exptime_unix == 0 ? UINT32_MAX : exptime_unix);
-    raise_to(&p->time_max, time_unix);
+    ext_raise(&p->exptime_max, exptime_unix == 0 ? UINT32_MAX : exptime_unix);
+    ext_raise(&p->time_max, time_unix);
 }
 
 uint64_t ext_page_live_bytes(const struct ext_page *p)

@@ -33,6 +33,10 @@
 /* Persistent root, in the arena. */
 struct cache_root {
     uint64_t hash_seed;
+    uint64_t hash_seed_check;          /* cache_check_of(hash_seed, 0) */
+    _Atomic(uint64_t) flush_check;     /* of the three below; counts only while nobody changes them */
+    _Atomic(uint32_t) flush_changers;  /* threads that do */
+    uint32_t reserved;
     _Atomic(uint64_t) cas_counter;
     _Atomic(uint64_t) flush_cas;       /* items with a lower cas are dead, once flush_sec has come */
     _Atomic(uint32_t) flush_unix;      /* items last touched at or before are dead from then on; 0 none */
@@ -40,6 +44,45 @@ struct cache_root {
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
 };
 static_assert(sizeof(struct cache_root) <= ARENA_ROOT_MODULE_BYTES, "cache root");
+
+/* Checks of numbers on which all objects hang, and which nothing else would tell to be damaged. */
+static inline uint64_t cache_check_of(uint64_t a, uint64_t b)
+{
+    uint64_t x = (a ^ UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = ((x ^ x >> 29) + b) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 32;
+}
+static inline void cache_root_set_seed(struct cache_root *r, uint64_t seed)
+{
+    r->hash_seed = seed;
+    r->hash_seed_check = cache_check_of(seed, 0);
+}
+static inline uint64_t cache_root_flush_check(const struct cache_root *r)
+{
+    return cache_check_of(atomic_load(&r->flush_cas), (uint64_t)atomic_load(&r->flush_unix) << 32 |
+                                                          atomic_load(&r->planned_unix));
+}
+/* Around each change of flush_cas, flush_unix and planned_unix; any number of threads. */
+static inline void cache_root_flush_begin(struct cache_root *r)
+{
+    atomic_fetch_add(&r->flush_changers, 1);
+}
+static inline void cache_root_flush_end(struct cache_root *r)
+{
+    uint64_t check;
+    do {
+        check = cache_root_flush_check(r);
+        atomic_store(&r->flush_check, check);
+    } while (check != cache_root_flush_check(r)); /* another changed them meanwhile */
+    atomic_fetch_sub(&r->flush_changers, 1);
+}
+/* Could an earlier process have left this? A kill may have come in the midst of a flush_all. */
+static inline bool cache_root_is_sound(const struct cache_root *r)
+{
+    return r->hash_seed_check == cache_check_of(r->hash_seed, 0) &&
+           (atomic_load(&r->flush_changers) != 0 ||
+            atomic_load(&r->flush_check) == cache_root_flush_check(r));
+}
 
 enum cache_counter {
 #define X(name, help) CACHE_N_##name,

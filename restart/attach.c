@@ -36,6 +36,7 @@
 #define BYTES_PER_THREAD (32 * MiB) /* of items and index: less is not worth a thread */
 #define EXPIRED_MAX 65536           /* dropped by each thread; more is left to the crawler */
 #define RADIX_BITS 11
+#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
 
 struct found { /* a RAM word */
     uint64_t hash_like; /* stands for it in calls of index.h */
@@ -58,6 +59,7 @@ struct attacher {
     size_t doomed_count, doomed_room;
     struct founds expired;
     struct founds items, spare; /* of the shard at work; spare is for sorting */
+    uint64_t cas_max;
     bool has_flash;             /* the shard at work has flash words */
     uint64_t misfits;            /* words of the shard at work that name no item */
     int error;
@@ -181,6 +183,9 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
         it->lru_id = lru_id_of(lru_class(it->lru_id), LRU_COLD);
     lru_attach_live(a->job->lru, a->part, h);
     cache_sizes_count(c, it, 1);
+    uint64_t cas = item_cas(it);
+    if (cas > a->cas_max && cas < CAS_SANE_MAX)
+        a->cas_max = cas;
     a->report.ram_items++;
     a->report.shadow_items += shadow;
     if (a->expired.count < EXPIRED_MAX && item_death(c, it, a->job->now) != ITEM_ALIVE)
@@ -428,6 +433,18 @@ static void add_reports(struct attach_report *sum, const struct attach_report *r
     sum->shadow_items += r->shadow_items;
 }
 
+/* The cas of every item stays below what the next one gets, and the engine knows of flush_all what
+ * the cache does, whatever the memory says. */
+static void take_numbers(struct cache *c, const struct attacher *a, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (a[i].cas_max > atomic_load(&c->root->cas_counter))
+            atomic_store(&c->root->cas_counter, a[i].cas_max);
+    }
+    if (c->ext)
+        ext_flush_all(c->ext, atomic_load(&c->root->flush_unix));
+}
+
 static int attach_with(struct cache *c, struct attacher *a, unsigned count,
                        struct attach_report *out)
 {
@@ -458,6 +475,7 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
     if (!c->settings->lru_segmented)
         flatten(c);
     c->settings->oldest_live_sec = cache_oldest_live_sec(c);
+    take_numbers(c, a, count);
     if (c->ext)
         ext_attach_done(c->ext);
     return 0;

@@ -39,6 +39,7 @@ static_assert(sizeof(struct geometry) <= ARENA_GEOMETRY_BYTES_MAX, "fits the hea
 struct restart_root {
     uint64_t magic; /* written last: everything was there once */
     int64_t unix_epoch_sec, mono_epoch_sec;
+    uint64_t check; /* of both: all times of all objects hang on them */
 };
 static_assert(sizeof(struct restart_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
 
@@ -282,12 +283,20 @@ static int make_extstore(const struct restart_options *o, struct restart *r, str
     return 0;
 }
 
+static uint64_t epochs_check(const struct restart_root *root)
+{
+    const uint64_t epochs[2] = {(uint64_t)root->unix_epoch_sec, (uint64_t)root->mono_epoch_sec};
+    return hash_numbers(ROOT_MAGIC, epochs, ARRAY_COUNT(epochs));
+}
+
 /* The clock goes on where the content's first process began it. 0 or -errno. */
 static int continue_clock(struct restart *r)
 {
     const struct restart_root *root = arena_root(r->arena, ARENA_ROOT_RESTART);
     if (root->magic != ROOT_MAGIC)
         return -EUCLEAN;
+    if (root->check != epochs_check(root))
+        return -EBADMSG;
     return clock_setup_boot_epoch(root->unix_epoch_sec, root->mono_epoch_sec);
 }
 
@@ -296,6 +305,7 @@ static void keep_clock(struct restart *r)
     struct restart_root *root = arena_root(r->arena, ARENA_ROOT_RESTART);
     root->unix_epoch_sec = clock_unix_epoch_sec();
     root->mono_epoch_sec = clock_mono_epoch_sec();
+    root->check = epochs_check(root);
     atomic_thread_fence(memory_order_release);
     *(volatile uint64_t *)&root->magic = ROOT_MAGIC;
 }

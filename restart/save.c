@@ -45,11 +45,13 @@ void cache_numbers(const struct cache *c, struct cache_numbers *out)
 
 void cache_set_numbers(struct cache *c, const struct cache_numbers *n)
 {
-    c->root->hash_seed = n->hash_seed;
+    cache_root_set_seed(c->root, n->hash_seed);
+    cache_root_flush_begin(c->root);
     atomic_store(&c->root->cas_counter, n->cas_counter);
     atomic_store(&c->root->flush_cas, n->flush_cas);
     atomic_store(&c->root->flush_unix, n->flush_unix);
     atomic_store(&c->root->planned_unix, n->planned_unix);
+    cache_root_flush_end(c->root);
     c->settings->oldest_live_sec = cache_oldest_live_sec(c);
 }
 

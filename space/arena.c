@@ -72,6 +72,7 @@ struct arena {
     uint64_t touch_bytes; /* what the kernel may make resident at one touch */
     int fd;               /* -1: anonymous */
     bool locked;
+    bool found_content; /* of an earlier process, in the file */
     struct arena_header *header;
     struct extents *set;
     map_word *used_map, *touched_map; /* in the mapping */
@@ -309,7 +310,11 @@ static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
     bool was_touched = map_any(a->touched_map, first, end);
     if (zeroed != NULL)
         *zeroed = !was_touched;
-    if (was_touched && map_all(a->touched_map, first, end))
+    /* What a file that was found says of itself is not believed where it would cost a crash: that
+     * memory is zero, or that the file system has room for it. */
+    if (a->found_content && zeroed != NULL)
+        *zeroed = false;
+    if (was_touched && !a->found_content && map_all(a->touched_map, first, end))
         return 0;
     if (a->fd >= 0 && atomic_load_explicit(&a->can_reserve, memory_order_relaxed)) {
         int rc;
@@ -668,6 +673,7 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
         return rc;
     atomic_store(&a->use_bytes[ARENA_USE_META], a->meta_bytes);
     atomic_store(&a->used_bytes, a->meta_bytes);
+    a->found_content = *attached;
     if (*attached) {
         a->header->generation = generation + 1;
         return adopt_used(a);

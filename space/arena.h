@@ -94,7 +94,7 @@ void *arena_root(const struct arena *a, enum arena_root_id id);
 
 /* Allocates bytes (> 0, rounded up to units) at the lowest offset possible that is a multiple of
  * align (power of two, at least a unit). *zeroed, if asked for, is true iff the content is known
- * to be zeroes. 0, or -ENOSPC: no address range is long enough, or the file system is full. Does
+ * to be zeroes (never after an attach). 0, or -ENOSPC: no address range is long enough, or the file system is full. Does
  * not wait. */
 int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t align,
                 uint64_t *offset, bool *zeroed);

@@ -237,8 +237,7 @@ static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class
 static bool is_expired(const struct ext_reclaim *r, uint32_t page)
 {
     const struct ext_page *p = &r->e->pages[page];
-    uint32_t exptime_max = atomic_load_explicit(&p->exptime_max, memory_order_relaxed);
-    uint32_t time_max = atomic_load_explicit(&p->time_max, memory_order_relaxed);
+    uint32_t exptime_max = ext_raised_get(&p->exptime_max), time_max = ext_raised_get(&p->time_max);
     uint32_t flush = atomic_load_explicit(&r->e->root->flush_unix, memory_order_relaxed);
     if (exptime_max != UINT32_MAX && exptime_max + EXPIRE_GRACE_SEC < r->now_unix)
         return true;

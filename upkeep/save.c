@@ -69,8 +69,8 @@ static struct saved_page saved_of(const struct ext_page *p)
         .version = atomic_load(&p->version),
         .slots_used = atomic_load(&p->slots_used),
         .objects = atomic_load(&p->objects),
-        .exptime_max = atomic_load(&p->exptime_max),
-        .time_max = atomic_load(&p->time_max),
+        .exptime_max = ext_raised_get(&p->exptime_max),
+        .time_max = ext_raised_get(&p->time_max),
         .state = (uint8_t)s,
         .bucket = p->bucket,
         .bytes_used = atomic_load(&p->bytes_used),
@@ -139,8 +139,8 @@ static void page_from(struct ext_page *to, const struct saved_page *p)
     atomic_store(&to->state, p->state);
     atomic_store(&to->slots_used, p->slots_used);
     atomic_store(&to->objects, p->objects);
-    atomic_store(&to->exptime_max, p->exptime_max);
-    atomic_store(&to->time_max, p->time_max);
+    ext_raised_set(&to->exptime_max, p->exptime_max);
+    ext_raised_set(&to->time_max, p->time_max);
     atomic_store(&to->bytes_used, p->bytes_used);
     atomic_store(&to->bytes_appended, p->bytes_appended);
     atomic_store(&to->bytes_real, p->bytes_real);

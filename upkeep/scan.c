@@ -114,6 +114,8 @@ static void scan_page_table(struct extstore *e, struct ext_scan *s, uint32_t pag
         used = i + 1;
     }
     p->bucket = EXT_BUCKET_DEFAULT;
+    ext_raised_set(&p->exptime_max, 0);
+    ext_raised_set(&p->time_max, 0);
     atomic_store(&p->version, latest);
     atomic_store(&p->state, EXT_PAGE_SEALED);
     atomic_store(&p->slots_used, used);
@@ -183,12 +185,6 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
     return 0;
 }
 
-static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
-{
-    if (atomic_load(at) < value)
-        atomic_store(at, value);
-}
-
 /* What ext_page_add_object would have noted, but for the object itself. */
 static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes,
                         const struct ext_scanned *rec)
@@ -196,8 +192,8 @@ static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes
     struct ext_page *p = &e->pages[page];
     atomic_fetch_add(&p->bytes_appended, ext_len_bytes(rec->len_class));
     atomic_fetch_add(&p->bytes_real, record_bytes);
-    raise_to(&p->exptime_max, rec->exptime_unix == 0 ? UINT32_MAX : rec->exptime_unix);
-    raise_to(&p->time_max, rec->time_unix);
+    ext_raise(&p->exptime_max, rec->exptime_unix == 0 ? UINT32_MAX : rec->exptime_unix);
+    ext_raise(&p->time_max, rec->time_unix);
     if (atomic_load(&e->root->next_seq) < rec->seq)
         atomic_store(&e->root->next_seq, rec->seq);
 }

@@ -81,7 +81,7 @@ static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, b
     f->cache = cache_create(&co);
     must(f->cache != NULL, "cache_create");
     if (short_tags)
-        f->cache->root->hash_seed = SIM_TAGS_HASH_SEED;
+        cache_root_set_seed(f->cache->root, SIM_TAGS_HASH_SEED);
     if (flash_mb > 0)
         open_flash(f, flash_mb);
     f->worker = cache_worker_create(f->cache, &f->stats);

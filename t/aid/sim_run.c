@@ -948,7 +948,7 @@ static void open_storage(void)
     if (me.r.report.dropped_items + me.r.report.dropped_objects > 0)
         fail("%s", me.r.line);
     if (!me.r.attached)
-        me.r.cache->root->hash_seed = SIM_TAGS_HASH_SEED;
+        cache_root_set_seed(me.r.cache->root, SIM_TAGS_HASH_SEED);
     struct extstore *e = me.r.ext;
     for (unsigned i = 0; i < s->device.count; i++) {
         s->device.fds[i] = e->devices[i].fd;

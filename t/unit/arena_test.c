@@ -505,6 +505,27 @@ Test(arena_attach, touched_is_remembered, .init = dir_make, .fini = dir_remove)
     arena_destroy(a);
 }
 
+/* The file says that memory is zero that isn't. */
+Test(arena_attach, zeroes_are_not_believed, .init = dir_make, .fini = dir_remove)
+{
+    in_killed_child(work_note);
+    int fd = open(file, O_RDWR);
+    static const char zeroes[64 * KiB];
+    /* 64 MiB: 2 KiB of bits each. */
+    cr_assert_eq(pwrite(fd, zeroes, 2 * KiB, (off_t)(ARENA_ROOT_BYTES + 4096)), 2 * (ssize_t)KiB);
+    close(fd);
+    bool attached, zeroed = true;
+    struct arena *a = arena_open(64 * MiB, file, "geometry", &attached);
+    cr_assert(a != NULL && attached, "%s", why);
+    struct note *note = arena_root(a, ARENA_ROOT_CACHE);
+    cr_assert_eq(arena_take(a, ARENA_USE_INDEX, note->kept, MiB), 0);
+    arena_attach_done(a);
+    uint64_t offset = must_alloc(a, MiB, 64 * KiB, &zeroed);
+    cr_assert_eq(offset, note->lost);
+    cr_assert(!zeroed);
+    arena_destroy(a);
+}
+
 /* Opens with other settings after a kill; the reason must be in the line, the arena empty. */
 static void must_start_empty(uint64_t reserve, const char *geometry, const char *reason)
 {

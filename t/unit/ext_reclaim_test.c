@@ -535,11 +535,11 @@ Test(ext_reclaim, the_last_expiry_of_a_page_survives_appends_of_two_threads)
     cr_assert_eq(pthread_create(&cure, NULL, race_of_a_cure, NULL), 0);
     bool lost = false;
     for (uint32_t n = 1; n <= RACES && !lost; n++) {
-        atomic_store(&p->exptime_max, 0);
+        ext_raised_set(&p->exptime_max, 0);
         race_add(0);
         for (uint32_t seen = atomic_load(&race.adds); atomic_load(&race.adds) - seen < 2;)
             sched_yield();
-        lost = atomic_load(&p->exptime_max) != UINT32_MAX;
+        lost = ext_raised_get(&p->exptime_max) != UINT32_MAX;
     }
     atomic_store(&race.over, true);
     pthread_join(cure, NULL);

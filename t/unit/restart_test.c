@@ -511,6 +511,172 @@ Test(restart, a_clock_from_the_future_starts_empty)
     expect_empty("-m 64", "its clock can't go on");
 }
 
+/* What a cache with an object in RAM, one in an unflushed buffer and one in a written slot leaves;
+ * `spoil` changes it in memory, just before the process ends. */
+static void leave_damaged(void (*spoil)(struct life *l))
+{
+    struct life l;
+    unlink(memory_file);
+    unlink(flash_file);
+    life_open(&l, with_flash("-m 64", 64));
+    fixture_set(&l.f, "written", "one");
+    to_flash(&l, "written");
+    cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+    fixture_set(&l.f, "buffered", "two");
+    to_flash(&l, "buffered");
+    fixture_set(&l.f, "key", "three");
+    spoil(&l);
+    life_end(&l);
+    clock_setup();
+}
+
+static struct ext_wbuf *open_wbuf(struct life *l)
+{
+    return l->f.ext->buckets[EXT_BUCKET_DEFAULT].open;
+}
+
+static struct ext_entry *open_entry(struct life *l)
+{
+    return ext_entry_at(open_wbuf(l)->memory + l->f.ext->wbuf_bytes, 0);
+}
+
+static struct ext_page *open_page(struct life *l)
+{
+    return &l->f.ext->pages[open_wbuf(l)->page];
+}
+
+/* The first field of shard s in the index's root (index.c). */
+static _Atomic(uint64_t) *shard_state(struct life *l, unsigned s)
+{
+    return (_Atomic(uint64_t) *)((char *)arena_root(l->f.arena, ARENA_ROOT_INDEX) + 192 + 64 * s);
+}
+
+static void spoil_granule(struct life *l) { open_entry(l)->granule = 0x7ffffff; }
+static void spoil_length(struct life *l) { open_entry(l)->record_bytes = 8; }
+static void spoil_long(struct life *l) { open_entry(l)->record_bytes += 16; }
+static void spoil_entry_hash(struct life *l) { open_entry(l)->hash ^= 1; }
+static void spoil_count(struct life *l) { atomic_store(&open_wbuf(l)->root->count, 100000000); }
+static void spoil_front(struct life *l) { atomic_store(&open_wbuf(l)->root->front_bytes, UINT32_MAX); }
+static void spoil_bucket(struct life *l) { open_wbuf(l)->root->bucket = 99; }
+static void spoil_wbuf_version(struct life *l) { open_wbuf(l)->root->version++; }
+static void spoil_page_version(struct life *l) { atomic_store(&open_page(l)->version, 0); }
+static void spoil_bad_chunk(struct life *l) { open_page(l)->bad_chunk = UINT16_MAX; }
+static void spoil_page_bucket(struct life *l) { open_page(l)->bucket = 77; }
+static void spoil_page_state(struct life *l) { atomic_store(&open_page(l)->state, 9); }
+static void spoil_slots_used(struct life *l) { atomic_store(&open_page(l)->slots_used, 9999); }
+static void spoil_next_version(struct life *l) { atomic_store(&l->f.ext->root->next_version, 0); }
+static void spoil_stamp(struct life *l) { l->f.ext->root->stamp ^= 1; }
+static void spoil_reclaim(struct life *l) { l->f.ext->root->reclaim = l->f.ext->root->pages; }
+static void spoil_growing(struct life *l)
+{
+    atomic_store(shard_state(l, 5), atomic_load(shard_state(l, 5)) | 1u << 20 | UINT64_C(30) << 22);
+}
+static void spoil_rows(struct life *l) { atomic_store(shard_state(l, 5), 3); }
+static void spoil_seed(struct life *l) { l->f.cache->root->hash_seed ^= 4; }
+static void spoil_flush(struct life *l) { atomic_store(&l->f.cache->root->flush_unix, 1); }
+static void spoil_planned(struct life *l) { atomic_store(&l->f.cache->root->planned_unix, 1); }
+static void spoil_flush_cas(struct life *l) { atomic_store(&l->f.cache->root->flush_cas, 1); }
+static void spoil_epoch(struct life *l)
+{
+    int64_t *root = arena_root(l->f.arena, ARENA_ROOT_RESTART);
+    root[1] += 3600; /* within what a clock may be off */
+}
+
+Test(restart, each_damaged_number_starts_empty)
+{
+    static const char table[] = "the page table kept in memory is damaged",
+                      buffers[] = "the write buffers kept in memory are damaged",
+                      index[] = "its index can't be used", cache[] = "its cache can't be used";
+    static const struct {
+        void (*spoil)(struct life *l);
+        const char *reason;
+    } cases[] = {{spoil_granule, buffers},
+                 {spoil_length, buffers},
+                 {spoil_long, buffers},
+                 {spoil_entry_hash, buffers},
+                 {spoil_count, buffers},
+                 {spoil_front, buffers},
+                 {spoil_bucket, buffers},
+                 {spoil_wbuf_version, buffers},
+                 {spoil_page_version, buffers},
+                 {spoil_bad_chunk, table},
+                 {spoil_page_bucket, table},
+                 {spoil_page_state, table},
+                 {spoil_slots_used, table},
+                 {spoil_next_version, table},
+                 {spoil_stamp, "was written to by another process since"},
+                 {spoil_reclaim, "the tables kept in memory overlap"},
+                 {spoil_growing, index},
+                 {spoil_rows, index},
+                 {spoil_seed, cache},
+                 {spoil_flush, cache},
+                 {spoil_planned, cache},
+                 {spoil_flush_cas, cache},
+                 {spoil_epoch, "its clock can't go on"}};
+    for (unsigned i = 0; i < ARRAY_COUNT(cases); i++) {
+        leave_damaged(cases[i].spoil);
+        expect_empty(with_flash("-m 64", 64), cases[i].reason);
+    }
+}
+
+static void spoil_times(struct life *l)
+{
+    for (uint32_t i = 0; i < l->f.ext->page_count; i++) {
+        atomic_store(&l->f.ext->pages[i].exptime_max, 1);
+        atomic_store(&l->f.ext->pages[i].time_max, 1);
+    }
+}
+static void spoil_counts(struct life *l)
+{
+    struct ext_page *p = open_page(l);
+    atomic_store(&p->refs, 77);
+    atomic_store(&p->objects, 77);
+    atomic_store(&p->slots_busy, 77);
+    atomic_store(&p->bytes_used, 77);
+    atomic_store(&p->bytes_appended, 0);
+    atomic_store(&p->bytes_real, UINT64_MAX);
+    atomic_store(&p->retry_sec, UINT32_MAX);
+    p->failures = UINT8_MAX;
+}
+static void spoil_seq(struct life *l) { atomic_store(&l->f.ext->root->next_seq, 0); }
+static void spoil_cas(struct life *l) { atomic_store(&l->f.cache->root->cas_counter, 0); }
+static void spoil_engines_flush(struct life *l)
+{
+    atomic_store(&l->f.ext->root->flush_unix, UINT32_MAX);
+}
+static void spoil_counters(struct life *l)
+{
+    memset((void *)l->f.ext->root->counters, 0xaa, sizeof(l->f.ext->root->counters));
+}
+
+/* Damage that costs nothing: the number is known to be wrong, or made anew. */
+Test(restart, other_damaged_numbers_cost_nothing)
+{
+    static void (*const spoils[])(struct life *) = {spoil_times, spoil_counts, spoil_seq, spoil_cas,
+                                                    spoil_engines_flush, spoil_counters};
+    for (unsigned i = 0; i < ARRAY_COUNT(spoils); i++) {
+        struct life l;
+        leave_damaged(spoils[i]);
+        life_open(&l, with_flash("-m 64", 64));
+        cr_assert(l.r.attached, "%u: %s", i, l.r.line);
+        cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+        for (unsigned step = 0; step < 100; step++)
+            ext_maint_step(l.f.ext, (uint32_t)clock_unix_now_sec());
+        cr_assert_str_eq(value_of(&l, "written"), "one", "%u", i);
+        cr_assert_str_eq(value_of(&l, "buffered"), "two", "%u", i);
+        cr_assert_str_eq(value_of(&l, "key"), "three", "%u", i);
+        uint64_t old_cas = item_cas(item_of(&l, "key"));
+        fixture_set(&l.f, "key", "four");
+        cr_assert_gt(item_cas(item_of(&l, "key")), old_cas, "%u", i);
+        /* The younger of two values on flash is known, though the older one's seq is from before. */
+        fixture_set(&l.f, "buffered", "young");
+        to_flash(&l, "buffered");
+        cr_assert_str_eq(value_of(&l, "buffered"), "young", "%u", i);
+        cr_assert_eq(ext_reconcile(l.f.ext), 0);
+        life_end(&l);
+    }
+}
+
 Test(restart, another_flash_file_starts_empty)
 {
     char other[128];
