@@ -521,6 +521,9 @@ static int start_listening(struct server *s)
 static int bring_up(struct server *s)
 {
     clock_setup();
+    if (clock_wall_is_odd())
+        log_warning("the machine's clock is before 1970 or after 2096: expiry times given as unix time are "
+                    "wrong until it is set and the server started again; times to live are kept");
     s->base = event_base_new();
     if (!s->base || hear_signals(s) != 0)
         return fail(EXIT_OS, "failed to make an event loop", NULL);

@@ -4,6 +4,10 @@
 #include <time.h>
 
 #define REL_YEARS_LEFT_SEC ((int64_t)30 * 365 * 24 * 3600)
+/* Wall clocks beyond these are read as if they stood here: unix times of items have 32 bits, and 0 means
+ * never. Ten years are left for this process to run. */
+#define WALL_MIN_SEC ((int64_t)CLOCK_START_REL_SEC + 1)
+#define WALL_MAX_SEC ((int64_t)UINT32_MAX - (int64_t)10 * 365 * 24 * 3600)
 #define EPOCH_MAX_SEC ((int64_t)1 << 40) /* from 1970, either way */
 
 /* clang-format off */
@@ -14,6 +18,7 @@ static uint32_t start_rel_sec;           /* const after setup: rel time when thi
 static _Atomic int64_t shift_sec;        /* sum of all shifts */
 static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
 static _Atomic uint64_t simulated_ns;    /* 0: time is the machine's */
+static bool wall_is_odd;                 /* const after setup: see clock_wall_is_odd() */
 static _Thread_local bool has_turns;     /* this thread said that it begins turns */
 static _Thread_local uint32_t turn_sec;  /* clock_now_sec() in this turn; 0: not asked yet */
 /* clang-format on */
@@ -63,7 +68,14 @@ static int64_t wall_in_phase(long *phase_ns)
     struct timespec wall = read_clock(CLOCK_REALTIME_COARSE);
     struct timespec mono = read_clock(CLOCK_MONOTONIC_COARSE);
     *phase_ns = (mono.tv_nsec - wall.tv_nsec + 1000000000) % 1000000000;
-    return (int64_t)wall.tv_sec;
+    int64_t sec = (int64_t)wall.tv_sec;
+    wall_is_odd = sec < WALL_MIN_SEC || sec > WALL_MAX_SEC;
+    return sec < WALL_MIN_SEC ? WALL_MIN_SEC : sec > WALL_MAX_SEC ? WALL_MAX_SEC : sec;
+}
+
+bool clock_wall_is_odd(void)
+{
+    return wall_is_odd;
 }
 
 void clock_setup(void)

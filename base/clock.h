@@ -30,6 +30,11 @@
 /* Starts a new epoch; drops shifts and pauses. */
 void clock_setup(void);
 
+/* At the last setup the machine's clock stood before 1970, or so late (2096) that unix times would soon
+ * have more than 32 bits. Then they are counted from that bound: times to live are kept, and expiry times
+ * given as unix time are not what they say. */
+bool clock_wall_is_odd(void);
+
 /* Starts in the epoch of an earlier process: unix_epoch_sec is what its
  * clock_unix_epoch_sec() said, last_rel_sec its last clock_now_sec(), behind which time does not
  * fall, so that nothing that had expired lives again (the seconds of two clocks don't begin

@@ -243,9 +243,57 @@ def log_file():
         expect('nobody else reads it', os.stat(path).st_mode & 0o137 == 0)
 
 
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#define OVERRIDE(type, name, args) type name args
+OVERRIDE(int, clock_gettime, (clockid_t id, struct timespec *ts))
+{
+    int rc = (int)syscall(SYS_clock_gettime, id, ts);
+    if (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)
+        ts->tv_sec += atoll(getenv("CLOCK_MOVED_BY"));
+    return rc;
+}
+"""
+
+
+def odd_clocks():
+    with tempfile.TemporaryDirectory(prefix='extant-start-') as where:
+        with open(where + '/clock.c', 'w') as f:
+            f.write(CLOCK)
+        if not shutil.which('cc') or subprocess.run(
+                ['cc', '-shared', '-fPIC', '-o', where + '/clock.so', where + '/clock.c']).returncode != 0:
+            print('skipped: no compiler')
+            return
+        flags = ['-t', '1', '-m', '64', '-o', 'ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2,'
+                 'ext_item_age=0,ext_item_size=64,ext_max_sleep=1000']
+        for name, seconds, odd in (('2200', 5500000000, True), ('2106', 2600000000, True), ('2090', 2000000000, False),
+                                   ('1970', -1790000000, False), ('1900', -4000000000, True)):
+            env = dict(os.environ, LD_PRELOAD=where + '/clock.so', CLOCK_MOVED_BY=str(seconds))
+            with Started(flags, env=env) as s:
+                expect('%s: it serves' % name, s.answers(), s.text())
+                told = "the machine's clock is before 1970 or after 2096" in s.text()
+                expect('%s: it says so' % name, told == odd, s.text())
+                s.ask(b'set ttl 1 1000 100\r\n%s\r\nset never 2 0 100\r\n%s\r\nset gone 0 -1 1\r\nx\r\n' %
+                      (b'v' * 100, b'w' * 100), b'STORED\r\nSTORED\r\nSTORED\r\n')
+                expect('%s: values go to flash' % name,
+                       wait_for(lambda: s.stats('extant')['flash_objects'] == '2'), s.stats('extant'))
+                answer = s.ask(b'get gone\r\nmg ttl t v\r\nmg never t v\r\nmn\r\n', b'MN\r\n')
+                expect('%s: and live as long as they should' % name, re.fullmatch(
+                    rb'END\r\nVA 100 t(1000|99\d)\r\nv{100}\r\nVA 100 t-1\r\nw{100}\r\nMN\r\n', answer), answer)
+                expect('%s: flush_all' % name, s.ask(b'flush_all\r\nget ttl never\r\n') == b'OK\r\nEND\r\n')
+                s.ask(b'set again 0 60 1\r\nx\r\n', b'STORED\r\n')
+                expect('%s: and after it' % name, wait_for(
+                    lambda: s.ask(b'set again 0 60 1\r\nx\r\nget again\r\n').endswith(b'\r\nx\r\nEND\r\n'), 5))
+                expect('%s: it ends' % name, s.stop() == 0)
+
+
 def main():
     return servers.run_scenarios((io_uring_denied_in_part, standard_files_closed, user_namespace, few_descriptors,
-                                  ports, exit_codes, log_file))
+                                  ports, exit_codes, log_file, odd_clocks))
 
 
 if __name__ == '__main__':
