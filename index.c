@@ -34,6 +34,8 @@
  */
 #include "index.h"
 
+#include "base/progress.h"
+
 #if defined(__SSE4_1__)
 #include <smmintrin.h>
 #endif
@@ -988,18 +990,25 @@ void index_geometry(const struct index *ix, struct index_geometry *out)
 int index_save_rows(const struct index *ix, struct checkpoint_writer *w)
 {
     int rc = 0;
-    for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
+    progress_begin("writing the checkpoint", INDEX_SHARD_COUNT);
+    for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++) {
         rc = save_shard(ix, s, w);
+        progress_add(1);
+    }
+    progress_end();
     return rc;
 }
 
 int index_load_rows(struct index *ix, struct checkpoint_reader *r)
 {
     int rc = 0;
+    progress_begin("reading the checkpoint", INDEX_SHARD_COUNT);
     for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++) {
         ASSERT(shard_state(ix, s) == INITIAL_ROWS);
         rc = load_shard(ix, s, r);
+        progress_add(1);
     }
+    progress_end();
     return rc;
 }
 

@@ -12,7 +12,9 @@
 #include <grp.h>
 #include <pwd.h>
 #include <signal.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -23,6 +25,7 @@
 #include "crawler.h"
 #include "net/listener.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/memory.h"
 #include "base/own_file.h"
 #include "maint_thread.h"
@@ -57,7 +60,7 @@ struct server {
     struct event *signals[4];
     bool watch_started;
     struct own_file pid_file;
-    bool graceful;
+    const char *why_stopped; /* the signal; NULL: it never served */
 };
 
 static int fail(int code, const char *what, const char *why)
@@ -173,7 +176,10 @@ static int drop_root(const struct settings *s)
 static int take_identity(const struct settings *s)
 {
     int code = raise_limits(s);
-    if (!code && s->daemonize)
+    bool is_managed = notify_open();
+    if (!code && s->daemonize && is_managed)
+        log_notice("-d is not needed: a service manager waits for this process");
+    else if (!code && s->daemonize)
         code = become_daemon(s);
     int rc = !code && s->log_file ? log_to_file(s->log_file) : 0;
     if (rc) {
@@ -315,7 +321,7 @@ static void signal_heard(evutil_socket_t sig, short what UNUSED, void *arg)
         hear_hangup(s);
         return;
     }
-    s->graceful = sig == SIGUSR1;
+    s->why_stopped = sig == SIGUSR1 ? "SIGUSR1" : sig == SIGTERM ? "SIGTERM" : "SIGINT";
     log_info("Signal handled: %s.", strsignal((int)sig));
     event_base_loopbreak(s->base);
 }
@@ -371,9 +377,6 @@ static int open_storage(struct server *s)
     if (!s->storage.ext)
         return 0;
     ext_set_event_hook(s->storage.ext, log_ext_event, NULL);
-    log_notice("flash: %s; -m %" PRIu64 " MB can index %" PRIu64 " objects",
-               s->settings.ext_files[0].path, (uint64_t)s->settings.maxbytes / MiB,
-               index_capacity(cache_index_limit(s->settings.maxbytes)));
     return 0;
 }
 
@@ -518,6 +521,55 @@ static int start_listening(struct server *s)
     return 0;
 }
 
+/* ---- what the operator is told at the start ---- */
+
+static void warn_of_memory_file(const struct settings *set)
+{
+    struct statfs fs;
+    if (set->memory_file && statfs(set->memory_file, &fs) == 0 && fs.f_type != TMPFS_MAGIC &&
+        fs.f_type != RAMFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
+        log_warning("-e %s is not on tmpfs: the kernel writes all changes of memory to that disk; "
+                    "a file below /dev/shm is meant",
+                    set->memory_file);
+}
+
+static const char *what_survives(const struct settings *set)
+{
+    if (set->memory_file)
+        return set->ext_persist != SETTINGS_PERSIST_OFF ? "any end of the process, and a reboot after a clean stop"
+                                                        : "any end of the process, no reboot";
+    return set->ext_persist == SETTINGS_PERSIST_SCAN ? "a clean stop; after a kill, what is on flash"
+           : set->ext_persist == SETTINGS_PERSIST_ON ? "a clean stop, and a reboot after it"
+                                                     : "nothing: the cache starts empty";
+}
+
+/* One line with what matters, and one for each choice that is likely not meant. */
+static void tell_start(struct server *s)
+{
+    const struct settings *set = &s->settings;
+    char where[400], flash[600] = "no flash";
+    bool to_all = listeners_text(s->listeners, where, sizeof(where));
+    size_t at = 0;
+    for (uint32_t i = 0; i < set->ext_file_count && at < sizeof(flash); i++)
+        at += (size_t)snprintf(flash + at, sizeof(flash) - at, "%s%s %" PRIu64 " MB", i > 0 ? " + " : "flash ",
+                               set->ext_files[i].path, set->ext_files[i].bytes / MiB);
+    if (s->storage.ext && at < sizeof(flash)) {
+        struct ext_info info;
+        ext_info(s->storage.ext, &info);
+        snprintf(flash + at, sizeof(flash) - at, " (%s), -m can index %" PRIu64 " objects", info.engine,
+                 index_capacity(cache_index_limit(set->maxbytes)));
+    }
+    log_notice("extant %s serves on %s; %" PRIu64 " MB of memory; %s; it survives %s", EXTANT_VERSION, where,
+               (uint64_t)set->maxbytes / MiB, flash, what_survives(set));
+    if (to_all && !set->auth_file)
+        log_warning("everybody who reaches this machine can read and change the cache: there is neither "
+                    "-l ADDRESS nor -Y FILE");
+    if (geteuid() == 0)
+        log_warning("it runs as root; -u USER is safer");
+    warn_of_memory_file(set);
+    notify_send("READY=1\nMAINPID=%ld\nSTATUS=serving on %s", (long)getpid(), where);
+}
+
 static int bring_up(struct server *s)
 {
     clock_setup();
@@ -542,6 +594,8 @@ static int bring_up(struct server *s)
         code = start_listening(s);
     if (!code && s->settings.pid_file)
         write_pid_file(s->settings.pid_file, &s->pid_file);
+    if (!code)
+        tell_start(s);
     if (!code && s->settings.drop_privileges) {
         int err = confine_process(s->settings.relaxed_privileges);
         if (err)
@@ -551,6 +605,35 @@ static int bring_up(struct server *s)
 }
 
 /* ---- down: all that bring_up has made, however far it came ---- */
+
+static void tell_stop(const struct server *s, uint64_t items, uint64_t objects, uint64_t start_ns)
+{
+    const struct settings *set = &s->settings;
+    double sec = (double)(clock_mono_ns() - start_ns) / 1e9;
+    if (set->memory_file)
+        log_notice("stopped by %s in %.1f s: %" PRIu64 " items and %" PRIu64 " objects on flash stay, in %s",
+                   s->why_stopped, sec, items, objects, set->memory_file);
+    else if (s->storage.is_saved)
+        log_notice("stopped by %s in %.1f s: %" PRIu64 " objects stay on flash, in %s", s->why_stopped, sec,
+                   s->storage.saved_objects, set->ext_files[0].path);
+    else
+        log_notice("stopped by %s in %.1f s: nothing is kept (%" PRIu64 " items, %" PRIu64 " objects on flash)",
+                   s->why_stopped, sec, items, objects);
+}
+
+static void close_storage(struct server *s)
+{
+    struct cache_totals totals = {0};
+    uint64_t start_ns = clock_mono_ns();
+    if (!s->storage.arena)
+        return;
+    if (s->storage.cache)
+        cache_totals(s->storage.cache, &totals);
+    notify_send("STOPPING=1\nSTATUS=stopping");
+    restart_close(&s->storage, true);
+    if (s->why_stopped)
+        tell_stop(s, totals.ram_items, totals.flash_objects, start_ns);
+}
 
 static void take_down(struct server *s)
 {
@@ -565,8 +648,7 @@ static void take_down(struct server *s)
         maint_destroy(env->maint);
     if (env->crawler)
         crawler_destroy(env->crawler);
-    if (s->storage.arena)
-        restart_close(&s->storage, true);
+    close_storage(s);
     if (s->watch_started)
         watch_stop();
     auth_destroy(env->auth);
@@ -609,8 +691,6 @@ int main(int argc, char **argv)
                     http_publish(s->http, &s->env);
                 block_signals(SIG_UNBLOCK);
                 event_base_dispatch(s->base);
-                if (s->graceful)
-                    log_notice("stopping gracefully");
             }
             take_down(s);
         }

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/memory.h"
 #include "items/lru.h"
 #include "maint_thread.h"
@@ -590,6 +591,9 @@ void admin_emit_extant(const struct command_env *env, stats_emit_fn emit, void *
     out.allocator = heap.allocator;
     fill_resident(env, &heap, &out);
     stats_emit_extant(&out, emit, ctx);
+    char progress[PROGRESS_TEXT_BYTES];
+    progress_text(progress, sizeof(progress));
+    emit(ctx, "progress", "%s", progress);
     emit(ctx, "arena_touched_bytes", "%" PRIu64, arena_touched_bytes(env->arena));
     emit(ctx, "slab_real_bytes", "%" PRIu64, slab_real_bytes(env->slab));
     emit(ctx, "index_tombstones", "%" PRIu64, index.tombstone_count);

@@ -382,6 +382,23 @@ void listeners_accept(struct listeners *l)
     start_accepting(l);
 }
 
+bool listeners_text(const struct listeners *l, char *out, size_t size)
+{
+    static const uint8_t every_address[16] = {0};
+    char text[CONN_ADDRESS_BYTES];
+    bool to_all = false;
+    size_t at = 0;
+    snprintf(out, size, "nowhere");
+    for (unsigned i = 0; i < l->count && at < size; i++) {
+        const struct conn_address *a = &l->list[i].local;
+        to_all = to_all ||
+                 (a->family != AF_UNIX && memcmp(a->ip, every_address, sizeof(every_address)) == 0);
+        conn_address_text(a, l->opt.settings->socketpath, text, sizeof(text));
+        at += (size_t)snprintf(out + at, size - at, "%s%s", i > 0 ? ", " : "", text);
+    }
+    return to_all;
+}
+
 void listeners_each(struct listeners *l,
                     void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx)
 {

@@ -36,6 +36,10 @@ void listeners_accept(struct listeners *l);
 /* Closes the sockets, removes the unix socket's file. */
 void listeners_close(struct listeners *l);
 
+/* Where they listen, as `stats conns` writes it, with commas; "nowhere" if nothing is open. True iff one of
+ * them takes clients of every address. */
+bool listeners_text(const struct listeners *l, char *out, size_t size);
+
 /* For `stats conns`: the lines of the listening sockets. Any thread while they are open. */
 void listeners_each(struct listeners *l,
                     void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);

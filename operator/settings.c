@@ -236,6 +236,7 @@ struct parser {
     struct settings *s;
     FILE *out, *err;
     const char *program;
+    const char *ext_word; /* a suboption that means nothing without flash; NULL: none was given */
     const char *file; /* being read, and the line in it; NULL: the command line */
     unsigned line;
     bool protocol_given, tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
@@ -836,6 +837,8 @@ static int take_suboption(struct parser *p, char *name)
         o++;
     if (o == end)
         return refuse_suboption(p, name, value);
+    if (strncmp(o->name, "ext_", 4) == 0)
+        p->ext_word = o->name;
     switch (o->kind) {
     case SUB_ON:
     case SUB_OFF:
@@ -1541,6 +1544,8 @@ static int check_flash(struct parser *p)
     int code = check_formats(p);
     if (code != SETTINGS_GO_ON)
         return code;
+    if (s->ext_file_count == 0 && p->ext_word != NULL)
+        fprintf(p->err, "WARNING: %s has no effect without flash (-o ext_path=FILE:SIZE)\n", p->ext_word);
     if (s->ext_file_count == 0)
         return SETTINGS_GO_ON;
     if (s->udpport != 0)

@@ -27,8 +27,10 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "base/progress.h"
 #include "items/store.h"
 #include "operator/settings.h"
+
 
 #define BATCH_ITEMS 64
 #define BUCKETS_PER_WALK 1024
@@ -346,6 +348,7 @@ static void *take_shards(void *arg)
         lock_take(lock);
         a->job->shard(a, shard);
         lock_release(lock);
+        progress_add(1);
     }
     return NULL;
 }
@@ -489,7 +492,9 @@ int cache_attach(struct cache *c, struct attach_report *out)
     struct attacher *a = calloc(count, sizeof(a[0]));
     if (!a)
         return -ENOMEM;
+    progress_begin("taking over the memory file", INDEX_SHARD_COUNT);
     int rc = attach_with(c, a, count, out);
+    progress_end();
     for (unsigned i = 0; i < count; i++) {
         free(a[i].doomed);
         free(a[i].expired.at);

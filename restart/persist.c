@@ -479,37 +479,39 @@ static int save(struct persist *p, struct index *ix, struct cache *c, struct ext
     return rc;
 }
 
-void persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e)
+bool persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e, uint64_t *objects)
 {
     if (!is_on(p))
-        return;
+        return false;
     struct index_info info;
     uint64_t start_ns = clock_mono_ns(), dropped;
     uint64_t deadline_ns = start_ns + PERSIST_STOP_SEC * UINT64_C(1000000000);
     if (!move_items(p, c, deadline_ns, &dropped))
-        return;
+        return false;
     uint64_t now_ns = clock_mono_ns();
     uint64_t left_ns = max_u64(deadline_ns > now_ns ? deadline_ns - now_ns : 0, FLUSH_LEAST_NS);
     int rc = ext_quiesce(e, (int64_t)(left_ns / 1000000));
     if (rc != 0) {
         log_error("checkpoint %s: not written: flash does not take what is in its buffers (%s)",
                   p->path, strerror(-rc));
-        return;
+        return false;
     }
     index_info(ix, &info);
     if (info.flash_count != ext_objects(e)) {
         log_error("checkpoint %s: not written: %" PRIu64 " words for %" PRIu64 " objects", p->path,
                   info.flash_count, ext_objects(e));
-        return;
+        return false;
     }
     rc = save(p, ix, c, e, info.flash_count);
     if (rc != 0) {
         log_error("checkpoint %s: not written (%s): the next start is empty", p->path,
                   strerror(-rc));
-        return;
+        return false;
     }
     log_notice("checkpoint %s: %" PRIu64 " objects on flash in %" PRIu64 " ms (generation %" PRIu64
                "); %" PRIu64 " items dropped",
                p->path, info.flash_count, (clock_mono_ns() - start_ns) / 1000000,
                p->running.generation + 1, dropped);
+    *objects = info.flash_count;
+    return true;
 }

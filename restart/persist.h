@@ -81,7 +81,8 @@ const char *persist_line(const struct persist *p);
 void persist_report(const struct persist *p, struct persist_report *out);
 
 /* The clean stop. All other users of the parts are gone; afterwards they are only taken apart.
- * Tells in the log what it did, or why it couldn't. Waits for the devices. */
-void persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e);
+ * Tells in the log what it did, or why it couldn't. Waits for the devices. True: the next start finds a
+ * checkpoint, of *objects. */
+bool persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e, uint64_t *objects);
 
 #endif

@@ -445,8 +445,8 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
 
 void restart_close(struct restart *r, bool flush)
 {
-    if (flush && r->persist)
-        persist_end(r->persist, r->index, r->cache, r->ext);
+    uint64_t objects = 0;
+    bool saved = flush && r->persist && persist_end(r->persist, r->index, r->cache, r->ext, &objects);
     ext_destroy(r->ext, flush);
     if (r->cache)
         cache_destroy(r->cache);
@@ -455,4 +455,6 @@ void restart_close(struct restart *r, bool flush)
     slab_destroy(r->slab);
     arena_destroy(r->arena);
     memset(r, 0, sizeof(*r));
+    r->is_saved = saved;
+    r->saved_objects = objects;
 }

@@ -56,6 +56,8 @@ struct restart {
     bool attached;                  /* with the objects of an earlier process */
     struct attach_report report;    /* zero unless attached */
     struct persist *persist;        /* NULL without flash */
+    bool is_saved;                  /* after restart_close() */
+    uint64_t saved_objects;
     char line[RESTART_LINE_BYTES];  /* to be logged: what was taken over, or why not; else "" */
 };
 
@@ -65,7 +67,8 @@ int restart_open(const struct restart_options *opt, struct restart *out, char *w
                  size_t why_bytes);
 
 /* Takes it all apart; with flush, what is in write buffers goes to flash first, and with ext_persist
- * all else as well. With -e the content stays in the file for the next process; without, it is gone. */
+ * all else as well. With -e the content stays in the file for the next process; without, it is gone, unless
+ * a checkpoint was written: then r->is_saved, and r->saved_objects is how many it names. */
 void restart_close(struct restart *r, bool flush);
 
 #endif

@@ -15,6 +15,7 @@
 #include "items/store.h"
 #include "stale_check.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "operator/settings.h"
 
 #define WAIT_NS UINT64_C(200000)             /* for a buffer or a page */
@@ -22,7 +23,6 @@
 #define BUCKETS_PER_WALK 1024
 #define MEMO_SHARE 8 /* of -m, which holds no items yet */
 #define MEMO_BYTES_MAX (256 * MiB)
-#define PROGRESS_NS (UINT64_C(5) * 1000000000)
 #define DEAD_HEAT 1                      /* of words, while a scan runs */
 #define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
 
@@ -129,8 +129,10 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
         /* One bucket: the walk goes on behind what it has seen. */
         more = index_walk(c->index, shard, &pos, 1, move_item, m);
         lock_release(lock);
-        if (m->out->moved != moved)
+        if (m->out->moved != moved) {
             stall_ns = clock_mono_ns() + STALL_NS;
+            progress_add(m->out->moved - moved);
+        }
         if (m->blocked == 0)
             continue;
         int rc = wait_for_flash(m, m->blocked, deadline_ns, stall_ns);
@@ -161,12 +163,15 @@ int cache_move_to_flash(struct cache *c, uint64_t deadline_ns, struct cache_move
     int rc = 0;
     memset(out, 0, sizeof(*out));
     m.worker = stats ? cache_worker_create(c, stats) : NULL;
+    index_info(c->index, &info);
+    progress_begin("moving items to flash", info.ram_count);
     for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
         rc = clock_mono_ns() >= deadline_ns ? -ETIMEDOUT : move_shard(&m, s, deadline_ns);
     if (m.worker) {
         stale_settle(m.worker, deadline_ns);
         end_worker(m.worker);
     }
+    progress_end();
     free(stats);
     index_info(c->index, &info);
     out->left = info.ram_count;
@@ -379,18 +384,14 @@ static int scan_pages(struct scanner *s, struct page_age *ages)
             ages[count++] = (struct page_age){page, info.version};
     }
     qsort(ages, count, sizeof(ages[0]), by_age);
-    uint64_t tell_ns = clock_mono_ns() + PROGRESS_NS;
-    for (unsigned i = 0; i < count; i++) {
-        int rc = ext_scan_page(e, ages[i].page, visit_record, s);
-        if (rc != 0)
-            return rc;
-        if (clock_mono_ns() < tell_ns)
-            continue;
-        log_notice("scan of flash: %u of %u pages read, %" PRIu64 " records", i + 1, count,
-                   s->out->records);
-        tell_ns = clock_mono_ns() + PROGRESS_NS;
+    int rc = 0;
+    progress_begin("reading what is on flash", count);
+    for (unsigned i = 0; rc == 0 && i < count; i++) {
+        rc = ext_scan_page(e, ages[i].page, visit_record, s);
+        progress_add(1);
     }
-    return 0;
+    progress_end();
+    return rc;
 }
 
 int cache_scan(struct cache *c, struct cache_scan_report *out)

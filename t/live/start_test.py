@@ -243,6 +243,100 @@ def log_file():
         expect('nobody else reads it', os.stat(path).st_mode & 0o137 == 0)
 
 
+def start_and_stop_lines():
+    flash = ['-o', 'ext_path=@DIR@/a:64m,ext_path=@DIR@/b:64m,ext_page_size=2,ext_wbuf_size=2']
+    numbers = r'\d+ items and \d+ objects on flash'
+    shm = tempfile.mkdtemp(prefix='extant-start-', dir='/dev/shm')
+    try:
+        for flags, survives, stopped, sig in (
+                ([], 'nothing: the cache starts empty', r'nothing is kept \(1 items, 0 objects on flash\)', 'SIGTERM'),
+                (flash, 'nothing: the cache starts empty', r'nothing is kept \(1 items, 0 objects on flash\)', 'SIGINT'),
+                (flash + ['-o', 'ext_persist'], 'a clean stop, and a reboot after it',
+                 r'1 objects stay on flash, in \S+/a', 'SIGUSR1'),
+                (['-e', shm + '/mem'], 'any end of the process, no reboot', numbers + ' stay, in ' + shm + '/mem',
+                 'SIGTERM')):
+            with Started(['-m', '64'] + flags) as s:
+                expect('%s: it serves' % flags, s.answers(), s.text())
+                has_flash = r'flash \S+/a 64 MB \+ \S+/b 64 MB \((io_uring|threads)\), -m can index \d+ objects' \
+                    if flash[1] in flags else 'no flash'
+                line = r'extant [\d.]+ serves on unix:\S+/sock; 64 MB of memory; %s; it survives %s\n' % (
+                    has_flash, survives)
+                expect('%s: one line says what it is' % flags, len(re.findall(line, s.text())) == 1, s.text())
+                s.ask(b'set a 0 0 1000\r\n%s\r\n' % (b'x' * 1000), b'STORED\r\n')
+                expect('%s: it ends' % flags, s.stop(getattr(signal, sig)) == 0)
+                line = r'stopped by %s in \d+\.\d s: %s\n' % (sig, stopped)
+                expect('%s: one line says what is kept' % flags, len(re.findall(line, s.text())) == 1, s.text())
+    finally:
+        shutil.rmtree(shm)
+
+
+def warnings():
+    to_all, root = 'everybody who reaches this machine', 'it runs as root'
+    not_tmpfs, no_flash = 'is not on tmpfs', 'has no effect without flash'
+    where = tempfile.mkdtemp(prefix='extant-start-')
+    shm = tempfile.mkdtemp(prefix='extant-start-', dir='/dev/shm')
+    on_disk = subprocess.run(['stat', '-f', '-c', '%T', where], capture_output=True, text=True).stdout.strip() != 'tmpfs'
+    with open(where + '/users', 'w') as f:
+        f.write('a:b\n')
+    try:
+        for flags, says in ((['-p', '-1'], {to_all}),
+                            (['-p', '-1', '-Y', where + '/users'], set()),
+                            (['-l', '127.0.0.1', '-p', '-1'], set()),
+                            (['-l', '*:0'], {to_all}),
+                            (['-s', where + '/s', '-o', 'ext_item_age=5'], {no_flash}),
+                            (['-s', where + '/s', '-e', where + '/mem'], {not_tmpfs} if on_disk else set()),
+                            (['-s', where + '/s', '-e', shm + '/mem'], set())):
+            with Started(flags, listen=False) as s:
+                expect('%s: it serves' % flags, wait_for(lambda: ' serves on ' in s.text()), s.text())
+                expect('%s: it ends' % flags, s.stop() == 0)
+                told = {w for w in (to_all, root, not_tmpfs, no_flash) if w in s.text()}
+                expect('%s: warnings' % flags, told == says | ({root} if ROOT else set()), s.text())
+    finally:
+        shutil.rmtree(where)
+        shutil.rmtree(shm)
+
+
+def service_manager():
+    """sd_notify: what systemd hears of a server with much to keep."""
+    with tempfile.TemporaryDirectory(prefix='extant-start-') as where, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(where + '/notify')
+        manager.settimeout(30)
+        env = dict(os.environ, NOTIFY_SOCKET=where + '/notify')
+        flags = ['-d', '-m', '64', '-o', 'drop_privileges', '-o', 'ext_path=%s/flash:64m,ext_persist' % where]
+
+        def heard(until):
+            out = []
+            while not out or not out[-1].startswith(until):
+                out.append(manager.recv(1000).decode())
+            return out
+        for start in ('first', 'second'):
+            with Started(flags, env=env) as s:
+                ready = heard('READY=1')[-1].split('\n')
+                expect('%s: it is ready' % start, ready == [
+                    'READY=1', 'MAINPID=%d' % s.process.pid, 'STATUS=serving on unix:%s' % s.path], ready)
+                expect('%s: -d is passed over' % start, s.answers() and '-d is not needed' in s.text(), s.text())
+                if start == 'second':
+                    progress = s.stats('extant')['progress']
+                    expect('it tells what it did', re.fullmatch(r'reading the checkpoint: done in \d+\.\d{3} s', progress),
+                           progress)
+                    expect('it has what it had', s.ask(b'mg k5 s\r\n', b'\r\n') == b'HD s100\r\n')
+                else:
+                    expect('it did nothing yet', s.stats('extant')['progress'] == 'none')
+                with s.connect() as c:
+                    for i in range(2000):
+                        c.sendall(b'set k%d 0 0 100 noreply\r\n%s\r\n' % (i, b'x' * 100))
+                    c.sendall(b'mn\r\n')
+                    c.recv(10)
+                s.process.send_signal(signal.SIGTERM)
+                told = heard('STATUS=writing the checkpoint')
+                expect('%s: it tells that it stops, and how' % start, told == [
+                    'STOPPING=1\nSTATUS=stopping',
+                    'STATUS=moving items to flash\nEXTEND_TIMEOUT_USEC=60000000',
+                    'STATUS=writing the checkpoint\nEXTEND_TIMEOUT_USEC=60000000'], told)
+                expect('%s: it ends' % start, s.stop() == 0, s.text())
+
+
 CLOCK = r"""
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -293,7 +387,8 @@ def odd_clocks():
 
 def main():
     return servers.run_scenarios((io_uring_denied_in_part, standard_files_closed, user_namespace, few_descriptors,
-                                  ports, exit_codes, log_file, odd_clocks))
+                                  ports, exit_codes, log_file, odd_clocks,
+                                  start_and_stop_lines, warnings, service_manager))
 
 
 if __name__ == '__main__':

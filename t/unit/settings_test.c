@@ -248,6 +248,14 @@ Test(settings, binary_protocol_alone)
     cr_assert_eq(s.binding_protocol, SETTINGS_PROTOCOL_BINARY);
 }
 
+Test(settings, options_of_flash_without_flash_warn)
+{
+    cr_assert_eq(parse("-o ext_threads=3"), SETTINGS_GO_ON);
+    cr_assert_str_eq(err, "WARNING: ext_threads has no effect without flash (-o ext_path=FILE:SIZE)\n");
+    accepted("-o ext_threads=3,ext_path=/f:1g");
+    accepted("-o slab_automove_freeratio=0.1");
+}
+
 Test(settings, many_threads_warn)
 {
     cr_assert_eq(parse("-t 65"), SETTINGS_GO_ON);
@@ -356,7 +364,8 @@ Test(settings, blanks_around_every_value)
 {
     accepted_vector("-p 1", "-U 0", "-a 755 ", "-l 127.0.0.1 ", "-m\t128", "-c 7 ", "-f 1.5 ",
                     "-n 64", "-D :", "-t 2", "-R 9", "-b 5", "-B ascii", "-I 2m ", "-u nobody ",
-                    "-N 1 ", "-o track_sizes , ext_threads = 3 ", " ");
+                    "-N 1 ", "-o track_sizes , ext_path=/f:1g , ext_threads = 3 ",
+                    "-U 0", " ");
     cr_assert_eq(s.port, 1);
     cr_assert_eq(s.access_mask, 0755);
     cr_assert_str_eq(s.listen[0].host, "127.0.0.1");
@@ -581,7 +590,7 @@ Test(settings, port_0_of_an_address_is_any_free_one)
 Test(settings, switches)
 {
     accepted("-o no_maxconns_fast,no_hashexpand,no_slab_reassign,no_lru_crawler,track_sizes,"
-             "ext_drop_unread");
+             "ext_path=/f:1g,ext_drop_unread");
     cr_assert(!s.maxconns_fast && !s.hash_expand && !s.slab_reassign && !s.lru_crawler);
     cr_assert(s.track_sizes && s.ext_drop_unread);
 }
@@ -615,7 +624,7 @@ Test(settings, numbers)
 
 Test(settings, flash_numbers)
 {
-    accepted("-o ext_item_size=100,ext_item_age=5,ext_low_ttl=6,ext_recache_rate=7,ext_wbuf_size=8,"
+    accepted("-o ext_path=/f:9g,ext_item_size=100,ext_item_age=5,ext_low_ttl=6,ext_recache_rate=7,ext_wbuf_size=8,"
              "ext_page_size=32,ext_threads=3,ext_io_depth=4,ext_compact_under=9,ext_drop_under=10,"
              "ext_max_sleep=11,ext_max_frag=0.5,ext_io_engine=threads,ext_write_limit=10m,"
              "ext_buffer_mem=100,ext_verify_writes");
