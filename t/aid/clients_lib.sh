@@ -43,6 +43,28 @@ flash_flags() { # megabytes
     fi
 }
 
+# Flags with which whatever is stored is on flash within a moment.
+all_flash_flags() {
+    if is_extant; then
+        echo "-o ext_page_size=4,ext_path=$TMP/allflash:64m,ext_wbuf_size=4,ext_item_age=0,ext_item_size=0,ext_recache_rate=0"
+    fi
+}
+
+# from_flash PROGRAM..: runs it with "store", which stores 500 values, and, once all are on flash, with
+# "read", which reads and checks them all.
+from_flash() {
+    local before
+    timeout 600 "$@" store || fail "$* store"
+    if is_extant; then
+        wait_for '[ "$(stat_of ram_items extant)" = 0 ]'
+        before=$(stat_of get_extstore)
+    fi
+    timeout 600 "$@" read || fail "$* read"
+    if is_extant; then
+        check "$*: all were read from flash" "$(($(stat_of get_extstore) - before >= 500))" 1
+    fi
+}
+
 # start_server [FLAGS]: on a TCP port of its own choice
 start_server() {
     local user=

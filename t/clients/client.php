@@ -1,5 +1,6 @@
 <?php
-/* php-memcached against the server on 127.0.0.1:PORT; exits 1 at the first wrong answer. */
+/* client.php PORT text|binary [store|read]: php-memcached against the server on 127.0.0.1:PORT; exits 1 at
+ * the first wrong answer. With SASL_USER and SASL_PASSWORD it logs in first. */
 
 function check($what, $got, $wanted = true)
 {
@@ -21,7 +22,22 @@ function wait_until($condition, $seconds = 120)
 $m = new Memcached();
 $m->setOption(Memcached::OPT_COMPRESSION, false);
 $m->setOption(Memcached::OPT_POLL_TIMEOUT, 20000);
+$m->setOption(Memcached::OPT_BINARY_PROTOCOL, $argv[2] === "binary");
+if (getenv("SASL_USER"))
+    $m->setSaslAuthData(getenv("SASL_USER"), getenv("SASL_PASSWORD"));
 $m->addServer("127.0.0.1", (int)$argv[1]);
+
+$phase = $argv[3] ?? "";
+mt_srand(2);
+for ($i = 0; $phase !== "" && $i < 500; $i++) {
+    $value = str_repeat(chr(mt_rand(0, 255)), mt_rand(300, 5000)) . $i;
+    if ($phase === "store")
+        check("store $i", $m->set("flash-$i", $value));
+    else
+        check("read $i", $m->get("flash-$i") === $value);
+}
+if ($phase !== "")
+    exit(0);
 
 check("set", $m->set("a", "one"));
 check("get", $m->get("a"), "one");
@@ -83,4 +99,4 @@ check("version", substr_count(array_values($m->getVersion())[0], "."), 2);
 check("flush", $m->flush());
 check("flushed", $m->get("a"), false);
 check("after flush", $m->set("a", "x") && $m->get("a") === "x");
-echo "php-memcached: all answers as from memcached\n";
+echo "php-memcached, $argv[2]: all answers as from memcached\n";

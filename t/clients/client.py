@@ -1,9 +1,11 @@
-"""One program for three Python clients: client.py pymemcache|memcache|pylibmc PORT.
+"""One program for the Python clients: client.py pymemcache|memcache|pylibmc|pylibmc-binary|bmemcached PORT
+[store|read]. The last two speak the binary protocol. With SASL_USER and SASL_PASSWORD bmemcached logs in.
 
 Each client is wrapped to one small vocabulary; what a client doesn't have is None and not
 asked for. Any answer that differs from memcached's fails with an assertion.
 """
 
+import os
 import random
 import sys
 import time
@@ -70,20 +72,29 @@ class PythonMemcache:
 
 
 class Pylibmc:
-    def __init__(self, port):
+    def __init__(self, port, binary=False):
         import pylibmc
-        self.c = c = pylibmc.Client(["127.0.0.1:%d" % port], binary=False,
+        self.c = c = pylibmc.Client(["127.0.0.1:%d" % port], binary=binary,
                                     behaviors={"cas": True, "receive_timeout": 20000000,
                                                "send_timeout": 20000000})
+
+        def asks(method):  # in binary, some misses are exceptions
+            def ask(*args, **kw):
+                try:
+                    return method(*args, **kw)
+                except (pylibmc.NotFound, pylibmc.DataExists):
+                    return False
+            return ask
+
         self.set = lambda k, v, ttl=0: c.set(k, v, time=ttl)
         self.get = c.get
-        self.add, self.replace = c.add, c.replace
+        self.add, self.replace = asks(c.add), asks(c.replace)
         self.append, self.prepend = c.append, c.prepend
         self.incr, self.decr = c.incr, c.decr
-        self.delete = c.delete
-        self.touch = lambda k, ttl: c.touch(k, ttl)
+        self.delete = asks(c.delete)
+        self.touch = asks(c.touch)
         self.gets = c.gets
-        self.cas = lambda k, v, token: c.cas(k, v, token)
+        self.cas = asks(c.cas)
         self.stored, self.exists = True, False
         self.get_many, self.set_many = c.get_multi, c.set_multi
         self.gat = lambda k, ttl: ABSENT
@@ -97,12 +108,41 @@ class Pylibmc:
         return key.decode() if isinstance(key, bytes) else key
 
 
+class Bmemcached:
+    def __init__(self, port):
+        import bmemcached
+        self.c = c = bmemcached.Client(("127.0.0.1:%d" % port,), os.environ.get("SASL_USER"),
+                                       os.environ.get("SASL_PASSWORD"), compression=None, socket_timeout=120)
+        self.set = lambda k, v, ttl=0: c.set(k, v, time=ttl)
+        self.get = c.get
+        self.add, self.replace = c.add, c.replace
+        self.append = self.prepend = None
+        self.incr, self.decr = c.incr, c.decr
+        self.delete = lambda k: c.get(k) is not None and c.delete(k)  # it says yes to a miss too
+        self.touch = None
+        self.gets = c.gets
+        self.cas = lambda k, v, token: c.cas(k, v, token)
+        self.stored, self.exists = True, False
+        self.get_many, self.set_many = c.get_multi, c.set_multi
+        self.gat = lambda k, ttl: ABSENT
+        self.stats = lambda: {k if isinstance(k, str) else k.decode(): v
+                              for k, v in list(c.stats().values())[0].items()}
+        self.flush = c.flush_all
+        self.version = None
+        self.set_quiet = None
+
+
+CLIENTS = {"pymemcache": Pymemcache, "memcache": PythonMemcache, "pylibmc": Pylibmc,
+           "pylibmc-binary": lambda port: Pylibmc(port, binary=True), "bmemcached": Bmemcached}
+
+
 def check_basics(c):
     assert c.set("a", b"one") and c.get("a") == b"one"
     assert c.get("missing") is None
     assert not c.add("a", b"x") and c.add("b", b"two") and c.get("b") == b"two"
     assert not c.replace("missing", b"x") and c.replace("b", b"three")
-    assert c.append("b", b"!") and c.prepend("b", b">") and c.get("b") == b">three!"
+    if c.append:
+        assert c.append("b", b"!") and c.prepend("b", b">") and c.get("b") == b">three!"
     assert c.delete("b") and not c.delete("b") and c.get("b") is None
     assert c.set("empty", b"") and c.get("empty") == b""
     noise = bytes(range(256)) * 3
@@ -128,6 +168,8 @@ def check_cas(c):
 def check_expiry(c):
     assert c.set("brief", b"x", 1)
     wait_until(lambda: c.get("brief") is None)
+    if not c.touch:
+        return
     assert c.set("later", b"x", 1) and c.touch("later", 1000)
     assert c.set("gone", b"x", 1)
     wait_until(lambda: c.get("gone") is None)
@@ -168,9 +210,19 @@ def check_admin(c):
     assert c.set("a", b"after") and c.get("a") == b"after"
 
 
+def through_flash(c, phase):
+    """500 values, stored or read; the test waits in between until they are on flash."""
+    rnd = random.Random(2)
+    for i in range(500):
+        value = rnd.randbytes(rnd.randint(300, 5000))
+        assert (c.set("flash-%d" % i, value) if phase == "store" else c.get("flash-%d" % i) == value), i
+
+
 def main():
-    c = {"pymemcache": Pymemcache, "memcache": PythonMemcache, "pylibmc": Pylibmc}[sys.argv[1]](
-        int(sys.argv[2]))
+    c = CLIENTS[sys.argv[1]](int(sys.argv[2]))
+    if len(sys.argv) > 3:
+        through_flash(c, sys.argv[3])
+        return
     rnd = random.Random(1)
     check_basics(c)
     check_numbers(c)

@@ -5,9 +5,26 @@ cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
 need php
 php -r 'exit(class_exists("Memcached") ? 0 : 1);' || skip "php-memcached isn't installed"
-# shellcheck disable=SC2046
-start_server -m 64 -I 4m $(flash_flags 64)
-timeout 600 php t/clients/client.php "$PORT" || fail "php-memcached"
-stop_server
-check "clean stop" "$SERVER_RC" 0
+for protocol in text binary; do
+    # shellcheck disable=SC2046
+    start_server -m 64 -I 4m $(flash_flags 64)
+    timeout 600 php t/clients/client.php "$PORT" $protocol || fail "php-memcached, $protocol"
+    stop_server
+    check "clean stop" "$SERVER_RC" 0
+    # shellcheck disable=SC2046
+    start_server -m 64 $(all_flash_flags)
+    from_flash php t/clients/client.php "$PORT" $protocol
+    stop_server
+    check "clean stop" "$SERVER_RC" 0
+done
+if is_extant; then
+    printf 'someone:a word\n' > "$TMP/users"
+    start_server -m 64 -I 4m -S -Y "$TMP/users"
+    SASL_USER=someone SASL_PASSWORD='a word' timeout 600 php t/clients/client.php "$PORT" binary ||
+        fail "php-memcached with SASL"
+    SASL_USER=someone SASL_PASSWORD=another timeout 600 php t/clients/client.php "$PORT" binary \
+        > "$TMP/out" 2>&1 && fail "a wrong password was let in"
+    stop_server
+    check "clean stop" "$SERVER_RC" 0
+fi
 finish

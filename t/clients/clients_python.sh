@@ -1,18 +1,31 @@
 #!/bin/bash
-# pymemcache, python-memcached and pylibmc, as they are, do what they do with memcached.
-# Each that isn't installed is skipped; all missing is a skip of the test.
+# pymemcache, python-memcached, pylibmc in both protocols and bmemcached, as they are, do what they do with
+# memcached. Each that isn't installed is skipped; all missing is a skip of the test.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
 ran=0
-# shellcheck disable=SC2046
-start_server -m 64 -I 4m $(flash_flags 64)
-for client in pymemcache memcache pylibmc; do
-    python=$(python_with "$client") || { echo "$client isn't installed"; continue; }
+for client in pymemcache memcache pylibmc pylibmc-binary bmemcached; do
+    python=$(python_with "${client%-binary}") || { echo "$client isn't installed"; continue; }
+    # shellcheck disable=SC2046
+    start_server -m 64 -I 4m $(flash_flags 64)
     timeout 600 "$python" t/clients/client.py "$client" "$PORT" || fail "$client"
+    stop_server
+    check "clean stop" "$SERVER_RC" 0
+    # shellcheck disable=SC2046
+    start_server -m 64 $(all_flash_flags)
+    from_flash "$python" t/clients/client.py "$client" "$PORT"
+    stop_server
+    check "clean stop" "$SERVER_RC" 0
     ran=$((ran + 1))
 done
 [ $ran -gt 0 ] || skip "no Python client is installed"
-stop_server
-check "clean stop" "$SERVER_RC" 0
+if is_extant && python=$(python_with bmemcached); then
+    printf 'someone:a word\n' > "$TMP/users"
+    start_server -m 64 -I 4m -S -Y "$TMP/users"
+    SASL_USER=someone SASL_PASSWORD='a word' timeout 600 "$python" t/clients/client.py bmemcached "$PORT" ||
+        fail "bmemcached with SASL"
+    stop_server
+    check "clean stop" "$SERVER_RC" 0
+fi
 finish
