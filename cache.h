@@ -235,9 +235,21 @@ bool cache_run(struct cache_worker *w, struct cache_op *op);
 /* Gives back what the result holds (pinned item, read buffers) and, after CACHE_ALLOC that was not
  * stored, the item. */
 void cache_release(struct cache_worker *w, struct cache_op *op);
-/* The client reads slowly: frees scarce read buffers by copying the view's value to ordinary memory.
- * 0 or -ENOMEM (unchanged). */
-int cache_detach(struct cache_op *op);
+/* What was read from flash for a view is in memory until cache_release, and others may wait for that memory:
+ * then the worker's fn is asked to put something away. 0: it did; else the microseconds after which it is
+ * to be asked again, UINT64_MAX: when cache_nudge() says so. large: values of more than some KB. Called from
+ * cache_worker_poll, _reap and _submit. */
+typedef uint64_t (*cache_relief_fn)(void *ctx, bool large);
+void cache_worker_set_relief(struct cache_worker *w, cache_relief_fn fn, void *ctx);
+void cache_nudge(struct cache_worker *w);
+/* Does the view's value stand in a read buffer, and in a large one? */
+bool cache_view_is_read(const struct cache_op *op, bool *large);
+/* Gives the buffers of a finished op up; view.value is NULL then. The bytes that this sets free: 0 if others
+ * share them. Only for ops of which cache_view_is_read(). */
+uint64_t cache_put_away(struct cache_op *op);
+/* Reads the value again, the same bytes: true: view.value is there; false: op->done(op) comes later. NULL
+ * then: it can't be read any more. */
+bool cache_bring_back(struct cache_worker *w, struct cache_op *op);
 /* For a connection that goes away while its op is parked: the op ends as soon as it can, done is still
  * called (exactly once), after which the caller releases it. */
 

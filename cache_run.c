@@ -91,6 +91,7 @@ static bool start_reads(struct cache_worker *w, struct cache_op *op)
         r->verdict = READ_RUNNING;
         r->rd.done = read_done;
         r->rd.owner = r;
+        r->rd.holds_others = op->read_count > 1;
         ext_read_start(w->ring, &r->rd, r->place, r->len_class);
         if (r->rd.state != EXT_READ_DONE || !judge_read(w, r))
             op->read_pending++;
@@ -233,6 +234,22 @@ void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, u
     op->hash = hash;
 }
 
+/* What the op has read is forgotten, pins too. */
+static void reads_release(struct cache_worker *w, struct cache_op *op)
+{
+    while (op->reads) {
+        struct cache_read *r = op->reads;
+        op->reads = r->next;
+        if (r->verdict == READ_WANTED || r->verdict == READ_AWAY) /* holds a pin and nothing else */
+            ext_unpin(w->cache->ext, r->place);
+        else
+            ext_read_finish(&r->rd);
+        read_free(w, r);
+    }
+    op->read_count = 0;
+    op->read_bytes = 0;
+}
+
 void cache_release(struct cache_worker *w, struct cache_op *op)
 {
     ASSERT(op->state != OP_READING && op->state != OP_WAITING);
@@ -241,36 +258,127 @@ void cache_release(struct cache_worker *w, struct cache_op *op)
         item_unref(w->cache, op->joined);
         op->joined = NULL;
     }
-    while (op->reads) {
-        struct cache_read *r = op->reads;
-        op->reads = r->next;
-        if (r->verdict == READ_WANTED) /* another of these found no memory: never started */
-            ext_unpin(w->cache->ext, r->place);
-        else
-            ext_read_finish(&r->rd);
-        read_free(w, r);
-    }
-    op->read_count = 0;
-    op->read_bytes = 0;
+    reads_release(w, op);
     op->state = OP_NEW;
 }
 
-int cache_detach(struct cache_op *op)
+/* ---- values put away ---- */
+
+static struct cache_read *read_of_view(const struct cache_op *op)
 {
-    if (!op->view_from_read)
-        return 0;
+    if (!op->view_from_read || op->view.value == NULL)
+        return NULL;
+    for (struct cache_read *r = op->reads; r; r = r->next)
+        if (r->verdict == READ_MATCH && r->rec.value == op->view.value)
+            return r;
+    return NULL;
+}
+
+bool cache_view_is_read(const struct cache_op *op, bool *large)
+{
+    const struct cache_read *r = read_of_view(op);
+    if (!r)
+        return false;
+    *large = ext_read_is_large(&r->rd);
+    return true;
+}
+
+uint64_t cache_put_away(struct cache_op *op)
+{
+    struct cache_read *view = read_of_view(op);
+    uint64_t bytes = 0;
+    ASSERT(op->state == OP_FINISHED && view);
     for (struct cache_read *r = op->reads; r; r = r->next) {
-        if (r->verdict != READ_MATCH || r->rec.value != op->view.value)
+        if (r->verdict == READ_WANTED || r->verdict == READ_AWAY)
             continue;
-        int rc = ext_read_detach(&r->rd);
-        if (rc != 0)
-            return rc;
-        rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
-        ASSERT(rc == 0);
-        op->view.value = r->rec.value;
-        return 0;
+        bytes += ext_read_put_away(&r->rd);
+        r->verdict = READ_AWAY;
+        r->is_view = r == view;
     }
-    return 0;
+    op->view.value = NULL;
+    return bytes;
+}
+
+static void end_return(struct cache_op *op, struct cache_read *r)
+{
+    op->state = OP_FINISHED;
+    if (r->verdict == READ_MATCH)
+        op->view.value = r->rec.value;
+}
+
+static void returned(struct ext_read *rd)
+{
+    struct cache_read *r = rd->owner;
+    struct cache_op *op = r->op;
+    if (!judge_read(op->worker, r))
+        return;
+    ASSERT(op->worker->parked > 0);
+    op->worker->parked--;
+    end_return(op, r);
+    op->done(op);
+}
+
+bool cache_bring_back(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache_read *r = op->reads;
+    ASSERT(op->state == OP_FINISHED);
+    while (!(r->verdict == READ_AWAY && r->is_view))
+        r = r->next;
+    r->verdict = READ_RUNNING;
+    r->is_view = false;
+    r->rd.done = returned;
+    r->rd.holds_others = false;
+    op->state = OP_READING;
+    ext_read_start(w->ring, &r->rd, r->place, r->len_class);
+    if (r->rd.state == EXT_READ_DONE && judge_read(w, r)) {
+        end_return(op, r);
+        return true;
+    }
+    w->parked++;
+    return false;
+}
+
+/* An op that waits for memory begins from the start when there is some: it can read again. */
+static bool relieve_by_waiting(struct cache_worker *w, bool large)
+{
+    for (struct cache_op *op = w->wait_head; op; op = op->wait_next) {
+        bool gives = false;
+        for (struct cache_read *r = op->reads; r; r = r->next)
+            gives |= r->verdict != READ_WANTED && ext_read_is_large(&r->rd) == large;
+        if (!gives)
+            continue;
+        reads_release(w, op);
+        return true;
+    }
+    return false;
+}
+
+static bool relieve(void *ctx, bool large)
+{
+    struct cache_worker *w = ctx;
+    if (relieve_by_waiting(w, large))
+        return true;
+    uint64_t us = w->relieve ? w->relieve(w->relieve_ctx, large) : UINT64_MAX;
+    if (us == 0)
+        return true;
+    if (us != UINT64_MAX) {
+        uint64_t due = clock_mono_us() + us;
+        if (w->relief_due_us == 0 || due < w->relief_due_us)
+            w->relief_due_us = due;
+    }
+    return false;
+}
+
+void cache_worker_set_relief(struct cache_worker *w, cache_relief_fn fn, void *ctx)
+{
+    w->relieve = fn;
+    w->relieve_ctx = ctx;
+}
+
+void cache_nudge(struct cache_worker *w)
+{
+    if (w->ring)
+        ext_ring_nudge(w->ring);
 }
 
 /* ---- workers ---- */
@@ -289,6 +397,7 @@ struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *s
         w->ring = ext_ring_create(c->ext);
         if (!w->ring)
             goto fail;
+        ext_ring_set_relief(w->ring, relieve, w);
     }
     return w;
 fail:
@@ -332,6 +441,7 @@ void cache_worker_poll(struct cache_worker *w)
     ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
     if (n == (ssize_t)sizeof(drained))
         w->notify_armed = false;
+    w->relief_due_us = 0;
     if (w->ring)
         ext_ring_reap(w->ring);
     /* Those that wait now; what parks again during this goes to a new list. */
@@ -355,13 +465,25 @@ bool cache_worker_reap(struct cache_worker *w)
     return more;
 }
 
-int64_t cache_worker_timeout_us(const struct cache_worker *w)
+static int64_t wait_timeout_us(const struct cache_worker *w, uint64_t now_us)
 {
     if (!w->wait_head)
         return -1;
     uint64_t max_us = atomic_load(&w->cache->settings->ext_max_sleep);
-    uint64_t waited = clock_mono_us() - w->wait_head->wait_start_us;
+    uint64_t waited = now_us - w->wait_head->wait_start_us;
     if (waited >= max_us)
         return 1000; /* given its last chance a little later */
     return (int64_t)min_u64(max_us - waited + 1, 100000);
+}
+
+int64_t cache_worker_timeout_us(const struct cache_worker *w)
+{
+    if (!w->wait_head && w->relief_due_us == 0)
+        return -1;
+    uint64_t now = clock_mono_us();
+    int64_t wait = wait_timeout_us(w, now);
+    if (w->relief_due_us == 0)
+        return wait;
+    int64_t relief = w->relief_due_us > now ? (int64_t)(w->relief_due_us - now) : 0;
+    return wait < 0 || relief < wait ? relief : wait;
 }

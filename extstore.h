@@ -203,6 +203,7 @@ struct ext_read {
     /* caller's */
     void (*done)(struct ext_read *r); /* called by ext_ring_reap; never from ext_read_start */
     void *owner;
+    bool holds_others; /* its owner holds other reads until this one is done: it may not wait for them */
     /* engine's */
     ext_place place;
     uint32_t len_class;
@@ -213,6 +214,7 @@ struct ext_read {
     uint32_t skip, buffer_bytes;
     uint32_t page, version;
     struct ext_ring *ring;
+    struct ext_copy *copy; /* a large one: where the bytes are, maybe with others */
     struct ext_read *next;
     uint64_t start_ns;
     uint32_t io_done, tries;
@@ -299,9 +301,17 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
 bool ext_read_again(struct ext_read *r);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
 void ext_read_finish(struct ext_read *r);
-/* Moves the record's bytes out of the ring's buffer into malloc'd memory (a slow client must not
- * hold ring buffers); -ENOMEM leaves r as it was. */
-int ext_read_detach(struct ext_read *r);
+/* Gives the buffer of a DONE read back, and keeps its page pinned: ext_read_start() with the same place
+ * brings the same bytes again, and takes the pin over. The bytes that this sets free: 0 if others share
+ * the copy. */
+uint64_t ext_read_put_away(struct ext_read *r);
+/* Is it one of the large reads, which have a bound of their own? Of a DONE read. */
+bool ext_read_is_large(const struct ext_read *r);
+/* Reads wait for buffers, and all may be held by reads that are DONE. fn is asked to give some back, in the
+ * ring's thread, from ext_ring_submit() and ext_ring_reap*(): true if it did. large: of large ones. */
+void ext_ring_set_relief(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx);
+/* There may be more to give back: if reads wait, the fd becomes readable, and fn is asked again. */
+void ext_ring_nudge(struct ext_ring *ring);
 
 /* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or
  * go on with the rescue, eviction or expiry of one page (upkeep/reclaim.h says which). Reads for it
@@ -331,6 +341,10 @@ struct ext_info {
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
     uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;
+    uint64_t reads_shared;      /* served from what was read for another request that still waits */
+    uint64_t reads_put_away;    /* values that were given up for others, to be read again */
+    uint64_t reads_waiting;     /* now, for a buffer */
+    uint64_t read_copies_bytes; /* now, of large reads; small ones are in buffer_bytes */
     /* Some page is BAD, a device refuses writes or reads or brings wrong bytes, something waits to
      * be written for it, or no page can be opened. */
     bool degraded;

@@ -460,7 +460,7 @@ static void stats_conns(struct session *s)
 
 /* Where the process's memory is. */
 static void fill_resident(const struct command_env *env, const struct memory_heap *heap,
-                          struct stats_extant *out)
+                          const struct ext_info *ext, struct stats_extant *out)
 {
     struct memory_resident r;
     struct buffer_pool pool;
@@ -478,6 +478,7 @@ static void fill_resident(const struct command_env *env, const struct memory_hea
     out->resident_program_bytes = mapped;
     out->resident_other_bytes = anonymous - out->resident_heap_bytes;
     out->heap_allocated_bytes = heap->allocated_bytes;
+    out->heap_values_bytes = ext->read_copies_bytes;
     out->heap_connections_bytes = pool.bytes + pool.responses * sizeof(struct pending) +
                                   atomic_load(&env->counters->curr_conns) * env->connection_bytes;
 }
@@ -492,6 +493,7 @@ static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)
     LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written);
     LINE(write_mismatches);
     LINE(device_reads), LINE(buffer_hits), LINE(bad_checksums), LINE(evicted_index_full);
+    LINE(reads_shared), LINE(reads_put_away), LINE(reads_waiting);
     LINE(objects_expired), LINE(objects_unread_dropped), LINE(wbufs_free), LINE(wbufs_busy);
     LINE(wbufs_stuck), LINE(page_table_bytes);
 #undef LINE
@@ -589,7 +591,7 @@ void admin_emit_extant(const struct command_env *env, stats_emit_fn emit, void *
     struct memory_heap heap;
     memory_heap(&heap);
     out.allocator = heap.allocator;
-    fill_resident(env, &heap, &out);
+    fill_resident(env, &heap, &ext, &out);
     stats_emit_extant(&out, emit, ctx);
     char progress[PROGRESS_TEXT_BYTES];
     progress_text(progress, sizeof(progress));

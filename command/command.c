@@ -164,24 +164,9 @@ static void queue_ready(struct session *s, struct pending *p)
     if (reply_source(&s->out, src) != 0) {
         session_break(s);
         pending_free(p);
+        return;
     }
-}
-
-/* After the last parked op of a session: what waited for that may go on. */
-static void unpark(struct session *s)
-{
-    ASSERT(s->parked > 0);
-    s->parked--;
-    if (s->parked == 0)
-        s->barrier = false;
-}
-
-static void tell(struct session *s)
-{
-    if (!s->gone)
-        s->resumed(s);
-    else if (s->parked == 0)
-        s->ended(s);
+    pending_hold(p);
 }
 
 static void log_lookup(struct pending *p)
@@ -194,7 +179,7 @@ static void read_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
-    unpark(s);
+    session_unpark(s);
     s->parked_bytes -= p->read_bytes;
     end_wait(p);
     note_latency(p);
@@ -204,9 +189,12 @@ static void read_done(struct cache_op *op)
         pending_free(p);
     } else {
         fill_source(p);
+        if (p->source.value_bytes == 0) /* all is said: nothing of what was read is needed */
+            cache_release(s->w->cache_worker, &p->op);
         reply_source_ready(&s->out, &p->source);
+        pending_hold(p);
     }
-    tell(s);
+    session_tell(s);
 }
 
 /* Runs a read op; its answer is in the queue, or has its place there. False: there is no memory to read
@@ -220,7 +208,6 @@ static bool run_read(struct session *s, struct pending *p)
         return false;
     }
     p->read_bytes = p->op.read_bytes;
-    s->w->read_bytes += p->read_bytes;
     if (done) {
         note_latency(p);
         queue_ready(s, p);
@@ -618,11 +605,11 @@ static void change_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
-    unpark(s);
+    session_unpark(s);
     end_wait(p);
     if (s->gone || change_next(s, p))
         pending_free(p);
-    tell(s);
+    session_tell(s);
 }
 
 static enum command_result start_change(struct session *s, struct pending *p)

@@ -166,6 +166,8 @@ static void drop_entry(struct reply_queue *q, struct reply_entry *e)
     switch (e->kind) {
     case REPLY_BYTES: {
         struct chunk *c = e->holder;
+        if (!c) /* text that nobody holds */
+            break;
         c->entries--;
         free_chunk_if_done(q, c);
         break;
@@ -174,7 +176,7 @@ static void drop_entry(struct reply_queue *q, struct reply_entry *e)
         q->release(q->release_ctx, e->holder);
         break;
     case REPLY_SOURCE:
-        if (e->source->ready)
+        if (e->source->ready || e->source->away)
             e->source->finished(e->source);
         break;
     }
@@ -277,6 +279,18 @@ int reply_bytes(struct reply_queue *q, const void *p, size_t n)
     return 0;
 }
 
+int reply_text(struct reply_queue *q, const char *text, size_t n)
+{
+    if (q->chunk || q->count == 0 || entry_at(q, q->count - 1)->kind != REPLY_SOURCE)
+        return reply_bytes(q, text, n);
+    struct reply_entry *e = add_entry(q);
+    if (!e)
+        return -ENOMEM;
+    *e = (struct reply_entry){.data = text, .bytes = n, .kind = REPLY_BYTES};
+    q->bytes += n;
+    return 0;
+}
+
 int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder)
 {
     struct reply_entry *e = add_entry(q);
@@ -290,6 +304,14 @@ int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder)
 static size_t source_bytes(const struct reply_source *s)
 {
     return (size_t)s->head_bytes + s->value_bytes + (s->crlf ? 2 : 0);
+}
+
+/* Of the source that is sent a part may be gone. */
+static size_t unsent_bytes(struct reply_queue *q, const struct reply_source *s)
+{
+    const struct reply_entry *first = entry_at(q, 0);
+    bool is_first = first->kind == REPLY_SOURCE && first->source == s;
+    return source_bytes(s) - (is_first ? q->head_sent : 0);
 }
 
 int reply_source(struct reply_queue *q, struct reply_source *s)
@@ -307,19 +329,29 @@ int reply_source(struct reply_queue *q, struct reply_source *s)
 
 void reply_source_ready(struct reply_queue *q, struct reply_source *s)
 {
-    ASSERT(!s->ready && q->waiting > 0);
+    ASSERT(!s->ready && !s->away && q->waiting > 0);
     s->ready = true;
     q->waiting--;
-    q->bytes += source_bytes(s);
+    q->bytes += unsent_bytes(q, s);
 }
 
-void reply_each_ready(struct reply_queue *q, void (*fn)(struct reply_source *s))
+void reply_source_put_away(struct reply_queue *q, struct reply_source *s)
 {
-    for (uint32_t i = 0; i < q->count; i++) {
-        struct reply_entry *e = entry_at(q, i);
-        if (e->kind == REPLY_SOURCE && e->source->ready)
-            fn(e->source);
-    }
+    ASSERT(s->ready && s->value_bytes > 0);
+    q->bytes -= unsent_bytes(q, s);
+    q->waiting++;
+    s->ready = false;
+    s->away = true;
+    s->value = NULL;
+}
+
+struct reply_source *reply_source_wanted(struct reply_queue *q)
+{
+    struct reply_entry *e = q->count ? entry_at(q, 0) : NULL;
+    if (!e || e->kind != REPLY_SOURCE || !e->source->away)
+        return NULL;
+    e->source->away = false;
+    return e->source;
 }
 
 /* ---- sending ---- */
@@ -349,6 +381,11 @@ static size_t entry_bytes(const struct reply_entry *e)
 static bool entry_is_ready(const struct reply_entry *e)
 {
     return e->kind != REPLY_SOURCE || e->source->ready;
+}
+
+bool reply_is_ready(struct reply_queue *q)
+{
+    return q->count == 0 || entry_is_ready(entry_at(q, 0));
 }
 
 static void gather_entry(struct gather *g, const struct reply_entry *e)

@@ -3,7 +3,8 @@
  * A reply queue is a FIFO of entries. Each is
  *   BYTES   text in a buffer of the pool; neighbours grow together into one entry;
  *   VALUE   bytes that somebody else owns (a pinned item), given back once they are sent;
- *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready.
+ *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready. Its value
+ *           may be put away again, also when a part of it is sent, until it is asked back.
  * reply_send() gathers many entries into one sendmsg(); reply_pieces() and reply_sent() are for who
  * sends them by other means. Once something could not be added for want of memory, nothing is until
  * reply_drop(): what is sent is always the beginning of the answer.
@@ -49,6 +50,7 @@ void pool_count_response(struct buffer_pool *p, int by);
 /* A reply that will be known later. Belongs to its maker until the queue calls finished(). */
 struct reply_source {
     bool ready;
+    bool away; /* not ready any more: reply_source_put_away() */
     /* valid once ready: head, value, "\r\n" if crlf; all may be empty */
     const char *head, *value;
     uint32_t head_bytes, value_bytes;
@@ -104,6 +106,9 @@ char *reply_room(struct reply_queue *q, size_t n);
 void reply_commit(struct reply_queue *q, size_t n);
 /* Adds a copy of any length. 0 or -ENOMEM (then a part of it may have been added). */
 int reply_bytes(struct reply_queue *q, const void *p, size_t n);
+/* Adds text that stays where it is for ever: behind a source without a copy, which would take a buffer of
+ * the pool for a line. 0 or -ENOMEM. */
+int reply_text(struct reply_queue *q, const char *text, size_t n);
 /* Adds bytes in place. 0 or -ENOMEM (holder stays the caller's). */
 int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder);
 /* Adds a source; ready or not. 0 or -ENOMEM. */
@@ -113,6 +118,14 @@ int reply_source(struct reply_queue *q, struct reply_source *s);
 void reply_fail(struct reply_queue *q);
 /* A source of this queue has become ready. */
 void reply_source_ready(struct reply_queue *q, struct reply_source *s);
+/* The value of a ready one is given up for now. It waits, without anybody working on it, until
+ * reply_source_wanted() gives it; if the queue is dropped before, finished() is called. */
+void reply_source_put_away(struct reply_queue *q, struct reply_source *s);
+/* What is to be sent next, if it was put away; its maker works on it from now on, and says when it is ready
+ * again. NULL: something else is next. */
+struct reply_source *reply_source_wanted(struct reply_queue *q);
+/* May the next bytes be sent, as far as the queue knows? */
+bool reply_is_ready(struct reply_queue *q);
 
 enum reply_progress {
     REPLY_SENT_ALL,  /* nothing left */
@@ -132,8 +145,5 @@ void reply_sent(struct reply_queue *q, size_t n);
 /* Copies all of it (q->bytes) to `to` instead of sending it, and empties the queue. No source may be
  * waiting, nothing be sent of it. */
 void reply_take(struct reply_queue *q, char *to);
-
-/* Calls fn for each ready source in the queue whose value is not sent yet. */
-void reply_each_ready(struct reply_queue *q, void (*fn)(struct reply_source *s));
 
 #endif

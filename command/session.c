@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 
+#include "base/clock.h"
 #include "operator/watch.h"
 
 enum { SPARE_MAX = 64 };
@@ -28,7 +29,7 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
     p->next = NULL;
     p->received = 0;
     p->read_bytes = p->waited_ns = 0;
-    p->parked = p->queued = p->lookup = p->dropping = false;
+    p->parked = p->queued = p->lookup = p->dropping = p->held = false;
     p->refusal = REPLY_NONE;
     memcpy(p->key, key, key_len);
     if (verb_info(req->verb)->verb_class == CLASS_META) {
@@ -53,10 +54,43 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
     return p;
 }
 
+static void value_forget(struct pending *p)
+{
+    struct command_worker *w = p->s->w;
+    if (!p->held)
+        return;
+    p->held = false;
+    if (p->older)
+        p->older->younger = p->younger;
+    else
+        w->oldest_value = p->younger;
+    if (p->younger)
+        p->younger->older = p->older;
+    else
+        w->youngest_value = p->older;
+}
+
+void pending_hold(struct pending *p)
+{
+    struct command_worker *w = p->s->w;
+    bool large;
+    if (p->source.value_bytes == 0 || !cache_view_is_read(&p->op, &large))
+        return;
+    p->held = true;
+    p->held_ms = clock_mono_ms();
+    p->younger = NULL;
+    p->older = w->youngest_value;
+    if (p->older)
+        p->older->younger = p;
+    else
+        w->oldest_value = p;
+    w->youngest_value = p;
+}
+
 void pending_free(struct pending *p)
 {
     struct command_worker *w = p->s->w;
-    w->read_bytes -= p->read_bytes;
+    value_forget(p);
     pool_count_response(&w->pool, -1);
     cache_release(w->cache_worker, &p->op);
     if (w->spare_count >= SPARE_MAX) {
@@ -68,6 +102,35 @@ void pending_free(struct pending *p)
     w->spare_count++;
 }
 
+/* cache_relief_fn: puts away the value that has waited longest among those that can't be sent now. */
+static uint64_t put_values_away(void *ctx, bool want_large)
+{
+    struct command_worker *w = ctx;
+    uint64_t now = clock_mono_ms(), again_ms = UINT64_MAX;
+    for (struct pending *p = w->oldest_value, *next; p; p = next) {
+        struct session *s = p->s;
+        uint64_t since = s->blocked_ms;
+        bool large;
+        next = p->younger;
+        if (since == 0) {
+            if (reply_is_ready(&s->out)) /* is about to be sent */
+                continue;
+            since = p->held_ms;
+        }
+        if (!cache_view_is_read(&p->op, &large) || large != want_large)
+            continue;
+        if (now - since < SESSION_PATIENCE_MS) {
+            again_ms = min_u64(again_ms, SESSION_PATIENCE_MS - (now - since));
+            continue;
+        }
+        value_forget(p);
+        reply_source_put_away(&s->out, &p->source);
+        if (cache_put_away(&p->op) > 0)
+            return 0;
+    }
+    return again_ms == UINT64_MAX ? UINT64_MAX : again_ms * 1000;
+}
+
 void command_worker_init(struct command_worker *w, const struct command_env *env,
                          struct cache_worker *cache_worker, struct thread_stats *stats,
                          uint64_t buffer_limit_bytes)
@@ -75,9 +138,10 @@ void command_worker_init(struct command_worker *w, const struct command_env *env
     *w = (struct command_worker){.env = env,
                                  .cache_worker = cache_worker,
                                  .stats = stats,
-                                 .read_bytes_max = max_u64(env->settings->ext_buffer_mem / env->thread_count,
-                                                           WORKER_READ_BYTES_MIN),
+                                 .reply_bytes_max =
+                                     max_u64(SESSION_ALL_BYTES_MAX / env->thread_count, MiB),
                                  .watch_mask = watch_mask()};
+    cache_worker_set_relief(cache_worker, put_values_away, w);
     pool_init(&w->pool, buffer_limit_bytes);
 }
 
@@ -123,17 +187,79 @@ bool session_close(struct session *s)
     return s->parked == 0;
 }
 
-static void detach_source(struct reply_source *source)
+void session_unpark(struct session *s)
 {
-    struct pending *p = (struct pending *)((char *)source - offsetof(struct pending, source));
-    if (source->value_bytes > 0 && cache_detach(&p->op) == 0)
-        source->value = p->op.view.value;
+    ASSERT(s->parked > 0);
+    s->parked--;
+    if (s->parked == 0)
+        s->barrier = false;
 }
 
-void session_detach(struct session *s)
+void session_tell(struct session *s)
 {
-    reply_each_ready(&s->out, detach_source);
+    if (!s->gone)
+        s->resumed(s);
+    else if (s->parked == 0)
+        s->ended(s);
 }
+
+/* ---- values put away ---- */
+
+void session_sent(struct session *s, bool blocked, bool progress)
+{
+    if (likely(!blocked)) {
+        s->blocked_ms = 0;
+        return;
+    }
+    if (progress || s->blocked_ms == 0)
+        s->blocked_ms = clock_mono_ms();
+    cache_nudge(s->w->cache_worker); /* what waits for read buffers may have this one's in a while */
+}
+
+/* The value is here again, or can't be read any more: then, since its head is said, nothing more is. */
+static void value_returned(struct session *s, struct pending *p)
+{
+    p->source.value = p->op.view.value;
+    if (p->source.value == NULL) {
+        p->source.value_bytes = 0;
+        p->source.away = true; /* is finished when the queue is dropped */
+        session_break(s);
+        return;
+    }
+    reply_source_ready(&s->out, &p->source);
+    pending_hold(p);
+}
+
+static void fetch_done(struct cache_op *op)
+{
+    struct pending *p = op->owner;
+    struct session *s = p->s;
+    session_unpark(s);
+    p->parked = false;
+    if (s->gone)
+        pending_free(p);
+    else
+        value_returned(s, p);
+    session_tell(s);
+}
+
+bool session_fetch(struct session *s)
+{
+    struct reply_source *source = reply_source_wanted(&s->out);
+    if (!source)
+        return false;
+    struct pending *p = (struct pending *)((char *)source - offsetof(struct pending, source));
+    p->op.done = fetch_done;
+    if (cache_bring_back(s->w->cache_worker, &p->op)) {
+        value_returned(s, p);
+        return source->ready;
+    }
+    p->parked = true;
+    s->parked++;
+    return false;
+}
+
+/* ---- answers ---- */
 
 void session_break(struct session *s)
 {
@@ -158,9 +284,14 @@ void session_answer(struct session *s, const struct request *req, enum reply rep
 
 void session_reply(struct session *s, enum reply reply)
 {
-    static const struct request line = {.dialect = DIALECT_CLASSIC};
-    bool is_line = !s->request || s->request->dialect != DIALECT_BINARY;
-    session_answer(s, is_line ? &line : s->request, reply);
+    if (s->request && s->request->dialect == DIALECT_BINARY) {
+        session_answer(s, s->request, reply);
+        return;
+    }
+    size_t len;
+    const char *text = reply_line(reply, &len);
+    if (reply_text(&s->out, text, len) != 0)
+        session_break(s);
 }
 
 void session_block(struct session *s, const char *name, const char *text, size_t bytes)

@@ -4,9 +4,13 @@
  *
  * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_READ_BYTES_MAX of what they read,
  * SESSION_REPLY_BYTES_MAX of unsent replies (and one reply more); a session beyond them executes
- * nothing until it is below again. Where what was read for all sessions of a worker, and is not yet
- * sent, is beyond its read_bytes_max, each session has one request at a time: clients that are many,
- * or slow, don't make memory grow but by one value each.
+ * nothing until it is below again. Where replies and requests of all sessions of a worker are beyond its
+ * share of SESSION_ALL_BYTES_MAX, each session has one request at a time.
+ *
+ * Values read from flash stand in the worker's read buffers until they are sent. When others wait for
+ * these, a value that could not be sent for SESSION_PATIENCE_MS, since its client takes nothing or something
+ * before it is missing, is put away and read again when it is its turn: clients that are many, or slow,
+ * or don't read at all, cost no memory and stop nobody.
  *
  * Threads: a session and its command_worker belong to one worker thread. No locks on entry.
  */
@@ -29,7 +33,9 @@
 #define SESSION_REPLY_BYTES_MAX ((size_t)256 * 1024)
 #define SESSION_REPLY_ENTRIES_MAX 4096
 #define SESSION_READ_BYTES_MAX ((uint64_t)1024 * 1024)
-#define WORKER_READ_BYTES_MIN ((uint64_t)16 * 1024 * 1024) /* read_bytes_max is not less */
+#define SESSION_ALL_BYTES_MAX ((uint64_t)16 * 1024 * 1024) /* of all workers */
+#define SESSION_PATIENCE_MS 10
+#define SESSION_PENDING_BYTES_MAX 4096 /* a request that is being worked on takes less */
 #define COMMAND_COPY_BYTES_MAX 1024 /* values up to this are copied into the reply */
 
 struct admin;
@@ -90,7 +96,8 @@ struct command_worker {
     struct cache_worker *cache_worker;
     struct thread_stats *stats;
     struct buffer_pool pool;
-    uint64_t read_bytes, read_bytes_max; /* of gets from flash that are not yet sent */
+    uint64_t reply_bytes_max; /* see session_is_full */
+    struct pending *oldest_value, *youngest_value; /* read from flash, ready and not yet sent */
     const _Atomic(uint32_t) *watch_mask;
     struct pending *spare; /* free list */
     unsigned spare_count;
@@ -119,6 +126,7 @@ struct session {
     struct pending *store; /* its value is being received (once parked is 0) */
     uint32_t parked;       /* ops in flight */
     uint64_t parked_bytes; /* that these read, of gets */
+    uint64_t blocked_ms;   /* since when the client has taken nothing; 0: it takes what there is */
     uint32_t get_offset;   /* bytes of a get's keys that are dealt with */
     uint64_t swallow_bytes; /* of a refused value, to be thrown away */
     uint64_t handover;     /* COMMAND_WATCH: streams; COMMAND_DUMP: slab classes */
@@ -136,14 +144,26 @@ void session_init(struct session *s, struct command_worker *w, int fd,
 /* The client has left: forgets replies. True: no op is parked, the session may be freed; false:
  * ended() will be called. */
 bool session_close(struct session *s);
+/* Of replies and of requests that are being worked on, beside values. */
+static inline uint64_t command_worker_bytes(const struct command_worker *w)
+{
+    return atomic_load_explicit(&w->pool.bytes, memory_order_relaxed) +
+           atomic_load_explicit(&w->pool.responses, memory_order_relaxed) * SESSION_PENDING_BYTES_MAX;
+}
+static inline bool session_is_crowded(const struct session *s)
+{
+    return command_worker_bytes(s->w) >= s->w->reply_bytes_max;
+}
 static inline bool session_is_full(const struct session *s)
 {
     return s->parked >= SESSION_PARKED_MAX || s->parked_bytes >= SESSION_READ_BYTES_MAX ||
            s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
-           (unlikely(s->w->read_bytes >= s->w->read_bytes_max) && s->out.count > 0);
+           (unlikely(session_is_crowded(s)) && s->out.count > 0);
 }
-/* The client reads slowly: what waits to be sent gives back scarce read buffers. */
-void session_detach(struct session *s);
+/* After each sending: what became of it. blocked: the socket takes no more; progress: it took something. */
+void session_sent(struct session *s, bool blocked, bool progress);
+/* What comes next is not ready. True: it is now, its value was put away and is back. */
+bool session_fetch(struct session *s);
 
 enum command_result {
     COMMAND_DONE,  /* the line is dealt with; look at store and swallow_bytes next */
@@ -163,7 +183,10 @@ struct pending {
     struct session *s;
     struct pending *next; /* free list */
     uint32_t received;    /* stores: bytes of the value that are there */
-    uint64_t read_bytes;  /* gets: counted in the worker's */
+    uint64_t read_bytes;  /* gets: counted in the session's parked_bytes */
+    struct pending *older, *younger; /* while `held`: the worker's list of values */
+    uint64_t held_ms;     /* since when */
+    bool held;            /* its value is in a read buffer */
     uint64_t parked_ns, waited_ns; /* when the present wait began; all that are over together */
     bool parked;
     bool queued;          /* stands in the reply queue */
@@ -176,11 +199,18 @@ struct pending {
     char head[ENCODE_MAX];
 };
 
+static_assert(sizeof(struct pending) <= SESSION_PENDING_BYTES_MAX, "a request that is worked on");
+
 /* A pending with its op (cache_op_init), for this request. NULL: no memory. */
 struct pending *pending_make(struct session *s, enum cache_verb verb, const struct request *req,
                              const char *key, uint32_t key_len, uint64_t hash);
 /* Releases what the op holds, too. */
 void pending_free(struct pending *p);
+/* A get is ready and in the queue: if its value stands in a read buffer, it may be put away from now on. */
+void pending_hold(struct pending *p);
+/* An op that was parked is done: what waited for that may go on. Then, once all else is done: say so. */
+void session_unpark(struct session *s);
+void session_tell(struct session *s);
 
 /* ---- answers, at the end of the queue ---- */
 

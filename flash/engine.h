@@ -231,6 +231,7 @@ struct ext_notify {
 struct ext_read_counters { /* one for each ring: written by its thread only */
     _Atomic(uint64_t) objects_read, bytes_read, device_reads, buffer_hits;
     _Atomic(uint64_t) read_errors, read_retries, read_short, bad_checksums;
+    _Atomic(uint64_t) reads_shared, reads_put_away;
 };
 
 struct ext_reclaim;

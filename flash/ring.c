@@ -9,7 +9,26 @@
 #include "flash/uring.h"
 
 /* Values of ext_read.slot that are not the number of a slot. */
-enum { SLOT_NONE = 0xffff, SLOT_LARGE = 0xfffe, SLOT_DETACHED = 0xfffd };
+enum { SLOT_NONE = 0xffff, SLOT_LARGE = 0xfffe };
+
+/* What was read of one place, for all reads of it that are not finished. Those have the page pinned, so
+ * the place is the same record for all. */
+struct ext_copy {
+    struct ext_copy *next; /* in its row; only while `listed`, when others may join */
+    ext_place place;
+    uint32_t version;
+    uint32_t bytes, skip, users;
+    bool listed, reading, from_buffer;
+    struct ext_read *followers, *followers_tail; /* get what the one that reads gets */
+    char *memory;
+};
+
+enum { COPY_ROWS = 64 };
+
+struct read_queue {
+    struct ext_read *head, *tail;
+    unsigned count;
+};
 
 struct ext_ring {
     struct extstore *e;
@@ -22,10 +41,15 @@ struct ext_ring {
     char *slots;
     uint16_t *free_slots;
     unsigned slot_count, free_count;
-    uint64_t large_bytes, large_max_bytes;
-    unsigned in_flight, waiting_count, completed_count;
-    struct ext_read *waiting, *waiting_tail;     /* QUEUED, not started */
-    struct ext_read *completed, *completed_tail; /* done() is to be called */
+    _Atomic(uint64_t) large_bytes; /* of copies */
+    uint64_t large_max_bytes;
+    struct ext_copy *copies[COPY_ROWS];
+    unsigned in_flight, follower_count;
+    struct read_queue waiting[2]; /* QUEUED, not started; [1]: large */
+    _Atomic(unsigned) waiting_count;
+    struct read_queue completed; /* done() is to be called */
+    bool (*relieve)(void *ctx, bool large);
+    void *relieve_ctx;
     bool kicked;                                 /* event_fd was written for the completed list */
     bool owner_knows;                            /* of it: the last reap said that there is more */
     struct ext_read_counters n;
@@ -37,6 +61,58 @@ static void count(_Atomic(uint64_t) *n, uint64_t by)
 {
     atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + by,
                           memory_order_relaxed);
+}
+
+static uint64_t large_bytes(const struct ext_ring *ring)
+{
+    return atomic_load_explicit(&ring->large_bytes, memory_order_relaxed);
+}
+
+/* ---- queues ---- */
+
+static void push(struct read_queue *q, struct ext_read *r)
+{
+    r->next = NULL;
+    if (q->tail != NULL)
+        q->tail->next = r;
+    else
+        q->head = r;
+    q->tail = r;
+    q->count++;
+}
+
+/* Before all that hold nothing else. */
+static void push_holder(struct read_queue *q, struct ext_read *r)
+{
+    struct ext_read **at = &q->head;
+    while (*at != NULL && (*at)->holds_others)
+        at = &(*at)->next;
+    r->next = *at;
+    *at = r;
+    if (r->next == NULL)
+        q->tail = r;
+    q->count++;
+}
+
+static struct ext_read *pop(struct read_queue *q)
+{
+    struct ext_read *r = q->head;
+    q->head = r->next;
+    if (q->head == NULL)
+        q->tail = NULL;
+    q->count--;
+    r->next = NULL;
+    return r;
+}
+
+static unsigned waiting_count(const struct ext_ring *ring)
+{
+    return ring->waiting[0].count + ring->waiting[1].count;
+}
+
+static void show_waiting(struct ext_ring *ring)
+{
+    atomic_store_explicit(&ring->waiting_count, waiting_count(ring), memory_order_relaxed);
 }
 
 /* ---- create, destroy ---- */
@@ -90,6 +166,13 @@ static int take_slots(struct ext_ring *ring)
 
 static void free_ring(struct ext_ring *ring)
 {
+    for (unsigned i = 0; i < COPY_ROWS; i++) {
+        for (struct ext_copy *c = ring->copies[i], *next; c != NULL; c = next) {
+            next = c->next;
+            free(c->memory);
+            free(c);
+        }
+    }
     ext_uring_destroy(ring->uring);
     ext_twin_destroy(ring->twin);
     if (ring->region_bytes != 0)
@@ -139,6 +222,8 @@ static void add_counters(struct ext_read_counters *to, const struct ext_read_cou
     count(&to->read_retries, from->read_retries);
     count(&to->read_short, from->read_short);
     count(&to->bad_checksums, from->bad_checksums);
+    count(&to->reads_shared, from->reads_shared);
+    count(&to->reads_put_away, from->reads_put_away);
 }
 
 void ext_ring_counters(struct extstore *e, struct ext_info *info)
@@ -146,8 +231,12 @@ void ext_ring_counters(struct extstore *e, struct ext_info *info)
     struct ext_read_counters sum = {0};
     lock_take(&e->rings_lock);
     add_counters(&sum, &e->retired);
-    for (struct ext_ring *r = e->rings; r != NULL; r = r->next)
+    info->reads_waiting = info->read_copies_bytes = 0;
+    for (struct ext_ring *r = e->rings; r != NULL; r = r->next) {
         add_counters(&sum, &r->n);
+        info->reads_waiting += atomic_load_explicit(&r->waiting_count, memory_order_relaxed);
+        info->read_copies_bytes += large_bytes(r);
+    }
     lock_release(&e->rings_lock);
     info->objects_read = sum.objects_read;
     info->bytes_read = sum.bytes_read;
@@ -157,6 +246,8 @@ void ext_ring_counters(struct extstore *e, struct ext_info *info)
     info->read_retries = sum.read_retries;
     info->read_short = sum.read_short;
     info->bad_checksums = sum.bad_checksums;
+    info->reads_shared = sum.reads_shared;
+    info->reads_put_away = sum.reads_put_away;
 }
 
 void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes)
@@ -187,59 +278,214 @@ int ext_ring_fd(const struct ext_ring *ring)
 
 unsigned ext_ring_pending(const struct ext_ring *ring)
 {
-    return ring->in_flight + ring->waiting_count + ring->completed_count;
+    return ring->in_flight + ring->follower_count + waiting_count(ring) + ring->completed.count;
+}
+
+void ext_ring_set_relief(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx)
+{
+    ring->relieve = fn;
+    ring->relieve_ctx = ctx;
+}
+
+static void kick(struct ext_ring *ring)
+{
+    uint64_t one = 1;
+    if (!ring->kicked) {
+        ssize_t n = write(ring->event_fd, &one, sizeof(one)); /* fails only when readable anyway */
+        (void)n;
+    }
+    ring->kicked = true;
+}
+
+void ext_ring_nudge(struct ext_ring *ring)
+{
+    if (waiting_count(ring) > 0)
+        kick(ring);
+}
+
+/* ---- copies ---- */
+
+static struct ext_copy **copy_row(struct ext_ring *ring, ext_place place)
+{
+    return &ring->copies[(place ^ place >> 6 ^ place >> 12) % COPY_ROWS];
+}
+
+static struct ext_copy *copy_find(struct ext_ring *ring, const struct ext_read *r)
+{
+    struct ext_copy *c = *copy_row(ring, r->place);
+    while (c != NULL && (c->place != r->place || c->version != r->version))
+        c = c->next;
+    return c;
+}
+
+/* Nobody joins it from now on. */
+static void copy_unlist(struct ext_ring *ring, struct ext_copy *c)
+{
+    if (!c->listed)
+        return;
+    struct ext_copy **at = copy_row(ring, c->place);
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    c->listed = false;
+}
+
+static void copy_use(struct ext_copy *c, struct ext_read *r)
+{
+    c->users++;
+    r->copy = c;
+    r->slot = SLOT_LARGE;
+    r->buffer = c->memory;
+    r->buffer_bytes = c->bytes;
+    r->skip = c->skip;
+    r->from_buffer = c->from_buffer;
+}
+
+/* The bytes that are free now. */
+static uint64_t copy_leave(struct ext_ring *ring, struct ext_read *r)
+{
+    struct ext_copy *c = r->copy;
+    r->copy = NULL;
+    ASSERT(c->users > 0);
+    if (--c->users > 0)
+        return 0;
+    ASSERT(c->followers == NULL);
+    copy_unlist(ring, c);
+    uint64_t bytes = c->bytes;
+    count(&ring->large_bytes, -bytes);
+    free(c->memory);
+    free(c);
+    return bytes;
+}
+
+/* NULL: no memory. The caller has seen to the bound. */
+static struct ext_copy *copy_new(struct ext_ring *ring, const struct ext_read *r, uint64_t bytes)
+{
+    struct ext_copy *c = calloc(1, sizeof(*c));
+    char *memory = c ? aligned_alloc(EXT_IO_ALIGN_BYTES, round_up(bytes, EXT_IO_ALIGN_BYTES)) : NULL;
+    if (memory == NULL) {
+        free(c);
+        return NULL;
+    }
+    *c = (struct ext_copy){.place = r->place,
+                           .version = r->version,
+                           .bytes = (uint32_t)bytes,
+                           .listed = true,
+                           .memory = memory};
+    struct ext_copy **row = copy_row(ring, c->place);
+    c->next = *row;
+    *row = c;
+    count(&ring->large_bytes, bytes);
+    return c;
 }
 
 /* ---- buffers ---- */
 
-/* True iff the read got a buffer of at least `bytes` bytes. must: beyond what is set aside for
- * reads if need be (see start_waiting). */
-static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t bytes, bool must)
+/* Where on flash the read begins and ends: from the block in which the record begins to the one in which
+ * its class ends, in the slot. Both in bytes of the slot. */
+static void extent_of(const struct ext_read *r, uint64_t *first, uint64_t *last)
 {
-    if (bytes <= EXT_RING_SLOT_BYTES && (ring->free_count > 0 || !must)) {
-        if (ring->free_count == 0)
-            return false;
+    struct extstore *e = r->ring->e;
+    uint64_t align = ext_page_device(e, r->page)->read_align;
+    uint64_t in_slot = (r->place - ext_slot_place(e, ext_place_slot(e, r->place))) * EXT_GRANULE_BYTES;
+    *first = round_down(in_slot, align);
+    *last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);
+}
+
+static bool is_large(const struct ext_read *r)
+{
+    uint64_t first, last;
+    extent_of(r, &first, &last);
+    return last - first > EXT_RING_SLOT_BYTES;
+}
+
+/* True iff the read got a buffer of at least `bytes` bytes, of which the record begins at `skip`. must:
+ * beyond what is set aside for reads if need be (see start_waiting). */
+static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t bytes, uint64_t skip,
+                        bool must)
+{
+    bool large = is_large(r);
+    if (!large && ring->free_count == 0 && !must)
+        return false;
+    if (!large && ring->free_count > 0) {
         r->slot = ring->free_slots[--ring->free_count];
         r->buffer = ring->slots + (uint64_t)r->slot * EXT_RING_SLOT_BYTES;
-    } else {
-        if (!must && ring->large_bytes != 0 && ring->large_bytes + bytes > ring->large_max_bytes)
-            return false;
-        void *p = aligned_alloc(EXT_IO_ALIGN_BYTES, round_up(bytes, EXT_IO_ALIGN_BYTES));
-        if (p == NULL)
-            return false;
-        ring->large_bytes += bytes;
-        r->slot = SLOT_LARGE;
-        r->buffer = p;
+        r->buffer_bytes = (uint32_t)bytes;
+        r->skip = (uint32_t)skip;
+        return true;
     }
-    r->buffer_bytes = (uint32_t)bytes;
+    uint64_t held = large_bytes(ring);
+    if (!must && held != 0 && held + bytes > ring->large_max_bytes)
+        return false;
+    struct ext_copy *c = copy_new(ring, r, bytes);
+    if (c == NULL)
+        return false;
+    c->skip = (uint32_t)skip;
+    copy_use(c, r);
     return true;
 }
 
-static void give_buffer_back(struct ext_ring *ring, struct ext_read *r)
+/* The bytes that are free now. */
+static uint64_t give_buffer_back(struct ext_ring *ring, struct ext_read *r)
 {
-    if (r->slot < SLOT_DETACHED) {
+    uint64_t bytes = 0;
+    if (r->copy != NULL) {
+        bytes = copy_leave(ring, r);
+    } else if (r->slot < SLOT_LARGE) {
         ring->free_slots[ring->free_count++] = r->slot;
-    } else if (r->slot != SLOT_NONE) {
-        if (r->slot == SLOT_LARGE)
-            ring->large_bytes -= r->buffer_bytes;
-        free(r->buffer);
+        bytes = EXT_RING_SLOT_BYTES;
     }
     r->slot = SLOT_NONE;
     r->buffer = NULL;
+    if (bytes > 0)
+        ext_ring_nudge(ring);
+    return bytes;
 }
 
 /* ---- a read's way ---- */
 
-static void complete(struct ext_ring *ring, struct ext_read *r, int result)
+static void complete_one(struct ext_ring *ring, struct ext_read *r, int result)
 {
     r->result = result;
+    push(&ring->completed, r);
+}
+
+/* Those that share its copy have the same result. */
+static void complete(struct ext_ring *ring, struct ext_read *r, int result)
+{
+    struct ext_copy *c = r->copy;
+    complete_one(ring, r, result);
+    if (c == NULL || !c->reading)
+        return;
+    c->reading = false;
+    if (result != 0)
+        copy_unlist(ring, c);
+    for (struct ext_read *f = c->followers, *next; f != NULL; f = next) {
+        next = f->next;
+        ring->follower_count--;
+        complete_one(ring, f, result);
+    }
+    c->followers = c->followers_tail = NULL;
+}
+
+/* Joins a copy that is there or on its way. False: there is none. */
+static bool join(struct ext_ring *ring, struct ext_read *r)
+{
+    struct ext_copy *c = copy_find(ring, r);
+    if (c == NULL)
+        return false;
+    copy_use(c, r);
+    count(&ring->n.reads_shared, 1);
+    if (!c->reading)
+        return true;
     r->next = NULL;
-    if (ring->completed_tail != NULL)
-        ring->completed_tail->next = r;
+    if (c->followers_tail != NULL)
+        c->followers_tail->next = r;
     else
-        ring->completed = r;
-    ring->completed_tail = r;
-    ring->completed_count++;
+        c->followers = r;
+    c->followers_tail = r;
+    ring->follower_count++;
+    return true;
 }
 
 /* Where on the device the part of the read begins that is still missing. */
@@ -255,6 +501,8 @@ static uint64_t missing_offset(const struct ext_read *r)
 static void issue(struct ext_ring *ring, struct ext_read *r)
 {
     struct extstore *e = ring->e;
+    if (r->copy != NULL)
+        r->copy->reading = true;
     uint64_t offset = missing_offset(r);
     uint32_t bytes = r->buffer_bytes - r->io_done;
     ring->in_flight++;
@@ -279,15 +527,16 @@ static bool copy_from_wbuf(struct ext_ring *ring, struct ext_read *r, uint64_t s
     memcpy(&head, from, sizeof(head));
     uint64_t bytes = sizeof(head) + head.key_bytes + (uint64_t)head.value_bytes;
     bytes = min_u64(bytes, min_u64(ext_len_bytes(r->len_class), e->wbuf_bytes - in_slot));
-    if (!take_buffer(ring, r, bytes, must))
+    if (!take_buffer(ring, r, bytes, 0, must))
         return false;
     memcpy(r->buffer, from, bytes);
-    r->skip = 0;
     r->from_buffer = true;
+    if (r->copy != NULL)
+        r->copy->from_buffer = true;
     return true;
 }
 
-enum begun { BEGUN_COPIED, BEGUN_IN_FLIGHT, BEGUN_NOT, BEGUN_NO_MEMORY };
+enum begun { BEGUN_COPIED, BEGUN_SHARED, BEGUN_IN_FLIGHT, BEGUN_NOT, BEGUN_NO_MEMORY };
 
 /* Starts the read one way or the other, if buffers and the engine allow. BEGUN_NO_MEMORY only if it
  * must. */
@@ -303,6 +552,8 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
         issue(ring, r);
         return BEGUN_IN_FLIGHT;
     }
+    if (join(ring, r))
+        return r->copy->reading ? BEGUN_IN_FLIGHT : BEGUN_SHARED;
     int pinned = extmap_pin(e->map, slot, &buffer);
     if (pinned == 0) {
         bool copied = copy_from_wbuf(ring, r, slot, buffer, must);
@@ -312,27 +563,34 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
     /* -EAGAIN: in memory, but with more readers than can be counted. */
     if (pinned != -ENOENT || ring->in_flight >= ring->depth)
         return BEGUN_NOT;
-    /* From the block in which the record begins to the one in which its class ends, in the slot. */
-    uint64_t align = ext_page_device(e, r->page)->read_align;
-    uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
-    uint64_t first = round_down(in_slot, align);
-    uint64_t last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);
-    if (!take_buffer(ring, r, last - first, must))
+    uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES, first, last;
+    extent_of(r, &first, &last);
+    if (!take_buffer(ring, r, last - first, in_slot - first, must))
         return without_buffer;
-    r->skip = (uint32_t)(in_slot - first);
     issue(ring, r);
     return BEGUN_IN_FLIGHT;
 }
 
+static struct read_queue *queue_of(struct ext_ring *ring, const struct ext_read *r)
+{
+    return &ring->waiting[is_large(r)];
+}
+
 static void wait_for_turn(struct ext_ring *ring, struct ext_read *r)
 {
-    r->next = NULL;
-    if (ring->waiting_tail != NULL)
-        ring->waiting_tail->next = r;
+    if (r->holds_others)
+        push_holder(queue_of(ring, r), r);
     else
-        ring->waiting = r;
-    ring->waiting_tail = r;
-    ring->waiting_count++;
+        push(queue_of(ring, r), r);
+    show_waiting(ring);
+}
+
+static void count_at_once(struct ext_ring *ring, const struct ext_read *r, enum begun begun)
+{
+    if (begun != BEGUN_COPIED)
+        return;
+    count(&ring->n.buffer_hits, 1);
+    count(&ring->n.bytes_read, r->buffer_bytes);
 }
 
 void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class)
@@ -346,60 +604,82 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->ring = ring;
     r->next = NULL;
     r->buffer = NULL;
+    r->copy = NULL;
     r->skip = r->buffer_bytes = r->io_done = r->tries = r->again = 0;
     r->slot = SLOT_NONE;
     r->result = 0;
     r->from_buffer = false;
     r->state = EXT_READ_QUEUED;
     count(&ring->n.objects_read, 1);
-    enum begun begun = ring->waiting == NULL ? begin(ring, r, false) : BEGUN_NOT;
-    if (begun == BEGUN_COPIED) {
-        count(&ring->n.buffer_hits, 1);
-        count(&ring->n.bytes_read, r->buffer_bytes);
+    bool may_begin = queue_of(ring, r)->head == NULL || copy_find(ring, r) != NULL;
+    enum begun begun = may_begin ? begin(ring, r, false) : BEGUN_NOT;
+    if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
+        count_at_once(ring, r, begun);
         r->state = EXT_READ_DONE;
     } else if (begun == BEGUN_NOT) {
         wait_for_turn(ring, r);
     }
 }
 
-static void kick(struct ext_ring *ring)
+/* What others in the queue want is here, or on its way: they join. */
+static void let_join(struct ext_ring *ring, struct read_queue *q, const struct ext_copy *c)
 {
-    uint64_t one = 1;
-    if (!ring->kicked) {
-        ssize_t n = write(ring->event_fd, &one, sizeof(one)); /* fails only when readable anyway */
-        (void)n;
+    struct ext_read **at = &q->head, *before = NULL;
+    while (*at != NULL) {
+        struct ext_read *r = *at;
+        if (r->buffer != NULL || r->place != c->place || r->version != c->version) {
+            before = r;
+            at = &r->next;
+            continue;
+        }
+        *at = r->next;
+        if (q->tail == r)
+            q->tail = before;
+        q->count--;
+        if (join(ring, r) && !c->reading)
+            complete_one(ring, r, 0);
     }
-    ring->kicked = true;
 }
 
-/* Starts those that wait, in order, as far as buffers and the engine allow. A read that is done
- * keeps its buffer, and who holds it may be waiting for a second one. So while nothing is on its
- * way that would give a buffer back, the first in line gets one whatever was set aside: one a turn
- * at most. If there is none it ends with -ENOMEM, since nobody would come back to it. */
-static void start_waiting(struct ext_ring *ring)
+/* Starts those that wait, in order, as far as buffers and the engine allow. Where all buffers are held by
+ * reads that are done, their owner is asked to give some back. One that holds others gets a buffer
+ * whatever was set aside, while nothing is on its way that would give one back: one a turn at most. If
+ * there is no memory it ends with -ENOMEM, since nobody would come back to it. */
+static void start_queue(struct ext_ring *ring, bool large)
 {
-    while (ring->waiting != NULL) {
-        struct ext_read *r = ring->waiting;
-        bool must = ring->in_flight == 0 && ring->completed_count == 0;
+    struct read_queue *q = &ring->waiting[large];
+    while (q->head != NULL) {
+        struct ext_read *r = q->head;
+        bool nothing_comes = ring->in_flight == 0 && ring->completed.count == 0;
+        bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0));
         enum begun begun = begin(ring, r, must);
         if (begun == BEGUN_NOT) {
+            bool full = r->buffer == NULL && ring->in_flight < ring->depth;
+            if (full && ring->relieve != NULL && ring->relieve(ring->relieve_ctx, large))
+                continue;
             if (must) /* nothing that comes back would start it: again in the next turn */
                 kick(ring);
             return;
         }
-        ring->waiting = r->next;
-        if (ring->waiting == NULL)
-            ring->waiting_tail = NULL;
-        ring->waiting_count--;
-        r->next = NULL;
-        if (begun == BEGUN_COPIED) {
-            count(&ring->n.buffer_hits, 1);
-            count(&ring->n.bytes_read, r->buffer_bytes);
+        pop(q);
+        if (r->copy != NULL && r->copy->listed)
+            let_join(ring, q, r->copy);
+        if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
+            count_at_once(ring, r, begun);
             complete(ring, r, 0);
         } else if (begun == BEGUN_NO_MEMORY) {
             complete(ring, r, -ENOMEM);
         }
     }
+}
+
+static void start_waiting(struct ext_ring *ring)
+{
+    if (likely(waiting_count(ring) == 0))
+        return;
+    start_queue(ring, false);
+    start_queue(ring, true);
+    show_waiting(ring);
 }
 
 /* The engine's answer to one issue(). */
@@ -447,7 +727,7 @@ void ext_ring_submit(struct ext_ring *ring)
     start_waiting(ring);
     if (ring->uring != NULL && ext_uring_submit(ring->uring) != 0)
         kick(ring); /* out of some resource: again in the next turn */
-    if (ring->completed != NULL && !ring->owner_knows)
+    if (ring->completed.head != NULL && !ring->owner_knows)
         kick(ring);
 }
 
@@ -466,18 +746,13 @@ unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
     else
         ext_twin_reap(ring->twin, false, on_result, ring);
     unsigned done = 0;
-    while (ring->completed != NULL && done < max) {
-        struct ext_read *r = ring->completed;
-        ring->completed = r->next;
-        if (ring->completed == NULL)
-            ring->completed_tail = NULL;
-        ring->completed_count--;
-        r->next = NULL;
+    while (ring->completed.head != NULL && done < max) {
+        struct ext_read *r = pop(&ring->completed);
         r->state = EXT_READ_DONE;
         done++;
         r->done(r); /* may finish it, may start others */
     }
-    *more = ring->owner_knows = ring->completed != NULL;
+    *more = ring->owner_knows = ring->completed.head != NULL;
     ext_ring_submit(ring); /* what done() freed lets others begin */
     return done;
 }
@@ -493,20 +768,16 @@ void ext_ring_destroy(struct ext_ring *ring)
     struct extstore *e = ring->e;
     while (ext_ring_pending(ring) > 0) {
         ext_ring_submit(ring);
-        if (ring->completed == NULL && ring->in_flight > 0) {
+        if (ring->completed.head == NULL && ring->in_flight > 0) {
             if (ring->uring != NULL)
                 ext_uring_reap(ring->uring, true, on_result, ring);
             else
                 ext_twin_reap(ring->twin, true, on_result, ring);
         }
-        if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && ring->waiting != NULL) {
+        if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && waiting_count(ring) > 0) {
             /* All buffers are held by reads that are DONE: it can't be waited for them here. */
-            struct ext_read *r = ring->waiting;
-            ring->waiting = r->next;
-            if (ring->waiting == NULL)
-                ring->waiting_tail = NULL;
-            ring->waiting_count--;
-            complete(ring, r, -ECANCELED);
+            complete(ring, pop(&ring->waiting[ring->waiting[0].head == NULL]), -ECANCELED);
+            show_waiting(ring);
         }
     }
     lock_take(&e->rings_lock);
@@ -546,18 +817,23 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
 
 bool ext_read_again(struct ext_read *r)
 {
+    struct ext_ring *ring = r->ring;
     ASSERT(r->state == EXT_READ_DONE);
-    if (r->from_buffer || r->result != 0 || r->slot == SLOT_DETACHED ||
-        r->again >= EXT_READ_AGAIN_MAX)
+    if (r->from_buffer || r->result != 0 || r->again >= EXT_READ_AGAIN_MAX)
         return false;
     r->again++;
     r->io_done = r->tries = 0;
     r->state = EXT_READ_QUEUED;
-    count(&r->ring->n.read_retries, 1);
-    if (r->ring->in_flight < r->ring->depth)
-        issue(r->ring, r);
+    count(&ring->n.read_retries, 1);
+    if (r->copy != NULL) {
+        copy_unlist(ring, r->copy);
+        if (r->copy->users > 1) /* the others judge those bytes themselves */
+            give_buffer_back(ring, r);
+    }
+    if (r->buffer != NULL && ring->in_flight < ring->depth)
+        issue(ring, r);
     else
-        wait_for_turn(r->ring, r);
+        wait_for_turn(ring, r);
     return true;
 }
 
@@ -570,26 +846,16 @@ void ext_read_finish(struct ext_read *r)
     ext_page_unpin(e, r->page);
 }
 
-int ext_read_detach(struct ext_read *r)
+uint64_t ext_read_put_away(struct ext_read *r)
 {
     ASSERT(r->state == EXT_READ_DONE);
-    struct ext_ring *ring = r->ring;
-    if (r->buffer == NULL || r->slot == SLOT_DETACHED)
-        return 0;
-    if (r->slot == SLOT_LARGE) {
-        ring->large_bytes -= r->buffer_bytes;
-        r->slot = SLOT_DETACHED;
-        return 0;
-    }
-    uint32_t bytes = r->buffer_bytes - r->skip;
-    char *own = malloc(bytes);
-    if (own == NULL)
-        return -ENOMEM;
-    memcpy(own, r->buffer + r->skip, bytes);
-    give_buffer_back(ring, r);
-    r->buffer = own;
-    r->buffer_bytes = bytes;
-    r->skip = 0;
-    r->slot = SLOT_DETACHED;
-    return 0;
+    uint64_t bytes = give_buffer_back(r->ring, r);
+    r->state = EXT_READ_IDLE;
+    count(&r->ring->n.reads_put_away, 1);
+    return bytes;
+}
+
+bool ext_read_is_large(const struct ext_read *r)
+{
+    return r->copy != NULL;
 }

@@ -2,9 +2,15 @@
  *
  * A read needs a buffer and a place among the reads in flight. Small ones (most) take a slot of a
  * region set aside at creation and registered with the kernel; larger ones take memory of their
- * own, within a bound for the ring. A read that finds neither waits in a queue, first come first
- * served, so memory is bounded and no read fails for want of it. The bound lets one large read
- * through when none is under way, however large it is.
+ * own (struct ext_copy), within a bound for the ring, and share it with all that want the same place
+ * while it is there. A read that finds no buffer waits in a queue, one for small and one for large,
+ * first come first served, so memory is bounded and no read fails for want of it. The bound lets one
+ * large read through when there is no other, however large it is.
+ *
+ * A buffer is held until ext_read_finish(), which for a value is when its client has taken it. Where
+ * others wait, the owner is asked to put such values away (ext_ring_set_relief). An op that holds one
+ * read while it waits for another (holds_others) would wait for itself: such are first in line, and
+ * pass the bound when nothing on its way could give memory back.
  *
  *   ext_read_start -> [waiting] -> in flight -> (short? retry?) -> completed -> done()
  *                \-> copied from a wbuf: DONE at once, or by way of [waiting] -> completed

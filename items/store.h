@@ -164,6 +164,7 @@ struct cache_read {
     uint8_t len_class;
     uint8_t verdict; /* enum read_verdict */
     bool was_hit;    /* a get has hit it on flash before this op */
+    bool is_view;    /* AWAY: the op's view is to come from it */
 };
 enum read_verdict {
     READ_WANTED,
@@ -172,6 +173,7 @@ enum read_verdict {
     READ_OTHER,  /* an intact record of another key */
     READ_BAD,    /* wrong bytes, also when read again */
     READ_FAILED, /* the device did not give them */
+    READ_AWAY,   /* its buffer was given up for others; the page is still pinned */
 };
 
 struct cache_worker {
@@ -186,6 +188,9 @@ struct cache_worker {
     struct cache_op *wait_head, *wait_tail; /* parked for memory */
     bool notify_armed;                      /* the engine will wake us */
     _Atomic(int) wake_refs;                 /* notifications under way */
+    cache_relief_fn relieve;                /* gives read buffers up when others wait for them */
+    void *relieve_ctx;
+    uint64_t relief_due_us; /* to be asked again; 0: when something happens */
 };
 
 static inline void cache_count(struct cache *c, enum cache_counter n, uint64_t by)

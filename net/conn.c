@@ -669,17 +669,20 @@ static void set_state(struct conn *c, enum next next)
 static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
 {
     uint64_t sent = 0;
-    enum reply_progress p = tls ? tls_conn_send(c, &sent)
-                                : reply_send(&c->session.out, c->origin.fd, &sent);
+    enum reply_progress p;
+    do
+        p = tls ? tls_conn_send(c, &sent) : reply_send(&c->session.out, c->origin.fd, &sent);
+    while (unlikely(p == REPLY_NOT_READY) && session_fetch(&c->session));
     if (sent)
         stat_add(c->session.w->stats, STAT_bytes_written, sent);
+    if (unlikely(c->session.broken))
+        p = REPLY_BROKEN;
     c->blocked = p == REPLY_BLOCKED;
     if (p == REPLY_BROKEN) {
         conn_close(c, CONN_ERROR);
         return false;
     }
-    if (c->blocked)
-        session_detach(&c->session);
+    session_sent(&c->session, c->blocked, sent > 0);
     if (c->closing && p == REPLY_SENT_ALL) {
         conn_close(c, (enum conn_reason)c->reason);
         return false;
@@ -745,7 +748,8 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         worker_put(c->worker, c, CONN_YIELDING);
     }
     set_state(c, next);
-    short want = c->interest; /* input that comes early switches its event off (conn_event) */
+    /* input that comes early switches its event off (conn_event) */
+    short want = c->interest & EV_READ;
     if (c->blocked)
         want = EV_WRITE;
     else if (c->closing)
@@ -756,7 +760,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         conn_close(c, CONN_ERROR);
         return;
     }
-    if (next == NEXT_INPUT)
+    if (next == NEXT_INPUT || c->blocked || session_is_crowded(&c->session))
         buffer_trim(c);
 }
 
@@ -882,10 +886,8 @@ void conn_continue(struct conn *c)
             tls_conn_continue(c);
         return;
     }
-    if (c->blocked) { /* the socket's event goes on with it */
-        session_detach(&c->session);
+    if (c->blocked) /* the socket's event goes on with it */
         return;
-    }
     conn_run(c, false);
 }
 

@@ -427,8 +427,7 @@ bool tls_conn_has_input(const struct conn *c)
 }
 
 /* What the next write is given: a long piece as it lies there, short ones put together; buf_bytes at
- * most. A write that has to be tried again gets the same bytes, since nothing leaves the queue before
- * they are sent. */
+ * most. */
 static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned count, const char **at)
 {
     size_t bytes = 0;
@@ -444,10 +443,44 @@ static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned cou
     return bytes;
 }
 
+/* A write that has to be tried again must be given the same bytes. They are kept apart: what is in the queue
+ * may be put away meanwhile. False: no memory. */
+static bool keep_left(struct tls_conn *t, const char *at, size_t bytes)
+{
+    t->left = malloc(bytes);
+    if (!t->left)
+        return false;
+    memcpy(t->left, at, bytes);
+    t->left_bytes = bytes;
+    reply_sent(&t->conn.session.out, bytes);
+    return true;
+}
+
+static enum tls_result send_left(struct tls_conn *t, uint64_t *sent)
+{
+    size_t taken;
+    while (t->left) {
+        enum tls_result r = worker_of(t)->tls->ops->write(t->stream, t->left, t->left_bytes, &taken);
+        if (r != TLS_OK)
+            return r;
+        *sent += taken;
+        t->left_bytes -= taken;
+        memmove(t->left, t->left + taken, t->left_bytes);
+        if (t->left_bytes == 0) {
+            free(t->left);
+            t->left = NULL;
+        }
+    }
+    return TLS_OK;
+}
+
 enum reply_progress tls_conn_send(struct conn *c, uint64_t *sent)
 {
     struct tls_conn *t = of(c);
     struct tls_worker *w = worker_of(t);
+    enum tls_result left = send_left(t, sent);
+    if (left != TLS_OK)
+        return left == TLS_WANT_WRITE ? REPLY_BLOCKED : REPLY_BROKEN;
     for (;;) {
         struct iovec iov[GATHER_MAX];
         const char *at;
@@ -466,7 +499,7 @@ enum reply_progress tls_conn_send(struct conn *c, uint64_t *sent)
             reply_sent(&c->session.out, taken);
             break;
         case TLS_WANT_WRITE:
-            return REPLY_BLOCKED;
+            return keep_left(t, at, bytes) ? REPLY_BLOCKED : REPLY_BROKEN;
         default: /* it never has to read first: nothing is negotiated again */
             return REPLY_BROKEN;
         }
@@ -527,9 +560,7 @@ void tls_conn_continue(struct conn *c)
     struct tls_conn *t = of(c);
     if (c->apart & CONN_DUMPING)
         return;
-    if (c->blocked) /* the socket's event goes on with it */
-        session_detach(&c->session);
-    else
+    if (!c->blocked) /* else the socket's event goes on with it */
         conn_run_tls(c, t->more);
 }
 
@@ -567,6 +598,8 @@ void tls_conn_end(struct conn *c)
     if (t->stream)
         w->tls->ops->close(t->stream);
     t->stream = NULL;
+    free(t->left);
+    t->left = NULL;
 }
 
 struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)

@@ -40,6 +40,8 @@ struct tls_conn {
     /* lent; -1: none */
     bool watching; /* to a watcher; else to a dump */
     int lent_fd;   /* of a dump: the end that it writes into */
+    char *left;    /* what a write must be given again, NULL: nothing; out of the queue */
+    size_t left_bytes;
     int relay_fd; /* the end that is read here */
     struct event relay_event;
     short relay_interest; /* as conn.interest */

@@ -42,7 +42,12 @@ static const char *const verb_names[] = {
     "get",    "gat",   "set",  "add", "replace", "append", "prepend", "cas", "cas of another",
     "delete", "touch", "incr", "decr"};
 
-enum op_phase { OP_FREE, OP_RUNNING, OP_HELD /* answered, the client takes its time to read */ };
+enum op_phase {
+    OP_FREE,
+    OP_RUNNING,
+    OP_HELD,     /* answered, the client takes its time to read */
+    OP_RETURNING /* the value was put away meanwhile and is read again */
+};
 
 struct client_op {
     struct cache_op op;
@@ -51,6 +56,7 @@ struct client_op {
     struct sim_key *key;
     uint64_t seen; /* HELD: a hash of what the value has to be until it is released */
     bool ready;    /* done() was called */
+    bool away;     /* HELD: the value is put away */
     uint32_t since_seq, from_sec;
     unsigned hold; /* steps */
 };
@@ -674,13 +680,44 @@ static void keep_view(struct client_op *o)
 {
     o->phase = OP_HELD;
     o->hold = one_in(4) ? 5 + draw(60) : 0;
-    if (one_in(8))
-        cache_detach(&o->op);
     o->seen = hash_key(o->op.view.value, o->op.view.value_bytes, 1);
+    bool large;
+    o->away = one_in(8) && cache_view_is_read(&o->op, &large);
+    if (o->away)
+        cache_put_away(&o->op);
+}
+
+/* cache_relief_fn: others wait for the read buffers of clients that take their time. */
+static uint64_t put_away(void *ctx, bool large)
+{
+    (void)ctx;
+    for (unsigned i = 0; i < OPS_MAX; i++) {
+        struct client_op *o = &me.client[i];
+        bool is_large;
+        if (o->phase != OP_HELD || o->away || !cache_view_is_read(&o->op, &is_large) ||
+            is_large != large)
+            continue;
+        o->away = true;
+        if (cache_put_away(&o->op) > 0)
+            return 0;
+    }
+    return UINT64_MAX;
 }
 
 static void let_go(struct client_op *o)
 {
+    if (o->away) {
+        o->away = false;
+        o->ready = false;
+        if (!cache_bring_back(me.worker, &o->op)) {
+            o->phase = OP_RETURNING;
+            return;
+        }
+    }
+    if (o->op.view.value == NULL && o->op.view.value_bytes > 0) { /* a device that fails now */
+        end_op(o);
+        return;
+    }
     if (hash_key(o->op.view.value, o->op.view.value_bytes, 1) != o->seen)
         fail("%s: the value changed while it was held", o->key->name);
     end_op(o);
@@ -752,6 +789,8 @@ static void finish_ready(void)
         if (o->phase == OP_RUNNING && o->ready)
             finish_stage(o);
         else if (o->phase == OP_HELD && o->hold-- == 0)
+            let_go(o);
+        else if (o->phase == OP_RETURNING && o->ready)
             let_go(o);
     }
 }
@@ -966,6 +1005,7 @@ static void open_storage(void)
     me.maint = maint_create(
         &(struct maint_options){.cache = me.r.cache, .settings = &me.settings, .stepped = true});
     MUST(me.worker && me.maint);
+    cache_worker_set_relief(me.worker, put_away, NULL);
 }
 
 /* All that was begun ends. */

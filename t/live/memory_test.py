@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
-from servers import Client, expect  # noqa: E402
+from servers import Client, expect, wait_for  # noqa: E402
 
 BINARY = os.environ.get('EXTANT', './extant')
 MB = 1 << 20
@@ -69,7 +69,89 @@ def where_each_byte_is():
                 os.unlink(flags[1])
 
 
-SCENARIOS = (the_allocator_is_linked, where_each_byte_is)
+def fill_flash(server, count, size):
+    """Values 0..count-1, all on flash afterwards."""
+    client = Client(server)
+    for i in range(count):
+        assert client.set(b'big%d' % i, value_of(i, size)) == b'STORED\r\n'
+    client.close()
+    expect('all are on flash', wait_for(lambda: int(server.stats(b'extant')['flash_objects']) >= count),
+           server.stats(b'extant'))
+
+
+def read_value(sock, number, size, pace=None):
+    """The answer to a get, slowly with pace: bytes a read. True: as it should be."""
+    want = b'VALUE big%d 0 %d\r\n%s\r\nEND\r\n' % (number, size, value_of(number, size))
+    got = bytearray()
+    while len(got) < len(want):
+        piece = sock.recv(pace or 1 << 20)
+        if not piece:
+            return False
+        got += piece
+    return got == want
+
+
+def clients_that_do_not_read():
+    """400 of them ask for 1 MB each: memory stays where it was, others are served at once; those that
+    read after all get every byte; and when they are gone, so is the little that they took."""
+    size, values, count = 1000000, 200, 400
+    flags = ('-m', '64', '-t', '2', '-I', '2m', '-c', '1000', '-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,'
+             'ext_item_age=0')
+    for tcp in (False, True):
+        name = 'TCP' if tcp else 'unix'
+        with server_with(*flags, tcp=tcp) as server:
+            fill_flash(server, values, size)
+            Client(server).get(b'big0')
+            before = server.rss_kb() * 1024
+            deaf = [server.connect() for _ in range(count)]
+            for i, s in enumerate(deaf):
+                s.settimeout(120)
+                s.sendall(b'get big%d\r\n' % (i * 7 % values))
+            expect(name + ': all have asked', wait_for(lambda: int(server.stats()['get_hits']) >= count // 2))
+            fresh = Client(server)
+            for i in range(0, values, 20):
+                expect(name + ': others are served', fresh.get(b'big%d' % i) == value_of(i, size))
+            s = figures(server)
+            bound = 2 * (size + 100000) + 8 * MB  # a value for each thread; connections, allocator
+            grown = s['rss_bytes'] - before
+            expect(name + ': it takes what README says', grown < bound, (grown / MB, s))
+            expect(name + ': values are counted', s['heap_values_bytes'] <= 2 * (size + 100000), s)
+            expect(name + ': they are put away, not refused', s['ext_reads_put_away'] > 0, s)
+            print('# %s: %d clients x 1 MB unread: RSS +%.1f MB' % (name, count, grown / MB), flush=True)
+            for i in range(0, count, 40):
+                expect(name + ': who reads late gets it all', read_value(deaf[i], i * 7 % values, size), i)
+            for s in deaf:
+                s.close()
+            fresh.close()
+            expect(name + ': RSS is back within seconds',
+                   wait_for(lambda: server.rss_kb() * 1024 < before * 1.05 + MB, 15),
+                   (before, server.rss_kb() * 1024))
+            print('# %s: after they left: RSS %+.1f MB' % (
+                name, (server.rss_kb() * 1024 - before) / MB), flush=True)
+
+
+def one_copy_is_shared():
+    """100 clients that want the same 1 MB at once cost one copy for each thread, and a read or few."""
+    size, count = 1000000, 100
+    with server_with('-m', '64', '-t', '2', '-I', '2m', '-o', 'ext_path=@DIR@/flash:256m,ext_page_size=16,'
+                     'ext_item_age=0,ext_recache_rate=0') as server:
+        fill_flash(server, 40, size)
+        before = figures(server)
+        clients = [server.connect() for _ in range(count)]
+        for s in clients:
+            s.settimeout(60)
+            s.sendall(b'get big5\r\n')
+        expect('all get it', all(read_value(s, 5, size) for s in clients))
+        after = figures(server)
+        reads = after['ext_device_reads'] - before['ext_device_reads']
+        shared = after['ext_reads_shared'] - before['ext_reads_shared']
+        expect('most of it was shared', shared > count // 2 and reads + shared >= 2, (reads, shared))
+        print('# %d gets: %d reads of the device, %d shared' % (count, reads, shared), flush=True)
+        for s in clients:
+            s.close()
+
+
+SCENARIOS = (the_allocator_is_linked, where_each_byte_is, clients_that_do_not_read, one_copy_is_shared)
 
 if __name__ == '__main__':
     sys.exit(servers.run_scenarios(SCENARIOS))

@@ -226,7 +226,7 @@ Test(extstore, another_keys_record_is_told_from_wrong_bytes)
 struct crowd {
     struct ext_read r;
     uint32_t id;
-    bool done;
+    bool done, away;
 };
 
 static void crowd_done(struct ext_read *r)
@@ -263,12 +263,14 @@ static void crowd_of_reads(enum ext_engine engine)
             struct ext_record rec;
             char key[16];
             unsigned key_bytes = aid_key(key, i);
-            if (i % 2 == 0) {
-                cr_assert_eq(ext_read_detach(&crowd[i].r), 0);
-                cr_assert_eq(ext_read_detach(&crowd[i].r), 0);
-            }
             cr_assert_eq(ext_read_record(&crowd[i].r, key, key_bytes, &rec), 0);
             cr_assert_eq(rec.value_bytes, i % 3 == 0 ? 50000u : 1000u);
+            if (i % 2 == 0 && !crowd[i].away) { /* the pin stays, and brings the same bytes again */
+                crowd[i].away = true;
+                ext_read_put_away(&crowd[i].r);
+                ext_read_start(ring, &crowd[i].r, a->objects[i].place, a->objects[i].len_class);
+                continue;
+            }
             ext_read_finish(&crowd[i].r);
             finished++;
         }
@@ -311,6 +313,7 @@ static void all_held(uint32_t value_bytes)
     aid_sync(a);
     for (uint32_t i = 0; i < COUNT; i++) {
         crowd[i] = (struct crowd){.r = {.done = crowd_done, .owner = &crowd[i]}, .id = i};
+        crowd[i].r.holds_others = true;
         ext_pin(a->ext, a->objects[i].place);
         ext_read_start(ring, &crowd[i].r, a->objects[i].place, a->objects[i].len_class);
     }
