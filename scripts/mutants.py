@@ -25,7 +25,7 @@ from mutants_list import MUTANTS  # noqa: E402
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 TREE = os.path.join(ROOT, "build", "mutants", "tree")
-TEST_SECONDS = 300  # a test that takes longer hangs
+TEST_SECONDS = 120  # a test that takes longer hangs
 
 
 def read(path):

@@ -694,6 +694,25 @@ Test(slab_sparse, emptying_run_gets_no_items, .init = make_default, .fini = drop
     cr_assert_geq(inside, 20);
 }
 
+/* Nor does it get any when one of its own items is freed meanwhile. */
+Test(slab_sparse, emptying_run_gets_no_items_for_those_it_loses, .init = make_default, .fini = drop)
+{
+    static slab_handle h[1000];
+    make_gappy(h, 1000, 3);
+    uint64_t run, held = slab_real_bytes(sm);
+    uint32_t pos = 0;
+    slab_handle got;
+    cr_assert(slab_sparse_run(sm, 60, &run));
+    cr_assert(slab_run_next(sm, run, &pos, &got));
+    free_item(got, 1000);
+    while (slab_real_bytes(sm) == held) {
+        cr_assert_eq(alloc_item(1000, &got), 0);
+        uint64_t offset = (uint64_t)got << slab_handle_shift(sm);
+        cr_assert(offset < run || offset >= run + 64 * KiB);
+    }
+    slab_run_done(sm, run);
+}
+
 /* A run that is emptied while it is looked at stays until it is done, then it goes. */
 Test(slab_sparse, emptied_run_goes_when_done, .init = make_default, .fini = drop)
 {
@@ -759,8 +778,8 @@ static int child_work(void)
     return 0;
 }
 
-/* Forks the child, kills it when it is through, and opens what it left. */
-static void open_after_kill(void)
+/* Forks the child, kills it when it is through, and opens what it left, with that factor of classes. */
+static void open_with_factor(double factor)
 {
     dir_make();
     int fds[2];
@@ -784,7 +803,13 @@ static void open_after_kill(void)
     struct slab_options opt = default_options();
     opt.arena = arena;
     opt.attached = true;
+    opt.factor = factor;
     sm = slab_create(&opt);
+}
+
+static void open_after_kill(void)
+{
+    open_with_factor(default_options().factor);
     cr_assert_not_null(sm);
 }
 
@@ -862,8 +887,9 @@ Test(slab_attach, false_claims, .init = open_after_kill, .fini = close_after_kil
     cr_assert_eq(attach_kept(&bad), -EINVAL, "none");
     bad.h = 200u << 16;
     cr_assert_eq(attach_kept(&bad), -EINVAL, "never allocated");
-    bad = kept[2];
-    bad.real = 500000;
+    for (unsigned i = 2; (bad = kept[i]).real > 1000; i++)
+        ;
+    bad.real += 1000;
     cr_assert_eq(attach_kept(&bad), -EINVAL, "larger than the chunk");
     cr_assert_eq(slab_attach_item(sm, kept[3].h, 0, 100, 75), -EINVAL, "class 0");
     cr_assert_eq(slab_attach_item(sm, kept[3].h, 40, 100, 75), -EINVAL, "no such class");
@@ -871,16 +897,10 @@ Test(slab_attach, false_claims, .init = open_after_kill, .fini = close_after_kil
 }
 
 /* Other size steps than the dead process had are refused. */
-Test(slab_attach, other_table_is_refused, .init = open_after_kill, .fini = close_after_kill)
+Test(slab_attach, other_table_is_refused, .fini = close_after_kill)
 {
-    slab_attach_done(sm);
-    slab_destroy(sm);
-    struct slab_options opt = default_options();
-    opt.arena = arena;
-    opt.attached = true;
-    opt.factor = 1.5;
     errno = 0;
-    sm = slab_create(&opt);
+    open_with_factor(1.5);
     cr_assert_null(sm);
     cr_assert_eq(errno, EINVAL);
 }
