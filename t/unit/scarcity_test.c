@@ -270,14 +270,15 @@ static bool try_listeners(void *ctx)
     struct event_base *base = event_base_new();
     struct server_counters counters = {0};
     sys_arm_again(armed);
-    struct listener_options opt = {
-        .settings = &s, .base = base, .counters = &counters, .max_clients = 10};
+    struct listener_options opt = {.settings = &s, .base = base, .counters = &counters};
     struct listeners *l = listeners_open(&opt, why, sizeof(why));
     bool failed = sys_failed();
     cr_assert(failed || l, "%s", why);
     cr_assert(l || why[0], "refused without a line after %s", sys_failed_name());
-    if (l)
+    if (l) {
+        listeners_set_limit(l, 10);
         listeners_close(l);
+    }
     event_base_free(base);
     settings_free(&s);
     return l != NULL;
