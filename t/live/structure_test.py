@@ -19,7 +19,7 @@ import sys
 
 KNOWN = """
 circle cache items/store
-circle extstore flash/device flash/engine flash/mark flash/page flash/pread flash/record flash/ring flash/wbuf upkeep/probe upkeep/reclaim
+circle extstore flash/device flash/engine flash/page flash/pread flash/record flash/ring flash/wbuf upkeep/probe upkeep/reclaim
 circle net/conn net/tls_conn net/udp net/worker
 header cache_run.c has none
 header items/debug.c has none

@@ -522,7 +522,7 @@ Test(index, a_hash_whose_tag_is_0_matches_no_empty_slot)
     struct lock *l = index_lock(w.ix, hash);
     lock_take(l);
     cr_assert_eq(index_match(w.ix, hash, slots), 0u);
-    cr_assert_eq(index_insert(w.ix, hash, index_make_flash(w.ix, 77, 0, 0)), 0);
+    cr_assert_eq(index_insert(w.ix, hash, index_make_flash(w.ix, 77, 0, 0, 0)), 0);
     cr_assert_eq(index_match(w.ix, hash, slots), 1u);
     cr_assert_eq(index_place(w.ix, index_load(slots[0])), 77u);
     lock_release(l);
