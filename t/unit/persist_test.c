@@ -824,6 +824,29 @@ Test(persist, what_e_keeps_wins_and_the_checkpoint_is_used_up)
     life_kill(&l);
 }
 
+/* A process that went on from the checkpoint has made the memory worthless, though it was killed. */
+Test(persist, memory_from_before_a_checkpoint_was_loaded_is_not_taken_over)
+{
+    struct life l;
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    set(&l, "key", "old");
+    life_stop(&l);
+    char kept[160];
+    snprintf(kept, sizeof(kept), "%s.kept", memory_file);
+    cr_assert_eq(rename(memory_file, kept), 0);
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    assert_start(&l, "checkpoint");
+    cr_assert_str_eq(value_of(&l, "key"), "old");
+    set(&l, "key", "new");
+    life_kill(&l);
+    cr_assert_eq(rename(kept, memory_file), 0);
+    life_open_with(&l, with_memory(FLASH ",ext_persist"));
+    cr_assert(!l.r.attached);
+    cr_assert_not_null(strstr(l.r.line, "was written to by another process since"), "%s", l.r.line);
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
+}
+
 Test(persist, when_the_memory_is_gone_the_checkpoint_is_there)
 {
     struct life l;
@@ -947,6 +970,90 @@ Test(persist, a_dead_value_hides_the_older_ones_from_a_scan)
     cr_assert_str_eq(value_of(&l, "key"), "(none)");
     cr_assert_str_eq(value_of(&l, "other"), "x");
     cr_assert_eq(report_of(&l).objects, 1);
+    life_kill(&l);
+}
+
+/* A process that was killed has opened pages since its head was written: their versions never come
+ * again, or records of two lives of a page could not be told apart. */
+Test(persist, versions_of_a_killed_process_do_not_come_again)
+{
+    static const char *const how[] = {FLASH ",ext_persist", FLASH ",ext_persist=scan"};
+    for (unsigned i = 0; i < ARRAY_COUNT(how); i++) {
+        struct life l;
+        unlink(check_file);
+        unlink(flash_file);
+        life_open_with(&l, with(32, how[i]));
+        uint32_t first = ext_version_now(l.f.ext);
+        for (unsigned page = 0; page < 3; page++) { /* each sync ends a slot, and so a page */
+            set(&l, numbered("key", page), "value");
+            all_to_disk(&l);
+        }
+        uint32_t last = ext_version_now(l.f.ext);
+        cr_assert_eq(last, first + 3);
+        cr_assert_eq(truncate(flash_file, 0), 0, "nothing on flash tells of them");
+        life_kill(&l);
+        life_open_with(&l, with(32, how[i]));
+        cr_assert_gt(ext_version_now(l.f.ext), last, "%s", how[i]);
+        life_kill(&l);
+    }
+}
+
+/* Of a page that was filled, freed and begun again, the first slots are of its present life. */
+Test(persist, a_scan_takes_the_latest_life_of_a_page_not_its_last_slot)
+{
+    static const char two_slots[] = "ext_page_size=4,ext_wbuf_size=2,ext_buffer_mem=24,ext_persist=scan";
+    struct life l;
+    struct ext_page_info info;
+    life_open_with(&l, with(32, two_slots));
+    for (unsigned slot = 0; slot < 2; slot++) {
+        set(&l, numbered("old", slot), "value");
+        all_to_disk(&l);
+    }
+    ext_page_info(l.f.ext, 0, &info);
+    uint32_t old_version = info.version;
+    cr_assert_eq(info.objects, 2);
+    for (unsigned slot = 0; slot < 2; slot++)
+        cr_assert_eq(fixture_delete(&l.f, numbered("old", slot)), CACHE_OK);
+    ext_page_info(l.f.ext, 0, &info);
+    cr_assert_eq(info.state, EXT_PAGE_FREE);
+    set(&l, "new", "value");
+    all_to_disk(&l);
+    ext_page_info(l.f.ext, 0, &info);
+    cr_assert_gt(info.version, old_version, "it is the same page");
+    cr_assert_eq(info.objects, 1);
+    life_kill(&l);
+    life_open_with(&l, with(32, two_slots));
+    assert_start(&l, "scan");
+    cr_assert_str_eq(value_of(&l, "new"), "value");
+    cr_assert_str_eq(value_of(&l, "old0"), "(none)", "its slot was written again");
+    cr_assert_str_eq(value_of(&l, "old1"), "(none)", "of an earlier life");
+    cr_assert_eq(report_of(&l).objects, 1);
+    life_kill(&l);
+}
+
+/* The device wrote a slot to the place of another. */
+Test(persist, a_scan_passes_over_a_slot_that_stands_at_anothers_place)
+{
+    static const char two_slots[] = "ext_page_size=4,ext_wbuf_size=2,ext_buffer_mem=24,ext_persist=scan";
+    struct life l;
+    char *slot = malloc(2 * MiB);
+    life_open_with(&l, with(32, two_slots));
+    for (unsigned i = 0; i < 2; i++) {
+        set(&l, numbered("key", i), "value");
+        all_to_disk(&l);
+    }
+    life_kill(&l);
+    int fd = open(flash_file, O_RDWR);
+    cr_assert_eq(pread(fd, slot, 2 * MiB, 2 * MiB), (ssize_t)(2 * MiB));
+    cr_assert_eq(pwrite(fd, slot, 2 * MiB, 4 * MiB), (ssize_t)(2 * MiB)); /* another page */
+    close(fd);
+    free(slot);
+    life_open_with(&l, with(32, two_slots));
+    assert_start(&l, "scan");
+    cr_assert_eq(report_of(&l).objects, 2);
+    struct ext_page_info info;
+    ext_page_info(l.f.ext, 1, &info);
+    cr_assert_eq(info.state, EXT_PAGE_FREE, "nothing of page 1 stands there");
     life_kill(&l);
 }
 
