@@ -27,6 +27,10 @@
  * since the read may be to blame. A walk looks for records at each granule: each tells its key, its
  * length and, by its checksum, whether it is one.
  *
+ * An object that may hide an older value of its key goes a little later (EXT_DROPPED_LATER): the job goes on
+ * without it, and waits for it at its end. EVICT begins only when the checks of overwritten values have ended that
+ * were queued when it was wanted, so that it does not give up what is dead.
+ *
  * A step that finds no wbuf, no token or a read under way ends, and the next one goes on at the
  * same record: nothing is lost for having to wait. With no page left at all the job turns to
  * EVICT, so that it always ends; the reserved page and wbuf (flash/engine.h) are there for it.
