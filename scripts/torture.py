@@ -7,6 +7,10 @@ instant it gets SIGKILL (now and then SIGTERM or SIGUSR1; now and then while it 
 started again, and every client compares each of its keys with its history: what was answered must be
 there; what was sent but not answered may have happened or not, in the order in which it was sent.
 
+A third part of the cycles, "nearly full", only overwrites: all keys, 70% of a small flash, with and without
+TTL, at full speed, and nothing is read for four lives in a row, since a read would settle which of two values
+is the older. What is missing then counts as lost, less what the server says it evicted.
+
 Prints what was found in one line:
   lost          acknowledged, and not there
   stale         an older value than the acknowledged one
@@ -40,6 +44,8 @@ TTL_SLACK = 3000
 SHORT_TTLS = (2, 3, 5)
 EXPIRY_SLACK = 1.5  # clocks count whole seconds
 START_SECONDS = PATIENCE_SECONDS
+SWEEPERS, SWEEPER_KEYS = 2, 30000
+NEARLY_FULL = 'nearly full'
 
 
 class Broken(Exception):
@@ -369,9 +375,101 @@ class Client:
         return there, gone
 
 
-def client_main(number, seed, path, keys, pipe):
+class Sweeper:
+    """Overwrites its keys and never reads them but in check(), which looks only each CHECK_EVERY times."""
+
+    CHECK_EVERY = 4
+    BATCH = 200
+    LENGTHS = (100, 400, 700, 1000, 1300)
+
+    def __init__(self, number, seed, path, keys):
+        self.random = random.Random('%d/sweeper%d' % (seed, number))
+        self.path = path
+        self.keys = [b'sweeper%d/%d' % (number, i) for i in range(keys)]
+        self.acked = [0] * keys            # version; 0: none
+        self.pending = {}                  # number of key -> versions sent since, not answered
+        self.newest = self.operations = self.refusals = self.checks = self.missing = 0
+
+    def value(self, i, version):
+        unit = b'%s=%d;' % (self.keys[i], version)
+        length = self.LENGTHS[(i * 7 + version * 3) % len(self.LENGTHS)]
+        return (unit * (length // len(unit) + 1))[:length]
+
+    @staticmethod
+    def ttl(i, version):
+        dice = (i * 31 + version * 17) % 100
+        return 2 if dice < 5 else 20000 if dice < 30 else 0
+
+    def one_batch(self, conn, batch):
+        self.newest += 1
+        version, request = self.newest, []
+        for i in batch:
+            value = self.value(i, version)
+            request.append(b'set %s 0 %d %d\r\n%s\r\n' % (self.keys[i], self.ttl(i, version), len(value), value))
+            self.pending.setdefault(i, []).append(version)
+        conn.send(b''.join(request))
+        for i in batch:
+            if conn.line() == b'STORED':
+                self.acked[i] = version
+                self.operations += 1
+            else:
+                self.acked[i] = 0
+                self.refusals += 1
+            del self.pending[i]
+
+    def load(self, seconds):
+        end = time.monotonic() + seconds
+        try:
+            conn = connect(self.path)
+            while time.monotonic() < end:
+                self.one_batch(conn, self.random.sample(range(len(self.keys)), self.BATCH))
+            conn.close()
+            return False
+        except Broken:
+            return True
+
+    def look(self, conn, i, before):
+        """One answer to a get. None, or what is wrong; a miss is counted."""
+        line = conn.line()
+        if line == b'END':
+            versions = [self.acked[i]] + before.get(i, [])
+            if self.acked[i] and not any(self.ttl(i, v) == 2 for v in versions):
+                self.missing += 1
+            self.acked[i] = 0
+            return None
+        value = conn.exactly(int(line.split()[3]) + 2)[:-2]
+        conn.line()
+        for version in [self.acked[i]] + before.get(i, []):
+            if version and value == self.value(i, version):
+                self.acked[i] = version
+                return None
+        if not self.acked[i]:
+            return None  # refused, or never answered: either may stand there
+        return 'stale', '%s: found %s.., wanted version %d' % (self.keys[i], value[:40], self.acked[i])
+
+    def check(self):
+        """What was not answered stays unsure until the next value of its key is."""
+        self.checks += 1
+        self.missing = 0
+        if self.checks % self.CHECK_EVERY:
+            return []
+        before, self.pending, wrong = self.pending, {}, []
+        conn = connect(self.path)
+        for at in range(0, len(self.keys), self.BATCH):
+            part = range(at, min(at + self.BATCH, len(self.keys)))
+            conn.send(b''.join(b'get %s\r\n' % self.keys[i] for i in part))
+            wrong += [w for w in [self.look(conn, i, before) for i in part] if w]
+        conn.close()
+        return wrong + [('lost', '%s: %d keys are missing' % (self.keys[0], self.missing))] * (self.missing > 0)
+
+    def flushed(self):
+        self.acked = [0] * len(self.keys)
+        self.pending = {}
+
+
+def client_main(number, seed, path, keys, pipe, kind):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    client = Client(number, seed, path, keys)
+    client = kind(number, seed, path, keys)
     while True:
         what, *args = pipe.recv()
         try:
@@ -387,6 +485,8 @@ def client_main(number, seed, path, keys, pipe):
                 answer = (client.shared_acked, client.shared_pending)
                 client.shared_acked = [0] * SHARED_KEYS
                 client.shared_pending = [0] * SHARED_KEYS
+            elif what == 'missing':
+                answer = client.missing
             elif what == 'operations':
                 answer = client.operations, client.refusals
             else:
@@ -409,6 +509,7 @@ class Torture:
         self.texts = []
         self.checked = self.kills = self.flushes = self.early_kills = 0
         self.slowest_start = self.slowest_stop = 0.0
+        self.operations = self.refusals = self.evicted_ram = self.missing = 0
         self.server = None
         self.shared = [0] * SHARED_KEYS
         self.pipes = []
@@ -416,6 +517,10 @@ class Torture:
     # ---- server ----
 
     def command(self, flash):
+        if flash == NEARLY_FULL:
+            return self.command(False)[:-2] + [
+                '-m', '16', '-o', 'ext_path=%s:64m,ext_page_size=4,ext_wbuf_size=2,ext_item_age=1'
+                % os.path.join(self.dir, 'small')]
         cmd = [self.args.server, '-s', self.path, '-t', '3', '-e', os.path.join(self.memory_dir, 'memory')]
         if os.geteuid() == 0:
             cmd += ['-u', 'root']
@@ -484,11 +589,12 @@ class Torture:
             result.append(answer)
         return result
 
-    def start_clients(self):
-        for i in range(self.args.clients):
+    def start_clients(self, kind, count, keys):
+        self.pipes = []
+        for i in range(count):
             ours, theirs = multiprocessing.Pipe()
             process = multiprocessing.Process(target=client_main, daemon=True,
-                                              args=(i, self.args.seed, self.path, self.args.keys, theirs))
+                                              args=(i, self.args.seed, self.path, keys, theirs, kind))
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -500,9 +606,9 @@ class Torture:
             self.found[kind] += 1
             self.texts.append('%s: %s' % (kind, text))
 
-    def stats(self, *names):
+    def stats(self, *names, group=b''):
         conn = connect(self.path)
-        conn.send(b'stats\r\n')
+        conn.send(b'stats%s\r\n' % group)
         values = {}
         while (line := conn.line()) != b'END':
             _, name, value = line.split(b' ', 2)
@@ -566,6 +672,52 @@ class Torture:
         if evictions:
             self.fail('%d evictions: the sizes of this run are wrong' % evictions)
 
+    def given_up(self):
+        """Values that this life evicted, from RAM and with pages of flash; the latter count over all lives."""
+        ram, flash = self.stats('evictions', 'extstore_objects_evicted')
+        self.evicted_ram += ram
+        return flash
+
+    def overwrite_cycle(self):
+        """Everything is overwritten, and nothing looked at."""
+        self.all('load', 60)
+        time.sleep(0.1 + self.random.random() * self.args.seconds * 2)
+        self.given_up()
+        self.end_server(self.random.choices((signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1), (10, 1, 1))[0])
+        if False in self.answers():
+            self.fail('a client did not notice the end')
+        self.kills += 1
+        self.start(NEARLY_FULL)
+        self.all('check')
+        found = [w for answer in self.answers() for w in answer]
+        self.all('missing')
+        missing, evicted = sum(self.answers()), self.given_up() + self.evicted_ram
+        self.missing += missing
+        if self.missing <= evicted:  # each of them may be one of those
+            found = [w for w in found if w[0] != 'lost']
+        self.tell(found)
+        self.checked += SWEEPER_KEYS * SWEEPERS // Sweeper.CHECK_EVERY
+        same_tag, = self.stats('evictions_same_tag', group=b' extant')
+        if same_tag:
+            self.tell([('lost', '%d values dropped for their tag' % same_tag)])
+
+    def count_operations(self):
+        self.all('operations')
+        for operations, refusals in self.answers():
+            self.operations += operations
+            self.refusals += refusals
+        self.all('end')
+
+    def overwrite(self, cycles):
+        self.start_clients(Sweeper, SWEEPERS, SWEEPER_KEYS)
+        self.start(NEARLY_FULL)
+        for _ in range(cycles):
+            self.overwrite_cycle()
+            if self.texts:
+                break
+        self.end_server(signal.SIGTERM)
+        self.count_operations()
+
     def flush(self, how, flash):
         """flush_all, killed before or after its answer: all is there, or nothing."""
         conn = connect(self.path)
@@ -605,10 +757,13 @@ class Torture:
         conn.close()
 
     def run(self):
-        self.start_clients()
         begin = time.monotonic()
-        without = self.args.cycles // 3
-        for flash, cycles in ((True, self.args.cycles - without), (False, without)):
+        third = self.args.cycles // 3
+        self.overwrite(third)
+        self.start_clients(Client, self.args.clients, self.args.keys)
+        for flash, cycles in ((True, self.args.cycles - 2 * third), (False, third)):
+            if self.texts:
+                break
             self.start(flash)
             self.all('flushed')
             self.answers()
@@ -620,15 +775,12 @@ class Torture:
             self.end_server(signal.SIGTERM)
             self.all('shared')
             self.answers()
-        self.all('operations')
-        answers = self.answers()
-        operations, refusals = sum(a[0] for a in answers), sum(a[1] for a in answers)
-        self.all('end')
+        self.count_operations()
         for text in self.texts[:20]:
             print('torture: ' + text)
         print('torture: seed %d: %d kills (%d of them while starting, %d around flush_all), '
               '%d operations acknowledged, %d refused, %d keys checked, slowest start %d ms, slowest stop %d ms, %.0f s'
-              % (self.args.seed, self.kills + self.early_kills, self.early_kills, self.flushes, operations, refusals,
+              % (self.args.seed, self.kills + self.early_kills, self.early_kills, self.flushes, self.operations, self.refusals,
                  self.checked, self.slowest_start * 1000, self.slowest_stop * 1000, time.monotonic() - begin))
         print('torture: %d lost, %d stale, %d wrong, %d brought back'
               % tuple(self.found[k] for k in ('lost', 'stale', 'wrong', 'brought back')))

@@ -145,7 +145,7 @@ def expires_under(name, flags, how):
 
 
 def with_ttl():
-    flash = 'ext_path=@DIR@/flash:128m,ext_page_size=2,ext_wbuf_size=1'
+    flash = 'ext_path=@DIR@/flash:128m,ext_page_size=4,ext_wbuf_size=2'
     memory = os.path.join('/dev/shm', 'overwrite-%d' % os.getpid())
     expires_under('no stop', ['-m', '8', '-o', flash], None)
     expires_under('clean stop, ext_persist', ['-m', '8', '-o', flash + ',ext_persist'], signal.SIGTERM)
@@ -162,7 +162,7 @@ def kills_in_between():
     memory = os.path.join('/dev/shm', 'overwrite-%d' % os.getpid())
     keys, size = list(range(30000)), 800
     try:
-        with servers.Server(BINARY, ['-m', '8', '-e', memory, '-o', 'ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=1'],
+        with servers.Server(BINARY, ['-m', '8', '-e', memory, '-o', 'ext_path=@DIR@/flash:64m,ext_page_size=4,ext_wbuf_size=2'],
                             'kills') as server:
             newest = {}
             for stamp in range(6):
