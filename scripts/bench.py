@@ -377,6 +377,19 @@ class Bench:
                               self.load_bytes / GIB, statistics.median(busy), into_ram,
                               figure(into_ram / statistics.median(t[0] for t in times))))
 
+    def overwrite_rows(self):
+        """Nothing is read before the end: a read would settle what an overwrite left behind."""
+        file_bytes = 256 * MIB
+        keys = file_bytes * 7 // 10 // 1088  # a record of a 1,000-byte value
+        lost = []
+        for binary, name in ((self.memcached, "memcached"), (self.extant, "extant")):
+            with Server(self, binary, name, ["-m", "64", "-t", "1", "-o", "ext_page_size=8"],
+                        flash_bytes=file_bytes) as s:
+                for _ in range(3 if self.quick else 6):
+                    self.fill(s, keys=keys, value=1000, conns=1, depth=200)
+                lost.append(self.run(s, mode="verify", keys=keys, value=1000, conns=50)["misses"])
+        self.record("overwrite_lost", [tuple(lost)])
+
     def load_into_ram(self, keys):
         """Seconds that client and server need for as many sets when nothing goes to flash."""
         part = keys // 4
@@ -502,6 +515,7 @@ class Bench:
                   (("ram_overhead",), self.ram_overhead),
                   (tuple(GROUPS["flash"]), self.flash),
                   (tuple(GROUPS["load"]), self.load_rows),
+                  (tuple(GROUPS["overwrite"]), self.overwrite_rows),
                   (("many",), self.many),
                   (("workers",), self.workers),
                   (("nolock",), self.nolock_row))
