@@ -302,10 +302,49 @@ torture:
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@scripts/torture.py --server ./extant --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
 
-.PHONY: install
-install: extant
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 extant $(DESTDIR)$(PREFIX)/bin/extant
+# The program, its pages, completion, units, users and a directory on tmpfs; extant.conf only if there is
+# none yet. Nothing is started.
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+SYSTEMD ?= $(PREFIX)/lib/systemd/system
+SHARE := $(PREFIX)/share
+INSTALLED := $(PREFIX)/bin/extant $(PREFIX)/bin/extant-top $(SHARE)/man/man1/extant.1 \
+             $(SHARE)/man/man1/extant-top.1 $(SHARE)/bash-completion/completions/extant \
+             $(SYSTEMD)/extant.service $(SYSTEMD)/extant.socket $(PREFIX)/lib/sysusers.d/extant.conf \
+             $(PREFIX)/lib/tmpfiles.d/extant.conf $(SHARE)/extant/alerts.yml \
+             $(SHARE)/extant/grafana.json $(SHARE)/extant/loki-values.yaml $(SHARE)/extant/mimir-values.yaml
+
+build/extant.1: extant packaging/man-page.py
+	$(Q)packaging/man-page.py ./extant >$@
+
+put = install -D -m $(1) $(2) '$(DESTDIR)$(3)'
+.PHONY: install uninstall
+install: extant build/extant.1
+	$(call put,755,extant,$(PREFIX)/bin/extant)
+	$(call put,755,scripts/extant-top,$(PREFIX)/bin/extant-top)
+	$(call put,644,build/extant.1,$(SHARE)/man/man1/extant.1)
+	$(call put,644,packaging/extant-top.1,$(SHARE)/man/man1/extant-top.1)
+	$(call put,644,packaging/extant.bash,$(SHARE)/bash-completion/completions/extant)
+	sed 's|@BINDIR@|$(PREFIX)/bin|; s|@SYSCONFDIR@|$(SYSCONFDIR)|' packaging/systemd/extant.service >build/extant.service
+	$(call put,644,build/extant.service,$(SYSTEMD)/extant.service)
+	$(call put,644,packaging/systemd/extant.socket,$(SYSTEMD)/extant.socket)
+	$(call put,644,packaging/extant.sysusers,$(PREFIX)/lib/sysusers.d/extant.conf)
+	$(call put,644,packaging/extant.tmpfiles,$(PREFIX)/lib/tmpfiles.d/extant.conf)
+	$(call put,644,packaging/prometheus/alerts.yml,$(SHARE)/extant/alerts.yml)
+	$(call put,644,packaging/grafana/extant.json,$(SHARE)/extant/grafana.json)
+	$(call put,644,packaging/kubernetes/loki-values.yaml,$(SHARE)/extant/loki-values.yaml)
+	$(call put,644,packaging/kubernetes/mimir-values.yaml,$(SHARE)/extant/mimir-values.yaml)
+	test -e '$(DESTDIR)$(SYSCONFDIR)/extant.conf' || $(call put,644,packaging/extant.conf,$(SYSCONFDIR)/extant.conf)
+
+# All of it, but not an extant.conf that was changed.
+uninstall:
+	rm -f $(INSTALLED:%='$(DESTDIR)%')
+	cmp -s packaging/extant.conf '$(DESTDIR)$(SYSCONFDIR)/extant.conf' && rm -f '$(DESTDIR)$(SYSCONFDIR)/extant.conf' || true
+	rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(SHARE)/extant'
+
+# A Debian package, in build/deb, from what git has of this tree.
+.PHONY: deb
+deb:
+	@packaging/deb.sh
 
 .PHONY: clean
 clean:

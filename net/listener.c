@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/own_file.h"
+#include "base/service.h"
 #include "net/udp.h"
 
 enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
@@ -186,9 +187,40 @@ static void write_port_file(const struct listeners *l)
         log_warning("failed to write \"%s\": %s", path, strerror(errno));
 }
 
+/* Sockets that the service manager listens on for us. They take the place of -l, -p and -s. */
+static int take_passed(struct listeners *l, char *why, size_t why_bytes)
+{
+    const struct settings *s = l->opt.settings;
+    for (unsigned i = 0; i < service_sockets(); i++) {
+        int fd = SERVICE_FD_FIRST + (int)i, type = 0, on = 1;
+        struct linger no_linger = {0, 0};
+        struct sockaddr_storage ss;
+        socklen_t len = sizeof(type), name_len = sizeof(ss);
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM ||
+            getsockname(fd, (struct sockaddr *)&ss, &name_len) < 0) {
+            snprintf(why, why_bytes, "descriptor %d, passed by the service manager, is no stream socket", fd);
+            return -ENOTSOCK;
+        }
+        bool unix_one = ss.ss_family == AF_UNIX;
+        if (!unix_one) {
+            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+            setsockopt(fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger));
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        }
+        bool tls = s->ssl_enabled && !unix_one;
+        int err = add_listener(l, fd, tls ? SETTINGS_TLS_DEFAULT : SETTINGS_TLS_NONE);
+        if (err)
+            return complain(why, why_bytes, "a socket passed by the service manager", -err);
+    }
+    log_notice("listening on %u sockets passed by the service manager", l->count);
+    return 0;
+}
+
 static int open_all(struct listeners *l, char *why, size_t why_bytes)
 {
     const struct settings *s = l->opt.settings;
+    if (service_sockets() > 0)
+        return take_passed(l, why, why_bytes);
     if (s->socketpath)
         return open_unix(l, s->socketpath, s->access_mask, why, why_bytes);
     if (s->listen_count == 0) {

@@ -1,0 +1,24 @@
+# An image without privileges: user 11211, no shell needed, nothing written but to /data and /dev/shm.
+# Where the container runtime forbids io_uring, flash is read and written by threads, by itself.
+#   docker build -t extant .
+#   docker run -p 11211:11211 -v cache:/data extant -m 1024 -o ext_path=/data/flash:50g,ext_persist
+FROM debian:12-slim AS build
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make
+WORKDIR /src
+COPY . .
+RUN scripts/install-deps.sh build && make -j"$(nproc)" extant
+
+FROM debian:12-slim
+RUN apt-get update -qq && \
+    apt-get install -y -qq --no-install-recommends libblkid1 libevent-core-2.1-7 \
+        libevent-extra-2.1-7 liburing2 libjemalloc2 libisal2 libssl3 && \
+    rm -rf /var/lib/apt/lists/* && \
+    useradd --system --uid 11211 --user-group --no-create-home extant && \
+    install -d -o extant -g extant /data
+COPY --from=build /src/extant /usr/local/bin/extant
+USER 11211:11211
+VOLUME /data
+EXPOSE 11211 9150
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["extant"]
+CMD ["-m", "64"]

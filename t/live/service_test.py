@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Under a service manager: it is told when the server is ready and when it stops; sockets that it passes on
+are taken, so a restart refuses no connection. The units, the man page and the completion are checked, too.
+
+EXTANT_DEBUG_BIN names the binary. Exit 0: all right; 1: not.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', 'aid'))
+import servers  # noqa: E402
+from servers import expect, wait_for  # noqa: E402
+
+BINARY = os.environ.get('EXTANT_DEBUG_BIN', './extant-debug')
+PACKAGING = os.path.join(HERE, '..', '..', 'packaging')
+
+
+def start(flags, fds=(), **environ):
+    """The server, with these descriptors from 3 on. The variables are for the process that execs."""
+    command = [os.path.abspath(BINARY)] + list(flags) + (['-u', 'root'] if os.getuid() == 0 else [])
+    shell = 'LISTEN_PID=$$ exec "$@"' if fds else 'exec "$@"'
+
+    def place():
+        high = [os.dup2(fd, 100 + i) for i, fd in enumerate(fds)]
+        for i, fd in enumerate(high):
+            os.dup2(fd, 3 + i)
+
+    env = dict(os.environ, **environ)
+    if fds:
+        env['LISTEN_FDS'] = str(len(fds))
+    return subprocess.Popen(['/bin/sh', '-c', shell, 'sh'] + command, env=env, close_fds=False, preexec_fn=place,
+                            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def end(process):
+    process.send_signal(signal.SIGTERM)
+    return process.wait(60), process.stderr.read()
+
+
+def ask(address, request):
+    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.settimeout(60)
+        s.connect(address)
+        s.sendall(request)
+        return s.recv(1000)
+
+
+def listener():
+    s = socket.socket()
+    s.bind(('127.0.0.1', 0))
+    s.listen(64)
+    return s
+
+
+def the_manager_is_told():
+    for abstract in (False, True):
+        with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.settimeout(60)
+            name = '@extant-test-%d' % os.getpid() if abstract else d + '/notify'
+            notify.bind(name.replace('@', '\0') if abstract else name)
+            process = start(['-s', d + '/s', '-o', 'drop_privileges'], NOTIFY_SOCKET=name)
+            told = notify.recv(2000).decode()
+            while 'READY=1' not in told:
+                told = notify.recv(2000).decode()
+            expect('ready', told == 'READY=1\nMAINPID=%d\nSTATUS=serving' % process.pid, told)
+            expect('it serves by then', ask(d + '/s', b'mn\r\n') == b'MN\r\n')
+            code, log = end(process)
+            expect('stopping', notify.recv(2000) == b'STOPPING=1\nSTATUS=stopping')
+            expect('exit', code == 0, (code, log))
+
+
+def nobody_listens():
+    with tempfile.TemporaryDirectory() as d:
+        process = start(['-s', d + '/s'], NOTIFY_SOCKET=d + '/none')
+        expect('it serves', wait_for(lambda: os.path.exists(d + '/s')))
+        expect('exit', end(process)[0] == 0)
+
+
+def passed_sockets_are_served():
+    with tempfile.TemporaryDirectory() as d, listener() as tcp, socket.socket(socket.AF_UNIX) as local:
+        local.bind(d + '/local')
+        local.listen(64)
+        process = start(['-p', '1'], (tcp.fileno(), local.fileno()))
+        expect('TCP', ask(tcp.getsockname(), b'mn\r\n') == b'MN\r\n')
+        expect('unix', ask(d + '/local', b'mn\r\n') == b'MN\r\n')
+        code, log = end(process)
+        expect('log', 'listening on 2 sockets passed by the service manager' in log, log)
+        expect('the socket stays', os.path.exists(d + '/local') and code == 0)
+
+
+def a_restart_refuses_no_connection():
+    with listener() as tcp:
+        address = tcp.getsockname()
+        process = start([], (tcp.fileno(),))
+        expect('before', ask(address, b'mn\r\n') == b'MN\r\n')
+        expect('exit', end(process)[0] == 0)
+        waiting = [socket.create_connection(address, timeout=60) for _ in range(20)]
+        for s in waiting:
+            s.sendall(b'mn\r\n')
+        process = start([], (tcp.fileno(),))
+        expect('those who came meanwhile', all(s.recv(100) == b'MN\r\n' for s in waiting))
+        for s in waiting:
+            s.close()
+        expect('exit', end(process)[0] == 0)
+
+
+def what_is_no_listener_is_refused():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(('127.0.0.1', 0))
+        process = start([], (udp.fileno(),))
+        log = process.stderr.read()
+        expect('refused', process.wait(60) == 71 and 'descriptor 3, passed by the service manager, is no stream socket' in log,
+               log)
+
+
+def units():
+    if not shutil.which('systemd-analyze'):
+        print('       no systemd-analyze here')
+        return
+    with tempfile.TemporaryDirectory() as d:
+        for name in ('extant.service', 'extant.socket'):
+            with open(os.path.join(PACKAGING, 'systemd', name)) as f:
+                text = f.read()
+            with open(os.path.join(d, name), 'w') as f:
+                f.write(re.sub(r'^(ExecStart\w*=)\S+', r'\g<1>/bin/true', text, flags=re.M))
+        run = subprocess.run(['systemd-analyze', 'verify', '--man=no', d + '/extant.service', d + '/extant.socket'],
+                             capture_output=True, text=True)
+        ours = [line for line in run.stderr.splitlines() if 'extant' in line]
+        expect('verify', not ours, ours)
+        run = subprocess.run(['systemd-analyze', 'security', '--offline=yes', '--no-pager', d + '/extant.service'],
+                             capture_output=True, text=True)
+        level = re.search(r'Overall exposure level for .*: ([0-9.]+)', run.stdout)
+        expect('exposure', level and float(level.group(1)) <= 1.5, run.stdout[-2000:])
+
+
+def man_page_and_completion():
+    help_text = subprocess.run([BINARY, '-h'], capture_output=True, text=True).stdout
+    options = set(re.findall(r'^ *(?:-\w, )?(--[\w-]+)', help_text, re.M))
+    with open(os.path.join(PACKAGING, 'extant.1')) as f:
+        page = f.read()
+    if shutil.which('man'):
+        run = subprocess.run(['man', '--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', os.path.join(PACKAGING, 'extant.1')],
+                             capture_output=True, text=True, env=dict(os.environ, LC_ALL='C.UTF-8', MANWIDTH='80'))
+        expect('groff', run.returncode == 0 and run.stderr == '', run.stderr)
+    told = page.replace('\\-', '-')
+    expect('the man page has every option', all(o in told for o in options), [o for o in options if o not in told])
+    completion = os.path.join(PACKAGING, 'extant.bash')
+    run = subprocess.run(['bash', '-c', 'PATH=%s:$PATH; source %s; COMP_WORDS=(extant --ht); COMP_CWORD=1; _extant; '
+                          'echo "${COMPREPLY[@]}"; COMP_WORDS=(extant -o ext_persi); COMP_CWORD=2; _extant; '
+                          'echo "${COMPREPLY[@]}"' % (os.environ.get('PATH'), completion)],
+                         capture_output=True, text=True, env=dict(os.environ, EXTANT_COMPLETE=os.path.abspath(BINARY)))
+    expect('completion', run.stdout.split() == ['--http', 'ext_persist='], (run.stdout, run.stderr))
+
+
+if __name__ == '__main__':
+    sys.exit(servers.run_scenarios((the_manager_is_told, nobody_listens, passed_sockets_are_served,
+                                    a_restart_refuses_no_connection, what_is_no_listener_is_refused, units,
+                                    man_page_and_completion)))
