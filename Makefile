@@ -346,6 +346,11 @@ uninstall:
 deb:
 	@packaging/deb.sh
 
+# The package in a fresh chroot: installed, upgraded, purged. As root.
+.PHONY: deb-check
+deb-check: deb
+	@packaging/deb-check.sh
+
 .PHONY: clean
 clean:
 	rm -rf build extant extant-debug

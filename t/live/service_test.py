@@ -142,15 +142,56 @@ def units():
         expect('exposure', level and float(level.group(1)) <= 1.5, run.stdout[-2000:])
 
 
+def values_of_charts_start_it():
+    """The charts' arguments, with what the values add, as the charts put them together."""
+    for name, words in (('loki', 'modern,track_sizes,ext_path=@DIR@/file:1G,ext_wbuf_size=16'), ('mimir', 'modern')):
+        with open(os.path.join(PACKAGING, 'kubernetes', name + '-values.yaml')) as f:
+            text = f.read()
+        more = re.search(r'^  extraExtendedOptions: (\S+)$', text, re.M).group(1)
+        with tempfile.TemporaryDirectory() as d:
+            words = words.replace('@DIR@', d)
+            more = more.replace('/data', d).replace(':90g', ':1g')
+            run = subprocess.run([BINARY, '-m 1024', '--extended=%s,%s' % (words, more), '-I 5m', '-c 16384', '-v',
+                                  '-u 11211', '--check-config'], capture_output=True, text=True)
+            expect(name, run.returncode == 0, run.stderr)
+
+
+def make_install_and_uninstall():
+    top = os.path.join(HERE, '..', '..')
+    with tempfile.TemporaryDirectory() as d:
+        for what in ('install', 'uninstall'):
+            run = subprocess.run(['make', '-s', '-C', top, what, 'DESTDIR=' + d, 'PREFIX=/usr', '-o', 'extant'],
+                                 capture_output=True, text=True)
+            expect(what, run.returncode == 0, run.stderr)
+            there = sorted(os.path.relpath(os.path.join(at, f), d) for at, _, files in os.walk(d) for f in files)
+            if what == 'uninstall':
+                expect('all of it is gone', there == [], there)
+                continue
+            for name in ('usr/bin/extant', 'usr/bin/extant-top', 'usr/share/man/man1/extant.1', 'etc/extant.conf',
+                         'usr/share/bash-completion/completions/extant', 'usr/lib/systemd/system/extant.service',
+                         'usr/lib/systemd/system/extant.socket', 'usr/lib/sysusers.d/extant.conf',
+                         'usr/lib/tmpfiles.d/extant.conf', 'usr/share/extant/alerts.yml'):
+                expect(name, name in there, there)
+            with open(d + '/usr/lib/systemd/system/extant.service') as f:
+                expect('its paths', 'ExecStart=/usr/bin/extant --config /etc/extant.conf\n' in f.read())
+            run = subprocess.run([d + '/usr/bin/extant', '--config', d + '/etc/extant.conf', '--check-config'],
+                                 capture_output=True, text=True)
+            expect('extant.conf is right', run.returncode == 0, run.stderr)
+
+
 def man_page_and_completion():
     help_text = subprocess.run([BINARY, '-h'], capture_output=True, text=True).stdout
-    options = set(re.findall(r'^ *(?:-\w, )?(--[\w-]+)', help_text, re.M))
-    with open(os.path.join(PACKAGING, 'extant.1')) as f:
-        page = f.read()
-    if shutil.which('man'):
-        run = subprocess.run(['man', '--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', os.path.join(PACKAGING, 'extant.1')],
-                             capture_output=True, text=True, env=dict(os.environ, LC_ALL='C.UTF-8', MANWIDTH='80'))
-        expect('groff', run.returncode == 0 and run.stderr == '', run.stderr)
+    options = set(re.findall(r'^ *(?:-\w, )?(--[\w-]+)', help_text, re.M)) | set(re.findall(r'^   - (\w+):', help_text, re.M))
+    run = subprocess.run([os.path.join(PACKAGING, 'man-page.py'), BINARY], capture_output=True, text=True)
+    page = run.stdout
+    expect('it is written', run.returncode == 0 and '.SH EXAMPLES' in page and '.SH EXIT STATUS' in page, run.stderr)
+    with tempfile.NamedTemporaryFile('w', suffix='.1') as f:
+        f.write(page)
+        f.flush()
+        for name in (f.name, os.path.join(PACKAGING, 'extant-top.1')) if shutil.which('man') else ():
+            run = subprocess.run(['man', '--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', name], capture_output=True,
+                                 text=True, env=dict(os.environ, LC_ALL='C.UTF-8', MANWIDTH='80'))
+            expect('groff', run.returncode == 0 and run.stderr == '', run.stderr)
     told = page.replace('\\-', '-')
     expect('the man page has every option', all(o in told for o in options), [o for o in options if o not in told])
     completion = os.path.join(PACKAGING, 'extant.bash')
@@ -164,4 +205,4 @@ def man_page_and_completion():
 if __name__ == '__main__':
     sys.exit(servers.run_scenarios((the_manager_is_told, nobody_listens, passed_sockets_are_served,
                                     a_restart_refuses_no_connection, what_is_no_listener_is_refused, units,
-                                    man_page_and_completion)))
+                                    values_of_charts_start_it, make_install_and_uninstall, man_page_and_completion)))
