@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 deb=$(ls build/deb/extant_*.deb)
 mirror=${MIRROR:-http://deb.debian.org/debian}
 root=$(mktemp -d /tmp/extant-deb.XXXXXX)
+chmod 755 "$root"
 clean_up()
 {
     [ -z "${server:-}" ] || kill "$server" 2>/dev/null || true
@@ -69,7 +70,9 @@ stop_server
 say 'upgraded, the cache is kept'
 
 inside apt-get -qq -y remove extant >/dev/null
-[ -e "$root/etc/extant.conf" ] && [ ! -e "$root/usr/bin/extant" ] || fail 'remove leaves the wrong things'
+if [ ! -e "$root/etc/extant.conf" ] || [ -e "$root/usr/bin/extant" ]; then
+    fail 'remove leaves the wrong things'
+fi
 inside apt-get -qq -y purge extant >/dev/null
 left=$(find "$root" -xdev \( -name '*extant*' \) -not -path "$root/one.deb" -not -path "$root/two*" \
             -not -path "$root/var/log/*" -not -path "$root/var/cache/*" -not -path "$root/proc/*")
