@@ -181,13 +181,15 @@ void cache_set_numbers(struct cache *c, const struct cache_numbers *n);
 
 /* Moves all items from RAM to flash, making room there as usual; what is dead goes. 0: none is left;
  * -ETIMEDOUT: the time is over (clock_mono_ns() > deadline_ns); -ENOSPC: flash gets no free page any
- * more; -EIO: no device takes writes. What is left stays as it was. Waits for the devices. */
+ * more; -EIO: no device takes writes. What is left stays as it was. Waits for the devices. The worker is
+ * of this thread, nothing of it is parked, before and after; NULL: there was no memory for one. */
 struct cache_moved {
     uint64_t moved, dead, left;
 };
-int cache_move_to_flash(struct cache *c, uint64_t deadline_ns, struct cache_moved *out);
+int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadline_ns,
+                        struct cache_moved *out);
 /* Drops the items that are left, together with the older values that they hide. How many. */
-uint64_t cache_drop_items(struct cache *c);
+uint64_t cache_drop_items(struct cache *c, struct cache_worker *w);
 
 /* Fills the empty index from the records on flash, before ext_attach_done: of each key the one with the
  * highest seq, unless it is dead. Log lines tell how far it is. 0 or -ENOMEM. */

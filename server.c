@@ -365,7 +365,7 @@ static int open_storage(struct server *s)
     struct restart_options opt = {
         .settings = &s->settings,
         .tunables = &s->tunables,
-        .ring_count = s->settings.num_threads + 2, /* maintenance and crawler read too */
+        .ring_count = s->settings.num_threads + 3, /* maintenance, crawler and a clean stop read too */
     };
     if (restart_open(&opt, &s->storage, why, sizeof(why)) != 0)
         return fail(EXIT_OS, why, NULL);
@@ -598,6 +598,8 @@ static int bring_up(struct server *s)
     if (!code)
         tell_start(s);
     if (!code && s->settings.drop_privileges) {
+        if (s->storage.persist)
+            persist_prepare_end(s->storage.persist);
         int err = confine_process(s->settings.relaxed_privileges);
         if (err)
             return fail(EXIT_OS, "failed to drop privileges", strerror(-err));

@@ -33,6 +33,8 @@ struct persist {
     /* the head that says RUNNING, for the flush_all hook */
     struct checkpoint_head running;
     struct cache *cache;
+    struct cache_worker *worker; /* of the thread that stops, with its counters; NULL: not made yet */
+    struct thread_stats *worker_stats;
     _Atomic(int) flushes; /* flush_alls that the head does not know yet */
 };
 
@@ -430,12 +432,32 @@ void persist_report(const struct persist *p, struct persist_report *out) { *out 
 
 /* ---- stop ---- */
 
+void persist_prepare_end(struct persist *p)
+{
+    if (!is_on(p) || p->worker)
+        return;
+    if (!p->worker_stats)
+        p->worker_stats = calloc(1, sizeof(*p->worker_stats));
+    if (p->worker_stats)
+        p->worker = cache_worker_create(p->cache, p->worker_stats);
+}
+
+void persist_release(struct persist *p)
+{
+    if (p->worker)
+        cache_worker_destroy(p->worker);
+    free(p->worker_stats);
+    p->worker = NULL;
+    p->worker_stats = NULL;
+}
+
 /* Items to flash. Those for which there was no time or room are dropped, unless -e keeps them.
  * True: the rest may be saved. */
 static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns, uint64_t *dropped)
 {
     struct cache_moved m;
-    int rc = cache_move_to_flash(c, deadline_ns, &m);
+    persist_prepare_end(p);
+    int rc = cache_move_to_flash(c, p->worker, deadline_ns, &m);
     *dropped = 0;
     if (rc == 0)
         return true;
@@ -447,7 +469,7 @@ static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns,
                     m.left, p->settings->memory_file, what);
         return false;
     }
-    *dropped = cache_drop_items(c);
+    *dropped = cache_drop_items(c, p->worker);
     log_warning("checkpoint %s: %" PRIu64 " items in memory are dropped (%s)", p->path, *dropped,
                 what);
     return true;

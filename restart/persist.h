@@ -80,6 +80,12 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
 const char *persist_line(const struct persist *p);
 void persist_report(const struct persist *p, struct persist_report *out);
 
+/* Makes at once what the clean stop would make: before the process gives up the right to make rings. By
+ * the thread that will stop it. */
+void persist_prepare_end(struct persist *p);
+/* Gives it back, used or not; before the engine and the cache go. */
+void persist_release(struct persist *p);
+
 /* The clean stop. All other users of the parts are gone; afterwards they are only taken apart.
  * Tells in the log what it did, or why it couldn't. Waits for the devices. True: the next start finds a
  * checkpoint, of *objects. */

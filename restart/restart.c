@@ -447,6 +447,8 @@ void restart_close(struct restart *r, bool flush)
 {
     uint64_t objects = 0;
     bool saved = flush && r->persist && persist_end(r->persist, r->index, r->cache, r->ext, &objects);
+    if (r->persist)
+        persist_release(r->persist);
     ext_destroy(r->ext, flush);
     if (r->cache)
         cache_destroy(r->cache);

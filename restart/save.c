@@ -145,34 +145,31 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
 }
 
 /* What it reads it reads to its end. */
-static void end_worker(struct cache_worker *w)
+static void finish_reads(struct cache_worker *w)
 {
     while (cache_worker_parked(w) > 0) {
         cache_worker_submit(w);
         cache_worker_poll(w);
         clock_sleep_ns(WAIT_NS);
     }
-    cache_worker_destroy(w);
 }
 
-int cache_move_to_flash(struct cache *c, uint64_t deadline_ns, struct cache_moved *out)
+int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadline_ns,
+                        struct cache_moved *out)
 {
-    struct thread_stats *stats = calloc(1, sizeof(*stats));
-    struct mover m = {.cache = c, .out = out, .now_sec = clock_now_sec()};
+    struct mover m = {.cache = c, .worker = w, .out = out, .now_sec = clock_now_sec()};
     struct index_info info;
     int rc = 0;
     memset(out, 0, sizeof(*out));
-    m.worker = stats ? cache_worker_create(c, stats) : NULL;
     index_info(c->index, &info);
     progress_begin("moving items to flash", info.ram_count);
     for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
         rc = clock_mono_ns() >= deadline_ns ? -ETIMEDOUT : move_shard(&m, s, deadline_ns);
-    if (m.worker) {
-        stale_settle(m.worker, deadline_ns);
-        end_worker(m.worker);
+    if (w) {
+        stale_settle(w, deadline_ns);
+        finish_reads(w);
     }
     progress_end();
-    free(stats);
     index_info(c->index, &info);
     out->left = info.ram_count;
     return out->left == 0 ? 0 : rc;
@@ -216,18 +213,15 @@ static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, inde
         stale_note_overwrite(c, item_hash(c, it), 0);
 }
 
-uint64_t cache_drop_items(struct cache *c)
+uint64_t cache_drop_items(struct cache *c, struct cache_worker *w)
 {
-    struct thread_stats *stats = calloc(1, sizeof(*stats));
     struct cache_moved out = {0};
     struct mover m = {.cache = c, .out = &out};
-    m.worker = stats ? cache_worker_create(c, stats) : NULL;
-    if (m.worker) { /* so that older values go, and nothing else of their tags */
+    if (w) { /* so that older values go, and nothing else of their tags */
         walk_all(c, visit_to_check, &m);
-        stale_settle(m.worker, clock_mono_ns() + STALL_NS);
-        end_worker(m.worker);
+        stale_settle(w, clock_mono_ns() + STALL_NS);
+        finish_reads(w);
     }
-    free(stats);
     walk_all(c, drop_item, &m);
     return out.dead;
 }
