@@ -358,10 +358,26 @@ static void fill_tunables(struct server *s)
     s->tunables.drop_unread = (bool)s->settings.ext_drop_unread;
 }
 
+/* One line if a limit would have the process killed. */
+static void compare_with_limit(const struct settings *s)
+{
+    uint64_t limit = memory_cgroup_limit(""), need = settings_memory_bytes(s);
+    if (limit == 0 || need <= limit)
+        return;
+    uint64_t beside = need - s->maxbytes;
+    char advice[64] = "a larger limit is needed";
+    if (limit >= beside + 2 * MiB)
+        snprintf(advice, sizeof(advice), "-m %" PRIu64 " would fit", (limit - beside) / MiB);
+    log_warning("memory: the control group allows %" PRIu64 " MB, but -m %" PRIu64 " takes up to %" PRIu64
+                " MB with its buffers, threads and connections: %s",
+                limit / MiB, (uint64_t)s->maxbytes / MiB, (need + MiB - 1) / MiB, advice);
+}
+
 static int open_storage(struct server *s)
 {
     char why[RESTART_LINE_BYTES];
     fill_tunables(s);
+    compare_with_limit(&s->settings);
     struct restart_options opt = {
         .settings = &s->settings,
         .tunables = &s->tunables,

@@ -1985,6 +1985,15 @@ int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *e
     return code;
 }
 
+uint64_t settings_memory_bytes(const struct settings *s)
+{
+    const uint64_t program = 8 * MiB, connection = 2 * KiB;
+    uint64_t flash = s->ext_file_count == 0
+                         ? 0
+                         : s->ext_buffer_mem + (uint64_t)s->num_threads * s->item_size_max;
+    return s->maxbytes + flash + (uint64_t)s->maxconns * connection + program;
+}
+
 int settings_check_root(const struct settings *s, bool is_root, FILE *err)
 {
     if (!is_root || s->username != NULL)

@@ -436,6 +436,10 @@ int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *e
  * after a line to err. */
 int settings_check_root(const struct settings *s, bool is_root, FILE *err);
 
+/* The most memory that a server with these settings takes, with all connections there and a value of the
+ * largest size in the making in each thread. */
+uint64_t settings_memory_bytes(const struct settings *s);
+
 enum settings_error {
     SETTINGS_OK,
     SETTINGS_UNKNOWN,   /* no setting of that name */
