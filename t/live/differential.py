@@ -13,6 +13,7 @@ versions draw them at different moments; `cas` requests send each server its own
 Once in a while the counters of `stats` that both versions count alike are compared too.
 
   differential.py --sut ./extant --count 100000 --seed 7
+  differential.py --binary              the same conversations in the binary protocol, beside text
   differential.py --fixed FILE          the exchanges of FILE, whole and byte by byte
   differential.py --plant 25            falsify 25 answers: each must be noticed
 
@@ -32,6 +33,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
+import binary_exchanges as binary  # noqa: E402
 import servers  # noqa: E402
 
 SENTINEL = b"mg never O.%d\r\n"
@@ -50,7 +52,7 @@ COUNTERS = (
 # the state of the servers would differ from there on. 1.6.45's side of each is tested by
 # the protocol tests.
 NOT_GENERATED = (
-    ("byte 0x80 first", "1.6.18 enters the binary protocol, Extant closes by design"),
+    ("byte 0x80 first", "it enters the binary protocol: see --binary"),
     ("NUL inside a line", "1.6.18 ends the line there, 1.6.45 takes it as a byte"),
     ("more tokens than a classic command has", "ERROR in 1.6.18, ignored in 1.6.45"),
     ("delete KEY WORD, WORD not 0", "usage error in 1.6.18, ignored in 1.6.45"),
@@ -761,6 +763,8 @@ class Difference(Exception):
 
 
 class Differential:
+    counters = COUNTERS
+
     def __init__(self, args, ref, sut):
         self.args = args
         self.rnd = random.Random(args.seed)
@@ -875,7 +879,7 @@ class Differential:
     def compare_counters(self, base):
         """COUNTERS must have moved alike since base; returns the new base."""
         now = [side.server.stats() for side in self.sides]
-        for name in COUNTERS:
+        for name in self.counters:
             moved = [int(n.get(name, 0)) - int(b.get(name, 0)) for n, b in zip(now, base)]
             if moved[0] != moved[1]:
                 self.report("counter " + name, b"stats " + name.encode(), b"%d" % moved[0],
@@ -944,6 +948,104 @@ class Differential:
         return answer[:at] + bytes([answer[at] ^ 1]) + answer[at + 1:]
 
 
+class BinaryDifferential(Differential):
+    """The same conversations in packets. A noop with a number of its own follows each exchange; every third
+    batch is one of text, so that each protocol meets what the other has stored."""
+
+    # memcached counts values that are too large for lines only
+    counters = tuple(name for name in COUNTERS if name != "store_too_large")
+
+    def __init__(self, args, ref, sut):
+        super().__init__(args, ref, sut)
+        self.translator = binary.Translator(self.generator, self.rnd)
+        self.by_protocol = [Side(ref, args.connections), Side(sut, args.connections)], list(self.sides)
+
+    def run_batch(self, exchanges, style):
+        in_text = self.plant is None and self.batch_number % 3 == 2
+        self.sides = self.by_protocol[in_text]
+        if in_text:
+            return super().run_batch(exchanges, style)
+        return self.run_packets([self.translator.exchange() for _ in exchanges[1:]] +
+                                [[binary.Packet(binary.OP["getk"], k) for k in self.generator.cas_keys]], style)
+
+    def run_packets(self, exchanges, style):
+        self.batch_number += 1
+        i = self.rnd.randrange(self.args.connections)
+        first = self.rnd.getrandbits(31)
+        noop = binary.Packet(binary.OP["noop"])
+
+        def stream(side):
+            return b"".join(b"".join(p.render(first + n, side.tokens) for p in exchange) + noop.render(first + n, {})
+                            for n, exchange in enumerate(exchanges))
+
+        last = first + len(exchanges) - 1
+        end = binary.HEAD.pack(binary.ANSWER, noop.op, 0, 0, 0, 0, 0, last, 0)
+        answers, closed = talk(self.sides, i, [cuts(self.rnd, stream(s), style) for s in self.sides], [end, end])
+        if self.plant is not None:
+            answers[1] = self.plant(answers[1])
+        ok = self.compare_packets(exchanges, first, answers, closed)
+        for side, answer in zip(self.sides, answers):
+            for packet in binary.split(answer)[0]:
+                if packet.op == binary.OP["getk"] and packet.status == 0:
+                    side.tokens[packet.key] = b"%d" % packet.cas
+        for of_text, side in zip(self.by_protocol[True], self.sides):
+            of_text.tokens = side.tokens
+        self.exchanges += len(exchanges)
+        if not ok:
+            self.resync()
+        return ok
+
+    def compare_packets(self, exchanges, first, answers, closed):
+        told = []
+        for answer in answers:
+            packets, rest = binary.split(answer)
+            by_exchange = collections.defaultdict(list)
+            for packet in packets:
+                by_exchange[packet.opaque - first].append(packet)
+            told.append((by_exchange, rest))
+        for n, exchange in enumerate(exchanges):
+            a, b = told[0][0].pop(n, []), told[1][0].pop(n, [])
+            if not a or not b or not binary.agree(a, b, self.cas):
+                asked = b"".join(p.render(first + n, {}) for p in exchange)
+                self.report("packets differ", asked, repr(a[:5]).encode(), repr(b[:5]).encode())
+                return False
+        if any(closed) or told[0][0] or told[1][0] or told[0][1] != told[1][1]:
+            self.report("closed within a batch", b"", answers[0][-300:], answers[1][-300:])
+            return False
+        return True
+
+    def run_closing(self):
+        self.sides = self.by_protocol[False]
+        i = self.rnd.randrange(self.args.connections)
+        request = self.translator.closing().render(7, {})
+        answers, closed = talk(self.sides, i, [cuts(self.rnd, request, "some") for _ in (0, 1)], [None, None])
+        for side in self.sides:
+            side.drop(i)
+        self.exchanges += 1
+        if closed != [True, True] or answers[0] != answers[1]:
+            self.report("closing differs", request, b"%r closed=%r" % (answers[0], closed[0]),
+                        b"%r closed=%r" % (answers[1], closed[1]))
+            self.resync()
+
+    def resync(self):
+        self.sides = self.by_protocol[True]
+        super().resync()
+        for side in self.by_protocol[False]:
+            side.drop()
+            side.tokens = {}
+
+    def falsify(self, answer):
+        """Another bit in a status, an opaque, a value or a key, but not in what `stat` tells."""
+        packets, at, spots = binary.split(answer)[0], 0, []
+        for p in packets:
+            size = binary.HEAD.size + len(p.extras) + len(p.key) + len(p.value)
+            if p.op not in (binary.OP["stat"], binary.OP["version"]):
+                spots += [at + 7, at + 15] + list(range(at + binary.HEAD.size, at + size))
+            at += size
+        spot = self.rnd.choice(spots)
+        return answer[:spot] + bytes([answer[spot] ^ 1 << self.rnd.randrange(8)]) + answer[spot + 1:]
+
+
 def parse_args():
     here = os.path.dirname(os.path.abspath(__file__))
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -956,6 +1058,7 @@ def parse_args():
     p.add_argument("--connections", type=int, default=3)
     p.add_argument("--max-differences", type=int, default=50)
     p.add_argument("--examples", type=int, default=2, help="shown per command")
+    p.add_argument("--binary", action="store_true", help="in the binary protocol")
     p.add_argument("--fixed", metavar="FILE")
     p.add_argument("--plant", type=int, metavar="N", help="falsify N answers; all must be found")
     p.add_argument("--quiet", action="store_true")
@@ -968,7 +1071,7 @@ def main():
     start = time.monotonic()
     with servers.Server(args.ref, flags, "ref") as ref, \
             servers.Server(args.sut, flags + args.sut_flags.split(), "sut") as sut:
-        test = Differential(args, ref, sut)
+        test = (BinaryDifferential if args.binary else Differential)(args, ref, sut)
         if args.plant:
             found = test.run_planted(args.plant)
             print("planted %d faults, found %d, seed %d" % (args.plant, found, args.seed))
