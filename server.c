@@ -28,7 +28,7 @@
 #include "base/notify.h"
 #include "base/memory.h"
 #include "base/own_file.h"
-#include "base/service.h"
+#include "base/passed.h"
 #include "maint_thread.h"
 #include "operator/prefix.h"
 #include "operator/samples.h"
@@ -658,7 +658,6 @@ static void take_down(struct server *s)
 {
     struct command_env *env = &s->env;
     atomic_store(&env->stopping, true);
-    service_tell("STOPPING=1\nSTATUS=stopping");
     http_stop(s->http);
     workers_stop(&s->workers);
     udp_close(env->udp);
@@ -693,7 +692,7 @@ static void take_down(struct server *s)
 int main(int argc, char **argv)
 {
     open_standard_files();
-    service_setup();
+    passed_setup();
     struct server *s = calloc(1, sizeof(*s));
     if (!s)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
@@ -710,7 +709,6 @@ int main(int argc, char **argv)
                 listeners_accept(s->listeners);
                 if (s->http)
                     http_publish(s->http, &s->env);
-                service_tell("READY=1\nMAINPID=%ld\nSTATUS=serving", (long)getpid());
                 block_signals(SIG_UNBLOCK);
                 event_base_dispatch(s->base);
             }

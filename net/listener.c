@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/own_file.h"
-#include "base/service.h"
+#include "base/passed.h"
 #include "net/udp.h"
 
 enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
@@ -197,8 +197,8 @@ static void write_port_file(const struct listeners *l)
 static int take_passed(struct listeners *l, char *why, size_t why_bytes)
 {
     const struct settings *s = l->opt.settings;
-    for (unsigned i = 0; i < service_sockets(); i++) {
-        int fd = SERVICE_FD_FIRST + (int)i, type = 0, on = 1;
+    for (unsigned i = 0; i < passed_sockets(); i++) {
+        int fd = PASSED_FD_FIRST + (int)i, type = 0, on = 1;
         struct linger no_linger = {0, 0};
         struct sockaddr_storage ss;
         socklen_t len = sizeof(type), name_len = sizeof(ss);
@@ -225,7 +225,7 @@ static int take_passed(struct listeners *l, char *why, size_t why_bytes)
 static int open_all(struct listeners *l, char *why, size_t why_bytes)
 {
     const struct settings *s = l->opt.settings;
-    if (service_sockets() > 0)
+    if (passed_sockets() > 0)
         return take_passed(l, why, why_bytes);
     if (s->socketpath)
         return open_unix(l, s->socketpath, s->access_mask, why, why_bytes);

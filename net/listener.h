@@ -27,7 +27,7 @@ struct listener_options {
     void *ctx;
 };
 
-/* Opens the sockets that the settings name, or takes those of base/service.h instead; nothing is accepted before listeners_accept(). NULL,
+/* Opens the sockets that the settings name, or takes those of base/passed.h instead; nothing is accepted before listeners_accept(). NULL,
  * with one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes);
 /* How many clients there may be; before listeners_accept(). */
