@@ -74,7 +74,7 @@ if [ ! -e "$root/etc/extant.conf" ] || [ -e "$root/usr/bin/extant" ]; then
     fail 'remove leaves the wrong things'
 fi
 inside apt-get -qq -y purge extant >/dev/null
-left=$(find "$root" -xdev \( -name '*extant*' \) -not -path "$root/one.deb" -not -path "$root/two*" \
+left=$(find "$root" -mindepth 1 -xdev \( -name '*extant*' \) -not -path "$root/one.deb" -not -path "$root/two*" \
             -not -path "$root/var/log/*" -not -path "$root/var/cache/*" -not -path "$root/proc/*")
 [ -z "$left" ] || fail "left behind: $left"
 say 'removed and purged, nothing is left'
