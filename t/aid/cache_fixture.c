@@ -121,7 +121,9 @@ void fixture_turn(struct fixture *f)
                             {.fd = cache_worker_ring_fd(f->worker), .events = POLLIN}};
     cache_worker_submit(f->worker);
     bool more = f->ext && ext_maint_step(f->ext, (uint32_t)clock_unix_now_sec());
-    poll(fds, fds[1].fd >= 0 ? 2 : 1, more ? 0 : 1);
+    if (f->idle)
+        f->idle(f);
+    poll(fds, fds[1].fd >= 0 ? 2 : 1, more || f->idle ? 0 : 1);
     cache_worker_poll(f->worker);
 }
 

@@ -17,6 +17,7 @@ struct fixture {
     struct thread_stats stats;
     struct cache_worker *worker;
     char dir[64];
+    void (*idle)(struct fixture *f); /* does what other threads would do; NULL: these are there */
 };
 
 /* memory_mb of -m; flash_mb 0: none. */

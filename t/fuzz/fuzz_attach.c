@@ -7,13 +7,17 @@
  * several sizes in memory and on flash, an unflushed write buffer, a sealed page. Changes aim at
  * words that aren't zero there, or stand near one; or at the tables that everything else hangs from.
  *
- * Both files are memfds; a life ends as after a kill between two operations.
+ * Both files are memfds; a life ends as after a kill between two operations. Nothing but the input
+ * decides what happens, so that what is found can be found again: the jobs of I/O threads run in this
+ * one, in an order drawn from the input, time is simulated, and seed and stamp are not random.
  */
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "flash/engine.h"
+#include "flash/wbuf.h"
+#include "items/store.h"
 #include "restart/restart.h"
 #include "t/aid/cache_fixture.h"
 #include "t/fuzz/fuzz.h"
@@ -27,6 +31,7 @@ enum {
     KEYS = 48,
     LARGE_KEYS = 5, /* with the others more than a page */
     MAINT_STEPS = 200,
+    START_SEC = 1000, /* of the simulated clock */
     LARGE_BYTES = 700 * 1024, /* values are zeroes: so they cost no block, and no word to change */
 };
 
@@ -51,7 +56,59 @@ static struct table {
     uint64_t at, bytes;
 } tables[4];
 static char why[RESTART_LINE_BYTES];
+static uint64_t random_state; /* of the draws; from the input */
 static FILE *nowhere;
+
+/* ---- instead of chance ---- */
+
+static uint64_t draw(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+static void begin_draws(const uint8_t *data, size_t size)
+{
+    random_state = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < size; i++)
+        random_state = (random_state ^ data[i]) * UINT64_C(1099511628211);
+    random_state |= 1;
+    clock_simulate(START_SEC * UINT64_C(1000000000));
+}
+
+static void step_pool(struct io_pool *pool)
+{
+    unsigned ready = pool ? io_pool_ready(pool) : 0;
+    if (ready > 0)
+        io_pool_step(pool, (unsigned)(draw() % ready));
+}
+
+/* What I/O threads do meanwhile. */
+static void step_others(struct fixture *f)
+{
+    step_pool(f->ext->write_pool);
+    step_pool(f->ext->read_pool);
+    clock_sleep_ns(1000000);
+}
+
+static ssize_t plain_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
+{
+    ssize_t n = pread(fd, buf, bytes, offset);
+    (void)ctx;
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t plain_pwrite(void *ctx, int fd, const void *buf, size_t bytes, off_t offset)
+{
+    ssize_t n = pwrite(fd, buf, bytes, offset);
+    (void)ctx;
+    return n < 0 ? -errno : n;
+}
+
+static const struct ext_device_ops stepped_ops = {
+    .pread = plain_pread, .pwrite = plain_pwrite, .stepped = true};
 
 /* ---- lives ---- */
 
@@ -72,8 +129,10 @@ static int life_open(struct life *l)
     atomic_store(&l->f.tunables.compact_under_pages, 3);
     atomic_store(&l->f.tunables.drop_under_pages, 2);
     atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = {
-        .settings = &l->f.settings, .tunables = &l->f.tunables, .ring_count = 1};
+    struct restart_options opt = {.settings = &l->f.settings,
+                                  .tunables = &l->f.tunables,
+                                  .ring_count = 1,
+                                  .device_ops = &stepped_ops};
     rc = restart_open(&opt, &l->r, why, sizeof(why));
     if (rc != 0) {
         settings_free(&l->f.settings);
@@ -84,6 +143,12 @@ static int life_open(struct life *l)
     l->f.index = l->r.index;
     l->f.cache = l->r.cache;
     l->f.ext = l->r.ext;
+    l->f.idle = step_others;
+    if (!l->r.attached) {
+        cache_root_set_seed(l->r.cache->root, draw());
+        l->r.ext->root->stamp = draw();
+        ASSERT(ext_mark_write(l->r.ext->devices[0].fd, l->r.ext->root->stamp) == 0);
+    }
     l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
     ASSERT(l->f.worker);
     return 0;
@@ -176,6 +241,7 @@ static void image_put(const struct image *im)
 static void prepare(void)
 {
     struct life l;
+    begin_draws(NULL, 0);
     nowhere = fopen("/dev/null", "w");
     memory.fd = memfd_create("memory", MFD_CLOEXEC);
     flash.fd = memfd_create("flash", MFD_CLOEXEC);
@@ -192,7 +258,10 @@ static void prepare(void)
         to_flash(&l, n);
     for (unsigned n = KEYS; n < KEYS + LARGE_KEYS; n++)
         to_flash(&l, n);
-    ASSERT(ext_sync(l.f.ext, 10000) == 0);
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
+        ext_wbuf_close_open(l.f.ext, (enum ext_bucket)i);
+    while (atomic_load(&l.f.ext->flushing_wbufs) > 0)
+        step_others(&l.f);
     for (unsigned n = 1; n < KEYS; n += 4) /* stays in the open write buffer */
         to_flash(&l, n);
     for (unsigned n = 0; n < 4; n++) /* older values stay on flash */
@@ -303,8 +372,10 @@ static void use(struct life *l)
     struct cache_class_stats stats;
     struct ext_info info;
     use_keys(l);
-    for (unsigned i = 0; i < MAINT_STEPS; i++)
+    for (unsigned i = 0; i < MAINT_STEPS; i++) {
         ext_maint_step(l->f.ext, (uint32_t)clock_unix_now_sec());
+        step_others(&l->f);
+    }
     for (unsigned n = 100; n < 103; n++) { /* room on flash is needed */
         store(l, n, LARGE_BYTES);
         to_flash(l, n);
@@ -321,6 +392,7 @@ FUZZ_TARGET(attach)
     struct life l;
     if (!nowhere)
         prepare();
+    begin_draws(data, size);
     image_put(&memory);
     image_put(&flash);
     for (unsigned i = 0; in.size >= CHANGE_BYTES && i < CHANGES_MAX; i++)
