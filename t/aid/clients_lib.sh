@@ -91,7 +91,7 @@ stop_server() {
 # stats_lines [SECTION]: "name value" of each line of `stats`, through bash's own TCP
 stats_lines() {
     local word name value
-    exec 8<> "/dev/tcp/127.0.0.1/$PORT" || return 1
+    exec 8<> "/dev/tcp/127.0.0.1/${CLEAR_PORT:-$PORT}" || return 1
     printf 'stats%s\r\nquit\r\n' "${1:+ $1}" >&8
     while read -r word name value <&8; do
         [ "$word" = STAT ] && echo "$name ${value%$'\r'}"
@@ -99,7 +99,7 @@ stats_lines() {
     done
     exec 8>&-
 }
-# stat_of NAME [SECTION]: its value; empty if there is no such line
+# stat_of NAME [SECTION]: its value; empty if there is no such line. Asked of CLEAR_PORT if that is set.
 stat_of() { stats_lines "${2:-}" | sed -n "s/^$1 //p"; }
 
 # python_with MODULE: an interpreter that can import it (Debian's packages belong to

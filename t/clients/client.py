@@ -1,5 +1,6 @@
 """One program for the Python clients: client.py pymemcache|memcache|pylibmc|pylibmc-binary|bmemcached PORT
 [store|read]. The last two speak the binary protocol. With SASL_USER and SASL_PASSWORD bmemcached logs in.
+With TLS_CA, a file, pymemcache speaks TLS and checks the server's certificate.
 
 Each client is wrapped to one small vocabulary; what a client doesn't have is None and not
 asked for. Any answer that differs from memcached's fails with an assertion.
@@ -7,6 +8,7 @@ asked for. Any answer that differs from memcached's fails with an assertion.
 
 import os
 import random
+import ssl
 import sys
 import time
 
@@ -23,7 +25,10 @@ def wait_until(condition, seconds=10):
 class Pymemcache:
     def __init__(self, port):
         from pymemcache.client.base import Client
-        self.c = c = Client(("127.0.0.1", port), timeout=120, default_noreply=False)
+        ca = os.environ.get("TLS_CA")
+        tls_context = ssl.create_default_context(cafile=ca) if ca else None
+        self.c = c = Client(("localhost" if tls_context else "127.0.0.1", port), timeout=120,
+                            default_noreply=False, tls_context=tls_context)
         self.set = lambda k, v, ttl=0: c.set(k, v, expire=ttl)
         self.get = c.get
         self.add, self.replace = c.add, c.replace
