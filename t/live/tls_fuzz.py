@@ -91,9 +91,10 @@ def talk(rnd, port, context, bent):
             except ssl.SSLError:
                 return False
             data = outgoing.read()
-            if flight == bent:
-                data = bend(rnd, data)
-            flight += bool(data)
+            is_flight = bool(data)
+            if is_flight and flight == bent:
+                data = bend(rnd, data)  # perhaps to nothing
+            flight += is_flight
             if got.endswith(b'END\r\n'):
                 return True
             send(rnd, sock, data)
