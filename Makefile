@@ -275,8 +275,9 @@ build/load: scripts/load.c scripts/load_gen.h scripts/load_hist.h | build/.check
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror $(LDFLAGS) -o $@ $< -levent_core -lm
 
-REPLAY_SRC := scripts/replay.c scripts/replay_trace.c scripts/replay_sim.c
-build/replay: $(REPLAY_SRC) scripts/replay_trace.h scripts/replay_sim.h | build/.checked
+REPLAY_SRC := scripts/replay.c scripts/replay_trace.c scripts/replay_sim.c scripts/replay_policy.c \
+    items/ghost.c items/admission.c
+build/replay: $(REPLAY_SRC) $(wildcard scripts/replay_*.h) items/ghost.h items/admission.h | build/.checked
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -I. $(LDFLAGS) -o $@ $(REPLAY_SRC) -lm

@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "scripts/replay_sim.h"
+#include "scripts/replay_policy.h"
 
 #define DEPTH_MAX 64
 #define IN_BYTES (1u << 18)
@@ -274,12 +274,17 @@ static int play_server(const struct trace *t, const char *path, unsigned depth, 
     return rc;
 }
 
-static void play_simulated(const struct trace *t, char *names, const struct sim_sizes *sizes)
+static void play_simulated(const struct trace *t, char *names, const struct sim_sizes *sizes,
+                           const struct policy *policy)
 {
     for (char *name; (name = strsep(&names, ",")) != NULL;) {
         struct sim_result r;
-        if (!sim_run(name, t, sizes, &r))
-            errx(2, "%s: no such cache: lru, fifo, s3fifo, min", name);
+        if (strcmp(name, "extant") == 0)
+            policy_run(policy, t, sizes, &r);
+        else if (!sim_run(name, t, sizes, &r))
+            errx(2, "%s: no such cache: lru, fifo, s3fifo, min, extant", name);
+        if (r.rewritten > 0)
+            printf("%s_rewritten %" PRIu64 "\n", name, r.rewritten);
         printf("%s_gets %" PRIu64 "\n%s_hits %" PRIu64 "\n%s_get_bytes %" PRIu64 "\n%s_hit_bytes %" PRIu64
                "\n%s_flash_written %" PRIu64 "\n",
                name, r.gets, name, r.hits, name, r.get_bytes, name, r.hit_bytes, name, r.flash_written);
@@ -291,7 +296,8 @@ static const char usage[] =
     "TRACE: a file of `id [size]` lines, id in hex (.xz too), or made up, NAME:KEYS:REQUESTS with\n"
     "       loop, twice, onehit, scan, shift or zipf\n"
     "  --server PATH        play it to the server on this Unix socket\n"
-    "  --simulate LIST      of lru, fifo, s3fifo, min, with --ram, --flash and --page in bytes\n"
+    "  --simulate LIST      of lru, fifo, s3fifo, min, extant, with --ram, --flash and --page in bytes\n"
+    "  --policy LIST        for extant: admit=0|1|2 (all, strict, learn) keep=SHARE second=SHARE ...\n"
     "  --sizes FILE         value_bytes,weight lines: sizes where the trace has none\n"
     "  --scale F  --limit REQUESTS  --sample ONE_KEY_IN  --max-value BYTES\n"
     "  --deletes SHARE  --overwrites SHARE  --ttl-share SHARE  --ttl SECONDS\n"
@@ -299,7 +305,7 @@ static const char usage[] =
     "prints requests, keys and footprint_bytes first; without --server and --simulate only these\n";
 
 enum { SERVER = 1000, SIMULATE, RAM_BYTES, FLASH_BYTES, PAGE_BYTES, SIZES, SCALE, LIMIT, SAMPLE, MAX_VALUE,
-       DELETES, OVERWRITES, TTL_SHARE, TTL, DEPTH, RATE };
+       DELETES, OVERWRITES, TTL_SHARE, TTL, DEPTH, RATE, POLICY };
 
 struct arguments {
     struct trace_options trace;
@@ -308,6 +314,7 @@ struct arguments {
     char *simulate;
     unsigned depth;
     double rate;
+    struct policy policy;
 };
 
 static void take_option(struct arguments *a, int option, char *text)
@@ -329,6 +336,7 @@ static void take_option(struct arguments *a, int option, char *text)
     case TTL_SHARE: a->trace.ttl_share = v; break;
     case TTL: a->trace.ttl_sec = (uint32_t)v; break;
     case DEPTH: a->depth = (unsigned)v; break;
+    case POLICY: policy_parse(&a->policy, text); break;
     case RATE: a->rate = v; break;
     default: errx(2, "%s", usage);
     }
@@ -342,10 +350,12 @@ int main(int argc, char **argv)
         {"scale", 1, NULL, SCALE}, {"limit", 1, NULL, LIMIT}, {"sample", 1, NULL, SAMPLE},
         {"max-value", 1, NULL, MAX_VALUE}, {"deletes", 1, NULL, DELETES},
         {"overwrites", 1, NULL, OVERWRITES}, {"ttl-share", 1, NULL, TTL_SHARE}, {"ttl", 1, NULL, TTL},
-        {"depth", 1, NULL, DEPTH}, {"rate", 1, NULL, RATE}, {NULL, 0, NULL, 0}};
+        {"depth", 1, NULL, DEPTH}, {"rate", 1, NULL, RATE}, {"policy", 1, NULL, POLICY}, {NULL, 0, NULL, 0}};
     struct arguments a = {.trace = {.scale = 1, .sample = 1, .max_value_bytes = 400000, .ttl_sec = 60},
                           .sizes = {.ram_bytes = 4 << 20, .flash_bytes = 64 << 20, .page_bytes = 2 << 20},
                           .depth = 16};
+    char none[] = "";
+    policy_parse(&a.policy, none);
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;)
         take_option(&a, option, optarg != NULL ? optarg : "");
     if (optind != argc - 1 || a.depth < 1 || a.depth > DEPTH_MAX || a.trace.ttl_sec < 1 ||
@@ -357,6 +367,6 @@ int main(int argc, char **argv)
     printf("requests %" PRIu64 "\nkeys %" PRIu64 "\nfootprint_bytes %" PRIu64 "\n", t.requests, t.keys,
            t.footprint_bytes);
     if (a.simulate != NULL)
-        play_simulated(&t, a.simulate, &a.sizes);
+        play_simulated(&t, a.simulate, &a.sizes, &a.policy);
     return a.server != NULL ? play_server(&t, a.server, a.depth, a.rate) : 0;
 }

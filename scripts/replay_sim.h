@@ -20,7 +20,8 @@ struct sim_sizes {
 struct sim_result {
     uint64_t gets, hits, flash_hits;
     uint64_t get_bytes, hit_bytes;
-    uint64_t flash_written;
+    uint64_t flash_written, rewritten;
+    uint64_t second_chances; /* pages */
 };
 
 /* False: no such cache. */

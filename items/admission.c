@@ -1,0 +1,166 @@
+/* items/admission.c: see items/admission.h. */
+#include "items/admission.h"
+
+#define FIRST_WAIT_PERIODS 1u
+#define WAIT_PERIODS_MAX 64u
+#define BETTER_FACTOR 1.1 /* a trial has to bring so much more, and */
+#define BETTER_LEAST 0.02 /* this share of what RAM misses, at least */
+#define LATE_FACTOR 2.0   /* so many more keys come back late than are hit on flash: try */
+#define SHARE_MIN (ADMISSION_SHARE_ALL / 16)
+
+void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes)
+{
+    memset(a, 0, sizeof(*a));
+    a->mode = mode;
+    a->worth = ADMISSION_WORTH;
+    a->worth_strict = ADMISSION_WORTH_STRICT;
+    a->sample = ADMISSION_SAMPLE;
+    a->period_bytes = max_u64(flash_bytes, 2);
+    a->wait = FIRST_WAIT_PERIODS;
+    atomic_store(&a->admitted, (1u << ADMISSION_CLASSES) - 1);
+    atomic_store(&a->share, ADMISSION_SHARE_ALL);
+}
+
+static uint64_t get(const _Atomic(uint64_t) *at)
+{
+    return atomic_load_explicit(at, memory_order_relaxed);
+}
+static void add(_Atomic(uint64_t) *at, uint64_t by)
+{
+    atomic_fetch_add_explicit(at, by, memory_order_relaxed);
+}
+static uint64_t take(_Atomic(uint64_t) *at) { return atomic_exchange_explicit(at, 0, memory_order_relaxed); }
+
+/* ---- classes ---- */
+
+static bool is_strict(unsigned class)
+{
+    return class >= ADMISSION_RAM_HITS || class % ADMISSION_RAM_HITS == ADMISSION_RAM_HITS - 1;
+}
+
+static void judge_classes(struct admission *a)
+{
+    double hits = 0, written = 0;
+    uint32_t admitted = 0, was = atomic_load_explicit(&a->admitted, memory_order_relaxed);
+    for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
+        hits += (double)get(&a->hits[c]);
+        written += (double)get(&a->written[c]);
+    }
+    for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
+        double h = (double)get(&a->hits[c]), w = (double)get(&a->written[c]);
+        bool worth = w == 0 ? was >> c & 1 : h * written >= (is_strict(c) ? a->worth_strict : a->worth) * hits * w;
+        admitted |= (uint32_t)worth << c;
+    }
+    atomic_store_explicit(&a->admitted, admitted, memory_order_relaxed);
+    for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
+        add(&a->hits[c], -(get(&a->hits[c]) / 2));
+        add(&a->written[c], -(get(&a->written[c]) / 2));
+    }
+}
+
+/* ---- the share ---- */
+
+static void set_share(struct admission *a, uint32_t share)
+{
+    atomic_store_explicit(&a->share, share, memory_order_relaxed);
+}
+
+/* Steps of 3/4 and 2/3: 256, 192, 128, 96, 64 .. */
+static uint32_t less(uint32_t share) { return share % 3 == 0 ? share / 3 * 2 : share / 4 * 3; }
+static uint32_t more(uint32_t share) { return share % 3 == 0 ? share / 3 * 4 : share / 2 * 3; }
+
+static void begin_trial(struct admission *a, double ratio)
+{
+    uint32_t share = atomic_load_explicit(&a->share, memory_order_relaxed);
+    uint32_t next = a->upwards ? more(share) : share == ADMISSION_SHARE_ALL ? share / 2 : less(share);
+    if (next > ADMISSION_SHARE_ALL || next < SHARE_MIN) {
+        a->upwards = !a->upwards;
+        return;
+    }
+    a->share_before = share;
+    a->before = ratio;
+    a->trial = ADMISSION_SETTLING;
+    set_share(a, next);
+}
+
+static void end_trial(struct admission *a, double ratio)
+{
+    a->trial = ADMISSION_STEADY;
+    a->waited = 0;
+    if (ratio > a->before * BETTER_FACTOR && ratio > a->before + BETTER_LEAST) {
+        a->kept_for = ratio;
+        a->wait = FIRST_WAIT_PERIODS;
+        return;
+    }
+    set_share(a, a->share_before);
+    a->upwards = !a->upwards && a->share_before < ADMISSION_SHARE_ALL;
+    a->wait = a->wait * 2 < WAIT_PERIODS_MAX ? a->wait * 2 : WAIT_PERIODS_MAX;
+}
+
+static void judge_share(struct admission *a)
+{
+    double hits = (double)take(&a->flash_hits), misses = (double)take(&a->misses);
+    double known = (double)take(&a->known), unknown = (double)take(&a->unknown);
+    double ratio = hits + misses > 0 ? hits / (hits + misses) : 0;
+    double late = known + unknown > 0 ? known / (known + unknown) : 0;
+    bool some = atomic_load_explicit(&a->share, memory_order_relaxed) < ADMISSION_SHARE_ALL;
+    if (a->trial == ADMISSION_STEADY && some && ratio < a->kept_for / 2) {
+        set_share(a, ADMISSION_SHARE_ALL);
+        a->waited = 0;
+        a->wait = FIRST_WAIT_PERIODS;
+    } else if (a->trial == ADMISSION_SETTLING) {
+        a->trial = ADMISSION_MEASURING;
+    } else if (a->trial == ADMISSION_MEASURING) {
+        end_trial(a, ratio);
+    } else if (++a->waited > a->wait && (some || late > LATE_FACTOR * ratio)) {
+        begin_trial(a, ratio);
+    }
+}
+
+static void decide(struct admission *a)
+{
+    if (atomic_exchange(&a->deciding, true))
+        return;
+    if (get(&a->left) >= a->period_bytes / 2) {
+        atomic_store_explicit(&a->left, 0, memory_order_relaxed);
+        judge_classes(a);
+        if (++a->halves % 2 == 0)
+            judge_share(a);
+    }
+    atomic_store(&a->deciding, false);
+}
+
+/* ---- asked and told ---- */
+
+bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_t object_bytes)
+{
+    bool known = class >= ADMISSION_RAM_HITS;
+    ASSERT(class < ADMISSION_CLASSES);
+    if (a->mode == ADMISSION_ALL)
+        return true;
+    if (a->mode == ADMISSION_STRICT)
+        return known || class % ADMISSION_RAM_HITS == ADMISSION_RAM_HITS - 1;
+    add(known ? &a->known : &a->unknown, 1);
+    add(&a->left, object_bytes);
+    if (get(&a->left) >= a->period_bytes / 2)
+        decide(a);
+    if ((hash >> 12 & (ADMISSION_SHARE_ALL - 1)) >= atomic_load_explicit(&a->share, memory_order_relaxed))
+        return false;
+    return (atomic_load_explicit(&a->admitted, memory_order_relaxed) >> class & 1) != 0 ||
+           (hash >> 40) % a->sample == 0;
+}
+
+void admission_written(struct admission *a, unsigned class, uint64_t object_bytes)
+{
+    ASSERT(class < ADMISSION_CLASSES);
+    add(&a->written[class], object_bytes);
+}
+
+void admission_hit(struct admission *a, unsigned class)
+{
+    ASSERT(class < ADMISSION_CLASSES);
+    add(&a->hits[class], 1);
+    add(&a->flash_hits, 1);
+}
+
+void admission_miss(struct admission *a) { add(&a->misses, 1); }

@@ -1,0 +1,82 @@
+/* items/admission.h: which objects that leave RAM are worth a write to flash, once flash is full.
+ *
+ * An object leaves RAM in a class: was its key known (items/ghost.h) when it came back, or only now;
+ * how often was it hit in RAM (0, 1, more). What each class has brought is counted: hits on flash
+ * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
+ * was known or hit twice, ADMISSION_WORTH_STRICT of it: such are seldom a mistake. Of the others one key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
+ * known. Counts are halved with each half of a flash size that leaves RAM, so both a change of the
+ * clients' ways and the first filling are forgotten soon.
+ *
+ * A set of keys that is read round and round, and is larger than flash, gets no hit at all in a
+ * queue. So of the keys that are admitted only a share is taken, chosen by hash (always the same
+ * keys), where a trial shows that this brings more hits:
+ *
+ *   STEADY --waited enough, and many keys come back too late--> SETTLING --one period--> MEASURING
+ *     ^                                                                                     |
+ *     +--- better: the new share stays, and the next trial comes soon ----------------------+
+ *     +--- else: back to the old share, and the wait until the next trial is doubled -------+
+ *   any --hits fall to less than half of what the share was kept for--> STEADY, all are taken
+ *
+ * A period is as many bytes as flash has, leaving RAM.
+ *
+ * Threads: all calls from any thread, no lock. Counts are atomic; decisions are made anew by one
+ * thread at a time. Nothing here outlives the process: it is learnt again in a turnover.
+ */
+#ifndef EXTANT_ADMISSION_H
+#define EXTANT_ADMISSION_H
+
+#include "base/base.h"
+
+#define ADMISSION_RAM_HITS 3u /* 0, 1, 2 and more */
+#define ADMISSION_CLASSES (2 * ADMISSION_RAM_HITS)
+#define ADMISSION_SAMPLE 32u
+#define ADMISSION_WORTH 0.95
+#define ADMISSION_WORTH_STRICT 0.5
+#define ADMISSION_SHARE_ALL 256u
+
+enum admission_mode {
+    ADMISSION_ALL,    /* everything is written */
+    ADMISSION_STRICT, /* what was hit twice in RAM, or is known; nothing is learnt */
+    ADMISSION_LEARN,
+};
+
+enum admission_trial { ADMISSION_STEADY, ADMISSION_SETTLING, ADMISSION_MEASURING };
+
+struct admission {
+    /* const after init */
+    enum admission_mode mode;
+    uint64_t period_bytes;
+    double worth, worth_strict; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
+    unsigned sample;
+    /* atomic */
+    _Atomic(uint64_t) written[ADMISSION_CLASSES], hits[ADMISSION_CLASSES]; /* bytes; decayed */
+    _Atomic(uint32_t) admitted; /* a bit for each class */
+    _Atomic(uint32_t) share;    /* of the keys, of ADMISSION_SHARE_ALL */
+    _Atomic(uint64_t) left;     /* bytes that left RAM since the last decision */
+    _Atomic(uint64_t) flash_hits, misses, known, unknown; /* of this period; known: by objects that left */
+    _Atomic(bool) deciding;
+    /* under `deciding` */
+    enum admission_trial trial;
+    unsigned halves;          /* decisions are made twice a period */
+    unsigned waited, wait;    /* periods */
+    bool upwards;             /* the next trial takes more keys */
+    uint32_t share_before;
+    double before, kept_for;  /* hit ratio that a trial has to beat; that the share was kept for */
+};
+
+void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes);
+/* The class of an object: known, and hits in RAM. Pure. */
+static inline unsigned admission_class(bool known, unsigned ram_hits)
+{
+    unsigned hits = ram_hits < ADMISSION_RAM_HITS ? ram_hits : ADMISSION_RAM_HITS - 1;
+    return (known ? ADMISSION_RAM_HITS : 0) + hits;
+}
+/* Is an object of the class, which leaves RAM, to be written? Counts it as leaving. */
+bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_t object_bytes);
+/* It was written. */
+void admission_written(struct admission *a, unsigned class, uint64_t object_bytes);
+/* An object of the class was hit on flash; a key was found nowhere. */
+void admission_hit(struct admission *a, unsigned class);
+void admission_miss(struct admission *a);
+
+#endif

@@ -1,0 +1,139 @@
+/* Admission: what is written to flash is learnt from what was hit there. */
+#include <criterion/criterion.h>
+
+#include "items/admission.h"
+
+#define FLASH 100000u
+#define OBJECT 100u
+
+static struct admission a;
+static uint64_t seed;
+
+static uint64_t next_hash(void)
+{
+    seed += UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t x = seed;
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+/* Objects of the class leave RAM; each one that is written is hit so many times. How many were. */
+static unsigned leave(unsigned class, unsigned objects, unsigned hits)
+{
+    unsigned written = 0;
+    for (unsigned i = 0; i < objects; i++) {
+        if (!admission_wants(&a, next_hash(), class, OBJECT))
+            continue;
+        written++;
+        admission_written(&a, class, OBJECT);
+        for (unsigned k = 0; k < hits; k++)
+            admission_hit(&a, class);
+    }
+    return written;
+}
+
+Test(admission, all_takes_all)
+{
+    admission_init(&a, ADMISSION_ALL, FLASH);
+    cr_assert_eq(leave(admission_class(false, 0), 1000, 0), 1000);
+}
+
+Test(admission, strict_takes_the_known_and_the_hit)
+{
+    admission_init(&a, ADMISSION_STRICT, FLASH);
+    cr_assert_eq(leave(admission_class(false, 0), 1000, 9), 0);
+    cr_assert_eq(leave(admission_class(false, 1), 1000, 9), 0);
+    cr_assert_eq(leave(admission_class(false, 2), 1000, 0), 1000);
+    cr_assert_eq(leave(admission_class(false, 7), 1000, 0), 1000);
+    cr_assert_eq(leave(admission_class(true, 0), 1000, 0), 1000);
+}
+
+Test(admission, a_class_that_brings_nothing_is_only_sampled)
+{
+    unsigned once = admission_class(false, 0), known = admission_class(true, 0);
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 100; i++) {
+        leave(once, 100, 0);
+        leave(known, 100, 1);
+    }
+    cr_assert_eq(leave(known, 1000, 1), 1000);
+    unsigned sampled = leave(once, 6400, 0);
+    cr_assert(sampled > 120 && sampled < 300, "%u", sampled);
+}
+
+Test(admission, a_class_comes_back_when_its_sample_is_hit)
+{
+    unsigned once = admission_class(false, 0), known = admission_class(true, 0);
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 100; i++) {
+        leave(once, 100, 0);
+        leave(known, 100, 1);
+    }
+    for (unsigned i = 0; i < 100; i++) {
+        leave(once, 100, 3);
+        leave(known, 100, 1);
+    }
+    cr_assert_eq(leave(once, 500, 3), 500);
+}
+
+Test(admission, classes_that_are_hit_alike_are_all_taken)
+{
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 50; i++) {
+        for (unsigned c = 0; c < ADMISSION_CLASSES; c++)
+            cr_assert_eq(leave(c, 50, 1), 50);
+    }
+}
+
+/* A loop: all keys are known and none is hit, until so few are taken that they fit. */
+static void turn_of_a_loop(uint32_t fits)
+{
+    uint64_t first = 42;
+    for (unsigned i = 0; i < 2 * FLASH / OBJECT; i++) {
+        seed = first + i * 977;
+        bool hit = a.trial != ADMISSION_SETTLING && atomic_load(&a.share) <= fits;
+        bool wants = admission_wants(&a, next_hash(), admission_class(true, 0), OBJECT);
+        if (wants)
+            admission_written(&a, admission_class(true, 0), OBJECT);
+        if (wants && hit)
+            admission_hit(&a, admission_class(true, 0));
+        else
+            admission_miss(&a);
+    }
+}
+
+Test(admission, a_loop_ends_with_a_share_that_fits)
+{
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 8; i++)
+        turn_of_a_loop(160);
+    uint32_t share = atomic_load(&a.share);
+    cr_assert(share >= 96 && share <= 192, "%u", share);
+}
+
+Test(admission, a_share_that_brings_nothing_is_given_up_and_tried_less_often)
+{
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    unsigned changes = 0;
+    uint32_t was = atomic_load(&a.share);
+    for (unsigned i = 0; i < 60; i++) {
+        turn_of_a_loop(0);
+        changes += atomic_load(&a.share) != was;
+        was = atomic_load(&a.share);
+    }
+    cr_assert_geq(changes, 2);
+    cr_assert_leq(changes, 24);
+    cr_assert_geq(a.wait, 16);
+}
+
+Test(admission, when_hits_fail_to_come_all_is_taken_again)
+{
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 8; i++)
+        turn_of_a_loop(160);
+    cr_assert_lt(atomic_load(&a.share), ADMISSION_SHARE_ALL);
+    for (unsigned i = 0; i < 3 && atomic_load(&a.share) < ADMISSION_SHARE_ALL; i++)
+        turn_of_a_loop(0);
+    cr_assert_eq(atomic_load(&a.share), ADMISSION_SHARE_ALL);
+}
