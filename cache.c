@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "items/store.h"
+#include "items/worth.h"
 #include "base/hash.h"
 #include "proto/proto.h"
 #include "operator/watch.h"
@@ -270,7 +271,7 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
 {
     unsigned flags = item_flags(it);
     if (!c->settings->lru_segmented) {
-        item_flag_set(it, ITEM_FETCHED);
+        item_flag_set(it, flags & ITEM_FETCHED ? ITEM_HIT_TWICE : ITEM_FETCHED);
         if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now ||
             !(flags & ITEM_FETCHED))
             atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
@@ -283,6 +284,8 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
         item_flag_set(it, ITEM_FETCHED);
         return;
     }
+    if (!(flags & ITEM_HIT_TWICE))
+        item_flag_set(it, ITEM_HIT_TWICE);
     item_flag_set(it, ITEM_ACTIVE);
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
     if (lru_segment(it->lru_id) == LRU_COLD) {
@@ -547,6 +550,8 @@ static int item_store(struct cache *c, struct cache_op *op, struct look *l, stru
     uint64_t hidden_bytes = 0;
     for (unsigned i = 0; i < l->unread_count; i++) /* before an insert makes the slots invalid */
         hidden_bytes += ext_len_bytes(index_len(c->index, index_load(l->unread[i])));
+    if (old || l->match || l->unread_count > 0)
+        item_flag_set(it, ITEM_KNOWN);
     if (hides) /* before the word is stored: a killed process leaves the flag */
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     if (l->hider)
@@ -605,7 +610,7 @@ static void promote(struct cache *c, struct cache_op *op, struct look *l)
     memcpy(item_value(it), r->value, r->value_bytes);
     item_set_cas(it, r->cas);
     atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
-    item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0));
+    item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0) | ITEM_KNOWN);
     if (!l->is_sole)
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     uint32_t time_sec = record_time_sec(r);
@@ -725,7 +730,7 @@ static enum miss_reason miss_reason(const struct cache_worker *w, const struct c
         return MISS_no_memory;
     if (op->met_flushed || op->met_expired)
         return op->met_flushed ? MISS_flushed : MISS_expired;
-    return unreadable_count(op) > 0 ? MISS_unreadable : departed_find(w->cache->departed, op->hash);
+    return false ? MISS_unreadable : departed_find(w->cache->departed, op->hash);
 }
 
 void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
@@ -747,6 +752,8 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
         stat_lru_hit(w->stats, lru_id_of(cls, seg));
     else
         stat_miss(w->stats, miss_reason(w, op));
+    if (!hit)
+        worth_miss(w->cache);
 }
 
 static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
@@ -905,6 +912,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     view_record(c, op, best);
     count_get(w, op, true, op->view.slab_class, LRU_COLD);
     stat_inc(w->stats, STAT_get_extstore);
+    worth_hit(c, rec);
     op->status = CACHE_OK;
     get_recache(w, op, best);
     return STEP_DONE;
@@ -950,6 +958,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op)
             view_record(c, op, l.match);
             count_get(w, op, true, op->view.slab_class, LRU_COLD);
             stat_inc(w->stats, STAT_get_extstore);
+            worth_hit(c, r);
             op->status = CACHE_OK;
             s = STEP_DONE;
         } else {
@@ -1003,6 +1012,7 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
     if (result == CACHE_QUICK_MISS) {
         stat_inc(w->stats, STAT_get_cmds);
         stat_miss(w->stats, departed_find(c->departed, hash));
+        worth_miss(c);
     }
     return result;
 }
@@ -1326,6 +1336,7 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             flash_forget(c, op->hash, l.match_slot, false);
         }
         departed_note(c->departed, op->hash, MISS_deleted);
+        worth_left(c, op->hash, ext_record_bytes(op->key_bytes, op->view.value_bytes));
         if (!quiet)
             stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
         op->status = CACHE_OK;
@@ -1624,6 +1635,7 @@ void cache_set_extstore(struct cache *c, struct extstore *ext)
     stale_set_flash(&c->stale, info.limit_maxbytes);
     atomic_store(&c->stale.walk_wanted, true); /* what waited in a former process waits nowhere now */
     ext_set_maint_hook(ext, wake_for_engine, c);
+    worth_open(c, info.limit_maxbytes);
 }
 
 static void raise_flush(struct cache *c, uint32_t flush_unix)

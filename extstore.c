@@ -755,6 +755,8 @@ void ext_info(struct extstore *e, struct ext_info *out)
     COPY(write_moved);
     COPY(write_mismatches);
     COPY(device_bytes_written);
+    COPY(bytes_rewritten);
+    COPY(pages_kept);
     COPY(pages_lost);
     COPY(pages_back);
     COPY(evicted_index_full);

@@ -121,6 +121,8 @@ struct ext_callbacks {
      * ended. Until those that were asked for have ended, pages hold less than is counted, and reclaim
      * gives up nothing that lives. May be NULL: there are none. */
     void (*settling)(void *ctx, uint64_t *asked, uint64_t *ended);
+    /* The object's page stays for another round: takes its heat down by half. May be NULL: no page stays. */
+    void (*cool)(void *ctx, uint64_t hash, ext_place place);
     /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
     bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
     /* For objects of a page whose tables cannot be read: sweep everything that refers into
@@ -164,6 +166,8 @@ struct ext_tunables {
     _Atomic(uint32_t) compact_under_pages, drop_under_pages;
     _Atomic(double) max_frag;
     _Atomic(bool) drop_unread;
+    _Atomic(uint32_t) rewrite_pct; /* of a page that is evicted: at most so much is written again */
+    _Atomic(uint32_t) stay_pct;    /* a page of which so much was hit stays for another round; 0: none does */
 };
 
 /* What is put into a record. The key and value are copied before return. */
@@ -247,6 +251,11 @@ int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_reco
                ext_place *place, unsigned *len_class);
 /* The object at place is not referred to any more. Exactly once for each ext_append that gave 0. */
 void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
+
+/* Has something to go before the next page can be opened, or nearly so? Any thread, cheap. */
+bool ext_is_full(const struct extstore *e);
+/* Seconds that an open write buffer takes to be filled and written, as the last one did; at most 60. */
+uint32_t ext_flush_sec(const struct extstore *e);
 
 /* An object went that `dropped` or `sweep` had put off. */
 void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t record_bytes);
@@ -340,6 +349,7 @@ struct ext_info {
         write_moved, write_mismatches;
     uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
     uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
+    uint64_t bytes_rewritten, pages_kept;
     uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;
     uint64_t reads_shared;      /* served from what was read for another request that still waits */
     uint64_t reads_put_away;    /* values that were given up for others, to be read again */

@@ -355,6 +355,8 @@ static void fill_tunables(struct server *s)
     s->tunables.compact_under_pages = (uint32_t)s->settings.ext_compact_under;
     s->tunables.drop_under_pages = (uint32_t)s->settings.ext_drop_under;
     s->tunables.max_frag = (double)s->settings.ext_max_frag;
+    s->tunables.rewrite_pct = (uint32_t)s->settings.ext_rewrite_pct;
+    s->tunables.stay_pct = (uint32_t)s->settings.ext_stay_pct;
     s->tunables.drop_unread = (bool)s->settings.ext_drop_unread;
 }
 

@@ -490,7 +490,7 @@ static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)
 #define LINE(name) emit(ctx, "ext_" #name, "%" PRIu64, v.name)
     LINE(pages_bad), LINE(pages_lost), LINE(pages_back);
     LINE(read_errors), LINE(read_retries), LINE(read_short);
-    LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written);
+    LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written), LINE(bytes_rewritten), LINE(pages_kept);
     LINE(write_mismatches);
     LINE(device_reads), LINE(buffer_hits), LINE(bad_checksums), LINE(evicted_index_full);
     LINE(reads_shared), LINE(reads_put_away), LINE(reads_waiting);

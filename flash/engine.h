@@ -61,7 +61,7 @@ static inline void ext_raise(ext_raised *at, uint32_t value)
         ;
 }
 
-struct ext_page { /* 72 bytes */
+struct ext_page { /* 80 bytes */
     /* under page_lock; state and version are also read without */
     _Atomic(uint32_t) version; /* 0 when FREE */
     _Atomic(uint32_t) state;   /* enum ext_page_state */
@@ -79,8 +79,10 @@ struct ext_page { /* 72 bytes */
     _Atomic(uint64_t) bytes_used;     /* of live objects, by length class */
     _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
     _Atomic(uint64_t) bytes_real;     /* of all objects of this life, exactly */
+    _Atomic(uint32_t) order;          /* its age: a version number, of when it was opened or last stayed */
+    uint32_t reserved;
 };
-static_assert(sizeof(struct ext_page) == 72, "page table entry");
+static_assert(sizeof(struct ext_page) == 80, "page table entry");
 
 /* What a restart needs of a wbuf. Which range it holds, and if that is written, says extmap. */
 struct ext_wbuf_root {
@@ -100,6 +102,8 @@ static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
     X(compact_resc_old, "of these, to bucket old")                                                 \
     X(compact_skipped, "records that drop_unread left behind")                                     \
     X(page_allocs, "pages opened")                                                                 \
+    X(pages_kept, "pages that stayed for another round, since they were hit")                      \
+    X(bytes_rewritten, "bytes of records moved by reclaim")                                        \
     X(page_evictions, "pages given up with live objects for lack of room")                         \
     X(page_reclaims, "pages freed")                                                                \
     X(objects_evicted, "objects dropped with their page")                                          \
@@ -315,6 +319,7 @@ struct extstore {
     _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
+    _Atomic(uint32_t) fill_sec;       /* that the buffer which was written last was open and in flight */
     _Atomic(uint32_t) bad_pages;
     _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
     struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */

@@ -2,6 +2,7 @@
 #include "flash/page.h"
 
 #define PAGES_KEPT 2u /* free pages of a class that are not opened only to pass a busy device */
+#define FLUSH_SEC_MAX 60u
 #define RETRY_DOUBLINGS_MAX 6u /* a BAD page is tried again after 1, 2, 4 .. 64 s */
 
 uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class)
@@ -21,6 +22,11 @@ uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
     for (uint32_t i = 0; i < e->device_count; i++)
         n += e->devices[i].free_bucket == device_class ? e->devices[i].page_count : 0;
     return n;
+}
+
+uint32_t ext_flush_sec(const struct extstore *e)
+{
+    return (uint32_t)min_u64(atomic_load_explicit(&e->fill_sec, memory_order_relaxed), FLUSH_SEC_MAX);
 }
 
 /* The page's number from where it is: numbers go round the devices, so they are found by search. */
@@ -97,6 +103,7 @@ static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page
     atomic_store_explicit(&p->bytes_used, 0, memory_order_relaxed);
     atomic_store_explicit(&p->bytes_appended, 0, memory_order_relaxed);
     atomic_store_explicit(&p->bytes_real, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->order, version, memory_order_relaxed);
     atomic_store(&p->version, version);
     atomic_store(&p->state, EXT_PAGE_OPEN);
     ext_count(e, EXT_N_page_allocs, 1);
@@ -221,6 +228,16 @@ bool ext_page_drain(struct extstore *e, uint32_t page)
     }
     lock_release(&e->page_lock);
     return ok;
+}
+
+void ext_page_stay(struct extstore *e, uint32_t page)
+{
+    struct ext_page *p = &e->pages[page];
+    lock_take(&e->page_lock);
+    atomic_store_explicit(&p->order, atomic_fetch_add(&e->root->next_version, 1) + 1, memory_order_relaxed);
+    if (ext_page_state_of(p) == EXT_PAGE_DRAINING)
+        atomic_store(&p->state, EXT_PAGE_SEALED);
+    lock_release(&e->page_lock);
 }
 
 /* ---- BAD pages ---- */

@@ -38,6 +38,8 @@ void ext_page_seal(struct extstore *e, uint32_t page);
 /* SEALED -> DRAINING, with a reference for the caller. False: it is not SEALED (nor BAD, which
  * stays). */
 bool ext_page_drain(struct extstore *e, uint32_t page);
+/* DRAINING -> SEALED, and the youngest page. The caller keeps its reference. */
+void ext_page_stay(struct extstore *e, uint32_t page);
 /* Any but FREE -> BAD: a write failed at so many bytes from the page's start. True iff it was not
  * BAD before. */
 bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset);

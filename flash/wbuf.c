@@ -521,6 +521,8 @@ static void flushed(struct ext_wbuf *w)
     uint32_t page = w->page;
     device_ok(e, page);
     unstick(w);
+    atomic_store_explicit(&e->fill_sec, (uint32_t)((io_now_ns() - w->opened_ns) / 1000000000),
+                          memory_order_relaxed);
     atomic_store_explicit(&w->state, EXT_WBUF_CLEAN, memory_order_relaxed);
     lock_take(&e->page_lock);
     extmap_set_clean(e->map, w->slot);

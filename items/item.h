@@ -25,7 +25,9 @@
     X(STALE, 64, "invalidated by md I / ms I")                                                     \
     X(MAY_HIDE_FLASH, 128, "same-tag flash words were unread when it was linked: they may be its older values") \
     X(WINNER, 256, "reply only: this request won the right to recache")                            \
-    X(BINARY_KEY, 512, "the key was given in base64 by a meta command")
+    X(BINARY_KEY, 512, "the key was given in base64 by a meta command")                            \
+    X(HIT_TWICE, 1024, "was read twice or more since it came to RAM")                              \
+    X(KNOWN, 2048, "the key was there before: overwritten, or brought back from flash")
 enum item_flag {
 #define X(name, bit, what) ITEM_##name = bit,
     ITEM_FLAG_TABLE(X)
@@ -36,6 +38,7 @@ enum item_flag {
 #define ITEM_FLASH_TOKEN_SENT 2
 #define ITEM_FLASH_STALE 4
 #define ITEM_FLASH_BINARY_KEY 8
+#define ITEM_FLASH_CLASS_SHIFT 4 /* above: the class it was admitted in (items/admission.h) */
 
 struct item {
     /* under the lock of its LRU */

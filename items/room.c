@@ -8,6 +8,7 @@
  * flash, or the flash could not take it within ext_max_sleep.
  */
 #include "items/store.h"
+#include "items/worth.h"
 #include "operator/settings.h"
 #include "operator/watch.h"
 
@@ -61,7 +62,8 @@ static void describe(struct cache *c, struct item *it, uint32_t now, struct watc
     out->value_bytes = it->value_bytes;
 }
 
-int item_flush(struct cache *c, struct item *it, uint64_t hash)
+/* Under the class that the record shows. */
+static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned class)
 {
     uint32_t now = clock_now_sec();
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
@@ -72,7 +74,7 @@ int item_flush(struct cache *c, struct item *it, uint64_t hash)
         .value = item_value(it),
         .value_bytes = it->value_bytes,
         .key_bytes = it->key_bytes,
-        .item_flags = flash_flags_of(item_flags(it)),
+        .item_flags = (uint8_t)(flash_flags_of(item_flags(it)) | class << ITEM_FLASH_CLASS_SHIFT),
         .client_flags = item_client_flags(it),
         .cas = item_cas(it),
         .exptime_unix = exptime == 0 ? 0 : unix_of(exptime),
@@ -96,12 +98,18 @@ int item_flush(struct cache *c, struct item *it, uint64_t hash)
     item_flag_clear(it, ITEM_LINKED);
     cache_sizes_count(c, it, -1);
     cache_count(c, CACHE_N_flushed_items, 1);
+    admission_written(&c->admission, class, ext_record_bytes(it->key_bytes, it->value_bytes));
     item_unref(c, it);
     return 0;
 }
 
-/* The item goes for lack of room. LOCK_COLUMN held. */
-static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
+int item_flush(struct cache *c, struct item *it, uint64_t hash)
+{
+    return flush_as(c, it, hash, worth_class(c, it, hash));
+}
+
+/* Counts an item that is evicted, by its class, and tells watchers. */
+static void count_evicted(struct cache *c, struct item *it, uint32_t now)
 {
     unsigned cls = lru_class(it->lru_id), flags = item_flags(it);
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
@@ -114,6 +122,28 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
         class_count(c, cls, evicted_active);
     atomic_store_explicit(&c->classes[cls].evicted_time, now > time_sec ? now - time_sec : 0,
                           memory_order_relaxed);
+    if (watch_wants(WATCH_EVICTIONS)) {
+        struct watch_item w;
+        describe(c, it, now, &w);
+        watch_eviction(&w);
+    }
+}
+
+/* The item goes, since a write to flash would be wasted on it. LOCK_COLUMN held. */
+static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32_t now, enum worth worth)
+{
+    bool is_short = worth == WORTH_TOO_SHORT;
+    count_evicted(c, it, now);
+    cache_count(c, is_short ? CACHE_N_evictions_short_ttl : CACHE_N_evictions_not_admitted, 1);
+    departed_note(c->departed, hash, is_short ? MISS_evicted_short_ttl : MISS_evicted_not_admitted);
+    worth_left(c, hash, ext_record_bytes(it->key_bytes, it->value_bytes));
+    item_unlink(c, it, hash);
+}
+
+/* The item goes for lack of room. LOCK_COLUMN held. */
+static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
+{
+    count_evicted(c, it, now);
     cache_count(c,
                 !c->ext                   ? CACHE_N_evictions_no_flash
                 : flash_error == -EAGAIN  ? CACHE_N_evictions_write_wait
@@ -125,11 +155,6 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
                   : flash_error == -EAGAIN ? MISS_evicted_write_wait
                   : flash_error != -ENOSPC ? MISS_evicted_device
                                            : MISS_evicted_flash_full);
-    if (watch_wants(WATCH_EVICTIONS)) {
-        struct watch_item w;
-        describe(c, it, now, &w);
-        watch_eviction(&w);
-    }
     item_unlink(c, it, hash);
 }
 
@@ -165,8 +190,14 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     if (mode == ROOM_FLUSH && (now < time_sec || now - time_sec < max_age))
         return ROOM_NONE;
     int rc = 0;
+    unsigned class;
+    enum worth worth = c->ext ? worth_of(c, it, hash, now, &class) : WORTH_NOT;
+    if (c->ext && worth != WORTH_WRITE && c->settings->evict_to_free) {
+        item_pass_up(c, it, hash, now, worth);
+        return ROOM_MADE;
+    }
     if (c->ext) {
-        rc = item_flush(c, it, hash);
+        rc = flush_as(c, it, hash, class);
         if (rc == 0) {
             if (mode != ROOM_FLUSH)
                 cache_count(c, CACHE_N_inline_flushes, 1);

@@ -20,6 +20,8 @@
 #include "cache.h"
 #include "base/clock.h"
 #include "base/lock.h"
+#include "items/admission.h"
+#include "items/ghost.h"
 #include "items/lru.h"
 #include "items/stale.h"
 #include "operator/departed.h"
@@ -42,6 +44,7 @@ struct cache_root {
     _Atomic(uint32_t) flush_unix;      /* items last touched at or before are dead from then on; 0 none */
     _Atomic(uint32_t) planned_unix;    /* the same of a flush_all with a delay; 0 none */
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
+    uint64_t ghost_offset, ghost_bytes; /* 0 bytes: none yet */
 };
 static_assert(sizeof(struct cache_root) <= ARENA_ROOT_MODULE_BYTES, "cache root");
 
@@ -132,6 +135,8 @@ struct cache {
     uint32_t planned_told; /* the maintenance thread's: planned_unix that the engine knows of */
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
     struct stale_queue stale;
+    struct ghost ghost;         /* no entries: there was no memory for it */
+    struct admission admission; /* with flash */
 #ifdef EXTANT_DEBUG
     struct cache_holds holds;
 #endif

@@ -7,6 +7,7 @@
  * reads those first. LOCK_COLUMN is taken and released inside.
  */
 #include "items/store.h"
+#include "items/worth.h"
 #include "operator/settings.h"
 
 /* Is a RAM item of this very hash there (so that the record is an overwritten one)? */
@@ -87,7 +88,24 @@ static enum ext_dropped cb_dropped(void *ctx, uint64_t hash, ext_place place, en
     index_slot *slot = index_find_place(c->index, hash, place);
     enum ext_dropped result = slot ? drop_word(c, &check, slot) : EXT_DROPPED_GONE;
     lock_release(lock);
+    if (result == EXT_DROPPED && ext_drop_is_evicted(why))
+        worth_left(c, hash, record_bytes);
     return result;
+}
+
+static void cb_cool(void *ctx, uint64_t hash, ext_place place)
+{
+    struct cache *c = ctx;
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    index_slot *slot = index_find_place(c->index, hash, place);
+    if (slot) {
+        index_word w = index_load(slot);
+        unsigned heat = index_heat(c->index, w) / 2;
+        index_replace(c->index, hash, slot,
+                      index_make_flash(c->index, place, index_len(c->index, w), heat, index_rank(c->index, w)));
+    }
+    lock_release(lock);
 }
 
 static void cb_settling(void *ctx, uint64_t *asked, uint64_t *ended)
@@ -158,6 +176,7 @@ struct ext_callbacks cache_ext_callbacks(struct cache *c)
         .moved = cb_moved,
         .dropped = cb_dropped,
         .settling = cb_settling,
+        .cool = cb_cool,
         .is_fresh = cb_is_fresh,
         .sweep = cb_sweep,
         .hash_of = cb_hash_of,

@@ -452,6 +452,7 @@ static int sub_ssl_keyformat(struct parser *p, const char *value)
 }
 #endif
 
+static const char *const admission_names[] = {"all", "strict", "learn"};
 static const char *const engine_names[] = {"auto", "uring", "threads"};
 static const char *const persist_names[] = {"off", "on", "scan"};
 
@@ -464,6 +465,17 @@ static int sub_io_engine(struct parser *p, const char *value)
         }
     }
     return refuse(p, "ext_io_engine must be auto, uring or threads");
+}
+
+static int sub_admission(struct parser *p, const char *value)
+{
+    for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(admission_names); i++) {
+        if (strcmp(value, admission_names[i]) == 0) {
+            p->s->ext_admission = i;
+            return SETTINGS_GO_ON;
+        }
+    }
+    return refuse(p, "ext_admission must be all, strict or learn");
 }
 
 static int sub_persist(struct parser *p, const char *value)
@@ -657,6 +669,9 @@ static const struct suboption suboptions[] = {
     {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
     {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
     {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
+    {"ext_admission", SUB_OWN, ID_ext_admission, 0, sub_admission, NULL, NULL, NULL, NULL},
+    NUMBER(ext_stay_pct, ext_stay_pct, 1, NULL, NULL, NULL),
+    NUMBER(ext_rewrite_pct, ext_rewrite_pct, 1, NULL, NULL, NULL),
     ON(ext_verify_writes, ext_verify_writes),
     NUMBER(ext_buffer_mem, ext_buffer_mem, MiB, NULL, NULL, NULL),
 };
@@ -964,6 +979,8 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
         fprintf(out, " (default: %c)", (int)row->dflt);
     else if (row - table == ID_ext_persist)
         fprintf(out, " (default: off)");
+    else if (row - table == ID_ext_admission)
+        fprintf(out, " (default: learn)");
     else if (row->show == SHOW_TLS_VERSION || row - table == ID_ssl_max_version)
         fprintf(out, " (default: %.0f)", row->dflt);
     else if (row->show == SHOW_PROTOCOL || row - table == ID_ext_io_engine)
@@ -1922,6 +1939,8 @@ static void print_suboption_line(FILE *out, const struct settings *s, const stru
             print_line(out, v == row->dflt, "-o %s=%s", o->name, persist_names[(unsigned)v]);
         else if (o->id == ID_ext_io_engine)
             print_line(out, v == row->dflt, "-o %s=%s", o->name, engine_names[(unsigned)v]);
+        else if (o->id == ID_ext_admission)
+            print_line(out, v == row->dflt, "-o %s=%s", o->name, admission_names[(unsigned)v]);
         else if (o->id == ID_ext_write_limit)
             print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
         else if (o->id == ID_http && s->http != NULL)

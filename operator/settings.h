@@ -79,6 +79,11 @@ enum settings_tls {
 };
 enum settings_key { SETTINGS_KEY_PEM = 1, SETTINGS_KEY_DER = 2 }; /* memcached shows the number */
 enum settings_persist { SETTINGS_PERSIST_OFF, SETTINGS_PERSIST_ON, SETTINGS_PERSIST_SCAN };
+enum settings_admission {
+    SETTINGS_ADMISSION_ALL,
+    SETTINGS_ADMISSION_STRICT,
+    SETTINGS_ADMISSION_LEARN
+};
 enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENGINE_THREADS };
 
 /* Flash buckets, numbered and named as memcached does. */
@@ -374,6 +379,16 @@ enum settings_bucket {
     X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", FIXED, HIDDEN,                            \
       "",                                                                                          \
       "bound for what reclaim rewrites, to spare the device (k, m, g allowed); 0 none")            \
+    X(U32, ext_admission, SETTINGS_ADMISSION_LEARN, 0, 2, "", FIXED, HIDDEN,                       \
+      "",                                                                                          \
+      "what is written once flash is full: all; strict: what was hit twice or came back; learn:\n" \
+      "what is as much worth as the rest")                                                         \
+    X(U32, ext_stay_pct, 50, 0, 100, "%", FIXED, HIDDEN,                                           \
+      "",                                                                                          \
+      "a page of which this share was hit stays for another round when its turn to go comes; 0 none") \
+    X(U32, ext_rewrite_pct, 10, 0, 100, "%", FIXED, HIDDEN,                                        \
+      "",                                                                                          \
+      "of a page that goes, the hottest are written again, up to this share of it")                \
     X(BOOL, ext_verify_writes, false, 0, 1, "", FIXED, HIDDEN,                                     \
       "",                                                                                          \
       "what is written to flash is read back and compared before its buffer is given up")          \

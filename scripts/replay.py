@@ -114,9 +114,10 @@ class Case:
 def figures(case, run):
     """What the table shows of one run."""
     s = {k: float(v) for k, v in run["stats"].items()}
-    written = s.get("device_bytes_written", s["extstore_bytes_written"])
-    flash_hits = s["get_extstore"] - s["miss_from_extstore"]
-    first = s["extstore_bytes_written"] - s.get("bytes_rewritten", 0)
+    written = s.get("ext_device_bytes_written", s["extstore_bytes_written"])
+    # memcached counts reads that it begins, Extant those that hit.
+    flash_hits = s["get_extstore"] - (0 if "ext_device_reads" in s else s["miss_from_extstore"])
+    first = s["extstore_bytes_written"] - s.get("ext_bytes_rewritten", 0)
     return {
         "misses": (run["gets"] - run["hits"]) / run["gets"],
         "byte_misses": 1 - run["hit_bytes"] / run["get_bytes"],
@@ -124,7 +125,7 @@ def figures(case, run):
         "wa": written / first if first > 0 else 1.0,
         "ram_hits": (run["hits"] - flash_hits) / run["gets"],
         "flash_hits": flash_hits / run["gets"],
-        "reads": s.get("device_reads", s["extstore_objects_read"]),
+        "reads": s.get("ext_device_reads", s["extstore_objects_read"]),
         "evictions": {k: int(v) for k, v in sorted(s.items())
                       if v and (k.startswith("evictions") or k == "extstore_objects_evicted")},
         "cpu_us": (s["rusage_user"] + s["rusage_system"]) * 1e6 / case.requests,

@@ -11,9 +11,10 @@
 #define STEP_RECORDS 64u
 #define STEP_BYTES ((uint64_t)256 * KiB) /* copied by one step, but at least one record */
 #define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
-#define EVICT_KEEP_DIVISOR 4u /* of a page being evicted at most 1/4 is written again */
+#define STAYS_MAX 16u         /* so many pages in a row may stay; then one goes whatever is hot */
+#define HEATS 4u              /* 0: never hit since it was written or looked at */
 #define SMALL_PAGES 16u       /* so few can't spare one: something goes when a page is wanted */
-#define URGENT_FRAG_MAX 0.9   /* below the low-water mark fuller pages gain too little */
+#define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
 #define READ_PAUSE_MAX_NS UINT64_C(100000000) /* this: 0.36 s in all */
@@ -28,7 +29,7 @@
 #define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
 #define EXPIRE_PAGES_PER_STEP 256u
 
-enum mode { RESCUE, EVICT, EXPIRE };
+enum mode { RESCUE, LOOK, STAY, EVICT, EXPIRE };
 enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP }; /* of one record */
 enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, SETTLING };
 
@@ -47,6 +48,10 @@ struct ext_reclaim {
     uint64_t from;       /* first byte of the slot that is in the buffer, or wanted there */
     uint32_t entry, entry_count;
     uint64_t keep_bytes; /* what EVICT may still write again */
+    uint64_t heat_bytes[HEATS]; /* of live records, as LOOK found them */
+    unsigned keep_heat;         /* EVICT: these and hotter ones are kept; one less hot as far as */
+    uint64_t keep_rest;         /* these bytes go */
+    uint32_t stays;             /* pages in a row that stayed */
     uint64_t page_evicted;
     uint64_t evict_mark, settle_mark; /* see is_settled */
     uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
@@ -136,6 +141,14 @@ static bool is_short(const struct extstore *e)
            (is_wanted && free_pages <= EXT_RESERVED_PAGES);
 }
 
+bool ext_is_full(const struct extstore *e)
+{
+    uint64_t elsewhere = 0;
+    for (unsigned c = EXT_BUCKET_DEFAULT + 1; c < EXT_BUCKET_COUNT; c++)
+        elsewhere += ext_pages_free(e, (enum ext_bucket)c);
+    return elsewhere == 0 && ext_pages_free(e, EXT_BUCKET_DEFAULT) <= ext_low_water(e, EXT_BUCKET_DEFAULT);
+}
+
 /* Writers can't go on without a page. */
 static bool is_starved(const struct ext_reclaim *r)
 {
@@ -213,6 +226,13 @@ static bool goes_to_compact(const struct ext_page *p)
     return p->bucket == EXT_BUCKET_DEFAULT || p->bucket == EXT_BUCKET_CHUNKED;
 }
 
+/* Pages age by this; one from a checkpoint or a scan has none yet. */
+static uint32_t order_of(const struct ext_page *p)
+{
+    uint32_t order = atomic_load_explicit(&p->order, memory_order_relaxed);
+    return order != 0 ? order : atomic_load(&p->version);
+}
+
 enum which { OF_CLASS, OF_CLASS_TO_COMPACT, OF_ANY_CLASS };
 
 static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class, enum which which)
@@ -224,7 +244,7 @@ static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class
         if ((which != OF_ANY_CLASS && !page_is_of(e, i, device_class)) || !is_candidate(r, i) ||
             (which == OF_CLASS_TO_COMPACT && !goes_to_compact(&e->pages[i])))
             continue;
-        uint32_t age = newest - atomic_load(&e->pages[i].version); /* right across a wrap */
+        uint32_t age = newest - order_of(&e->pages[i]); /* right across a wrap */
         if (best == EXT_NO_PAGE || age > best_age) {
             best = i;
             best_age = age;
@@ -269,6 +289,7 @@ static uint32_t bad_with_objects(const struct ext_reclaim *r)
 }
 
 static void begin_slot(struct ext_reclaim *r);
+static void end_job(struct ext_reclaim *r);
 
 static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
 {
@@ -279,13 +300,58 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
     r->page = page;
     r->version = atomic_load(&e->pages[page].version);
     r->slot_index = 0;
-    bool rewrites = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed) > 0;
-    r->keep_bytes = r->for_index || !rewrites ? 0 : e->page_bytes / EVICT_KEEP_DIVISOR;
+    r->keep_bytes = 0;
+    r->keep_heat = HEATS;
+    memset(r->heat_bytes, 0, sizeof(r->heat_bytes));
     r->page_evicted = 0;
     r->evict_mark = 0;
     event(r, "type=compact_start id=%" PRIu32 " version=%" PRIu32, page, r->version);
     begin_slot(r);
     return true;
+}
+
+static uint32_t stay_pct(const struct ext_reclaim *r)
+{
+    const struct extstore *e = r->e;
+    if (e->opt.callbacks.cool == NULL || r->stays >= STAYS_MAX)
+        return 0;
+    return atomic_load_explicit(&e->tun->stay_pct, memory_order_relaxed);
+}
+
+static uint64_t rewrite_bytes(const struct ext_reclaim *r)
+{
+    const struct extstore *e = r->e;
+    bool rewrites = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed) > 0;
+    return rewrites ? e->page_bytes / 100 * atomic_load_explicit(&e->tun->rewrite_pct, memory_order_relaxed)
+                    : 0;
+}
+
+/* The page goes, unless so much of it is hot that it stays: what it holds is looked at first. */
+static bool start_eviction(struct ext_reclaim *r, uint32_t page)
+{
+    bool look = stay_pct(r) > 0 || rewrite_bytes(r) > 0;
+    return start_job(r, look && !r->for_index ? LOOK : EVICT, page);
+}
+
+/* All tables were looked at: what is done with the page? */
+static void judge_page(struct ext_reclaim *r)
+{
+    const struct ext_page *p = &r->e->pages[r->page];
+    uint64_t hot = r->heat_bytes[1] + r->heat_bytes[2] + r->heat_bytes[3], sum = 0;
+    uint32_t pct = stay_pct(r);
+    uint64_t appended = atomic_load_explicit(&p->bytes_appended, memory_order_relaxed);
+    if (pct > 0 && hot >= appended / 100 * pct && ext_page_state_of(p) == EXT_PAGE_DRAINING) {
+        r->mode = STAY;
+        r->stays++;
+        ext_count(r->e, EXT_N_pages_kept, 1);
+        return;
+    }
+    r->mode = EVICT;
+    r->stays = 0;
+    r->keep_bytes = rewrite_bytes(r);
+    while (r->keep_heat > 1 && sum + r->heat_bytes[r->keep_heat - 1] <= r->keep_bytes)
+        sum += r->heat_bytes[--r->keep_heat];
+    r->keep_rest = r->keep_heat > 1 ? r->keep_bytes - sum : 0;
 }
 
 /* What devices of bucket coldcompact and old hold is worth least, and makes room there first; then
@@ -300,7 +366,7 @@ static bool start_tiers(struct ext_reclaim *r)
         if (ext_pages_total(e, tiers[i]) == 0)
             continue;
         if (ext_pages_free(e, tiers[i]) == 0) {
-            if (start_job(r, EVICT, oldest(r, tiers[i], OF_CLASS)))
+            if (start_eviction(r, oldest(r, tiers[i], OF_CLASS)))
                 return true;
             continue; /* its only page is in use */
         }
@@ -334,11 +400,11 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     if (ext_probe_tries_page(e) || !is_settled(r, &r->evict_mark))
         return false;
     if (device_class != EXT_BUCKET_DEFAULT)
-        return is_short(e) && start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+        return is_short(e) && start_eviction(r, oldest(r, device_class, OF_CLASS));
     if (may_rescue && ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
         start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
         return true;
-    return start_tiers(r) || start_job(r, EVICT, oldest(r, device_class, OF_CLASS));
+    return start_tiers(r) || start_eviction(r, oldest(r, device_class, OF_CLASS));
 }
 
 /* Chooses by the free pages of one device class. */
@@ -474,7 +540,20 @@ static void begin_slot(struct ext_reclaim *r)
     uint32_t used = atomic_load(&e->pages[r->page].slots_used);
     while (r->slot_index < used && extmap_get(e->map, job_slot(r)).state == EXTMAP_FREE)
         r->slot_index++; /* was emptied after a failed write */
-    if (r->slot_index >= used || atomic_load(&e->pages[r->page].objects) == 0) {
+    bool is_empty = atomic_load(&e->pages[r->page].objects) == 0;
+    if (r->slot_index >= used && r->mode == LOOK && !is_empty) {
+        judge_page(r);
+        r->slot_index = 0;
+        begin_slot(r);
+        return;
+    }
+    if (r->slot_index >= used && r->mode == STAY && !is_empty) {
+        ext_page_stay(e, r->page);
+        event(r, "type=compact_end id=%" PRIu32, r->page);
+        end_job(r);
+        return;
+    }
+    if (r->slot_index >= used || is_empty) {
         r->phase = SETTLING;
         r->not_before_ns = io_now_ns() + SETTLE_NS;
         r->settle_mark = 0;
@@ -531,6 +610,7 @@ static void read_failed(struct ext_reclaim *r)
     }
     ext_count(e, EXT_N_read_errors, 1);
     if (r->mode != RESCUE) {
+        r->mode = r->mode == EXPIRE ? EXPIRE : EVICT;
         say(r, EXT_FAULT_READ, r->read_at, r->read_result, "what stands there had to go anyway");
         start_sweep(r, false);
         return;
@@ -563,6 +643,7 @@ static void table_failed(struct ext_reclaim *r)
     }
     say(r, EXT_FAULT_CHECKSUM, e->wbuf_bytes - EXT_IO_ALIGN_BYTES, 0,
         "a table can't be trusted: what it named is dropped");
+    r->mode = r->mode == LOOK || r->mode == STAY ? EVICT : r->mode;
     start_sweep(r, false);
 }
 
@@ -728,6 +809,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
         r->rescues++;
         r->reread += is_read;
         ext_count(e, EXT_N_compact_rescues, 1);
+        ext_count(e, EXT_N_bytes_rewritten, entry->record_bytes);
         if (bucket == EXT_BUCKET_COLDCOMPACT)
             ext_count(e, EXT_N_compact_resc_cold, 1);
         if (bucket == EXT_BUCKET_OLD)
@@ -737,6 +819,14 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     }
     ext_append_end(&a);
     return NEXT;
+}
+
+/* Is a record of a page that goes hot enough to be written again, within what may be? */
+static bool is_kept(const struct ext_reclaim *r, unsigned heat, uint64_t record_bytes)
+{
+    if (heat == 0 || r->keep_bytes < record_bytes)
+        return false;
+    return heat >= r->keep_heat || (heat + 1 == r->keep_heat && r->keep_rest >= record_bytes);
 }
 
 /* Decides about one record. */
@@ -749,10 +839,18 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
     unsigned heat = 0;
     if (r->mode == EXPIRE)
         return drop(r, entry, place, EXT_DROP_EXPIRED);
+    if (r->mode == STAY) {
+        cb->cool(cb->ctx, entry->hash, place);
+        return NEXT;
+    }
     if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
         return NEXT;
+    if (r->mode == LOOK) {
+        r->heat_bytes[heat] += entry->record_bytes;
+        return NEXT;
+    }
     if (r->mode == EVICT) {
-        if (heat == 0 || r->keep_bytes < entry->record_bytes)
+        if (!is_kept(r, heat, entry->record_bytes))
             return drop_evicted(r, entry, place);
         if (r->from > 0)
             return NEED_SLOT;
@@ -765,6 +863,8 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
     }
     enum verdict v = rescue(r, entry, place, heat, bytes);
     r->keep_bytes -= min_u64(r->keep_bytes, *bytes);
+    if (r->mode == EVICT && heat < r->keep_heat)
+        r->keep_rest -= min_u64(r->keep_rest, *bytes);
     return v == GIVE_UP ? drop_evicted(r, entry, place) : v;
 }
 

@@ -1,0 +1,79 @@
+/* items/worth.c: see items/worth.h. */
+#include "items/worth.h"
+
+#include "operator/settings.h"
+
+#define GHOST_KEYS_MIN 2048u
+
+static uint64_t ghost_keys(const struct cache *c, uint64_t flash_bytes)
+{
+    uint64_t bytes = min_u64(flash_bytes / WORTH_FLASH_BYTES_A_BYTE,
+                             (uint64_t)c->settings->maxbytes / WORTH_SHARE_OF_MEMORY);
+    uint64_t keys = GHOST_KEYS_MIN;
+    while (2 * keys * sizeof(uint16_t) <= bytes)
+        keys *= 2;
+    return keys;
+}
+
+/* Memory of the ghosts in the arena, NULL: none. */
+static void *ghost_memory(struct cache *c, uint64_t bytes)
+{
+    struct cache_root *root = c->root;
+    if (root->ghost_bytes == bytes &&
+        arena_take(c->arena, ARENA_USE_INDEX, root->ghost_offset, bytes) == 0)
+        return c->base + root->ghost_offset;
+    uint64_t offset;
+    bool zeroed;
+    root->ghost_bytes = 0;
+    if (arena_alloc(c->arena, ARENA_USE_INDEX, bytes, ARENA_UNIT_BYTES, &offset, &zeroed) != 0)
+        return NULL;
+    if (!zeroed)
+        memset(c->base + offset, 0, bytes);
+    root->ghost_offset = offset;
+    root->ghost_bytes = bytes;
+    return c->base + offset;
+}
+
+static_assert((int)SETTINGS_ADMISSION_LEARN == (int)ADMISSION_LEARN, "the same modes");
+
+void worth_open(struct cache *c, uint64_t flash_bytes)
+{
+    uint64_t bytes = ghost_memory_bytes(ghost_keys(c, flash_bytes));
+    void *memory = ghost_memory(c, bytes);
+    if (memory != NULL)
+        ghost_init(&c->ghost, memory, bytes, max_u64(flash_bytes, 1));
+    admission_init(&c->admission, (enum admission_mode)c->settings->ext_admission, flash_bytes);
+}
+
+unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)
+{
+    unsigned flags = item_flags(it);
+    bool known = flags & ITEM_KNOWN || (c->ghost.entries != NULL && ghost_has(&c->ghost, hash));
+    return admission_class(known, flags & ITEM_HIT_TWICE ? 2 : flags & ITEM_FETCHED ? 1 : 0);
+}
+
+enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class)
+{
+    unsigned flags = item_flags(it);
+    *class = worth_class(c, it, hash);
+    if (flags & ITEM_MAY_HIDE_FLASH || c->admission.mode == ADMISSION_ALL || !ext_is_full(c->ext))
+        return WORTH_WRITE;
+    uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    if (exptime != 0 && exptime <= now + ext_flush_sec(c->ext))
+        return WORTH_TOO_SHORT;
+    uint64_t bytes = ext_record_bytes(it->key_bytes, it->value_bytes);
+    return admission_wants(&c->admission, hash, *class, bytes) ? WORTH_WRITE : WORTH_NOT;
+}
+
+void worth_left(struct cache *c, uint64_t hash, uint64_t object_bytes)
+{
+    if (c->ghost.entries != NULL)
+        ghost_add(&c->ghost, hash, object_bytes);
+}
+
+void worth_hit(struct cache *c, const struct ext_record *r)
+{
+    unsigned class = (unsigned)r->item_flags >> ITEM_FLASH_CLASS_SHIFT;
+    if (class < ADMISSION_CLASSES)
+        admission_hit(&c->admission, class);
+}
