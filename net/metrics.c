@@ -111,6 +111,8 @@
     X(counter, ext_write_moved, "records moved away from a failed write")                          \
     X(counter, ext_write_mismatches, "writes that were not on flash as they were given")           \
     X(counter, ext_device_bytes_written, "bytes given to flash devices")                           \
+    X(counter, ext_bytes_rewritten, "bytes of records moved by reclaim")                           \
+    X(counter, ext_pages_kept, "flash pages that stayed for another round, since they were hit")   \
     X(counter, ext_device_reads, "reads handed to flash devices")                                  \
     X(counter, ext_buffer_hits, "flash reads served from a write buffer")                          \
     X(counter, ext_bad_checksums, "records or tables that did not verify")                         \

@@ -120,6 +120,16 @@ static void changing(struct aid_object *o, bool on)
     atomic_signal_fence(memory_order_seq_cst);
 }
 
+static void model_cool(void *ctx, uint64_t hash, ext_place place)
+{
+    struct aid *a = ctx;
+    lock_take(&a->lock);
+    struct aid_object *o = &a->objects[hash];
+    if (o->present && o->place == place)
+        o->heat /= 2;
+    lock_release(&a->lock);
+}
+
 static bool model_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *heat)
 {
     struct aid *a = ctx;
@@ -220,6 +230,7 @@ struct aid *aid_new(uint32_t pages, uint64_t page_bytes, uint64_t wbuf_bytes)
     cr_assert_neq(a->objects, MAP_FAILED);
     a->now_unix = 1000000;
     a->tun.max_frag = 0.8;
+    a->tun.rewrite_pct = 25;
     a->tun.compact_under_pages = 0;
     a->opt = (struct ext_options){
         .page_bytes = page_bytes,
@@ -232,6 +243,7 @@ struct aid *aid_new(uint32_t pages, uint64_t page_bytes, uint64_t wbuf_bytes)
         .callbacks = {.ctx = a,
                       .is_live = model_is_live,
                       .moved = model_moved,
+                      .cool = model_cool,
                       .dropped = model_dropped,
                       .is_fresh = model_is_fresh,
                       .sweep = model_sweep,

@@ -18,7 +18,7 @@ import re
 import sys
 
 KNOWN = """
-circle cache items/store
+circle cache items/store items/worth
 circle extstore flash/device flash/engine flash/page flash/pread flash/record flash/ring flash/wbuf upkeep/probe upkeep/reclaim
 circle net/conn net/tls_conn net/udp net/worker
 header cache_run.c has none

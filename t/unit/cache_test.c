@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "flash/engine.h"
+#include "items/store.h"
 #include "stale_check.h"
 #include "t/aid/cache_fixture.h"
 #include "t/aid/sim_tags.h"
@@ -757,4 +758,92 @@ Test(cache_flash, an_unreadable_older_value_does_not_hide_the_younger)
     fixture_settle(&f);
     cr_assert_eq(flash_count(), 0);
     cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
+}
+
+/* ---- what is worth a write to flash ---- */
+
+static void open_small(void) { fixture_open(&f, 8, 24); }
+TestSuite(cache_worth, .init = open_small, .fini = close_it);
+
+enum { WORTH_VALUE = 16000, FLASH_HOLDS = 24 * 1024 * 1024 / (WORTH_VALUE + 64) };
+
+static void store_range(unsigned first, unsigned count)
+{
+    memset(value, 'w', WORTH_VALUE);
+    for (unsigned i = first; i < first + count; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "w%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, WORTH_VALUE, 0, 0, 0), CACHE_OK);
+    }
+}
+
+static unsigned hits_of_range(unsigned first, unsigned count)
+{
+    unsigned hits = 0;
+    for (unsigned i = first; i < first + count; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "w%u", i);
+        hits += fixture_get(&f, key, value, sizeof(value), NULL) == CACHE_OK;
+    }
+    return hits;
+}
+
+Test(cache_worth, while_flash_has_room_nothing_is_passed_up)
+{
+    f.cache->admission.mode = ADMISSION_STRICT;
+    store_range(0, FLASH_HOLDS * 3 / 4);
+    cr_assert_eq(hits_of_range(0, FLASH_HOLDS * 3 / 4), FLASH_HOLDS * 3 / 4);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 0);
+}
+
+Test(cache_worth, strict_writes_what_came_back_and_not_what_came_once)
+{
+    f.cache->admission.mode = ADMISSION_STRICT;
+    store_range(0, 3 * FLASH_HOLDS);
+    uint64_t passed = fixture_counter(&f, CACHE_N_evictions_not_admitted);
+    uint64_t flushed = fixture_counter(&f, CACHE_N_flushed_items);
+    cr_assert_gt(passed, FLASH_HOLDS);
+    cr_assert_eq(hits_of_range(0, 200), 200, "what was there first is there still");
+    store_range(2 * FLASH_HOLDS + 500, 300); /* passed up, and now back */
+    store_range(10 * FLASH_HOLDS, 1200);
+    cr_assert_geq(fixture_counter(&f, CACHE_N_flushed_items) - flushed, 260);
+    cr_assert_gt(hits_of_range(2 * FLASH_HOLDS + 500, 300), 260);
+}
+
+Test(cache_worth, a_key_that_was_deleted_on_flash_is_known)
+{
+    f.cache->admission.mode = ADMISSION_STRICT;
+    store_range(0, FLASH_HOLDS * 3 / 4);
+    char key[32];
+    for (unsigned i = 0; i < 100; i++) {
+        snprintf(key, sizeof(key), "w%u", i);
+        STATUS(fixture_delete(&f, key), CACHE_OK);
+    }
+    store_range(FLASH_HOLDS, FLASH_HOLDS / 2);
+    store_range(0, 100);
+    store_range(3 * FLASH_HOLDS, 600);
+    cr_assert_gt(hits_of_range(0, 100), 85);
+}
+
+Test(cache_worth, all_writes_all)
+{
+    f.cache->admission.mode = ADMISSION_ALL;
+    store_range(0, 3 * FLASH_HOLDS);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 0);
+    cr_assert_eq(hits_of_range(3 * FLASH_HOLDS - 500, 500), 500);
+    cr_assert_eq(hits_of_range(0, 200), 0);
+}
+
+Test(cache_worth, what_expires_before_it_could_be_on_flash_is_not_written)
+{
+    store_range(0, 2 * FLASH_HOLDS);
+    uint64_t before = fixture_counter(&f, CACHE_N_evictions_short_ttl);
+    memset(value, 'w', WORTH_VALUE);
+    for (unsigned i = 0; i < 1000; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "t%u", i);
+        atomic_store(&f.ext->fill_sec, 100); /* as the last buffer had taken */
+        STATUS(fixture_store(&f, CACHE_SET, key, value, WORTH_VALUE, 0, clock_now_sec() + 50, 0), CACHE_OK);
+    }
+    cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_short_ttl) - before, 100);
 }

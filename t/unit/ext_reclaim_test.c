@@ -208,6 +208,128 @@ Test(ext_reclaim, what_was_hit_survives_the_eviction_of_its_page)
     aid_free(a);
 }
 
+/* Reads each of the first page's objects but every `but`th so often. */
+static void heat_first_page(struct aid *a, struct ext_ring *ring, uint32_t but, unsigned times)
+{
+    for (uint32_t i = 0; i < per_page(); i++) {
+        for (unsigned k = 0; k < times && i % but != 0; k++)
+            cr_assert_eq(aid_get(a, ring, i), 0);
+    }
+}
+
+Test(ext_reclaim, a_hot_page_stays_for_two_rounds_and_nothing_is_rewritten)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    a->tun.stay_pct = 50;
+    a->tun.rewrite_pct = 0;
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page(), turn = 7 * n;
+    fill(a, 0, n);
+    heat_first_page(a, ring, 3, 3);
+    for (unsigned round = 0; round < 2; round++) { /* heat 3, then 1 */
+        fill(a, n + round * turn, turn);
+        aid_maintain(a);
+        for (uint32_t i = 0; i < n; i++)
+            cr_assert(a->objects[i].present, "object %u, round %u", i, round);
+    }
+    struct ext_info info = aid_info(a);
+    cr_assert_eq(info.pages_kept, 2);
+    cr_assert_eq(info.compact_rescues, 0);
+    cr_assert_eq(read_all(a, ring, 0, n), n, "still read at their place");
+    for (uint32_t i = 0; i < n; i++)
+        a->objects[i].heat = 0;
+    fill(a, n + 2 * turn, 2 * turn);
+    aid_maintain(a);
+    cr_assert_eq(read_all(a, ring, 0, n), 0, "cold, it goes like any");
+    cr_assert_eq(ext_reconcile(a->ext), 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+Test(ext_reclaim, a_page_less_than_half_hot_goes)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    a->tun.stay_pct = 50;
+    a->tun.rewrite_pct = 0;
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page();
+    fill(a, 0, n);
+    for (uint32_t i = 0; i < n / 2 - 20; i++)
+        cr_assert_eq(aid_get(a, ring, i), 0);
+    fill(a, n, 7 * n);
+    aid_maintain(a);
+    cr_assert_eq(read_all(a, ring, 0, n), 0);
+    cr_assert_eq(aid_info(a).pages_kept, 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+Test(ext_reclaim, with_all_hot_writers_still_get_pages)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    a->tun.stay_pct = 50;
+    aid_start(a);
+    uint32_t n = per_page();
+    for (uint32_t i = 0; i < 40 * n; i++) {
+        aid_set_wait(a, i, VALUE, EXT_BUCKET_DEFAULT);
+        a->objects[i].heat = 3;
+        if (i >= n)
+            a->objects[i - n / 2].heat = 3;
+    }
+    aid_maintain(a);
+    struct ext_info info = aid_info(a);
+    cr_assert_gt(info.pages_kept, 10);
+    cr_assert_gt(info.page_evictions, 20);
+    cr_assert_eq(info.objects_evicted, a->evicted);
+    aid_free(a);
+}
+
+Test(ext_reclaim, of_a_page_that_goes_the_hottest_are_kept_first)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    a->tun.rewrite_pct = 10;
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page(), hot = n / 12;
+    fill(a, 0, n);
+    for (uint32_t i = 0; i < n; i++)
+        a->objects[i].heat = i % 2 == 0 ? 1 : 0;
+    for (uint32_t i = n - hot; i < n; i++) /* the last in order */
+        a->objects[i].heat = 3;
+    fill(a, n, 7 * n);
+    aid_maintain(a);
+    cr_assert_eq(read_all(a, ring, n - hot, hot), hot, "the hottest");
+    uint32_t others = read_all(a, ring, 0, n - hot);
+    cr_assert_leq(others, PAGE / 10 / ext_record_bytes(8, VALUE) - hot, "then of the others what the budget allows: %u", others);
+    struct ext_info info = aid_info(a);
+    cr_assert_leq(info.bytes_rewritten, PAGE / 10);
+    cr_assert_gt(info.bytes_rewritten, PAGE / 10 - 2 * 4096 - PAGE / 50);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+Test(ext_reclaim, switched_off_a_page_goes_whole)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    a->tun.rewrite_pct = 0;
+    a->tun.stay_pct = 0;
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page();
+    fill(a, 0, n);
+    heat_first_page(a, ring, 5, 2);
+    fill(a, n, 7 * n);
+    aid_maintain(a);
+    cr_assert_eq(read_all(a, ring, 0, n), 0);
+    struct ext_info info = aid_info(a);
+    cr_assert_eq(info.bytes_rewritten, 0);
+    cr_assert_eq(info.pages_kept, 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(ext_reclaim, a_page_of_expired_objects_goes_by_its_tables)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);

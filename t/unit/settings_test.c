@@ -646,6 +646,23 @@ Test(settings, flash_numbers)
     cr_assert(s.ext_verify_writes);
 }
 
+Test(settings, admission_and_reclaim)
+{
+    accepted("-m 64");
+    cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_LEARN);
+    cr_assert_eq(s.ext_stay_pct, 50);
+    cr_assert_eq(s.ext_rewrite_pct, 10);
+    accepted("-o ext_admission=all,ext_stay_pct=0,ext_rewrite_pct=0");
+    cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_ALL);
+    cr_assert_eq(s.ext_stay_pct, 0);
+    cr_assert_eq(s.ext_rewrite_pct, 0);
+    accepted("-o ext_admission=strict,ext_stay_pct=100,ext_rewrite_pct=25");
+    cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_STRICT);
+    refused("-o ext_admission=some", 64, "ext_admission must be all, strict or learn");
+    refused("-o ext_stay_pct=101", 64, "ext_stay_pct must be between 0 and 100");
+    refused("-o ext_rewrite_pct=x", 64, "could not parse argument to ext_rewrite_pct");
+}
+
 Test(settings, persist_without_value_is_on)
 {
     accepted("-o ext_path=/x/f:1g");
@@ -1005,7 +1022,8 @@ Test(settings, help_names_what_is_there)
     const char *const words[] = {"ext_path",        "unix-socket",    "--threads",
                                  "slab_sizes",      "ext_io_engine",  "(default: 64)",
                                  "ext_write_limit", "ext_buffer_mem", "no_drop_privileges",
-                                 "ext_verify_writes"};
+                                 "ext_verify_writes", "ext_admission", "ext_stay_pct",
+                                 "ext_rewrite_pct"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_not_null(strstr(out, words[i]), "%s", words[i]);
 }
