@@ -652,11 +652,11 @@ Test(settings, admission_and_reclaim)
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_LEARN);
     cr_assert_eq(s.ext_stay_pct, 50);
     cr_assert_eq(s.ext_rewrite_pct, 10);
-    accepted("-o ext_admission=all,ext_stay_pct=0,ext_rewrite_pct=0");
+    accepted("-o ext_path=/f:64m,ext_admission=all,ext_stay_pct=0,ext_rewrite_pct=0");
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_ALL);
     cr_assert_eq(s.ext_stay_pct, 0);
     cr_assert_eq(s.ext_rewrite_pct, 0);
-    accepted("-o ext_admission=strict,ext_stay_pct=100,ext_rewrite_pct=25");
+    accepted("-o ext_path=/f:64m,ext_admission=strict,ext_stay_pct=100,ext_rewrite_pct=25");
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_STRICT);
     refused("-o ext_admission=some", 64, "ext_admission must be all, strict or learn");
     refused("-o ext_stay_pct=101", 64, "ext_stay_pct must be between 0 and 100");
