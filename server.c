@@ -615,10 +615,13 @@ static int bring_up(struct server *s)
         write_pid_file(s->settings.pid_file, &s->pid_file);
     if (!code)
         tell_start(s);
-    if (!code && s->settings.drop_privileges) {
+    if (!code && (s->settings.drop_privileges || s->settings.log_privileges)) {
         if (s->storage.persist)
             persist_prepare_end(s->storage.persist);
-        int err = confine_process(s->settings.relaxed_privileges);
+        enum confine_mode mode = s->settings.log_privileges       ? CONFINE_LOG
+                                 : s->settings.relaxed_privileges ? CONFINE_RELAXED
+                                                                  : CONFINE_FULLY;
+        int err = confine_process(mode);
         if (err)
             return fail(EXIT_OS, "failed to drop privileges", strerror(-err));
     }

@@ -88,7 +88,7 @@ static void answer(struct sock_fprog *p, uint32_t action)
 }
 
 /* Each call has one rule, so that a rule whose call it is decides: what to answer if it is met. */
-static void add_rule(struct sock_fprog *p, const struct rule *r, uint32_t action)
+static void add_rule(struct sock_fprog *p, const struct rule *r, uint32_t action, uint32_t otherwise)
 {
     add(p, BPF_JMP | BPF_JEQ | BPF_K, r->number, 0, r->mask != 0 ? 5 : 1);
     if (r->mask != 0) {
@@ -96,7 +96,7 @@ static void add_rule(struct sock_fprog *p, const struct rule *r, uint32_t action
         load(p, offsetof(struct seccomp_data, args) + 8 * r->argument);
         add(p, BPF_ALU | BPF_AND | BPF_K, r->mask, 0, 0);
         add(p, BPF_JMP | BPF_JEQ | BPF_K, r->value, 1, 0);
-        answer(p, SECCOMP_RET_TRAP);
+        answer(p, otherwise);
     }
     answer(p, action);
 }
@@ -108,8 +108,10 @@ static void refused(int sig, siginfo_t *info, void *context UNUSED)
     raise(sig); /* comes when this returns */
 }
 
-int confine_process(bool relaxed)
+int confine_process(enum confine_mode mode)
 {
+    const bool relaxed = mode == CONFINE_RELAXED;
+    const uint32_t refuse = mode == CONFINE_LOG ? SECCOMP_RET_LOG : SECCOMP_RET_TRAP;
     const uint32_t ourselves = (uint32_t)getpid();
     const struct rule rules[] = {RULES}, forbidden[] = {FORBIDDEN};
     static_assert(ARRAY_COUNT(forbidden) < ARRAY_COUNT(rules), "room for either");
@@ -121,10 +123,10 @@ int confine_process(bool relaxed)
     answer(&p, SECCOMP_RET_KILL_PROCESS);
     load(&p, offsetof(struct seccomp_data, nr));
     for (size_t i = 0; !relaxed && i < ARRAY_COUNT(rules); i++)
-        add_rule(&p, &rules[i], SECCOMP_RET_ALLOW);
+        add_rule(&p, &rules[i], SECCOMP_RET_ALLOW, refuse);
     for (size_t i = 0; relaxed && i < ARRAY_COUNT(forbidden); i++)
-        add_rule(&p, &forbidden[i], SECCOMP_RET_TRAP);
-    answer(&p, relaxed ? SECCOMP_RET_ALLOW : SECCOMP_RET_TRAP);
+        add_rule(&p, &forbidden[i], refuse, refuse);
+    answer(&p, relaxed ? SECCOMP_RET_ALLOW : refuse);
     ASSERT(p.len <= ARRAY_COUNT(steps));
 
     struct sigaction on_refusal = {.sa_sigaction = refused, .sa_flags = SA_SIGINFO};

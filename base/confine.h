@@ -18,9 +18,13 @@
 
 struct io_uring;
 
-/* After the last thread was started. Relaxed: only sockets, programs and rings are forbidden, since
- * sanitizers want threads, tracing and more. 0 or -errno: -EINVAL if this kernel has no filters. */
-int confine_process(bool relaxed);
+enum confine_mode {
+    CONFINE_FULLY,
+    CONFINE_RELAXED, /* only sockets, programs and rings are forbidden: sanitizers want threads, tracing and more */
+    CONFINE_LOG,     /* all is allowed; the kernel logs what CONFINE_FULLY would forbid (audit, dmesg) */
+};
+/* After the last thread was started. 0 or -errno: -EINVAL if this kernel has no filters. */
+int confine_process(enum confine_mode mode);
 
 /* For a ring that was set up with IORING_SETUP_R_DISABLED, and whose files and buffers are
  * registered: starts it, for these IORING_OPs only. Nothing can be registered after this. 0 or

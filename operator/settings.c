@@ -631,6 +631,7 @@ static const struct suboption suboptions[] = {
     OWN(no_modern, -1, "flat LRU, no crawler, no page mover, no chunked items (as memcached 1.4)"),
     ON(drop_privileges, drop_privileges),
     OFF(no_drop_privileges, drop_privileges, "any system call may be made (default)"),
+    ON(log_privileges, log_privileges),
     ON(relaxed_privileges, relaxed_privileges),
     ON(trust_memory_file, trust_memory_file),
     NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),

@@ -335,6 +335,8 @@ enum settings_bucket {
       "run as a daemon")                                                                           \
     X(TEXT, pid_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "write the process id into this file")                                                       \
+    X(BOOL, log_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                    \
+      "what drop_privileges would forbid is allowed, and logged by the kernel: to try it out")     \
     X(BOOL, relaxed_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                \
       "drop_privileges forbids sockets and programs, and allows what sanitizers need")                                               \
     X(BOOL, trust_memory_file, false, 0, 1, "", FIXED, HIDDEN, "",                                 \

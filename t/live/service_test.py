@@ -125,6 +125,15 @@ def what_is_no_listener_is_refused():
                log)
 
 
+def log_privileges_forbids_nothing():
+    with tempfile.TemporaryDirectory() as d:
+        process = start(['-s', d + '/s', '-o', 'drop_privileges,log_privileges'])
+        expect('it serves', wait_for(lambda: os.path.exists(d + '/s')) and ask(d + '/s', b'mn\r\n') == b'MN\r\n')
+        with open('/proc/%d/status' % process.pid) as f:
+            expect('there is a filter', re.search(r'^Seccomp:\s+2$', f.read(), re.M))
+        expect('exit', end(process)[0] == 0)
+
+
 def units():
     if not shutil.which('systemd-analyze'):
         print('       no systemd-analyze here')
@@ -207,5 +216,6 @@ def man_page_and_completion():
 
 if __name__ == '__main__':
     sys.exit(servers.run_scenarios((the_manager_is_told, nobody_listens, passed_sockets_are_served,
-                                    a_restart_refuses_no_connection, what_is_no_listener_is_refused, units,
+                                    a_restart_refuses_no_connection, what_is_no_listener_is_refused,
+                                    log_privileges_forbids_nothing, units,
                                     values_of_charts_start_it, make_install_and_uninstall, man_page_and_completion)))
