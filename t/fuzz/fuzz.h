@@ -17,6 +17,7 @@
 #endif
 
 int fuzz_proto(const uint8_t *data, size_t size);
+int fuzz_bin(const uint8_t *data, size_t size);
 int fuzz_meta(const uint8_t *data, size_t size);
 int fuzz_record(const uint8_t *data, size_t size);
 int fuzz_attach(const uint8_t *data, size_t size);

@@ -2,7 +2,7 @@
 """A whole server, built with ASan and UBSan, under bytes that no client would send.
 
 Several connections send the kept request lines, changed, cut, repeated and split anywhere, with
-values that are too short, too long or missing; some never read, some go away in the middle. All the
+values that are too short, too long or missing; some speak in packets that lie; some never read, some go away in the middle. All the
 while an ordinary client must get its answers, and at the end the server must stop cleanly with
 nothing said by a sanitizer. In turns with and without flash.
 
@@ -15,6 +15,7 @@ import os
 import random
 import select
 import signal
+import struct
 import sys
 import time
 
@@ -40,6 +41,42 @@ def kept_lines():
         with open(path, "rb") as f:
             lines += [line for line in f.read().splitlines(True) if line.strip()]
     return [line for line in lines if not line.startswith(b"shutdown")]
+
+
+def packet(rng, opcode, key=b"", extras=b"", value=b""):
+    """One of the binary protocol, of which any length may be a lie."""
+    lengths = [len(key), len(extras), len(key) + len(extras) + len(value)]
+    if rng.randrange(12) == 0:
+        i = rng.randrange(3)
+        lengths[i] = rng.choice((0, 1, 250, 251, 0x7fff, 0xffff)) & (0xff if i == 1 else 0xffff)
+        if i == 2:
+            lengths[i] = rng.choice((0, 1, 8, 24, 70000, 0x7fffffff, 0x80000000, 0xffffffff))
+    cas = rng.choice((0, 0, 0, 1, 2**64 - 1))
+    return struct.pack(">BBHBBHIIQ", 0x80 if rng.randrange(200) else 0x81, opcode, lengths[0],
+                       lengths[1], 0, 0, lengths[2], rng.getrandbits(32), cas) + extras + key + value
+
+
+def packets(rng):
+    parts = []
+    for _ in range(rng.randrange(1, 30)):
+        key = rng.choice(KEYS[:4] + [b"a b\r\n\0", b"f1", b"f2", b"f3"])
+        kind = rng.randrange(9)
+        if kind < 2:
+            value = bytes([rng.randrange(256)]) * rng.choice((0, 1, 7, 100, 2000, 20000))
+            parts.append(packet(rng, rng.choice((1, 2, 3, 0x11, 0x12, 0x13)), key, bytes(8), value))
+        elif kind == 2:
+            parts.append(packet(rng, rng.choice((0xe, 0xf, 0x19, 0x1a)), key, b"", b"x" * rng.choice((0, 1, 9000))))
+        elif kind < 5:
+            parts.append(packet(rng, rng.choice((0, 9, 0xc, 0xd, 4, 0x14)), key))
+        elif kind == 5:
+            parts.append(packet(rng, rng.choice((0x1c, 0x1d, 0x1e, 0x23, 0x24)), key, bytes(4)))
+        elif kind == 6:
+            parts.append(packet(rng, rng.choice((5, 6, 0x15, 0x16)), rng.choice((b"n", key)), bytes(7) + b"\1" + bytes(12)))
+        elif kind == 7:
+            parts.append(packet(rng, 0x10, rng.choice((b"", b"items", b"settings", b"detail dump", b"slabs", b"no"))))
+        else:
+            parts.append(packet(rng, rng.randrange(256), rng.choice((b"", key)), bytes(rng.choice((0, 4, 8, 20, 255)))))
+    return b"".join(parts)
 
 
 def changed(rng, line):
@@ -111,6 +148,7 @@ class Rogue:
         self.queue = b""
         self.batches = self.rng.randrange(1, 40)
         self.reads = self.rng.randrange(5) > 0
+        self.in_packets = self.rng.randrange(3) == 0
 
     def step(self):
         try:
@@ -126,7 +164,7 @@ class Rogue:
             if self.batches == 0:
                 return self.again()
             self.batches -= 1
-            self.queue = batch(self.rng, self.lines)
+            self.queue = packets(self.rng) if self.in_packets else batch(self.rng, self.lines)
         size = self.rng.choice([1, 3, 20, 500, 2048, 100000])
         try:
             n = self.sock.send(self.queue[:size])

@@ -43,6 +43,7 @@ static void run_kept(const char *name, int (*target)(const uint8_t *data, size_t
 TestSuite(corpus, .timeout = 600);
 
 Test(corpus, request_lines) { run_kept("proto", fuzz_proto); }
+Test(corpus, packets) { run_kept("bin", fuzz_bin); }
 Test(corpus, meta_flags) { run_kept("meta", fuzz_meta); }
 Test(corpus, records_and_tables) { run_kept("record", fuzz_record); }
 Test(corpus, memory_and_flash_files) { run_kept("attach", fuzz_attach); }
