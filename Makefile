@@ -270,10 +270,11 @@ serve:
 	 echo "extant: ./extant $$user $(SERVE_ARGS)"; exec ./extant $$user $(SERVE_ARGS)
 
 # The load generator stands alone; the benches of a module are built on the library.
-build/load: scripts/load.c scripts/load_gen.h scripts/load_hist.h | build/.checked
+build/load: scripts/load.c scripts/load_gen.h scripts/load_hist.h scripts/load_tls.h | build/.checked
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror $(LDFLAGS) -o $@ $< -levent_core -lm
+	$(Q)$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror $(if $(TLS),-DEXTANT_TLS) $(LDFLAGS) -o $@ $< \
+	    -levent_core -lm $(if $(TLS),-lssl -lcrypto)
 
 REPLAY_SRC := scripts/replay.c scripts/replay_trace.c scripts/replay_sim.c scripts/replay_policy.c \
     items/ghost.c items/admission.c

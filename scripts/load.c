@@ -21,7 +21,7 @@
  * Exit: 0 all right; 1 wrong or stale values; 2 usage; 3 connection lost, protocol
  * broken, error replies, or no progress for --timeout; 4 misses under --no-miss.
  *
- * Build: cc -O2 scripts/load.c -levent_core -lm
+ * Build: cc -O2 scripts/load.c -levent_core -lm, with -DEXTANT_TLS -lssl -lcrypto for --tls
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -42,6 +42,7 @@
 
 #include "load_gen.h"
 #include "load_hist.h"
+#include "load_tls.h"
 
 #define KEY_MAX_BYTES 250
 #define PREFIX_MAX_BYTES 64
@@ -82,6 +83,7 @@ struct options {
     int32_t exptime;
     bool client_flags;
     bool no_miss;
+    bool tls;
     char prefix[PREFIX_MAX_BYTES + 1];
     struct sizes sizes;
 };
@@ -116,6 +118,7 @@ struct connection {
     uint32_t asked_head, asked_count;
     uint32_t asked_done; /* keys of the first request that are answered or passed over */
     int fd;
+    void *tls; /* NULL: in the clear */
     bool want_write;
 };
 
@@ -390,7 +393,7 @@ static void issue_one(struct connection *c, uint64_t due_ns)
 static void flush_out(struct connection *c)
 {
     while (c->out_sent < c->out_len) {
-        ssize_t n = send(c->fd, c->out + c->out_sent, c->out_len - c->out_sent, MSG_NOSIGNAL);
+        ssize_t n = wire_send(c->fd, c->tls, c->out + c->out_sent, c->out_len - c->out_sent);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
@@ -673,7 +676,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
         c->in = need_memory(realloc(c->in, want));
         c->in_room = want;
     }
-    ssize_t n = recv(fd, c->in + c->in_len, c->in_room - c->in_len, 0);
+    ssize_t n = wire_recv(fd, c->tls, c->in + c->in_len, c->in_room - c->in_len);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n <= 0) {
@@ -791,6 +794,8 @@ static void open_connection(struct load *l, uint32_t i)
 
     c->load = l;
     c->fd = o->unix_path ? connect_unix(o->unix_path) : connect_tcp(o->host, o->port);
+    if (c->fd >= 0 && o->tls)
+        c->tls = tls_connect(c->fd);
     if (c->fd < 0 || evutil_make_socket_nonblocking(c->fd) != 0) {
         fprintf(stderr, "load: connection %u of %u: %s\n", i + 1, o->connections, strerror(errno));
         exit(3);
@@ -995,6 +1000,7 @@ static const struct option long_options[] = {
     { "timeout", required_argument, NULL, 'T' },
     { "client-flags", no_argument, NULL, 'F' },
     { "no-miss", no_argument, NULL, 'N' },
+    { "tls", no_argument, NULL, 'L' },
     { "json", no_argument, NULL, 'j' },
     { "kv", no_argument, NULL, 'V' },
     { "help", no_argument, NULL, 'h' },
@@ -1020,6 +1026,7 @@ static const char help_text[] =
     "                       verify accepts only this one if given\n"
     "  --timeout S          fail when nothing is answered for so long (30)\n"
     "  --no-miss            a miss is a failure (exit 4)\n"
+    "  --tls                the server's certificate is not checked\n"
     "  --json | --kv        machine-readable summary on stdout\n"
     "Exit: 0 right, 1 wrong or stale values, 2 usage, 3 broken or error replies, 4 misses\n";
 
@@ -1159,6 +1166,7 @@ static void parse_options(struct options *o, int argc, char **argv)
         case 'T': o->timeout_seconds = fraction("timeout", optarg, 1e7); break;
         case 'F': o->client_flags = true; break;
         case 'N': o->no_miss = true; break;
+        case 'L': o->tls = true; break;
         case 'j': o->report = REPORT_JSON; break;
         case 'V': o->report = REPORT_KV; break;
         case 'h': fputs(help_text, stdout); exit(0);
