@@ -158,6 +158,29 @@ class Bench:
                 self.record("memcaslap", [(self.memcaslap(a), self.memcaslap(b))
                                           for _ in range(self.pairs)])
 
+    def tls(self):
+        """The same gets as in ram_get, through TLS 1.3 with the ciphers that both choose."""
+        for binary in (self.memcached, self.extant):
+            shown = subprocess.run([binary, "-h"], capture_output=True, text=True, check=False)
+            if "--enable-ssl" not in shown.stdout:
+                raise Skip("%s has no TLS" % binary)
+        crt, key = (os.path.join(self.dir, "tls-%d.%s" % (os.getpid(), end)) for end in ("crt", "key"))
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3",
+                        "-subj", "/CN=localhost", "-out", crt, "-keyout", key],
+                       check=True, capture_output=True)
+        flags = ["-m", "1024", "-t", "1", "-Z", "-o", "ssl_chain_cert=%s,ssl_key=%s" % (crt, key)]
+        keys, value = self.ram_keys, 100
+        try:
+            with Server(self, self.memcached, "memcached", flags) as a, \
+                    Server(self, self.extant, "extant", flags) as b:
+                for s in (a, b):
+                    self.fill(s, tls=True, keys=keys, value=value, conns=10, depth=32)
+                pairs = self.pairs_of(a, b, tls=True, keys=keys, value=value, conns=50, get_ratio=1)
+                self.record("tls_get", self.column(pairs, "cpu_us"))
+        finally:
+            for path in (crt, key):
+                os.unlink(path)
+
     def memcaslap(self, server):
         """CPU per get with libmemcached's own load generator; it sets its keys first, which
         is less than a hundredth of what it does."""
@@ -512,6 +535,7 @@ class Bench:
 
     def measure_all(self):
         self.each((("ram_get", "ram_get_pipe", "ram_set_pipe", "memcaslap"), self.ram),
+                  (("tls_get",), self.tls),
                   (("ram_overhead",), self.ram_overhead),
                   (tuple(GROUPS["flash"]), self.flash),
                   (tuple(GROUPS["load"]), self.load_rows),

@@ -441,6 +441,22 @@ def dumps_and_watchers():
             lambda: int(server.stats()['curr_connections']) <= 4, 20), server.stats())
 
 
+def with_dropped_privileges():
+    """All that TLS needs of the kernel is allowed: handshakes, new certificates, dumps, watchers."""
+    with TlsServer('drop_privileges,ssl_kernel_tls') as server, server.tls() as s:
+        value = value_of(1, 50000)
+        got = ask(s, b'set a 0 0 50000\r\n' + value + b'\r\nget a\r\n')
+        expect('a value', got == b'STORED\r\nVALUE a 0 50000\r\n' + value + b'\r\nEND\r\n', len(got))
+        expect('certificates', ask(s, b'refresh_certs\r\n', b'\r\n') == b'OK\r\n')
+        got = ask(s, b'lru_crawler metadump all\r\n')
+        expect('a dump', got.count(b'key=a ') == 1, got)
+        with server.tls() as watcher:
+            expect('a watcher', ask(watcher, b'watch fetchers\r\n', b'OK\r\n') == b'OK\r\n')
+            ask(s, b'get a\r\n')
+            expect('its line', b'key=a ' in read_until(watcher, b'\n'))
+        expect('alive', server.process.poll() is None, server.log_tail())
+
+
 def broken_records():
     """A client that sends rubbish after its handshake: counted, closed, nobody else notices."""
     with TlsServer() as server, server.tls() as other:
@@ -523,7 +539,7 @@ def main():
         conversation, long_replies_keep_their_order, thousands_in_a_pipeline, records_are_filled,
         listeners, clients_are_verified, versions_and_ciphers, certificates_are_replaced,
         keys_of_each_kind, sessions_are_resumed, kernel_tls_is_no_hindrance,
-        stalled_handshakes_are_bounded, dumps_and_watchers, broken_records,
+        stalled_handshakes_are_bounded, dumps_and_watchers, with_dropped_privileges, broken_records,
         strangers_are_told_of])
 
 
