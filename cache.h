@@ -316,6 +316,7 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
     X(evictions_write_wait, "RAM items evicted after ext_max_sleep without a free write buffer")   \
     X(evictions_flash_full, "RAM items evicted because no flash page could be freed in time")      \
     X(evictions_not_admitted, "RAM items evicted because flash is full and they are not worth a write") \
+    X(evictions_write_limit, "RAM items evicted because of ext_write_limit or ext_daily_writes")     \
     X(evictions_short_ttl, "RAM items evicted because they would have expired before they were on flash") \
     X(evictions_device, "RAM items evicted because no device takes writes")                        \
     X(evictions_index_full, "objects given up because -m can not index more")                     \

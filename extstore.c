@@ -594,6 +594,8 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     e->page_bytes = opt->page_bytes;
     e->wbuf_bytes = opt->wbuf_bytes;
     e->slots_per_page = (uint32_t)(opt->page_bytes / opt->wbuf_bytes);
+    pace_init(&e->pace, opt->write_limit_bytes_per_sec, opt->write_limit_bytes_per_day, opt->wbuf_bytes,
+              io_now_ns());
     e->page_granules = opt->page_bytes / EXT_GRANULE_BYTES;
     e->slot_granules = opt->wbuf_bytes / EXT_GRANULE_BYTES;
     e->notify_job.run = notify_run;

@@ -153,7 +153,7 @@ struct ext_options {
     unsigned io_threads, io_depth;
     unsigned ring_count; /* rings that will be made: shares the memory for reads; 0: 4 */
     enum ext_engine engine;
-    uint64_t write_limit_bytes_per_sec; /* rewrites by reclaim, 0 = none */
+    uint64_t write_limit_bytes_per_sec, write_limit_bytes_per_day; /* given to devices; 0: none */
     bool verify_writes; /* what was written is read back before the buffer is given up */
     struct ext_callbacks callbacks;
     /* Test hook: replaces the system's pread/pwrite of the thread engine and of flushes
@@ -254,6 +254,12 @@ void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
 
 /* Has something to go before the next page can be opened, or nearly so? Any thread, cheap. */
 bool ext_is_full(const struct extstore *e);
+/* What the limits of writing leave of their burst (flash/pace.h): 256 all, 0 nothing; without limits 256.
+ * Nothing is refused for it here but rewrites: who appends is asked to ask. Below LOW newcomers should be
+ * left, below DIRE all but the best. Any thread, cheap. */
+#define EXT_WRITE_LOW 128u
+#define EXT_WRITE_DIRE 64u
+unsigned ext_write_level(struct extstore *e);
 /* Seconds that an open write buffer takes to be filled and written, as the last one did; at most 60. */
 uint32_t ext_flush_sec(const struct extstore *e);
 

@@ -18,6 +18,7 @@
 #define EXTANT_EXT_INTERNAL_H
 
 #include "flash/device.h"
+#include "flash/pace.h"
 #include "flash/mark.h"
 #include "flash/record.h"
 #include "space/extmap.h"
@@ -319,6 +320,7 @@ struct extstore {
     _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
+    struct pace pace;                 /* what may be written */
     _Atomic(uint32_t) fill_sec;       /* that the buffer which was written last was open and in flight */
     _Atomic(uint32_t) bad_pages;
     _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
@@ -328,6 +330,12 @@ struct extstore {
 static inline void ext_count(struct extstore *e, enum ext_counter n, uint64_t by)
 {
     atomic_fetch_add_explicit(&e->root->counters[n], by, memory_order_relaxed);
+}
+/* Devices were given so many bytes. */
+static inline void ext_written(struct extstore *e, uint64_t bytes)
+{
+    ext_count(e, EXT_N_device_bytes_written, bytes);
+    pace_spend(&e->pace, bytes);
 }
 static inline uint64_t ext_counted(const struct extstore *e, enum ext_counter n)
 {

@@ -24,6 +24,15 @@ uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
     return n;
 }
 
+static_assert(EXT_WRITE_LOW == PACE_LOW && EXT_WRITE_DIRE == PACE_DIRE, "the same levels");
+
+unsigned ext_write_level(struct extstore *e)
+{
+    if (e->pace.second.rate == 0 && e->pace.day.rate == 0)
+        return PACE_FULL;
+    return pace_level(&e->pace, io_now_ns());
+}
+
 uint32_t ext_flush_sec(const struct extstore *e)
 {
     return (uint32_t)min_u64(atomic_load_explicit(&e->fill_sec, memory_order_relaxed), FLUSH_SEC_MAX);

@@ -424,7 +424,7 @@ static int write_rest(struct ext_wbuf *w)
         w->written += c.bytes;
         if (c.bytes > 0)
             w->chunk_tries = 0;
-        ext_count(e, EXT_N_device_bytes_written, c.bytes);
+        ext_written(e, c.bytes);
         ext_count(e, EXT_N_write_retries, c.short_transfers);
         if (rc != 0)
             return rc;

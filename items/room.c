@@ -132,10 +132,16 @@ static void count_evicted(struct cache *c, struct item *it, uint32_t now)
 /* The item goes, since a write to flash would be wasted on it. LOCK_COLUMN held. */
 static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32_t now, enum worth worth)
 {
-    bool is_short = worth == WORTH_TOO_SHORT;
     count_evicted(c, it, now);
-    cache_count(c, is_short ? CACHE_N_evictions_short_ttl : CACHE_N_evictions_not_admitted, 1);
-    departed_note(c->departed, hash, is_short ? MISS_evicted_short_ttl : MISS_evicted_not_admitted);
+    cache_count(c,
+                worth == WORTH_TOO_SHORT   ? CACHE_N_evictions_short_ttl
+                : worth == WORTH_TOO_MUCH ? CACHE_N_evictions_write_limit
+                                           : CACHE_N_evictions_not_admitted,
+                1);
+    departed_note(c->departed, hash,
+                  worth == WORTH_TOO_SHORT   ? MISS_evicted_short_ttl
+                  : worth == WORTH_TOO_MUCH ? MISS_evicted_write_limit
+                                             : MISS_evicted_not_admitted);
     worth_left(c, hash, ext_record_bytes(it->key_bytes, it->value_bytes));
     item_unlink(c, it, hash);
 }
@@ -189,6 +195,8 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     if (mode == ROOM_FLUSH && (now < time_sec || now - time_sec < max_age))
         return ROOM_NONE;
+    if (mode == ROOM_FLUSH && max_age > 0 && ext_is_full(c->ext))
+        return ROOM_NONE; /* nothing has to leave RAM, and something would have to leave flash for it */
     int rc = 0;
     unsigned class;
     enum worth worth = c->ext ? worth_of(c, it, hash, now, &class) : WORTH_NOT;

@@ -52,11 +52,25 @@ unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)
     return admission_class(known, flags & ITEM_HIT_TWICE ? 2 : flags & ITEM_FETCHED ? 1 : 0);
 }
 
+/* Newcomers are shed first, then all that was not hit twice. */
+static bool is_within_limits(struct cache *c, unsigned class)
+{
+    unsigned level = ext_write_level(c->ext);
+    if (level >= EXT_WRITE_LOW)
+        return true;
+    bool twice = class % ADMISSION_RAM_HITS == ADMISSION_RAM_HITS - 1;
+    return level >= EXT_WRITE_DIRE ? twice || class >= ADMISSION_RAM_HITS : level > 0 && twice;
+}
+
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class)
 {
     unsigned flags = item_flags(it);
     *class = worth_class(c, it, hash);
-    if (flags & ITEM_MAY_HIDE_FLASH || c->admission.mode == ADMISSION_ALL || !ext_is_full(c->ext))
+    if (flags & ITEM_MAY_HIDE_FLASH)
+        return WORTH_WRITE;
+    if (!is_within_limits(c, *class))
+        return WORTH_TOO_MUCH;
+    if (c->admission.mode == ADMISSION_ALL || !ext_is_full(c->ext))
         return WORTH_WRITE;
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     if (exptime != 0 && exptime <= now + ext_flush_sec(c->ext))

@@ -3,7 +3,8 @@
  *
  * While flash has free pages everything is written (ext_is_full). Then an object is written that its
  * class (admission.h) speaks for. Not written is also what will have expired by the time it could
- * have been: worth_flush_sec. What may hide older values of its key on flash is always written, since
+ * have been (ext_flush_sec), and, full or not, what the limits of writing leave no room for
+ * (flash/pace.h): the less they leave, the more an object must have shown. What may hide older values of its key on flash is always written, since
  * it hides them there by its rank.
  *
  * The class is kept in the record, so that a hit on flash is counted for it. A key's ghost is made
@@ -22,7 +23,7 @@
 #define WORTH_SHARE_OF_MEMORY 64u
 void worth_open(struct cache *c, uint64_t flash_bytes);
 
-enum worth { WORTH_WRITE, WORTH_NOT, WORTH_TOO_SHORT };
+enum worth { WORTH_WRITE, WORTH_NOT, WORTH_TOO_SHORT, WORTH_TOO_MUCH };
 /* What is due for an item that leaves RAM; counts it as leaving. *class: for the record. LOCK_COLUMN held. */
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class);
 /* The class without asking. */

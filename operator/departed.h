@@ -24,6 +24,7 @@
     X(evicted_write_wait, "misses of keys evicted from RAM because flash was too slow to write")   \
     X(evicted_flash_full, "misses of keys evicted from RAM because no flash page could be freed")  \
     X(evicted_not_admitted, "misses of keys evicted from RAM and not found worth a write to flash") \
+    X(evicted_write_limit, "misses of keys evicted from RAM because of the limits of writing")     \
     X(evicted_short_ttl, "misses of keys that would have expired before they were on flash")       \
     X(evicted_device, "misses of keys evicted from RAM because no device took writes")             \
     X(evicted_from_flash, "misses of keys given up with their flash page, to make room")           \

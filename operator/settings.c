@@ -467,6 +467,17 @@ static int sub_io_engine(struct parser *p, const char *value)
     return refuse(p, "ext_io_engine must be auto, uring or threads");
 }
 
+static int sub_daily_writes(struct parser *p, const char *value)
+{
+    double v;
+    if (value == NULL)
+        return refuse(p, "Missing ext_daily_writes argument");
+    if (!parse_bytes(value, 1, &v) || !in_range(&table[ID_ext_daily_writes], v))
+        return refuse(p, "could not parse argument to ext_daily_writes");
+    p->s->ext_daily_writes = (uint64_t)v;
+    return SETTINGS_GO_ON;
+}
+
 static int sub_admission(struct parser *p, const char *value)
 {
     for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(admission_names); i++) {
@@ -670,6 +681,7 @@ static const struct suboption suboptions[] = {
     {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
     {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
     {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
+    {"ext_daily_writes", SUB_OWN, ID_ext_daily_writes, 0, sub_daily_writes, NULL, NULL, NULL, NULL},
     {"ext_admission", SUB_OWN, ID_ext_admission, 0, sub_admission, NULL, NULL, NULL, NULL},
     NUMBER(ext_stay_pct, ext_stay_pct, 1, NULL, NULL, NULL),
     NUMBER(ext_rewrite_pct, ext_rewrite_pct, 1, NULL, NULL, NULL),
@@ -1942,7 +1954,7 @@ static void print_suboption_line(FILE *out, const struct settings *s, const stru
             print_line(out, v == row->dflt, "-o %s=%s", o->name, engine_names[(unsigned)v]);
         else if (o->id == ID_ext_admission)
             print_line(out, v == row->dflt, "-o %s=%s", o->name, admission_names[(unsigned)v]);
-        else if (o->id == ID_ext_write_limit)
+        else if (o->id == ID_ext_write_limit || o->id == ID_ext_daily_writes)
             print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
         else if (o->id == ID_http && s->http != NULL)
             print_line(out, false, "-o %s=%s", o->name, s->http);

@@ -380,7 +380,10 @@ enum settings_bucket {
       "auto, uring or threads: how flash is read and written")                                     \
     X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", FIXED, HIDDEN,                            \
       "",                                                                                          \
-      "bound for what reclaim rewrites, to spare the device (k, m, g allowed); 0 none")            \
+      "bound for what is written to flash a second, with a burst of 10 s (k, m, g allowed); 0 none")            \
+    X(U64, ext_daily_writes, 0, 0, 1ull << 53, "bytes", FIXED, HIDDEN,                             \
+      "",                                                                                          \
+      "bound for what is written to flash in any 24 hours (k, m, g, t allowed); 0 none")           \
     X(U32, ext_admission, SETTINGS_ADMISSION_LEARN, 0, 2, "", FIXED, HIDDEN,                       \
       "",                                                                                          \
       "what is written once flash is full: all; strict: what was hit twice or came back; learn:\n" \

@@ -258,6 +258,7 @@ static int make_extstore(const struct restart_options *o, struct restart *r, str
         .ring_count = o->ring_count,
         .engine = (enum ext_engine)s->ext_io_engine,
         .write_limit_bytes_per_sec = s->ext_write_limit,
+        .write_limit_bytes_per_day = s->ext_daily_writes,
         .verify_writes = s->ext_verify_writes,
         .callbacks = cache_ext_callbacks(r->cache),
         .device_ops = o->device_ops,

@@ -41,7 +41,7 @@ static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t b
     int rc = reads ? ext_device_read(d, zeroes, bytes, offset, &c)
                    : ext_device_write(d, zeroes, bytes, offset, &c);
     if (!reads)
-        ext_count(e, EXT_N_device_bytes_written, c.bytes);
+        ext_written(e, c.bytes);
     free(zeroes);
     return rc;
 }

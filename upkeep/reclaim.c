@@ -71,7 +71,6 @@ struct ext_reclaim {
     uint32_t scan_page; /* where the search for dead pages goes on */
     uint64_t *avoid_until_ns; /* of each page */
     uint32_t aborts;          /* rescues in a row that ended since their page could not be read */
-    uint64_t tokens, tokens_ns; /* bytes that may be rewritten (write_limit) */
     uint64_t fraginfo_ns;
     /* atomic */
     _Atomic(bool) reading;
@@ -92,7 +91,6 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
     r->e = e;
     r->buffer = arena_base(e->arena) + e->root->reclaim;
     r->job.run = read_run;
-    r->tokens_ns = io_now_ns();
     return r;
 }
 
@@ -744,24 +742,6 @@ static enum ext_bucket rescue_bucket(const struct ext_reclaim *r, unsigned heat)
     }
 }
 
-static bool take_tokens(struct ext_reclaim *r, uint64_t bytes)
-{
-    uint64_t rate = r->e->opt.write_limit_bytes_per_sec;
-    if (rate == 0)
-        return true;
-    uint64_t now = io_now_ns();
-    uint64_t elapsed_us = (now - r->tokens_ns) / 1000;
-    if (elapsed_us > 1000) {
-        r->tokens_ns = now;
-        r->tokens += rate * min_u64(elapsed_us, 1000000) / 1000000;
-        r->tokens = min_u64(r->tokens, max_u64(rate, EXT_RECORD_MAX_BYTES));
-    }
-    if (r->tokens < bytes)
-        return false;
-    r->tokens -= bytes;
-    return true;
-}
-
 /* Appends a live record again. Sets *bytes when something was copied. */
 static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry, ext_place place,
                            unsigned heat, uint64_t *bytes)
@@ -786,7 +766,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     }
     if (!cb->is_fresh(cb->ctx, rec.exptime_unix, rec.time_unix))
         return drop(r, entry, place, EXT_DROP_EXPIRED);
-    if (!take_tokens(r, entry->record_bytes)) {
+    if (ext_write_level(e) == 0) {
         if (!is_starved(r))
             return WAIT;
         return GIVE_UP; /* endurance is worth more than this record */

@@ -31,7 +31,7 @@
  * without it, and waits for it at its end. EVICT begins only when the checks of overwritten values have ended that
  * were queued when it was wanted, so that it does not give up what is dead.
  *
- * A step that finds no wbuf, no token or a read under way ends, and the next one goes on at the
+ * A step that finds no wbuf, no leave to write or a read under way ends, and the next one goes on at the
  * same record: nothing is lost for having to wait. With no page left at all the job turns to
  * EVICT, so that it always ends; the reserved page and wbuf (flash/engine.h) are there for it.
  *

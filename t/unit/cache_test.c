@@ -847,3 +847,22 @@ Test(cache_worth, what_expires_before_it_could_be_on_flash_is_not_written)
     }
     cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_short_ttl) - before, 100);
 }
+
+/* The devices have had their bytes: what was never hit goes first, then all but what was hit twice. */
+Test(cache_worth, what_may_not_be_written_goes_by_its_worth)
+{
+    pace_init(&f.ext->pace, 1, 0, 25 * MiB, 0); /* a burst of 100 MB, that doesn't come again */
+    pace_spend(&f.ext->pace, 60 * MiB);
+    store_range(0, 1000);
+    uint64_t shed = fixture_counter(&f, CACHE_N_evictions_write_limit);
+    cr_assert_gt(shed, 100, "newcomers");
+    store_range(1000, 200);
+    for (unsigned i = 0; i < 3; i++)
+        cr_assert_eq(hits_of_range(1000, 200), 200);
+    store_range(2000, 1000);
+    cr_assert_eq(hits_of_range(1000, 200), 200, "hit twice: written");
+    pace_spend(&f.ext->pace, 100 * MiB);
+    uint64_t flushed = fixture_counter(&f, CACHE_N_flushed_items);
+    store_range(3000, 1000);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed, "nothing");
+}

@@ -626,7 +626,7 @@ Test(settings, flash_numbers)
 {
     accepted("-o ext_path=/f:9g,ext_item_size=100,ext_item_age=5,ext_low_ttl=6,ext_recache_rate=7,ext_wbuf_size=8,"
              "ext_page_size=32,ext_threads=3,ext_io_depth=4,ext_compact_under=9,ext_drop_under=10,"
-             "ext_max_sleep=11,ext_max_frag=0.5,ext_io_engine=threads,ext_write_limit=10m,"
+             "ext_max_sleep=11,ext_max_frag=0.5,ext_io_engine=threads,ext_write_limit=10m,ext_daily_writes=2t,"
              "ext_buffer_mem=100,ext_verify_writes");
     cr_assert_eq(s.ext_item_size, 100);
     cr_assert_eq(s.ext_item_age, 5);
@@ -642,6 +642,7 @@ Test(settings, flash_numbers)
     cr_assert_eq(s.ext_max_frag, 0.5);
     cr_assert_eq(s.ext_io_engine, SETTINGS_ENGINE_THREADS);
     cr_assert_eq(s.ext_write_limit, 10 * MiB);
+    cr_assert_eq(s.ext_daily_writes, 2048 * GiB);
     cr_assert_eq(s.ext_buffer_mem, 100 * MiB);
     cr_assert(s.ext_verify_writes);
 }
@@ -1022,7 +1023,7 @@ Test(settings, help_names_what_is_there)
     const char *const words[] = {"ext_path",        "unix-socket",    "--threads",
                                  "slab_sizes",      "ext_io_engine",  "(default: 64)",
                                  "ext_write_limit", "ext_buffer_mem", "no_drop_privileges",
-                                 "ext_verify_writes", "ext_admission", "ext_stay_pct",
+                                 "ext_verify_writes", "ext_daily_writes", "ext_admission", "ext_stay_pct",
                                  "ext_rewrite_pct"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_not_null(strstr(out, words[i]), "%s", words[i]);
