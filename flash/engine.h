@@ -28,6 +28,7 @@
 
 #define EXT_NO_PAGE UINT32_MAX
 #define EXT_NO_WBUF UINT32_MAX
+#define EXT_COUNTER_ROOM 64
 #define EXT_WBUF_MIN_COUNT 4u
 /* Buffers and pages that only reclaim and the cure of failed writes may take, the last buffer only
  * the cure: without them neither could begin, and nothing would ever become free again. */
@@ -149,10 +150,11 @@ struct ext_root {
     _Atomic(uint64_t) next_seq;
     _Atomic(uint32_t) next_version;
     _Atomic(uint32_t) flush_unix; /* ext_flush_all */
-    _Atomic(uint64_t) counters[EXT_COUNTER_COUNT];
+    _Atomic(uint64_t) counters[EXT_COUNTER_ROOM]; /* for stats alone, so their order may change */
 };
-#define EXT_ROOT_FORMAT UINT64_C(0x0531746f6f527845)
-static_assert(sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "engine root");
+#define EXT_ROOT_FORMAT UINT64_C(0x0631746f6f527845)
+static_assert(sizeof(struct ext_root) == 992, "RESTART_MEMORY_FORMAT");
+static_assert(EXT_COUNTER_COUNT <= EXT_COUNTER_ROOM, "counters of later builds have room");
 
 /* ---- what belongs to this process ---- */
 

@@ -46,7 +46,7 @@ struct cache_root {
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
     uint64_t ghost_offset, ghost_bytes; /* 0 bytes: none yet */
 };
-static_assert(sizeof(struct cache_root) <= ARENA_ROOT_MODULE_BYTES, "cache root");
+static_assert(sizeof(struct cache_root) == 80, "RESTART_MEMORY_FORMAT");
 
 /* Checks of numbers on which all objects hang, and which nothing else would tell to be damaged. */
 static inline uint64_t cache_check_of(uint64_t a, uint64_t b)

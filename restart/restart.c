@@ -167,6 +167,7 @@ static int open_arena(const struct settings *s, struct restart *r, char *note, c
         .reserve_bytes = reserve_bytes_wanted(s),
         .file = s->memory_file,
         .trust_file = s->trust_memory_file,
+        .format = RESTART_MEMORY_FORMAT,
         .geometry = &g,
         .geometry_bytes = sizeof(g),
         .lock_memory = s->lock_memory,

@@ -4,7 +4,7 @@
  *
  * The order, each step relying on those before it:
  *
- *   arena     the file's header fits: same format, build, boot, geometry
+ *   arena     the file's header fits: same format, boot, geometry
  *   clock     goes on in the epoch of the first process on this content
  *   slab      claims its runs; which chunks live is told by the index, below
  *   index     claims its rows, undoes what a kill left half moved
@@ -38,6 +38,11 @@
 #include "slab_mem.h"
 
 #define RESTART_LINE_BYTES 800
+/* The format of what all modules keep in a file of -e, whatever the version of the program: a build
+ * takes over what one with the same number left. A change of anything that lives in the arena (roots,
+ * items, index words, page table, write buffers), or of what it means, needs a new number. Where a
+ * struct can change unnoticed its size is asserted beside it. Checkpoints: CHECKPOINT_FORMAT. */
+#define RESTART_MEMORY_FORMAT 3u
 
 struct restart_options {
     struct settings *settings;             /* outlives the parts; the cache reads live values */

@@ -28,7 +28,7 @@
 #include "space/extents.h"
 
 #define ARENA_MAGIC "extArena"
-#define ARENA_FORMAT 1u
+#define ARENA_FORMAT 2u /* of the header and the maps */
 #define HUGE_BYTES (2 * MiB)
 #define SMALL_CHUNK_BYTES (64 * KiB)
 #define SLACK_BYTES_MIN (1 * MiB)
@@ -43,9 +43,9 @@ enum header_state {
 
 struct arena_header {
     char magic[8];
-    uint32_t format;
+    uint32_t format; /* of what the modules keep */
     _Atomic(uint32_t) state; /* enum header_state; written last */
-    uint64_t build_id;
+    uint64_t layout_id;
     uint64_t reserve_bytes;
     uint64_t generation;
     char boot_id[48]; /* of the kernel, with NULs up to its end */
@@ -183,12 +183,12 @@ static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes)
     return hash;
 }
 
-static uint64_t build_id(void)
+/* How the file is laid out for all modules; the version of the program plays no part. */
+static uint64_t layout_id(void)
 {
-    const uint64_t sizes[] = {sizeof(struct arena_header), ARENA_UNIT_BYTES, ARENA_ROOT_BYTES,
-                              ARENA_ROOT_MODULE_BYTES,     ARENA_ROOT_COUNT, sizeof(void *)};
-    uint64_t hash = fnv1a(UINT64_C(14695981039346656037), EXTANT_VERSION, strlen(EXTANT_VERSION));
-    return fnv1a(hash, sizes, sizeof(sizes));
+    const uint64_t sizes[] = {ARENA_FORMAT,     sizeof(struct arena_header), ARENA_UNIT_BYTES,
+                              ARENA_ROOT_BYTES, ARENA_ROOT_MODULE_BYTES,     ARENA_ROOT_COUNT};
+    return fnv1a(UINT64_C(14695981039346656037), sizes, sizeof(sizes));
 }
 
 /* Fills id (zeroed, of boot_id's size); "" if the kernel doesn't tell. */
@@ -209,8 +209,8 @@ static void header_fill(struct arena_header *h, const struct arena_options *opt,
 {
     memset(h, 0, sizeof(*h));
     memcpy(h->magic, ARENA_MAGIC, sizeof(h->magic));
-    h->format = ARENA_FORMAT;
-    h->build_id = build_id();
+    h->format = opt->format;
+    h->layout_id = layout_id();
     h->reserve_bytes = reserve;
     h->huge_pages = opt->huge_pages;
     read_boot_id(h->boot_id, sizeof(h->boot_id));
@@ -225,8 +225,8 @@ static const char *header_misfit(const struct arena_header *found,
 {
     if (memcmp(found->magic, wanted->magic, sizeof(found->magic)) != 0)
         return "it is not a memory file";
-    if (found->format != wanted->format || found->build_id != wanted->build_id)
-        return "another version wrote it";
+    if (found->format != wanted->format || found->layout_id != wanted->layout_id)
+        return "its format is not this build's";
     if (found->state == STATE_DISCARDED)
         return "it was given up on purpose";
     if (found->state != STATE_LIVE)

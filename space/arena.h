@@ -17,7 +17,7 @@
  * In a file, space is reserved in the file system before it is handed out: a
  * full tmpfs is an -ENOSPC here, not a SIGBUS later.
  *
- * Layout of the mapping (format version ARENA_FORMAT in space/arena.c):
+ * Layout of the mapping (ARENA_FORMAT in space/arena.c):
  *
  *     0       64 KiB: header (4 KiB), then the modules' roots (12 KiB each)
  *     64 KiB  bitmap of used units, 1 bit a unit
@@ -67,6 +67,7 @@ struct arena_options {
                               * rounded up to 64 KiB, with huge pages to 2 MiB */
     const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
     bool trust_file;         /* it may belong to another user, be writable by others, or be a link */
+    uint32_t format;         /* of what the modules keep in it: another one is not attached */
     const void *geometry;    /* what must be the same for an attach: compared byte for byte */
     uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX */
     bool huge_pages;         /* ask for transparent huge pages; else ask for none */
@@ -74,7 +75,7 @@ struct arena_options {
 };
 
 /* Creates or attaches. *attached is true iff the file held a valid arena of the same format,
- * build, boot and geometry, which is then used as it is; otherwise the arena is empty (zeroes)
+ * boot and geometry, which is then used as it is; otherwise the arena is empty (zeroes)
  * and, if a file was there and unfit, why[] says so in one line. If the memory can't be locked
  * (lock_memory) the arena works without, and why[] says so. Otherwise why[] is "".
  * NULL with errno and why[] set: EBUSY another process holds the file, EINVAL options, or not a

@@ -14,6 +14,8 @@
 
 #include "space/extents.h"
 
+#define LAYOUT_ID UINT64_C(0x3bd571937cee6a40) /* of ARENA_FORMAT 2 */
+
 static char dir[64], file[96], why[256];
 
 /* A directory on tmpfs where there is one. */
@@ -547,6 +549,32 @@ Test(arena_attach, other_geometry_starts_empty, .init = dir_make, .fini = dir_re
 {
     in_killed_child(work_note);
     must_start_empty(64 * MiB, "geometrY", "the settings are others");
+}
+
+/* The format is a number of its own: the program's version stands nowhere in the file. */
+Test(arena_attach, another_format_starts_empty, .init = dir_make, .fini = dir_remove)
+{
+    in_killed_child(work_note);
+    uint32_t format = 77;
+    int fd = open(file, O_RDWR);
+    cr_assert_eq(pwrite(fd, &format, sizeof(format), 8), (ssize_t)sizeof(format));
+    close(fd);
+    must_start_empty(64 * MiB, "geometry", "its format is not this build's");
+}
+
+Test(arena_attach, of_the_same_format_another_version_is_attached, .init = dir_make,
+     .fini = dir_remove)
+{
+    char head[4096];
+    in_killed_child(work_note);
+    int fd = open(file, O_RDONLY);
+    cr_assert_eq(pread(fd, head, sizeof(head), 0), (ssize_t)sizeof(head));
+    close(fd);
+    /* Fixed by format alone: a later build finds the same. */
+    uint64_t layout_id;
+    memcpy(&layout_id, head + 16, sizeof(layout_id));
+    cr_assert_eq(layout_id, LAYOUT_ID, "0x%" PRIx64, layout_id);
+    cr_assert_null(memmem(head, sizeof(head), EXTANT_VERSION, strlen(EXTANT_VERSION)));
 }
 
 Test(arena_attach, other_size_starts_empty, .init = dir_make, .fini = dir_remove)

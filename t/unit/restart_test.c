@@ -429,6 +429,23 @@ static void leave_one_item(const char *words)
     life_end(&l);
 }
 
+Test(restart, other_threads_limits_and_tunables_keep_the_cache)
+{
+    static const char more[] = ",ext_item_age=7,ext_item_size=100,ext_threads=2,ext_max_frag=0.5,"
+                               "ext_compact_under=3,hot_lru_pct=30,slab_automove=0,idle_timeout=9";
+    char words[512];
+    struct life l;
+    life_open(&l, with_flash("-m 64 -t 4 -c 1024", 64));
+    fixture_set(&l.f, "flash", "one");
+    to_flash(&l, "flash");
+    fixture_set(&l.f, "ram", "two");
+    snprintf(words, sizeof(words), "%s%s", with_flash("-m 64 -t 7 -c 99 -R 5 -b 9", 64), more);
+    life_again(&l, words);
+    cr_assert_str_eq(value_of(&l, "flash"), "one");
+    cr_assert_str_eq(value_of(&l, "ram"), "two");
+    life_end(&l);
+}
+
 Test(restart, another_size_starts_empty)
 {
     leave_one_item("-m 64");
