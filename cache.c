@@ -600,9 +600,13 @@ static enum step op_alloc(struct cache_worker *w, struct cache_op *op, const cha
     }
 }
 
+/* Changes an item that is not linked. */
+typedef void (*change_fn)(struct cache *c, struct cache_op *op, struct item *it);
+
 /* The record becomes a RAM item again, in the same state; op->item was allocated for it and matches
  * in size. Nothing is unread: it could be younger. LOCK_COLUMN held. */
-static void promote(struct cache *c, struct cache_op *op, struct look *l)
+/* change, if not NULL, is made to the item before it is linked. */
+static void promote(struct cache *c, struct cache_op *op, struct look *l, change_fn change)
 {
     const struct ext_record *r = &l->match->rec;
     struct item *it = op->item;
@@ -613,6 +617,8 @@ static void promote(struct cache *c, struct cache_op *op, struct look *l)
     item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0) | ITEM_KNOWN);
     if (!l->is_sole)
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
+    if (change)
+        change(c, op, it);
     uint32_t time_sec = record_time_sec(r);
     index_slot *slot = l->match_slot;
     index_word old = index_load(slot);
@@ -633,10 +639,10 @@ static bool item_fits_record(const struct item *it, const struct ext_record *r)
            (!r->client_flags || item_client_flags(it) == r->client_flags);
 }
 
-/* For verbs that change an object: brings the found record to RAM. STEP_DONE: l->it is alive and in
- * RAM (or nothing was found: l->it NULL); STEP_AGAIN: allocate first (the lock was released). */
-static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
-                          struct lock *lock, bool *unlocked)
+/* For verbs that change an object: brings the found record to RAM, with a change if not NULL. STEP_DONE: l->it
+ * is alive and in RAM (or nothing was found: l->it NULL); STEP_AGAIN: allocate first (the lock was released). */
+static enum step want_ram_changed(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
+                                  struct lock *lock, bool *unlocked, change_fn change)
 {
     struct cache *c = w->cache;
     *unlocked = false;
@@ -652,7 +658,7 @@ static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct lo
         return STEP_DONE;
     }
     if (op->item && item_fits_record(op->item, r)) {
-        promote(c, op, l);
+        promote(c, op, l, change);
         cache_count(c, CACHE_N_promotions, 1);
         return STEP_DONE;
     }
@@ -663,6 +669,12 @@ static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct lo
         op->item = NULL;
     }
     return op_alloc(w, op, r->key, r->key_bytes, r->value_bytes, r->client_flags, 0);
+}
+
+static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
+                          struct lock *lock, bool *unlocked)
+{
+    return want_ram_changed(w, op, l, now, lock, unlocked, NULL);
 }
 
 static void hold(struct cache_op *op, struct item *it)
@@ -876,7 +888,7 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     look(w, op, &l, clock_now_sec());
     /* What was stored meanwhile may be on flash already: it is not read for that. */
     if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
-        promote(c, op, &l);
+        promote(c, op, &l, NULL);
         item_flag_set(l.it, ITEM_FETCHED);
         cache_count(c, CACHE_N_recaches, 1);
         stat_inc(w->stats, STAT_recache_from_extstore);
@@ -1244,14 +1256,16 @@ static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item 
 static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct item *neu = op->item, *old = l->it;
+    unsigned flags = old ? item_flags(old) : item_flags_of(l->match->rec.item_flags);
+    uint64_t cas = old ? item_cas(old) : l->match->rec.cas;
     atomic_store(&neu->exptime_sec, op->exptime_sec);
-    item_flag_set(neu, item_flags(old) & ITEM_BINARY_KEY);
+    item_flag_set(neu, flags & ITEM_BINARY_KEY);
     if (op->options & CACHE_F_INVALIDATE)
         delete_mark_stale(c, op, neu);
     else
-        item_set_cas(neu, op->options & CACHE_F_CAS_SET ? op->cas_new : item_cas(old));
+        item_set_cas(neu, op->options & CACHE_F_CAS_SET ? op->cas_new : cas);
     int rc = item_store(c, op, l, neu, now);
-    ASSERT(rc == 0); /* it replaces a RAM word: needs no room in the index */
+    ASSERT(rc == 0); /* it replaces a word: needs no room in the index */
     op->item = NULL;
 }
 
@@ -1292,15 +1306,21 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op)
             stat_inc(w->stats, STAT_delete_misses);
     } else if (keeps) {
         bool want_empty = op->options & CACHE_F_EMPTY;
-        if (!l.it)
-            s = want_ram(w, op, &l, now, lock, &unlocked);
-        if (s == STEP_DONE && !unlocked && l.it && want_empty &&
-            !(op->item && op->item->value_bytes == 0 && item_client_flags(op->item) == op->client_flags)) {
+        /* What comes from flash is changed before it is linked, so that there is room for one of it at least;
+         * and its value isn't needed for an empty one. */
+        bool made = !l.it && !want_empty;
+        if (made)
+            s = want_ram_changed(w, op, &l, now, lock, &unlocked, delete_mark_stale);
+        if (made && s == STEP_DONE && !unlocked) {
+            op->status = CACHE_OK;
+        } else if (s == STEP_DONE && !unlocked && want_empty &&
+                   !(op->item && op->item->value_bytes == 0 &&
+                     item_client_flags(op->item) == op->client_flags)) {
             lock_release(lock);
             unlocked = true;
             op_item_free(c, op);
             s = op_alloc(w, op, op->key, op->key_bytes, 0, op->client_flags, 0);
-        } else if (s == STEP_DONE && !unlocked && l.it && !want_empty && changes_copies(c)) {
+        } else if (s == STEP_DONE && !unlocked && !want_empty && changes_copies(c)) {
             s = want_copy(w, op, l.it, lock, &unlocked);
             if (s == STEP_DONE && !unlocked) {
                 delete_mark_stale(c, op, op->item);

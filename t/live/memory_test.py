@@ -152,7 +152,36 @@ def one_copy_is_shared():
             s.close()
 
 
-SCENARIOS = (the_allocator_is_linked, where_each_byte_is, clients_that_do_not_read, one_copy_is_shared)
+def large_objects_are_changed_in_little_memory():
+    """Values of which one fits into -m: with -e a change is made in a copy, and there was no room for two."""
+    size, count = 3900000, 20
+    memory = '/dev/shm/extant-memory-%d' % os.getpid()
+    try:
+        with server_with('-m', '8', '-t', '2', '-I', '4m', '-e', memory, '-o',
+                         'ext_path=@DIR@/flash:512m,ext_page_size=16,ext_item_age=0') as server:
+            fill_flash(server, count, size)
+            client = Client(server)
+            before = figures(server)
+            for i in range(count):
+                for request, answer in ((b'md big%d I T300', b'HD'), (b'md big%d I', b'HD'),
+                                        (b'touch big%d 500', b'TOUCHED'), (b'mg big%d s T400', b'HD s%d X W' % size),
+                                        (b'ms big%d 1 MA\r\ny', b'HD'), (b'mg big%d s', b'HD s%d' % (size + 1)),
+                                        (b'md big%d x', b'HD'), (b'mg big%d s', b'HD s0')):
+                    said = client.ask(request % i)
+                    expect((request % i).decode(), said == answer, said)
+            after = figures(server)
+            written = after['ext_device_bytes_written'] - before['ext_device_bytes_written']
+            expect('not written over and over', written < 8 * count * size, written)
+            print('# %d objects of 3.9 MB changed 6 times in 8 MB: %d MB written' % (count, written / MB),
+                  flush=True)
+            client.close()
+    finally:
+        if os.path.exists(memory):
+            os.unlink(memory)
+
+
+SCENARIOS = (the_allocator_is_linked, where_each_byte_is, clients_that_do_not_read, one_copy_is_shared,
+             large_objects_are_changed_in_little_memory)
 
 if __name__ == '__main__':
     sys.exit(servers.run_scenarios(SCENARIOS))
