@@ -310,6 +310,7 @@ static void start(struct cache_worker *w, struct running *r)
     for (unsigned i = 0; i < r->count; i++) {
         struct compared *m = &r->words[i];
         m->rd.done = read_done;
+        m->rd.holds_others = r->count > 1;
         ext_read_start(w->ring, &m->rd, m->place, m->len_class);
         if (m->rd.state == EXT_READ_DONE && judge(m))
             r->pending--;
