@@ -1956,8 +1956,12 @@ static void print_suboption_line(FILE *out, const struct settings *s, const stru
             print_line(out, v == row->dflt, "-o %s=%s", o->name, admission_names[(unsigned)v]);
         else if (o->id == ID_ext_write_limit || o->id == ID_ext_daily_writes)
             print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
-        else if (o->id == ID_http && s->http != NULL)
-            print_line(out, false, "-o %s=%s", o->name, s->http);
+        else if (row != NULL && row->type == SETTING_TEXT && FIELD_CONST(s, row, char *) != NULL)
+            print_line(out, false, "-o %s=%s", o->name, FIELD_CONST(s, row, char *));
+        else if (o->id == ID_ssl_keyformat)
+            print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
+        else if (o->id == ID_ssl_verify_mode) /* 0, 1, 3, 7 for 0 to 3 */
+            print_line(out, v == row->dflt, "-o %s=%d", o->name, __builtin_popcount((unsigned)v));
         else if (o->own == sub_no_lru_maintainer)
             print_line(out, s->lru_maintainer || s->lru_segmented, "-o %s", o->name);
         return;
@@ -1979,6 +1983,8 @@ static void print_config(FILE *out, const struct settings *s)
     for (uint32_t i = 0; i < s->ext_file_count; i++)
         print_line(out, false, "-o ext_path=%s:%" PRIu64 "m:%s", s->ext_files[i].path,
                    s->ext_files[i].bytes / MiB, settings_bucket_name(s->ext_files[i].bucket));
+    for (uint32_t i = 0; i < s->ext_format_count; i++)
+        print_line(out, false, "-o ext_format=%s", s->ext_formats[i]);
     if (s->slab_size_count > 0) {
         fputs("-o slab_sizes=", out);
         for (uint32_t i = 0; i < s->slab_size_count; i++)

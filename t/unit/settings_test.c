@@ -504,6 +504,9 @@ Test(settings, print_config_comes_back_as_it_was)
         "-o ext_path=/a:9g:compact,ext_path=/b:64m,ext_persist=scan,ext_io_engine=threads,"
         "ext_write_limit=10m,ext_buffer_mem=200,ext_item_age=5,temporary_ttl=61,no_lru_crawler,"
         "hash_algorithm=xxh3,slab_automove=0,ext_max_frag=0.25,idle_timeout=5 -I 5m",
+        "-Z -l 127.0.0.1 -o ssl_chain_cert=/c,ssl_key=/k,ssl_keyformat=2,ssl_verify_mode=2,ssl_ciphers=x,ssl_ca_cert=/a,"
+        "ssl_wbuf_size=32,ssl_session_cache,ssl_min_version=1,ssl_max_version=2 --http 8080",
+        "-o ext_path=/a:64m,ext_format=/a,trust_memory_file -e /dev/shm/x",
         "-o no_modern,slab_sizes=100-200-400,drop_privileges,no_hashexpand -B ascii -m 3000k",
     };
     for (size_t i = 0; i < ARRAY_COUNT(lines); i++) {
@@ -516,6 +519,32 @@ Test(settings, print_config_comes_back_as_it_was)
     }
     cr_assert_not_null(strstr(first, "\n-o slab_sizes=100-200-400\n"));
     cr_assert_not_null(strstr(first, "\n# -t 4\n"));
+}
+
+/* Each word of -o has its line there, but for those that are another's opposite, or several in one. */
+Test(settings, print_config_names_every_word_of_the_help)
+{
+    static const char *const others[] = {
+        "no_maxconns_fast", "hashpower",   "maxconns_fast", "slab_reassign",   "no_slab_automove", "lru_crawler",
+        "lru_maintainer",   "slab_sizes",  "modern",        "no_modern",       "no_chunked_items", "ext_path",
+        "no_drop_privileges", "ext_format", "ssl_chain_cert", "ssl_key",       "ssl_ciphers",      "ssl_ca_cert",
+        "http"};
+    static char help[sizeof(out)];
+    unsigned seen = 0;
+    cr_assert_eq(parse("-h"), 0);
+    strcpy(help, out);
+    cr_assert_eq(parse("--print-config"), 0);
+    for (const char *p = help; (p = strstr(p, "\n   - ")) != NULL; seen++) {
+        char name[64], line[80];
+        p += strlen("\n   - ");
+        snprintf(name, sizeof(name), "%.*s", (int)strcspn(p, ":"), p);
+        bool other = false;
+        for (size_t i = 0; i < ARRAY_COUNT(others); i++)
+            other = other || strcmp(name, others[i]) == 0;
+        snprintf(line, sizeof(line), "-o %s", name);
+        cr_assert(other || strstr(out, line), "%s", name);
+    }
+    cr_assert_gt(seen, 50);
 }
 
 /* ---- wrong words ---- */
