@@ -360,8 +360,11 @@ int tls_conn_lend(struct conn *c, bool to_dump)
     t->watching = !to_dump;
     t->lent_fd = to_dump ? pair[0] : -1;
     t->stage = TLS_LENT;
-    relay(t); /* nothing is in it yet: waits for what comes */
-    return pair[0];
+    if (relay_await(t, EV_READ) && conn_await_tls(c, t->watching ? EV_READ : 0))
+        return pair[0];
+    tls_conn_take_back(c, pair[0]);
+    errno = ENOMEM;
+    return -1;
 }
 
 void tls_conn_take_back(struct conn *c, int lent_fd)
