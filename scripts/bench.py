@@ -154,6 +154,12 @@ class Bench:
             if self.wants("ram_set_pipe"):
                 pairs = self.pairs_of(a, b, keys=keys, value=value, conns=50, depth=32, get_ratio=0)
                 self.record("ram_set_pipe", self.column(pairs, "cpu_us"))
+            for name, depth, get_ratio in (("bin_get", 1, 1), ("bin_get_pipe", 32, 1),
+                                           ("bin_set", 1, 0), ("bin_set_pipe", 32, 0)):
+                if self.wants(name):
+                    pairs = self.pairs_of(a, b, keys=keys, value=value, conns=50, depth=depth,
+                                          get_ratio=get_ratio, binary=True)
+                    self.record(name, self.column(pairs, "cpu_us"))
             if self.wants("memcaslap"):
                 self.record("memcaslap", [(self.memcaslap(a), self.memcaslap(b))
                                           for _ in range(self.pairs)])
@@ -534,7 +540,7 @@ class Bench:
             self.say("%s: %.0f s" % (names[0], time.monotonic() - begin))
 
     def measure_all(self):
-        self.each((("ram_get", "ram_get_pipe", "ram_set_pipe", "memcaslap"), self.ram),
+        self.each((("ram_get", "ram_get_pipe", "ram_set_pipe", *GROUPS["binary"], "memcaslap"), self.ram),
                   (("tls_get",), self.tls),
                   (("ram_overhead",), self.ram_overhead),
                   (tuple(GROUPS["flash"]), self.flash),

@@ -1,4 +1,4 @@
-/* load.c: load generator and checker for memcached servers (text protocol).
+/* load.c: load generator and checker for memcached servers (text protocol; --binary: binary).
  *
  * One thread, one libevent loop, any number of connections, each with up to
  * --depth requests under way. Modes:
@@ -84,6 +84,7 @@ struct options {
     bool client_flags;
     bool no_miss;
     bool tls;
+    bool binary;
     char prefix[PREFIX_MAX_BYTES + 1];
     struct sizes sizes;
 };
@@ -285,6 +286,52 @@ static void push_request(struct connection *c, bool is_set, uint32_t key_count, 
     c->load->under_way++;
 }
 
+/* ---- packets of the binary protocol ---- */
+
+enum { HEAD_BYTES = 24, STORE_EXTRAS_BYTES = 8, FLAGS_BYTES = 4 };
+enum { OP_SET = 0x01, OP_NOOP = 0x0a, OP_GETK = 0x0c, OP_GETKQ = 0x0d };
+enum { STATUS_OK = 0, STATUS_NOT_FOUND = 1 };
+
+static void put_number(char *to, uint64_t v, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++)
+        to[i] = (char)(v >> (8 * (bytes - 1 - i)));
+}
+
+static uint64_t take_number(const char *from, unsigned bytes)
+{
+    uint64_t v = 0;
+    for (unsigned i = 0; i < bytes; i++)
+        v = v << 8 | (unsigned char)from[i];
+    return v;
+}
+
+/* Head and key of a packet; extras and value are put, or follow. Returns where the value goes. */
+static char *put_packet(const struct options *o, char *p, unsigned opcode, const uint64_t *id,
+                        unsigned extras_bytes, uint32_t value_bytes)
+{
+    char *key = p + HEAD_BYTES + extras_bytes;
+    char *end = id ? put_key(o, key, *id) : key;
+
+    memset(p, 0, HEAD_BYTES + extras_bytes);
+    put_number(p, 0x80, 1);
+    put_number(p + 1, opcode, 1);
+    put_number(p + 2, (uint64_t)(end - key), 2);
+    put_number(p + 4, extras_bytes, 1);
+    put_number(p + 8, (uint64_t)(end - key) + extras_bytes + value_bytes, 4);
+    return end;
+}
+
+static char *put_set_packet(const struct options *o, char *p, uint64_t id, uint32_t bytes)
+{
+    char *end = put_packet(o, p, OP_SET, &id, STORE_EXTRAS_BYTES, bytes);
+    put_number(p + HEAD_BYTES, flags_of_key(o, id), 4);
+    put_number(p + HEAD_BYTES + 4, (uint32_t)o->exptime, 4);
+    return end;
+}
+
+/* ---- requests ---- */
+
 static void send_set(struct connection *c, uint64_t id, uint64_t due_ns)
 {
     struct load *l = c->load;
@@ -299,12 +346,16 @@ static void send_set(struct connection *c, uint64_t id, uint64_t due_ns)
         version = (*v >> 1) + 1;
         *v = version << 1 | 1;
     }
-    memcpy(p, "set ", 4);
-    p = put_key(o, p + 4, id);
-    p += sprintf(p, " %u %d %u\r\n", flags_of_key(o, id), o->exptime, bytes);
+    if (o->binary) {
+        p = put_set_packet(o, p, id, bytes);
+    } else {
+        memcpy(p, "set ", 4);
+        p = put_key(o, p + 4, id);
+        p += sprintf(p, " %u %d %u\r\n", flags_of_key(o, id), o->exptime, bytes);
+    }
     value_write(p, bytes, id, (uint64_t)o->epoch << 32 | version);
     memcpy(p + bytes, "\r\n", 2);
-    c->out_len += (size_t)(p + bytes + 2 - start);
+    c->out_len += (size_t)(p + bytes + (o->binary ? 0 : 2) - start);
     ask(c, id, 0);
     push_request(c, true, 1, due_ns);
     l->count.sets++;
@@ -315,19 +366,31 @@ static void send_set(struct connection *c, uint64_t id, uint64_t due_ns)
 static void send_get(struct connection *c, const uint64_t *ids, uint32_t count, uint64_t due_ns)
 {
     struct load *l = c->load;
-    char *start = out_reserve(c, 16 + (size_t)count * (KEY_MAX_BYTES + 1));
+    bool binary = l->opt.binary;
+    char *start = out_reserve(c, 64 + (size_t)count * (KEY_MAX_BYTES + HEAD_BYTES));
     char *p = start;
 
-    memcpy(p, "get", 3);
-    p += 3;
+    if (!binary) {
+        memcpy(p, "get", 3);
+        p += 3;
+    }
     for (uint32_t i = 0; i < count; i++) {
-        *p++ = ' ';
-        p = put_key(&l->opt, p, ids[i]);
+        if (binary) {
+            p = put_packet(&l->opt, p, count == 1 ? OP_GETK : OP_GETKQ, &ids[i], 0, 0);
+        } else {
+            *p++ = ' ';
+            p = put_key(&l->opt, p, ids[i]);
+        }
         uint32_t v = l->versions ? l->versions[ids[i] - l->opt.first_key] : 0;
         ask(c, ids[i], (v >> 1) - (v & 1));
     }
-    memcpy(p, "\r\n", 2);
-    c->out_len += (size_t)(p + 2 - start);
+    if (binary && count > 1) {
+        p = put_packet(&l->opt, p, OP_NOOP, NULL, 0, 0);
+    } else if (!binary) {
+        memcpy(p, "\r\n", 2);
+        p += 2;
+    }
+    c->out_len += (size_t)(p - start);
     push_request(c, false, count, due_ns);
     l->count.gets += count;
 }
@@ -608,6 +671,60 @@ static ssize_t take_value(struct connection *c, const char *from, size_t line_le
     return (ssize_t)(head + bytes + 2);
 }
 
+/* The hit of a getk or getkq. 0 or -EPROTO. */
+static int take_hit(struct connection *c, const char *from, size_t key_len, size_t value_bytes)
+{
+    struct request *r = first_request(c);
+    const char *key = from + HEAD_BYTES + FLAGS_BYTES;
+    uint64_t id;
+
+    if (r->is_set || !parse_key(&c->load->opt, key, key_len, &id))
+        return -EPROTO;
+    while (c->asked_done < r->key_count && first_asked(c)->id != id)
+        pass_over_asked(c, false);
+    if (c->asked_done == r->key_count)
+        return -EPROTO;
+    check_value(c, first_asked(c), key + key_len, (uint32_t)value_bytes,
+                take_number(from + HEAD_BYTES, FLAGS_BYTES));
+    pass_over_asked(c, true);
+    return 0;
+}
+
+/* Takes one packet. As take_value(). */
+static ssize_t take_packet(struct connection *c, const char *from, size_t len, size_t *need)
+{
+    if (len < HEAD_BYTES) {
+        *need = HEAD_BYTES;
+        return 0;
+    }
+    size_t key_len = take_number(from + 2, 2), extras = take_number(from + 4, 1);
+    size_t body = take_number(from + 8, 4), bytes = HEAD_BYTES + body;
+    unsigned opcode = (unsigned char)from[1], status = (unsigned)take_number(from + 6, 2);
+    if ((unsigned char)from[0] != 0x81 || key_len + extras > body || c->request_count == 0)
+        return -EPROTO;
+    if (len < bytes) {
+        *need = bytes;
+        return 0;
+    }
+    bool is_get = opcode == OP_GETK || opcode == OP_GETKQ;
+    if (is_get && status == STATUS_OK) {
+        if (extras != FLAGS_BYTES || take_hit(c, from, key_len, body - extras - key_len) != 0)
+            return -EPROTO;
+    } else if (status != STATUS_OK && !(is_get && status == STATUS_NOT_FOUND)) {
+        error_reply(c, from + HEAD_BYTES, body);
+        return (ssize_t)bytes;
+    }
+    if (opcode == OP_SET && first_request(c)->is_set) {
+        c->load->count.stored++;
+        finish_request(c);
+    } else if ((opcode == OP_GETK || opcode == OP_NOOP) && !first_request(c)->is_set) {
+        finish_request(c);
+    } else if (opcode != OP_GETKQ) {
+        return -EPROTO;
+    }
+    return (ssize_t)bytes;
+}
+
 /* Takes one line, or a VALUE line with its data. As take_value(). */
 static ssize_t take_reply(struct connection *c, const char *from, size_t len, size_t *need)
 {
@@ -647,7 +764,8 @@ static void take_input(struct connection *c)
     c->in_need = 0;
     while (at < c->in_len) {
         size_t need = 0;
-        ssize_t used = take_reply(c, c->in + at, c->in_len - at, &need);
+        ssize_t used = c->load->opt.binary ? take_packet(c, c->in + at, c->in_len - at, &need)
+                                           : take_reply(c, c->in + at, c->in_len - at, &need);
         if (used < 0) {
             note_error(c->load, "unexpected reply: ", c->in + at, c->in_len - at);
             stop_broken(c->load, "unexpected reply");
@@ -999,6 +1117,7 @@ static const struct option long_options[] = {
     { "epoch", required_argument, NULL, 'E' },
     { "timeout", required_argument, NULL, 'T' },
     { "client-flags", no_argument, NULL, 'F' },
+    { "binary", no_argument, NULL, 'B' },
     { "no-miss", no_argument, NULL, 'N' },
     { "tls", no_argument, NULL, 'L' },
     { "json", no_argument, NULL, 'j' },
@@ -1022,6 +1141,7 @@ static const char help_text[] =
     "  --warmup S           latencies leave out the requests of the first S seconds (0)\n"
     "  --rate R             requests a second in all; latency counts from when they were due\n"
     "  --multiget N         keys per get (1)   --exptime S   --client-flags  flags by key\n"
+    "  --binary             the binary protocol: set, getk, and getkq with a noop for many keys\n"
     "  --seed N             key choice (1)     --epoch N  stamp of the values (from the clock);\n"
     "                       verify accepts only this one if given\n"
     "  --timeout S          fail when nothing is answered for so long (30)\n"
@@ -1165,6 +1285,7 @@ static void parse_options(struct options *o, int argc, char **argv)
             break;
         case 'T': o->timeout_seconds = fraction("timeout", optarg, 1e7); break;
         case 'F': o->client_flags = true; break;
+        case 'B': o->binary = true; break;
         case 'N': o->no_miss = true; break;
         case 'L': o->tls = true; break;
         case 'j': o->report = REPORT_JSON; break;

@@ -35,6 +35,20 @@ check "verify: a missing key is a failure under --no-miss" "$RC $(field misses)"
 load --mode verify --keys 2001 --value 0-3000 --client-flags
 check "verify: a missing key is counted" "$RC $(field misses)" "0 1"
 
+
+load --binary --mode load --keys 2000 --value 0-3000 --client-flags --epoch 9 --depth 10 --conns 3
+check "binary load: every key once" "$RC $(field stored) $(field errors)" "0 2000 0"
+load --mode verify --keys 2000 --value 0-3000 --client-flags --epoch 9 --no-miss --multiget 50
+check "read back in text" "$RC $(field hits) $(field wrong)" "0 2000 0"
+load --binary --mode verify --keys 2000 --value 0-3000 --client-flags --epoch 9 --no-miss --multiget 50
+check "binary verify, many keys at once" "$RC $(field hits) $(field wrong)" "0 2000 0"
+load --binary --mode verify --keys 2001 --value 0-3000 --epoch 9
+check "binary verify: wrong client flags, a missing key" "$RC $(field wrong) $(field misses)" "1 2000 1"
+load --binary --mode mix --keys 500 --prefix b --value 10-400 --ops 20000 --get-ratio 0.6 --conns 5 --depth 7 --multiget 3
+check "binary mix: right" "$RC $(field requests) $(field wrong) $(field stale) $(field errors)" "0 20000 0 0 0"
+load --binary --mode load --keys 1 --value 2000000
+check "binary: an error is a failure" "$RC $(field errors)" "3 1"
+
 load --mode load --keys 1 --value 64 --prefix w --key-size 8
 raw 1 'append w0000000 0 0 1\r\nx\r\n'
 load --mode verify --keys 1 --value 64 --prefix w --key-size 8
