@@ -202,7 +202,7 @@ static bool collect(struct endpoint *e)
 /* The answer of one command, as far as this peer may get it. */
 static void answer(struct endpoint *e)
 {
-    static const char too_long[] = UDP_TOO_LONG_LINE;
+    char too_long[BIN_REPLY_MAX] = UDP_TOO_LONG_LINE;
     struct udp_worker *w = e->of;
     const char *reply = w->reply;
     size_t bytes = w->reply_bytes;
@@ -213,7 +213,8 @@ static void answer(struct endpoint *e)
         size_t cost = bytes + UDP_HEAD_BYTES;
         if (cost > e->remote_left) {
             reply = too_long;
-            bytes = sizeof(too_long) - 1;
+            bytes = e->session.is_binary ? proto_put_bin_reply(too_long, w->request, REPLY_TOO_LARGE)
+                                         : strlen(too_long);
             cost = bytes + UDP_HEAD_BYTES;
         }
         if (cost > e->remote_left)
@@ -273,7 +274,7 @@ static enum next execute(struct endpoint *e, struct request *req)
 {
     struct session *s = &e->session;
     if (!may_execute(e, req)) {
-        session_reply(s, REPLY_ERROR);
+        session_answer(s, req, REPLY_ERROR);
         return NEXT_COMMAND;
     }
     for (;;) {
@@ -332,7 +333,12 @@ static void run_datagram(struct endpoint *e)
         next = one_command(e);
         if (s->broken || !collect(e)) {
             static const char oom[] = "SERVER_ERROR out of memory writing get response\r\n";
-            send_datagrams(e, oom, sizeof(oom) - 1);
+            char packet[BIN_REPLY_MAX];
+            size_t bytes = proto_put_bin_reply(packet, e->of->request, REPLY_OOM_GET);
+            if (s->is_binary)
+                send_datagrams(e, packet, bytes);
+            else
+                send_datagrams(e, oom, sizeof(oom) - 1);
             e->of->reply_bytes = 0;
             session_again(e);
             return;

@@ -192,6 +192,15 @@ def udp():
                (b'VALUE big 0 1000\r\n' + b'b' * 1000 + b'\r\n') * 30 + b'END\r\n')
         expect('an error', udp_ask(s, b'nonsense\r\n', 5) == b'ERROR\r\n')
         expect('meta', udp_ask(s, b'mg k v f\r\n', 6) == b'VA 5 f3\r\nhello\r\n')
+        head = struct.Struct('>BBHBBHIIQ')
+        get = head.pack(0x80, 0x0c, 1, 0, 0, 0, 1, 77, 0) + b'k'
+        hit = head.pack(0x81, 0x0c, 1, 4, 0, 0, 10, 77, 1) + b'\0\0\0\3k' + b'hello'
+        expect('each datagram tells its protocol', udp_ask(s, get, 9) == hit)
+        noop = head.pack(0x80, 0x0a, 0, 0, 0, 0, 0, 78, 0)
+        expect('packets in one datagram have an answer each', (udp_ask(s, get + noop, 10), s.recv(100)) ==
+               (hit, struct.pack('>HHHH', 10, 0, 1, 0) + head.pack(0x81, 0x0a, 0, 0, 0, 0, 0, 78, 0)))
+        bad = head.pack(0x80, 0x00, 0, 0, 0, 0, 0, 79, 0)
+        expect('what is after a packet that lies is not looked at', udp_ask(s, bad + noop, 11)[6:8] == b'\0\4')
         s.send(struct.pack('>HHHH', 7, 0, 2, 0) + b'get k\r\n')
         s.send(b'short')
         expect('parts of requests, and datagrams without a header, are ignored', udp_ask(s, b'get none\r\n', 8) == b'END\r\n')
