@@ -203,12 +203,13 @@ enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
         req->verb = (enum verb)op->verb;
     if (key_bytes > PROTO_KEY_MAX)
         return fail(req, REPLY_BAD_ARGUMENTS, true);
-    if (req->verb == VERB_UNKNOWN) {
+    bool fits = req->verb != VERB_UNKNOWN && has_shape(op, extras_bytes, key_bytes, value_bytes);
+    if (req->verb == VERB_UNKNOWN || (!fits && (op->shape & BIN_ELSE_UNKNOWN))) {
         req->swallow_bytes = value_bytes;
         return fail(req, REPLY_UNKNOWN_COMMAND, false);
     }
     req->noreply = op->shape & BIN_QUIET;
-    if (!has_shape(op, extras_bytes, key_bytes, value_bytes))
+    if (!fits)
         return fail(req, REPLY_BAD_ARGUMENTS, true);
     req->key = buf + BIN_HEAD_BYTES + extras_bytes;
     req->key_len = (uint32_t)key_bytes;

@@ -36,6 +36,7 @@ enum bin_shape {
     BIN_VALUE = 1 << 2,   /* a value, 0 bytes and more */
     BIN_EXTRAS_MAY = 1 << 3, /* the extras, or none */
     BIN_QUIET = 1 << 4,
+    BIN_ELSE_UNKNOWN = 1 << 5, /* of another shape it is a command that nobody knows, as it is to memcached */
 };
 
 /* The one list of opcodes.
@@ -68,7 +69,7 @@ enum bin_shape {
     X(0x18, VERB_FLUSH_ALL,   4, BIN_EXTRAS_MAY | BIN_QUIET)                                       \
     X(0x19, VERB_APPEND,      0, BIN_KEY | BIN_VALUE | BIN_QUIET)                                  \
     X(0x1a, VERB_PREPEND,     0, BIN_KEY | BIN_VALUE | BIN_QUIET)                                  \
-    X(0x1b, VERB_VERBOSITY,   4, 0)                                                                \
+    X(0x1b, VERB_VERBOSITY,   4, BIN_ELSE_UNKNOWN)                                                 \
     X(0x1c, VERB_GAT,         4, BIN_KEY) /* touch */                                              \
     X(0x1d, VERB_GAT,         4, BIN_KEY)                                                          \
     X(0x1e, VERB_GAT,         4, BIN_KEY | BIN_QUIET)                                              \
