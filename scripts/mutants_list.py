@@ -17,6 +17,7 @@ RING = ("extstore_test", "ext_fault_test")
 SCAN = ("persist_test:persist/*scan*",)
 PERSIST = ("persist_test",)
 RESTART = ("restart_test:restart/a*", "restart_test:restart/[b-z]*")
+CACHE = ("cache_test",)
 TEXT = ("proto_text_test",)
 META = ("proto_meta_test",)
 
@@ -134,6 +135,62 @@ MUTANTS = (
     Mutant("attach keeps a dead process's pins", "space/extmap.c",
            "        word_store(&map->words[r], word_load(&map->words[r]) & ~PINS_MASK);", "        (void)r;", EXTMAP),
 
+    # ---- cache: the newest value of a key is served, and no older one after it
+    Mutant("an unreadable younger record hides nothing", "cache.c",
+           "    l->is_sole = unreadable_rank < 0;", "    l->is_sole = true;", CACHE),
+    Mutant("what an unreadable record may hide stays when it goes", "cache.c",
+           "    forget_unreadable(c, op, (unsigned)unreadable_rank);\n    l->is_sole = true;\n    if (!is_younger)\n        l->match = NULL;",
+           "    l->is_sole = true;\n    (void)is_younger;", CACHE),
+    Mutant("a get serves what may be older than the unreadable", "cache.c",
+           "        l->failed = !is_younger;", "        l->failed = false;", CACHE),
+    Mutant("hidden words go after the word that hides them", "cache.c",
+           "        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);\n    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);",
+           "        gone = INDEX_RANK_MAX + 1;\n    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n    if (gone > 0)\n        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);",
+           CACHE + ("restart_test:restart/*drop*", "sim_test:sim/a_kill*")),
+    Mutant("of two records the older one counts", "cache.c",
+           "            if (l->match && l->match->rec.seq > r->rec.seq) {", "            if (l->match && l->match->rec.seq < r->rec.seq) {", CACHE),
+    Mutant("an item that hides flash is taken for sure of it", "cache.c",
+           "    if (l->unread_count > 0)\n        return;\n    if (unreadable_rank >= 0)\n        forget_unreadable",
+           "    if (unreadable_rank >= 0)\n        forget_unreadable", CACHE),
+    Mutant("an older record is the youngest of its key", "stale_check.c",
+           "o->rec.seq > m->rec.seq && same_key", "o->rec.seq < m->rec.seq && same_key", CACHE),
+    Mutant("the word of another key is stale", "stale_check.c",
+           "    return a->key_bytes == b->key_bytes && memcmp(a->key, b->key, a->key_bytes) == 0;",
+           "    return a->key_bytes == b->key_bytes;", CACHE),
+    Mutant("what nobody read is taken for compared", "stale_check.c",
+           "        unread |= !m && t.slots[i] != t.victim;\n", "", CACHE + ("sim_test:sim/same_tags*",)),
+    Mutant("an item hides flash no more though words are unread", "stale_check.c",
+           "        if (!m || m->verdict != READABLE)\n            return;", "        (void)m;", CACHE + ("sim_test:sim/same_tags*",)),
+    Mutant("an overwritten record on flash isn't seen under its item", "stale_check.c",
+           "        if (it->key_bytes == rec->key_bytes && memcmp(item_key(it), rec->key, rec->key_bytes) == 0)\n            return true;",
+           "        (void)it, (void)rec;", CACHE),
+    Mutant("a rescued value gets another rank", "items/upcalls.c",
+           "                                       index_rank(c->index, w)));", "                                       0));",
+           CACHE + ("sim_test:sim/same_tags*",)),
+    Mutant("the place that a rescue leaves stays counted", "items/upcalls.c",
+           "        ext_drop(c->ext, old, index_len(c->index, w));\n    }", "    }", CACHE),
+    Mutant("a record that hides others is dropped at once", "items/upcalls.c",
+           "    if (!flash_may_hide(c, check->hash, slot)) {", "    if (slot) {", CACHE),
+    Mutant("an expired record is rescued", "items/upcalls.c",
+           "    return cache_death(c, clock_sec_of_unix(time_unix), clock_sec_of_unix(exptime_unix), 0,\n                       clock_now_sec()) == ITEM_ALIVE;",
+           "    return c && (time_unix || exptime_unix || 1);", CACHE),
+    Mutant("the rank above is taken already", "index.c",
+           "            used |= 1u << index_rank(ix, w);", "            used |= 1u << (index_rank(ix, w) / 2);", INDEX + CACHE),
+
+    # ---- reclaim: what is live moves, what doesn't verify is not passed on
+    Mutant("reclaim gives a moved record a new number", "upkeep/reclaim.c",
+           "    int rc = ext_append_begin(e, bucket, &in, rec.seq, true, &a);", "    int rc = ext_append_begin(e, bucket, &in, 0, true, &a);",
+           ("ext_reclaim_test", "cache_test", "sim_test:sim/same_tags*")),
+    Mutant("reclaim moves expired records", "upkeep/reclaim.c",
+           "    if (!cb->is_fresh(cb->ctx, rec.exptime_unix, rec.time_unix))\n        return drop(r, entry, place, EXT_DROP_EXPIRED);\n", "",
+           ("ext_reclaim_test", "cache_test")),
+    Mutant("a record with wrong bytes is dropped at once", "upkeep/reclaim.c",
+           "        if (fits && ++r->record_tries < RECORD_TRIES)\n            return NEED_RECORD;\n", "",
+           ("ext_reclaim_test", "ext_fault_test")),
+    Mutant("the copy of what was deleted meanwhile stays", "upkeep/reclaim.c",
+           "    } else {\n        ext_drop(e, a.place, a.len_class);\n    }\n    ext_append_end(&a);", "    }\n    ext_append_end(&a);",
+           ("ext_reclaim_test",)),
+
     # ---- records and slots: wrong bytes are never taken for right ones
     Mutant("a record of an earlier life of its page verifies", "flash/record.c",
            "    } id = {place, version, EXT_RECORD_FORMAT};", "    } id = {place, version * 0, EXT_RECORD_FORMAT};", RECORD),
@@ -229,13 +286,17 @@ MUTANTS = (
            "(result == -EINTR ? EXT_READ_INTERRUPTS_MAX : EXT_READ_TRIES)", "(result == -EINTR ? EXT_READ_INTERRUPTS_MAX : 1)",
            RING),
     Mutant("the last record of a slot is read beyond it", "flash/ring.c",
-           "    uint64_t last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);",
-           "    uint64_t last = round_up(in_slot + ext_len_bytes(r->len_class), align);", RING),
+           "    *last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);",
+           "    *last = round_up(in_slot + ext_len_bytes(r->len_class), align) + 0 * e->wbuf_bytes;", RING),
     Mutant("a finished read keeps its page", "flash/ring.c",
            "    r->state = EXT_READ_IDLE;\n    ext_page_unpin(e, r->page);", "    r->state = EXT_READ_IDLE;\n    (void)e;", RING),
     Mutant("the buffer of a large read isn't given back to the account", "flash/ring.c",
-           "        if (r->slot == SLOT_LARGE)\n            ring->large_bytes -= r->buffer_bytes;\n        free(r->buffer);",
-           "        free(r->buffer);", RING),
+           "    uint64_t bytes = c->bytes;\n    count(&ring->large_bytes, -bytes);\n", "    uint64_t bytes = c->bytes;\n", RING),
+    Mutant("a copy goes while another read uses it", "flash/ring.c",
+           "    if (--c->users > 0)\n        return 0;\n    ASSERT(c->followers == NULL);", "    --c->users;", RING + ("memory_test",)),
+    Mutant("large reads have no bound", "flash/ring.c",
+           "    if (!must && held != 0 && held + bytes > ring->large_max_bytes)\n        return false;\n", "    (void)held;\n",
+           RING + ("memory_test",)),
 
     # ---- starting again
     Mutant("the stamps of devices are not compared", "extstore.c",
