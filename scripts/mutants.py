@@ -28,6 +28,10 @@ TREE = os.path.join(ROOT, "build", "mutants", "tree")
 TEST_SECONDS = 120  # a test that takes longer hangs
 
 
+class Unfit(Exception):
+    """A mutant, or a test of it, that says nothing."""
+
+
 def read(path):
     with open(path, encoding="utf-8") as f:
         return f.read()
@@ -86,8 +90,8 @@ def build(programs, jobs):
     targets = ["build/asan/t/unit/" + p for p in sorted(programs)]
     if any("harness.h" in read(os.path.join(ROOT, "t/unit/%s.c" % p)) for p in programs):
         targets.append("build/extant-asan")
-    made = subprocess.run(["make", "-s", "-C", TREE, "-j%d" % jobs, "EXTRA_CFLAGS=-Wno-error"] + targets,
-                          capture_output=True, text=True)
+    made = subprocess.run(["make", "-s", "-C", TREE, "-j%d" % jobs] + targets, capture_output=True, text=True,
+                          env=dict(os.environ, CCACHE_NOHASHDIR="1"))
     return None if made.returncode == 0 else made.stderr[-2000:]
 
 
@@ -104,7 +108,7 @@ def fails(test):
             return "hangs"
     text = read_bytes(os.path.join(TREE, "output"))
     if b"Tested: \x1b[0;34m0\x1b" in text or b"Tested: 0 " in text:
-        raise SystemExit("%s runs nothing" % test)
+        raise Unfit("%s runs nothing" % test)
     return None if code == 0 else "fails"
 
 
@@ -117,7 +121,7 @@ def plant(m, jobs):
             f.write(whole.replace(m.old, m.new))
         error = build({t.partition(":")[0] for t in m.tests}, jobs)
         if error:
-            raise SystemExit("%s doesn't compile:\n%s" % (m.name, error))
+            raise Unfit("doesn't compile: %s" % error)
         for test in m.tests:
             how = fails(test)
             if how:
@@ -149,23 +153,28 @@ def main():
     if bad:
         print("\n".join(bad))
         return 2
-    killed, survived, argued = 0, [], 0
+    killed, survived, unfit, argued = 0, [], 0, 0
     for m in picked:
         start = time.monotonic()
         if m.equivalent:
             argued += 1
             print("argued    %s: %s" % (m.name, m.equivalent), flush=True)
             continue
-        how = plant(m, args.jobs)
+        try:
+            how = plant(m, args.jobs)
+        except Unfit as e:
+            unfit += 1
+            print("UNFIT     %s (%s): %s" % (m.name, m.file, e), flush=True)
+            continue
         killed += how is not None
         if how is None:
             survived.append(m.name)
         print("%s  %s (%s): %s, %.0f s" % ("killed  " if how else "SURVIVED", m.name, m.file,
                                            how or "passed " + " ".join(m.tests),
                                            time.monotonic() - start), flush=True)
-    print("%d mutants: %d killed, %d survived, %d argued equivalent" % (
-        len(picked), killed, len(survived), argued))
-    return 1 if survived else 0
+    print("%d mutants: %d killed, %d survived, %d argued equivalent, %d unfit" % (
+        len(picked), killed, len(survived), argued, unfit))
+    return 2 if unfit else 1 if survived else 0
 
 
 if __name__ == "__main__":

@@ -207,6 +207,13 @@ OVERRIDE(int, ftruncate, (int fd, off_t bytes))
     return next(fd, bytes);
 }
 
+OVERRIDE(int, fsync, (int fd))
+{
+    FAILS(SYS_FILES, fsync, EIO, -1)
+    NEXT(fsync)
+    return next(fd);
+}
+
 OVERRIDE(int, fstat, (int fd, struct stat *st))
 {
     FAILS(SYS_FILES, fstat, EIO, -1)

@@ -3,7 +3,7 @@
  * what is tested has failed once.
  *
  * What can fail: memory (malloc, calloc, realloc, aligned_alloc, posix_memalign, strdup, mmap),
- * threads, eventfd, socket, fallocate, ftruncate, fstat, fstatvfs, fcntl, pread, pwrite, read, write.
+ * threads, eventfd, socket, fallocate, ftruncate, fsync, fstat, fstatvfs, fcntl, pread, pwrite, read, write.
  * A test program that includes this gets its own versions of these, which call the system's.
  * Such a program can't run under TSan, whose start allocates before it can be called.
  * Calls of other threads, and those made inside the C library, are never made to fail.

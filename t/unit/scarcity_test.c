@@ -362,3 +362,35 @@ static bool try_checkpoint(void *ctx)
 }
 
 Test(scarcity, of_a_checkpoint) { each_call_fails(SYS_ALL, try_checkpoint, NULL); }
+
+/* The nth call of the commit fails; its result, and what failed. */
+static int commit_failing(unsigned n, uint64_t generation, const char **failed)
+{
+    struct checkpoint_head head = {
+        .state = CHECKPOINT_CLEAN, .device_count = 1, .generation = generation};
+    struct checkpoint_writer *w = NULL;
+    cr_assert_eq(checkpoint_create(file, &w), 0);
+    cr_assert_eq(checkpoint_put(w, "body", 4), 0);
+    sys_fail_nth(SYS_FILES, n, 0);
+    int rc = checkpoint_commit(w, &head);
+    *failed = sys_failed() ? sys_failed_name() : NULL;
+    return rc;
+}
+
+/* Its content and its name are brought to the disk, in this order: no kill in between leaves the name of
+ * something that isn't there. */
+Test(scarcity, of_a_disk_for_a_checkpoint)
+{
+    unsigned syncs = 0;
+    const char *failed;
+    cr_assert_eq(commit_failing(CALLS_MAX, 1, &failed), 0);
+    for (unsigned n = 1; commit_failing(n, 2, &failed), failed; n++) {
+        struct checkpoint_head head;
+        if (strcmp(failed, "fsync") != 0)
+            continue;
+        cr_assert_eq(checkpoint_read_head(file, &head, why), 0);
+        cr_assert_eq(head.generation, syncs == 0 ? 1u : 2u);
+        syncs++;
+    }
+    cr_assert_eq(syncs, 2u);
+}
