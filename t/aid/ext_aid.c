@@ -148,6 +148,10 @@ static bool model_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, 
     lock_take(&a->lock);
     struct aid_object *o = &a->objects[hash];
     bool there = o->present && o->place == old;
+    if (there && take_one(&a->faults.goes)) {
+        o->present = there = false;
+        ext_drop(a->ext, old, o->len_class);
+    }
     if (there) {
         changing(o, true);
         o->place = neu;
@@ -488,6 +492,10 @@ int aid_get(struct aid *a, struct ext_ring *ring, uint32_t id)
         rc = ext_read_record(&r, key, key_bytes, &rec);
         if (rc == 0)
             check_record(a, id, o.gen, o.value_bytes, &rec);
+        lock_take(&a->lock);
+        if (rc == 0)
+            a->objects[id].seq = rec.seq;
+        lock_release(&a->lock);
         cr_assert_neq(rc, -ENOENT);
         ext_read_finish(&r);
     }

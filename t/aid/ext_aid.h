@@ -20,6 +20,7 @@ struct aid_object { /* under aid.lock; in memory that outlives a killed child */
     uint32_t value_bytes;
     uint32_t exptime_unix, time_unix;
     ext_place place;
+    uint64_t seq; /* of the record that was read last */
 };
 
 struct aid_faults {                  /* all atomic, changed while the engine runs */
@@ -44,6 +45,7 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(int) stall_fd;           /* writes to this fd wait until it is another, unless 0 */
     _Atomic(uint32_t) stalled;       /* writes that wait now */
     _Atomic(uint64_t) writes, reads; /* seen */
+    _Atomic(uint32_t) goes;          /* so many objects are deleted just before they would be moved */
     _Atomic(uint32_t) turn;
 };
 

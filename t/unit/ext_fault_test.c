@@ -191,6 +191,36 @@ Test(ext_fault, a_bad_sector_costs_a_page_and_no_object)
     aid_free(a);
 }
 
+/* Of values of one key the order tells which is the younger: a record that is written again keeps its
+ * number. */
+Test(ext_fault, what_is_written_again_keeps_its_place_in_the_order)
+{
+    struct aid *a = faulty(12);
+    aid_start(a);
+    atomic_store(&a->faults.write_bad, 5 * 128 * KiB + 4096);
+    store(a, 0, 60);
+    aid_sync(a);
+    cr_assert_eq(aid_info(a).write_moved, 2);
+    cr_assert_eq(there(a, 0, 60), 60);
+    for (unsigned i = 1; i < 60; i++)
+        cr_assert_gt(a->objects[i].seq, a->objects[i - 1].seq);
+    aid_free(a);
+}
+
+Test(ext_fault, what_goes_while_it_is_written_again_is_counted_nowhere)
+{
+    struct aid *a = faulty(12);
+    aid_start(a);
+    atomic_store(&a->faults.write_bad, 5 * 128 * KiB + 4096);
+    atomic_store(&a->faults.goes, 1);
+    store(a, 0, 60);
+    aid_sync(a);
+    cr_assert_eq(aid_info(a).write_moved, 1);
+    cr_assert_eq(there(a, 0, 60), 59);
+    aid_check_counts(a);
+    aid_free(a);
+}
+
 static void fail_page(struct aid *a, uint32_t page, unsigned failures)
 {
     a->ext->pages[page].failures = (uint8_t)failures;

@@ -112,6 +112,44 @@ Test(ext_reclaim, the_most_fragmented_page_is_rescued_and_nothing_is_lost)
     aid_free(a);
 }
 
+/* A page of which every other object was deleted is rescued, while `goes` of the others are deleted too. */
+static struct aid *rescued(uint32_t goes)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    aid_start(a);
+    uint32_t n = per_page();
+    fill(a, 0, 2 * n);
+    aid_sync(a);
+    for (uint32_t i = 1; i < n; i += 2)
+        aid_delete(a, i);
+    atomic_store(&a->faults.goes, goes);
+    atomic_store(&a->tun.compact_under_pages, 7);
+    aid_maintain(a);
+    cr_assert_gt(aid_info(a).compact_rescues, goes);
+    cr_assert_eq(atomic_load(&a->faults.goes), 0u);
+    aid_check_counts(a);
+    return a;
+}
+
+Test(ext_reclaim, what_goes_while_it_is_rescued_is_counted_nowhere) { aid_free(rescued(3)); }
+
+/* Of values of one key the order tells which is the younger. */
+Test(ext_reclaim, what_is_rescued_keeps_its_place_in_the_order)
+{
+    struct aid *a = rescued(0);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint64_t last = 0;
+    for (uint32_t i = 0; i < 2 * per_page(); i++) {
+        if (!a->objects[i].present)
+            continue;
+        cr_assert_eq(aid_get(a, ring, i), 0);
+        cr_assert_gt(a->objects[i].seq, last, "object %u", i);
+        last = a->objects[i].seq;
+    }
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(ext_reclaim, pages_that_are_hardly_fragmented_are_left_alone)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);

@@ -56,6 +56,26 @@ Test(extstore, every_size_comes_back_through_threads)
     roundtrip(EXT_ENGINE_THREADS, true);
 }
 
+/* Of a wbuf that is written half empty the middle is left out: all records are before it. */
+Test(extstore, records_of_a_half_empty_wbuf_are_written_whole)
+{
+    struct aid *a = aid_new(16, 2 * MiB, MiB);
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    for (uint32_t i = 0; i < 6; i++) {
+        aid_set_wait(a, i, 1000 + i * 5000, EXT_BUCKET_DEFAULT);
+        aid_sync(a);
+    }
+    for (uint32_t i = 0; i < 150; i++) /* takes the buffers, so that reads have to go to the device */
+        aid_set_wait(a, 1000 + i, 100000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    for (uint32_t i = 0; i < 6; i++)
+        cr_assert_eq(aid_get(a, ring, i), 0, "object %u", i);
+    cr_assert_geq(aid_info(a).device_reads, 6);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(extstore, length_classes_cover_every_length_in_small_steps)
 {
     for (unsigned c = 0; c < EXT_LEN_CLASSES; c++) {
