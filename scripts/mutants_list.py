@@ -147,7 +147,7 @@ MUTANTS = (
     Mutant("hidden words go after the word that hides them", "cache.c",
            "        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);\n    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);",
            "        gone = INDEX_RANK_MAX + 1;\n    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n    if (gone > 0)\n        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);",
-           CACHE + ("restart_test:restart/*drop*", "sim_test:sim/a_kill*")),
+           CACHE),
     Mutant("of two records the older one counts", "cache.c",
            "            if (l->match && l->match->rec.seq > r->rec.seq) {", "            if (l->match && l->match->rec.seq < r->rec.seq) {", CACHE),
     Mutant("an item that hides flash is taken for sure of it", "cache.c",

@@ -1,6 +1,8 @@
 /* cache_test.c: the verbs over RAM and flash, without a server. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "flash/engine.h"
@@ -676,6 +678,91 @@ Test(cache_flash, a_lost_check_is_found_by_the_walk)
     fixture_settle(&f);
     cr_assert_eq(flash_count(), 1);
     IS("k", "new");
+}
+
+/* Checks that wait are forgotten, as when their queue was full. */
+static void lose_checks(void)
+{
+    struct stale_check lost;
+    while (stale_take(&f.cache->stale, &lost))
+        stale_end(&f.cache->stale, &lost, false);
+}
+
+Test(cache_flash, the_walk_finds_an_overwritten_record_under_its_item)
+{
+    uint64_t at = 0;
+    store_on_flash("k", "old");
+    STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
+    lose_checks();
+    atomic_store(&f.cache->stale.walk_wanted, true);
+    while (stale_walk_step(f.worker, &at))
+        ;
+    fixture_settle(&f);
+    cr_assert_eq(flash_count(), 0);
+    IS("k", "new");
+}
+
+/* A check that drops one word reads only what that may hide; what is younger is still hidden by the item. */
+Test(cache_tags, an_item_goes_on_hiding_what_a_check_has_not_read)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash(one, "oldest");
+    store_on_flash(other, "other");
+    store_on_flash(one, "old");
+    STATUS(fixture_set(&f, one, "new"), CACHE_OK);
+    lose_checks();
+    cr_assert_eq(places_of(one, places), 3);
+    cr_assert_neq(drop(one, places[0]), EXT_DROPPED_BUSY);
+    fixture_settle(&f);
+    IS(one, "new");
+    STATUS(fixture_delete(&f, one), CACHE_OK);
+    STATUS(fixture_get(&f, one, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    IS(other, "other");
+}
+
+static char *guarded[2]; /* pages of the index */
+static void *volatile first_store;
+
+static void on_store(int sig, siginfo_t *info, void *context)
+{
+    (void)sig, (void)context;
+    first_store = first_store ? first_store : info->si_addr;
+    for (unsigned i = 0; i < ARRAY_COUNT(guarded); i++)
+        mprotect(guarded[i], 4096, PROT_READ | PROT_WRITE);
+}
+
+/* A kill may come between the two stores: then the older value must not be there with nothing to hide it. */
+Test(cache_flash, hidden_words_go_before_the_word_that_hides_them)
+{
+    index_slot *slots[INDEX_MATCH_MAX], *ram = NULL, *flash = NULL;
+    uint64_t hash = cache_hash(f.cache, "k", 1);
+    store_on_flash("k", "old");
+    STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
+    lock_take(index_lock(f.index, hash));
+    for (unsigned i = index_match(f.index, hash, slots); i-- > 0;)
+        *(index_kind(f.index, index_load(slots[i])) == INDEX_RAM ? &ram : &flash) = slots[i];
+    cr_assert(ram && flash);
+    struct item *it = item_at(f.cache, index_handle(f.index, index_load(ram)));
+    struct sigaction action = {.sa_sigaction = on_store, .sa_flags = SA_SIGINFO};
+    cr_assert_eq(sigaction(SIGSEGV, &action, NULL), 0);
+    guarded[0] = (char *)round_down((uintptr_t)ram, 4096);
+    guarded[1] = (char *)round_down((uintptr_t)flash, 4096);
+    for (unsigned i = 0; i < ARRAY_COUNT(guarded); i++)
+        cr_assert_eq(mprotect(guarded[i], 4096, PROT_READ), 0);
+    cr_assert_eq(item_unlink_hiding(f.cache, it, hash), 1u);
+    cr_assert_eq(first_store, (void *)flash);
+    lock_release(index_lock(f.index, hash));
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
+Test(cache_flash, what_has_expired_or_was_flushed_is_not_worth_rescuing)
+{
+    const struct ext_callbacks cb = cache_ext_callbacks(f.cache);
+    uint32_t now = (uint32_t)clock_unix_now_sec();
+    cr_assert(cb.is_fresh(cb.ctx, 0, now));
+    cr_assert(cb.is_fresh(cb.ctx, now + 100, now));
+    cr_assert_not(cb.is_fresh(cb.ctx, now - 1, now - 10));
 }
 
 /* Memory is wanted while a dead item still hides an older value: the item goes to flash. */
