@@ -54,7 +54,7 @@ def refused(name, path, what):
     """The start is refused in one line that says this, and not a byte is changed."""
     before = digest(path)
     command = [BINARY] + (['-u', 'root'] if os.getuid() == 0 else []) + ['-p', '0', '-U', '0'] + flash(path)
-    run = subprocess.run(command, capture_output=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, timeout=120)
     said = run.stderr.decode()
     expect('%s: it ends at once' % name, run.returncode not in (0, -6, -11), run.returncode)
     expect('%s: one line' % name, said.count('\n') == 1, said)
@@ -134,7 +134,7 @@ def block_devices():
         subprocess.run(['mount', device, mount], check=True)
         try:
             command = [BINARY, '-u', 'root', '-p', '0', '-U', '0'] + flash(device, ',ext_format=' + device)
-            run = subprocess.run(command, capture_output=True, timeout=60)
+            run = subprocess.run(command, capture_output=True, timeout=120)
             expect('a mounted one is refused, even with ext_format', run.returncode not in (0, -6, -11) and
                    re.fullmatch(r'failed to open file: %s: is mounted, or in use by another process '
                                 r'\(Device or resource busy\)\n' % device, run.stderr.decode()), run.stderr)
@@ -145,7 +145,7 @@ def block_devices():
         os.mknod(node, 0o600 | 0o060000, os.stat(device).st_rdev)
         with servers.Server(BINARY, flash(device), 'devices'):
             command = [BINARY, '-u', 'root', '-p', '0', '-U', '0'] + flash(node)
-            run = subprocess.run(command, capture_output=True, timeout=60)
+            run = subprocess.run(command, capture_output=True, timeout=120)
             expect('one in use through another node is refused', run.returncode not in (0, -6, -11) and
                    b'in use by another process' in run.stderr, run.stderr)
 

@@ -32,7 +32,7 @@ def figures(server):
 
 def the_allocator_is_linked():
     """A release build once lost it to the linker, which drops what nothing names."""
-    linked = subprocess.run(['ldd', BINARY], capture_output=True, text=True, timeout=30).stdout
+    linked = subprocess.run(['ldd', BINARY], capture_output=True, text=True, timeout=120).stdout
     expect('ldd names it', 'libjemalloc' in linked, linked)
     with server_with('-m', '16') as server:
         s = server.stats(b'extant')
@@ -140,7 +140,7 @@ def one_copy_is_shared():
         before = figures(server)
         clients = [server.connect() for _ in range(count)]
         for s in clients:
-            s.settimeout(60)
+            s.settimeout(120)
             s.sendall(b'get big5\r\n')
         expect('all get it', all(read_value(s, 5, size) for s in clients))
         after = figures(server)

@@ -58,7 +58,7 @@ class Started:
 
     def connect(self):
         s = socket.socket(socket.AF_UNIX)
-        s.settimeout(30)
+        s.settimeout(120)
         s.connect(self.path)
         return s
 
@@ -93,7 +93,7 @@ class Started:
 
 
 def run(*args):
-    return subprocess.run([BINARY] + list(args), capture_output=True, text=True, timeout=30)
+    return subprocess.run([BINARY] + list(args), capture_output=True, text=True, timeout=120)
 
 
 def deny(call):
@@ -301,7 +301,7 @@ def service_manager():
     with tempfile.TemporaryDirectory(prefix='extant-start-') as where, \
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(where + '/notify')
-        manager.settimeout(30)
+        manager.settimeout(120)
         env = dict(os.environ, NOTIFY_SOCKET=where + '/notify')
         flags = ['-d', '-m', '64', '-o', 'drop_privileges', '-o', 'ext_path=%s/flash:64m,ext_persist' % where]
 

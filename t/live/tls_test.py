@@ -54,7 +54,7 @@ class TlsServer(Server):
         return context
 
     def tls(self, context=None, port=None, session=None):
-        raw = socket.create_connection(('127.0.0.1', port or self.tls_port), timeout=30)
+        raw = socket.create_connection(('127.0.0.1', port or self.tls_port), timeout=120)
         try:
             return (context or self.context()).wrap_socket(raw, server_hostname='localhost',
                                                            session=session)
@@ -80,7 +80,7 @@ def ask(sock, request, end=b'END\r\n'):
 
 def clear(server, request, end=b'END\r\n'):
     with server.connect() as s:
-        s.settimeout(20)
+        s.settimeout(120)
         return ask(s, request, end)
 
 
@@ -304,7 +304,7 @@ def certificates_are_replaced():
 def keys_of_each_kind():
     def key(server, *arguments):
         subprocess.run(['openssl', 'pkey', '-in', server.dir + '/server.key', *arguments],
-                       check=True, capture_output=True, timeout=60)
+                       check=True, capture_output=True, timeout=120)
 
     def start(options, change):
         server = TlsServer(options)
@@ -397,7 +397,7 @@ def stalled_handshakes_are_bounded():
         server.command(b'debugtime %d' % (PATIENCE + 2))
 
         def is_closed(sock):
-            sock.settimeout(20)
+            sock.settimeout(120)
             try:
                 while sock.recv(65536):
                     pass
@@ -464,7 +464,7 @@ def broken_records():
         ask(s, b'get a\r\n')
         raw = socket.socket(fileno=s.detach())
         raw.sendall(b'\x17\x03\x03\x00\x20' + b'z' * 32)
-        raw.settimeout(20)
+        raw.settimeout(120)
         end = b'x'
         while end:
             try:
@@ -499,7 +499,7 @@ def strangers_are_told_of():
     def meets(server, port, cases):
         for request, answer, told in cases:
             with socket.create_connection(('127.0.0.1', port)) as s:
-                s.settimeout(20)
+                s.settimeout(120)
                 name = 'tcp:127.0.0.1:%d ' % s.getsockname()[1]
                 s.sendall(request)
                 got = b''
@@ -531,7 +531,7 @@ def strangers_are_told_of():
 
 
 def main():
-    shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=30).stdout
+    shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=120).stdout
     if '--enable-ssl' not in shown:
         print('built without TLS')
         return 77
