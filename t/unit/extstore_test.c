@@ -114,16 +114,16 @@ Test(extstore, the_last_record_of_a_slot_is_read_though_the_file_ends_behind_it)
     aid_start(a);
     struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t max = (uint32_t)ext_record_max_bytes(a->ext) - 40 - 5;
-    for (uint32_t i = 0; i < 8; i++) /* a slot each: the first page is full */
-        aid_set_wait(a, i, max, EXT_BUCKET_DEFAULT);
+    for (uint32_t i = 0; i < 16; i++) /* two fill a slot, all fill the first page */
+        aid_set_wait(a, i, i % 2 == 0 ? 50000 : max - 50200, EXT_BUCKET_DEFAULT);
     aid_sync(a);
     for (uint32_t i = 0; i < 30; i++)
         aid_set_wait(a, 1000 + i, 100000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
     cr_assert_eq(truncate(a->paths[0], MiB), 0);
-    for (uint32_t i = 0; i < 8; i++)
+    for (uint32_t i = 0; i < 16; i++)
         cr_assert_eq(aid_get(a, ring, i), 0, "object %u", i);
-    cr_assert_geq(aid_info(a).device_reads, 8);
+    cr_assert_geq(aid_info(a).device_reads, 16);
     ext_ring_destroy(ring);
     aid_free(a);
 }
