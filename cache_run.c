@@ -6,11 +6,13 @@
  * Everything here runs in the worker's own thread, but wake_waiting(), which
  * an I/O thread calls and which only writes to the wake descriptor.
  */
+#include "cache_run.h"
+
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "items/store.h"
+#include "cache_step.h"
 #include "operator/settings.h"
 
 #define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */

@@ -7,7 +7,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "items/store.h"
+#include "cache_step.h"
+#include "items/object.h"
 #include "base/log.h"
 #include "operator/settings.h"
 #include "operator/watch.h"

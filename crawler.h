@@ -11,7 +11,18 @@
 #ifndef EXTANT_CRAWLER_H
 #define EXTANT_CRAWLER_H
 
-#include "cache.h"
+#include "cache_run.h"
+
+/* One item as metadump shows it. Those on flash cost a read each. */
+struct cache_meta {
+    char key[CACHE_KEY_BYTES_MAX];
+    uint8_t key_bytes;
+    uint32_t exptime_sec, time_sec, value_bytes, client_flags, accounted_bytes;
+    uint64_t cas;
+    bool fetched, binary_key, on_flash;
+    uint8_t slab_class;
+    uint32_t ext_page, ext_offset;
+};
 
 enum crawler_job { CRAWLER_EXPIRE, CRAWLER_METADUMP, CRAWLER_MGDUMP };
 enum crawler_result {

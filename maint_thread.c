@@ -6,7 +6,10 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "items/store.h"
+#include "cache_step.h"
+#include "items/debug.h"
+#include "items/object.h"
+#include "items/room.h"
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/memory.h"

@@ -11,7 +11,7 @@
 #ifndef EXTANT_MAINT_THREAD_H
 #define EXTANT_MAINT_THREAD_H
 
-#include "cache.h"
+#include "cache_run.h"
 #include "crawler.h"
 
 struct maint;

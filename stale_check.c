@@ -1,6 +1,8 @@
 /* stale_check.c: see stale_check.h. */
 #include "stale_check.h"
 
+#include "cache_run.h"
+
 #define TRIES_MAX 3 /* of a check that met an unreadable record */
 #define WALK_BUCKETS 1024
 #define WALK_QUEUE_MAX (STALE_CHECKS_MAX / 2) /* fuller than this, the walk waits */

@@ -17,7 +17,7 @@
 #ifndef EXTANT_STALE_CHECK_H
 #define EXTANT_STALE_CHECK_H
 
-#include "items/store.h"
+#include "cache_step.h"
 
 /* Begins some checks; those that need no read are decided at once, the others when the worker is polled.
  * Takes LOCK_COLUMN; never sleeps. True iff more wait. */

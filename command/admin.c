@@ -2,6 +2,8 @@
  * then dumps. */
 #include "command/admin.h"
 
+#include "items/debug.h"
+
 #include <event2/event.h>
 #include <poll.h>
 #include <stdarg.h>

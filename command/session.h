@@ -20,7 +20,7 @@
 #include "space/arena.h"
 #include "operator/auth.h"
 #include "base/base.h"
-#include "cache.h"
+#include "cache_run.h"
 #include "restart/persist.h"
 #include "operator/prefix.h"
 #include "proto/proto.h"

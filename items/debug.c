@@ -3,7 +3,9 @@
  * the page that it is on is held. One object at a time is remembered as "reffed".
  *
  * Lock: LOCK_COLUMN of the key; two clients that debug at once are not provided for. */
-#include "items/store.h"
+#include "items/debug.h"
+
+#include "items/object.h"
 
 #ifdef EXTANT_DEBUG
 
@@ -76,7 +78,7 @@ bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_
     struct cache_holds *h = &c->holds;
     if (strcmp(what, "unref") == 0 && key_bytes == sizeof(reffed) - 1 && memcmp(key, reffed, key_bytes) == 0)
         return unhold_reffed(c);
-    uint64_t hash = cache_hash(c, key, key_bytes);
+    uint64_t hash = key_hash(c, key, key_bytes);
     struct lock *lock = index_lock(c->index, hash);
     bool on_flash;
     ext_place place = 0;

@@ -1,7 +1,8 @@
-/* items/figures.c: what operators are shown of the cache; nothing here changes it.
- * Figures are read without stopping anything, so sums over
- * classes may be a few operations apart. */
-#include "items/store.h"
+/* items/figures.c: see items/figures.h. */
+#include "items/figures.h"
+
+#include "items/lru.h"
+#include "items/object.h"
 #include "operator/settings.h"
 
 struct dump_row {

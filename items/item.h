@@ -14,6 +14,8 @@
 
 #include "base/base.h"
 
+#define CACHE_KEY_BYTES_MAX 250
+
 /*      name       bit     meaning */
 #define ITEM_FLAG_TABLE(X)                                                                         \
     X(LINKED, 1, "an index word names it")                                                         \

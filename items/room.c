@@ -7,7 +7,10 @@
  * a COLD tail is copied to flash and stays a hit; it is evicted only when there is no
  * flash, or the flash could not take it within ext_max_sleep.
  */
-#include "items/store.h"
+#include "items/room.h"
+
+#include "items/debug.h"
+#include "items/object.h"
 #include "items/worth.h"
 #include "operator/settings.h"
 #include "operator/watch.h"
@@ -16,22 +19,6 @@
 #define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
 #define CHUNKED_BUCKET_MIN_BYTES (512 * KiB)
 #define PREFETCH_VALUE_BYTES 512 /* the processor guesses the rest */
-
-uint8_t flash_flags_of(unsigned flags)
-{
-    return (uint8_t)(((flags & ITEM_FETCHED) ? ITEM_FLASH_FETCHED : 0) |
-                     ((flags & ITEM_TOKEN_SENT) ? ITEM_FLASH_TOKEN_SENT : 0) |
-                     ((flags & ITEM_STALE) ? ITEM_FLASH_STALE : 0) |
-                     ((flags & ITEM_BINARY_KEY) ? ITEM_FLASH_BINARY_KEY : 0));
-}
-
-unsigned item_flags_of(uint8_t f)
-{
-    return ((f & ITEM_FLASH_FETCHED) ? ITEM_FETCHED : 0u) |
-           ((f & ITEM_FLASH_TOKEN_SENT) ? ITEM_TOKEN_SENT : 0u) |
-           ((f & ITEM_FLASH_STALE) ? ITEM_STALE : 0u) |
-           ((f & ITEM_FLASH_BINARY_KEY) ? ITEM_BINARY_KEY : 0u);
-}
 
 static uint32_t unix_of(uint32_t rel_sec)
 {

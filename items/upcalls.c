@@ -6,7 +6,10 @@
  * What has to go and may hide older values of its key (index.h: rank) does not go here: stale_check.c
  * reads those first. LOCK_COLUMN is taken and released inside.
  */
-#include "items/store.h"
+#include "items/upcalls.h"
+
+#include "items/debug.h"
+#include "items/object.h"
 #include "items/worth.h"
 #include "operator/settings.h"
 
@@ -165,7 +168,7 @@ static bool cb_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *curso
 
 static uint64_t cb_hash_of(void *ctx, const char *key, unsigned key_bytes)
 {
-    return cache_hash(ctx, key, key_bytes);
+    return key_hash(ctx, key, key_bytes);
 }
 
 struct ext_callbacks cache_ext_callbacks(struct cache *c)

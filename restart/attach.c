@@ -28,7 +28,10 @@
 #include <unistd.h>
 
 #include "base/progress.h"
-#include "items/store.h"
+#include "restart/attach.h"
+
+#include "items/lru.h"
+#include "items/object.h"
 #include "operator/settings.h"
 
 

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <sys/stat.h>
 
+#include "cache_run.h"
 #include "base/checkpoint.h"
 #include "base/clock.h"
 #include "flash/mark.h"

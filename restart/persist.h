@@ -37,7 +37,7 @@
 #define EXTANT_PERSIST_H
 
 #include "base/base.h"
-#include "cache.h"
+#include "restart/save.h"
 #include "extstore.h"
 #include "index.h"
 #include "operator/settings.h"

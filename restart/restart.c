@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/lock.h"
+#include "items/upcalls.h"
 
 #define ROOT_MAGIC UINT64_C(0x3174726174736572) /* "restart1" */
 #define GEOMETRY_VERSION 1u

@@ -30,7 +30,7 @@
 
 #include "space/arena.h"
 #include "base/base.h"
-#include "cache.h"
+#include "restart/attach.h"
 #include "extstore.h"
 #include "index.h"
 #include "restart/persist.h"

@@ -12,7 +12,11 @@
  * where the younger one was refused.
  *
  * One thread: locks are taken for the sake of the calls that want them held. */
-#include "items/store.h"
+#include "restart/save.h"
+
+#include "cache_run.h"
+#include "items/object.h"
+#include "items/room.h"
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/progress.h"
@@ -27,12 +31,6 @@
 #define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
 
 /* ---- numbers ---- */
-
-uint32_t cache_oldest_live_sec(const struct cache *c)
-{
-    uint32_t planned_unix = atomic_load(&c->root->planned_unix);
-    return clock_sec_of_unix(planned_unix != 0 ? planned_unix : atomic_load(&c->root->flush_unix));
-}
 
 void cache_numbers(const struct cache *c, struct cache_numbers *out)
 {
@@ -53,12 +51,6 @@ void cache_set_numbers(struct cache *c, const struct cache_numbers *n)
     atomic_store(&c->root->planned_unix, n->planned_unix);
     cache_root_flush_end(c->root);
     c->settings->oldest_live_sec = cache_oldest_live_sec(c);
-}
-
-void cache_set_flush_hook(struct cache *c, void (*fn)(void *ctx), void *ctx)
-{
-    c->flush_ctx = ctx;
-    c->flush_hook = fn;
 }
 
 /* ---- items to flash ---- */

@@ -3,8 +3,11 @@
 #ifndef EXTANT_T_CACHE_FIXTURE_H
 #define EXTANT_T_CACHE_FIXTURE_H
 
-#include "cache.h"
-#include "items/store.h"
+#include "cache_run.h"
+#include "cache_step.h"
+#include "items/object.h"
+#include "items/room.h"
+#include "items/upcalls.h"
 
 struct fixture {
     struct settings settings;

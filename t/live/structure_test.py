@@ -18,16 +18,8 @@ import re
 import sys
 
 KNOWN = """
-circle cache items/store items/worth
 circle extstore flash/device flash/engine flash/page flash/pread flash/record flash/ring flash/wbuf upkeep/probe upkeep/reclaim
 circle net/conn net/tls_conn net/udp net/worker
-header cache_run.c has none
-header items/debug.c has none
-header items/figures.c has none
-header items/room.c has none
-header items/upcalls.c has none
-header restart/attach.c has none
-header restart/save.c has none
 header upkeep/save.c has none
 header upkeep/scan.c has none
 long cache.c step_arith
@@ -37,7 +29,6 @@ long operator/settings.c take_value
 up flash/device.h includes extstore.h
 up flash/engine.h includes extstore.h
 up flash/record.h includes extstore.h
-up items/store.h includes cache.h
 """
 
 BY_NAME = ('malloc_conf',)
@@ -60,7 +51,7 @@ def floors():
             break
         number, rooms = line.split('|')[1:3]
         for room in re.findall(r'[\w/.]+', rooms):
-            found[room.rstrip('/').removesuffix('.c')] = int(number)
+            found[room.rstrip('/').removesuffix('.c').removesuffix('.h')] = int(number)
     return found
 
 

@@ -1,0 +1,49 @@
+/* cache_run.h: how an op gets what its verb lacks: records through the worker's ring, memory by waiting.
+ *
+ * A struct cache_worker belongs to one thread, which creates, uses and destroys it. An op that is run is either done
+ * at once or parked, and done() is called later, in the same thread, from cache_worker_poll() or _reap().
+ * The op must not move in memory meanwhile. A parked op holds no lock. Locks inside: LOCK_COLUMN and
+ * later; none on entry.
+ */
+#ifndef EXTANT_CACHE_RUN_H
+#define EXTANT_CACHE_RUN_H
+
+#include "cache.h"
+
+/* A worker's handle; created, used and destroyed in its thread. stats: the thread's counters, kept by
+ * the caller. */
+struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *stats);
+void cache_worker_destroy(struct cache_worker *w);
+/* Two descriptors for the event loop: reads completed / memory or wake-up. Either may be -1. */
+int cache_worker_ring_fd(const struct cache_worker *w);
+int cache_worker_wake_fd(const struct cache_worker *w);
+/* Call when one of them is readable, or the time-out below has passed: completes parked ops. */
+void cache_worker_poll(struct cache_worker *w);
+/* Cheaper, and enough, when it is only the first of them. A few reads at a time: true if more are
+ * completed, of which the descriptor does not tell; then it is to be called again before waiting. */
+bool cache_worker_reap(struct cache_worker *w);
+/* Call once at the end of each event-loop turn: hands queued reads to the kernel. */
+void cache_worker_submit(struct cache_worker *w);
+/* Microseconds until cache_worker_poll must be called at the latest; -1 no need. */
+int64_t cache_worker_timeout_us(const struct cache_worker *w);
+unsigned cache_worker_parked(const struct cache_worker *w);
+
+void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,
+                   uint64_t hash);
+/* True: done, results are in op. False: parked, op->done(op) comes later. Every op that was run to its
+ * end needs one cache_release (also after a miss: cheap). */
+bool cache_run(struct cache_worker *w, struct cache_op *op);
+/* Gives back what the result holds (pinned item, read buffers) and, after CACHE_ALLOC that was not
+ * stored, the item. */
+void cache_release(struct cache_worker *w, struct cache_op *op);
+void cache_worker_set_relief(struct cache_worker *w, cache_relief_fn fn, void *ctx);
+void cache_nudge(struct cache_worker *w);
+/* Does the view's value stand in a read buffer, and in a large one? */
+bool cache_view_is_read(const struct cache_op *op, bool *large);
+/* Gives the buffers of a finished op up; view.value is NULL then. The bytes that this sets free: 0 if others
+ * share them. Only for ops of which cache_view_is_read(). */
+uint64_t cache_put_away(struct cache_op *op);
+/* Reads the value again, the same bytes: true: view.value is there; false: op->done(op) comes later. NULL
+ * then: it can't be read any more. */
+bool cache_bring_back(struct cache_worker *w, struct cache_op *op);
+#endif

@@ -1,0 +1,205 @@
+/* items/object.c: see items/object.h. Links and unlinks say where a word and its counts change; what is dropped
+ * in which order is the affair of the words' rank (index.h). */
+#include "items/object.h"
+
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "items/lru.h"
+
+uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes)
+{
+    return hash_key(key, key_bytes, c->root->hash_seed);
+}
+
+uint64_t item_hash(const struct cache *c, const struct item *it)
+{
+    return key_hash(c, item_key(it), it->key_bytes);
+}
+
+uint64_t cache_next_cas(struct cache *c)
+{
+    return atomic_fetch_add_explicit(&c->root->cas_counter, 1, memory_order_relaxed) + 1;
+}
+
+enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t exptime_sec, uint64_t cas,
+                            uint32_t now_sec)
+{
+    if (exptime_sec != 0 && exptime_sec <= now_sec)
+        return ITEM_EXPIRED;
+    uint32_t flush_unix = atomic_load_explicit(&c->root->flush_unix, memory_order_relaxed);
+    if (unlikely(flush_unix != 0)) {
+        uint32_t flush_sec = clock_sec_of_unix(flush_unix);
+        if (flush_sec <= now_sec &&
+            (time_sec <= flush_sec ||
+             (cas != 0 && cas < atomic_load_explicit(&c->root->flush_cas, memory_order_relaxed))))
+            return ITEM_FLUSHED;
+    }
+    uint32_t planned_unix = atomic_load_explicit(&c->root->planned_unix, memory_order_relaxed);
+    if (unlikely(planned_unix != 0)) {
+        uint32_t planned_sec = clock_sec_of_unix(planned_unix);
+        if (planned_sec <= now_sec && time_sec <= planned_sec)
+            return ITEM_FLUSHED;
+    }
+    return ITEM_ALIVE;
+}
+
+void cache_sizes_count(struct cache *c, const struct item *it, int sign)
+{
+    if (!c->sizes)
+        return;
+    size_t i = (item_accounted_bytes(it) + 31) / 32;
+    if (i < c->sizes_count)
+        atomic_fetch_add_explicit(&c->sizes[i], (uint64_t)(int64_t)sign, memory_order_relaxed);
+}
+
+void item_unref(struct cache *c, struct item *it)
+{
+    uint16_t was = atomic_fetch_sub_explicit(&it->refcount, 1, memory_order_acq_rel);
+    ASSERT(was != 0);
+    if (was != 1)
+        return;
+    ASSERT(!(item_flags(it) & ITEM_LINKED));
+    slab_free(c->slab, slab_handle_of(c->slab, it), lru_class(it->lru_id), item_accounted_bytes(it),
+              item_real_bytes(it));
+}
+
+index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    uint32_t handle = slab_handle_of(c->slab, it);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_RAM && index_handle(c->index, w) == handle)
+            return slots[i];
+    }
+    ASSERT(!"a linked item has a word");
+    return NULL;
+}
+
+void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted)
+{
+    index_word w = index_load(slot);
+    ASSERT(index_kind(c->index, w) == INDEX_FLASH);
+    if (evicted)
+        index_replace(c->index, hash, slot, index_make_tombstone(c->index));
+    else
+        index_clear(c->index, hash, slot);
+    ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
+}
+
+void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot)
+{
+    bool evicted = ext_drop_is_evicted(check->why);
+    flash_forget(c, check->hash, slot, evicted);
+    if (check->is_full)
+        departed_note(c->departed, check->hash, evicted ? MISS_evicted_from_flash : MISS_expired);
+}
+
+bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots), rank = index_rank(c->index, index_load(slot));
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (slots[i] != slot && index_kind(c->index, w) == INDEX_FLASH && index_rank(c->index, w) <= rank)
+            return true;
+    }
+    return false;
+}
+
+unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but)
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots), count = 0;
+    for (unsigned rank = 0; rank <= rank_max; rank++) { /* the youngest last: a kill may come between */
+        for (unsigned i = 0; i < n; i++) {
+            index_word w = index_load(slots[i]);
+            if (slots[i] == but || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) != rank)
+                continue;
+            flash_forget(c, hash, slots[i], false);
+            count++;
+        }
+    }
+    return count;
+}
+
+void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes)
+{
+    struct stale_check check = {.kind = STALE_OVERWRITE,
+                                .hash = hash,
+                                .is_full = true,
+                                .seq_bound = ext_seq_now(c->ext),
+                                .bytes = (uint32_t)min_u64(bytes, UINT32_MAX)};
+    if (!stale_put(&c->stale, &check))
+        cache_count(c, CACHE_N_stale_overflows, 1);
+}
+
+void item_retire(struct cache *c, struct item *it)
+{
+    lru_unlink(c->lru, it);
+    item_flag_clear(it, ITEM_LINKED);
+    cache_sizes_count(c, it, -1);
+    item_unref(c, it);
+}
+
+void item_unlink(struct cache *c, struct item *it, uint64_t hash)
+{
+    lock_assert_held(index_lock(c->index, hash));
+    ASSERT((item_flags(it) & (ITEM_LINKED | ITEM_MAY_HIDE_FLASH)) == ITEM_LINKED);
+    index_clear(c->index, hash, item_slot(c, it, hash));
+    item_retire(c, it);
+}
+
+unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)
+{
+    unsigned gone = 0;
+    if (item_flags(it) & ITEM_MAY_HIDE_FLASH) /* before the word that hides them: a kill may come between */
+        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);
+    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
+    item_unlink(c, it, hash);
+    return gone;
+}
+
+static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_sec, uint32_t now)
+{
+    const struct settings *s = c->settings;
+    if (!s->lru_segmented)
+        return lru_id_of(cls, LRU_COLD);
+    if (s->temp_lru && exptime_sec > now && exptime_sec - now <= s->temporary_ttl)
+        return lru_id_of(cls, LRU_TEMP);
+    return lru_id_of(cls, LRU_HOT);
+}
+
+void item_link(struct cache *c, struct item *it, uint32_t now)
+{
+    it->lru_id = first_lru(c, lru_class(it->lru_id), atomic_load(&it->exptime_sec), now);
+    atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+    item_flag_set(it, ITEM_LINKED);
+    lru_link(c->lru, it);
+    cache_sizes_count(c, it, 1);
+}
+
+uint8_t flash_flags_of(unsigned flags)
+{
+    return (uint8_t)(((flags & ITEM_FETCHED) ? ITEM_FLASH_FETCHED : 0) |
+                     ((flags & ITEM_TOKEN_SENT) ? ITEM_FLASH_TOKEN_SENT : 0) |
+                     ((flags & ITEM_STALE) ? ITEM_FLASH_STALE : 0) |
+                     ((flags & ITEM_BINARY_KEY) ? ITEM_FLASH_BINARY_KEY : 0));
+}
+
+unsigned item_flags_of(uint8_t f)
+{
+    return ((f & ITEM_FLASH_FETCHED) ? ITEM_FETCHED : 0u) |
+           ((f & ITEM_FLASH_TOKEN_SENT) ? ITEM_TOKEN_SENT : 0u) |
+           ((f & ITEM_FLASH_STALE) ? ITEM_STALE : 0u) |
+           ((f & ITEM_FLASH_BINARY_KEY) ? ITEM_BINARY_KEY : 0u);
+}
+
+void cache_wake_maint(struct cache *c)
+{
+    uint64_t one = 1;
+    ssize_t n = write(c->maint_fd, &one, sizeof(one));
+    (void)n; /* a full counter wakes as well */
+}

@@ -1,0 +1,101 @@
+/* items/object.h: how an object, in RAM or on flash, comes, goes and is found.
+ *
+ * Unless said, the caller holds LOCK_COLUMN of the key's hash; nothing here sleeps or does I/O.
+ */
+#ifndef EXTANT_ITEMS_OBJECT_H
+#define EXTANT_ITEMS_OBJECT_H
+
+#include "items/store.h"
+
+/* ---- times: pure, no lock ---- */
+
+/* The record's times on this process's clock. */
+static inline uint32_t clock_sec_of_unix(uint32_t unix_sec)
+{
+    if (unix_sec == 0)
+        return 0;
+    int64_t rel = (int64_t)unix_sec - clock_unix_epoch_sec();
+    return rel < 1 ? 1 : rel > UINT32_MAX ? UINT32_MAX : (uint32_t)rel;
+}
+static inline uint32_t record_exptime_sec(const struct ext_record *r)
+{
+    return clock_sec_of_unix(r->exptime_unix);
+}
+static inline uint32_t record_time_sec(const struct ext_record *r)
+{
+    return clock_sec_of_unix(r->time_unix);
+}
+
+enum item_death { ITEM_ALIVE, ITEM_EXPIRED, ITEM_FLUSHED };
+/* Is an object with these times dead now? Pure. */
+enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t exptime_sec, uint64_t cas,
+                            uint32_t now_sec);
+static inline enum item_death item_death(const struct cache *c, const struct item *it, uint32_t now)
+{
+    return cache_death(c, atomic_load_explicit(&it->time_sec, memory_order_relaxed),
+                       atomic_load_explicit(&it->exptime_sec, memory_order_relaxed), item_cas(it), now);
+}
+
+/* ---- an item in RAM ---- */
+
+static inline void item_flag_set(struct item *it, unsigned bits)
+{
+    atomic_fetch_or_explicit(&it->flags, (uint16_t)bits, memory_order_relaxed);
+}
+static inline void item_flag_clear(struct item *it, unsigned bits)
+{
+    atomic_fetch_and_explicit(&it->flags, (uint16_t)~bits, memory_order_relaxed);
+}
+static inline void item_ref(struct item *it)
+{
+    uint16_t was = atomic_fetch_add_explicit(&it->refcount, 1, memory_order_relaxed);
+    ASSERT(was != 0 && was < UINT16_MAX);
+}
+static inline unsigned item_refs(const struct item *it)
+{
+    return atomic_load_explicit(&it->refcount, memory_order_acquire);
+}
+/* Drops one reference; the last one frees the memory. Any lock up to LOCK_LRU may be held. */
+void item_unref(struct cache *c, struct item *it);
+
+/* Counts an item in or out of the histogram of `stats sizes`. */
+void cache_sizes_count(struct cache *c, const struct item *it, int sign);
+/* The hash of a key; of an item's key. Pure, no lock. */
+uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes);
+uint64_t item_hash(const struct cache *c, const struct item *it);
+uint64_t cache_next_cas(struct cache *c);
+/* Wakes the maintenance thread. Any thread, any lock held. */
+void cache_wake_maint(struct cache *c);
+
+/* The word is in place: the item is on the LRU that new items go to. The caller's reference becomes the
+ * link's. */
+void item_link(struct cache *c, struct item *it, uint32_t now_sec);
+/* The item leaves its LRU and loses the reference of being linked; its word is the caller's affair. */
+void item_retire(struct cache *c, struct item *it);
+/* Unlinks for good: word, LRU, reference. The item is not MAY_HIDE_FLASH. */
+void item_unlink(struct cache *c, struct item *it, uint64_t hash);
+/* The same for one that may hide words which can't be compared any more: they go first. How many. */
+unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash);
+/* The slot of a linked item's word. */
+index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash);
+
+/* ---- an object on flash ---- */
+
+/* Forgets a flash object: the word goes (a tombstone stays if evicted), the engine is told. */
+void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted);
+/* The same for what reclaim gives up, which a later miss can then say. */
+void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot);
+/* May another flash word of the tag be an older value of this one's key? */
+bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot);
+/* Forgets every flash word of the tag whose rank is at most this, but the one in the slot (or NULL). How
+ * many. For when it can't be read whose they are. */
+unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but);
+/* Asks for a check: the key of this hash was stored again, and flash words of its tag, of about
+ * this many bytes, stand unread. */
+void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes);
+
+/* Item flags <-> record flags. */
+uint8_t flash_flags_of(unsigned item_flags);
+unsigned item_flags_of(uint8_t flash_flags);
+
+#endif

@@ -1,0 +1,31 @@
+/* items/room.h: where memory for items comes from when there is none. No lock is held on entry. */
+#ifndef EXTANT_ITEMS_ROOM_H
+#define EXTANT_ITEMS_ROOM_H
+
+#include "items/lru.h"
+#include "items/store.h"
+
+enum room {
+    ROOM_MADE,   /* something moved or went: try again */
+    ROOM_NONE,   /* nothing there that could go */
+    ROOM_WAIT,   /* only a write buffer or a free page is missing: wait for the engine */
+};
+enum room_mode {
+    ROOM_JUGGLE, /* move between segments by their limits; never evict */
+    ROOM_FLUSH,  /* COLD tails go to flash, or stay */
+    ROOM_EVICT,  /* COLD tails go: to flash if there is one, else away */
+    ROOM_FORCE,  /* as EVICT, but do not wait for the flash */
+};
+/* Looks at the tail of one LRU and does the one thing that is due there. No lock held. */
+enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
+                    enum room_mode mode, uint32_t max_age_sec);
+/* Makes room for one more chunk of a class. No lock held. */
+enum room room_make(struct cache *c, unsigned cls, bool force);
+/* Allocates and fills the header of an unlinked item with one reference. 0; -E2BIG; -ENOMEM: nothing
+ * can be evicted; -EAGAIN: wait for the engine (only if !force). No lock held. */
+int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t value_bytes,
+               uint32_t client_flags, uint32_t exptime_sec, bool force, struct item **out);
+/* Copies an item to flash and swaps its word. LOCK_COLUMN held, item linked. 0 or ext_append's error. */
+int item_flush(struct cache *c, struct item *it, uint64_t hash);
+
+#endif
