@@ -339,11 +339,20 @@ static void log_line_of(struct conn *c, const char *line, size_t len)
         log_debug("<%d %.*s", c->origin.fd, (int)len, line);
 }
 
+/* It speaks what -B doesn't allow: closed, and the operator is told what would help. */
 static enum next reject_protocol(struct conn *c)
 {
     struct server_counters *n = c->session.w->env->counters;
-    if (c->session.is_binary)
+    char peer[160];
+    conn_address_text(&c->origin.peer, c->worker->env->settings->socketpath, peer, sizeof(peer));
+    if (c->session.is_binary) {
         atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
+        log_warning("closed %s: it speaks the binary protocol; -B auto takes that, or -S where it logs in",
+                    peer);
+    } else {
+        log_warning("closed %s: it speaks the text protocol; -B auto takes that, or -Y alone where it logs in",
+                    peer);
+    }
     return close_because(c, CONN_ERROR);
 }
 

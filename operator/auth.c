@@ -143,6 +143,7 @@ int auth_reload(struct auth *a)
     char *old = a->text;
     a->text = text;
     a->bytes = bytes;
+    memset(a->failures, 0, sizeof(a->failures));
     lock_release(&a->lock);
     free(old);
     return 0;

@@ -5,7 +5,7 @@
  *
  * A peer that fails AUTH_FAILURES_MAX times within AUTH_WINDOW_SEC is refused, whatever it says, until
  * the window is over: passwords can't be tried out at the speed of a cache. Peers are told apart by a
- * hash of few bits, so one may have to wait for another.
+ * hash of few bits, so one may have to wait for another. A new file forgets all failures.
  *
  * Threads: all but auth_reload from any; auth_reload from one at a time. Lock: LOCK_CONTROL inside.
  */

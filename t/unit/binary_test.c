@@ -499,6 +499,16 @@ Test(binary, long_extras_overflow_nothing)
 
 /* ---- which protocol is spoken ---- */
 
+static void expect_logged(struct server *s, const char *text)
+{
+    char log[8192];
+    FILE *f = fopen(server_log(s), "r");
+    cr_assert_not_null(f);
+    log[fread(log, 1, sizeof(log) - 1, f)] = '\0';
+    fclose(f);
+    cr_assert_not_null(strstr(log, text), "%s", log);
+}
+
 Test(protocols, auto_takes_both_ascii_and_binary_one)
 {
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-B", "ascii");
@@ -509,12 +519,14 @@ Test(protocols, auto_takes_both_ascii_and_binary_one)
     b = client_open(s);
     client_ask(b, "mn\r\n", "MN\r\n");
     cr_assert_eq(client_stat_u64(b, "extant", "binary_rejected"), 1);
+    expect_logged(s, "it speaks the binary protocol; -B auto takes that");
     client_close(b);
     server_stop(s);
     s = server_spawn(LISTEN_UNIX, "-t", "1", "-B", "binary");
     b = client_open(s);
     client_send(b, "version\r\n");
     client_expect_closed(b);
+    expect_logged(s, "it speaks the text protocol; -B auto takes that");
     client_close(b);
     b = client_open(s);
     ask(b, .opcode = OP_NOOP);
@@ -710,12 +722,7 @@ Test(sasl, who_fails_too_often_is_refused_for_a_while)
     again();
     ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
     answer(c, .opcode = OP_SASL_AUTH, AUTH_FAILURE);
-    char log[8192] = "";
-    FILE *f = fopen(server_log(guarded), "r");
-    cr_assert_not_null(f);
-    log[fread(log, 1, sizeof(log) - 1, f)] = '\0';
-    fclose(f);
-    cr_assert_not_null(strstr(log, "log-in of unix:"), "%s", log);
+    expect_logged(guarded, "log-in of unix:");
 }
 
 /* ---- flash ---- */
