@@ -21,10 +21,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 
 from bench_host import (Client, Cores, Server, KEY_BYTES, drop_caches, machine_line, pinned,
                         rss_bytes, version_of)
@@ -493,6 +495,30 @@ class Bench:
                     for half, cores in enumerate(self.cores.clients)]) for s in (a, b)))
             self.record("workers", pairs)
 
+    def scraped(self):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        small = {"keys": 50000, "value": 100}
+        quiet = dict(small, mode="mix", **{"get-ratio": 1, "conns": 10, "rate": 5000,
+                                           "seconds": self.seconds, "warmup": self.warmup})
+        with Server(self, self.extant, "extant", ["-m", "256", "-t", "1", "-o", "http=%d" % port]) as b:
+            self.fill(b, conns=10, depth=32, **small)
+            pairs, times = [], []
+            for _ in range(self.pairs):
+                alone = Client(self, b, quiet).done()["get_p99_us"]
+                client, begin = Client(self, b, quiet), time.monotonic()
+                while time.monotonic() < begin + self.seconds:
+                    at = time.monotonic()
+                    with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port, timeout=20) as page:
+                        if b"extant_misses_total" not in page.read():
+                            raise BenchError("no metrics")
+                    times.append(time.monotonic() - at)
+                    time.sleep(max(0, at + 0.1 - time.monotonic()))
+                pairs.append((alone, client.done()["get_p99_us"]))
+            self.notes.append("A scrape takes %.1f ms." % (1e3 * statistics.median(times)))
+            self.record("scraped", pairs)
+
     def nolock_row(self):
         if not self.nolock or not os.access(self.nolock, os.X_OK):
             raise BenchError("no build without locks")
@@ -548,6 +574,7 @@ class Bench:
                   (tuple(GROUPS["overwrite"]), self.overwrite_rows),
                   (("many",), self.many),
                   (("workers",), self.workers),
+                  (("scraped",), self.scraped),
                   (("nolock",), self.nolock_row))
         return [self.results[row.name] for row in ROWS if row.name in self.results]
 

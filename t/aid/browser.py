@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 import time
 
+import servers
+
 
 class Browser:
     def __init__(self, binary='chromium'):
@@ -79,7 +81,7 @@ class Browser:
         result = self.call('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
         return result['result'].get('value')
 
-    def wait_for(self, expression, seconds=60):
+    def wait_for(self, expression, seconds=servers.PATIENCE):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.evaluate(expression):

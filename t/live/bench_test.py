@@ -93,7 +93,8 @@ class Arithmetic(unittest.TestCase):
 
     def test_every_row_is_measured_by_someone(self):
         b = bench.Bench("a", "m", set(tab.ROW_BY_NAME), True, ".", "load")
-        for name in ("ram", "ram_overhead", "flash", "load_rows", "many", "workers", "nolock_row"):
+        for name in ("ram", "ram_overhead", "flash", "load_rows", "overwrite_rows", "many",
+                     "workers", "scraped", "nolock_row"):
             setattr(b, name, lambda: None)
         self.assertEqual([r.row.name for r in b.measure_all()], [r.name for r in tab.ROWS])
         self.assertTrue(all(r.failed == "not measured" for r in b.results.values()))
