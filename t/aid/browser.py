@@ -81,7 +81,7 @@ class Browser:
         result = self.call('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
         return result['result'].get('value')
 
-    def wait_for(self, expression, seconds=servers.PATIENCE):
+    def wait_for(self, expression, seconds=servers.PATIENCE_SECONDS):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.evaluate(expression):

@@ -29,7 +29,7 @@ def work(server):
 
 
 def once(*args):
-    return subprocess.run([TOP, '--once'] + list(args), capture_output=True, text=True, timeout=servers.PATIENCE)
+    return subprocess.run([TOP, '--once'] + list(args), capture_output=True, text=True, timeout=servers.PATIENCE_SECONDS)
 
 
 def once_on_extant():
@@ -65,12 +65,12 @@ def at_a_terminal():
         main, other = pty.openpty()
         process = subprocess.Popen([TOP, '--interval', '0.1', server.path], stdin=other, stdout=other, stderr=other)
         os.close(other)
-        seen, end = b'', time.monotonic() + servers.PATIENCE
+        seen, end = b'', time.monotonic() + servers.PATIENCE_SECONDS
         while seen.count(b'network') < 3 and time.monotonic() < end:
             seen += os.read(main, 4096)
         expect('it goes on', seen.count(b'network') >= 3 and seen.count(b'Extant ') >= 3, seen)
         os.write(main, b'q')
-        expect('q ends it', process.wait(servers.PATIENCE) == 0)
+        expect('q ends it', process.wait(servers.PATIENCE_SECONDS) == 0)
         os.close(main)
 
 

@@ -62,7 +62,7 @@ class Web(servers.Server):
 
     def ask(self, path, method='GET', headers=None):
         """Status, headers, body."""
-        conn = http.client.HTTPConnection('127.0.0.1', self.web_port(), timeout=120)
+        conn = http.client.HTTPConnection('127.0.0.1', self.web_port(), timeout=servers.PATIENCE_SECONDS)
         try:
             conn.request(method, path, headers=headers or {})
             answer = conn.getresponse()
@@ -84,7 +84,7 @@ class Web(servers.Server):
 class Talk:
     def __init__(self, server):
         self.sock = server.connect()
-        self.sock.settimeout(120)
+        self.sock.settimeout(servers.PATIENCE_SECONDS)
         self.file = self.sock.makefile('rb')
 
     def __call__(self, *requests):
@@ -254,7 +254,7 @@ def a_port_in_use_and_a_bad_address_are_refused():
                                  (':9150', 64, 'http=:9150 is not PORT or ADDR:PORT')):
             flags = ['-u', 'root'] if os.getuid() == 0 else []
             run = subprocess.run([BINARY, '-p', '0', '-s', '/nonexistent/s', '-o', 'http=' + value] + flags,
-                                 capture_output=True, text=True, timeout=120)
+                                 capture_output=True, text=True, timeout=servers.PATIENCE_SECONDS)
             expect(value, run.returncode == code and why in run.stderr, (run.returncode, run.stderr))
 
 

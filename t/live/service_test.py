@@ -42,13 +42,13 @@ def start(flags, fds=(), **environ):
 
 def end(process):
     process.send_signal(signal.SIGTERM)
-    return process.wait(servers.PATIENCE), process.stderr.read()
+    return process.wait(servers.PATIENCE_SECONDS), process.stderr.read()
 
 
 def ask(address, request):
     family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
     with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.settimeout(servers.PATIENCE)
+        s.settimeout(servers.PATIENCE_SECONDS)
         s.connect(address)
         s.sendall(request)
         return s.recv(1000)
@@ -64,7 +64,7 @@ def listener():
 def the_manager_is_told():
     for abstract in (False, True):
         with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.settimeout(servers.PATIENCE)
+            notify.settimeout(servers.PATIENCE_SECONDS)
             name = '@extant-test-%d' % os.getpid() if abstract else d + '/notify'
             notify.bind(name.replace('@', '\0') if abstract else name)
             process = start(['-s', d + '/s', '-o', 'drop_privileges'], NOTIFY_SOCKET=name)
@@ -106,7 +106,7 @@ def a_restart_refuses_no_connection():
         process = start([], (tcp.fileno(),))
         expect('before', ask(address, b'mn\r\n') == b'MN\r\n')
         expect('exit', end(process)[0] == 0)
-        waiting = [socket.create_connection(address, timeout=servers.PATIENCE) for _ in range(20)]
+        waiting = [socket.create_connection(address, timeout=servers.PATIENCE_SECONDS) for _ in range(20)]
         for s in waiting:
             s.sendall(b'mn\r\n')
         process = start([], (tcp.fileno(),))
@@ -121,7 +121,7 @@ def what_is_no_listener_is_refused():
         udp.bind(('127.0.0.1', 0))
         process = start([], (udp.fileno(),))
         log = process.stderr.read()
-        expect('refused', process.wait(servers.PATIENCE) == 71 and 'descriptor 3, passed by the service manager, is no stream socket' in log,
+        expect('refused', process.wait(servers.PATIENCE_SECONDS) == 71 and 'descriptor 3, passed by the service manager, is no stream socket' in log,
                log)
 
 
