@@ -181,6 +181,18 @@ def misses_of_what_was_evicted_say_from_where():
         expect('nearly all are known', known > 0.98 * int(server.stats()['get_misses']), found)
 
 
+def misses_of_what_the_device_does_not_give_say_so():
+    with Web(['-m', '8'], ['ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2']) as server:
+        talk = Talk(server)
+        talk.store(8000, 3000)
+        expect('on flash', wait_for(lambda: int(server.stats(b'extant')['ext_wbufs_busy']) <= 1))
+        os.truncate(os.path.join(server.dir, 'flash'), 0)
+        talk(*(b'get k%d' % i for i in range(0, 4000, 10)))
+        found = misses(server)
+        expect('unreadable', found == dict(zero(server), unreadable=found['unreadable']) and found['unreadable'] > 100,
+               found)
+
+
 def latency_is_measured():
     name = 'extant_request_duration_seconds_count{tier="%s",command="%s"}'
     with Web(['-m', '8'], ['ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2']) as server:
@@ -293,6 +305,7 @@ if __name__ == '__main__':
         metrics_are_clean_and_have_the_names_of_the_exporter,
         every_miss_has_its_reason,
         misses_of_what_was_evicted_say_from_where,
+        misses_of_what_the_device_does_not_give_say_so,
         latency_is_measured,
         answers_of_every_path,
         a_key_cannot_break_out_of_the_page,
