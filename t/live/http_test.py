@@ -159,6 +159,15 @@ def every_miss_has_its_reason():
         expect('reset', misses(server) == zero(server), misses(server))
 
 
+def page_and_extant_top_know_every_reason():
+    with Web(['-m', '64'], []) as server:
+        for name in ('net/status.html', 'scripts/extant-top'):
+            with open(os.path.join(TOP, name)) as f:
+                text = f.read()
+            missing = [r for r in zero(server) if not re.search(r"\b%s'?: '" % r, text)]
+            expect(name, not missing, missing)
+
+
 def zero(server):
     return {k[5:]: 0 for k in server.stats(b'extant') if k.startswith('miss_')}
 
@@ -304,6 +313,7 @@ if __name__ == '__main__':
     sys.exit(servers.run_scenarios((
         metrics_are_clean_and_have_the_names_of_the_exporter,
         every_miss_has_its_reason,
+        page_and_extant_top_know_every_reason,
         misses_of_what_was_evicted_say_from_where,
         misses_of_what_the_device_does_not_give_say_so,
         latency_is_measured,
