@@ -218,6 +218,7 @@ static void turn(struct worker *w, int flags)
     run_resumed(w);
     cache_worker_submit(w->cache_worker); /* what these started */
     conns_send(w);
+    cache_worker_submit(w->cache_worker); /* values that were put away are read again once it is their turn */
     latency_sent(&w->stats->latency);
 }
 
