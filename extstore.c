@@ -5,12 +5,8 @@
 #include <stdarg.h>
 
 #include "flash/engine.h"
-#include "flash/page.h"
-#include "upkeep/probe.h"
-#include "upkeep/reclaim.h"
-#include "flash/ring.h"
 #include "flash/uring.h"
-#include "flash/wbuf.h"
+#include "upkeep/probe.h"
 
 #define DEFAULT_WBUF_COUNT 16u
 #define WBUF_COUNT_MAX 64u /* of the default; more may be asked for */
@@ -19,53 +15,7 @@
 #define NO_PAGE_NS UINT64_C(1000000000) /* for less long it is not worth telling */
 #define PAGES_MIN 4u /* of class default: one in use, one reserved, and two to move between */
 
-/* ---- what waits for room ---- */
-
-bool ext_is_writable(struct extstore *e)
-{
-    if (atomic_load(&e->dirty_wbufs) + EXT_RESERVED_WBUFS >= e->wbuf_count)
-        return false;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        uint32_t page = atomic_load(&e->buckets[EXT_BUCKET_DEFAULT].files[i].page);
-        if (page != EXT_NO_PAGE && ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
-            atomic_load(&e->pages[page].slots_used) < e->slots_per_page &&
-            !ext_device_failed(ext_page_device(e, page)))
-            return true;
-    }
-    return ext_pages_free(e, EXT_BUCKET_DEFAULT) > EXT_RESERVED_PAGES;
-}
-
-static void notify_run(struct io_job *job)
-{
-    struct extstore *e = (struct extstore *)((char *)job - offsetof(struct extstore, notify_job));
-    lock_take(&e->notify_lock);
-    e->notify_queued = false;
-    struct ext_notify *list = NULL;
-    if (ext_is_writable(e)) {
-        list = e->notify_list;
-        e->notify_list = NULL;
-        atomic_store(&e->notify_any, false);
-    }
-    lock_release(&e->notify_lock);
-    while (list != NULL) {
-        struct ext_notify *n = list;
-        list = n->next;
-        n->fn(n->arg);
-        free(n);
-    }
-}
-
-void ext_wake_writers(struct extstore *e)
-{
-    if (!atomic_load(&e->notify_any))
-        return;
-    lock_take(&e->notify_lock);
-    bool submit = e->notify_list != NULL && !e->notify_queued;
-    e->notify_queued |= submit;
-    lock_release(&e->notify_lock);
-    if (submit)
-        io_pool_submit(e->write_pool, &e->notify_job);
-}
+/* ---- places ---- */
 
 uint64_t ext_place_offset(const struct extstore *e, ext_place place)
 {
@@ -80,39 +30,6 @@ unsigned ext_page_of(const struct extstore *e, ext_place place)
 uint64_t ext_seq_now(const struct extstore *e)
 {
     return atomic_load_explicit(&e->root->next_seq, memory_order_relaxed) + 1;
-}
-
-void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg)
-{
-    struct ext_notify *n = malloc(sizeof(*n));
-    if (n == NULL) { /* the waiter tries again, and comes back here */
-        fn(arg);
-        return;
-    }
-    *n = (struct ext_notify){.fn = fn, .arg = arg};
-    lock_take(&e->notify_lock);
-    n->next = e->notify_list;
-    e->notify_list = n;
-    atomic_store(&e->notify_any, true);
-    lock_release(&e->notify_lock);
-    /* What became free before notify_any was set woke nobody. */
-    if (ext_is_writable(e))
-        ext_cancel_notify(e, fn, arg);
-}
-
-void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg)
-{
-    lock_take(&e->notify_lock);
-    struct ext_notify **at = &e->notify_list;
-    while (*at != NULL && ((*at)->fn != fn || (*at)->arg != arg))
-        at = &(*at)->next;
-    struct ext_notify *n = *at;
-    if (n != NULL)
-        *at = n->next;
-    lock_release(&e->notify_lock);
-    if (n != NULL)
-        fn(arg);
-    free(n);
 }
 
 /* ---- create ---- */
@@ -563,14 +480,9 @@ static void release(struct extstore *e)
         lock_destroy(&e->buckets[i].lock);
     pthread_cond_destroy(&e->idle_cond);
     lock_destroy(&e->page_lock);
-    lock_destroy(&e->notify_lock);
     lock_destroy(&e->pool_lock);
     lock_destroy(&e->rings_lock);
-    while (e->notify_list != NULL) {
-        struct ext_notify *n = e->notify_list;
-        e->notify_list = n->next;
-        free(n);
-    }
+    ext_room_end(e);
     free(e->where);
     free(e->wbufs);
     free(e->free_wbufs);
@@ -598,9 +510,8 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
               io_now_ns());
     e->page_granules = opt->page_bytes / EXT_GRANULE_BYTES;
     e->slot_granules = opt->wbuf_bytes / EXT_GRANULE_BYTES;
-    e->notify_job.run = notify_run;
+    ext_room_init(e);
     lock_init(&e->page_lock, LOCK_EXT_PAGE);
-    lock_init(&e->notify_lock, LOCK_IO_QUEUE);
     lock_init(&e->pool_lock, LOCK_CONTROL);
     lock_init(&e->rings_lock, LOCK_STATS);
     lock_cond_init(&e->idle_cond);
@@ -667,30 +578,6 @@ void ext_attach_done(struct extstore *e)
     atomic_store(&e->attaching, false);
     for (uint32_t page = 0; page < e->page_count; page++)
         ext_page_try_free(e, page);
-}
-
-/* ---- sync ---- */
-
-int ext_sync(struct extstore *e, int64_t timeout_ms)
-{
-    lock_assert_none_held();
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
-        ext_wbuf_close_open(e, (enum ext_bucket)i);
-    uint64_t end = io_now_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
-    int rc = 0;
-    lock_take(&e->notify_lock);
-    while (rc == 0 && atomic_load(&e->flushing_wbufs) > 0) {
-        uint64_t now = io_now_ns();
-        if (atomic_load(&e->stuck_wbufs) == atomic_load(&e->flushing_wbufs))
-            rc = -EIO;
-        else if (timeout_ms >= 0 && now >= end)
-            rc = -ETIMEDOUT;
-        else
-            lock_wait(&e->notify_lock, &e->idle_cond,
-                      timeout_ms < 0 ? -1 : (int64_t)((end - now) / 1000000) + 1);
-    }
-    lock_release(&e->notify_lock);
-    return rc;
 }
 
 /* ---- figures ---- */

@@ -20,8 +20,8 @@
 #include <sys/types.h>
 
 #include "flash/record.h"
+#include "flash/types.h"
 #include "space/extents.h"
-#include "extstore.h"
 #include "base/histogram.h"
 #include "base/log.h"
 

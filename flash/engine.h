@@ -1,6 +1,7 @@
 /* flash/engine.h: what the files of the flash engine share, and nobody else includes.
  *
- *   extstore.c     create, attach, destroy, info, reconcile, notify
+ *   extstore.c     create, attach, destroy, info, reconcile
+ *   flash/room.c     how much is free, and who waits for it
  *   flash/page.c     the page table: states, versions, counts, pins, free pages
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
  *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict
@@ -22,7 +23,6 @@
 #include "flash/mark.h"
 #include "flash/record.h"
 #include "space/extmap.h"
-#include "extstore.h"
 #include "io_thread.h"
 #include "base/lock.h"
 
@@ -372,18 +372,14 @@ static inline uint32_t ext_slot_front(const struct extstore *e, uint64_t slot)
     bool is_first = slot % e->slots_per_page == 0 && e->where[ext_slot_page(e, slot)].unit == 0;
     return is_first ? EXT_MARK_BYTES : 0;
 }
+static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
+{
+    return (enum ext_page_state)atomic_load_explicit(&p->state, memory_order_acquire);
+}
 static inline struct ext_device *ext_page_device(struct extstore *e, uint32_t page)
 {
     return &e->devices[e->where[page].device];
 }
-
-/* upkeep/save.c: fills the empty tables from a checkpoint. 0; -ESTALE they are not of these files and
- * sizes; checkpoint_get's error. */
-int ext_load_tables(struct extstore *e, struct checkpoint_reader *r);
-/* upkeep/scan.c: fills the empty tables from the trailers on flash: what is there is WRITTEN in SEALED
- * pages. 0 or -ENOMEM. */
-int ext_scan_tables(struct extstore *e);
-void ext_scan_end(struct extstore *e); /* frees buffers */
 
 /* A test runs the engine's jobs (flash/device.h). */
 static inline bool ext_is_stepped(const struct extstore *e)
@@ -391,16 +387,10 @@ static inline bool ext_is_stepped(const struct extstore *e)
     return e->opt.device_ops != NULL && e->opt.device_ops->stepped;
 }
 
-/* An append may succeed that did not before: wakes who waits (from an I/O thread). Any lock up to
- * LOCK_EXT_PAGE may be held. */
-void ext_wake_writers(struct extstore *e);
 /* ext_maint_step has work. Any lock may be held. */
 static inline void ext_wake_maint(struct extstore *e)
 {
     if (e->maint_fn != NULL)
         e->maint_fn(e->maint_ctx);
 }
-/* Right now a buffer and a page are there for an ordinary append. */
-bool ext_is_writable(struct extstore *e);
-
 #endif

@@ -1,42 +1,11 @@
 /* flash/page.c: see flash/page.h. */
 #include "flash/page.h"
 
+#include "flash/engine.h"
+#include "flash/room.h"
+
 #define PAGES_KEPT 2u /* free pages of a class that are not opened only to pass a busy device */
-#define FLUSH_SEC_MAX 60u
 #define RETRY_DOUBLINGS_MAX 6u /* a BAD page is tried again after 1, 2, 4 .. 64 s */
-
-uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class)
-{
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        const struct ext_device *d = &e->devices[i];
-        if (d->free_bucket == device_class && !ext_device_failed(d))
-            n += extents_free_count(d->free);
-    }
-    return n;
-}
-
-uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
-{
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < e->device_count; i++)
-        n += e->devices[i].free_bucket == device_class ? e->devices[i].page_count : 0;
-    return n;
-}
-
-static_assert(EXT_WRITE_LOW == PACE_LOW && EXT_WRITE_DIRE == PACE_DIRE, "the same levels");
-
-unsigned ext_write_level(struct extstore *e)
-{
-    if (e->pace.second.rate == 0 && e->pace.day.rate == 0)
-        return PACE_FULL;
-    return pace_level(&e->pace, io_now_ns());
-}
-
-uint32_t ext_flush_sec(const struct extstore *e)
-{
-    return (uint32_t)min_u64(atomic_load_explicit(&e->fill_sec, memory_order_relaxed), FLUSH_SEC_MAX);
-}
 
 /* The page's number from where it is: numbers go round the devices, so they are found by search. */
 static uint32_t page_number(const struct extstore *e, uint32_t device, uint32_t unit)
@@ -94,6 +63,17 @@ static int take_page_of(struct extstore *e, enum ext_bucket device_class, uint32
     return rc == 0 ? 0 : take_page(e, device_class, false, page);
 }
 
+/* Called at the end of each edge of the drawing, page_lock held: debug builds check the state that it led to. */
+static void page_changed(struct extstore *e, uint32_t page)
+{
+    lock_assert_held(&e->page_lock);
+#ifdef EXTANT_DEBUG
+    ext_page_assert(e, page);
+#else
+    (void)page;
+#endif
+}
+
 /* FREE -> OPEN; page_lock held. */
 static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page)
 {
@@ -117,6 +97,7 @@ static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page
     atomic_store(&p->state, EXT_PAGE_OPEN);
     ext_count(e, EXT_N_page_allocs, 1);
     atomic_store_explicit(&e->no_page_ns, 0, memory_order_relaxed);
+    page_changed(e, page);
 }
 
 int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page)
@@ -190,6 +171,7 @@ static void page_free(struct extstore *e, uint32_t page)
     atomic_store(&p->state, EXT_PAGE_FREE);
     atomic_store_explicit(&p->slots_used, 0, memory_order_relaxed);
     extents_free(ext_page_device(e, page)->free, e->where[page].unit, 1);
+    page_changed(e, page);
     ext_count(e, EXT_N_page_reclaims, 1);
 }
 
@@ -220,6 +202,7 @@ void ext_page_seal(struct extstore *e, uint32_t page)
     lock_take(&e->page_lock);
     if (ext_page_state_of(p) == EXT_PAGE_OPEN)
         atomic_store(&p->state, EXT_PAGE_SEALED);
+    page_changed(e, page);
     lock_release(&e->page_lock);
     ext_page_try_free(e, page);
 }
@@ -234,6 +217,7 @@ bool ext_page_drain(struct extstore *e, uint32_t page)
         atomic_fetch_add(&p->refs, 1);
         if (s == EXT_PAGE_SEALED)
             atomic_store(&p->state, EXT_PAGE_DRAINING);
+        page_changed(e, page);
     }
     lock_release(&e->page_lock);
     return ok;
@@ -246,6 +230,7 @@ void ext_page_stay(struct extstore *e, uint32_t page)
     atomic_store_explicit(&p->order, atomic_fetch_add(&e->root->next_version, 1) + 1, memory_order_relaxed);
     if (ext_page_state_of(p) == EXT_PAGE_DRAINING)
         atomic_store(&p->state, EXT_PAGE_SEALED);
+    page_changed(e, page);
     lock_release(&e->page_lock);
 }
 
@@ -257,8 +242,9 @@ static uint32_t mono_sec(void)
 }
 
 /* One more failure. Returns the seconds until the next try. page_lock held. */
-static uint32_t put_off(struct ext_page *p)
+static uint32_t put_off(struct extstore *e, struct ext_page *p)
 {
+    lock_assert_held(&e->page_lock);
     if (p->failures < UINT8_MAX)
         p->failures++;
     unsigned doublings = p->failures - 1u;
@@ -276,9 +262,10 @@ bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset)
     bool first = ext_page_state_of(p) != EXT_PAGE_BAD;
     if (first) {
         p->bad_chunk = (uint16_t)(offset / EXT_IO_CHUNK_BYTES);
-        (void)put_off(p);
+        (void)put_off(e, p);
         atomic_store(&p->state, EXT_PAGE_BAD);
         atomic_fetch_add(&e->bad_pages, 1);
+        page_changed(e, page);
     }
     lock_release(&e->page_lock);
     if (first)
@@ -328,7 +315,7 @@ uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok)
     if (ok)
         page_free(e, page);
     else
-        wait_sec = put_off(p);
+        wait_sec = put_off(e, p);
     lock_release(&e->page_lock);
     if (ok) {
         ext_count(e, EXT_N_pages_back, 1);
@@ -403,17 +390,40 @@ void ext_drop(struct extstore *e, ext_place place, unsigned len_class)
         ext_page_try_free(e, page);
 }
 
+/* What the page is like to begin a life. */
+static void assert_free(const struct ext_page *p)
+{
+    ASSERT(atomic_load(&p->version) == 0 && atomic_load(&p->slots_used) == 0);
+    ASSERT(atomic_load(&p->objects) == 0 && atomic_load(&p->bytes_used) == 0);
+    ASSERT(atomic_load(&p->refs) == 0 && atomic_load(&p->slots_busy) == 0);
+}
+
 void ext_page_assert(struct extstore *e, uint32_t page)
 {
     lock_assert_held(&e->page_lock);
-    struct ext_page *p = &e->pages[page];
+    ASSERT(page < e->page_count);
+    const struct ext_page *p = &e->pages[page];
     enum ext_page_state s = ext_page_state_of(p);
     bool is_free = extents_is_free(ext_page_device(e, page)->free, e->where[page].unit);
-    ASSERT(s <= EXT_PAGE_BAD);
-    ASSERT((s == EXT_PAGE_FREE) == (atomic_load(&p->version) == 0));
-    if (s == EXT_PAGE_FREE)
-        ASSERT(atomic_load(&p->objects) == 0 && atomic_load(&p->refs) == 0);
-    else
-        ASSERT(!is_free);
     ASSERT(atomic_load(&p->slots_used) <= e->slots_per_page);
+    switch (s) {
+    case EXT_PAGE_FREE:
+        assert_free(p);
+        /* Not even a probe writes to two at once. */
+        ASSERT(is_free || atomic_load(&e->probes[e->where[page].device].unit) == e->where[page].unit);
+        return;
+    case EXT_PAGE_OPEN:
+    case EXT_PAGE_SEALED:
+    case EXT_PAGE_DRAINING:
+        break;
+    case EXT_PAGE_BAD:
+        ASSERT(atomic_load(&e->bad_pages) > 0);
+        ASSERT(p->bad_chunk * EXT_IO_CHUNK_BYTES < e->page_bytes);
+        break;
+    default:
+        ASSERT(!"a page has one of five states");
+    }
+    ASSERT(!is_free && p->bucket < EXT_BUCKET_COUNT);
+    ASSERT(atomic_load(&p->version) != 0);
+    ASSERT((int32_t)(atomic_load(&e->root->next_version) - atomic_load(&p->version)) >= 0);
 }

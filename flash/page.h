@@ -1,6 +1,6 @@
 /* flash/page.h: the page table: which page is in which state, and when it is free.
  *
- * The states and their edges are drawn in extstore.h; this file makes them.
+ * The states and their edges are drawn in flash/types.h; this file makes them.
  * A page becomes free at the last of: ext_drop of its last object, unpin of
  * its last reader, the end of the writing of its last wbuf, or its seal. Whoever does
  * that frees it at once, so no scan is needed and none is forgotten: each
@@ -16,12 +16,9 @@
 #ifndef EXTANT_EXT_PAGE_H
 #define EXTANT_EXT_PAGE_H
 
-#include "flash/engine.h"
+#include "flash/types.h"
 
-static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
-{
-    return (enum ext_page_state)atomic_load_explicit(&p->state, memory_order_acquire);
-}
+struct ext_page;
 
 /* FREE -> OPEN: takes the lowest free page of a device of the bucket's class (round robin over its
  * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO:
@@ -59,14 +56,18 @@ void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_byte
 /* Bytes of the live objects: what was written, scaled by the live share of it by length class (a
  * drop knows no more than the class). Exact while all or none live; never more than was written. */
 uint64_t ext_page_live_bytes(const struct ext_page *p);
+/* Pins the page of a live place so that it is not reused; with LOCK_COLUMN held (the lock that
+ * keeps the place live). Given back by ext_unpin, or by the read that takes it over. */
+void ext_pin(struct extstore *e, ext_place place);
+void ext_unpin(struct extstore *e, ext_place place);
+/* The same by the page's number. */
 void ext_page_pin(struct extstore *e, uint32_t page);
 void ext_page_unpin(struct extstore *e, uint32_t page);
+/* The object at place is not referred to any more. Exactly once for each ext_append that gave 0. */
+void ext_drop(struct extstore *e, ext_place place, unsigned len_class);
+
 /* SEALED or DRAINING, no object, no reference -> FREE; else nothing. */
 void ext_page_try_free(struct extstore *e, uint32_t page);
-
-/* FREE pages of the devices of this class that take writes; and pages of the class in all. */
-uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class);
-uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class);
 
 /* Checks what the page's state promises; page_lock held. */
 void ext_page_assert(struct extstore *e, uint32_t page);

@@ -1,4 +1,4 @@
-/* flash/record.c: see flash/record.h; also the length classes of extstore.h.
+/* flash/record.c: see flash/record.h; also the length classes.
  *
  * Length classes: steps of 3/2 and 4/3 by turns from 128 bytes to 512 KiB (classes 0 to 24), then
  * doubling up to 64 MiB (class 31). Small steps where records are many, since a class is also what

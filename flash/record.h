@@ -20,7 +20,7 @@
 #ifndef EXTANT_EXT_RECORD_H
 #define EXTANT_EXT_RECORD_H
 
-#include "extstore.h"
+#include "flash/types.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format on flash is little-endian");
 
@@ -28,6 +28,12 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format on flash is
 #define EXT_RECORD_FORMAT 1u
 #define EXT_SLOT_BLOCK_BYTES 4096u    /* slots are written in multiples of this */
 #define EXT_TRAILER_MAGIC 0x31424557u /* "WEB1" */
+
+/* Length classes: record bytes <-> 5 bits. ext_len_bytes is the upper end of the class. */
+unsigned ext_len_class(uint64_t record_bytes);
+uint64_t ext_len_bytes(unsigned len_class);
+/* Bytes of a record on flash, rounded to granules. */
+uint64_t ext_record_bytes(unsigned key_bytes, uint64_t value_bytes);
 
 struct ext_record_head {
     uint32_t crc; /* over all that follows, without the padding */

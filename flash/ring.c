@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "flash/engine.h"
 #include "flash/page.h"
 #include "flash/pread.h"
 #include "flash/uring.h"

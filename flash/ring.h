@@ -1,4 +1,4 @@
-/* flash/ring.h: the reads of one worker: buffers, waiting, retries; the verbs are in extstore.h.
+/* flash/ring.h: the reads of one worker: buffers, waiting, retries.
  *
  * A read needs a buffer and a place among the reads in flight. Small ones (most) take a slot of a
  * region set aside at creation and registered with the kernel; larger ones take memory of their
@@ -20,7 +20,7 @@
 #ifndef EXTANT_EXT_RING_H
 #define EXTANT_EXT_RING_H
 
-#include "flash/engine.h"
+#include "flash/types.h"
 
 #define EXT_RING_SLOT_BYTES ((uint64_t)16 * KiB)
 #define EXT_RING_SLOTS_MIN 4u
@@ -29,6 +29,51 @@
 #define EXT_RING_DEPTH_MAX 4096u
 #define EXT_READ_TRIES 3u /* the first and two more */
 #define EXT_READ_INTERRUPTS_MAX 100u
+
+/* Rings: one per worker thread, created, used and destroyed by that thread. */
+struct ext_ring *ext_ring_create(struct extstore *e);
+/* Waits for reads in flight and runs their done(); buffers are gone then, so the caller has nothing
+ * left to finish but pins (ext_unpin) of reads that it has not finished. */
+void ext_ring_destroy(struct ext_ring *ring);
+/* Readable when completions wait; for the event loop. The ring's, until it is destroyed. */
+int ext_ring_fd(const struct ext_ring *ring);
+/* Starts a read. The caller has pinned the place with ext_pin, always; the read takes that pin over
+ * and ext_read_finish gives it back. If the range is still in memory and a read buffer is free,
+ * copies the record and sets state DONE at once (done is not called); else state QUEUED and done is
+ * called later. Holds no lock, or LOCK_COLUMN. */
+void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class);
+/* Hands everything queued since the last call to the kernel: once per event-loop turn. */
+void ext_ring_submit(struct ext_ring *ring);
+/* Runs done() of each completed read; returns how many. Call when the fd is readable. */
+unsigned ext_ring_reap(struct ext_ring *ring);
+/* The same for at most `max` of them, so that what they lead to goes out before the rest is looked at.
+ * *more: there is a rest, of which the fd does not tell: to be called again before waiting for it. */
+unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more);
+/* Reads queued or in flight. */
+unsigned ext_ring_pending(const struct ext_ring *ring);
+/* Verifies the bytes (checksum with place and version, lengths, key if key != NULL). 0 and *out
+ * pointing into r's buffer; -EBADMSG wrong bytes; -ENOENT another key's record (intact); r->result
+ * if that was an error. */
+int ext_read_record(const struct ext_read *r, const char *key, unsigned key_bytes,
+                    struct ext_record *out);
+/* The record did not verify: a device or a bus may tell the truth the second time. True: the same
+ * read is QUEUED again, pin and buffer kept, and done comes later. False: it was read
+ * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory. */
+#define EXT_READ_AGAIN_MAX 2
+bool ext_read_again(struct ext_read *r);
+/* Gives buffer and page pin back. Call once for each started read, after DONE. */
+void ext_read_finish(struct ext_read *r);
+/* Gives the buffer of a DONE read back, and keeps its page pinned: ext_read_start() with the same place
+ * brings the same bytes again, and takes the pin over. The bytes that this sets free: 0 if others share
+ * the copy. */
+uint64_t ext_read_put_away(struct ext_read *r);
+/* Is it one of the large reads, which have a bound of their own? Of a DONE read. */
+bool ext_read_is_large(const struct ext_read *r);
+/* Reads wait for buffers, and all may be held by reads that are DONE. fn is asked to give some back, in the
+ * ring's thread, from ext_ring_submit() and ext_ring_reap*(): true if it did. large: of large ones. */
+void ext_ring_set_relief(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx);
+/* There may be more to give back: if reads wait, the fd becomes readable, and fn is asked again. */
+void ext_ring_nudge(struct ext_ring *ring);
 
 /* Adds up the counters of all rings, present and past. rings_lock inside. */
 void ext_ring_counters(struct extstore *e, struct ext_info *info);

@@ -1,7 +1,9 @@
 /* flash/wbuf.c: see flash/wbuf.h. In the order of a wbuf's life: open, append, close, flush, cure. */
 #include "flash/wbuf.h"
 
+#include "flash/engine.h"
 #include "flash/page.h"
+#include "flash/room.h"
 
 #define WRITE_TRIES 10u                       /* of a chunk */
 #define WRITE_PAUSE_NS UINT64_C(1000000)      /* before the second; doubled each time, up to */
@@ -382,6 +384,30 @@ uint64_t ext_record_max_bytes(const struct extstore *e)
 {
     return min_u64(round_down(ext_table_start(e->wbuf_bytes, 1) - EXT_MARK_BYTES, EXT_GRANULE_BYTES),
                    EXT_RECORD_MAX_BYTES);
+}
+
+/* ---- sync ---- */
+
+int ext_sync(struct extstore *e, int64_t timeout_ms)
+{
+    lock_assert_none_held();
+    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
+        ext_wbuf_close_open(e, (enum ext_bucket)i);
+    uint64_t end = io_now_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
+    int rc = 0;
+    lock_take(&e->notify_lock);
+    while (rc == 0 && atomic_load(&e->flushing_wbufs) > 0) {
+        uint64_t now = io_now_ns();
+        if (atomic_load(&e->stuck_wbufs) == atomic_load(&e->flushing_wbufs))
+            rc = -EIO;
+        else if (timeout_ms >= 0 && now >= end)
+            rc = -ETIMEDOUT;
+        else
+            lock_wait(&e->notify_lock, &e->idle_cond,
+                      timeout_ms < 0 ? -1 : (int64_t)((end - now) / 1000000) + 1);
+    }
+    lock_release(&e->notify_lock);
+    return rc;
 }
 
 /* ---- flush: from here on in I/O threads ---- */

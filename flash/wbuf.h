@@ -18,7 +18,22 @@
 #ifndef EXTANT_EXT_WBUF_H
 #define EXTANT_EXT_WBUF_H
 
-#include "flash/engine.h"
+#include "flash/types.h"
+
+struct ext_wbuf;
+struct ext_wbuf_root;
+
+/* Bytes of the longest record that a slot has room for. */
+uint64_t ext_record_max_bytes(const struct extstore *e);
+
+/* Appends a record to a bucket: reserves room in an open wbuf, copies and checksums outside any
+ * lock of the engine, commits. At return the place is readable. Counts the object as live. Never
+ * waits. Hold the LOCK_COLUMN of the hash from before the call until the place is in the index (or
+ * dropped): the engine may move a record as soon as it is written, and then asks callbacks.moved
+ * for it. 0; -EAGAIN: every wbuf is being written (try when ext_notify_writable says so); -ENOSPC:
+ * no free page (reclaim must run first); -E2BIG; -EIO: no device takes writes. */
+int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+               ext_place *place, unsigned *len_class);
 
 /* An append that is not finished: the wbuf is not written before ext_append_end(), so whoever
  * links the place between the two can't be overtaken by a failed write that moves it. */
@@ -28,7 +43,7 @@ struct ext_append {
     unsigned len_class;
 };
 
-/* ext_append of extstore.h in two steps; seq 0 draws a new one; reserve: may use the buffers and
+/* ext_append in two steps; seq 0 draws a new one; reserve: may use the buffers and
  * pages set aside for reclaim and cures. Errors as ext_append; then nothing is to be ended. */
 int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
                      uint64_t seq, bool reserve, struct ext_append *out);
@@ -40,6 +55,9 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket);
 /* Of the pages that are appended to, ends the one that was opened first, full or not, and has its open
  * wbuf written. False: none holds an object. */
 bool ext_wbuf_end_oldest_page(struct extstore *e);
+
+/* Writes out what open wbufs hold, waits up to timeout_ms. 0, -ETIMEDOUT, -EIO. */
+int ext_sync(struct extstore *e, int64_t timeout_ms);
 
 /* After an attach: has what extmap holds DELAYED written, goes on with OPEN pages. Before any
  * append; no locks. */

@@ -48,7 +48,7 @@ struct restart_options {
     struct settings *settings;             /* outlives the parts; the cache reads live values */
     struct ext_tunables *tunables;         /* of the engine, filled by the caller; outlives it */
     unsigned ring_count;                   /* threads that will read flash through a ring */
-    const struct ext_device_ops *device_ops; /* tests: see extstore.h; else NULL */
+    const struct ext_device_ops *device_ops; /* tests: see flash/device.h; else NULL */
     uint64_t index_reach_bytes; /* tests: the index is made as for so much flash; else 0 */
 };
 

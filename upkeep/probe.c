@@ -1,8 +1,9 @@
 /* upkeep/probe.c: see upkeep/probe.h. */
 #include "upkeep/probe.h"
 
+#include "flash/engine.h"
 #include "flash/page.h"
-#include "upkeep/reclaim.h"
+#include "flash/room.h"
 
 #define WRITE_DELAY_NS UINT64_C(50000000)
 #define WRITE_DOUBLINGS_MAX 4u

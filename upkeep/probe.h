@@ -7,7 +7,7 @@
  *          nothing; after 50 ms, twice as long after each failure, up to 0.8 s. Success: its pages
  *          are opened again. (Wbufs that are stuck try as well; with no such page only they do.)
  *   READ   reads fail: a block of the device is read, each time another, once a second.
- *   PAGE   a BAD page that holds nothing: zeroes to where its write failed. When: see extstore.h;
+ *   PAGE   a BAD page that holds nothing: zeroes to where its write failed. When: see flash/types.h;
  *          when it is for want of free pages (below reclaim's low-water mark), failures are 0.1 s apart.
  *
  * Threads: the maintenance thread begins probes, an I/O thread runs them. Locks: page_lock inside.
@@ -15,7 +15,7 @@
 #ifndef EXTANT_EXT_PROBE_H
 #define EXTANT_EXT_PROBE_H
 
-#include "flash/engine.h"
+#include "flash/types.h"
 
 void ext_probe_init(struct extstore *e);
 

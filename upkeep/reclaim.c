@@ -4,16 +4,17 @@
 
 #include <stdarg.h>
 
+#include "flash/engine.h"
 #include "flash/page.h"
-#include "upkeep/probe.h"
+#include "flash/room.h"
 #include "flash/wbuf.h"
+#include "upkeep/probe.h"
 
 #define STEP_RECORDS 64u
 #define STEP_BYTES ((uint64_t)256 * KiB) /* copied by one step, but at least one record */
 #define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
 #define STAYS_MAX 16u         /* so many pages in a row may stay; then one goes whatever is hot */
 #define HEATS 4u              /* 0: never hit since it was written or looked at */
-#define SMALL_PAGES 16u       /* so few can't spare one: something goes when a page is wanted */
 #define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
@@ -121,15 +122,6 @@ static void event(struct ext_reclaim *r, const char *fmt, ...)
 
 /* ---- which page ---- */
 
-uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
-{
-    uint64_t total = ext_pages_total(e, device_class);
-    uint64_t margin = 1 + min_u64(total / 32, 8);
-    if (device_class != EXT_BUCKET_DEFAULT)
-        return margin;
-    return EXT_RESERVED_PAGES + (total < SMALL_PAGES ? 0 : margin);
-}
-
 /* Is bucket default, into whose pages all others may fall back, short of them? */
 static bool is_short(const struct extstore *e)
 {
@@ -137,14 +129,6 @@ static bool is_short(const struct extstore *e)
     bool is_wanted = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) != 0;
     return free_pages < ext_low_water(e, EXT_BUCKET_DEFAULT) ||
            (is_wanted && free_pages <= EXT_RESERVED_PAGES);
-}
-
-bool ext_is_full(const struct extstore *e)
-{
-    uint64_t elsewhere = 0;
-    for (unsigned c = EXT_BUCKET_DEFAULT + 1; c < EXT_BUCKET_COUNT; c++)
-        elsewhere += ext_pages_free(e, (enum ext_bucket)c);
-    return elsewhere == 0 && ext_pages_free(e, EXT_BUCKET_DEFAULT) <= ext_low_water(e, EXT_BUCKET_DEFAULT);
 }
 
 /* Writers can't go on without a page. */

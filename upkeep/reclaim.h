@@ -41,10 +41,24 @@
 #ifndef EXTANT_EXT_RECLAIM_H
 #define EXTANT_EXT_RECLAIM_H
 
-#include "flash/engine.h"
+#include "flash/types.h"
 
-/* Below this many free pages of the class something has to go. */
-uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class);
+struct ext_reclaim;
+
+/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or
+ * go on with the rescue, eviction or expiry of one page (upkeep/reclaim.h says which). Reads for it
+ * are done by I/O threads; no step waits for a device. Pages without objects need no step, they are
+ * freed at once. An open wbuf is left open however old it is: closing it early would waste the rest
+ * of its slot, and reads are served from it. Returns true iff there is more to do now; else call
+ * again after some milliseconds, or when the hook of ext_set_maint_hook says so. */
+bool ext_maint_step(struct extstore *e, uint32_t now_unix);
+/* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be
+ * freed. */
+void ext_flush_all(struct extstore *e, uint32_t time_unix);
+/* The index is full (-m): the oldest page has to go whatever flash has free. */
+void ext_evict_oldest(struct extstore *e);
+/* An object went that `dropped` or `sweep` had put off. */
+void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t record_bytes);
 
 /* NULL with errno. Takes a buffer of wbuf_bytes from the arena. */
 struct ext_reclaim *ext_reclaim_create(struct extstore *e);

@@ -1,15 +1,15 @@
-/* upkeep/save.c: the engine's part of a checkpoint (extstore.h): a stop after which nothing changes
- * any more, and the page table, to and from the file.
+/* upkeep/save.c: see upkeep/save.h. What stands in the file:
  *
  *   struct saved_engine, then for each page struct saved_page, then a bit for each slot: is WRITTEN
  *
  * Of a page that was being drained, or had a failed write, only what is on it counts: it comes back
  * SEALED, so that it is drained again, and a device may be better by then. */
+#include "upkeep/save.h"
+
 #include <unistd.h>
 
 #include "flash/engine.h"
-#include "flash/page.h"
-#include "flash/ring.h"
+#include "flash/wbuf.h"
 
 #define SAVED_MAGIC 0x32656c626154u /* "Table2" */
 
@@ -129,7 +129,7 @@ static bool saved_page_is_sound(const struct extstore *e, const struct saved_pag
     if (p->bucket >= EXT_BUCKET_COUNT || p->slots_used > e->slots_per_page)
         return false;
     bool empty = p->objects == 0 && p->bytes_used == 0;
-    return p->state == EXT_PAGE_FREE ? p->version == 0 && empty : p->version != 0;
+    return p->state == EXT_PAGE_FREE ? p->version == 0 && p->slots_used == 0 && empty : p->version != 0;
 }
 
 static void page_from(struct ext_page *to, const struct saved_page *p)

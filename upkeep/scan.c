@@ -1,5 +1,4 @@
-/* upkeep/scan.c: the page table and the records of flash files of which only the bytes are left
- * (extstore.h).
+/* upkeep/scan.c: see upkeep/scan.h.
  *
  * First all trailers (ext_scan_tables, in ext_create): the slots of a page that bear its highest
  * version are of its last life, the others of earlier ones. Versions come from one counter that
@@ -12,7 +11,9 @@
  * the caller compares the key's hash; reads of clients verify all of it.
  *
  * Memory: two windows and one table (at most a slot's length). One thread; no locks. */
-#include "flash/page.h"
+#include "upkeep/scan.h"
+
+#include "flash/engine.h"
 
 #define WINDOW_BYTES ((uint64_t)256 * KiB)
 #define SMALL_WINDOW_BYTES ((uint64_t)64 * KiB)

@@ -18,17 +18,11 @@ import re
 import sys
 
 KNOWN = """
-circle extstore flash/device flash/engine flash/page flash/pread flash/record flash/ring flash/wbuf upkeep/probe upkeep/reclaim
 circle net/conn net/tls_conn net/udp net/worker
-header upkeep/save.c has none
-header upkeep/scan.c has none
 long cache.c step_arith
 long cache.c step_delete
 long cache.c step_store
 long operator/settings.c take_value
-up flash/device.h includes extstore.h
-up flash/engine.h includes extstore.h
-up flash/record.h includes extstore.h
 """
 
 BY_NAME = ('malloc_conf',)

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "flash/engine.h"
 #include "flash/page.h"
 #include "t/aid/ext_aid.h"
 

@@ -1,0 +1,262 @@
+/* flash/types.h: the words of the flash engine: a place, a page's life, a record, a read, what the engine is
+ * told and asked, and its figures. No functions but those that only look at their arguments.
+ *
+ * Page life, one enum; each edge is made by the one function of flash/page.c named on it, which
+ * in debug builds checks the state that it leads to (ext_page_assert):
+ *
+ *   FREE --ext_page_open--> OPEN --ext_page_seal--> SEALED --ext_page_drain--> DRAINING
+ *    ^                                                |                            |
+ *    +------------------- page_free ------------------+----------------------------+
+ *    |
+ *    +-- ext_page_retry_end (holds nothing, and a test write succeeded) -- BAD
+ *
+ *   OPEN, SEALED, DRAINING --ext_page_fail (write error that retries do not cure)--> BAD
+ *
+ *   DRAINING --ext_page_stay (what is left is worth another round)--> SEALED
+ *
+ *   FREE      no object, no reader, not in use; may be opened.
+ *   OPEN      a bucket appends to it through wbufs. Never reclaimed.
+ *   SEALED    full. Objects only become fewer. objects == 0 and no reader: freed at once.
+ *   DRAINING  reclaim moves or drops what is left; freed when objects == 0 and no reader.
+ *   BAD       like DRAINING, but not FREE when empty: what was written stays readable until dropped
+ *             or moved; then it is tried again (upkeep/probe.h), after 1 s, twice as long after each
+ *             failure, up to 64 s; at once when no free page is left or the device came back.
+ *
+ * The object count of a page is exact: one for each ext_append not yet
+ * followed by its ext_drop. A place held by the index is therefore always a
+ * record of that page's present life; readers pin the page (refs), so a page
+ * is not reused under them. A page's version (32 bits, from one counter) goes
+ * into each record's checksum together with its place, so a stale, misdirected
+ * or torn read never verifies.
+ */
+#ifndef EXTANT_EXT_TYPES_H
+#define EXTANT_EXT_TYPES_H
+
+#include "space/arena.h"
+#include "base/base.h"
+#include "base/histogram.h"
+#include "base/checkpoint.h"
+
+#define EXT_GRANULE_BYTES 16
+#define EXT_DEVICES_MAX 16
+#define EXT_LEN_CLASSES 32
+#define EXT_WHY_BYTES 256
+
+typedef uint64_t ext_place;
+
+/* Buckets: what a page is for. The order is memcached's (stats show the number). */
+#define EXT_BUCKET_TABLE(X)                                                                        \
+    X(DEFAULT, "default")                                                                          \
+    X(COMPACT, "compact")                                                                          \
+    X(CHUNKED, "chunked")                                                                          \
+    X(LOWTTL, "lowttl")                                                                            \
+    X(COLDCOMPACT, "coldcompact")                                                                  \
+    X(OLD, "old")
+enum ext_bucket {
+#define X(name, text) EXT_BUCKET_##name,
+    EXT_BUCKET_TABLE(X)
+#undef X
+        EXT_BUCKET_COUNT
+};
+
+enum ext_page_state {
+    EXT_PAGE_FREE,
+    EXT_PAGE_OPEN,
+    EXT_PAGE_SEALED,
+    EXT_PAGE_DRAINING,
+    EXT_PAGE_BAD
+};
+
+struct extstore;
+struct ext_ring;
+
+struct ext_device_options {
+    const char *path;
+    uint64_t bytes;
+    enum ext_bucket free_bucket; /* whose pages it holds first (device class) */
+    bool format; /* what others have put there may be overwritten */
+};
+
+/* Why reclaim gives an object up. */
+enum ext_drop_why {
+    EXT_DROP_EVICTED,    /* for lack of room on flash */
+    EXT_DROP_INDEX_FULL, /* for lack of room in the index */
+    EXT_DROP_UNREAD,     /* by drop_unread */
+    EXT_DROP_EXPIRED,    /* or flushed */
+    EXT_DROP_LOST,       /* can't be read */
+};
+/* Of these a tombstone stays. */
+static inline bool ext_drop_is_evicted(enum ext_drop_why why) { return why <= EXT_DROP_UNREAD; }
+
+enum ext_dropped {
+    EXT_DROPPED_GONE,  /* it was not there any more */
+    EXT_DROPPED,       /* it was, and is not now */
+    EXT_DROPPED_LATER, /* it will go by itself: something else has to be read first */
+    EXT_DROPPED_BUSY,  /* too many of those: ask again */
+};
+
+/* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
+ * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is what ext_append was given. */
+struct ext_callbacks {
+    void *ctx;
+    /* Does anything still refer to this place? heat: 0..3 hits since written. exptime/flush_all are
+     * the caller's to judge: return false also for expired objects (after unlinking them and
+     * calling ext_drop itself). */
+    bool (*is_live)(void *ctx, uint64_t hash, ext_place place, unsigned *heat);
+    /* The same bytes now stand at neu: swap if `old` is still referred to. True iff swapped (then
+     * the callee has called ext_drop(old)); false: the caller drops neu. */
+    bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class);
+    /* The page is being given up: forget the object of record_bytes if it is still there (and ext_drop
+     * it). What DROP_LATER promises, the callee does by itself, and says ext_count_dropped. */
+    enum ext_dropped (*dropped)(void *ctx, uint64_t hash, ext_place place, enum ext_drop_why why,
+                                uint64_t record_bytes);
+    /* How many checks for overwritten objects, and drops put off, were ever asked for, and how many have
+     * ended. Until those that were asked for have ended, pages hold less than is counted, and reclaim
+     * gives up nothing that lives. May be NULL: there are none. */
+    void (*settling)(void *ctx, uint64_t *asked, uint64_t *ended);
+    /* The object's page stays for another round: takes its heat down by half. May be NULL: no page stays. */
+    void (*cool)(void *ctx, uint64_t hash, ext_place place);
+    /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
+    bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
+    /* For objects of a page whose tables cannot be read: sweep everything that refers into
+     * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns
+     * true while there is more. What it leaves, since it can't go at once, it drops later and says so by
+     * ext_count_dropped. */
+    bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, enum ext_drop_why why);
+    /* The hash that a record of this key was appended with: for those of a slot whose table can't
+     * be read, but their records can. Pure. May be NULL: then they are swept. */
+    uint64_t (*hash_of)(void *ctx, const char *key, unsigned key_bytes);
+};
+
+enum ext_engine { EXT_ENGINE_AUTO, EXT_ENGINE_URING, EXT_ENGINE_THREADS };
+
+struct ext_options {
+    struct arena *arena;
+    bool attached; /* the arena holds page table and wbufs of an earlier process */
+    /* Else the page table may come from a checkpoint, as ext_save() put it there, or be put
+     * together from the tables in the pages. Both end with ext_attach_done(), as an attach does. */
+    struct checkpoint_reader *saved;
+    bool scan;
+    uint32_t version_floor; /* pages get versions above this one */
+    struct ext_device_options devices[EXT_DEVICES_MAX];
+    unsigned device_count;
+    uint64_t page_bytes, wbuf_bytes;
+    unsigned wbuf_count;   /* buffers in all; 0: a default that fits buffer_bytes */
+    uint64_t buffer_bytes; /* bound for wbufs and read buffers together */
+    unsigned io_threads, io_depth;
+    unsigned ring_count; /* rings that will be made: shares the memory for reads; 0: 4 */
+    enum ext_engine engine;
+    uint64_t write_limit_bytes_per_sec, write_limit_bytes_per_day; /* given to devices; 0: none */
+    bool verify_writes; /* what was written is read back before the buffer is given up */
+    struct ext_callbacks callbacks;
+    /* Test hook: replaces the system's pread/pwrite of the thread engine and of flushes
+     * (see flash/device.h); NULL in production. */
+    const struct ext_device_ops *device_ops;
+};
+
+/* Live-tunable; read by maintenance. Written by the command layer. */
+struct ext_tunables {
+    _Atomic(uint32_t) compact_under_pages, drop_under_pages;
+    _Atomic(double) max_frag;
+    _Atomic(bool) drop_unread;
+    _Atomic(uint32_t) rewrite_pct; /* of a page that is evicted: at most so much is written again */
+    _Atomic(uint32_t) stay_pct;    /* a page of which so much was hit stays for another round; 0: none does */
+};
+
+/* What is put into a record. The key and value are copied before return. */
+struct ext_record_in {
+    uint64_t hash;
+    const char *key;
+    const char *value;
+    uint32_t value_bytes;
+    uint8_t key_bytes;
+    uint8_t item_flags; /* the cache's own: stale, token sent, fetched, ... opaque here */
+    uint32_t client_flags;
+    uint64_t cas;
+    uint32_t exptime_unix; /* 0 never */
+    uint32_t time_unix;    /* when it was stored (for flush_all) */
+};
+
+/* A verified record, pointing into a read buffer. */
+struct ext_record {
+    const char *key, *value;
+    uint32_t value_bytes;
+    uint8_t key_bytes, item_flags;
+    uint32_t client_flags;
+    uint64_t cas;
+    uint64_t seq; /* the later of two records of one key has the higher seq; kept by rescue */
+    uint32_t exptime_unix, time_unix;
+};
+
+enum ext_read_state {
+    EXT_READ_IDLE,
+    EXT_READ_QUEUED, /* on the ring, or waiting for a buffer */
+    EXT_READ_DONE,   /* result is valid */
+};
+
+/* One read; embedded in the caller's request. Between ext_read_start and ext_read_finish it belongs
+ * to the ring and must not move in memory. */
+struct ext_read {
+    /* caller's */
+    void (*done)(struct ext_read *r); /* called by ext_ring_reap; never from ext_read_start */
+    void *owner;
+    bool holds_others; /* its owner holds other reads until this one is done: it may not wait for them */
+    /* engine's */
+    ext_place place;
+    uint32_t len_class;
+    enum ext_read_state state;
+    int result;       /* 0: bytes are there (not yet verified); -errno: I/O error after retries */
+    bool from_buffer; /* served from a wbuf, no I/O */
+    char *buffer;     /* holds the record at buffer + skip */
+    uint32_t skip, buffer_bytes;
+    uint32_t page, version;
+    struct ext_ring *ring;
+    struct ext_copy *copy; /* a large one: where the bytes are, maybe with others */
+    struct ext_read *next;
+    uint64_t start_ns;
+    uint32_t io_done, tries;
+    uint32_t again; /* times that ext_read_again was granted */
+    uint16_t slot; /* registered buffer slot, or none */
+};
+
+struct ext_info {
+    /* memcached's names without the prefix extstore_ */
+    uint64_t compact_lost, compact_rescues, compact_resc_cold, compact_resc_old, compact_skipped;
+    uint64_t page_allocs, page_evictions, page_reclaims, pages_free, pages_used;
+    uint64_t objects_evicted, objects_read, objects_written, objects_used;
+    uint64_t bytes_evicted, bytes_written, bytes_read, bytes_used, bytes_fragmented;
+    uint64_t limit_maxbytes, io_queue;
+    /* ours */
+    uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries,
+        write_moved, write_mismatches;
+    uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
+    uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
+    uint64_t bytes_rewritten, pages_kept;
+    uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;
+    uint64_t reads_shared;      /* served from what was read for another request that still waits */
+    uint64_t reads_put_away;    /* values that were given up for others, to be read again */
+    uint64_t reads_waiting;     /* now, for a buffer */
+    uint64_t read_copies_bytes; /* now, of large reads; small ones are in buffer_bytes */
+    /* Some page is BAD, a device refuses writes or reads or brings wrong bytes, something waits to
+     * be written for it, or no page can be opened. */
+    bool degraded;
+    char degraded_why[EXT_WHY_BYTES]; /* which of these, with file and error; "none" */
+    bool direct;        /* every device goes past the page cache (O_DIRECT) */
+    const char *engine; /* "io_uring" or "threads" */
+};
+struct ext_page_info {
+    enum ext_page_state state;
+    uint32_t version; /* of its present life: later lives of any page have higher ones */
+    unsigned device;
+    uint64_t bytes_used, objects;
+    enum ext_bucket bucket, free_bucket;
+};
+/* One device: what it is, and what it was asked for. path is the engine's. */
+struct ext_device_info {
+    const char *path;
+    uint64_t bytes, bytes_read, bytes_written;
+    bool failed;
+    struct histogram_sum reads, writes; /* latency */
+};
+
+#endif

@@ -1,0 +1,36 @@
+/* upkeep/scan.h: the page table and the records of flash files of which only the bytes are left.
+ *
+ * Threads: one, between ext_create with scan and ext_attach_done. No locks.
+ */
+#ifndef EXTANT_EXT_SCAN_H
+#define EXTANT_EXT_SCAN_H
+
+#include "flash/types.h"
+
+/* A record, as it was met. */
+struct ext_scanned {
+    uint64_t hash; /* as it was appended */
+    ext_place place;
+    unsigned len_class;
+    const char *key; /* valid until the next call */
+    uint8_t key_bytes;
+    uint64_t cas, seq;
+    uint32_t exptime_unix, time_unix;
+};
+/* Reads a page's tables and the headers of its records, in the order of appending, and calls visit
+ * for each record that is sound: checksum, or of a long one the header alone. visit calls
+ * ext_attach_object for those that are to be kept. What can't be read is passed over, and counted.
+ * 0 or -ENOMEM. Waits for the device. */
+int ext_scan_page(struct extstore *e, unsigned page,
+                  void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx);
+/* The one at a place that visit was given; its hash and len_class are not filled in. 0; -EBADMSG,
+ * -EIO .. */
+int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out);
+
+/* Fills the empty tables of a new engine from the trailers on flash: what is there is WRITTEN in SEALED
+ * pages. 0 or -ENOMEM. */
+int ext_scan_tables(struct extstore *e);
+/* Frees the buffers of all these. */
+void ext_scan_end(struct extstore *e);
+
+#endif
