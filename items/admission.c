@@ -7,6 +7,7 @@
 #define BETTER_LEAST 0.02 /* this share of what RAM misses, at least */
 #define LATE_FACTOR 2.0   /* so many more keys come back late than are hit on flash: try */
 #define SHARE_MIN (ADMISSION_SHARE_ALL / 16)
+#define IDLE_RATIO 0.01   /* flash that is hit so seldom is not worth more than SHARE_MIN of the writes */
 
 void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes)
 {
@@ -106,8 +107,13 @@ static void judge_share(struct admission *a)
     bool some = atomic_load_explicit(&a->share, memory_order_relaxed) < ADMISSION_SHARE_ALL;
     if (a->trial == ADMISSION_STEADY && some && ratio < a->kept_for / 2) {
         set_share(a, ADMISSION_SHARE_ALL);
-        a->waited = 0;
+        a->waited = a->idle = 0;
         a->wait = FIRST_WAIT_PERIODS;
+    } else if (a->trial == ADMISSION_STEADY && !some && ratio < IDLE_RATIO && ++a->idle >= 2) {
+        set_share(a, SHARE_MIN);
+        a->upwards = true;
+        a->kept_for = 0;
+        a->waited = 0;
     } else if (a->trial == ADMISSION_SETTLING) {
         a->trial = ADMISSION_MEASURING;
     } else if (a->trial == ADMISSION_MEASURING) {

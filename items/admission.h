@@ -31,7 +31,7 @@
 #define ADMISSION_CLASSES (2 * ADMISSION_RAM_HITS)
 #define ADMISSION_SAMPLE 32u
 #define ADMISSION_WORTH 0.95
-#define ADMISSION_WORTH_STRICT 0.5
+#define ADMISSION_WORTH_STRICT 0.7
 #define ADMISSION_SHARE_ALL 256u
 
 enum admission_mode {
@@ -58,7 +58,7 @@ struct admission {
     /* under `deciding` */
     enum admission_trial trial;
     unsigned halves;          /* decisions are made twice a period */
-    unsigned waited, wait;    /* periods */
+    unsigned waited, wait, idle; /* periods */
     bool upwards;             /* the next trial takes more keys */
     uint32_t share_before;
     double before, kept_for;  /* hit ratio that a trial has to beat; that the share was kept for */

@@ -103,6 +103,19 @@ class Replay(unittest.TestCase):
             self.assertEqual(int(run(["--server", server.path, self.file.name], 1)["wrong"]),
                              TRACE.count(TRACE[0]))
 
+    def test_values_that_come_from_flash_and_fill_the_socket_never_stall(self):
+        """Reads that a connection starts once its answers are out are handed over in the same turn."""
+        extant = os.environ.get("EXTANT", os.path.join(ROOT, "extant"))
+        flags = ["-m", "4", "-t", "1", "-U", "0", "-o",
+                 "ext_page_size=2,ext_wbuf_size=2,ext_path=@DIR@/flash:64m"]
+        with Server(extant, flags) as server:
+            done = subprocess.run([REPLAY, "--server", server.path, "--scale", "170", "zipf:1500:40000"],
+                                  stdout=subprocess.PIPE, timeout=100, check=True)
+            out = dict(line.split() for line in done.stdout.decode().splitlines())
+            self.assertEqual((int(out["gets"]), int(out["wrong"])), (40000, 0))
+            stats = server.stats()
+            self.assertGreater(int(stats["get_extstore"]), 5000)
+
     def test_what_is_no_trace_is_refused(self):
         run(["/nonexistent"], 2)
         run(["nosuch:10:100"], 2)
