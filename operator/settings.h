@@ -388,9 +388,9 @@ enum settings_bucket {
       "",                                                                                          \
       "what is written once flash is full: all; strict: what was hit twice or came back; learn:\n" \
       "what is as much worth as the rest")                                                         \
-    X(U32, ext_stay_pct, 50, 0, 100, "%", FIXED, HIDDEN,                                           \
+    X(U32, ext_stay_pct, 33, 0, 100, "%", FIXED, HIDDEN,                                           \
       "",                                                                                          \
-      "a page of which this share was hit stays for another round when its turn to go comes; 0 none") \
+      "a page of which this share was hit twice stays for another round when its turn to go comes; 0 none") \
     X(U32, ext_rewrite_pct, 10, 0, 100, "%", FIXED, HIDDEN,                                        \
       "",                                                                                          \
       "of a page that goes, the hottest are written again, up to this share of it")                \

@@ -10,6 +10,7 @@
 #define NONE UINT32_MAX
 #define HEAT_MAX 3u
 
+
 enum where { OUT, RAM, FLASH };
 
 struct page {
@@ -95,7 +96,7 @@ static void flash_put(struct state *s, uint32_t k, unsigned heat)
     }
     p->keys[p->count++] = k;
     p->bytes += bytes;
-    p->hot_bytes += heat > 0 ? bytes : 0;
+    p->hot_bytes += heat >= s->p->hot ? bytes : 0;
     s->page[k] = s->open;
     s->where[k] = FLASH;
     s->heat[k] = (uint8_t)heat;
@@ -117,7 +118,7 @@ static void cool(struct state *s, uint32_t page)
         if (!is_in(s, k, page))
             continue;
         s->heat[k] /= 2;
-        p->hot_bytes += s->heat[k] > 0 ? bytes_of(s, k) : 0;
+        p->hot_bytes += s->heat[k] >= s->p->hot ? bytes_of(s, k) : 0;
     }
     p->order = ++s->order;
     s->out->second_chances++;
@@ -201,7 +202,7 @@ static bool hit(struct state *s, uint32_t k)
         return false;
     }
     struct page *p = &s->pages[s->page[k]];
-    p->hot_bytes += s->heat[k] == 0 ? bytes_of(s, k) : 0;
+    p->hot_bytes += s->heat[k] + 1u == s->p->hot ? bytes_of(s, k) : 0;
     s->heat[k] += s->heat[k] < HEAT_MAX;
     admission_hit(&s->admission, s->class[k]);
     s->out->flash_hits++;
@@ -214,7 +215,7 @@ static void forget(struct state *s, uint32_t k, bool deleted)
         ram_take(s, k);
     if (deleted && s->where[k] == FLASH)
         ghost_add(&s->ghost, hash_of(s, k), bytes_of(s, k));
-    if (s->where[k] == FLASH && s->heat[k] > 0)
+    if (s->where[k] == FLASH && s->heat[k] >= s->p->hot)
         s->pages[s->page[k]].hot_bytes -= bytes_of(s, k);
     s->where[k] = OUT;
 }
@@ -234,7 +235,7 @@ static void put(struct state *s, uint32_t k, bool known)
 
 void policy_parse(struct policy *p, char *text)
 {
-    *p = (struct policy){.admit = ADMISSION_LEARN, .worth = ADMISSION_WORTH, .sample = ADMISSION_SAMPLE, .strict = ADMISSION_WORTH_STRICT, .keep = 0.1, .second = 0.5, .ghost_keys = 0.5, .window = 1,
+    *p = (struct policy){.admit = ADMISSION_LEARN, .worth = ADMISSION_WORTH, .sample = ADMISSION_SAMPLE, .strict = ADMISSION_WORTH_STRICT, .keep = 0.1, .second = 0.33, .hot = 2, .ghost_keys = 0.5, .window = 1,
                          .evicted_known = true};
     for (char *part; (part = strsep(&text, ",")) != NULL;) {
         char name[32];
@@ -251,6 +252,8 @@ void policy_parse(struct policy *p, char *text)
             p->strict = v;
         else if (strcmp(name, "sample") == 0)
             p->sample = (unsigned)v;
+        else if (strcmp(name, "hot") == 0)
+            p->hot = (unsigned)v;
         else if (strcmp(name, "keep") == 0)
             p->keep = v;
         else if (strcmp(name, "second") == 0)
@@ -264,7 +267,7 @@ void policy_parse(struct policy *p, char *text)
         else if (strcmp(name, "verbose") == 0)
             p->verbose = v != 0;
         else
-            errx(2, "%s: admit, keep, second, ghost, window, evicted_known", name);
+            errx(2, "%s: admit, worth, strict, sample, keep, second, hot, ghost, window, evicted_known", name);
     }
 }
 

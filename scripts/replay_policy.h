@@ -11,6 +11,7 @@ struct policy {
     unsigned sample;
     double keep;        /* of an evicted page, at most this share is written again */
     double second;      /* hot share of a page from which on it stays; above 1: never */
+    unsigned hot;       /* hits since the last look that make a record hot */
     double ghost_keys;  /* entries for each key that fits flash */
     double window;      /* of the ghost, in flash sizes */
     bool evicted_known; /* keys of evicted pages enter the ghost */

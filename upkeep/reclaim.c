@@ -15,6 +15,7 @@
 #define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
 #define STAYS_MAX 16u         /* so many pages in a row may stay; then one goes whatever is hot */
 #define HEATS 4u              /* 0: never hit since it was written or looked at */
+#define HOT_HEAT 2u           /* hit twice: one hit may have been the last that was to come */
 #define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
@@ -319,7 +320,9 @@ static bool start_eviction(struct ext_reclaim *r, uint32_t page)
 static void judge_page(struct ext_reclaim *r)
 {
     const struct ext_page *p = &r->e->pages[r->page];
-    uint64_t hot = r->heat_bytes[1] + r->heat_bytes[2] + r->heat_bytes[3], sum = 0;
+    uint64_t hot = 0, sum = 0;
+    for (unsigned heat = HOT_HEAT; heat < HEATS; heat++)
+        hot += r->heat_bytes[heat];
     uint32_t pct = stay_pct(r);
     uint64_t appended = atomic_load_explicit(&p->bytes_appended, memory_order_relaxed);
     if (pct > 0 && hot >= appended / 100 * pct && ext_page_state_of(p) == EXT_PAGE_DRAINING) {

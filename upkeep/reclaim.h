@@ -3,9 +3,11 @@
  * One page at a time is worked on, in small steps of the maintenance thread. In order of urgency:
  *
  *   EVICT    the index is full (ext_evict_oldest), or free pages are below the low-water mark and
- *            no page is fragmented (nor is there room on other devices): the oldest page. Its table
- *            is read; what was hit since it was written is kept as far as a quarter of a page goes,
- *            the rest dropped (and counted).
+ *            no page is fragmented (nor is there room on other devices): the oldest page. Its tables
+ *            are read first, to LOOK how much of it was hit:
+ *     STAY   stay_pct of it and more: it stays as the youngest page, each heat is halved, and nothing is
+ *            rewritten. Some in a row may; then one goes whatever is hot. Its version stays, so its records do.
+ *     EVICT  else: the hottest are written again, up to rewrite_pct of a page, the rest is dropped and counted.
  *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
  *            compact (cold ones that were rescued before to coldcompact, where such devices are),

@@ -27,7 +27,7 @@ static void open_flash(struct fixture *f, unsigned flash_mb)
     atomic_store(&f->tunables.drop_under_pages, 2);
     atomic_store(&f->tunables.max_frag, 0.8);
     atomic_store(&f->tunables.rewrite_pct, 10);
-    atomic_store(&f->tunables.stay_pct, 50);
+    atomic_store(&f->tunables.stay_pct, 33);
     struct ext_options opt = {
         .arena = f->arena,
         .devices = {{.path = path, .bytes = flash_mb * MiB, .free_bucket = EXT_BUCKET_DEFAULT}},

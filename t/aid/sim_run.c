@@ -961,7 +961,7 @@ static void set_up_settings(const char *dir)
     atomic_store(&me.tunables.drop_under_pages, 2);
     atomic_store(&me.tunables.max_frag, 0.8);
     atomic_store(&me.tunables.rewrite_pct, 10);
-    atomic_store(&me.tunables.stay_pct, 50);
+    atomic_store(&me.tunables.stay_pct, 33);
 }
 
 static void open_storage(void)

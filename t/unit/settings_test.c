@@ -680,7 +680,7 @@ Test(settings, admission_and_reclaim)
 {
     accepted("-m 64");
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_LEARN);
-    cr_assert_eq(s.ext_stay_pct, 50);
+    cr_assert_eq(s.ext_stay_pct, 33);
     cr_assert_eq(s.ext_rewrite_pct, 10);
     accepted("-o ext_path=/f:64m,ext_admission=all,ext_stay_pct=0,ext_rewrite_pct=0");
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_ALL);
