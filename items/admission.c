@@ -1,6 +1,7 @@
 /* items/admission.c: see items/admission.h. */
 #include "items/admission.h"
 
+#define DECAY 8u /* of the counts, this part is forgotten at each decision */
 #define FIRST_WAIT_PERIODS 1u
 #define WAIT_PERIODS_MAX 64u
 #define BETTER_FACTOR 1.1 /* a trial has to bring so much more, and */
@@ -54,8 +55,8 @@ static void judge_classes(struct admission *a)
     }
     atomic_store_explicit(&a->admitted, admitted, memory_order_relaxed);
     for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
-        add(&a->hits[c], -(get(&a->hits[c]) / 2));
-        add(&a->written[c], -(get(&a->written[c]) / 2));
+        add(&a->hits[c], -(get(&a->hits[c]) / DECAY));
+        add(&a->written[c], -(get(&a->written[c]) / DECAY));
     }
 }
 

@@ -3,9 +3,10 @@
  * An object leaves RAM in a class: was its key known (items/ghost.h) when it came back, or only now;
  * how often was it hit in RAM (0, 1, more). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
- * was known or hit twice, ADMISSION_WORTH_STRICT of it: such are seldom a mistake. Of the others one key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
- * known. Counts are halved with each half of a flash size that leaves RAM, so both a change of the
- * clients' ways and the first filling are forgotten soon.
+ * was known or hit twice, ADMISSION_WORTH_STRICT of it: such are seldom a mistake. Of the others one
+ * key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
+ * known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
+ * and classes are judged by chance; more, and a change of the clients' ways is noticed late.
  *
  * A set of keys that is read round and round, and is larger than flash, gets no hit at all in a
  * queue. So of the keys that are admitted only a share is taken, chosen by hash (always the same
@@ -16,6 +17,7 @@
  *     +--- better: the new share stays, and the next trial comes soon ----------------------+
  *     +--- else: back to the old share, and the wait until the next trial is doubled -------+
  *   any --hits fall to less than half of what the share was kept for--> STEADY, all are taken
+ *   STEADY --all are taken, and flash is hardly ever hit--> STEADY, a sixteenth is taken, trials go upwards
  *
  * A period is as many bytes as flash has, leaving RAM.
  *
@@ -31,7 +33,7 @@
 #define ADMISSION_CLASSES (2 * ADMISSION_RAM_HITS)
 #define ADMISSION_SAMPLE 32u
 #define ADMISSION_WORTH 0.95
-#define ADMISSION_WORTH_STRICT 0.7
+#define ADMISSION_WORTH_STRICT 0.3
 #define ADMISSION_SHARE_ALL 256u
 
 enum admission_mode {

@@ -2,7 +2,8 @@
 """Real traces, played to Extant and to memcached with extstore, with the same RAM and flash.
 
   replay.py [--ram MB] [--percent 10,1] [--data DIR] [--only TRACE,..] [--servers extant,memcached]
-            [--save FILE] [--extant-flags ...] [--list]          needs build/replay and extant (make)
+            [--save FILE] [--extant-options ...] [--policy LIST] [--list]
+                                                              needs build/replay and extant (make)
 
 A cache has 5% of its bytes as RAM (-m) and 95% as flash, and is 10% or 1% of the trace's footprint:
 values are scaled so that this comes out with --ram MB of RAM. Clients look aside: a get, and on a
@@ -181,6 +182,24 @@ def medians(rows):
                          max(o["ratio"] for o in chosen), max(o["flash_ratio"] for o in chosen)))
 
 
+def simulate_policy(args, traces):
+    """Extant's own policy with other numbers, against a page FIFO: a line a trace, and the means."""
+    rows = []
+    for name in (args.only.split(",") if args.only else traces):
+        case = Case(args, name, *traces[name], float(args.percent.split(",")[0]))
+        if name == "ttl":
+            continue  # no clock here
+        out = replay(case.source, [*case.call, "--simulate", "fifo,extant", "--policy", args.policy, "--ram",
+                                   case.ram, "--flash", case.flash, "--page", 2 * MIB])
+        miss = {n: out[n + "_gets"] - out[n + "_hits"] for n in ("fifo", "extant")}
+        written = out["extant_flash_written"]
+        rows.append((miss["extant"] / miss["fifo"], written / max(out["fifo_flash_written"], 1),
+                     written / max(written - out.get("extant_rewritten", 0), 1)))
+        print("%-20s misses %.3f, flash bytes %.3f of a page FIFO's, WA %.2f" % (name, *rows[-1]))
+    print("mean of %d: misses %.3f, flash bytes %.3f, WA %.2f" % (
+        len(rows), *(statistics.mean(r[i] for r in rows) for i in range(3))))
+
+
 def sources(args):
     out = {}
     for path in sorted(glob.glob(os.path.join(args.data, "*.txt*")) if args.data else []):
@@ -204,6 +223,7 @@ def arguments():
     p.add_argument("--extant-options", default="")
     p.add_argument("--dir", default=os.path.join(ROOT, "build"))
     p.add_argument("--save")
+    p.add_argument("--policy", help="only simulate Extant's policy, with these numbers changed: keep=0,.. or ''")
     p.add_argument("--verbose", action="store_true", help="all figures of each run, too")
     p.add_argument("--list", action="store_true")
     args = p.parse_args()
@@ -218,6 +238,9 @@ def main():
     if args.list:
         for name, (source, extra) in traces.items():
             print(name, source, *extra)
+        return 0
+    if args.policy is not None:
+        simulate_policy(args, traces)
         return 0
     tempfile.tempdir = args.dir
     kept = {}
