@@ -1,6 +1,7 @@
 #!/bin/bash
 # libmemcached's command line tools work as they are in both protocols, and memccapable passes 27 of 27 in
 # each.
+# row: libmemcached (memcat, memcp, memccapable ..) | libmemcached-tools | text, binary | every tool; memccapable 27 of 27 in each protocol
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

@@ -1,5 +1,6 @@
 #!/bin/bash
 # memcaslap verifies what it reads, and that what has expired is gone.
+# row: memcaslap | libmemcached-tools | text | verifies what it reads, expired values are gone
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

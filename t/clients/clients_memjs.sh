@@ -1,5 +1,6 @@
 #!/bin/bash
 # The npm package memjs, which speaks the binary protocol, gets from Extant what it gets from memcached.
+# row: memjs | npm memjs | binary | all calls; 500 values from flash; SASL
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

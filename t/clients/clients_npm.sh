@@ -1,5 +1,6 @@
 #!/bin/bash
 # The npm package memcached, as it is, gets from Extant what it gets from memcached.
+# row: memcached (node) | npm memcached | text | all calls, with flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Cache::Memcached::Fast and Cache::Memcached, as they are, get from Extant what they get
 # from memcached. One that isn't installed is left out; both missing is a skip.
+# row: Cache::Memcached::Fast, Cache::Memcached | libcache-memcached-fast-perl, libcache-memcached-perl | text | all calls, with flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

@@ -1,5 +1,6 @@
 #!/bin/bash
 # php-memcached, as it is, gets from Extant what it gets from memcached.
+# row: php-memcached | php-memcached | text, binary | all calls; 500 values from flash in each protocol; SASL
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

@@ -1,6 +1,7 @@
 #!/bin/bash
 # PHP's session handler with its factory settings (binary protocol, locking): 8 requests at once of one
 # session are all answered, and none of 160 is lost; a session that is on flash comes back whole.
+# row: PHP sessions | php-memcached | binary | locking: 160 requests of one session, 8 at once, none lost; from flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

@@ -1,6 +1,9 @@
 #!/bin/bash
 # pymemcache, python-memcached, pylibmc in both protocols and bmemcached, as they are, do what they do with
 # memcached. Each that isn't installed is skipped; all missing is a skip of the test.
+# row: pymemcache, python-memcached | python3-pymemcache, python3-memcache | text | all calls; 500 values from flash
+# row: pylibmc | python3-pylibmc | text, binary | all calls; 500 values from flash in each protocol
+# row: bmemcached | python3-binary-memcached | binary | all calls; 500 values from flash; SASL
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

@@ -1,5 +1,6 @@
 #!/bin/bash
 # dalli, the client of Rails, as it is, gets from Extant what it gets from memcached.
+# row: dalli | ruby-dalli | binary | all calls; 500 values from flash; SASL
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh

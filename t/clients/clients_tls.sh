@@ -1,6 +1,7 @@
 #!/bin/bash
 # With TLS: pymemcache with a tls_context, and a session of openssl s_client; both with values that are
 # on flash. Both check the server's certificate.
+# row: pymemcache, openssl s_client over TLS | python3-pymemcache, openssl | text | certificates are checked; 500 values from flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
