@@ -17,11 +17,6 @@
 
 /* ---- places ---- */
 
-uint64_t ext_place_offset(const struct extstore *e, ext_place place)
-{
-    return place % e->page_granules * EXT_GRANULE_BYTES;
-}
-
 unsigned ext_page_of(const struct extstore *e, ext_place place)
 {
     return ext_place_page(e, place);

@@ -202,17 +202,3 @@ void io_pool_step(struct io_pool *pool, unsigned nth)
     run_job(pool, job);
     lock_release(&pool->lock);
 }
-
-void io_pool_pause(struct io_pool *pool, uint64_t ns)
-{
-    uint64_t end = io_now_ns() + ns;
-    for (;;) {
-        lock_take(&pool->lock);
-        bool stopping = pool->stopping;
-        lock_release(&pool->lock);
-        uint64_t now = io_now_ns();
-        if (stopping || now >= end)
-            return;
-        clock_sleep_ns(min_u64(end - now, 20000000));
-    }
-}

@@ -45,9 +45,6 @@ uint64_t io_pool_queued(const struct io_pool *pool);
 unsigned io_pool_ready(struct io_pool *pool);
 void io_pool_step(struct io_pool *pool, unsigned nth);
 
-/* Sleeps in a job; returns early once the pool is being destroyed. Holds no lock. */
-void io_pool_pause(struct io_pool *pool, uint64_t ns);
-
 uint64_t io_now_ns(void); /* monotonic */
 
 #endif

@@ -340,17 +340,6 @@ enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst)
     return busy ? MAINT_REASSIGN_BUSY : MAINT_REASSIGN_OK;
 }
 
-const char *maint_reassign_text(enum maint_reassign r)
-{
-    static const char *const texts[] = {
-#define X(name, text) text,
-        MAINT_REASSIGN_TABLE(X)
-#undef X
-    };
-    ASSERT(r < ARRAY_COUNT(texts));
-    return texts[r];
-}
-
 bool maint_reassign_is_running(const struct maint *m) { return atomic_load(&m->reassign_running); }
 
 const char *maint_busy_status(const struct maint *m) { return atomic_load(&m->busy_status); }

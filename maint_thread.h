@@ -31,21 +31,16 @@ bool maint_turn(struct maint *m);
 /* Something to do: wakes the thread. */
 void maint_wake(struct maint *m);
 
-/* Answers to `slabs reassign`, with memcached's words where it has them. */
-#define MAINT_REASSIGN_TABLE(X)                                                                    \
-    X(OK, "OK")                                                                                    \
-    X(BUSY, "BUSY currently processing reassign request")                                          \
-    X(BADCLASS, "BADCLASS invalid src or dst class id")                                            \
-    X(NOSPARE, "NOSPARE source class has no spare pages")                                          \
-    X(SAME, "SAME src and dst class are identical")
+/* Answers to `slabs reassign`. */
 enum maint_reassign {
-#define X(name, text) MAINT_REASSIGN_##name,
-    MAINT_REASSIGN_TABLE(X)
-#undef X
+    MAINT_REASSIGN_OK,
+    MAINT_REASSIGN_BUSY,     /* with another one */
+    MAINT_REASSIGN_BADCLASS, /* no class has such a number, or none has two pages */
+    MAINT_REASSIGN_NOSPARE,  /* the source has no page to give */
+    MAINT_REASSIGN_SAME,     /* source and destination are one */
 };
 /* Moves one slab page from src (-1: the class with the most) to dst (0: the global pool), soon. */
 enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst);
-const char *maint_reassign_text(enum maint_reassign r);
 bool maint_reassign_is_running(const struct maint *m);
 /* Why it had to wait for a page, the last time, in memcached's words. */
 const char *maint_busy_status(const struct maint *m);

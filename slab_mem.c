@@ -645,16 +645,6 @@ void slab_free_real(struct slab_mem *sm, slab_handle h, uint64_t real_bytes)
     free_item(sm, h, 0, 0, real_bytes);
 }
 
-void slab_adjust(struct slab_mem *sm, unsigned cls, int64_t accounted_delta_bytes)
-{
-    ASSERT(cls >= 1 && cls <= sm->class_count);
-    lock_take(&sm->lock);
-    struct class *c = &sm->class[cls];
-    ASSERT(accounted_delta_bytes >= 0 || c->requested_bytes >= (uint64_t)-accounted_delta_bytes);
-    c->requested_bytes += (uint64_t)accounted_delta_bytes;
-    lock_release(&sm->lock);
-}
-
 /* ---- creation and attach ---------------------------------------------------------------- */
 
 /* The persistent map of a new arena. 0 or -errno. */
@@ -762,14 +752,6 @@ void slab_attach_items(struct slab_mem *sm, struct slab_claim *claims, unsigned 
             account_take_locked(sm, c->cls, c->accounted_bytes, false);
     }
     lock_release(&sm->lock);
-}
-
-int slab_attach_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
-                     uint64_t real_bytes)
-{
-    struct slab_claim claim = {h, cls, accounted_bytes, real_bytes, 0};
-    slab_attach_items(sm, &claim, 1);
-    return claim.result;
 }
 
 void slab_attach_done(struct slab_mem *sm)

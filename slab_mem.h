@@ -21,7 +21,7 @@
  * Handles: item memory is named by arena offset >> handle_shift (32 bits).
  * Threads: any. Lock: one LOCK_SLAB inside calls, never while the arena is
  * called, so madvise and the like are not done under it. No I/O, no waiting.
- * Accounted use is not persistent: it is rebuilt by slab_attach_item() calls;
+ * Accounted use is not persistent: it is rebuilt by slab_attach_items() calls;
  * which memory is a run of which size is (in the arena).
  *
  * Limits: a class of a page's worth or less in use may hold up to one run of
@@ -61,7 +61,7 @@ struct slab_class_info {
 };
 
 /* NULL with errno: ENOMEM, ENOSPC (arena), EINVAL (options, or the attached content isn't ours).
- * The arena must outlive it. With attached, slab_attach_item() for every live item and then
+ * The arena must outlive it. With attached, slab_attach_items() for every live item and then
  * slab_attach_done() come before anything that allocates or frees. */
 struct slab_mem *slab_create(const struct slab_options *opt);
 /* Frees what is private to the process; the arena keeps runs and items. NULL is fine. */
@@ -97,19 +97,14 @@ int slab_alloc_real(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h);
 void slab_free(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
                uint64_t real_bytes);
 void slab_free_real(struct slab_mem *sm, slab_handle h, uint64_t real_bytes);
-/* An item's accounted size changes inside its chunk (incr, in-place meta changes). */
-void slab_adjust(struct slab_mem *sm, unsigned cls, int64_t accounted_delta_bytes);
-/* After an attach: the item at h is live; takes its memory and account. 0, -EINVAL (no such chunk:
- * the item must be dropped), -EBUSY (chunk already taken). slab_attach_done() frees all the rest.
- * Large items' memory that nobody claims is freed by arena_attach_done(). */
-int slab_attach_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
-                     uint64_t real_bytes);
-/* The same for many, with the lock taken once; fastest in the order of handles. */
+/* After an attach: these items are live. Each gets its memory and account; slab_attach_done() frees all the
+ * rest. Large items' memory that nobody claims is freed by arena_attach_done(). The lock is taken once;
+ * fastest in the order of handles. */
 struct slab_claim {
     slab_handle handle;
     unsigned cls;
     uint64_t accounted_bytes, real_bytes;
-    int result; /* as of slab_attach_item() */
+    int result; /* 0, -EINVAL (no such chunk: the item must be dropped), -EBUSY (chunk already taken) */
 };
 void slab_attach_items(struct slab_mem *sm, struct slab_claim *claims, unsigned count);
 void slab_attach_done(struct slab_mem *sm);

@@ -18,12 +18,6 @@ const char *lock_rank_name(enum lock_rank rank)
     return lock_ranks[rank].name;
 }
 
-const char *lock_rank_protects(enum lock_rank rank)
-{
-    ASSERT(rank < LOCK_RANK_COUNT);
-    return lock_ranks[rank].protects;
-}
-
 void lock_init(struct lock *l, enum lock_rank rank)
 {
     ASSERT(rank < LOCK_RANK_COUNT);

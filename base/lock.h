@@ -46,9 +46,8 @@ struct lock {
 #endif
 };
 
-/* Name and meaning of a rank, for messages and documents. */
+/* For messages. */
 const char *lock_rank_name(enum lock_rank rank);
-const char *lock_rank_protects(enum lock_rank rank);
 
 void lock_init(struct lock *l, enum lock_rank rank);
 void lock_destroy(struct lock *l);

@@ -27,7 +27,6 @@
 #include "base/lock.h"
 
 #define EXT_NO_PAGE UINT32_MAX
-#define EXT_NO_WBUF UINT32_MAX
 #define EXT_COUNTER_ROOM 64
 #define EXT_WBUF_MIN_COUNT 4u
 /* Buffers and pages that only reclaim and the cure of failed writes may take, the last buffer only

@@ -158,15 +158,6 @@ uint64_t lru_bytes(struct lru *l, uint8_t lru_id)
     return atomic_load_explicit(&l->lists[lru_id].bytes, memory_order_relaxed);
 }
 
-void lru_adjust(struct lru *l, const struct item *it, int64_t delta_bytes)
-{
-    struct lru_list *list = &l->lists[it->lru_id];
-    lock_take(&list->lock);
-    uint64_t sum = atomic_load_explicit(&list->bytes, memory_order_relaxed);
-    atomic_store_explicit(&list->bytes, sum + (uint64_t)delta_bytes, memory_order_relaxed);
-    lock_release(&list->lock);
-}
-
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec)
 {
     struct lru_list *list = &l->lists[lru_id];
@@ -233,7 +224,7 @@ struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsign
     return a;
 }
 
-void lru_attach_cancel(struct lru_attach *a)
+static void attach_free(struct lru_attach *a)
 {
     munmap(a->live, a->map_bytes);
     for (unsigned i = 0; i < a->parts; i++)
@@ -533,6 +524,6 @@ int lru_attach_end(struct lru_attach *a, uint64_t *pieces)
         rc = join_list(l, &l->lists[id], &ends[heads], &ends[tails], tails - heads);
     }
     free(ends);
-    lru_attach_cancel(a);
+    attach_free(a);
     return rc;
 }

@@ -69,8 +69,6 @@ struct item *lru_older_locked(struct lru *l, const struct item *it);
 
 uint64_t lru_count(struct lru *l, uint8_t lru_id); /* items */
 uint64_t lru_bytes(struct lru *l, uint8_t lru_id); /* accounted bytes */
-/* The item's accounted size changed while linked. LOCK_COLUMN held. */
-void lru_adjust(struct lru *l, const struct item *it, int64_t delta_bytes);
 /* Age in seconds of the tail, 0 when empty. */
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
 
@@ -101,7 +99,5 @@ bool lru_attach_is_live(const struct lru_attach *a, slab_handle h);
 void lru_attach_prefetch(const struct lru_attach *a, slab_handle h);
 /* Frees a. 0 and how many pieces were joined; -ENOMEM; -EUCLEAN: links go round in a circle. */
 int lru_attach_end(struct lru_attach *a, uint64_t *pieces);
-/* Frees a without using it. */
-void lru_attach_cancel(struct lru_attach *a);
 
 #endif

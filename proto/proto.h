@@ -155,13 +155,8 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_OOM_STORING, "SERVER_ERROR out of memory storing object")                              \
     X(REPLY_OOM, "SERVER_ERROR out of memory")                                                     \
     X(REPLY_OOM_NEW_ITEM, "SERVER_ERROR Out of memory allocating new item")                        \
-    X(REPLY_OOM_READ, "SERVER_ERROR Out of memory during read")                                    \
-    X(REPLY_OOM_REQUEST, "SERVER_ERROR out of memory reading request")                             \
     X(REPLY_OOM_GET, "SERVER_ERROR out of memory writing get response")                            \
     X(REPLY_OOM_STATS, "SERVER_ERROR out of memory writing stats")                                 \
-    X(REPLY_REFCOUNT, "SERVER_ERROR refcount overflow during fetch")                               \
-    X(REPLY_LINE_TOO_LONG, "SERVER_ERROR output line too long")                                    \
-    X(REPLY_UNHANDLED_STORE, "SERVER_ERROR Unhandled storage type.")                               \
     X(REPLY_META_INVALID_FLAG, "CLIENT_ERROR invalid flag")                                        \
     X(REPLY_META_DUPLICATE_FLAG, "CLIENT_ERROR duplicate flag")                                    \
     X(REPLY_META_TOO_MANY_FLAGS, "CLIENT_ERROR options flags are too long")                        \
@@ -197,9 +192,7 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_CRAWLER_DISABLED, "CLIENT_ERROR lru crawler disabled")                                 \
     X(REPLY_CRAWLER_BAD_SLEEP, "CLIENT_ERROR sleep must be one second or less")                    \
     X(REPLY_CRAWLER_START_FAILED, "ERROR failed to start lru crawler thread")                      \
-    X(REPLY_CRAWLER_STOP_FAILED, "ERROR failed to stop lru crawler thread")                        \
     X(REPLY_CRAWLER_ERROR, "ERROR an unknown error happened")                                      \
-    X(REPLY_CRAWLER_LOCKED, "ERROR locked try again later")                                        \
     X(REPLY_METADUMP_DENIED, "ERROR metadump not allowed")                                         \
     X(REPLY_MGDUMP_DENIED, "ERROR key dump not allowed")                                           \
     X(REPLY_METADUMP_PIPELINED, "ERROR cannot pipeline other commands before metadump")            \

@@ -24,7 +24,6 @@
 #include "space/extents.h"
 
 #include <sys/mman.h>
-#include <time.h>
 
 #include "base/lock.h"
 
@@ -90,10 +89,8 @@ struct extents {
 
     /* under the lock */
     struct lock lock;
-    pthread_cond_t freed;
-    uint32_t waiters;
     uint32_t node_free, node_fresh, nodes_used; /* free chain, first never used, in lists */
-    uint64_t bitmap_count, to_bitmap_count, to_list_count, waits, wait_timeouts;
+    uint64_t bitmap_count, to_bitmap_count, to_list_count;
 };
 
 static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -836,8 +833,6 @@ static void set_free(struct extents *set, uint64_t rel, uint64_t len)
         at += p.b - p.a;
     }
     atomic_fetch_add_explicit(&set->free_count, len, memory_order_relaxed);
-    if (set->waiters > 0)
-        pthread_cond_broadcast(&set->freed);
 }
 
 /* Whether start .. start + len - 1 is a range of this set; its rel if so. */
@@ -953,7 +948,6 @@ int extents_create(const struct extents_options *options, struct extents **out)
     for (uint64_t r = 0; r < region_count; r++)
         set->regions[r].units = (uint32_t)min_u64(o.region_units, o.unit_count - (r << shift));
     lock_init(&set->lock, LOCK_EXTENTS);
-    lock_cond_init(&set->freed);
     set_reset(set, !o.all_used);
     *out = set;
     return 0;
@@ -963,8 +957,6 @@ void extents_destroy(struct extents *set)
 {
     if (!set)
         return;
-    ASSERT(set->waiters == 0);
-    pthread_cond_destroy(&set->freed);
     lock_destroy(&set->lock);
     int rc = munmap(set, set->map_bytes);
     ASSERT(rc == 0);
@@ -979,41 +971,6 @@ int extents_alloc(struct extents *set, uint64_t len, uint64_t align, uint64_t *s
     int rc = set_alloc(set, len, align, start);
     lock_release(&set->lock);
     return rc;
-}
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-int extents_alloc_wait(struct extents *set, uint64_t len, uint64_t align, int64_t timeout_ms,
-                       uint64_t *start)
-{
-    ASSERT(len > 0 && align > 0 && (align & (align - 1)) == 0);
-    uint64_t lowest = set_align(set, 0, align), count = set->options.unit_count;
-    if (lowest >= count || len > count - lowest)
-        return -ENOSPC;
-    lock_take(&set->lock);
-    int rc = set_alloc(set, len, align, start);
-    if (rc == -ENOSPC && timeout_ms != 0) {
-        int64_t deadline = timeout_ms < 0 ? 0 : now_ms() + timeout_ms;
-        set->waits++;
-        set->waiters++;
-        while (rc == -ENOSPC) {
-            /* One millisecond more than what is left, since both times are rounded down. */
-            int64_t left = timeout_ms < 0 ? -1 : deadline - now_ms() + 1;
-            if (timeout_ms >= 0 && left <= 0)
-                break;
-            lock_wait(&set->lock, &set->freed, left);
-            rc = set_alloc(set, len, align, start);
-        }
-        set->waiters--;
-        set->wait_timeouts += rc == -ENOSPC;
-    }
-    lock_release(&set->lock);
-    return rc == -ENOSPC ? -ETIMEDOUT : rc;
 }
 
 int extents_try_free(struct extents *set, uint64_t start, uint64_t len)
@@ -1108,8 +1065,6 @@ void extents_stats(struct extents *set, struct extents_stats *stats)
         .bytes_reserved = set->map_bytes,
         .to_bitmap_count = set->to_bitmap_count,
         .to_list_count = set->to_list_count,
-        .waits = set->waits,
-        .wait_timeouts = set->wait_timeouts,
     };
     for (uint64_t r = 0; r < set->region_count; r++)
         stats->free_runs += set->regions[r].runs;

@@ -19,10 +19,9 @@
  *    extents_load() allocates;
  *  - any thread may call anything; one lock of rank LOCK_EXTENTS is taken inside each call.
  *
- * Limits: at most 2^40 units. Waiting allocations are served as they wake, not in order of
- * arrival. An aligned allocation tries the runs that are long enough one by one, so it is slow
- * where there are many such runs and none holds an aligned start. Memory that a region's bitmap
- * or nodes once touched stays mapped and is reused, never given back.
+ * Limits: at most 2^40 units. An aligned allocation tries the runs that are long enough one by
+ * one, so it is slow where there are many such runs and none holds an aligned start. Memory that a
+ * region's bitmap or nodes once touched stays mapped and is reused, never given back.
  */
 #ifndef EXTANT_EXTENTS_H
 #define EXTANT_EXTENTS_H
@@ -66,7 +65,6 @@ struct extents_stats {
     uint64_t bytes_used;     /* what the present state needs */
     uint64_t bytes_reserved; /* address space set aside at creation */
     uint64_t to_bitmap_count, to_list_count; /* conversions since creation */
-    uint64_t waits, wait_timeouts;           /* calls of extents_alloc_wait() that slept; gave up */
 };
 
 /* What extents_reconcile() can find wrong with a range of units. */
@@ -98,12 +96,7 @@ void extents_destroy(struct extents *set);
  * of two, 1: any), and stores the start. Never sleeps. -ENOSPC: there is no such run now. */
 int extents_alloc(struct extents *set, uint64_t len, uint64_t align, uint64_t *start);
 
-/* The same, but sleeps until a free makes it possible; timeout_ms < 0 waits without bound. The
- * caller holds no lock. -ETIMEDOUT: not in time. -ENOSPC: not even the empty set could do it. */
-int extents_alloc_wait(struct extents *set, uint64_t len, uint64_t align, int64_t timeout_ms,
-                       uint64_t *start);
-
-/* Gives len (>= 1) used units back and wakes those who wait. A unit that is free already, or is
+/* Gives len (>= 1) used units back. A unit that is free already, or is
  * not of this set, is our bug and asserted on. Never sleeps. */
 void extents_free(struct extents *set, uint64_t start, uint64_t len);
 

@@ -127,13 +127,6 @@ static inline void buffer_touch(struct extmap *map, uint32_t buffer)
         word_store(touched, word_add(&map->clock, 1) + 1);
 }
 
-const char *extmap_state_name(enum extmap_state state)
-{
-    static const char *const names[EXTMAP_STATE_COUNT] = {"free", "delayed", "clean", "written"};
-    ASSERT(state < EXTMAP_STATE_COUNT);
-    return names[state];
-}
-
 /* ---- setup ---- */
 
 /* Whether a word from another life can be true. */
@@ -295,15 +288,6 @@ void extmap_set_clean(struct extmap *map, uint64_t range)
     int rc = move_range(map, range, EXTMAP_CLEAN, NULL);
     ASSERT(rc == 0);
     map_unlock(map);
-}
-
-int extmap_drop_buffer(struct extmap *map, uint64_t range, uint32_t *buffer)
-{
-    map_lock(map);
-    ASSERT(word_state(word_load(map_word(map, range))) == EXTMAP_CLEAN);
-    int rc = move_range(map, range, EXTMAP_WRITTEN, buffer);
-    map_unlock(map);
-    return rc;
 }
 
 int extmap_set_free(struct extmap *map, uint64_t range, uint32_t *buffer)

@@ -43,7 +43,7 @@ typedef _Atomic(uint64_t) extmap_word;
 static_assert(sizeof(extmap_word) == 8, "the words are shared between builds and restarts");
 
 /*
- *             set_delayed            set_clean             drop_buffer, shrink
+ *             set_delayed            set_clean             shrink
  *      FREE --------------> DELAYED -----------> CLEAN -----------------------> WRITTEN
  *       ^                      |                   |                               |
  *       +----------------------+-------------------+-------------------------------+
@@ -83,8 +83,6 @@ struct extmap_stats {
     uint64_t shrink_fails; /* calls that found none */
 };
 
-const char *extmap_state_name(enum extmap_state state);
-
 /* Makes a map of free ranges: sets all words to 0. *out belongs to the caller until
  * extmap_destroy(). -EINVAL: an option is out of its range. -ENOMEM: no memory. */
 int extmap_create(const struct extmap_options *options, struct extmap **out);
@@ -116,10 +114,6 @@ void extmap_set_delayed(struct extmap *map, uint64_t range, uint32_t buffer);
 
 /* DELAYED -> CLEAN: the range is on flash, whole. Another state is our bug. */
 void extmap_set_clean(struct extmap *map, uint64_t range);
-
-/* CLEAN -> WRITTEN: the buffer is the caller's again (stored, if buffer isn't NULL). -EBUSY: the
- * range is pinned, nothing changed. Another state is our bug. */
-int extmap_drop_buffer(struct extmap *map, uint64_t range, uint32_t *buffer);
 
 /* DELAYED, CLEAN or WRITTEN -> FREE. Stores the buffer that is the caller's again, or
  * EXTMAP_NO_BUFFER, if buffer isn't NULL. -EBUSY: the range is pinned, nothing changed. */

@@ -484,90 +484,7 @@ Test(extents, options_out_of_range_are_refused)
         cr_assert_eq(extents_create(&bad[i], &set), -EINVAL);
 }
 
-/* ---- waiting ---- */
-
-struct waiter {
-    struct extents *set;
-    uint64_t len, start;
-    int rc;
-    pthread_t thread;
-};
-
-static void *wait_for_units(void *arg)
-{
-    struct waiter *w = arg;
-    w->rc = extents_alloc_wait(w->set, w->len, 1, -1, &w->start);
-    return NULL;
-}
-
-static void await_sleepers(struct extents *set, uint64_t count)
-{
-    struct extents_stats s;
-    do {
-        sched_yield();
-        extents_stats(set, &s);
-    } while (s.waits < count);
-}
-
-Test(extents, a_waiting_alloc_is_woken_by_the_free_that_makes_room, .timeout = 600)
-{
-    struct extents *set = make(0, 1000, 64, true, EXTENTS_HYBRID);
-    struct waiter w = {.set = set, .len = 100};
-    pthread_create(&w.thread, NULL, wait_for_units, &w);
-    await_sleepers(set, 1);
-    extents_free(set, 200, 60); /* not enough yet */
-    extents_free(set, 260, 60);
-    pthread_join(w.thread, NULL);
-    cr_assert_eq(w.rc, 0);
-    cr_assert_eq(w.start, 200);
-    cr_assert_eq(extents_free_count(set), 20);
-    extents_destroy(set);
-}
-
-Test(extents, one_free_serves_all_waiters_that_fit, .timeout = 600)
-{
-    struct extents *set = make(0, 1000, 64, true, EXTENTS_HYBRID);
-    struct waiter w[3] = {{.len = 10}, {.len = 20}, {.len = 30}};
-    for (int i = 0; i < 3; i++) {
-        w[i].set = set;
-        pthread_create(&w[i].thread, NULL, wait_for_units, &w[i]);
-    }
-    await_sleepers(set, 3);
-    extents_free(set, 500, 60);
-    for (int i = 0; i < 3; i++) {
-        pthread_join(w[i].thread, NULL);
-        cr_assert_eq(w[i].rc, 0);
-    }
-    cr_assert_eq(extents_free_count(set), 0);
-    extents_destroy(set);
-}
-
-Test(extents, a_waiting_alloc_gives_up_after_its_time)
-{
-    struct extents *set = make(0, 100, 64, true, EXTENTS_HYBRID);
-    struct extents_stats s;
-    struct timespec a, b;
-    uint64_t start;
-    clock_gettime(CLOCK_MONOTONIC, &a);
-    cr_assert_eq(extents_alloc_wait(set, 1, 1, 20, &start), -ETIMEDOUT);
-    clock_gettime(CLOCK_MONOTONIC, &b);
-    cr_assert_geq((b.tv_sec - a.tv_sec) * 1000000000 + b.tv_nsec - a.tv_nsec, 20000000);
-    cr_assert_eq(extents_alloc_wait(set, 1, 1, 0, &start), -ETIMEDOUT);
-    extents_stats(set, &s);
-    cr_assert_eq(s.waits, 1);
-    cr_assert_eq(s.wait_timeouts, 1);
-    extents_destroy(set);
-}
-
-Test(extents, waiting_for_what_can_never_be_fails_at_once)
-{
-    struct extents *set = make(1, 100, 64, true, EXTENTS_HYBRID);
-    uint64_t start;
-    cr_assert_eq(extents_alloc_wait(set, 101, 1, -1, &start), -ENOSPC);
-    cr_assert_eq(extents_alloc_wait(set, 90, 64, -1, &start), -ENOSPC);
-    cr_assert_eq(extents_alloc_wait(set, 1, 128, -1, &start), -ENOSPC);
-    extents_destroy(set);
-}
+/* ---- threads ---- */
 
 struct churner {
     struct extents *set;
@@ -582,7 +499,8 @@ static void *churn(void *arg)
     uint64_t rng = c->seed, start;
     for (int i = 0; i < 3000; i++) {
         uint64_t len = 1 + rng_next(&rng) % 150;
-        cr_assert_eq(extents_alloc_wait(c->set, len, 1, -1, &start), 0);
+        while (extents_alloc(c->set, len, 1, &start) != 0)
+            sched_yield();
         for (uint64_t u = start; u < start + len; u++)
             cr_assert_eq(atomic_fetch_add(&c->owner[u], 1), 0);
         for (uint64_t u = start; u < start + len; u++)

@@ -68,7 +68,7 @@ Test(extmap, a_range_goes_once_around)
     extmap_set_clean(f->map, 7);
     extmap_assert(f->map);
     cr_assert_eq(extmap_get(f->map, 7).state, EXTMAP_CLEAN);
-    cr_assert_eq(extmap_drop_buffer(f->map, 7, &buffer), 0);
+    cr_assert_eq(extmap_shrink(f->map, &buffer), 0);
     extmap_assert(f->map);
     cr_assert_eq(buffer, 3);
     cr_assert_eq(extmap_get(f->map, 7).state, EXTMAP_WRITTEN);
@@ -115,7 +115,7 @@ Test(extmap, only_what_is_in_memory_can_be_pinned)
     cr_assert_eq(extmap_get(f->map, 9).pins, 2);
     extmap_unpin(f->map, 9);
     extmap_unpin(f->map, 9);
-    cr_assert_eq(extmap_drop_buffer(f->map, 9, NULL), 0);
+    cr_assert_eq(extmap_shrink(f->map, &buffer), 0);
     cr_assert_eq(extmap_pin(f->map, 9, &buffer), -ENOENT);
     done(f);
 }
@@ -126,12 +126,11 @@ Test(extmap, a_pinned_buffer_is_not_given_away)
     uint32_t buffer;
     make_clean(f->map, 9, 6);
     cr_assert_eq(extmap_pin(f->map, 9, &buffer), 0);
-    cr_assert_eq(extmap_drop_buffer(f->map, 9, NULL), -EBUSY);
     cr_assert_eq(extmap_set_free(f->map, 9, NULL), -EBUSY);
     cr_assert_eq(extmap_shrink(f->map, &buffer), -ENOENT);
     cr_assert_eq(extmap_get(f->map, 9).state, EXTMAP_CLEAN);
     extmap_unpin(f->map, 9);
-    cr_assert_eq(extmap_drop_buffer(f->map, 9, NULL), 0);
+    cr_assert_eq(extmap_shrink(f->map, &buffer), 0);
     done(f);
 }
 
@@ -161,13 +160,6 @@ Test(extmap, a_buffer_for_two_ranges_is_a_bug, .signal = SIGABRT)
     struct fixture *f = fresh();
     extmap_set_delayed(f->map, 1, 2);
     extmap_set_delayed(f->map, 2, 2);
-}
-
-Test(extmap, dropping_a_delayed_range_is_a_bug, .signal = SIGABRT)
-{
-    struct fixture *f = fresh();
-    extmap_set_delayed(f->map, 1, 2);
-    extmap_drop_buffer(f->map, 1, NULL);
 }
 
 Test(extmap, shrink_gives_the_least_recently_used_first)
@@ -231,9 +223,10 @@ Test(extmap, attach_keeps_states_and_buffers_and_forgets_pins)
     uint32_t buffer;
     uint64_t range;
     extmap_set_delayed(f->map, 1, 0);
-    make_clean(f->map, 2, 1);
     make_clean(f->map, 3, 2);
-    cr_assert_eq(extmap_drop_buffer(f->map, 3, NULL), 0);
+    cr_assert_eq(extmap_shrink(f->map, &buffer), 0);
+    cr_assert_eq(buffer, 2);
+    make_clean(f->map, 2, 1);
     cr_assert_eq(extmap_pin(f->map, 1, &buffer), 0);
     cr_assert_eq(extmap_pin(f->map, 2, &buffer), 0);
     extmap_destroy(f->map); /* all that is left are the words */
@@ -303,7 +296,7 @@ Test(extmap, random_work_agrees_with_a_model)
         uint64_t r = rng_next(&rng) % RANGES;
         uint32_t b = (uint32_t)(rng_next(&rng) % BUFFERS), got = 0;
         bool in_memory = m[r].state == EXTMAP_DELAYED || m[r].state == EXTMAP_CLEAN;
-        switch (rng_next(&rng) % 7) {
+        switch (rng_next(&rng) % 6) {
         case 0:
             if (m[r].state != EXTMAP_FREE || owner[b] != RANGES)
                 break;
@@ -319,16 +312,6 @@ Test(extmap, random_work_agrees_with_a_model)
             m[r].state = EXTMAP_CLEAN;
             break;
         case 2:
-            if (m[r].state != EXTMAP_CLEAN)
-                break;
-            cr_assert_eq(extmap_drop_buffer(f->map, r, &got), m[r].pins ? -EBUSY : 0);
-            if (m[r].pins)
-                break;
-            cr_assert_eq(got, m[r].buffer);
-            owner[got] = RANGES;
-            m[r].state = EXTMAP_WRITTEN;
-            break;
-        case 3:
             if (m[r].state == EXTMAP_FREE)
                 break;
             cr_assert_eq(extmap_set_free(f->map, r, NULL), m[r].pins ? -EBUSY : 0);
@@ -338,18 +321,18 @@ Test(extmap, random_work_agrees_with_a_model)
                 owner[m[r].buffer] = RANGES;
             m[r].state = EXTMAP_FREE;
             break;
-        case 4:
+        case 3:
             cr_assert_eq(extmap_pin(f->map, r, &got), in_memory ? 0 : -ENOENT);
             cr_assert(!in_memory || got == m[r].buffer);
             m[r].pins += in_memory;
             break;
-        case 5:
+        case 4:
             if (m[r].pins == 0)
                 break;
             extmap_unpin(f->map, r);
             m[r].pins--;
             break;
-        case 6:
+        case 5:
             held = 0;
             for (int i = 0; i < RANGES; i++)
                 held += m[i].state == EXTMAP_CLEAN && m[i].pins == 0;

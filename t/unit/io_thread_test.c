@@ -99,31 +99,6 @@ Test(io_thread, the_end_of_a_pool_does_not_wait_for_timed_jobs_but_runs_them)
     cr_assert_lt(io_now_ns() - start, UINT64_C(600) * 1000000000);
 }
 
-struct pausing {
-    struct io_job job;
-    struct io_pool *pool;
-    _Atomic(bool) begun;
-};
-
-static void run_pausing(struct io_job *job)
-{
-    struct pausing *p = (struct pausing *)job;
-    atomic_store(&p->begun, true);
-    io_pool_pause(p->pool, UINT64_C(3600) * 1000000000);
-}
-
-Test(io_thread, the_end_of_a_pool_ends_pauses)
-{
-    struct io_pool *pool = io_pool_create(1, "test");
-    struct pausing p = {.job = {.run = run_pausing}, .pool = pool};
-    io_pool_submit(pool, &p.job);
-    while (!atomic_load(&p.begun))
-        nap();
-    uint64_t start = io_now_ns();
-    io_pool_destroy(pool);
-    cr_assert_lt(io_now_ns() - start, UINT64_C(600) * 1000000000);
-}
-
 struct submitter {
     struct io_pool *pool;
     struct counting jobs[500];

@@ -234,10 +234,6 @@ Test(slab_pages, info_follows_items, .init = make_default, .fini = drop)
     cr_assert_eq(i.mem_requested, 1100000);
     cr_assert_eq(slab_pages_total(sm), 2);
     cr_assert_eq(slab_pages_left(sm), 62);
-    slab_adjust(sm, 32, -5);
-    slab_adjust(sm, 32, 3);
-    cr_assert_eq(info(32).mem_requested, 1099998);
-    slab_adjust(sm, 32, 2);
     for (int k = 0; k < 11; k++)
         free_item(h[k], 100000);
     i = info(32);
@@ -519,17 +515,6 @@ Test(slab_real, handles_reach_large_reserves)
     for (int i = 0; i < 3000; i++)
         verify(&items[i]);
     drop();
-}
-
-/* An item that shrank in its place is freed by its smaller size. */
-Test(slab_real, shrunk_item_is_freed, .init = make_default, .fini = drop)
-{
-    slab_handle h;
-    cr_assert_eq(slab_alloc(sm, 10, 700, 675, &h), 0);
-    slab_adjust(sm, 10, -400);
-    slab_free(sm, h, 10, 300, 275);
-    cr_assert_eq(slab_real_bytes(sm), 0);
-    cr_assert_eq(info(10).mem_requested, 0);
 }
 
 /* No room in the arena is -ENOMEM and takes nothing. */
@@ -819,10 +804,17 @@ static void close_after_kill(void)
     dir_remove();
 }
 
+static int attach_one(slab_handle h, unsigned cls, uint64_t accounted_bytes, uint64_t real_bytes)
+{
+    struct slab_claim claim = {h, cls, accounted_bytes, real_bytes, 0};
+    slab_attach_items(sm, &claim, 1);
+    return claim.result;
+}
+
 static int attach_kept(const struct kept_item *k)
 {
     uint64_t accounted = k->real + ACCOUNT_OVER_REAL;
-    return slab_attach_item(sm, k->h, slab_class_of(sm, accounted), accounted, k->real);
+    return attach_one(k->h, slab_class_of(sm, accounted), accounted, k->real);
 }
 
 static const struct kept_item *attach_all(void)
@@ -891,8 +883,8 @@ Test(slab_attach, false_claims, .init = open_after_kill, .fini = close_after_kil
         ;
     bad.real += 1000;
     cr_assert_eq(attach_kept(&bad), -EINVAL, "larger than the chunk");
-    cr_assert_eq(slab_attach_item(sm, kept[3].h, 0, 100, 75), -EINVAL, "class 0");
-    cr_assert_eq(slab_attach_item(sm, kept[3].h, 40, 100, 75), -EINVAL, "no such class");
+    cr_assert_eq(attach_one(kept[3].h, 0, 100, 75), -EINVAL, "class 0");
+    cr_assert_eq(attach_one(kept[3].h, 40, 100, 75), -EINVAL, "no such class");
     slab_attach_done(sm);
 }
 
