@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -15,8 +14,6 @@
 #include "proto/text.h"
 #include "operator/watch.h"
 #include "net/stranger.h"
-#include "net/tls_conn.h"
-#include "net/worker.h"
 
 enum {
     YIELD_FLUSH_BYTES = 32 * 1024,
@@ -43,46 +40,11 @@ const char *conn_state_name(enum conn_state state)
     return state_names[state];
 }
 
-/* ---- addresses ---- */
-
-void conn_address_of(struct conn_address *out, const struct sockaddr *sa)
-{
-    *out = (struct conn_address){.family = sa->sa_family};
-    if (sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
-        out->port = ntohs(in->sin_port);
-        memcpy(out->ip, &in->sin_addr, sizeof(in->sin_addr));
-    } else if (sa->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
-        out->port = ntohs(in6->sin6_port);
-        memcpy(out->ip, &in6->sin6_addr, sizeof(in6->sin6_addr));
-    } else {
-        out->family = AF_UNIX;
-    }
-}
-
-void conn_address_text(const struct conn_address *a, const char *unix_path, char *out, size_t size)
-{
-    char ip[INET6_ADDRSTRLEN] = "";
-    switch (a->family) {
-    case AF_INET:
-        inet_ntop(AF_INET, a->ip, ip, sizeof(ip));
-        snprintf(out, size, "tcp:%s:%u", ip, a->port);
-        break;
-    case AF_INET6:
-        inet_ntop(AF_INET6, a->ip, ip, sizeof(ip));
-        snprintf(out, size, "tcp6:[%s]:%u", ip, a->port);
-        break;
-    default:
-        snprintf(out, size, "unix:%s", unix_path ? unix_path : "");
-    }
-}
-
 static void log_event(struct conn *c, const char *reason)
 {
     if (!watch_wants(WATCH_CONNEVENTS))
         return;
-    const struct conn_address *a = &c->origin.peer;
+    const struct address *a = &c->origin.peer;
     char ip[INET6_ADDRSTRLEN] = "unix";
     if (a->family != AF_UNIX)
         inet_ntop(a->family, a->ip, ip, sizeof(ip));
@@ -194,7 +156,7 @@ static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tl
     }
     iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
     want += c->buf_bytes - c->end;
-    ssize_t n = tls          ? tls_conn_readv(c, iov, n_iov)
+    ssize_t n = tls          ? c->worker->conn_tls->readv(c, iov, n_iov)
                 : n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
                              : readv(c->origin.fd, iov, n_iov);
     if (n < 0)
@@ -207,7 +169,7 @@ static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tl
     if (to_value)
         command_value_got(&c->session, to_value);
     c->end += (uint32_t)((size_t)n - to_value);
-    return (tls ? tls_conn_has_input(c) : (size_t)n == want) ? READ_FULL : READ_SHORT;
+    return (tls ? c->worker->conn_tls->has_input(c) : (size_t)n == want) ? READ_FULL : READ_SHORT;
 }
 
 /* Moves what is there of a value to its item: true iff the value is complete and dealt with. */
@@ -269,7 +231,7 @@ static void tls_watcher_closed(void *arg UNUSED)
 /* The log writes in the clear; the connection stays, and sends that on. */
 static enum next tls_becomes_watcher(struct conn *c)
 {
-    int fd = tls_conn_lend(c, false);
+    int fd = c->worker->conn_tls->lend(c, false);
     int rc = fd < 0 ? -errno
                     : watch_add(fd, (uint32_t)c->session.handover, tls_watcher_closed, NULL);
     if (rc == 0) {
@@ -277,7 +239,7 @@ static enum next tls_becomes_watcher(struct conn *c)
         return NEXT_GONE;
     }
     if (fd >= 0)
-        tls_conn_take_back(c, fd);
+        c->worker->conn_tls->take_back(c, fd);
     return refuse_watcher(c, rc);
 }
 
@@ -292,8 +254,8 @@ static enum next become_watcher(struct conn *c)
                        c->session.w->env->counters);
     if (rc != 0)
         return refuse_watcher(c, rc);
-    worker_forget(c->worker, c);
-    worker_unlink(c->worker, c);
+    worker_forget(c->worker, &c->in_loop);
+    worker_unlink(c->worker, &c->in_loop);
     buffer_free(c);
     bool idle = session_close(&c->session);
     ASSERT(idle);
@@ -304,7 +266,7 @@ static enum next become_watcher(struct conn *c)
 static void dump_over(void *arg, bool alive)
 {
     struct conn *c = arg;
-    worker_post_dump_over(c->worker, c, alive);
+    worker_post_dump_over(c->worker, &c->in_loop, alive);
 }
 
 /* The socket is lent to the crawler. */
@@ -313,7 +275,7 @@ static enum next start_dump(struct conn *c)
     ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
     set_interest(c, 0);
     bool tls = c->apart & CONN_TLS;
-    int fd = tls ? tls_conn_lend(c, true) : c->origin.fd;
+    int fd = tls ? c->worker->conn_tls->lend(c, true) : c->origin.fd;
     c->apart |= CONN_DUMPING;
     atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
     enum reply refused = REPLY_CRAWLER_ERROR;
@@ -322,7 +284,7 @@ static enum next start_dump(struct conn *c)
     if (refused == REPLY_NONE)
         return NEXT_GONE;
     if (tls && fd >= 0)
-        tls_conn_take_back(c, fd);
+        c->worker->conn_tls->take_back(c, fd);
     c->apart &= (uint8_t)~CONN_DUMPING;
     session_reply(&c->session, refused);
     return NEXT_INPUT;
@@ -344,7 +306,7 @@ static enum next reject_protocol(struct conn *c)
 {
     struct server_counters *n = c->session.w->env->counters;
     char peer[160];
-    conn_address_text(&c->origin.peer, c->worker->env->settings->socketpath, peer, sizeof(peer));
+    address_text(&c->origin.peer, c->worker->env->settings->socketpath, peer, sizeof(peer));
     if (c->session.is_binary) {
         atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
         log_warning("closed %s: it speaks the binary protocol; -B auto takes that, or -S where it logs in",
@@ -400,8 +362,8 @@ static bool negotiate(struct conn *c)
                    (set->binding_protocol != SETTINGS_PROTOCOL_AUTO &&
                     (set->binding_protocol == SETTINGS_PROTOCOL_BINARY) != is_binary);
     if (refused || who == STRANGER_HTTP || who == STRANGER_PROXY) {
-        char peer[CONN_ADDRESS_BYTES];
-        conn_address_text(&c->origin.peer, NULL, peer, sizeof(peer));
+        char peer[ADDRESS_TEXT_BYTES];
+        address_text(&c->origin.peer, NULL, peer, sizeof(peer));
         stranger_tell(who, STRANGER_PORT_CLEAR, peer);
     }
     return !refused;
@@ -638,7 +600,7 @@ static ALWAYS_INLINE bool set_interest_as(struct conn *c, short want, const bool
     if (!want)
         return true;
     event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST),
-                 tls ? tls_conn_event : conn_event, c);
+                 tls ? c->worker->conn_tls->event : conn_event, c);
     if (event_add(&c->event, NULL) != 0)
         return false;
     c->interest = want;
@@ -680,7 +642,7 @@ static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
     uint64_t sent = 0;
     enum reply_progress p;
     do
-        p = tls ? tls_conn_send(c, &sent) : reply_send(&c->session.out, c->origin.fd, &sent);
+        p = tls ? c->worker->conn_tls->send(c, &sent) : reply_send(&c->session.out, c->origin.fd, &sent);
     while (unlikely(p == REPLY_NOT_READY) && session_fetch(&c->session));
     if (sent)
         stat_add(c->session.w->stats, STAT_bytes_written, sent);
@@ -742,7 +704,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
             break;
         if (!tls && next == NEXT_INPUT && !c->closing && c->worker->netring) {
             if (!reply_is_empty(&c->session.out))
-                worker_put(c->worker, c, CONN_UNSENT);
+                worker_put(c->worker, &c->in_loop, CONN_UNSENT);
             break;
         }
         if (!conn_flush_as(c, tls))
@@ -754,7 +716,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
     }
     if (next == NEXT_YIELD && !c->closing) {
         stat_add(c->session.w->stats, STAT_conn_yields, 1);
-        worker_put(c->worker, c, CONN_YIELDING);
+        worker_put(c->worker, &c->in_loop, CONN_YIELDING);
     }
     set_state(c, next);
     /* input that comes early switches its event off (conn_event) */
@@ -798,17 +760,17 @@ static void conn_receive_first(struct conn *c)
     }
     c->more = r == READ_FULL;
     c->seen = look_at_first(c);
-    worker_put(c->worker, c, CONN_RECEIVED);
+    worker_put(c->worker, &c->in_loop, CONN_RECEIVED);
     if (c->worker->list[CONN_RECEIVED].count >= RECEIVED_MAX)
         conns_execute(c->worker);
 }
 
 void conns_execute(struct worker *w)
 {
-    struct conn *c = w->list[CONN_RECEIVED].head;
-    for (; c; c = c->list[CONN_RECEIVED].next)
-        command_look_closer(&w->command, c->seen);
-    while ((c = worker_take(w, CONN_RECEIVED)))
+    struct loop_conn *l = w->list[CONN_RECEIVED].head;
+    for (; l; l = l->list[CONN_RECEIVED].next)
+        command_look_closer(&w->command, conn_of(l)->seen);
+    for (struct conn *c; (c = conn_of(worker_take(w, CONN_RECEIVED)));)
         conn_run(c, c->more);
 }
 
@@ -821,7 +783,7 @@ static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
             conn_run(c, false);
         return;
     }
-    if (c->list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
+    if (c->in_loop.list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
         return;
     if (c->session.barrier || session_is_full(&c->session)) {
         set_interest(c, 0);
@@ -868,9 +830,9 @@ static void run_netring(struct worker *w)
 
 void conns_send(struct worker *w)
 {
-    struct conn *c = worker_take(w, CONN_UNSENT);
+    struct conn *c = conn_of(worker_take(w, CONN_UNSENT));
     bool alone = w->list[CONN_UNSENT].head == NULL;
-    for (; c; c = worker_take(w, CONN_UNSENT)) {
+    for (; c; c = conn_of(worker_take(w, CONN_UNSENT))) {
         if (c->blocked) /* the socket's event goes on with it */
             continue;
         unsigned n = 0;
@@ -892,7 +854,7 @@ void conn_continue(struct conn *c)
 {
     if (unlikely(c->apart)) {
         if (c->apart & CONN_TLS)
-            tls_conn_continue(c);
+            c->worker->conn_tls->go_on(c);
         return;
     }
     if (c->blocked) /* the socket's event goes on with it */
@@ -905,7 +867,7 @@ void conn_dump_over(struct conn *c, bool alive)
     ASSERT(c->apart & CONN_DUMPING);
     c->apart &= (uint8_t)~CONN_DUMPING;
     if (c->apart)
-        tls_conn_dump_over(c, alive);
+        c->worker->conn_tls->dump_over(c, alive);
     else if (alive)
         conn_run(c, true);
     else
@@ -917,13 +879,13 @@ void conn_dump_over(struct conn *c, bool alive)
 static void session_resumed(struct session *s)
 {
     struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
-    worker_put(c->worker, c, CONN_RESUMED);
+    worker_put(c->worker, &c->in_loop, CONN_RESUMED);
 }
 
 static void session_peer(const struct session *s, char *out, size_t size)
 {
     const struct conn *c = (const struct conn *)((const char *)s - offsetof(struct conn, session));
-    conn_address_text(&c->origin.peer, c->worker->env->settings->socketpath, out, size);
+    address_text(&c->origin.peer, c->worker->env->settings->socketpath, out, size);
 }
 
 static void conn_free(struct conn *c)
@@ -940,7 +902,7 @@ static void session_ended(struct session *s)
 
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
 {
-    struct conn *c = origin->tls ? tls_conn_create() : calloc(1, sizeof(*c));
+    struct conn *c = origin->tls ? w->conn_tls->create() : calloc(1, sizeof(*c));
     if (!c)
         return NULL;
     c->worker = w;
@@ -954,10 +916,10 @@ void conn_start(struct conn *c)
 {
     session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
     c->session.peer = session_peer;
-    worker_link(c->worker, c);
+    worker_link(c->worker, &c->in_loop);
     log_event(c, NULL);
     if (unlikely(c->apart))
-        tls_conn_start(c);
+        c->worker->conn_tls->start(c);
     else if (!set_interest(c, EV_READ))
         conn_close(c, CONN_ERROR);
 }
@@ -965,12 +927,12 @@ void conn_start(struct conn *c)
 void conn_close(struct conn *c, enum conn_reason reason)
 {
     if (unlikely(c->apart))
-        tls_conn_end(c);
+        c->worker->conn_tls->end(c);
     struct server_counters *n = c->session.w->env->counters;
     log_event(c, reason_names[reason]);
     set_interest(c, 0);
-    worker_forget(c->worker, c);
-    worker_unlink(c->worker, c);
+    worker_forget(c->worker, &c->in_loop);
+    worker_unlink(c->worker, &c->in_loop);
     buffer_free(c);
     close(c->origin.fd);
     atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);

@@ -27,9 +27,10 @@
 
 #include <event2/event.h>
 #include <event2/event_struct.h>
-#include <netinet/in.h>
 
 #include "command/command.h"
+#include "net/address.h"
+#include "net/loop.h"
 
 #define CONN_SMALL_BUFFER_BYTES 2048u /* a half-received line is kept in so much */
 #define CONN_LINE_BYTES_MAX (64u * 1024 * 1024) /* the longest multiget */
@@ -63,26 +64,6 @@ enum conn_reason {
 #undef X
 };
 
-#define CONN_ADDRESS_BYTES 160u /* for conn_address_text(); a long path is cut */
-
-/* An address in little space. */
-struct conn_address {
-    sa_family_t family; /* AF_INET, AF_INET6, AF_UNIX (no more is known) */
-    uint16_t port;      /* host order */
-    uint8_t ip[16];
-};
-
-/* Lists in which the worker keeps connections for later. */
-enum conn_list {
-    CONN_RECEIVED, /* has input that waits to be executed, at the latest when all was received */
-    CONN_RESUMED,  /* has something to send or to go on with: at the end of this turn */
-    CONN_UNSENT,   /* its replies go out with those of others: at the end of this turn */
-    CONN_YIELDING, /* has had its share: in the next turn */
-    CONN_LISTS,
-};
-
-struct worker;
-
 /* Why a connection goes other ways than most. */
 enum conn_apart {
     CONN_DUMPING = 1, /* a dump has its socket */
@@ -93,11 +74,12 @@ enum conn_apart {
 struct conn_origin {
     int fd;
     uint8_t tls; /* enum settings_tls */
-    struct conn_address peer, local;
+    struct address peer, local;
 };
 
 struct conn {
     struct session session;
+    struct loop_conn in_loop; /* what its thread knows it by; see conn_of() */
     /* const */
     struct worker *worker;
     struct conn_origin origin;
@@ -112,18 +94,37 @@ struct conn {
     uint8_t apart; /* bits of enum conn_apart; most connections have none */
     bool more;     /* CONN_RECEIVED: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
-    struct {
-        bool is_in;
-        struct conn *next;
-    } list[CONN_LISTS];
     uint64_t seen; /* CONN_RECEIVED: what command_look_ahead() gave for the first line */
     /* read by others for stats */
     _Atomic(uint8_t) state;         /* enum conn_state */
     _Atomic(uint32_t) last_cmd_sec; /* clock */
-    /* under the worker's LOCK_CONN */
-    struct conn *prev, *next;
-    struct conn *next_mail;
-    enum { MAIL_NEW, MAIL_DUMP_SENT, MAIL_DUMP_BROKEN } mail;
+};
+
+static inline struct conn *conn_of(struct loop_conn *l)
+{
+    return l ? (struct conn *)((char *)l - offsetof(struct conn, in_loop)) : NULL;
+}
+
+/* How a connection goes whose bytes aren't sent as they are: net/tls_conn.h is one. Calls in the
+ * worker's thread, but for create. */
+struct conn_tls {
+    struct conn *(*create)(void); /* calloc'ed, in place of a struct conn; NULL: no memory */
+    void (*start)(struct conn *c);
+    void (*go_on)(struct conn *c); /* as conn_continue() */
+    void (*end)(struct conn *c);   /* before the socket is closed */
+    void (*event)(evutil_socket_t fd, short what, void *arg);
+    /* As readv() on a socket that doesn't wait. */
+    ssize_t (*readv)(struct conn *c, const struct iovec *iov, int count);
+    /* Is there input now, whatever the socket's event says? */
+    bool (*has_input)(const struct conn *c);
+    enum reply_progress (*send)(struct conn *c, uint64_t *sent); /* as reply_send() */
+    /* A non-blocking socket, what is written to which goes to the client from now on; -1 with errno. For a
+     * watcher it is its own (it ends when the connection does); for a dump it stays the connection's. */
+    int (*lend)(struct conn *c, bool to_dump);
+    /* Not lent after all: the dump or watcher didn't start. */
+    void (*take_back)(struct conn *c, int lent_fd);
+    /* The dump is done; not alive: it could not send all. */
+    void (*dump_over)(struct conn *c, bool alive);
 };
 
 /* A connection for an accepted, non-blocking socket, which it owns from now on. NULL: no memory
@@ -148,12 +149,9 @@ void conn_dump_over(struct conn *c, bool alive);
 void conn_run_tls(struct conn *c, bool readable);
 /* Sends what is ready. False: the connection is gone. */
 bool conn_flush_tls(struct conn *c);
-/* Waits for EV_READ, EV_WRITE or nothing, with tls_conn_event(). False: no memory for that. */
+/* Waits for EV_READ, EV_WRITE or nothing, with c->worker->conn_tls->event. False: no memory for that. */
 bool conn_await_tls(struct conn *c, short want);
 
-/* "tcp:127.0.0.1:11211", "tcp6:[::1]:11211", "unix:PATH" into out. */
-void conn_address_text(const struct conn_address *a, const char *unix_path, char *out, size_t size);
-void conn_address_of(struct conn_address *out, const struct sockaddr *sa);
 const char *conn_state_name(enum conn_state state);
 
 #endif

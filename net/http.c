@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "net/conn.h"
+#include "net/address.h"
 #include "net/metrics.h"
 #include "net/status.h"
 
@@ -159,7 +159,7 @@ static bool listen_on(struct http *h, const char *address, char *why, size_t why
     unsigned port;
     struct sockaddr_storage name;
     socklen_t len = sizeof(name);
-    struct conn_address local;
+    struct address local;
     split(address, host, sizeof(host), &port);
     errno = 0;
     struct evhttp_bound_socket *bound = evhttp_bind_socket_with_handle(h->server, host, (uint16_t)port);
@@ -169,8 +169,8 @@ static bool listen_on(struct http *h, const char *address, char *why, size_t why
         return false;
     }
     if (getsockname(evhttp_bound_socket_get_fd(bound), (struct sockaddr *)&name, &len) == 0) {
-        conn_address_of(&local, (struct sockaddr *)&name);
-        conn_address_text(&local, "", text, sizeof(text));
+        address_of(&local, (struct sockaddr *)&name);
+        address_text(&local, "", text, sizeof(text));
         log_notice("http: metrics and status on %s", text);
     }
     return true;

@@ -20,7 +20,7 @@ enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
 
 struct listener {
     int fd;
-    struct conn_address local;
+    struct address local;
     enum settings_tls tls;
     struct event event;
     struct listeners *set;
@@ -62,7 +62,7 @@ static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
     one->fd = fd;
     one->set = l;
     one->tls = tls;
-    conn_address_of(&one->local, (struct sockaddr *)&ss);
+    address_of(&one->local, (struct sockaddr *)&ss);
     return 0;
 }
 
@@ -182,7 +182,7 @@ static void write_port_file(const struct listeners *l)
         return;
     }
     for (unsigned i = 0; i < l->count; i++) {
-        const struct conn_address *a = &l->list[i].local;
+        const struct address *a = &l->list[i].local;
         if (a->family != AF_UNIX)
             fprintf(f, "TCP %s: %u\n", a->family == AF_INET ? "INET" : "INET6", a->port);
     }
@@ -381,10 +381,10 @@ static bool accept_one(struct listener *one)
         return true;
     }
     struct conn_origin origin = {.fd = fd, .tls = (uint8_t)one->tls, .local = one->local};
-    conn_address_of(&origin.peer, (struct sockaddr *)&ss);
+    address_of(&origin.peer, (struct sockaddr *)&ss);
     len = sizeof(ss);
     if (one->local.family != AF_UNIX && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
-        conn_address_of(&origin.local, (struct sockaddr *)&ss);
+        address_of(&origin.local, (struct sockaddr *)&ss);
     atomic_fetch_add_explicit(&l->opt.counters->curr_conns, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&l->opt.counters->total_conns, 1, memory_order_relaxed);
     if (l->opt.accepted(l->opt.ctx, &origin) != 0) {
@@ -423,15 +423,15 @@ void listeners_accept(struct listeners *l)
 bool listeners_text(const struct listeners *l, char *out, size_t size)
 {
     static const uint8_t every_address[16] = {0};
-    char text[CONN_ADDRESS_BYTES];
+    char text[ADDRESS_TEXT_BYTES];
     bool to_all = false;
     size_t at = 0;
     snprintf(out, size, "nowhere");
     for (unsigned i = 0; i < l->count && at < size; i++) {
-        const struct conn_address *a = &l->list[i].local;
+        const struct address *a = &l->list[i].local;
         to_all = to_all ||
                  (a->family != AF_UNIX && memcmp(a->ip, every_address, sizeof(every_address)) == 0);
-        conn_address_text(a, l->opt.settings->socketpath, text, sizeof(text));
+        address_text(a, l->opt.settings->socketpath, text, sizeof(text));
         at += (size_t)snprintf(out + at, size - at, "%s%s", i > 0 ? ", " : "", text);
     }
     return to_all;
@@ -440,9 +440,9 @@ bool listeners_text(const struct listeners *l, char *out, size_t size)
 void listeners_each(struct listeners *l,
                     void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx)
 {
-    char text[CONN_ADDRESS_BYTES];
+    char text[ADDRESS_TEXT_BYTES];
     for (unsigned i = 0; i < l->count; i++) {
-        conn_address_text(&l->list[i].local, l->unix_file.path, text, sizeof(text));
+        address_text(&l->list[i].local, l->unix_file.path, text, sizeof(text));
         fn(ctx, l->list[i].fd, "addr", text);
         fn(ctx, l->list[i].fd, "state", "conn_listening");
         snprintf(text, sizeof(text), "%u", clock_uptime_sec());

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "net/stranger.h"
-#include "net/worker.h"
+#include "net/loop.h"
 
 enum {
     GATHER_MAX = 64,
@@ -107,7 +107,7 @@ static void count_failure(const struct tls_conn *t)
 
 static void peer_text(const struct tls_conn *t, char *out, size_t size)
 {
-    conn_address_text(&t->conn.origin.peer, NULL, out, size);
+    address_text(&t->conn.origin.peer, NULL, out, size);
 }
 
 /* Waits for the socket; without memory for that it is closed. */
@@ -122,7 +122,7 @@ static void await(struct tls_conn *t, short what)
 /* The first bytes are here: true iff they may be the beginning of a handshake. */
 static bool is_tls(struct tls_conn *t)
 {
-    char first[PEEK_BYTES], peer[CONN_ADDRESS_BYTES];
+    char first[PEEK_BYTES], peer[ADDRESS_TEXT_BYTES];
     ssize_t n = recv(t->conn.origin.fd, first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
     if (n <= 0) { /* it has left */
         conn_close(&t->conn, n == 0 ? CONN_NORMAL : CONN_ERROR);
@@ -172,7 +172,7 @@ static bool begin(struct tls_worker *w, struct tls_conn *t)
 
 static void go_on(struct tls_worker *w, struct tls_conn *t)
 {
-    char why[TLS_WHY_BYTES], peer[CONN_ADDRESS_BYTES];
+    char why[TLS_WHY_BYTES], peer[ADDRESS_TEXT_BYTES];
     switch (w->tls->ops->handshake(t->stream, why, sizeof(why))) {
     case TLS_WANT_READ:
         await(t, EV_READ);
@@ -219,7 +219,7 @@ static void close_late(struct tls_list *l)
 {
     uint32_t now = clock_now_sec();
     for (struct tls_conn *t; (t = l->head) && now - t->since_sec > TLS_GREETING_SEC;) {
-        char peer[CONN_ADDRESS_BYTES];
+        char peer[ADDRESS_TEXT_BYTES];
         peer_text(t, peer, sizeof(peer));
         if (t->stage == TLS_GREETING)
             count_failure(t);
@@ -348,7 +348,17 @@ static void relay_listen(struct tls_conn *t)
         relay_fail(t);
 }
 
-int tls_conn_lend(struct conn *c, bool to_dump)
+static void take_back(struct conn *c, int lent_fd)
+{
+    struct tls_conn *t = of(c);
+    relay_close(t);
+    close(lent_fd);
+    t->lent_fd = -1;
+    t->stage = TLS_OPEN;
+    t->more = true;
+}
+
+static int lend(struct conn *c, bool to_dump)
 {
     struct tls_conn *t = of(c);
     int pair[2];
@@ -362,22 +372,12 @@ int tls_conn_lend(struct conn *c, bool to_dump)
     t->stage = TLS_LENT;
     if (relay_await(t, EV_READ) && conn_await_tls(c, t->watching ? EV_READ : 0))
         return pair[0];
-    tls_conn_take_back(c, pair[0]);
+    take_back(c, pair[0]);
     errno = ENOMEM;
     return -1;
 }
 
-void tls_conn_take_back(struct conn *c, int lent_fd)
-{
-    struct tls_conn *t = of(c);
-    relay_close(t);
-    close(lent_fd);
-    t->lent_fd = -1;
-    t->stage = TLS_OPEN;
-    t->more = true;
-}
-
-void tls_conn_dump_over(struct conn *c, bool alive)
+static void lent_dump_over(struct conn *c, bool alive)
 {
     struct tls_conn *t = of(c);
     close(t->lent_fd);
@@ -390,7 +390,7 @@ void tls_conn_dump_over(struct conn *c, bool alive)
 
 /* ---- open: in place of the socket's calls ---- */
 
-ssize_t tls_conn_readv(struct conn *c, const struct iovec *iov, int count)
+static ssize_t stream_readv(struct conn *c, const struct iovec *iov, int count)
 {
     struct tls_conn *t = of(c);
     const struct tls_ops *ops = worker_of(t)->tls->ops;
@@ -424,7 +424,7 @@ ssize_t tls_conn_readv(struct conn *c, const struct iovec *iov, int count)
     return -1;
 }
 
-bool tls_conn_has_input(const struct conn *c)
+static bool stream_has_input(const struct conn *c)
 {
     return ((const struct tls_conn *)c)->more;
 }
@@ -477,7 +477,7 @@ static enum tls_result send_left(struct tls_conn *t, uint64_t *sent)
     return TLS_OK;
 }
 
-enum reply_progress tls_conn_send(struct conn *c, uint64_t *sent)
+static enum reply_progress stream_send(struct conn *c, uint64_t *sent)
 {
     struct tls_conn *t = of(c);
     struct tls_worker *w = worker_of(t);
@@ -524,7 +524,7 @@ static void writable(struct tls_conn *t)
 static void readable(struct tls_conn *t)
 {
     struct conn *c = &t->conn;
-    if (c->list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
+    if (c->in_loop.list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
         return;
     if (c->session.barrier || session_is_full(&c->session))
         await(t, 0);
@@ -532,7 +532,7 @@ static void readable(struct tls_conn *t)
         conn_run_tls(c, true);
 }
 
-void tls_conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
+static void socket_ready(evutil_socket_t fd UNUSED, short what, void *arg)
 {
     struct tls_conn *t = arg;
     atomic_store_explicit(&t->conn.last_cmd_sec, clock_now_sec(), memory_order_relaxed);
@@ -558,7 +558,7 @@ void tls_conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
     }
 }
 
-void tls_conn_continue(struct conn *c)
+static void continue_open(struct conn *c)
 {
     struct tls_conn *t = of(c);
     if (c->apart & CONN_DUMPING)
@@ -569,7 +569,7 @@ void tls_conn_continue(struct conn *c)
 
 /* ---- begin and end ---- */
 
-struct conn *tls_conn_create(void)
+static struct conn *calloc_tls_conn(void)
 {
     struct tls_conn *t = calloc(1, sizeof(*t));
     if (!t)
@@ -579,7 +579,7 @@ struct conn *tls_conn_create(void)
     return &t->conn;
 }
 
-void tls_conn_start(struct conn *c)
+static void begin_silent(struct conn *c)
 {
     struct tls_conn *t = of(c);
     list_add(worker_of(t), t, TLS_SILENT);
@@ -587,7 +587,7 @@ void tls_conn_start(struct conn *c)
     await(t, EV_READ);
 }
 
-void tls_conn_end(struct conn *c)
+static void end(struct conn *c)
 {
     struct tls_conn *t = of(c);
     struct tls_worker *w = worker_of(t);
@@ -604,6 +604,20 @@ void tls_conn_end(struct conn *c)
     free(t->left);
     t->left = NULL;
 }
+
+const struct conn_tls tls_conn_calls = {
+    .create = calloc_tls_conn,
+    .start = begin_silent,
+    .go_on = continue_open,
+    .end = end,
+    .event = socket_ready,
+    .readv = stream_readv,
+    .has_input = stream_has_input,
+    .send = stream_send,
+    .lend = lend,
+    .take_back = take_back,
+    .dump_over = lent_dump_over,
+};
 
 struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
 {

@@ -1,6 +1,6 @@
 /* net/tls_conn.h: a connection whose bytes go through TLS: what it does in other ways than one in
- * the clear. net/conn.c is compiled twice, for either kind, and calls this for the one; so the
- * other doesn't pay for it.
+ * the clear. net/conn.c is compiled twice, for either kind, and calls this (struct conn_tls) for the
+ * one; so the other doesn't pay for it.
  *
  * Stages:
  *   silent   accepted, nothing was heard; costs a struct
@@ -69,28 +69,7 @@ struct tls_worker {
 struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls);
 void tls_worker_destroy(struct tls_worker *t); /* no connection is left; NULL is allowed */
 
-/* ---- for net/conn.c; c->apart has CONN_TLS ---- */
-
-/* calloc'ed, in place of a struct conn; NULL: no memory. */
-struct conn *tls_conn_create(void);
-void tls_conn_start(struct conn *c);
-/* As conn_continue(). */
-void tls_conn_continue(struct conn *c);
-/* Before the socket is closed. */
-void tls_conn_end(struct conn *c);
-void tls_conn_event(evutil_socket_t fd, short what, void *arg);
-/* As readv() on a socket that doesn't wait. */
-ssize_t tls_conn_readv(struct conn *c, const struct iovec *iov, int count);
-/* Is there input now, whatever the socket's event says? */
-bool tls_conn_has_input(const struct conn *c);
-/* As reply_send(). */
-enum reply_progress tls_conn_send(struct conn *c, uint64_t *sent);
-/* A non-blocking socket, what is written to which goes to the client from now on; -1 with errno. For a
- * watcher it is its own (it ends when the connection does); for a dump it stays the connection's. */
-int tls_conn_lend(struct conn *c, bool to_dump);
-/* Not lent after all: the dump or watcher didn't start. */
-void tls_conn_take_back(struct conn *c, int lent_fd);
-/* The dump is done; not alive: it could not send all. */
-void tls_conn_dump_over(struct conn *c, bool alive);
+/* For net/conn.c; c->apart has CONN_TLS. */
+extern const struct conn_tls tls_conn_calls;
 
 #endif

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "net/conn.h"
+#include "net/address.h"
 #include "base/log.h"
 #include "proto/bin.h"
 #include "proto/text.h"
@@ -22,7 +22,7 @@ struct udp_sockets {
     unsigned count;
     struct {
         int fd;
-        struct conn_address local;
+        struct address local;
     } list[SOCKETS_MAX];
 };
 
@@ -31,7 +31,7 @@ struct endpoint {
     struct udp_worker *of;
     struct event event;
     int fd;
-    struct conn_address local;
+    struct address local;
     _Atomic(uint32_t) last_cmd_sec; /* read by others for stats */
     /* the datagram being dealt with */
     struct sockaddr_storage peer;
@@ -77,7 +77,7 @@ static int open_address(struct udp_sockets *u, const struct addrinfo *ai, uint32
         return err;
     }
     u->list[u->count].fd = fd;
-    conn_address_of(&u->list[u->count].local, (struct sockaddr *)&ss);
+    address_of(&u->list[u->count].local, (struct sockaddr *)&ss);
     u->count++;
     return 0;
 }
@@ -464,7 +464,7 @@ void udp_each(struct udp_worker *w,
         uint32_t now = clock_now_sec();
         uint32_t last = atomic_load_explicit(&e->last_cmd_sec, memory_order_relaxed);
         fn(ctx, e->fd, "UDP", "UDP");
-        conn_address_text(&e->local, NULL, address, sizeof(address));
+        address_text(&e->local, NULL, address, sizeof(address));
         snprintf(text, sizeof(text), "udp%s", address + 3); /* for "tcp" */
         fn(ctx, e->fd, "addr", text);
         fn(ctx, e->fd, "state", "conn_read");

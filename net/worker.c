@@ -11,121 +11,26 @@
 #include "net/tls_conn.h"
 #include "net/udp.h"
 
-/* ---- lists of the worker's thread ---- */
-
-void worker_link(struct worker *w, struct conn *c)
-{
-    lock_take(&w->lock);
-    c->prev = NULL;
-    c->next = w->conns;
-    if (w->conns)
-        w->conns->prev = c;
-    w->conns = c;
-    lock_release(&w->lock);
-}
-
-void worker_unlink(struct worker *w, struct conn *c)
-{
-    lock_take(&w->lock);
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        w->conns = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
-    lock_release(&w->lock);
-}
-
-void worker_put(struct worker *w, struct conn *c, enum conn_list list)
-{
-    if (c->list[list].is_in)
-        return;
-    c->list[list].is_in = true;
-    c->list[list].next = NULL;
-    if (w->list[list].tail)
-        w->list[list].tail->list[list].next = c;
-    else
-        w->list[list].head = c;
-    w->list[list].tail = c;
-    w->list[list].count++;
-}
-
-struct conn *worker_take(struct worker *w, enum conn_list list)
-{
-    struct conn *c = w->list[list].head;
-    if (!c)
-        return NULL;
-    w->list[list].head = c->list[list].next;
-    if (!w->list[list].head)
-        w->list[list].tail = NULL;
-    w->list[list].count--;
-    c->list[list].is_in = false;
-    return c;
-}
-
-void worker_forget(struct worker *w, struct conn *c)
-{
-    for (unsigned list = 0; list < CONN_LISTS; list++) {
-        if (!c->list[list].is_in)
-            continue;
-        struct conn *before = NULL, *at = w->list[list].head;
-        for (; at != c; at = at->list[list].next)
-            before = at;
-        if (before)
-            before->list[list].next = c->list[list].next;
-        else
-            w->list[list].head = c->list[list].next;
-        if (w->list[list].tail == c)
-            w->list[list].tail = before;
-        w->list[list].count--;
-        c->list[list].is_in = false;
-    }
-}
+/* ---- turns of connections ---- */
 
 /* Those that wait now; who yields again comes in the next turn. */
 static void run_yielded(struct worker *w)
 {
-    struct conn *last = w->list[CONN_YIELDING].tail;
+    struct loop_conn *last = w->list[CONN_YIELDING].tail;
     for (bool more = last != NULL; more;) {
-        struct conn *c = worker_take(w, CONN_YIELDING);
-        more = c != last;
-        conn_continue(c);
+        struct loop_conn *l = worker_take(w, CONN_YIELDING);
+        more = l != last;
+        conn_continue(conn_of(l));
     }
 }
 
 static void run_resumed(struct worker *w)
 {
-    for (struct conn *c; (c = worker_take(w, CONN_RESUMED));)
+    for (struct conn *c; (c = conn_of(worker_take(w, CONN_RESUMED)));)
         conn_continue(c);
 }
 
 /* ---- mail ---- */
-
-static void wake(struct worker *w)
-{
-    uint64_t one = 1;
-    ssize_t rc = write(w->mail_fd, &one, sizeof(one));
-    (void)rc; /* a full counter wakes as well */
-}
-
-static void post(struct worker *w, struct conn *c)
-{
-    c->next_mail = NULL;
-    lock_take(&w->lock);
-    if (w->mail_tail)
-        w->mail_tail->next_mail = c;
-    else
-        w->mail_head = c;
-    w->mail_tail = c;
-    lock_release(&w->lock);
-    wake(w);
-}
-
-void worker_post_dump_over(struct worker *w, struct conn *c, bool alive)
-{
-    c->mail = alive ? MAIL_DUMP_SENT : MAIL_DUMP_BROKEN;
-    post(w, c);
-}
 
 static void read_mail(struct worker *w)
 {
@@ -133,16 +38,16 @@ static void read_mail(struct worker *w)
     ssize_t rc = read(w->mail_fd, &n, sizeof(n));
     (void)rc;
     lock_take(&w->lock);
-    struct conn *c = w->mail_head;
+    struct loop_conn *l = w->mail_head;
     w->mail_head = w->mail_tail = NULL;
     lock_release(&w->lock);
-    while (c) {
-        struct conn *next = c->next_mail;
-        if (c->mail == MAIL_NEW)
-            conn_start(c);
+    while (l) {
+        struct loop_conn *next = l->next_mail;
+        if (l->mail == MAIL_NEW)
+            conn_start(conn_of(l));
         else
-            conn_dump_over(c, c->mail == MAIL_DUMP_SENT);
-        c = next;
+            conn_dump_over(conn_of(l), l->mail == MAIL_DUMP_SENT);
+        l = next;
     }
 }
 
@@ -178,8 +83,9 @@ static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *a
     struct worker *w = arg;
     uint32_t limit = w->env->settings->idle_timeout, now = clock_now_sec();
     /* only this thread changes the list, so it may walk it without the lock */
-    for (struct conn *c = w->conns, *next; c; c = next) {
-        next = c->next;
+    for (struct loop_conn *l = w->conns, *next; l; l = next) {
+        struct conn *c = conn_of(l);
+        next = l->next;
         bool idle = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_MWRITE;
         if (idle && !(c->apart & CONN_DUMPING) && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
             stat_add(w->stats, STAT_idle_kicks, 1);
@@ -227,8 +133,9 @@ static void close_all(struct worker *w)
 {
     for (;;) {
         read_mail(w);
-        for (struct conn *c = w->conns, *next; c; c = next) {
-            next = c->next;
+        for (struct loop_conn *l = w->conns, *next; l; l = next) {
+            struct conn *c = conn_of(l);
+            next = l->next;
             if (!(c->apart & CONN_DUMPING))
                 conn_close(c, CONN_SHUTDOWN);
         }
@@ -351,7 +258,7 @@ static int worker_begin(struct worker *w)
 static void worker_end(struct worker *w)
 {
     atomic_store_explicit(&w->stop, true, memory_order_release);
-    wake(w);
+    worker_wake(w);
     pthread_join(w->thread, NULL);
     lock_destroy(&w->lock);
     close(w->mail_fd);
@@ -367,6 +274,7 @@ int workers_start(struct workers *set, struct command_env *env)
         struct worker *w = &set->list[set->count];
         w->env = env;
         w->number = set->count;
+        w->conn_tls = env->tls ? &tls_conn_calls : NULL;
         w->stats = env->thread_stats[set->count];
         int err = worker_begin(w);
         if (err) {
@@ -420,8 +328,8 @@ int workers_add(struct workers *set, const struct conn_origin *origin)
     struct conn *c = conn_create(w, origin);
     if (!c)
         return -ENOMEM;
-    c->mail = MAIL_NEW;
-    post(w, c);
+    c->in_loop.mail = MAIL_NEW;
+    worker_post(w, &c->in_loop);
     return 0;
 }
 
@@ -442,9 +350,10 @@ static struct conn_facts *snapshot(struct worker *w, unsigned *count)
     for (;;) { /* allocates without the lock, until it is enough */
         n = 0;
         lock_take(&w->lock);
-        for (struct conn *c = w->conns; c; c = c->next, n++) {
+        for (struct loop_conn *l = w->conns; l; l = l->next, n++) {
             if (n >= room)
                 continue;
+            struct conn *c = conn_of(l);
             uint32_t last = atomic_load_explicit(&c->last_cmd_sec, memory_order_relaxed);
             facts[n] = (struct conn_facts){
                 .origin = c->origin,
@@ -478,9 +387,9 @@ void workers_each_conn(struct workers *set,
         struct conn_facts *facts = snapshot(&set->list[i], &count);
         for (unsigned k = 0; k < count; k++) {
             const struct conn_facts *f = &facts[k];
-            conn_address_text(&f->origin.peer, path, text, sizeof(text));
+            address_text(&f->origin.peer, path, text, sizeof(text));
             fn(ctx, f->origin.fd, "addr", text);
-            conn_address_text(&f->origin.local, path, text, sizeof(text));
+            address_text(&f->origin.local, path, text, sizeof(text));
             fn(ctx, f->origin.fd, "listen_addr", text);
             fn(ctx, f->origin.fd, "state", conn_state_name(f->state));
             snprintf(text, sizeof(text), "%u", f->idle_sec);

@@ -18,7 +18,6 @@ import re
 import sys
 
 KNOWN = """
-circle net/conn net/tls_conn net/udp net/worker
 long cache.c step_arith
 long cache.c step_delete
 long cache.c step_store

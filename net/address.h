@@ -1,0 +1,22 @@
+/* net/address.h: the address of a socket in little space, and as text. Pure functions; any thread. */
+#ifndef EXTANT_ADDRESS_H
+#define EXTANT_ADDRESS_H
+
+#include <netinet/in.h>
+
+#include "base/base.h"
+
+#define ADDRESS_TEXT_BYTES 160u /* for address_text(); a long path is cut */
+
+struct address {
+    sa_family_t family; /* AF_INET, AF_INET6, AF_UNIX (no more is known) */
+    uint16_t port;      /* host order */
+    uint8_t ip[16];
+};
+
+/* What is neither IPv4 nor IPv6 counts as AF_UNIX. */
+void address_of(struct address *out, const struct sockaddr *sa);
+/* "tcp:127.0.0.1:11211", "tcp6:[::1]:11211", "unix:PATH" into out. */
+void address_text(const struct address *a, const char *unix_path, char *out, size_t size);
+
+#endif

@@ -1,0 +1,103 @@
+/* net/loop.c: see net/loop.h. */
+#include "net/loop.h"
+
+#include <unistd.h>
+
+/* ---- lists ---- */
+
+void worker_link(struct worker *w, struct loop_conn *c)
+{
+    lock_take(&w->lock);
+    c->prev = NULL;
+    c->next = w->conns;
+    if (w->conns)
+        w->conns->prev = c;
+    w->conns = c;
+    lock_release(&w->lock);
+}
+
+void worker_unlink(struct worker *w, struct loop_conn *c)
+{
+    lock_take(&w->lock);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        w->conns = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    lock_release(&w->lock);
+}
+
+void worker_put(struct worker *w, struct loop_conn *c, enum conn_list list)
+{
+    if (c->list[list].is_in)
+        return;
+    c->list[list].is_in = true;
+    c->list[list].next = NULL;
+    if (w->list[list].tail)
+        w->list[list].tail->list[list].next = c;
+    else
+        w->list[list].head = c;
+    w->list[list].tail = c;
+    w->list[list].count++;
+}
+
+struct loop_conn *worker_take(struct worker *w, enum conn_list list)
+{
+    struct loop_conn *c = w->list[list].head;
+    if (!c)
+        return NULL;
+    w->list[list].head = c->list[list].next;
+    if (!w->list[list].head)
+        w->list[list].tail = NULL;
+    w->list[list].count--;
+    c->list[list].is_in = false;
+    return c;
+}
+
+void worker_forget(struct worker *w, struct loop_conn *c)
+{
+    for (unsigned list = 0; list < CONN_LISTS; list++) {
+        if (!c->list[list].is_in)
+            continue;
+        struct loop_conn *before = NULL, *at = w->list[list].head;
+        for (; at != c; at = at->list[list].next)
+            before = at;
+        if (before)
+            before->list[list].next = c->list[list].next;
+        else
+            w->list[list].head = c->list[list].next;
+        if (w->list[list].tail == c)
+            w->list[list].tail = before;
+        w->list[list].count--;
+        c->list[list].is_in = false;
+    }
+}
+
+/* ---- mail ---- */
+
+void worker_wake(struct worker *w)
+{
+    uint64_t one = 1;
+    ssize_t rc = write(w->mail_fd, &one, sizeof(one));
+    (void)rc; /* a full counter wakes as well */
+}
+
+void worker_post(struct worker *w, struct loop_conn *c)
+{
+    c->next_mail = NULL;
+    lock_take(&w->lock);
+    if (w->mail_tail)
+        w->mail_tail->next_mail = c;
+    else
+        w->mail_head = c;
+    w->mail_tail = c;
+    lock_release(&w->lock);
+    worker_wake(w);
+}
+
+void worker_post_dump_over(struct worker *w, struct loop_conn *c, bool alive)
+{
+    c->mail = alive ? MAIL_DUMP_SENT : MAIL_DUMP_BROKEN;
+    worker_post(w, c);
+}
