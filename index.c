@@ -3,31 +3,31 @@
  * Owns: the index root in the arena (geometry, state of each shard, directory segments), the rows,
  * and a process-private struct per shard (lock, exact counts).
  *
- * Position. x = (group, tag) stands in bucket (group, row), row = tag * n >> T, of r0 groups.
- * Buckets, in order of row, then group, sit in the arena in lumps of a row's size, but 4 to
- * 64 KiB; a directory has 4 bytes for each. It grows by doubling segments, each for all shards
- * (their sizes differ by a per cent or so), and never moves.
+ * Position. x = (group, tag) belongs in bucket (group, row), row = tag * n >> T, of r0 groups.
+ * Buckets, ordered by row, then group, lie in the arena in blocks as large as a row, but within 4 to
+ * 64 KiB; a directory has 4 bytes for each block. It grows by doubling segments, each for all shards
+ * (their sizes differ by about one per cent), and never moves.
  *
  * Growth is from n rows to m = n + max(1, n/8), or to n + 1 near the limit. As row(tag) is monotone
  * in tag, words of old row r go to at most three new rows of the same group, none below r. So rows
  * are expanded in place from the last one down, and within a row from group 0 up. `done` counts the
- * old buckets through:
+ * old buckets that were moved:
  *
  *     order(x) = (n - 1 - old row) * r0 + group;    x uses m rows if order(x) < done, else n
  *
- * n, done and whether growth is on are one 64-bit word, so each step commits with one store. New
- * lumps are allocated when the first bucket needs them: no pause, and near the limit growth simply
- * stops half way, in a state as valid as any other.
+ * n, done and the flag "growing" share one 64-bit word, so each step commits with one store. New
+ * blocks are allocated when the first bucket needs them: no pause, and near the limit growth simply
+ * stops half way, in a valid state.
  *
  * Kill at any instant. A move stores the new copy, then overwrites the old one. Two kinds:
- *  - to the other candidate: the position of the copy is first noted in `moved_to`; attach looks
- *    for a twin of what stands there. A stale note does no harm: no two live words have the same
- *    body, as a place or handle belongs to one object.
- *  - to a new row, while expanding bucket `done`: until done advances, such a copy stands in a
- *    row that its tag doesn't give. Attach drops it if its twin is in the old bucket, else puts it
- *    back there; the slot it came from is still free, because nothing else is put into a bucket
+ *  - to the other candidate: `moved_to` gets the position of the copy first; attach looks for a
+ *    second copy of the word there. A stale note does no harm: no two live words have the same
+ *    body, because a place or handle belongs to one object.
+ *  - to a new row, while expanding bucket `done`: until done advances, such a copy lies in a
+ *    row that doesn't follow from its tag. Attach drops it if the old bucket still has the word, otherwise
+ *    it puts it back there; its old slot is still free, because no insert uses a bucket
  *    that is being expanded.
- * So a bucket is expanded completely, or, should a word find no room, undone completely.
+ * So a bucket is expanded completely or, if a word finds no room, restored completely.
  *
  * Threads: any. Words, directory entries and state of a shard change under its lock only;
  * index_prefetch, index_peek_ram, index_info read state, entries and counts without it, hence the relaxed atomics.
@@ -47,33 +47,33 @@
 #define TAG_BITS_MAX 32
 #define FIXED_BITS 10 /* kind, rank, heat and len */
 #define SHARD_BITS 6
-#define HIGH_BITS 3 /* of a tag that the other candidate has flipped; the others say how */
+#define HIGH_BITS 3 /* bits of a tag that the other candidate flips; the other bits say how */
 #define GRANULE_SHIFT 4
 #define HANDLE_BITS_MAX 32
 
-#define GROW_AT_PCT 93  /* more, and inserts move many words to make room */
-#define LOAD_MAX_PCT 95 /* what is reached when there can be no more rows */
-#define INSERT_STEP_BUCKETS 8   /* one nearly does, but for growth by one row */
+#define GROW_AT_PCT 93  /* above this, inserts move many words to make room */
+#define LOAD_MAX_PCT 95 /* the load reached when there can be no more rows */
+#define INSERT_STEP_BUCKETS 8   /* one nearly suffices, except for growth by one row */
 #define RESCUE_STEP_BUCKETS 64  /* an insert that found no room grows this much, a few times */
 #define RESCUE_ROUNDS 8
 #define MAINTENANCE_STEP_BUCKETS 64
 #define SEARCH_NODES 256        /* buckets looked at to make room */
-#define ARENA_PAUSE_INSERTS 256 /* after the arena had nothing, inserts leave it alone so long */
+#define ARENA_PAUSE_INSERTS 256 /* this many inserts wait before they ask a full arena again */
 
 #define KIND_FLASH ((uint64_t)1 << 63)
 
 #define ROOT_MAGIC 0x3278646e49747845u /* "ExtIndx2" */
-#define SEGMENT_COUNT 16               /* directory: 32, 32, 64, 128 .. lumps of each shard */
-#define SEGMENT_FIRST_LUMPS 32u
-#define LUMPS_MAX (SEGMENT_FIRST_LUMPS << (SEGMENT_COUNT - 1))
-#define LUMP_BYTES_MAX (64 * KiB)
+#define SEGMENT_COUNT 16               /* directory: 32, 32, 64, 128 .. blocks of each shard */
+#define SEGMENT_FIRST_BLOCKS 32u
+#define BLOCKS_MAX (SEGMENT_FIRST_BLOCKS << (SEGMENT_COUNT - 1))
+#define BLOCK_BYTES_MAX (64 * KiB)
 
 /* state: | done 42 | by one 1 | growing 1 | rows 20 | */
 #define STATE_ROW_BITS 20
 #define STATE_GROWING ((uint64_t)1 << STATE_ROW_BITS)
-#define STATE_BY_ONE ((uint64_t)2 << STATE_ROW_BITS) /* to n + 1, for lack of more */
+#define STATE_BY_ONE ((uint64_t)2 << STATE_ROW_BITS) /* to n + 1, because there was no room for more */
 #define STATE_DONE_SHIFT (STATE_ROW_BITS + 2)
-#define BY_ONE_ROWS_MAX 63 /* of more rows, the two that may stay unused at the limit are few */
+#define BY_ONE_ROWS_MAX 63 /* with more rows, the two that may stay unused at the limit are a small part */
 #define ROWS_MAX (((uint32_t)1 << STATE_ROW_BITS) - 1)
 #define NO_ORDER UINT64_MAX
 
@@ -95,17 +95,17 @@ struct index_root {
 static_assert(offsetof(struct index_root, shard) % CACHE_LINE_BYTES == 0, "aligned");
 static_assert(sizeof(struct index_root) <= ARENA_ROOT_MODULE_BYTES, "fits the root");
 
-typedef _Atomic(uint32_t) dir_entry; /* arena offset of a lump in units, 0 not there */
+typedef _Atomic(uint32_t) dir_entry; /* arena offset of a block in units, 0 not there */
 
 struct shard {
     struct lock lock;
     /* changed under lock, read by anyone */
     _Atomic(uint64_t) counts[INDEX_TOMBSTONE + 1];
-    _Atomic(uint64_t) lumps;
+    _Atomic(uint64_t) blocks;
     _Atomic(uint64_t) steps, displacements, full_failures;
     /* under lock */
     uint64_t grow_at;     /* more live words than this: grow */
-    uint64_t ensured;     /* done >> ensure_shift: lumps for these old buckets are there */
+    uint64_t ensured;     /* done >> ensure_shift: blocks for these old buckets are there */
     uint32_t arena_pause; /* inserts to go before the arena is asked again */
 } CACHE_ALIGNED;
 
@@ -116,15 +116,15 @@ struct index {
     struct index_root *root;
     unsigned group_bits, tag_bits, place_bits, low_bits;
     unsigned tag_shift;
-    unsigned lump_shift;   /* buckets in a lump, log2 */
-    unsigned ensure_shift; /* old buckets that need the same new lumps, log2 */
-    uint64_t lump_bytes;
+    unsigned block_shift;   /* buckets in a block, log2 */
+    unsigned ensure_shift; /* old buckets that need the same new blocks, log2 */
+    uint64_t block_bytes;
     uint64_t tag_mask;    /* of a tag by itself */
     uint64_t tag_field;   /* of the tag in a word */
     uint64_t place_mask;
     /* atomic */
     _Atomic(uint64_t) limit_bytes;
-    _Atomic(uint64_t) overhead_bytes; /* all but the rows */
+    _Atomic(uint64_t) overhead_bytes; /* everything except the rows */
     struct shard shard[INDEX_SHARD_COUNT];
 };
 
@@ -203,7 +203,7 @@ static inline bool is_tombstone(const struct index *ix, index_word w)
     return (w & all) == all;
 }
 
-/* What stays of a word when it moves. */
+/* The part of a word that stays when it moves. */
 static inline uint64_t word_body(const struct index *ix, index_word w)
 {
     return w & ~ix->tag_field;
@@ -219,7 +219,7 @@ static inline uint64_t hash_x(const struct index *ix, uint64_t hash)
     return hash & (((uint64_t)1 << (ix->group_bits + ix->tag_bits)) - 1);
 }
 
-/* The x of the other candidate; its own inverse, as the low bits it is made from stay. The group
+/* The x of the other candidate; its own inverse, because the low bits that it uses stay. The group
  * always changes, so the two are never the same bucket. */
 static inline uint64_t other_x(const struct index *ix, uint64_t x)
 {
@@ -237,7 +237,7 @@ static inline uint32_t tag_row(const struct index *ix, uint64_t tag, uint32_t ro
     return (uint32_t)(tag * rows >> ix->tag_bits);
 }
 
-/* Place of x in the order in which a growth goes through the n old rows. */
+/* Position of x in the order in which growth goes through the n old rows. */
 static inline uint64_t growth_order(const struct index *ix, uint32_t n, uint64_t x)
 {
     uint32_t row = tag_row(ix, x & ix->tag_mask, n);
@@ -265,44 +265,44 @@ static inline uint32_t group_mask(const struct index *ix)
 
 /* ---- directory ----------------------------------------------------------------------- */
 
-static inline unsigned segment_of(uint32_t lump)
+static inline unsigned segment_of(uint32_t block)
 {
-    return 27u - (unsigned)__builtin_clz(lump | SEGMENT_FIRST_LUMPS / 2);
+    return 27u - (unsigned)__builtin_clz(block | SEGMENT_FIRST_BLOCKS / 2);
 }
 
-static inline uint32_t segment_lumps(unsigned k)
+static inline uint32_t segment_blocks(unsigned k)
 {
-    return k ? SEGMENT_FIRST_LUMPS << (k - 1) : SEGMENT_FIRST_LUMPS;
+    return k ? SEGMENT_FIRST_BLOCKS << (k - 1) : SEGMENT_FIRST_BLOCKS;
 }
 
 static uint64_t segment_bytes(unsigned k)
 {
-    return round_up((uint64_t)INDEX_SHARD_COUNT * segment_lumps(k) * sizeof(dir_entry),
+    return round_up((uint64_t)INDEX_SHARD_COUNT * segment_blocks(k) * sizeof(dir_entry),
                     ARENA_UNIT_BYTES);
 }
 
-/* The entry of a lump, NULL if its segment isn't there. */
-static inline dir_entry *directory_entry(const struct index *ix, unsigned s, uint32_t lump)
+/* The entry of a block, NULL if its segment isn't there. */
+static inline dir_entry *directory_entry(const struct index *ix, unsigned s, uint32_t block)
 {
-    unsigned k = segment_of(lump);
+    unsigned k = segment_of(block);
     uint64_t offset = atomic_load_explicit(&ix->root->segment[k], memory_order_acquire);
     if (unlikely(offset == 0))
         return NULL;
-    uint32_t first = k ? segment_lumps(k) : 0;
-    return (dir_entry *)(ix->base + offset) + (uint64_t)s * segment_lumps(k) + (lump - first);
+    uint32_t first = k ? segment_blocks(k) : 0;
+    return (dir_entry *)(ix->base + offset) + (uint64_t)s * segment_blocks(k) + (block - first);
 }
 
-/* The bucket, NULL if its lump isn't there. */
+/* The bucket, NULL if its block isn't there. */
 static inline index_slot *find_bucket(const struct index *ix, unsigned s, uint32_t row,
                                       uint32_t group)
 {
     uint64_t number = bucket_number(ix, row, group);
-    dir_entry *e = directory_entry(ix, s, (uint32_t)(number >> ix->lump_shift));
+    dir_entry *e = directory_entry(ix, s, (uint32_t)(number >> ix->block_shift));
     uint64_t unit = e ? atomic_load_explicit(e, memory_order_acquire) : 0;
     if (unlikely(unit == 0))
         return NULL;
-    uint64_t in_lump = number & (((uint64_t)1 << ix->lump_shift) - 1);
-    return (index_slot *)(ix->base + unit * ARENA_UNIT_BYTES + in_lump * CACHE_LINE_BYTES);
+    uint64_t in_block = number & (((uint64_t)1 << ix->block_shift) - 1);
+    return (index_slot *)(ix->base + unit * ARENA_UNIT_BYTES + in_block * CACHE_LINE_BYTES);
 }
 
 static inline struct candidate candidate_of(const struct index *ix, unsigned s, uint64_t state,
@@ -316,7 +316,7 @@ static inline struct candidate candidate_of(const struct index *ix, unsigned s, 
     return c;
 }
 
-/* Both candidates, their lines on the way from memory at the same time. */
+/* Finds both candidates and prefetches both lines together. */
 static inline void both_candidates(const struct index *ix, unsigned s, uint64_t x,
                                    struct candidate c[2])
 {
@@ -345,47 +345,47 @@ static int add_segment(struct index *ix, unsigned k)
     return 0;
 }
 
-/* How many lumps a shard may have if the directory grows by so much. Each shard has its share, so
- * that those which grow first don't starve the others. */
-static uint64_t shard_lump_limit(const struct index *ix, unsigned s, uint64_t more_overhead)
+/* How many blocks a shard may have if the directory grows by this much. Each shard has its share, so
+ * that shards which grow first don't starve the others. */
+static uint64_t shard_block_limit(const struct index *ix, unsigned s, uint64_t more_overhead)
 {
     uint64_t limit = peek(&ix->limit_bytes), overhead = peek(&ix->overhead_bytes) + more_overhead;
-    uint64_t lumps = limit > overhead ? (limit - overhead) / ix->lump_bytes : 0;
-    return lumps / INDEX_SHARD_COUNT + (s < lumps % INDEX_SHARD_COUNT);
+    uint64_t blocks = limit > overhead ? (limit - overhead) / ix->block_bytes : 0;
+    return blocks / INDEX_SHARD_COUNT + (s < blocks % INDEX_SHARD_COUNT);
 }
 
-/* Adds the lump unless it is there. 0; -ENOSPC (limit, or the arena is full). */
-static int add_lump(struct index *ix, unsigned s, uint32_t lump)
+/* Adds the block unless it is there. 0; -ENOSPC (limit, or the arena is full). */
+static int add_block(struct index *ix, unsigned s, uint32_t block)
 {
     struct shard *sh = &ix->shard[s];
-    unsigned k = segment_of(lump);
-    dir_entry *e = directory_entry(ix, s, lump);
+    unsigned k = segment_of(block);
+    dir_entry *e = directory_entry(ix, s, block);
     if (e && atomic_load_explicit(e, memory_order_relaxed) != 0)
         return 0;
-    if (peek(&sh->lumps) >= shard_lump_limit(ix, s, e ? 0 : segment_bytes(k)))
+    if (peek(&sh->blocks) >= shard_block_limit(ix, s, e ? 0 : segment_bytes(k)))
         return -ENOSPC;
     int rc = e ? 0 : add_segment(ix, k);
     uint64_t offset = 0;
     bool zeroed = false;
     if (rc == 0)
-        rc = arena_alloc(ix->arena, ARENA_USE_INDEX, ix->lump_bytes, ARENA_UNIT_BYTES, &offset,
+        rc = arena_alloc(ix->arena, ARENA_USE_INDEX, ix->block_bytes, ARENA_UNIT_BYTES, &offset,
                          &zeroed);
     if (rc != 0) {
         sh->arena_pause = ARENA_PAUSE_INSERTS;
         return rc;
     }
     if (!zeroed)
-        memset(ix->base + offset, 0, ix->lump_bytes);
-    atomic_store_explicit(directory_entry(ix, s, lump), (uint32_t)(offset / ARENA_UNIT_BYTES),
+        memset(ix->base + offset, 0, ix->block_bytes);
+    atomic_store_explicit(directory_entry(ix, s, block), (uint32_t)(offset / ARENA_UNIT_BYTES),
                           memory_order_release);
-    bump(&sh->lumps, 1);
+    bump(&sh->blocks, 1);
     return 0;
 }
 
-/* How many lumps so many rows take. */
-static uint32_t lumps_of_rows(const struct index *ix, uint32_t rows)
+/* How many blocks this many rows take. */
+static uint32_t blocks_of_rows(const struct index *ix, uint32_t rows)
 {
-    return (uint32_t)((bucket_number(ix, rows, 0) - 1) >> ix->lump_shift) + 1;
+    return (uint32_t)((bucket_number(ix, rows, 0) - 1) >> ix->block_shift) + 1;
 }
 
 static void set_grow_at(struct index *ix, unsigned s)
@@ -570,9 +570,9 @@ static void new_rows(const struct index *ix, uint32_t n, uint32_t m, uint32_t ro
     *high = tag_row(ix, last_tag, m);
 }
 
-/* Makes the lumps that the words of the next old bucket (and its neighbours) may go to. 0 or
+/* Makes the blocks that the words of the next old bucket (and its neighbours) may go to. 0 or
  * -ENOSPC. */
-static int ensure_lumps(struct index *ix, unsigned s, uint64_t state)
+static int ensure_blocks(struct index *ix, unsigned s, uint64_t state)
 {
     uint64_t done = state_done(state);
     if (ix->shard[s].ensured == done >> ix->ensure_shift)
@@ -582,7 +582,7 @@ static int ensure_lumps(struct index *ix, unsigned s, uint64_t state)
     uint32_t low, high;
     new_rows(ix, n, m, n - 1 - (uint32_t)(done >> ix->group_bits), &low, &high);
     for (uint32_t r = low; r <= high; r++) {
-        int rc = add_lump(ix, s, (uint32_t)(bucket_number(ix, r, group) >> ix->lump_shift));
+        int rc = add_block(ix, s, (uint32_t)(bucket_number(ix, r, group) >> ix->block_shift));
         if (rc != 0)
             return rc;
     }
@@ -590,8 +590,8 @@ static int ensure_lumps(struct index *ix, unsigned s, uint64_t state)
     return 0;
 }
 
-/* Moves the words of the next old bucket to where m rows put them, and counts it as done; or, if
- * one finds no room, leaves the bucket as it was and returns false. */
+/* Moves the words of the next old bucket to their places among m rows, and counts it as done; if
+ * one finds no room, restores the bucket and returns false. */
 static bool expand_bucket(struct index *ix, unsigned s)
 {
     struct shard *sh = &ix->shard[s];
@@ -658,8 +658,7 @@ undo:
     return false;
 }
 
-/* The next old bucket, and where its words will go, on their way from memory until the next insert
- * into this shard. */
+/* Prefetches the next old bucket and the targets of its words for the next insert into this shard. */
 static void prefetch_expansion(const struct index *ix, unsigned s, uint64_t state)
 {
     uint64_t done = state_done(state);
@@ -674,8 +673,8 @@ static void prefetch_expansion(const struct index *ix, unsigned s, uint64_t stat
         prefetch_lines(find_bucket(ix, s, new_row + 1, group), bytes);
 }
 
-/* Grows by at most this many old buckets, beginning a growth if the load, or the caller, asks for
- * it. True iff all of that was done and the growth isn't at its end. */
+/* Grows by at most this many old buckets, and begins a growth if the load or the caller requires it.
+ * True iff all were moved and the growth isn't at its end. */
 static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
 {
     uint64_t state = shard_state(ix, s);
@@ -683,15 +682,15 @@ static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
         uint32_t n = state_rows(state), m = rows_after_growth(n);
         if (!want_more && !is_overloaded(&ix->shard[s]))
             return false;
-        if (n <= BY_ONE_ROWS_MAX && shard_lump_limit(ix, s, 0) < lumps_of_rows(ix, m))
+        if (n <= BY_ONE_ROWS_MAX && shard_block_limit(ix, s, 0) < blocks_of_rows(ix, m))
             state |= STATE_BY_ONE;
         state |= STATE_GROWING;
-        if (m > ROWS_MAX || lumps_of_rows(ix, m) > LUMPS_MAX || ensure_lumps(ix, s, state) != 0)
+        if (m > ROWS_MAX || blocks_of_rows(ix, m) > BLOCKS_MAX || ensure_blocks(ix, s, state) != 0)
             return false;
         atomic_store_explicit(&ix->root->shard[s].state, state, memory_order_release);
     }
     for (; buckets > 0 && state_is_growing(state); buckets--) {
-        if (ensure_lumps(ix, s, state) != 0 || !expand_bucket(ix, s))
+        if (ensure_blocks(ix, s, state) != 0 || !expand_bucket(ix, s))
             return false;
         state = shard_state(ix, s);
     }
@@ -703,26 +702,26 @@ static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
 
 /* ---- attach -------------------------------------------------------------------------- */
 
-/* Are the lumps of buckets first .. end - 1 there? */
-static bool has_lumps(const struct index *ix, unsigned s, uint64_t first, uint64_t end)
+/* Are the blocks of buckets first .. end - 1 there? */
+static bool has_blocks(const struct index *ix, unsigned s, uint64_t first, uint64_t end)
 {
-    for (uint64_t lump = first >> ix->lump_shift; lump <= (end - 1) >> ix->lump_shift; lump++) {
-        const dir_entry *e = directory_entry(ix, s, (uint32_t)lump);
+    for (uint64_t block = first >> ix->block_shift; block <= (end - 1) >> ix->block_shift; block++) {
+        const dir_entry *e = directory_entry(ix, s, (uint32_t)block);
         if (!e || atomic_load_explicit(e, memory_order_relaxed) == 0)
             return false;
     }
     return true;
 }
 
-/* Has a growth that says it came so far what it needed for that? */
-static bool has_grown_lumps(const struct index *ix, unsigned s, uint64_t state)
+/* Are the blocks there that growth needs to have come this far? */
+static bool has_grown_blocks(const struct index *ix, unsigned s, uint64_t state)
 {
     uint32_t n = state_rows(state), m = state_rows_grown(state), low, high;
     uint32_t whole = (uint32_t)(state_done(state) >> ix->group_bits); /* old rows */
     uint32_t groups = (uint32_t)state_done(state) & group_mask(ix);   /* of the next one */
     if (whole > 0) {
         new_rows(ix, n, m, n - whole, &low, &high);
-        if (!has_lumps(ix, s, bucket_number(ix, low, 0), bucket_number(ix, m, 0)))
+        if (!has_blocks(ix, s, bucket_number(ix, low, 0), bucket_number(ix, m, 0)))
             return false;
     }
     if (groups == 0)
@@ -730,46 +729,46 @@ static bool has_grown_lumps(const struct index *ix, unsigned s, uint64_t state)
     new_rows(ix, n, m, n - 1 - whole, &low, &high);
     for (uint32_t row = low; row <= high; row++) {
         uint64_t first = bucket_number(ix, row, 0);
-        if (!has_lumps(ix, s, first, first + groups))
+        if (!has_blocks(ix, s, first, first + groups))
             return false;
     }
     return true;
 }
 
-/* Claims a shard's lumps. */
-static int attach_lumps(struct index *ix, unsigned s)
+/* Claims a shard's blocks. */
+static int attach_blocks(struct index *ix, unsigned s)
 {
     uint64_t state = shard_state(ix, s), done = state_done(state);
     uint32_t n = state_rows(state), m = rows_after_growth(n);
-    if (n < INITIAL_ROWS || m > ROWS_MAX || lumps_of_rows(ix, m) > LUMPS_MAX ||
+    if (n < INITIAL_ROWS || m > ROWS_MAX || blocks_of_rows(ix, m) > BLOCKS_MAX ||
         (state_is_growing(state) ? done >= bucket_number(ix, n, 0) : done != 0))
         return -EUCLEAN;
-    /* Up to m in any case: growth takes its first lumps before it says that it began. Neighbours
-     * are claimed in one piece. */
+    /* Up to m in any case: growth takes its first blocks before it stores that it began. Neighbouring
+     * blocks are claimed in one piece. */
     uint64_t run_start = 0, run_bytes = 0;
-    uint32_t lumps = lumps_of_rows(ix, m);
-    for (uint32_t lump = 0; lump <= lumps; lump++) {
-        dir_entry *e = lump < lumps ? directory_entry(ix, s, lump) : NULL;
+    uint32_t blocks = blocks_of_rows(ix, m);
+    for (uint32_t block = 0; block <= blocks; block++) {
+        dir_entry *e = block < blocks ? directory_entry(ix, s, block) : NULL;
         uint64_t unit = e ? atomic_load_explicit(e, memory_order_relaxed) : 0;
         uint64_t offset = unit * ARENA_UNIT_BYTES;
-        if (unit == 0 && lump < lumps_of_rows(ix, n))
+        if (unit == 0 && block < blocks_of_rows(ix, n))
             return -EUCLEAN;
-        if (offset + ix->lump_bytes > arena_reserve_bytes(ix->arena))
+        if (offset + ix->block_bytes > arena_reserve_bytes(ix->arena))
             return -EUCLEAN;
-        bump(&ix->shard[s].lumps, unit != 0);
+        bump(&ix->shard[s].blocks, unit != 0);
         if (unit != 0 && offset == run_start + run_bytes) {
-            run_bytes += ix->lump_bytes;
+            run_bytes += ix->block_bytes;
             continue;
         }
         if (run_bytes && arena_take(ix->arena, ARENA_USE_INDEX, run_start, run_bytes) != 0)
             return -EUCLEAN;
         run_start = offset;
-        run_bytes = unit != 0 ? ix->lump_bytes : 0;
+        run_bytes = unit != 0 ? ix->block_bytes : 0;
     }
-    return state_is_growing(state) && !has_grown_lumps(ix, s, state) ? -EUCLEAN : 0;
+    return state_is_growing(state) && !has_grown_blocks(ix, s, state) ? -EUCLEAN : 0;
 }
 
-/* The word's twin in the bucket where x puts it, NULL if there is none. */
+/* The word's second copy in the bucket of x, NULL if there is none. */
 static index_slot *find_twin(const struct index *ix, unsigned s, uint64_t x, index_word w,
                              const index_slot *self)
 {
@@ -785,7 +784,7 @@ static index_slot *find_twin(const struct index *ix, unsigned s, uint64_t x, ind
     return NULL;
 }
 
-/* Undoes a move to the other candidate that was cut short. */
+/* Undoes a move to the other candidate that a kill interrupted. */
 static void attach_moved(struct index *ix, unsigned s)
 {
     uint64_t at = peek(&ix->root->shard[s].moved_to);
@@ -804,7 +803,7 @@ static void attach_moved(struct index *ix, unsigned s)
         put_word(&b[(at - 1) & 7], 0);
 }
 
-/* Puts a word right that stands in a row which its tag doesn't give. */
+/* Drops or puts back a word in a row that doesn't follow from its tag. */
 static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_slot *slot)
 {
     index_word w = index_load(slot);
@@ -876,7 +875,7 @@ static int attach(struct index *ix)
         bump(&ix->overhead_bytes, (int64_t)segment_bytes(k));
     }
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
-        int rc = attach_lumps(ix, s);
+        int rc = attach_blocks(ix, s);
         if (rc == 0)
             rc = attach_words(ix, s);
         if (rc != 0)
@@ -887,24 +886,24 @@ static int attach(struct index *ix)
 
 /* ---- checkpoint ---------------------------------------------------------------------- */
 
-/* Of each shard: this, a byte for each lump that may be there, then the lumps that are. */
+/* For each shard: this, a byte for each block that may exist, then the blocks that do. */
 struct saved_shard {
     uint64_t state;
     uint64_t flash_count, tombstone_count;
-    uint32_t lumps; /* bytes that follow */
+    uint32_t blocks; /* number of bytes that follow */
     uint32_t reserved;
 };
 static_assert(sizeof(struct saved_shard) == 32, "saved shard");
 
-/* Lumps up to the end of the next growth may be there. */
-static uint32_t lumps_to_save(const struct index *ix, uint64_t state)
+/* Blocks up to the end of the next growth may exist. */
+static uint32_t blocks_to_save(const struct index *ix, uint64_t state)
 {
-    return lumps_of_rows(ix, rows_after_growth(state_rows(state)));
+    return blocks_of_rows(ix, rows_after_growth(state_rows(state)));
 }
 
-static char *lump_memory(const struct index *ix, unsigned s, uint32_t lump)
+static char *block_memory(const struct index *ix, unsigned s, uint32_t block)
 {
-    dir_entry *e = directory_entry(ix, s, lump);
+    dir_entry *e = directory_entry(ix, s, block);
     uint64_t unit = e ? atomic_load_explicit(e, memory_order_acquire) : 0;
     return unit ? ix->base + unit * ARENA_UNIT_BYTES : NULL;
 }
@@ -916,16 +915,16 @@ static int save_shard(const struct index *ix, unsigned s, struct checkpoint_writ
                                 .flash_count = peek(&sh->counts[INDEX_FLASH]),
                                 .tombstone_count = peek(&sh->counts[INDEX_TOMBSTONE])};
     ASSERT(peek(&sh->counts[INDEX_RAM]) == 0);
-    saved.lumps = lumps_to_save(ix, saved.state);
+    saved.blocks = blocks_to_save(ix, saved.state);
     int rc = checkpoint_put(w, &saved, sizeof(saved));
-    for (uint32_t lump = 0; rc == 0 && lump < saved.lumps; lump++) {
-        uint8_t there = lump_memory(ix, s, lump) != NULL;
+    for (uint32_t block = 0; rc == 0 && block < saved.blocks; block++) {
+        uint8_t there = block_memory(ix, s, block) != NULL;
         rc = checkpoint_put(w, &there, sizeof(there));
     }
-    for (uint32_t lump = 0; rc == 0 && lump < saved.lumps; lump++) {
-        const char *memory = lump_memory(ix, s, lump);
+    for (uint32_t block = 0; rc == 0 && block < saved.blocks; block++) {
+        const char *memory = block_memory(ix, s, block);
         if (memory)
-            rc = checkpoint_put(w, memory, ix->lump_bytes);
+            rc = checkpoint_put(w, memory, ix->block_bytes);
     }
     return rc;
 }
@@ -933,23 +932,23 @@ static int save_shard(const struct index *ix, unsigned s, struct checkpoint_writ
 static bool saved_state_is_sound(const struct index *ix, uint64_t state)
 {
     uint32_t n = state_rows(state), m = rows_after_growth(n);
-    return n >= INITIAL_ROWS && m <= ROWS_MAX && lumps_of_rows(ix, m) <= LUMPS_MAX &&
+    return n >= INITIAL_ROWS && m <= ROWS_MAX && blocks_of_rows(ix, m) <= BLOCKS_MAX &&
            (state_is_growing(state) ? state_done(state) < bucket_number(ix, n, 0)
                                     : state_done(state) == 0);
 }
 
-/* Makes lumps of an empty shard and fills them. */
-static int load_lumps(struct index *ix, unsigned s, const struct saved_shard *saved,
+/* Makes blocks of an empty shard and fills them. */
+static int load_blocks(struct index *ix, unsigned s, const struct saved_shard *saved,
                       const uint8_t *there, struct checkpoint_reader *r)
 {
-    for (uint32_t lump = 0; lump < saved->lumps; lump++) {
-        if (there[lump] > 1 || (!there[lump] && lump < lumps_of_rows(ix, state_rows(saved->state))))
+    for (uint32_t block = 0; block < saved->blocks; block++) {
+        if (there[block] > 1 || (!there[block] && block < blocks_of_rows(ix, state_rows(saved->state))))
             return -EUCLEAN;
-        if (!there[lump])
+        if (!there[block])
             continue;
-        int rc = add_lump(ix, s, lump);
+        int rc = add_block(ix, s, block);
         if (rc == 0)
-            rc = checkpoint_get(r, lump_memory(ix, s, lump), ix->lump_bytes);
+            rc = checkpoint_get(r, block_memory(ix, s, block), ix->block_bytes);
         if (rc != 0)
             return rc;
     }
@@ -962,14 +961,14 @@ static int load_shard(struct index *ix, unsigned s, struct checkpoint_reader *r)
     int rc = checkpoint_get(r, &saved, sizeof(saved));
     if (rc != 0)
         return rc;
-    if (!saved_state_is_sound(ix, saved.state) || saved.lumps != lumps_to_save(ix, saved.state))
+    if (!saved_state_is_sound(ix, saved.state) || saved.blocks != blocks_to_save(ix, saved.state))
         return -EUCLEAN;
-    uint8_t *there = malloc(saved.lumps);
+    uint8_t *there = malloc(saved.blocks);
     if (!there)
         return -ENOMEM;
-    rc = checkpoint_get(r, there, saved.lumps);
+    rc = checkpoint_get(r, there, saved.blocks);
     if (rc == 0)
-        rc = load_lumps(ix, s, &saved, there, r);
+        rc = load_blocks(ix, s, &saved, there, r);
     free(there);
     if (rc != 0)
         return rc;
@@ -1014,14 +1013,14 @@ int index_load_rows(struct index *ix, struct checkpoint_reader *r)
 
 /* ---- setup --------------------------------------------------------------------------- */
 
-/* The first rows of all shards, in one piece for the sake of large pages. */
+/* The first rows of all shards, in one piece so that they get large pages. */
 static int create_rows(struct index *ix)
 {
-    uint32_t lumps = lumps_of_rows(ix, INITIAL_ROWS);
-    uint64_t bytes = INDEX_SHARD_COUNT * lumps * ix->lump_bytes, offset;
+    uint32_t blocks = blocks_of_rows(ix, INITIAL_ROWS);
+    uint64_t bytes = INDEX_SHARD_COUNT * blocks * ix->block_bytes, offset;
     bool zeroed;
     int rc = 0;
-    for (unsigned k = 0; k <= segment_of(lumps - 1) && rc == 0; k++)
+    for (unsigned k = 0; k <= segment_of(blocks - 1) && rc == 0; k++)
         rc = add_segment(ix, k);
     if (rc == 0)
         rc = arena_alloc(ix->arena, ARENA_USE_INDEX, bytes,
@@ -1031,10 +1030,10 @@ static int create_rows(struct index *ix)
     if (!zeroed)
         memset(ix->base + offset, 0, bytes);
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
-        for (uint32_t lump = 0; lump < lumps; lump++, offset += ix->lump_bytes)
-            atomic_store_explicit(directory_entry(ix, s, lump),
+        for (uint32_t block = 0; block < blocks; block++, offset += ix->block_bytes)
+            atomic_store_explicit(directory_entry(ix, s, block),
                                   (uint32_t)(offset / ARENA_UNIT_BYTES), memory_order_relaxed);
-        bump(&ix->shard[s].lumps, lumps);
+        bump(&ix->shard[s].blocks, blocks);
         atomic_store_explicit(&ix->root->shard[s].state, INITIAL_ROWS, memory_order_relaxed);
         set_grow_at(ix, s);
     }
@@ -1068,9 +1067,9 @@ static int set_geometry(struct index *ix, const struct index_options *opt, unsig
     ix->tag_field = ix->tag_mask << ix->tag_shift;
     ix->place_mask = ((uint64_t)1 << ix->place_bits) - 1;
     uint64_t row_bytes = (uint64_t)CACHE_LINE_BYTES << group_bits;
-    ix->lump_bytes = min_u64(max_u64(row_bytes, ARENA_UNIT_BYTES), LUMP_BYTES_MAX);
-    ix->lump_shift = bit_length(ix->lump_bytes / CACHE_LINE_BYTES) - 1;
-    ix->ensure_shift = ix->lump_shift < group_bits ? ix->lump_shift : group_bits;
+    ix->block_bytes = min_u64(max_u64(row_bytes, ARENA_UNIT_BYTES), BLOCK_BYTES_MAX);
+    ix->block_shift = bit_length(ix->block_bytes / CACHE_LINE_BYTES) - 1;
+    ix->ensure_shift = ix->block_shift < group_bits ? ix->block_shift : group_bits;
     return 0;
 }
 
@@ -1153,7 +1152,7 @@ struct lock *index_shard_lock(struct index *ix, unsigned shard)
 void index_prefetch(const struct index *ix, uint64_t hash)
 {
     struct candidate c[2];
-    /* A growth that runs meanwhile makes this the wrong line, or NULL; neither hurts. */
+    /* If growth runs meanwhile, this is the wrong line or NULL; neither does harm. */
     both_candidates(ix, index_shard_of(ix, hash), hash_x(ix, hash), c);
 }
 
@@ -1247,7 +1246,7 @@ unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MA
         unsigned bits = bucket_match(c[k].bucket, ix->tag_field, c[k].tag << ix->tag_shift);
         for (; bits; bits &= bits - 1) {
             index_slot *slot = &c[k].bucket[__builtin_ctz(bits)];
-            if (index_load(slot) != 0) /* tag 0 matches what is empty */
+            if (index_load(slot) != 0) /* tag 0 matches empty slots too */
                 slots[count++] = slot;
         }
     }
@@ -1307,14 +1306,14 @@ index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place)
     return NULL;
 }
 
-void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word neu)
+void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word fresh)
 {
     struct shard *sh = &ix->shard[index_shard_of(ix, hash)];
     lock_assert_held(&sh->lock);
     index_word old = index_load(slot);
-    enum index_kind old_kind = index_kind(ix, old), kind = index_kind(ix, word_body(ix, neu));
+    enum index_kind old_kind = index_kind(ix, old), kind = index_kind(ix, word_body(ix, fresh));
     ASSERT(old_kind != INDEX_NONE && kind != INDEX_NONE);
-    put_word(slot, word_with_tag(ix, neu, word_tag(ix, old)));
+    put_word(slot, word_with_tag(ix, fresh, word_tag(ix, old)));
     if (old_kind != kind) {
         bump(&sh->counts[old_kind], -1);
         bump(&sh->counts[kind], 1);
@@ -1331,7 +1330,7 @@ void index_clear(struct index *ix, uint64_t hash, index_slot *slot)
     bump(&sh->counts[kind], -1);
 }
 
-/* The rare half of index_insert: neither bucket has room, nor could any be made. */
+/* The rare half of index_insert: neither bucket has room, and moving words made none. */
 static int insert_into_full(struct index *ix, unsigned s, uint64_t x, index_word w)
 {
     for (unsigned round = 0; round < RESCUE_ROUNDS; round++) {
@@ -1368,12 +1367,12 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
     ASSERT(shard < INDEX_SHARD_COUNT);
     lock_assert_held(&ix->shard[shard].lock);
     uint64_t buckets = bucket_number(ix, state_rows_all(shard_state(ix, shard)), 0);
-    uint64_t lump_buckets = (uint64_t)1 << ix->lump_shift;
+    uint64_t block_buckets = (uint64_t)1 << ix->block_shift;
     while (*pos < buckets && max_buckets > 0) {
         uint32_t group = (uint32_t)*pos & group_mask(ix);
         index_slot *b = find_bucket(ix, shard, (uint32_t)(*pos >> ix->group_bits), group);
-        if (!b) { /* growth hasn't come to this lump yet */
-            *pos = round_down(*pos, lump_buckets) + lump_buckets;
+        if (!b) { /* growth hasn't reached this block yet */
+            *pos = round_down(*pos, block_buckets) + block_buckets;
             continue;
         }
         for (unsigned i = 0; i < INDEX_BUCKET_WORDS; i++) {
@@ -1415,9 +1414,9 @@ void index_info(struct index *ix, struct index_info *out)
         out->flash_count += peek(&sh->counts[INDEX_FLASH]);
         out->tombstone_count += peek(&sh->counts[INDEX_TOMBSTONE]);
         uint64_t buckets = bucket_number(ix, state_rows_all(shard_state(ix, s)), 0);
-        buckets = min_u64(buckets, peek(&sh->lumps) << ix->lump_shift);
+        buckets = min_u64(buckets, peek(&sh->blocks) << ix->block_shift);
         out->slots += buckets * INDEX_BUCKET_WORDS;
-        out->bytes += peek(&sh->lumps) * ix->lump_bytes;
+        out->bytes += peek(&sh->blocks) * ix->block_bytes;
         out->steps += peek(&sh->steps);
         out->displacements += peek(&sh->displacements);
         out->full_failures += peek(&sh->full_failures);

@@ -8,14 +8,14 @@
  *   kind  tag (T)   rank 2  heat 2  len 5  place (P)      1 + T + 2 + 2 + 5 + P = 64
  *
  * kind 1 is flash, 0 is RAM. P is chosen at start to reach all of the flash
- * (in 16-byte granules) and all of the arena (in handles); what is left is
- * tag, 13 bits (at 16 TiB of flash) to 32. A RAM word's rank, heat and len bits are
+ * (in 16-byte granules) and all of the arena (in handles); the remaining bits
+ * are the tag, 13 (at 16 TiB of flash) to 32. A RAM word's rank, heat and len bits are
  * free for the cache. A handle is never 0.
  *
- * Rank orders the flash words of one tag by the time at which their values were stored: of two words
- * of one key the older value never has the higher rank. Equal ranks say nothing. index_rank_above()
- * gives a new word the highest one; what moves a word or changes its heat keeps it. So of two such
- * words it is known without a read which may be the older, however their places are ordered.
+ * Rank orders the flash words of one tag by the time when their values were stored: of two words
+ * of one key, the older value never has the higher rank. Equal ranks say nothing. index_rank_above()
+ * gives a new word the highest rank; moving a word or changing its heat keeps its rank. So ranks tell
+ * without a read which of two words may be the older, however their places are ordered.
  *
  * A key's hash gives the shard and x = (group, tag). A shard has `groups`
  * groups (a constant power of two) and n rows; the bucket of x is (group, row)
@@ -23,20 +23,20 @@
  * no key is needed to move a word, and a shard grows by an eighth (n to n + n/8
  * rows) bucket by bucket, each step bounded. The second candidate is
  * x ^ F(low bits of tag), which flips group bits and high tag bits only, so it
- * can be computed from either one; full buckets are cured by moving words to
+ * can be computed from either one; a full bucket gets room by moving words to
  * their other bucket (bounded search), so the load reaches 0.95.
  *
- * Rows eat tag: a look-up meets a foreign word with probability 16 * load * n / 2^T,
- * where n is 8 * bytes / initial bytes. So start with an eighth of the limit or more where
- * flash is large; with 1 TiB (T = 17) n = 64 makes 0.7 %. Without -e FILE, rows not touched
- * cost no RSS.
+ * More rows make the tag less selective: a look-up meets a foreign word with probability
+ * 16 * load * n / 2^T, where n is 8 * bytes / initial bytes. So with large flash, start with at least
+ * an eighth of the limit; at 1 TiB (T = 17) and n = 64 the probability is 0.7 %. Without -e FILE,
+ * untouched rows cost no RSS.
  *
  * Every change of a word is one aligned 8-byte atomic store, so a killed
- * process leaves a valid table (a move writes the new place first: after a
- * kill a word may stand twice, and attach removes the second).
+ * process leaves a valid table (a move writes the new copy first: after a
+ * kill a word may be there twice, and attach removes the second).
  *
- * A tombstone (flash kind, place all ones) marks an object whose page was evicted: it is found once
- * (for miss_from_extstore) and counts as free room for inserts; growth drops those it meets.
+ * A tombstone (flash kind, place all ones) marks an object whose page was evicted. One get finds it
+ * (for miss_from_extstore); inserts may overwrite it, and growth drops it.
  *
  * Locks: the caller holds index_lock(hash) around everything that takes a hash or a slot;
  * slots are valid until it is released or index_insert is called. No I/O, no waiting.
@@ -64,30 +64,30 @@ struct index;
 struct index_options {
     struct arena *arena;
     uint64_t flash_bytes;     /* all devices together, 0 without flash */
-    uint64_t initial_bytes;   /* wish; rounded down to 512 KiB * 2^k, at least 512 KiB */
+    uint64_t initial_bytes;   /* a hint; rounded down to 512 KiB * 2^k, at least 512 KiB */
     uint64_t limit_bytes;     /* growth beyond this is refused; may be changed later */
     unsigned handle_bits;     /* how many bits a RAM handle needs */
     bool attached;            /* the arena holds an index: use it as it is */
 };
 
 struct index_info {
-    /* exact under all locks, else a close reading */
+    /* exact while all shard locks are held, otherwise approximate */
     uint64_t ram_count, flash_count, tombstone_count;
     uint64_t slots, bytes;  /* all rows' memory, directories included */
-    uint64_t steps;         /* buckets that growth went through */
+    uint64_t steps;         /* buckets that growth has moved */
     uint64_t displacements; /* words moved to their other bucket to make room */
     uint64_t full_failures; /* searches for room that found none */
     unsigned tag_bits, place_bits;
 };
 
 /* Makes the first rows in the arena; or, attached, claims all rows (arena_take), counts the words
- * and repairs what a kill left half done, some 5 ns a word. Options must then be as they were (only
- * initial_bytes is ignored). NULL with errno: EINVAL more flash or handles than a word can name, or
- * not as they were; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. No other thread yet. */
+ * and repairs what a kill left half done, in about 5 ns a word. Options must then equal the earlier ones (except
+ * initial_bytes, which is ignored). NULL with errno: EINVAL more flash or handles than a word can name, or
+ * options that differ; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. Call it before other threads run. */
 struct index *index_create(const struct index_options *opt);
-/* Frees what is private to the process; rows stay in the arena for an attach. */
+/* Frees the process's private memory; rows stay in the arena for an attach. */
 void index_destroy(struct index *ix);
-/* Lower than what is in use only stops growth. Any thread, no lock. */
+/* A limit below current use only stops growth. Any thread, no lock. */
 void index_set_limit(struct index *ix, uint64_t limit_bytes);
 
 /* The lock of a hash, of a shard; the caller takes and releases it. */
@@ -95,8 +95,8 @@ struct lock *index_lock(struct index *ix, uint64_t hash);
 unsigned index_shard_of(const struct index *ix, uint64_t hash);
 struct lock *index_shard_lock(struct index *ix, unsigned shard);
 void index_prefetch(const struct index *ix, uint64_t hash); /* needs no lock; a hint only */
-/* The handle of a RAM word with the hash's tag, 0: none. A hint only, for who wants to fetch what
- * it names: needs no lock, so what it names may be gone. */
+/* The handle of a RAM word with the hash's tag, 0: none. A hint for prefetching only: it needs no
+ * lock, so the item may be gone. */
 uint32_t index_peek_ram(const struct index *ix, uint64_t hash);
 
 /* Words: taking apart and putting together (tag bits are the index's business). */
@@ -120,14 +120,14 @@ static inline index_word index_load(const index_slot *s)
 {
     return atomic_load_explicit((index_slot *)s, memory_order_acquire);
 }
-/* The rank for a word that is about to be added and is younger than all flash words of its tag: above
- * theirs. If one of them has the highest rank, theirs are first brought down, lowest first, by one store
+/* The rank for a new word that is younger than all flash words of its tag: one above
+ * theirs. If one of them has the highest rank, their ranks are lowered first, lowest first, by one store
  * each, so that their order holds at every instant. With more than INDEX_RANK_MAX flash words of one tag
- * it is INDEX_RANK_MAX, as of some of them. */
+ * the result is INDEX_RANK_MAX, which some of them have too. */
 unsigned index_rank_above(struct index *ix, uint64_t hash);
-/* Replaces the word in a slot by another kind/place/len/heat; the tag stays, neu's is ignored.
- * Keeps the counts. */
-void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word neu);
+/* Stores another kind/place/len/heat in a slot; the slot's tag stays, the tag of `fresh` is ignored.
+ * Updates the counts. */
+void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word fresh);
 /* Empties a slot. */
 void index_clear(struct index *ix, uint64_t hash, index_slot *s);
 /* Adds a word (its tag is ignored). 0; -ENOSPC: no room, and the limit or the arena forbids growth.
@@ -135,39 +135,39 @@ void index_clear(struct index *ix, uint64_t hash, index_slot *s);
 int index_insert(struct index *ix, uint64_t hash, index_word w);
 
 /* Walks a shard under its lock: calls visit for each non-empty word from *pos on, at most
- * max_buckets buckets; returns false when the shard is through. *pos starts as 0. A word that moves
+ * max_buckets buckets; returns false at the end of the shard. *pos starts as 0. A word that moves
  * between calls may be seen twice; one that an insert or growth displaced to its other bucket may
- * be missed. visit may clear or replace the slot it is given, but not insert; it gets a hash that
+ * be missed. visit may clear or replace its slot, but not insert; it gets a hash that
  * stands for the word in calls of this module (shard and x are right). */
 bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
                 void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
                 void *ctx);
 
-/* May the word that index_walk() gave this hash_like for be the word of a key with this hash: would
- * index_match() find it? Pure, needs no lock. */
+/* Could the word that index_walk() passed with this hash_like belong to a key with this hash, so that
+ * index_match() would find it? Pure, needs no lock. */
 bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash);
 
 /* One bounded step of growth in one shard (takes and releases its lock itself); true iff there is
- * more to do. For the maintenance thread, so that inserts seldom have to. */
+ * more to do. For the maintenance thread, so that inserts rarely have to. */
 bool index_grow_step(struct index *ix, unsigned shard);
 
-/* How a word and its position are made up: rows saved under one geometry mean nothing under
+/* The layout of a word and its position: rows saved under one geometry are meaningless under
  * another. */
 struct index_geometry {
     unsigned group_bits, tag_bits, place_bits;
 };
 void index_geometry(const struct index *ix, struct index_geometry *out);
-/* Puts the rows as they are. No RAM word is left, and nobody else uses the index. 0 or
+/* Writes the rows as they are. The index holds no RAM word, and no other thread uses it. 0 or
  * checkpoint_put's error. */
 int index_save_rows(const struct index *ix, struct checkpoint_writer *w);
-/* Takes rows that index_save_rows put under the same geometry into an index that was just made. 0;
+/* Reads rows that index_save_rows wrote under the same geometry into a new index. 0;
  * -ENOSPC: the limit or the arena has no room for them; -EUCLEAN: they make no sense; checkpoint_get's
- * error. On failure the index is good for index_destroy() only. */
+ * error. After a failure only index_destroy() may be called. */
 int index_load_rows(struct index *ix, struct checkpoint_reader *r);
 
 void index_info(struct index *ix, struct index_info *out);
-/* How many objects limit_bytes can hold at the load the index reaches; a few per cent less where
- * a shard has only some ten rows then. Pure. */
+/* How many objects limit_bytes can hold at the load that the index reaches; a few per cent less if
+ * a shard then has only about ten rows. Pure. */
 uint64_t index_capacity(uint64_t limit_bytes);
 
 #endif

@@ -5,16 +5,16 @@
  * each part no more than 1/8 of an octave, and the last step of a class stays
  * below the class's chunk size, so an item's real chunk is always smaller than
  * its accounted one. This relies on one fact about items: the real size is at
- * least 17 bytes below the accounted one (see items/item.h); where it isn't, only
- * tightness is lost.
+ * least 17 bytes below the accounted one (see items/item.h); if it weren't, only
+ * density would suffer.
  *
  * Runs. A run is 64 KiB to 1 MiB of the arena, aligned to 64 KiB, all of one
- * step, without a header: chunks fill it. What a run is made of is told by
+ * step, without a header: chunks fill it. Two records describe runs:
  *  - the run map, persistent, one 16-bit entry for each 64 KiB of the arena:
  *    0, or step + 1 where a run starts, or MAP_INSIDE | distance to the start;
  *  - struct run, private: which chunks are live. Rebuilt on attach.
  * Each step keeps its runs that have a free chunk in buckets by how full they
- * are. A chunk comes from the fullest bucket, so others can drain:
+ * are. Chunks come from the fullest bucket, so that other runs can drain:
  *
  *     bucket 0: empty   1 .. 8: by eighths   BUCKET_NONE: full, or being emptied
  *
@@ -22,12 +22,12 @@
  * SPARE_MIN_RUNS runs keeps one.
  *
  * Kill at any instant: a run's map entries are written last to first after the
- * arena gave the memory and cleared first to last before it goes back, so a
- * start entry always stands for memory that is a run's. Which chunks are live
- * is not persistent at all: the index knows.
+ * arena gave the memory and cleared first to last before it goes back, so the
+ * memory of a start entry always belongs to a run. Which chunks are live
+ * is not persistent: the index knows.
  *
  * Locks: LOCK_SLAB around everything below "under LOCK_SLAB"; functions named
- * _locked want it held. The arena is never called under it.
+ * _locked require it. The arena is never called under it.
  */
 #include "slab_mem.h"
 
@@ -37,11 +37,11 @@
 #include "base/lock.h"
 
 #define ROOT_MAGIC UINT64_C(0x316d656d62616c73) /* "slabmem1" */
-#define GRAIN_BYTES (64 * KiB)                  /* what a run is aligned to; one map entry */
+#define GRAIN_BYTES (64 * KiB)                  /* alignment of a run; one map entry */
 #define GRAIN_SHIFT 16
 #define RUN_BYTES_MIN GRAIN_BYTES
 #define RUN_BYTES_MAX (1 * MiB)
-#define RUN_CHUNKS_WISH 8 /* at least, if the run may be longer */
+#define RUN_CHUNKS_WISH 8 /* the minimum, if the run may be longer */
 #define RUN_WASTE_SHARE 64
 #define STEP_BYTES_MIN 32
 #define STEP_MAX 256
@@ -142,7 +142,7 @@ static void make_classes(struct slab_mem *sm, const struct slab_options *opt)
     sm->class_count = cls;
 }
 
-/* The shortest run that wastes little at its end, else the one that wastes least. */
+/* The shortest run that wastes little at its end, otherwise the one that wastes least. */
 static uint32_t run_bytes_for(uint32_t chunk_bytes)
 {
     uint64_t best = 0;
@@ -167,7 +167,7 @@ static void add_step(struct slab_mem *sm, uint32_t chunk_bytes)
     st->chunk_count = st->run_bytes / chunk_bytes;
 }
 
-/* Steps from the last one up to `to`, in equal parts of at most 1/8 octave. */
+/* Adds steps from the last one up to `to`, in equal parts of at most 1/8 octave. */
 static void add_steps_to(struct slab_mem *sm, uint64_t to)
 {
     uint64_t at = sm->step[sm->step_count - 1].chunk_bytes;
@@ -286,7 +286,7 @@ static struct run *run_make(const struct slab_mem *sm, unsigned step, uint64_t o
     return run;
 }
 
-/* Makes the run findable by its chunks, without a bucket. */
+/* Enters the run in the table that finds it by its chunks; it gets no bucket. */
 static void run_link_locked(struct slab_mem *sm, struct run *run)
 {
     struct step *st = &sm->step[run->step];
@@ -335,7 +335,7 @@ static void run_release(struct slab_mem *sm, struct run *run)
     }
 }
 
-/* Takes an empty run of any step away from it; NULL if there is none. */
+/* Takes an empty run from its step, whichever that is; NULL if there is none. */
 static struct run *pop_empty_run_locked(struct slab_mem *sm)
 {
     for (unsigned i = 0; i < sm->step_count; i++) {
@@ -393,8 +393,8 @@ static bool chunk_take_locked(struct slab_mem *sm, unsigned step, slab_handle *h
     return true;
 }
 
-/* Gives a chunk back. Returns the run if it is empty now and not wanted any more: unlinked, to be
- * released without the lock. */
+/* Gives a chunk back. Returns the run, unlinked, if it is now empty and no longer wanted: release it
+ * without the lock. */
 static struct run *chunk_give_locked(struct slab_mem *sm, struct run *run, uint64_t offset,
                                      uint64_t real_bytes)
 {
@@ -429,13 +429,13 @@ static uint64_t free_chunks_of(const struct class *c)
     return c->page_count * c->chunks_per_page - c->used_chunks;
 }
 
-/* What counts against the limit. */
+/* The bytes that count against the limit. */
 static uint64_t taken_bytes(const struct slab_mem *sm)
 {
     return sm->page_count * SLAB_PAGE_BYTES + sm->claimed_bytes;
 }
 
-/* memcached's rule: from the pool, else a new one within the limit; the first one always. */
+/* memcached's rule: from the pool, otherwise a new one within the limit; the first one always. */
 static bool page_take_locked(struct slab_mem *sm, struct class *c, bool within_limit)
 {
     if (sm->pool_count > 0)
@@ -457,7 +457,7 @@ static void pool_trim_locked(struct slab_mem *sm)
     }
 }
 
-/* 0 or -ENOSPC. Pages that were got stay with the class in either case. */
+/* 0 or -ENOSPC. New pages stay with the class in either case. */
 static int account_take_locked(struct slab_mem *sm, unsigned cls, uint64_t accounted_bytes,
                                bool within_limit)
 {
@@ -485,8 +485,8 @@ static void account_give_locked(struct slab_mem *sm, unsigned cls, uint64_t acco
 
 /* ---- allocation ------------------------------------------------------------------------- */
 
-/* Sets real memory aside before it is asked for. False: it would exceed the bound; then empty runs
- * are taken from their steps until it doesn't, and are in *released either way. */
+/* Reserves real memory before the arena allocates it. False: it would exceed the bound. Empty runs are taken from
+ * their steps until it doesn't, and are in *released in either case. */
 static bool real_reserve_locked(struct slab_mem *sm, uint64_t bytes, bool always,
                                 struct run **released)
 {
@@ -529,7 +529,7 @@ static int alloc_large(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h)
     return 0;
 }
 
-/* A chunk for which no run had room a moment ago. */
+/* Allocates a chunk for which no run had room a moment ago. */
 static int alloc_in_new_run(struct slab_mem *sm, unsigned step, slab_handle *h)
 {
     struct step *st = &sm->step[step];
@@ -666,8 +666,8 @@ static int map_create(struct slab_mem *sm, struct slab_root *root)
     return 0;
 }
 
-/* Claims the run that starts at grain according to the map. 0 if it is a run now, or was none (the
- * entry is cleared then); -ENOMEM. */
+/* Claims the run that starts at grain according to the map. 0 if it is a run now, or if it was none
+ * (then its entry is cleared); -ENOMEM. */
 static int run_adopt(struct slab_mem *sm, uint64_t grain)
 {
     unsigned entry = atomic_load_explicit(&sm->map[grain], memory_order_relaxed);
@@ -852,7 +852,7 @@ void slab_destroy(struct slab_mem *sm)
 
 /* ---- sparse runs ------------------------------------------------------------------------ */
 
-/* The emptiest of the first few runs of the step's emptiest bucket, if its items have room in other
+/* The emptiest of the first few runs in the step's emptiest bucket, if its items fit into other
  * runs that are in use. */
 static struct run *sparse_in_step_locked(struct step *st, unsigned max_used_pct)
 {

@@ -2,8 +2,8 @@
  *
  * Conventions kept in the whole tree:
  *  - results are 0 or a count; failures are -errno (or a module's own enum);
- *  - ASSERT is for our own bugs and stays in release builds; what the world
- *    does (device, network, client, memory) is never asserted on;
+ *  - ASSERT is for our own bugs and stays in release builds; failures of
+ *    the world (device, network, client, memory) are never asserted on;
  *  - DEBUG_ASSERT is for checks that cost too much for a release build;
  *  - names carry their unit: _bytes, _ns, _sec, _pct, _count.
  */
@@ -42,7 +42,7 @@
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 #define UNUSED __attribute__((unused))
 
-/* Prints what was broken and aborts; never returns. Safe from any thread. */
+/* Prints the assertion that failed and aborts; never returns. Safe from any thread. */
 static inline _Noreturn void assert_failed(const char *expr, const char *file, int line,
                                            const char *func)
 {
@@ -64,7 +64,7 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static inline uint64_t round_up(uint64_t v, uint64_t unit) { return (v + unit - 1) & ~(unit - 1); }
 static inline uint64_t round_down(uint64_t v, uint64_t unit) { return v & ~(unit - 1); }
 
-/* Has so many bytes fetched from memory; p may lead anywhere. */
+/* Prefetches this many bytes; p may point anywhere. */
 static inline void prefetch_lines(const void *p, uint64_t bytes)
 {
     for (uint64_t at = 0; at < bytes; at += CACHE_LINE_BYTES)

@@ -40,9 +40,9 @@ struct checkpoint_reader {
     int fd;
     uint64_t token, body_bytes;
     uint64_t block_count;
-    bool has_thread; /* else the caller reads */
+    bool has_thread; /* otherwise the caller reads */
     pthread_t thread;
-    /* whose turn it is with a block says who may touch it: the reading side fills number `read`,
+    /* `read` and `used` say who may touch a block: the reading side fills number `read`,
      * the caller takes from number `used` while used < read */
     struct block blocks[2];
     /* under lock */
@@ -56,7 +56,7 @@ struct checkpoint_reader {
     bool has_block; /* number `used` is being taken from */
     size_t taken;   /* bytes of it */
     /* the reading side's */
-    off_t dropped; /* of the file: not in the page cache any more */
+    off_t dropped; /* bytes of the file that were dropped from the page cache */
 };
 
 /* ---- bytes ---- */
@@ -123,7 +123,7 @@ static int sync_directory_of(const char *path)
     free(copy);
     if (fd < 0)
         return rc;
-    /* Some file systems have nothing to sync in a directory, and say so. */
+    /* Some file systems can't sync a directory, and say so. */
     if (fsync(fd) != 0 && errno != EINVAL && errno != EROFS)
         rc = -errno;
     close(fd);
@@ -154,8 +154,8 @@ int checkpoint_create(const char *path, struct checkpoint_writer **out)
         return -ENOMEM;
     }
     w->token = new_token();
-    /* What a killed process left of the name goes; what somebody else puts there just now, a link
-     * to a file of ours perhaps, is not written to. */
+    /* Removes what a killed process left under the name. If somebody puts a file there just now, perhaps a
+     * link to one of ours, it is not written to. */
     unlink(w->new_path);
     w->fd = open(w->new_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     int rc = w->fd < 0 ? -errno : 0;
@@ -240,7 +240,7 @@ void checkpoint_abort(struct checkpoint_writer *w)
 
 static int open_to_read(const char *path, struct stat *st)
 {
-    /* A pipe, or whatever else has the name, must not stop the start. */
+    /* A pipe or the like under this name must not block the start. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0)
         return -errno;
@@ -310,7 +310,7 @@ static int read_block(struct checkpoint_reader *r, uint64_t n)
     if ((size_t)got != sizeof(b->head) + bytes || b->head.bytes != bytes || b->head.number != n ||
         b->head.crc != block_crc(b, r->token))
         return -EBADMSG;
-    /* It is read once: what else is in the page cache is worth more. */
+    /* It is read only once, so other data in the page cache is worth more. */
     off_t at = CHECKPOINT_HEAD_BYTES + (off_t)((n + 1) * sizeof(struct block));
     if (at > r->dropped + 64 * (off_t)CHECKPOINT_BLOCK_BYTES) {
         (void)posix_fadvise(r->fd, r->dropped, at - r->dropped, POSIX_FADV_DONTNEED);
@@ -374,7 +374,7 @@ int checkpoint_open(const char *path, const struct checkpoint_head *head,
     return 0;
 }
 
-/* The block that the caller took from is free again; the next one is needed. 0; -EBADMSG: it does
+/* Frees the block that the caller took from and waits for the next one. 0; -EBADMSG: it does
  * not verify, or there is none; -errno. */
 static int next_block(struct checkpoint_reader *r)
 {

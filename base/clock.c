@@ -4,8 +4,8 @@
 #include <time.h>
 
 #define REL_YEARS_LEFT_SEC ((int64_t)30 * 365 * 24 * 3600)
-/* Wall clocks beyond these are read as if they stood here: unix times of items have 32 bits, and 0 means
- * never. Ten years are left for this process to run. */
+/* Wall clocks beyond these bounds count as the bound: unix times of items have 32 bits, and 0 means
+ * never. That leaves this process ten years to run. */
 #define WALL_MIN_SEC ((int64_t)CLOCK_START_REL_SEC + 1)
 #define WALL_MAX_SEC ((int64_t)UINT32_MAX - (int64_t)10 * 365 * 24 * 3600)
 #define EPOCH_MAX_SEC ((int64_t)1 << 40) /* from 1970, either way */
@@ -19,8 +19,8 @@ static _Atomic int64_t shift_sec;        /* sum of all shifts */
 static _Atomic int64_t paused_mono_sec;  /* CLOCK_MONOTONIC when paused; 0 while running */
 static _Atomic uint64_t simulated_ns;    /* 0: time is the machine's */
 static bool wall_is_odd;                 /* const after setup: see clock_wall_is_odd() */
-static _Thread_local bool has_turns;     /* this thread said that it begins turns */
-static _Thread_local uint32_t turn_sec;  /* clock_now_sec() in this turn; 0: not asked yet */
+static _Thread_local bool has_turns;     /* this thread calls clock_new_turn() */
+static _Thread_local uint32_t turn_sec;  /* clock_now_sec() in this turn; 0: not read yet */
 /* clang-format on */
 
 #define SIMULATED_WALL_SEC 1700000000 /* of CLOCK_REALTIME when simulated time is 0 */
@@ -61,8 +61,8 @@ static void setup(int64_t rel_sec, int64_t epoch_sec, long phase_ns)
     atomic_store(&paused_mono_sec, 0);
 }
 
-/* The wall clock, and where its seconds begin in those of CLOCK_MONOTONIC, or a moment later. So who
- * names a time by the wall clock two seconds ahead is not told that it has come. */
+/* The wall clock, and where its seconds begin within those of CLOCK_MONOTONIC, or a moment later. So an
+ * expiry time two seconds ahead of the wall clock does not count as passed. */
 static int64_t wall_in_phase(long *phase_ns)
 {
     struct timespec wall = read_clock(CLOCK_REALTIME_COARSE);
@@ -109,7 +109,7 @@ int clock_setup_epoch(int64_t epoch_sec, uint32_t last_rel_sec)
     return setup_checked(now_sec, epoch_sec, epoch_sec, last_rel_sec, phase_ns);
 }
 
-/* Where the earlier process's seconds began is not known: with phase 0 ours never lag behind them. */
+/* The phase of the earlier process's seconds is unknown; with phase 0 ours never lag behind them. */
 int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
 {
     int64_t now_sec = (int64_t)read_clock(CLOCK_MONOTONIC_COARSE).tv_sec;

@@ -21,7 +21,7 @@
 #define THIS_ARCH AUDIT_ARCH_AARCH64
 #endif
 
-/* A call that is allowed, if (argument & mask) == value. */
+/* A call that is allowed if (argument & mask) == value. */
 struct rule {
     unsigned number;
     unsigned argument;
@@ -32,7 +32,7 @@ struct rule {
 #define WITHOUT(name, arg, bits) {__NR_##name, arg, bits, 0},
 #define ONLY(name, arg, what) {__NR_##name, arg, UINT32_MAX, what},
 #ifdef __x86_64__
-#define ANY_OLD(name) ANY(name) /* calls that newer architectures have no more */
+#define ANY_OLD(name) ANY(name) /* calls that newer architectures lack */
 #else
 #define ANY_OLD(name)
 #endif
@@ -61,10 +61,10 @@ struct rule {
     ANY(sendto) ANY(sendmsg) ANY(sendmmsg) ANY(getsockopt) ANY(setsockopt) ANY(getsockname)        \
     ANY(getpeername) ANY(epoll_ctl) ANY(epoll_pwait) ANY(ppoll) ANY_OLD(epoll_wait) ANY_OLD(poll)  \
     ANY(io_uring_enter)                                                                            \
-    /* a pair leads nowhere but into this process: dumps and watchers of TLS clients */            \
+    /* a pair stays inside this process: dumps and watchers of TLS clients */            \
     ONLY(socketpair, 0, AF_UNIX)
 
-/* All that is forbidden to a relaxed process. */
+/* Everything that a relaxed process may not do. */
 #define FORBIDDEN                                                                                  \
     ANY(socket) ANY(connect) ANY(bind) ANY(execve) ANY(execveat)                   \
     ANY(io_uring_setup) ANY(io_uring_register)
@@ -87,7 +87,7 @@ static void answer(struct sock_fprog *p, uint32_t action)
     add(p, BPF_RET | BPF_K, action, 0, 0);
 }
 
-/* Each call has one rule, so that a rule whose call it is decides: what to answer if it is met. */
+/* Each call has one rule, and the rule of a call decides: the filter's result if its condition is met. */
 static void add_rule(struct sock_fprog *p, const struct rule *r, uint32_t action, uint32_t otherwise)
 {
     add(p, BPF_JMP | BPF_JEQ | BPF_K, r->number, 0, r->mask != 0 ? 5 : 1);
@@ -138,7 +138,7 @@ int confine_process(enum confine_mode mode)
     return rc < 0 ? -errno : 0;
 }
 
-/* Not all versions of liburing export what does this. */
+/* Not all versions of liburing export a function for this. */
 static int ring_register(struct io_uring *ring, unsigned what, void *arg, unsigned count)
 {
     return syscall(__NR_io_uring_register, ring->ring_fd, what, arg, count) < 0 ? -errno : 0;

@@ -1,15 +1,15 @@
-/* base/confine.h: what the kernel may still be asked for, once everything is set up.
+/* base/confine.h: restricts system calls to those that serving needs, once everything is set up.
  *
- * confine_process() is `-o drop_privileges`: a filter (seccomp) on every thread, for good. Allowed
- * is what serving, logging, the checkpoint and the stop need (the table in base/confine.c); no new
- * sockets, programs, processes or threads, no memory that can be executed, no signals to others.
- * Whoever asks for more is an intruder: the process logs the number of the call and dies by SIGSYS,
- * and what -e keeps is there for the next one. Files can still be opened, which is what -u is for.
+ * confine_process() is `-o drop_privileges`: a filter (seccomp) on every thread, for good. It allows
+ * the calls that serving, logging, the checkpoint and the stop need (the table in base/confine.c): no new
+ * sockets, programs, processes or threads, no executable memory, no signals to others.
+ * Any other call means an intruder: the process logs its number and dies by SIGSYS,
+ * and the next process finds the memory of -e. Files can still be opened; -u restricts that.
  *
- * confine_ring() is the same for an io_uring, past whose requests no filter looks: each ring does
- * nothing but what it is there for, always.
+ * confine_ring() does the same for an io_uring, because filters don't see its requests: each ring always
+ * accepts only the operations that it needs.
  *
- * Any thread; no state but the process's own.
+ * Any thread; the only state is the process's own.
  */
 #ifndef EXTANT_CONFINE_H
 #define EXTANT_CONFINE_H
@@ -20,8 +20,8 @@ struct io_uring;
 
 enum confine_mode {
     CONFINE_FULLY,
-    CONFINE_RELAXED, /* only sockets, programs and rings are forbidden: sanitizers want threads, tracing and more */
-    CONFINE_LOG,     /* all is allowed; the kernel logs what CONFINE_FULLY would forbid (audit, dmesg) */
+    CONFINE_RELAXED, /* forbids only sockets, programs and rings: sanitizers need threads, tracing and more */
+    CONFINE_LOG,     /* allows everything; the kernel logs what CONFINE_FULLY would forbid (audit, dmesg) */
 };
 /* After the last thread was started. 0 or -errno: -EINVAL if this kernel has no filters. */
 int confine_process(enum confine_mode mode);

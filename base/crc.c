@@ -1,5 +1,5 @@
-/* base/crc.c: CRC32C by ISA-L, which picks the CPU's instructions at load; by table where the
- * library is not there. See base/crc.h. */
+/* base/crc.c: CRC32C by ISA-L, which picks the CPU's instructions at load; by table if the
+ * library is missing. See base/crc.h. */
 #include "base/crc.h"
 
 #if __has_include(<isa-l/crc.h>)

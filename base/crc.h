@@ -9,11 +9,11 @@
 
 #include "base/base.h"
 
-/* The checksum of what crc stands for (0: of nothing) followed by len bytes; so that
+/* Extends crc, the checksum of earlier bytes (0: of none), by len bytes:
  * crc32c(crc32c(0, a), b) is the checksum of a and b together. */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t len);
 
-/* The same by table, on any machine; slower by far. */
+/* The same by table, on any machine; far slower. */
 uint32_t crc32c_portable(uint32_t crc, const void *bytes, size_t len);
 
 #endif

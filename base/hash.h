@@ -1,7 +1,7 @@
 /* base/hash.h: the one hash of keys. XXH3, 64 bits, compiled into its callers.
  *
  * The seed is drawn at start (a client can't aim keys at one bucket) and kept
- * with whatever outlives the process and holds hashes. Stateless.
+ * with all data that outlives the process and holds hashes. Stateless.
  */
 #ifndef EXTANT_HASH_H
 #define EXTANT_HASH_H

@@ -1,9 +1,9 @@
 /* base/lock.h: every lock class of Extant, ranked in one table.
  *
  * The order of the table is the lock order: a thread may take a lock only if
- * it holds none of the same or a later class. Two exceptions, both named where
- * they happen: lock_try() may be called out of order (it never waits), and so
- * a failed try must be answered by going on without the lock.
+ * it holds none of the same or a later class. One exception, named where
+ * it happens: lock_try() may be called out of order (it never waits), so
+ * after a failed try the caller must go on without the lock.
  * No lock is held over I/O, over a sleep, or over a call into the network.
  * Debug builds check the order and lock_assert_held(); release builds compile
  * to a plain mutex.
@@ -20,7 +20,7 @@
     X(LOCK_CONTROL, "start, stop and admin requests to the maintenance thread")                    \
     X(LOCK_CONN, "the queue of new connections of a worker, and its list of connections")          \
     X(LOCK_TLS, "which certificates new TLS connections get")                                      \
-    X(LOCK_COLUMN, "an index column: its words, and the items those words name")                   \
+    X(LOCK_COLUMN, "an index column: its words, and the items that they lead to")                   \
     X(LOCK_LRU, "one LRU of one slab class: links, heads, tails and counts")                       \
     X(LOCK_SLAB, "slab classes, runs and free chunks")                                             \
     X(LOCK_EXT_BUCKET, "a flash bucket's open page and open wbufs")                                \
@@ -106,8 +106,8 @@ bool lock_wait(struct lock *l, pthread_cond_t *cond, int64_t timeout_ms);
 /* A condition variable that counts on the monotonic clock, as lock_wait needs it. */
 void lock_cond_init(pthread_cond_t *cond);
 
-/* For who has just made a thread: waits until the thread has all that it needs. It tells by storing
- * 1, or the -errno that it ends with. Returns 0 or that. */
+/* Call after creating a thread: waits until it is ready to run. The thread stores
+ * 1 when it is, or the -errno with which it ends. Returns 0 or that. */
 int lock_await_start(_Atomic(int) *started);
 
 #endif

@@ -83,8 +83,8 @@ const char *log_key(char *out, size_t size, const void *key, size_t len)
     return out;
 }
 
-/* True iff this place may print now; *skipped is then what it had to leave out. Two
- * threads at the turn of a window may let one line more through; that does no harm. */
+/* True iff this place may print now; *skipped is then the number of lines that it left out. Two
+ * threads at the start of a window may let one more line through; that does no harm. */
 static bool site_may_print(struct log_site *site, uint32_t *skipped)
 {
     uint64_t now = clock_mono_ms() + 1; /* never 0, which means that nothing was printed */
@@ -154,5 +154,5 @@ void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
     do
         rc = write(fd_out, line, n);
     while (rc < 0 && errno == EINTR);
-    errno = saved_errno; /* nobody is left to be told of a log that can't be written */
+    errno = saved_errno; /* if the log can't be written, there is nowhere to report it */
 }

@@ -1,13 +1,13 @@
-/* base/log.h: what the operator is told, one line for one event, on stderr.
+/* base/log.h: the operator's log, one line for each event, on stderr.
  *
- * A line is written by one write(2), so lines of threads never mix. Under
+ * Each line is one write(2), so lines of several threads never mix. Under
  * systemd (stderr is the journal) it starts with "<N>", which gives the journal
  * its priority; otherwise with the time (UTC) and, if it is not a plain notice,
  * the level. Control characters are shown as \xNN, so no client byte can forge
  * a line.
  *
- * Each place in the source may print LOG_BURST lines in LOG_WINDOW_SEC; what is
- * above is counted, and the count is told with the next line of that place.
+ * Each place in the source may print LOG_BURST lines in LOG_WINDOW_SEC. More are
+ * only counted, and the next line of that place tells the count.
  *
  * Any thread; no locks; sleeps if stderr does. Process-wide static state: level
  * and descriptor. Before log_setup() it prints notices and worse to stderr.
@@ -45,7 +45,7 @@ struct log_site {
     _Atomic uint32_t skipped_count; /* since the last line printed */
 };
 
-/* Where lines go and down to which level. With journal < 0 it is found out whether fd is
+/* Where lines go and down to which level. With journal < 0 it finds out whether fd is
  * systemd's journal ($JOURNAL_STREAM names its device and inode). */
 void log_setup(int fd, enum log_level level, int journal);
 
@@ -69,7 +69,7 @@ void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
 #define log_info(...) log_at(LOG_LEVEL_INFO, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_LEVEL_DEBUG, __VA_ARGS__)
 
-/* A key as readable text: printable ASCII as it is, all else and backslash as \xNN.
+/* A key as readable text: printable ASCII stays, all other bytes and backslash become \xNN.
  * Returns out, always ended; cut with "..." if it doesn't fit (size >= 8; 4 * len + 1
  * always fits). */
 const char *log_key(char *out, size_t size, const void *key, size_t len);

@@ -1,11 +1,11 @@
-/* base/memory.c: see base/memory.h. jemalloc is asked through a weak reference: a build without it links. */
+/* base/memory.c: see base/memory.h. Calls jemalloc through a weak reference, so builds without it link. */
 #include "base/memory.h"
 
 #include <malloc.h>
 
-/* Read by jemalloc before main. What is freed leaves the process after a second; huge pages would make
- * it more than was asked for. One background thread is there from memory_setup() on, so that no thread is
- * made later, when system calls may be restricted. */
+/* Read by jemalloc before main. Freed memory leaves the process after a second; huge pages would take
+ * more than was asked for. One background thread runs from memory_setup() on, so that none has to be
+ * created later, when system calls may be restricted. */
 extern const char *malloc_conf;
 __attribute__((used)) const char *malloc_conf =
     "dirty_decay_ms:1000,muzzy_decay_ms:0,thp:never,max_background_threads:1";
@@ -18,7 +18,7 @@ __attribute__((weak)) int mallctl(const char *name, void *old, size_t *old_bytes
 void memory_setup(void)
 {
     bool on = true;
-    if (mallctl) /* refused: what is freed goes back at later calls of malloc and free */
+    if (mallctl) /* if refused, later calls of malloc and free return memory */
         (void)mallctl("background_thread", NULL, NULL, &on, sizeof(on));
 }
 
@@ -78,7 +78,7 @@ void memory_resident(struct memory_resident *out)
 
 enum { PATH_BYTES = 4096 };
 
-/* The number in a file of one; 0: it isn't there, or says "max". */
+/* The number in a file of a control group; 0: there is no file, or it says "max". */
 static uint64_t read_limit(const char *path)
 {
     uint64_t limit = 0;
@@ -92,7 +92,7 @@ static uint64_t read_limit(const char *path)
 }
 
 /* The lowest limit from the group up to the mount's top. A container sees its own group at the top,
- * whatever /proc/self/cgroup says, so levels that aren't there are passed over. */
+ * whatever /proc/self/cgroup says, so missing levels are skipped. */
 static uint64_t lowest_limit(const char *mount, const char *group, const char *file)
 {
     char path[3 * PATH_BYTES];

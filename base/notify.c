@@ -19,7 +19,7 @@ bool notify_open(void)
         return false;
     memcpy(to.sun_path, path, len);
     if (path[0] == '@')
-        to.sun_path[0] = '\0'; /* a name that is in no file system */
+        to.sun_path[0] = '\0'; /* an abstract name, in no file system */
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd >= 0 &&
         connect(fd, (struct sockaddr *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) != 0) {

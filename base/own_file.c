@@ -1,11 +1,11 @@
 /* base/own_file.c: see base/own_file.h. Between the look and the unlink a successor's file could
- * still take the name; a file system has no way to remove a name only if it stands for something. */
+ * still take the name; no system call removes a name only if it leads to a given file. */
 #include "base/own_file.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What the name itself stands for: links are not followed. */
+/* The file of the name itself: links are not followed. */
 static bool look_at(const char *path, struct own_file *f)
 {
     struct stat st;

@@ -6,10 +6,10 @@
 #include "base/notify.h"
 
 #define NS UINT64_C(1000000000)
-#define PATIENCE_SEC 60 /* the service manager waits for so long from each line on */
+#define PATIENCE_SEC 60 /* the service manager waits this long after each line */
 
 /* clang-format off */
-static _Atomic(const char *) work;      /* the last that began; NULL: none yet */
+static _Atomic(const char *) work;      /* the last that began; NULL: none so far */
 static _Atomic(uint64_t) total_units, done_units;
 static _Atomic(uint64_t) start_ns, end_ns; /* end 0: it is under way */
 static _Atomic(uint64_t) tell_ns;       /* when the next line is due */

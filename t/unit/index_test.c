@@ -413,10 +413,10 @@ Test(index, growth_neither_loses_nor_doubles)
     end_world(&w);
 }
 
-Test(index, large_rows_in_several_lumps_grow_too)
+Test(index, large_rows_in_several_blocks_grow_too)
 {
     struct world w = new_world(FLASH_1T, 64 * MiB, UINT64_MAX);
-    cr_assert_lt(w.ix->lump_bytes, (uint64_t)CACHE_LINE_BYTES << w.ix->group_bits);
+    cr_assert_lt(w.ix->block_bytes, (uint64_t)CACHE_LINE_BYTES << w.ix->group_bits);
     uint64_t id = 0;
     for (unsigned round = 0; round < 3; round++) {
         for (uint64_t end = id + 50000; id < end; id++)
