@@ -1,6 +1,6 @@
 /* crawler.c: see crawler.h. A job is: for each shard, for each piece of
- * PIECE_BUCKETS buckets: under the shard's lock note what is there (and unlink
- * what has expired), then, with no lock, read what has to be read and hand it on. */
+ * PIECE_BUCKETS buckets: under the shard's lock note the objects (and unlink
+ * expired ones), then, without the lock, read those on flash and pass all to the sink. */
 #include "crawler.h"
 
 #include <poll.h>
@@ -90,7 +90,7 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
         if (item_death(c, it, p->now) != ITEM_ALIVE) {
             if (item_refs(it) != 1)
                 return;
-            if (item_flags(it) & ITEM_MAY_HIDE_FLASH) { /* goes once what it may hide is compared */
+            if (item_flags(it) & ITEM_MAY_HIDE_FLASH) { /* dropped after its check */
                 stale_note_overwrite(c, item_hash(c, it), 0);
                 cache_wake_maint(c);
                 return;
@@ -153,7 +153,7 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
     return cr->class_mask >> m->slab_class & 1;
 }
 
-/* Takes from the record what a dump shows, and gives its buffer back: a piece of large values would
+/* Copies from the record what a dump shows and gives its buffer back: otherwise a piece of large values would
  * take as much memory as all of them together. */
 static void take_record(struct noted *n)
 {
@@ -168,7 +168,7 @@ static void read_done(struct ext_read *rd)
     take_record(n);
 }
 
-/* Reads the piece's flash objects; waits for them (this thread has nothing else to do). */
+/* Reads the piece's flash objects and waits for them; this thread has nothing else to do. */
 static void read_piece(struct crawler *cr, struct piece *p)
 {
     struct cache_worker *w = cr->worker;
@@ -194,7 +194,7 @@ static void read_piece(struct crawler *cr, struct piece *p)
     }
 }
 
-/* False: the sink wants no more. */
+/* False: the sink takes no more. */
 static bool hand_on(struct crawler *cr, const struct piece *p)
 {
     for (unsigned i = 0; i < p->count; i++) {
@@ -265,7 +265,7 @@ static void *crawler_main(void *arg)
         atomic_store(&cr->running, false);
         if (!dump)
             continue;
-        lock_release(&cr->lock); /* who is told that one dump is over may ask for the next */
+        lock_release(&cr->lock); /* after this callback, the next dump may be requested */
         sink.done(sink.ctx, complete);
         lock_take(&cr->lock);
     }

@@ -1,10 +1,10 @@
-/* crawler.h: the thread that walks over all objects: to free what has expired,
- * or to show everything (metadump, mgdump).
+/* crawler.h: the thread that walks over all objects: to free expired ones,
+ * or to list them (metadump, mgdump).
  *
  * It walks the index, not the LRUs, a bounded piece at a time, and holds a
- * column's lock only for that piece; flash objects that are to be shown are
- * read through a ring of its own. One job at a time. A dump's sink may block:
- * it delays this thread only.
+ * column's lock only for that piece. It reads the flash objects of a dump
+ * through a ring of its own. One job at a time. A dump's sink may block:
+ * that delays only this thread.
  *
  * Threads: requests from any thread. Lock: LOCK_CONTROL inside.
  */
@@ -42,10 +42,10 @@ struct crawler;
 
 /* Starts the thread (idle). NULL with errno. */
 struct crawler *crawler_create(struct cache *c);
-/* Stops a running job (its sink is told) and the thread. */
+/* Stops a running job (and calls its sink's done) and the thread. */
 void crawler_destroy(struct crawler *cr);
-/* Asks for a job over the classes whose bits (1 << id) are set. For dumps the sink belongs to the
- * crawler from CRAWLER_OK on. */
+/* Starts a job over the classes whose bits (1 << id) are set. For dumps, after CRAWLER_OK the sink
+ * belongs to the crawler. */
 enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum crawler_job job,
                                   const struct crawler_sink *sink);
 bool crawler_is_running(const struct crawler *cr);

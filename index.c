@@ -29,8 +29,8 @@
  *    that is being expanded.
  * So a bucket is expanded completely or, if a word finds no room, restored completely.
  *
- * Threads: any. Words, directory entries and state of a shard change under its lock only;
- * index_prefetch, index_peek_ram, index_info read state, entries and counts without it, hence the relaxed atomics.
+ * Threads: any. Words, directory entries and state of a shard change under its lock only; index_prefetch,
+ * index_peek_ram, index_info read state, entries and counts without it, hence the relaxed atomics.
  */
 #include "index.h"
 

@@ -80,10 +80,11 @@ struct index_info {
     unsigned tag_bits, place_bits;
 };
 
-/* Makes the first rows in the arena; or, attached, claims all rows (arena_take), counts the words
- * and repairs what a kill left half done, in about 5 ns a word. Options must then equal the earlier ones (except
- * initial_bytes, which is ignored). NULL with errno: EINVAL more flash or handles than a word can name, or
- * options that differ; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. Call it before other threads run. */
+/* Makes the first rows in the arena; or, attached, claims all rows (arena_take), counts the words and
+ * repairs what a kill left half done, in about 5 ns a word. Options must then equal the earlier ones
+ * (except initial_bytes, which is ignored). NULL with errno: EINVAL more flash or handles than a word can
+ * name, or options that differ; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. Call it before
+ * other threads run. */
 struct index *index_create(const struct index_options *opt);
 /* Frees the process's private memory; rows stay in the arena for an attach. */
 void index_destroy(struct index *ix);

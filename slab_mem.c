@@ -485,8 +485,8 @@ static void account_give_locked(struct slab_mem *sm, unsigned cls, uint64_t acco
 
 /* ---- allocation ------------------------------------------------------------------------- */
 
-/* Reserves real memory before the arena allocates it. False: it would exceed the bound. Empty runs are taken from
- * their steps until it doesn't, and are in *released in either case. */
+/* Reserves real memory before the arena allocates it. False: it would exceed the bound. Empty runs are
+ * taken from their steps until it doesn't, and are in *released in either case. */
 static bool real_reserve_locked(struct slab_mem *sm, uint64_t bytes, bool always,
                                 struct run **released)
 {

@@ -104,9 +104,7 @@ struct slab_claim {
     slab_handle handle;
     unsigned cls;
     uint64_t accounted_bytes, real_bytes;
-/* After an attach: these items are live. Each gets its memory and account; slab_attach_done() frees the
- * rest. arena_attach_done() frees large items' memory that nobody claims. The lock is taken once;
- * the call is fastest in the order of handles. */
+    int result; /* 0, -EINVAL (no such chunk: the item must be dropped), -EBUSY (chunk already taken) */
 };
 void slab_attach_items(struct slab_mem *sm, struct slab_claim *claims, unsigned count);
 void slab_attach_done(struct slab_mem *sm);

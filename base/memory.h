@@ -1,5 +1,5 @@
-/* base/memory.h: the process's memory as the system sees it: the allocator behind malloc and the memory it holds,
- * resident memory, and the limit of a control group.
+/* base/memory.h: the process's memory as the system sees it: the allocator behind malloc and the memory it
+ * holds, resident memory, and the limit of a control group.
  *
  * Servers are linked with jemalloc, which gives freed memory back within seconds, in a thread of its own.
  * Builds without it (sanitizers) use the C library's, which needs memory_trim().

@@ -1,5 +1,5 @@
-/* base/notify.h: tells the service manager about the process by systemd's sd_notify protocol: datagrams to the
- * socket of $NOTIFY_SOCKET. Without that variable it does nothing.
+/* base/notify.h: tells the service manager about the process by systemd's sd_notify protocol: datagrams to
+ * the socket of $NOTIFY_SOCKET. Without that variable it does nothing.
  *
  * The socket is opened once, before privileges are dropped; then any thread may send, without a lock and
  * without waiting: a datagram that doesn't fit into the socket is lost. Static state: the descriptor.

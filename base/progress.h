@@ -1,9 +1,9 @@
 /* base/progress.h: reports long work while it lasts, with percent and seconds left: to the log, to
  * the service manager (which also gets its time-out extended) and in `stats extant`.
  *
- * One piece of work at a time, begun and ended by one thread; any thread may add to it and read it. The first line
- * comes after PROGRESS_FIRST_SEC, then one each PROGRESS_EACH_SEC; short work is silent. No locks;
- * progress_add may write to the log, so it is called with none held. Static state.
+ * One piece of work at a time, begun and ended by one thread; any thread may add to it and read it. The
+ * first line comes after PROGRESS_FIRST_SEC, then one each PROGRESS_EACH_SEC; short work is silent. No
+ * locks; progress_add may write to the log, so it is called with none held. Static state.
  */
 #ifndef EXTANT_PROGRESS_H
 #define EXTANT_PROGRESS_H

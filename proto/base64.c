@@ -1,5 +1,5 @@
 /* proto/base64.c: see proto/base64.h. The decoder is as tolerant as memcached's, no more and no less:
- * a key that memcached takes names the same item here. */
+ * a key that memcached accepts leads to the same item here. */
 #include "proto/base64.h"
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

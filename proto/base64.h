@@ -4,7 +4,7 @@
 
 #include "base/base.h"
 
-/* Bytes of text that len bytes become. */
+/* Length of the text that encodes len bytes. */
 #define BASE64_TEXT_BYTES(len) (((len) + 2) / 3 * 4)
 
 /* Writes BASE64_TEXT_BYTES(len) at out, padded with '='; returns that length. */
@@ -14,7 +14,7 @@ size_t base64_encode(char *out, const void *src, size_t len);
  * skipped; a '=' is a zero that shortens the result, and ends it with its group of four.
  * Returns the number of bytes written; 0 if there is nothing to decode, the text is not
  * whole groups of four, has more than two '=' in its last group, or out_max is less than
- * three bytes a group. */
+ * three bytes for each group. */
 size_t base64_decode(char *out, size_t out_max, const char *src, size_t len);
 
 #endif

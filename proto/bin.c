@@ -1,4 +1,5 @@
-/* proto/bin.c: see proto/bin.h. Every length of a packet is looked at before anything that it measures. */
+/* proto/bin.c: see proto/bin.h. Every length of a packet is checked before the bytes that it measures are
+ * read. */
 #include "proto/bin.h"
 
 enum { OPCODES = 0x25, OPCODE_TOUCH = 0x1c };
@@ -52,7 +53,7 @@ static void write_u64(char *p, uint64_t v)
 
 /* ---- requests ---- */
 
-/* Seconds as a 32-bit number without sign: there is no "at once" in it. */
+/* Seconds as an unsigned 32-bit number, which cannot say "at once". */
 static int32_t exptime_of(uint32_t raw)
 {
     return raw > INT32_MAX ? INT32_MAX : (int32_t)raw;
@@ -86,8 +87,8 @@ static bool key_begins(const struct request *req, const char *word)
     return req->key_len >= len && memcmp(req->key, word, len) == 0;
 }
 
-/* The key of a stat becomes the words of `stats`. memcached takes some by their beginning, others as
- * they are, and has fewer than in text. */
+/* The key of a stat becomes the words of `stats`. memcached accepts prefixes of some and only whole words of
+ * others, and has fewer than in the text protocol. */
 static enum reply parse_stat(struct request *req)
 {
     static const char *const whole[] = {"items", "slabs", "sizes", "extant"};
@@ -123,7 +124,7 @@ static enum reply parse_stat(struct request *req)
     return REPLY_NOT_FOUND;
 }
 
-/* Extras of the length that the opcode has, or none. */
+/* Extras of the opcode's length, or none. */
 static void parse_extras(struct request *req, const char *extras, size_t bytes)
 {
     switch (req->verb) {
@@ -163,7 +164,7 @@ static bool has_shape(const struct opcode *op, size_t extras, size_t key, uint32
     return value == 0 || (op->shape & BIN_VALUE);
 }
 
-/* The whole body of what logs in is looked at at once; one that is too long for that is passed over. */
+/* A log-in's whole body is parsed at once; a body that is too long for that is skipped. */
 static enum parse_result parse_login(struct request *req, const char *value, uint32_t value_bytes,
                                      size_t left, size_t *consumed)
 {

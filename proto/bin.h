@@ -1,16 +1,16 @@
-/* proto/bin.h: one packet of memcached's binary protocol to one request, and the packets that answer
- * it. Pure: same bytes, same answer, whoever calls; any thread, no locks, no allocation.
+/* proto/bin.h: parses a packet of memcached's binary protocol into a request, and writes the packets that
+ * answer it. Pure: the same bytes give the same result; any thread, no locks, no allocation.
  *
  * A packet is a head of BIN_HEAD_BYTES, all numbers in network order, then extras, key and value:
  *
  *    0 magic (80 asks, 81 answers)   1 opcode   2-3 key's bytes   4 extras' bytes   5 data type (0)
  *    6-7 of an answer: status   8-11 bytes of extras, key and value   12-15 opaque   16-23 cas
  *
- * A quiet command says nothing when it succeeds (a quiet get: when it misses), but errors are always
- * answered. A key may hold any byte. Lengths that contradict each other, or the opcode, are answered
- * and end the connection: where the next packet begins isn't known any more.
+ * A quiet command gets no answer when it succeeds (a quiet get: when it misses), but errors are always
+ * answered. A key may hold any byte. If lengths contradict each other or the opcode, the answer says so
+ * and the connection ends, because nobody knows where the next packet begins.
  *
- * How a connection uses it: as proto/text.h, where PARSE_ERROR with req->close_after closes once the
+ * A connection uses it like proto/text.h; PARSE_ERROR with req->close_after closes once the
  * answer is sent. PARSE_CLOSE: not a packet at all.
  */
 #ifndef EXTANT_PROTO_BIN_H
@@ -26,17 +26,17 @@ enum {
     BIN_FLAGS_BYTES = 4,
     BIN_REPLY_MAX = BIN_HEAD_BYTES + BIN_FLAGS_BYTES + PROTO_KEY_MAX,
     BIN_STAT_NAME_MAX = 256,
-    BIN_NO_INITIAL = 0xffffffff, /* expiry of an incr that makes nothing */
+    BIN_NO_INITIAL = 0xffffffff, /* expiry of an incr that creates nothing */
 };
 
-/* What follows the head. */
+/* The parts that follow the head. */
 enum bin_shape {
     BIN_KEY = 1 << 0,     /* a key, 1..PROTO_KEY_MAX bytes */
     BIN_KEY_MAY = 1 << 1, /* or none */
     BIN_VALUE = 1 << 2,   /* a value, 0 bytes and more */
     BIN_EXTRAS_MAY = 1 << 3, /* the extras, or none */
     BIN_QUIET = 1 << 4,
-    BIN_ELSE_UNKNOWN = 1 << 5, /* of another shape it is a command that nobody knows, as it is to memcached */
+    BIN_ELSE_UNKNOWN = 1 << 5, /* in any other shape it is an unknown command, as in memcached */
 };
 
 /* The one list of opcodes.
@@ -95,21 +95,21 @@ enum bin_status {
 };
 
 /* Parses the packet at the start of the len bytes at buf; pointers of *req lead into buf. *consumed is
- * what it takes without a value, 0 for PARSE_NEED_MORE; the value of VF_VALUE follows. Get and gat have
- * their one key in `keys`; the SASL commands have the mechanism's name as key and what it was sent as
- * tokens[0], both within *consumed, which is at most PROTO_AUTH_MAX more; of what is longer there is no
- * token, and swallow_bytes are to be thrown away. */
+ * its length without the value, 0 for PARSE_NEED_MORE; the value of VF_VALUE follows. Get and gat have
+ * their one key in `keys`; the SASL commands have the mechanism's name as key and its data as
+ * tokens[0], both within *consumed, which is then up to PROTO_AUTH_MAX larger. Longer data give no
+ * token: throw swallow_bytes away. */
 enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
                                   struct request *req);
 
-/* Of a packet that begins at buf, long before it is parsed: its key, if it has one that is there. Returns
+/* Finds the key of a packet at buf, long before it is parsed, if it has one and it has arrived. Returns
  * the key's length, 0: none. *packet_bytes: head and body, or 0 if that isn't known yet. */
 uint32_t proto_peek_bin(const char *buf, size_t len, const char **key, uint64_t *packet_bytes);
 
-/* ---- answers: of each the length is returned, 0 if the request is quiet about it. out holds
- * BIN_REPLY_MAX, unless said. ---- */
+/* ---- answers: each function returns the length, 0 if the request is quiet about it. out holds
+ * BIN_REPLY_MAX, unless stated. ---- */
 
-/* What a fixed reply is in this protocol: its status, and the text that goes with it. */
+/* A fixed reply in this protocol: its status and its text. */
 enum bin_status proto_bin_status(enum reply reply, const char **text);
 size_t proto_put_bin_reply(char *out, const struct request *req, enum reply reply);
 /* The head of a hit with its flags, and its key if the command wants it; *with_value: the value follows. */
@@ -117,7 +117,7 @@ size_t proto_put_bin_hit(char *out, const struct request *req, const char *key, 
                          uint32_t client_flags, uint32_t value_bytes, uint64_t cas,
                          bool *with_value);
 size_t proto_put_bin_miss(char *out, const struct request *req, const char *key, uint32_t key_len);
-/* Done; cas is what the item has now, 0: there is none. */
+/* Success; cas is that of the item now, 0: there is none. */
 size_t proto_put_bin_done(char *out, const struct request *req, uint64_t cas);
 size_t proto_put_bin_number(char *out, const struct request *req, uint64_t number, uint64_t cas);
 /* Head and name of a statistic; value_bytes of value follow. out holds BIN_HEAD_BYTES and the name,

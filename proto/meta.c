@@ -1,5 +1,5 @@
-/* proto/meta.c: see proto/meta.h. The order of the checks is memcached's, since only the
- * first (or, among bad arguments, the last) is answered. */
+/* proto/meta.c: see proto/meta.h. The order of the checks is memcached's, because only the
+ * first error (or, among bad arguments, the last) is answered. */
 #include "proto/meta.h"
 
 #include "proto/base64.h"
@@ -15,7 +15,7 @@ static const struct {
 #undef X
 };
 
-/* Reads the argument of flag c; REPLY_NONE or what is wrong with it. No argument is no number. */
+/* Reads the argument of flag c; REPLY_NONE or the error. A missing argument is not a number. */
 static enum reply parse_argument(struct request *req, char c, const char *p, size_t len)
 {
     struct meta_args *m = &req->meta;
@@ -92,7 +92,7 @@ static enum reply parse_flags(struct request *req, unsigned first)
     return error;
 }
 
-/* Replaces the letter of M by the one that meta_args promises; false if there is none. */
+/* Replaces the letter of M by the one that struct meta_args documents; false if there is none. */
 static bool normalise_mode(struct meta_args *m, enum verb verb)
 {
     if (verb == VERB_MS) {
@@ -114,12 +114,12 @@ static bool normalise_mode(struct meta_args *m, enum verb verb)
     }
 }
 
-/* All that is wrong after the line is known to have a key (and ms a length). */
+/* The checks that follow once the line is known to have a key (and ms a length). */
 static enum reply parse_after_key(struct request *req, unsigned first)
 {
     if (req->key_len > PROTO_KEY_MAX)
         return REPLY_BAD_FORMAT;
-    if (req->verb == VERB_ME) /* its one flag is b, others don't matter */
+    if (req->verb == VERB_ME) /* only its flag b counts */
         return proto_token_is(req, 2, "b") && decode_key(req) != REPLY_NONE ? REPLY_BAD_FORMAT
                                                                            : REPLY_NONE;
     if (req->token_count > PROTO_META_TOKENS_MAX)

@@ -1,7 +1,7 @@
-/* proto/meta.h: the meta commands mg ms md ma mn me: their flags, and the reply lines that
- * answer them. Pure; any thread, no locks. Only proto/text.c calls proto_meta_parse().
+/* proto/meta.h: the meta commands mg ms md ma mn me: their flags and their reply
+ * lines. Pure; any thread, no locks. Only proto/text.c calls proto_meta_parse().
  *
- * Left to the command layer: what the flags do. Three things to know there:
+ * The command layer decides what the flags do. Three facts matter there:
  *  - a flag of another meta command is accepted and has no effect;
  *  - ms with C compares the cas for modes S and R (as the cas command does), too;
  *  - ms with mode A or P takes its exptime from N (vivify), not from T.
@@ -23,7 +23,7 @@ enum meta_arg {
     META_ARG_TEXT,   /* opaque */
 };
 
-/* The one list of flags: letter, argument, may it be echoed, what it asks for (and of which
+/* The one list of flags: letter, argument, may it be echoed, its meaning (and for which
  * command). */
 #define META_FLAG_TABLE(X)                                                                         \
     X('b', META_ARG_NONE, false, "the key is base64")                                              \
@@ -53,17 +53,17 @@ enum meta_arg {
     X('T', META_ARG_I32, false, "set the TTL")
 
 /* Parses the tokens of a meta command, [line, end) being the line without its end. Sets
- * tokens, key and everything of req that meta commands have; the rest of *req is cleared
- * already. Returns REPLY_NONE, or the error to answer with req->swallow_bytes set. */
+ * tokens, key and every field of req that meta commands have; the caller has cleared the rest of
+ * *req. Returns REPLY_NONE, or the error to answer with req->swallow_bytes set. */
 enum reply proto_meta_parse(struct request *req, const char *line, const char *end);
 
 enum meta_status { META_HD, META_VA, META_EN, META_NF, META_NS, META_EX, META_STATUS_COUNT };
 
-/* What a reply may have to tell; only what the request asked for is looked at. */
+/* The facts that a reply may report; only those that the request asks for are read. */
 struct meta_reply {
     enum meta_status status;
     bool hit_before;     /* h */
-    bool key_is_binary;  /* k: the item (mg hit, ms) or the request (else) has a base64 key */
+    bool key_is_binary;  /* k: the item (mg hit, ms) or the request (other commands) has a base64 key */
     bool token_sent;     /* mg: append Z */
     bool stale;          /* mg: append X */
     bool won;            /* mg: append W */
@@ -77,15 +77,15 @@ struct meta_reply {
 };
 
 /* The reply line with \r\n at out, which holds PROTO_META_REPLY_MAX; returns its length.
- * What each command answers: mg hit: s t c f l h O k, then Z X W; ms: O k c s, whatever the
- * status; ma done: c t O k; all else: O k. */
+ * Flags by command: mg hit: s t c f l h O k, then Z X W; ms: O k c s, for every
+ * status; successful ma: c t O k; all others: O k. */
 size_t proto_put_meta_reply(char *out, const struct request *req, const struct meta_reply *reply);
 
-/* True iff the request's q hides this answer: EN of mg, HD of ms, md and ma, VA of ma. Errors
- * are never hidden. */
+/* True iff the request's q suppresses this answer: EN of mg, HD of ms, md and ma, VA of ma. Errors
+ * are never suppressed. */
 bool proto_meta_is_hidden(const struct request *req, enum meta_status status);
 
-/* What `me` tells of an item. */
+/* What `me` reports about an item. */
 struct meta_debug {
     const char *key;
     uint32_t key_len;

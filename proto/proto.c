@@ -1,7 +1,7 @@
 /* proto/proto.c: tables, tokens, numbers and reply lines of proto/proto.h. */
 #include "proto/proto.h"
 
-/* Bytes looked at one by one before memchr is worth its call. */
+/* This many bytes are compared one by one before memchr is worth its call. */
 enum { SHORT_TOKEN_BYTES = 16 };
 
 static const struct verb_info verb_infos[VERB_COUNT] = {
@@ -208,7 +208,7 @@ bool proto_i64(const char *p, size_t len, int64_t *out)
     return true;
 }
 
-/* White space, sign, digits, and an end as the lenient numbers allow it. */
+/* White space, sign, digits, and an end as lenient numbers allow it. */
 static bool lenient_number(const char *p, size_t len, bool *negative, uint64_t *magnitude)
 {
     const char *end = p + len;

@@ -3,13 +3,13 @@
  * bytes out; no state, no allocation, no settings, no sockets. Any thread, no locks,
  * nothing sleeps.
  *
- * Who parses: proto/text.h (a whole line) calls proto/meta.h (the m? commands), proto/bin.h
- * reads packets; all fill struct request. What a command does is decided elsewhere
- * (command/command.c).
+ * Parsers: proto/text.h (a whole line) calls proto/meta.h (the m? commands); proto/bin.h
+ * reads packets. All fill a struct request. command/command.c decides what a command
+ * does.
  *
- * The level spoken is MEMCACHED_LEVEL. Limits: a key is 1..PROTO_KEY_MAX bytes; of a
- * line only the first PROTO_TOKENS_MAX tokens count, except for the keys of get, gets,
- * gat and gats, which are without limit and read by proto_next_key().
+ * The protocol level is MEMCACHED_LEVEL. Limits: a key has 1..PROTO_KEY_MAX bytes; only the
+ * first PROTO_TOKENS_MAX tokens of a line count, except that get, gets,
+ * gat and gats take any number of keys, read by proto_next_key().
  */
 #ifndef EXTANT_PROTO_H
 #define EXTANT_PROTO_H
@@ -17,11 +17,11 @@
 #include "base/base.h"
 
 enum {
-    PROTO_KEY_MAX = 250,          /* bytes of a key, in the form in which it was sent */
-    PROTO_TOKENS_MAX = 23,        /* tokens of a line that are looked at */
+    PROTO_KEY_MAX = 250,          /* bytes of a key, as sent */
+    PROTO_TOKENS_MAX = 23,        /* tokens of a line that are read */
     PROTO_META_TOKENS_MAX = 20,   /* tokens of a meta command, its name and key included */
     PROTO_OPAQUE_MAX = 32,        /* bytes of an opaque flag, its letter O included */
-    PROTO_LINE_MAX = 2048,        /* bytes without a newline, unless a get */
+    PROTO_LINE_MAX = 2048,        /* bytes without a newline, except in a get */
     PROTO_LEADING_SPACES_MAX = 100, /* spaces before such a get */
     PROTO_VALUE_MAX = INT32_MAX - 2, /* bytes of a value, without its \r\n */
     PROTO_AUTH_MAX = 16384,       /* bytes of "user pass" */
@@ -47,14 +47,14 @@ enum verb_flag {
     VF_NOREPLY = 1 << 2,    /* "noreply" as the last token silences it */
     VF_RETURN_CAS = 1 << 3, /* VALUE lines carry the cas */
     VF_TOUCH = 1 << 4,      /* sets a new exptime while it reads */
-    VF_LATE = 1 << 5,       /* found also after leading spaces, as memcached finds it */
+    VF_LATE = 1 << 5,       /* accepted also after leading spaces, as in memcached */
     VF_DEBUG = 1 << 6,      /* known to debug builds only */
-    VF_DROP_OLD = 1 << 7,   /* refused for size or memory: the old value goes all the same */
-    VF_NO_LOGIN = 1 << 8,   /* may be asked of a session that has not logged in, by -S */
+    VF_DROP_OLD = 1 << 7,   /* if refused for size or memory, the old value goes too */
+    VF_NO_LOGIN = 1 << 8,   /* allowed before log-in with -S */
 };
 
-/* The one list of commands; the frequent ones first. "min" counts the tokens that must
- * be there, the name included. */
+/* The one list of commands; the frequent ones first. "min" is the number of tokens that are
+ * required, including the name. */
 #define VERB_STORE (VF_VALUE | VF_NOREPLY)
 #define VERB_LATE (VF_LATE | VF_NOREPLY)
 /*    name                 word              min class         flags */
@@ -95,7 +95,7 @@ enum verb_flag {
     X(VERB_DEBUGTIME,      "debugtime",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
     X(VERB_DEBUGITEM,      "debugitem",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
     X(VERB_MISBEHAVE,      "misbehave",      1, CLASS_ADMIN,   VERB_LATE | VF_DEBUG)               \
-    /* without a word: known to the binary protocol alone */                                       \
+    /* without a word: only in the binary protocol */                                       \
     X(VERB_SASL_MECHS,     "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
     X(VERB_SASL_AUTH,      "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
     X(VERB_SASL_STEP,      "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
@@ -119,8 +119,8 @@ struct verb_info {
 /* The table's row; verb < VERB_COUNT. */
 const struct verb_info *verb_info(enum verb verb);
 
-/* The command named by these bytes, or VERB_UNKNOWN. Debug commands are unknown to
- * release builds. */
+/* The command named by these bytes, or VERB_UNKNOWN. Release builds don't know debug
+ * commands. */
 enum verb verb_find(const char *word, size_t len);
 
 /* ---- fixed replies ---- */
@@ -144,7 +144,7 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_ERROR, "ERROR")                                                                        \
     X(REPLY_TOO_MANY_CONNS, "ERROR Too many open connections")                                     \
     X(REPLY_BAD_FORMAT, "CLIENT_ERROR bad command line format")                                    \
-    /* a too long key in a get: memcached ends this line twice */                                  \
+    /* the key of a get is too long: memcached ends this line twice */                                  \
     X(REPLY_GET_BAD_FORMAT, "CLIENT_ERROR bad command line format\r\n")                            \
     X(REPLY_BAD_LINE, "CLIENT_ERROR bad command line")                                             \
     X(REPLY_BAD_CHUNK, "CLIENT_ERROR bad data chunk")                                              \
@@ -232,32 +232,32 @@ struct proto_token {
     uint32_t len;
 };
 
-/* Where the next key of a get is looked for. */
+/* Where to look for the next key of a get. */
 struct key_cursor {
     const char *next, *end;
-    bool whole; /* it is one key, whatever its bytes */
+    bool whole; /* all of it is one key, with any bytes */
 };
 
-/* How the request came, and so how its answer is to be formed. */
+/* The protocol of the request, and so of its answer. */
 enum proto_dialect { DIALECT_CLASSIC, DIALECT_META, DIALECT_BINARY, DIALECT_COUNT };
 
-/* What a binary answer repeats of its request. */
+/* The parts of its request that a binary answer repeats. */
 struct bin_args {
-    uint32_t opaque; /* as it came */
+    uint32_t opaque; /* as received */
     uint8_t opcode;
 };
 
 /* Flag c of a meta command as a bit; c is 'A'..'z'. */
 #define META_FLAG(c) ((uint64_t)1 << ((c) - 'A'))
 
-/* What only meta commands have. Without PARSE_OK only `flags` is set (to 0). */
+/* Fields of meta commands only. Without PARSE_OK only `flags` is set (to 0). */
 struct meta_args {
-    uint64_t flags;      /* META_FLAG of each flag given, whatever the command */
+    uint64_t flags;      /* META_FLAG of each given flag, in any command */
     uint64_t cas_new;    /* E: the cas to give the item */
     uint64_t initial;    /* J */
     int32_t vivify_ttl;  /* N, as given */
     int32_t recache_ttl; /* R, as given */
-    /* memcached runs through the flags in their order, so that it matters whether a TTL is shown or
+    /* memcached applies flags in their order, so it matters whether a TTL is shown or
      * compared before or after it is set. */
     uint64_t flags_before_t;      /* those given before t */
     bool touch_before_recache;    /* T came before R */
@@ -271,19 +271,19 @@ struct meta_args {
 
 /* One parsed line or packet. Pointers lead into it, except a base64 key: that is in key_buf,
  * so a copy of the struct must be given its own key pointer (proto_request_copy).
- * Fields that a command doesn't have are 0, but tokens[] beyond token_count, meta beyond
+ * Fields that a command doesn't have are 0, except tokens[] beyond token_count, meta beyond
  * meta.flags and key_buf, which are not written. */
 struct request {
     enum verb verb;
-    enum reply error;          /* PARSE_ERROR: what to answer, unless noreply */
-    enum reply deferred_error; /* PARSE_OK: what to answer if the command is allowed at all */
+    enum reply error;          /* PARSE_ERROR: the answer, unless noreply */
+    enum reply deferred_error; /* PARSE_OK: the answer, if the command is allowed at all */
     bool noreply;              /* "noreply" was given, or the command is a quiet one of the binary
                                   protocol; a meta command's q is META_FLAG('q') */
     uint8_t dialect;           /* enum proto_dialect */
     uint8_t value_end_bytes;   /* VF_VALUE: what follows the value, 2 for \r\n, or 0 */
     bool close_after;          /* PARSE_ERROR: the answer is the last one */
     bool without_value;        /* a get or gat that only touches */
-    bool with_cas;             /* a store that is to compare cas, whatever its verb */
+    bool with_cas;             /* a store with any verb that compares cas */
     bool makes_number;         /* incr, decr: a missing number becomes `initial`, expiring at exptime */
     bool key_is_binary;        /* the key came as base64; a reply that names it says so too */
     uint8_t token_count;
@@ -315,21 +315,21 @@ static inline bool meta_has(const struct request *req, char flag)
 /* ---- tokens ---- */
 
 /* Next key of a get line: 1 and the key, 0 at the end, or -1 if the key is too long: then
- * the whole reply is to be REPLY_GET_BAD_FORMAT, whatever was found before it. */
+ * the whole reply is REPLY_GET_BAD_FORMAT, even if earlier keys were found. */
 int proto_next_key(struct key_cursor *cursor, const char **key, uint32_t *len);
 
-/* Splits [p, end) at spaces; returns how many tokens there are, at most max: what comes
- * after the max-th is not looked at. */
+/* Splits [p, end) at spaces; returns their number, at most max; it ignores
+ * the rest of the line. */
 unsigned proto_tokenize(const char *p, const char *end, struct proto_token *tokens, unsigned max);
 
 /* True iff token i is there and is exactly this word. */
 bool proto_token_is(const struct request *req, unsigned i, const char *word);
 
 /* True iff token i is there and the word begins with it: memcached takes `stats s` for
- * `stats settings`. Ask in memcached's order, the first that matches wins. */
+ * `stats settings`. Call it in memcached's order; the first match wins. */
 bool proto_token_abbreviates(const struct request *req, unsigned i, const char *word);
 
-/* Token i as a number; false if it isn't there or not as proto_u32() etc. want it. */
+/* Token i as a number; false if it isn't there or proto_u32() etc. reject it. */
 bool proto_token_u32(const struct request *req, unsigned i, uint32_t *out);
 bool proto_token_i32(const struct request *req, unsigned i, int32_t *out);
 bool proto_token_i64(const struct request *req, unsigned i, int64_t *out);
@@ -358,18 +358,18 @@ bool proto_lenient_i32(const char *p, size_t len, int32_t *out);
 size_t proto_put_u64(char *out, uint64_t v);
 
 /* `VALUE key flags bytes[ cas]\r\n` at out, which holds PROTO_VALUE_HEADER_MAX; with_cas
- * as gets and gats want it. key_len <= PROTO_KEY_MAX. Returns the length. */
+ * for gets and gats. key_len <= PROTO_KEY_MAX. Returns the length. */
 size_t proto_put_value_header(char *out, const char *key, size_t key_len, uint32_t client_flags,
                               uint32_t value_bytes, bool with_cas, uint64_t cas);
 
-/* The key as logs and dumps write it: %XX for all but letters, digits and -._~ ; out holds
+/* The key as logs and dumps write it: %XX for all bytes except letters, digits and -._~ ; out holds
  * 3 * key_len. Returns the length. */
 size_t proto_put_uri(char *out, const char *key, size_t key_len);
 
 /* True iff a line could name this key: it holds no space and no line end. */
 bool proto_key_is_word(const char *key, size_t key_len);
-/* The key as lists that were made for text show it: as it is if no byte of it is a space or a control
- * character, else as proto_put_uri() writes it. out holds 3 * key_len. Returns the length. */
+/* The key as text lists show it: unchanged if it has no space and no control
+ * character, otherwise as proto_put_uri() writes it. out holds 3 * key_len. Returns the length. */
 size_t proto_put_key(char *out, const char *key, size_t key_len);
 
 #endif

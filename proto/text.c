@@ -1,6 +1,6 @@
 /* proto/text.c: see proto/text.h. A line is split once; classic commands are read here, meta
- * commands by proto/meta.c; administrative ones keep their tokens for the command layer,
- * which knows what is allowed. */
+ * commands by proto/meta.c; administrative commands keep their tokens for the command layer,
+ * which checks permissions. */
 #include "proto/text.h"
 
 #include "proto/meta.h"
@@ -108,8 +108,8 @@ static enum reply parse_classic(struct request *req, unsigned flags)
     const struct proto_token *arg = &req->tokens[2];
     switch (req->verb) {
     case VERB_DELETE:
-        /* memcached ignores what follows the key; four words are more than a typing error,
-         * and memccapable wants them refused */
+        /* memcached ignores what follows the key; but four words are more than a typing error,
+         * and memccapable expects a refusal */
         return req->token_count > 5 ? REPLY_ERROR : REPLY_NONE;
     case VERB_TOUCH:
         return proto_i32(arg->ptr, arg->len, &req->exptime) ? REPLY_NONE : REPLY_BAD_EXPTIME;
@@ -119,7 +119,7 @@ static enum reply parse_classic(struct request *req, unsigned flags)
     }
 }
 
-/* The arguments that are the same whatever the settings; the rest stays in tokens[]. */
+/* The arguments that don't depend on settings; the rest stays in tokens[]. */
 static enum reply parse_admin(struct request *req)
 {
     switch (req->verb) {
@@ -142,8 +142,8 @@ static enum reply parse_admin(struct request *req)
 }
 
 /* The command that the line begins with; *tokenised if the tokens are set. memcached looks
- * for the late commands only when nothing else fits, in a line that it has split by then: so
- * these, and no others, may follow spaces. */
+ * for the late commands only if no other fits, in a line that it has already split, so
+ * only these may follow spaces. */
 static enum verb find_verb(struct request *req, const char *line, const char *end,
                            size_t *word_len, bool *tokenised)
 {

@@ -2,26 +2,26 @@
  * between any two of its stores.
  *
  * The index decides what is there: an item lives iff a word names it, a record
- * iff a word names its place. Everything else is made anew from that, in one
+ * iff a word names its place. All other state is rebuilt from that, in one
  * walk over the index, by a few threads that take shards one by one:
  *
  *   RAM words    is it a whole item, with this key's shard and tag? Then its memory and
- *                account are taken, it has one reference (the link's), it is SHADOW if a
- *                flash word of its tag stands beside it, and its links are looked at,
- *                which are kept as they were (lru_attach_*).
+ *                account are taken, it has one reference (the link's), it is marked MAY_HIDE_FLASH
+ *                if the index has a flash word of its tag, and its links are checked
+ *                but kept (lru_attach_*).
  *   flash words  counted for their page
  *
- * A shard's items are visited in the order of their memory, not of their words:
- * so one page of memory is looked up once, and what slab_mem and lru keep about
+ * A shard's items are visited in memory order, not in the order of their words,
+ * so each page of memory is visited once, and the data of slab_mem and lru about
  * it stays in the processor's caches.
  *
- * What a word names is whole at any instant, because it is finished before the
- * word is stored and its memory is freed after the word is gone; so the checks
- * of claim fail for no kill, only for broken memory. Then the shard is walked
- * word by word and what does not hold goes, with all flash words of the tag:
- * among them could be an older value of the key.
+ * The item of a word is complete at any instant, because it is finished before the
+ * word is stored and its memory is freed after the word is cleared. So no kill
+ * makes the checks of claim fail, only damaged memory. Then the shard is walked
+ * word by word, and bad words go, with all flash words of their tag:
+ * one of these could be an older value of the key.
  *
- * Threads: one caller, nobody else in the cache; its helpers end before it
+ * Threads: one caller, with no other thread in the cache; its helpers end before it
  * returns. Locks: LOCK_COLUMN of the shard at work, LOCK_SLAB and LOCK_IO_QUEUE inside.
  */
 #include <pthread.h>
@@ -38,10 +38,10 @@
 #define BATCH_ITEMS 64
 #define BUCKETS_PER_WALK 1024
 #define THREADS_MAX 8
-#define BYTES_PER_THREAD (32 * MiB) /* of items and index: less is not worth a thread */
-#define EXPIRED_MAX 65536           /* dropped by each thread; more is left to the crawler */
+#define BYTES_PER_THREAD (32 * MiB) /* bytes of items and index: less is not worth a thread */
+#define EXPIRED_MAX 65536           /* expired items that each thread drops; the crawler drops the rest */
 #define RADIX_BITS 11
-#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
+#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
 
 struct found { /* a RAM word */
     uint64_t hash_like; /* stands for it in calls of index.h */
@@ -155,7 +155,7 @@ static void doom(struct attacher *a, uint64_t hash)
     a->doomed[a->doomed_count++] = hash;
 }
 
-/* Could this be an item, as far as its header tells? */
+/* Does its header look like an item's? */
 static bool is_plausible(struct cache *c, slab_handle h)
 {
     uint64_t offset = (uint64_t)h << c->handle_shift;
@@ -244,7 +244,7 @@ static void claim_batch(struct attacher *a, const struct found *items, unsigned 
     }
 }
 
-/* The header, and where the key may go on. */
+/* The header, and the line in which the key may continue. */
 static void prefetch_items(const struct cache *c, const struct found *items, size_t from,
                            size_t count)
 {
@@ -275,7 +275,7 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
     }
 }
 
-/* Of the words that index.h finds for the key, the first that names the item; NULL if none does. */
+/* The first of the key's words in the index that names the item; NULL if none does. */
 static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
 {
     index_slot *slots[INDEX_MATCH_MAX];
@@ -288,7 +288,7 @@ static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
     return NULL;
 }
 
-/* After all good items of the shard were claimed: is this the one word that names one of them? */
+/* After all good items of the shard were claimed: is this the only word of one of them? */
 static void visit_to_drop_misfits(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct attacher *a = ctx;
@@ -389,7 +389,7 @@ static void forget_tag(struct cache *c, uint64_t hash)
     lock_release(lock);
 }
 
-/* Flash words that go with something lost. */
+/* Drops the flash words that may be older than a lost item. */
 static void forget_doomed(struct cache *c, const struct attacher *a, unsigned count)
 {
     for (unsigned i = 0; i < count; i++)
@@ -404,7 +404,7 @@ static void unlink_expired(struct cache *c, const struct attacher *a, struct att
         uint64_t hash = item_hash(c, it);
         struct lock *lock = index_lock(c->index, hash);
         lock_take(lock);
-        bool goes = !(item_flags(it) & ITEM_MAY_HIDE_FLASH); /* else once what it may hide is compared */
+        bool goes = !(item_flags(it) & ITEM_MAY_HIDE_FLASH); /* otherwise after its check */
         if (goes)
             item_unlink(c, it, hash);
         lock_release(lock);
@@ -413,7 +413,7 @@ static void unlink_expired(struct cache *c, const struct attacher *a, struct att
     }
 }
 
-/* A flat LRU has only COLD; what another mode left elsewhere would never be found again. */
+/* A flat LRU has only COLD; items that another mode left in other lists would never be found again. */
 static void flatten(struct cache *c)
 {
     static const enum lru_segment others[] = {LRU_WARM, LRU_HOT, LRU_TEMP};
@@ -439,8 +439,8 @@ static void add_reports(struct attach_report *sum, const struct attach_report *r
     sum->shadow_items += r->shadow_items;
 }
 
-/* The cas of every item stays below what the next one gets, and the engine knows of flush_all what
- * the cache does, whatever the memory says. */
+/* Every item's cas stays below the next new one, and the engine knows the same flush_all as
+ * the cache, even if the memory says otherwise. */
 static void take_numbers(struct cache *c, const struct attacher *a, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {

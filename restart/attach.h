@@ -1,5 +1,5 @@
 /* restart/attach.h: takes over the objects of a process that ended, or was killed between any two of its
- * stores. One caller, nobody else in the cache; its helper threads end before it returns.
+ * stores. One caller, with no other thread in the cache; its helper threads end before it returns.
  */
 #ifndef EXTANT_RESTART_ATTACH_H
 #define EXTANT_RESTART_ATTACH_H
@@ -10,15 +10,16 @@
 struct attach_report {
     uint64_t ram_items, flash_objects; /* taken over */
     uint64_t expired_items;            /* RAM items dropped because their time was over */
-    uint64_t dropped_items;            /* words of RAM items that were not whole */
+    uint64_t dropped_items;            /* words of damaged RAM items */
     uint64_t dropped_objects;          /* words of flash objects whose page holds none */
     uint64_t shadow_items;             /* RAM items that may hide older values on flash */
-    uint64_t lru_pieces;               /* pieces that LRUs had to be joined from */
+    uint64_t lru_pieces;               /* number of pieces from which the LRUs were joined */
     uint64_t micros;
 };
 
-/* With options.attached: takes over what the index names. After cache_set_extstore, before anything else
- * uses the cache; ends the attach of slab_mem and of the engine. 0, or -errno: start empty instead. */
+/* With options.attached: takes over the objects of the index. Call it after cache_set_extstore, before
+ * anything else uses the cache; ends the attach of slab_mem and of the engine. 0, or -errno: start empty
+ * instead. */
 int cache_attach(struct cache *c, struct attach_report *out);
 
 #endif

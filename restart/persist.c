@@ -11,7 +11,7 @@
 #include "flash/record.h"
 #include "base/log.h"
 
-#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have given out  \
+#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have used  \
                                          */
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
@@ -21,7 +21,7 @@ enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
 
 struct persist {
     struct settings *settings;
-    char *path; /* NULL: off, and nothing to remove */
+    char *path; /* NULL: off, and there is nothing to remove */
     enum plan plan;
     bool has_head;
     struct checkpoint_head found; /* if has_head */
@@ -34,7 +34,7 @@ struct persist {
     /* the head that says RUNNING, for the flush_all hook */
     struct checkpoint_head running;
     struct cache *cache;
-    struct cache_worker *worker; /* of the thread that stops, with its counters; NULL: not made yet */
+    struct cache_worker *worker; /* of the thread that stops, with its counters; NULL: not created yet */
     struct thread_stats *worker_stats;
     _Atomic(int) flushes; /* flush_alls that the head does not know yet */
 };
@@ -56,7 +56,7 @@ static bool is_on(const struct persist *p)
 
 /* ---- what the head is compared with ---- */
 
-/* Of how the blocks are to be read, beyond their own format numbers. */
+/* The layout of the blocks, beyond their own format numbers. */
 static uint64_t layout(void)
 {
     const uint64_t parts[] = {CHECKPOINT_FORMAT, EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
@@ -90,7 +90,7 @@ static int describe_devices(const struct settings *s, struct checkpoint_head *h)
     return 0;
 }
 
-/* Why the head's content is not for this start, whatever its state; false: it is. */
+/* Why this start can't use the head's content, in any state; false: it can. */
 static bool is_misfit(const struct persist *p, char *why, size_t n)
 {
     const struct settings *s = p->settings;
@@ -127,7 +127,7 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
     return false;
 }
 
-/* Did somebody write to the flash files since? */
+/* Were the flash files written to since? */
 static bool is_outdated(const struct persist *p, char *why, size_t n)
 {
     struct checkpoint_head now = {0};
@@ -221,7 +221,7 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
 {
     if (!is_on(p))
         return 0;
-    /* Versions only grow from start to start, so that of two lives of a page the later is known. */
+    /* Versions only grow from start to start, so that they tell the later of two lives of a page. */
     opt->version_floor =
         p->has_head ? p->found.version_now + VERSION_GAP : (uint32_t)(clock_wall_us() / 1000000);
     opt->scan = p->plan == PLAN_SCAN;
@@ -238,7 +238,7 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
     return 0;
 }
 
-/* The numbers of the head; more of them if a process went on counting after it. */
+/* The counters of the head, raised if a process went on counting after it. */
 static void take_numbers(const struct persist *p, struct cache *c, uint64_t cas_gap)
 {
     struct cache_numbers n = {.hash_seed = p->found.hash_seed,
@@ -328,7 +328,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     h->version_now = ext_version_now(e);
 }
 
-/* Puts the RUNNING head in place of whatever is there. */
+/* Replaces the file by a RUNNING head. */
 static int put_running(struct persist *p)
 {
     struct checkpoint_writer *w;
@@ -336,7 +336,7 @@ static int put_running(struct persist *p)
     return rc != 0 ? rc : checkpoint_commit(w, &p->running);
 }
 
-/* In the thread of a flush_all; of several at once, one writes for all. */
+/* Runs in the thread of a flush_all; if there are several at once, one writes for all. */
 static void flush_all_happened(void *ctx)
 {
     struct persist *p = ctx;
@@ -357,7 +357,7 @@ static void flush_all_happened(void *ctx)
     } while (!atomic_compare_exchange_strong(&p->flushes, &seen, 0));
 }
 
-/* What the log tells. */
+/* The line for the log. */
 static void tell(struct persist *p, bool attached)
 {
     const struct persist_report *r = &p->report;
@@ -402,7 +402,7 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
         return not_writable(p, -errno, why, why_bytes);
     if (!S_ISREG(st.st_mode)) {
         say(why, why_bytes,
-            "ext_persist: the first ext_path must be a regular file, since the checkpoint is "
+            "ext_persist: the first ext_path must be a regular file, because the checkpoint is "
             "kept beside it; %s is none",
             p->settings->ext_files[0].path);
         return -EINVAL;
@@ -452,8 +452,8 @@ void persist_release(struct persist *p)
     p->worker_stats = NULL;
 }
 
-/* Items to flash. Those for which there was no time or room are dropped, unless -e keeps them.
- * True: the rest may be saved. */
+/* Moves items to flash. If time or room run out, the remaining ones are dropped, unless -e keeps them.
+ * True: the checkpoint may be written. */
 static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns, uint64_t *dropped)
 {
     struct cache_moved m;

@@ -1,37 +1,36 @@
 /* restart/persist.h: -o ext_persist: a cache that goes on after a reboot.
  *
  * Clean stop (persist_end): RAM items go to flash, buffers are written and the devices synced, then
- * page table, index and numbers are put into a checkpoint beside the first flash file
+ * page table, index and counters are written to a checkpoint beside the first flash file
  * (base/checkpoint.h).
  *
  * Start, before anything listens:
  *
- *   LOAD   the checkpoint is CLEAN and of these flash files as they are now: it is read back.
- *   SCAN   it isn't, ext_persist=scan, and its head still tells the hash seed: index and page table
- *          are made anew from the tables in the pages (cache_scan).
- *   EMPTY  else; the log says why, in one line.
+ *   LOAD   the checkpoint is CLEAN and belongs to these flash files as they are now: read it.
+ *   SCAN   otherwise, if ext_persist=scan and its head still has the hash seed: rebuild index and page
+ *          table from the tables in the pages (cache_scan).
+ *   EMPTY  otherwise; the log says why, in one line.
  *
  * A checkpoint is used once: before the first write to flash (persist_begin) a head in state
- * RUNNING has replaced it, synced. So after a kill or a power cut nothing old comes back, unless a
- * scan is asked for. A start with flash but without ext_persist removes a checkpoint that it finds,
- * and the flash files' times of change give away who else wrote to them.
+ * RUNNING replaces it and is synced. So after a kill or a power cut no old value comes back, unless the
+ * operator asks for a scan. A start with flash but without ext_persist removes a checkpoint that it finds,
+ * and the flash files' times of change reveal other writers.
  *
- * With -e FILE what is in memory wins, where it fits; the checkpoint is then used up all the same.
+ * With -e FILE the memory file wins if it fits; the checkpoint is used up nevertheless.
  *
- * Serving begins when all is read: nothing has to be reconciled with what clients did meanwhile.
+ * Serving begins after everything is read, so nothing has to be reconciled with clients' changes.
  *
- * What a scan may bring back, since it leaves nothing on flash: a value that was deleted; and an
- * older value of a key whose latest one is not on flash, because it was still in RAM when the power
- * went, or because its page was evicted and used again. Never: two values at once, what had
- * expired, what a flush_all covered (it is noted in the head), values of a cache that was in the
- * files before.
+ * A scan may bring back a deleted value, because a delete leaves nothing on flash; and an
+ * older value of a key whose latest one is not on flash, because it was still in RAM at the power
+ * cut, or because its page was evicted and used again. It never brings back two values of a key,
+ * expired values, values that a flush_all covered (the head notes it), or values of an earlier cache in
+ * the same files.
  *
- * Limits: the first flash file must be a regular file (beside a device node nothing lasts); its
- * file system needs room for 10 bytes an object. A stop may take PERSIST_STOP_SEC for items; what
- * is left then is dropped, and the log says so. Block devices other than the first path are known
- * by their size only.
+ * Limits: the first flash file must be a regular file (a file beside a device node doesn't last); its
+ * file system needs room for 10 bytes an object. A stop may take PERSIST_STOP_SEC for items; the rest
+ * is dropped, and the log says so. Block devices are recognised only by their size.
  *
- * Threads: one, at start and at stop; the flush_all hook any. No locks from outside.
+ * Threads: one, at start and at stop; the flush_all hook runs in any. Callers hold no locks.
  */
 #ifndef EXTANT_PERSIST_H
 #define EXTANT_PERSIST_H
@@ -47,7 +46,7 @@
 
 struct persist;
 
-/* What a start made of the checkpoint; for stats. */
+/* How the start used the checkpoint; for stats. */
 struct persist_report {
     const char *start; /* "off", "empty", "memory", "checkpoint" or "scan" */
     uint64_t generation, objects, bytes, micros;
@@ -58,37 +57,37 @@ struct persist_report {
 struct persist *persist_create(struct settings *s);
 void persist_destroy(struct persist *p); /* NULL is fine */
 
-/* Before the parts of an empty arena are made: has the clock go on in the epoch of what will be
- * taken over. */
+/* Before the parts of an empty arena are created: continues the clock in the epoch of the content to
+ * be taken over. */
 void persist_set_clock(struct persist *p);
 /* Tells the engine where its page table comes from. 0, or -EAGAIN as persist_take_over. */
 int persist_fill_options(struct persist *p, struct ext_options *opt);
-/* The parts were made with these options; fills them. 0; -EAGAIN: what was found can't be used:
- * make all parts anew and call again, the plan is another one now; -errno with why[]. */
+/* Fills the parts, which were created with these options. 0; -EAGAIN: the content can't be used;
+ * create all parts again and call again, with another plan; -errno with why[]. */
 int persist_take_over(struct persist *p, struct index *ix, struct cache *c, struct extstore *e,
                       char *why, size_t why_bytes);
-/* What was found can't be used, for this reason: the next attempt takes the next best plan. True
- * iff there was one to give up. */
+/* The content can't be used, for this reason: the next attempt takes the next best plan. True
+ * iff there was a plan to give up. */
 bool persist_give_up(struct persist *p, const char *reason);
-/* All parts are there, nothing was written to flash yet; attached: they hold what -e kept. Uses the
- * checkpoint up. 0, or -errno with why[]: don't start; an old checkpoint would stay valid, or none
+/* Uses the checkpoint up, once all parts are there and before the first write to flash; attached: they hold
+ * the content of -e. 0, or -errno with why[]: don't start; an old checkpoint would stay valid, or none
  * could ever be written. */
 int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool attached, char *why,
                   size_t why_bytes);
-/* A line for the log: what was taken over, or why not; "" without ext_persist. Until
+/* A line for the log: what was taken over, or why not; "" without ext_persist. Valid until
  * persist_destroy. */
 const char *persist_line(const struct persist *p);
 void persist_report(const struct persist *p, struct persist_report *out);
 
-/* Makes at once what the clean stop would make: before the process gives up the right to make rings. By
- * the thread that will stop it. */
+/* Creates the worker of the clean stop early, before the process drops the privilege to create rings. Call
+ * it in the thread that will stop the process. */
 void persist_prepare_end(struct persist *p);
-/* Gives it back, used or not; before the engine and the cache go. */
+/* Frees it, used or not; call it before the engine and the cache are destroyed. */
 void persist_release(struct persist *p);
 
-/* The clean stop. All other users of the parts are gone; afterwards they are only taken apart.
- * Tells in the log what it did, or why it couldn't. Waits for the devices. True: the next start finds a
- * checkpoint, of *objects. */
+/* The clean stop. All other users of the parts are gone; afterwards the parts may only be destroyed.
+ * Logs what it did, or why it couldn't. Waits for the devices. True: the next start finds a
+ * checkpoint with *objects objects. */
 bool persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e, uint64_t *objects);
 
 #endif

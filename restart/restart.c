@@ -1,5 +1,5 @@
-/* restart/restart.c: see restart/restart.h. First the sizes, then the parts in their order, then the two ways to
- * start. */
+/* restart/restart.c: see restart/restart.h. The sizes come first, then the parts in their order, then the
+ * two ways to start. */
 #include "restart/restart.h"
 
 #include <limits.h>
@@ -15,12 +15,12 @@
 #define ACCOUNTED_HEADER_BYTES ITEM_ACCOUNTED_HEADER_BYTES
 #define RESERVE_BYTES_MIN (1 * GiB)
 #define RESERVE_BYTES_ANONYMOUS (32 * GiB) /* costs nothing, and cache_memlimit may grow into it */
-#define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here a handle names 16 bytes */
+#define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here handles count 16 bytes */
 #define RESERVE_BYTES_MAX (UINT64_C(1) << 45)
-#define RUNS_BYTES (256 * MiB)  /* a run of each size there is */
+#define RUNS_BYTES (256 * MiB)  /* one run of each size */
 #define INDEX_START_SHARE 4     /* of -m that hashpower may take at once */
 
-/* What has to be the same for the content of a file to be of use; compared byte for byte. */
+/* What must be equal before the content of a file can be used; compared byte for byte. */
 struct geometry {
     uint32_t version;
     uint32_t item_header_bytes;
@@ -38,9 +38,9 @@ static_assert(sizeof(struct geometry) <= ARENA_GEOMETRY_BYTES_MAX, "fits the hea
 
 /* In the arena. */
 struct restart_root {
-    uint64_t magic; /* written last: everything was there once */
+    uint64_t magic; /* written last: all parts were complete */
     int64_t unix_epoch_sec, mono_epoch_sec;
-    uint64_t check; /* of both: all times of all objects hang on them */
+    uint64_t check; /* of both: the times of all objects depend on them */
 };
 static_assert(sizeof(struct restart_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
 
@@ -48,7 +48,7 @@ enum outcome { OPENED, UNFIT, AGAIN, FAILED };
 
 /* ---- sizes ---------------------------------------------------------------------------- */
 
-/* -m; 0 means no limit, which is what the machine has. */
+/* -m; 0 means no limit but the machine's memory. */
 static uint64_t limit_bytes(const struct settings *s)
 {
     uint64_t limit = s->maxbytes;
@@ -78,8 +78,8 @@ static uint64_t reserve_bytes_needed(const struct settings *s)
     return limit + limit / 2 + 2 * buffer_bytes(s) + 2 * RUNS_BYTES;
 }
 
-/* Room for cache_memlimit to grow, and for holes; one handle shift less where it does not cost
- * that. */
+/* Room for cache_memlimit to grow, and for holes; a smaller handle shift if that leaves enough
+ * room. */
 static uint64_t reserve_bytes_wanted(const struct settings *s)
 {
     uint64_t need = reserve_bytes_needed(s);
@@ -117,7 +117,7 @@ static struct geometry geometry_of(const struct settings *s)
         g.slab_sizes_hash = hash_numbers(g.slab_sizes_hash, (uint64_t[]){s->slab_sizes[i]}, 1);
     if (s->ext_file_count == 0)
         return g;
-    /* Whether these are the same files, the engine finds out. */
+    /* The engine checks whether these are the same files. */
     for (uint32_t i = 0; i < s->ext_file_count; i++)
         g.flash_files_hash = hash_numbers(
             g.flash_files_hash, (uint64_t[]){s->ext_files[i].bytes, s->ext_files[i].bucket}, 2);
@@ -139,9 +139,9 @@ static void say(char *why, size_t n, const char *fmt, ...)
     va_end(ap);
 }
 
-/* FILE.meta is memcached's, and so are then the items in FILE, which are of no use here; it goes, lest
- * memcached takes FILE for its own some day. One that can't be memcached's is refused as memcached
- * refuses it. 0 or -errno with why. */
+/* FILE.meta is memcached's, so the items in FILE are memcached's too and of no use here. It is removed, so
+ * that memcached doesn't take FILE for its own later. A file that can't be memcached's is refused as
+ * memcached refuses it. 0 or -errno with why. */
 static int drop_memcached_meta(const struct settings *s, char *why, size_t n)
 {
     char path[PATH_MAX];
@@ -160,7 +160,7 @@ static int drop_memcached_meta(const struct settings *s, char *why, size_t n)
     return 0;
 }
 
-/* 0 or -errno with why. *note: what the operator should know though it worked, or "". */
+/* 0 or -errno with why. *note: a remark for the operator although it worked, or "". */
 static int open_arena(const struct settings *s, struct restart *r, char *note, char *why, size_t n)
 {
     struct geometry g = geometry_of(s);
@@ -217,7 +217,7 @@ static int make_index(const struct restart_options *o, struct restart *r)
     struct index_options opt = {
         .arena = r->arena,
         .flash_bytes = max_u64(flash_bytes(s), o->index_reach_bytes),
-        .limit_bytes = reserve / 2, /* without flash items can't be more than -m holds */
+        .limit_bytes = reserve / 2, /* without flash there can't be more items than -m holds */
         .handle_bits = 64 - (unsigned)__builtin_clzll((reserve >> shift) - 1),
         .attached = r->attached,
     };
@@ -243,7 +243,7 @@ static int make_cache(struct settings *s, struct restart *r)
     return r->cache ? 0 : -errno;
 }
 
-/* -EAGAIN: what restart/persist.h found can't be used; once more, without. */
+/* -EAGAIN: the content that restart/persist.h found can't be used; try again without. */
 static int make_extstore(const struct restart_options *o, struct restart *r, struct persist *p,
                          char *why, size_t n)
 {
@@ -321,8 +321,8 @@ static enum outcome unfit(char *why, size_t n, const struct settings *s, const c
     return UNFIT;
 }
 
-/* Memory that is short now would be short for an empty start too; everything else is the content's
- * fault. */
+/* If memory is short now, it would be short for an empty start too; all other errors are the
+ * content's fault. */
 static enum outcome part_failed(const struct settings *s, const struct restart *r, int rc,
                                 const char *part, char *why, size_t n)
 {
@@ -335,14 +335,14 @@ static enum outcome part_failed(const struct settings *s, const struct restart *
     return unfit(why, n, s, what);
 }
 
-/* What follows the making of the engine: objects of an earlier process that -e does not hold. */
+/* After the engine is created: takes over objects of an earlier process that -e does not hold. */
 static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
 {
     int rc = r->attached ? 0 : persist_take_over(p, r->index, r->cache, r->ext, why, n);
     return rc != 0 ? rc : persist_begin(p, r->cache, r->ext, r->attached, why, n);
 }
 
-/* Makes all parts over an arena that is there. */
+/* Creates all parts over an existing arena. */
 static enum outcome make_parts(const struct restart_options *o, struct restart *r,
                                struct persist *p, int *error, char *why, size_t n)
 {

@@ -1,26 +1,26 @@
-/* restart/restart.h: makes the storage (arena, slab_mem, index, cache, extstore) from
- * the settings, and decides whether it starts with what an earlier process left
- * in the file of -e or empty.
+/* restart/restart.h: creates the storage (arena, slab_mem, index, cache, extstore) from
+ * the settings, and decides whether it starts empty or with the content that an earlier
+ * process left in the file of -e.
  *
  * The order, each step relying on those before it:
  *
  *   arena     the file's header fits: same format, boot, geometry
  *   clock     goes on in the epoch of the first process on this content
- *   slab      claims its runs; which chunks live is told by the index, below
+ *   slab      claims its runs; the index, below, tells which chunks are live
  *   index     claims its rows, undoes what a kill left half moved
  *   cache     hash seed, cas and flush_all from its root
  *   extstore  same devices: page table and unflushed wbufs; nothing is written or
  *             freed yet
  *   attach    (cache_attach) walks the index: live items, LRUs, objects of each
  *             page; then slab and engine free the rest, wbufs are flushed again
- *   arena     frees what nobody claimed
+ *   arena     frees unclaimed memory
  *
- * Without -e, or where it does not fit, with flash: what restart/persist.h found beside the flash files is
- * taken over. In any case persist_begin() comes last, before the first write to flash.
+ * Without -e, or if its file does not fit, a start with flash takes over what restart/persist.h found
+ * beside the flash files. In any case persist_begin() comes last, before the first write to flash.
  *
- * Whatever does not fit on the way ends in an empty start and one line that says
- * why. Only what an empty start would not cure is an error: a file in use by
- * another process, no permission, no memory, unfit flash files.
+ * Content that does not fit leads to an empty start and one line that says
+ * why. An error is only what an empty start would not help: a file in use by
+ * another process, no permission, no memory, unusable flash files.
  *
  * Threads: one, before any other uses the parts; restart_close() after all others
  * have ended. cache_attach uses threads of its own inside.
@@ -38,18 +38,18 @@
 #include "slab_mem.h"
 
 #define RESTART_LINE_BYTES 800
-/* The format of what all modules keep in a file of -e, whatever the version of the program: a build
- * takes over what one with the same number left. A change of anything that lives in the arena (roots,
- * items, index words, page table, write buffers), or of what it means, needs a new number. Where a
- * struct can change unnoticed its size is asserted beside it. Checkpoints: CHECKPOINT_FORMAT. */
+/* The format of all modules' data in a file of -e, independent of the program's version: a build
+ * takes over the content of builds with the same number. A change of anything that lives in the arena (roots,
+ * items, index words, page table, write buffers), or of its meaning, needs a new number. If a
+ * struct could change unnoticed, its size is asserted beside it. Checkpoints: CHECKPOINT_FORMAT. */
 #define RESTART_MEMORY_FORMAT 3u
 
 struct restart_options {
     struct settings *settings;             /* outlives the parts; the cache reads live values */
     struct ext_tunables *tunables;         /* of the engine, filled by the caller; outlives it */
     unsigned ring_count;                   /* threads that will read flash through a ring */
-    const struct ext_device_ops *device_ops; /* tests: see flash/device.h; else NULL */
-    uint64_t index_reach_bytes; /* tests: the index is made as for so much flash; else 0 */
+    const struct ext_device_ops *device_ops; /* tests: see flash/device.h; otherwise NULL */
+    uint64_t index_reach_bytes; /* tests: the index is made as for this much flash; otherwise 0 */
 };
 
 struct restart {
@@ -63,17 +63,17 @@ struct restart {
     struct persist *persist;        /* NULL without flash */
     bool is_saved;                  /* after restart_close() */
     uint64_t saved_objects;
-    char line[RESTART_LINE_BYTES];  /* to be logged: what was taken over, or why not; else "" */
+    char line[RESTART_LINE_BYTES];  /* for the log: what was taken over, or why not; or "" */
 };
 
-/* Makes everything in *out. clock_setup() was called. 0, or -errno and one line in why[]; *out is
- * then empty and nothing is left open. May read and write files, takes no lock from outside. */
+/* Creates everything in *out, after clock_setup(). 0, or -errno and one line in why[]; then *out is
+ * empty and nothing is left open. May read and write files; the caller holds no lock. */
 int restart_open(const struct restart_options *opt, struct restart *out, char *why,
                  size_t why_bytes);
 
-/* Takes it all apart; with flush, what is in write buffers goes to flash first, and with ext_persist
- * all else as well. With -e the content stays in the file for the next process; without, it is gone, unless
- * a checkpoint was written: then r->is_saved, and r->saved_objects is how many it names. */
+/* Destroys the parts; with flush, write buffers go to flash first, and with ext_persist
+ * the items too. With -e the content stays in the file for the next process; otherwise it is gone, unless
+ * a checkpoint was written: then r->is_saved is true and r->saved_objects its number of objects. */
 void restart_close(struct restart *r, bool flush);
 
 #endif

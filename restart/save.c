@@ -1,17 +1,17 @@
-/* restart/save.c: the cache's part of a stop and a start with a checkpoint (cache.h): items to flash
- * before it, numbers that go on after it; and, when there is none, the index made anew from what is
+/* restart/save.c: the cache's part of a stop and a start with a checkpoint (cache.h): moves items to flash
+ * before it, restores counters after it; without a checkpoint, rebuilds the index from the records
  * on flash.
  *
- * The scan meets the records of the youngest page first. A word is put in for the first record of a
- * key; when another one comes, the higher seq wins. Which key a word is of, the index does not
- * know: that is looked up in `memo`, a table of what was met lately, and if it is not there, on
- * flash. A dead record hides older ones of its key as a live one does, so it gets a word, too,
- * marked by its heat, until all is read.
+ * The scan reads the records of the youngest page first. The first record of a key gets a word;
+ * when another one follows, the higher seq wins. The index does not know the key of a word, so
+ * the scan looks it up in `memo`, a table of recent records, and if it is not there, on
+ * flash. A dead record hides older ones of its key like a live one, so it gets a word too,
+ * marked by its heat, until the scan ends.
  *
- * Once a shard of the index is full, it takes no further key: else an older value could slip in
- * where the younger one was refused.
+ * Once a shard of the index is full, it accepts no further key: otherwise an older value could be
+ * stored after the younger one was refused.
  *
- * One thread: locks are taken for the sake of the calls that want them held. */
+ * One thread; it takes locks only because the functions that it calls require them. */
 #include "restart/save.h"
 
 #include "cache_run.h"
@@ -23,12 +23,12 @@
 #include "operator/settings.h"
 
 #define WAIT_NS UINT64_C(200000)             /* for a buffer or a page */
-#define STALL_NS (UINT64_C(10) * 1000000000) /* nothing moved for so long: nothing will */
+#define STALL_NS (UINT64_C(10) * 1000000000) /* nothing moved for this long: nothing will */
 #define BUCKETS_PER_WALK 1024
 #define MEMO_SHARE 8 /* of -m, which holds no items yet */
 #define MEMO_BYTES_MAX (256 * MiB)
 #define DEAD_HEAT 1                      /* of words, while a scan runs */
-#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any; above, counting on would wrap */
+#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
 
 /* ---- numbers ---- */
 
@@ -60,7 +60,7 @@ struct mover {
     struct cache_worker *worker; /* for checks of overwritten values; NULL: no memory for one */
     struct cache_moved *out;
     uint32_t now_sec;
-    int blocked; /* what flash said to the item at which the walk has to go on */
+    int blocked; /* flash's answer to the item at which the walk must continue */
 };
 
 static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
@@ -82,7 +82,7 @@ static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     m->out->moved += m->blocked == 0;
 }
 
-/* Reclaim may wait for checks of overwritten values, which the maintenance thread does no more. */
+/* Reclaim may wait for checks of overwritten values, which the maintenance thread no longer runs. */
 static void run_checks(struct cache_worker *w)
 {
     if (!w)
@@ -92,7 +92,7 @@ static void run_checks(struct cache_worker *w)
     cache_worker_poll(w);
 }
 
-/* Lets the engine work until it may take something again. 0, or why it won't. */
+/* Lets the engine work until it may accept a record again. 0, or -errno if it won't. */
 static int wait_for_flash(const struct mover *m, int error, uint64_t deadline_ns, uint64_t stall_ns)
 {
     struct cache *c = m->cache;
@@ -118,7 +118,7 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
         m->blocked = 0;
         struct lock *lock = index_shard_lock(c->index, shard);
         lock_take(lock);
-        /* One bucket: the walk goes on behind what it has seen. */
+        /* One bucket: the walk continues after the words that it has seen. */
         more = index_walk(c->index, shard, &pos, 1, move_item, m);
         lock_release(lock);
         if (m->out->moved != moved) {
@@ -136,7 +136,7 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
     return 0;
 }
 
-/* What it reads it reads to its end. */
+/* It finishes the reads that it starts. */
 static void finish_reads(struct cache_worker *w)
 {
     while (cache_worker_parked(w) > 0) {
@@ -209,7 +209,7 @@ uint64_t cache_drop_items(struct cache *c, struct cache_worker *w)
 {
     struct cache_moved out = {0};
     struct mover m = {.cache = c, .out = &out};
-    if (w) { /* so that older values go, and nothing else of their tags */
+    if (w) { /* drops older values, and no other words of their tags */
         walk_all(c, visit_to_check, &m);
         stale_settle(w, clock_mono_ns() + STALL_NS);
         finish_reads(w);
@@ -239,7 +239,7 @@ static struct memo *memo_of(struct scanner *s, uint64_t hash)
     return &s->memo[hash & s->memo_mask];
 }
 
-/* Is the word at this place of the same key as rec, and how young is it? */
+/* Does the word at this place belong to rec's key, and what is its seq? */
 static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_place place,
                         uint64_t *seq)
 {
@@ -250,14 +250,14 @@ static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_pl
     }
     struct ext_scanned other;
     s->out->compared++;
-    *seq = UINT64_MAX; /* can't be read just now: nobody can tell, and it was there first */
+    *seq = UINT64_MAX; /* can't be read now, so its key is unknown; it was there first and stays */
     if (ext_scan_record(s->cache->ext, place, &other) != 0)
         return true;
     *seq = other.seq;
     return other.key_bytes == rec->key_bytes && memcmp(other.key, rec->key, rec->key_bytes) == 0;
 }
 
-/* The place of the word that rec's key has, with its seq. False: it has none. No lock held. */
+/* The place and seq of the word of rec's key. False: it has none. No lock held. */
 static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_place *place,
                       uint64_t *seq)
 {
@@ -311,7 +311,7 @@ static void put_record(struct scanner *s, const struct ext_scanned *rec, bool re
         return;
     }
     bool counted = ext_attach_object(c->ext, rec->place, rec->len_class);
-    ASSERT(counted); /* it was just read from a page that is there */
+    ASSERT(counted); /* it was just read from an existing page */
     *memo_of(s, rec->hash) = (struct memo){rec->hash, rec->seq, rec->place};
 }
 

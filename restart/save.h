@@ -1,43 +1,43 @@
-/* restart/save.h: the cache's part of a stop and a start with a checkpoint: items to flash before it, numbers
- * that go on after it; and, when there is none, the index from what is on flash. Nobody else uses the cache
- * meanwhile, and there is flash.
+/* restart/save.h: the cache's part of a stop and a start with a checkpoint: moves items to flash before it,
+ * restores counters after it; without a checkpoint, rebuilds the index from flash. No other thread uses the
+ * cache meanwhile, and there is flash.
  */
 #ifndef EXTANT_RESTART_SAVE_H
 #define EXTANT_RESTART_SAVE_H
 
 #include "cache.h"
 
-/* What goes on over a stop, beside index and pages. */
+/* The counters that survive a stop, beside index and pages. */
 struct cache_numbers {
     uint64_t hash_seed, cas_counter, flush_cas;
     uint32_t flush_unix, planned_unix;
 };
 void cache_numbers(const struct cache *c, struct cache_numbers *out);
-/* Before anything is stored. */
+/* Call it before anything is stored. */
 void cache_set_numbers(struct cache *c, const struct cache_numbers *n);
 
-/* Moves all items from RAM to flash, making room there as usual; what is dead goes. 0: none is left;
- * -ETIMEDOUT: the time is over (clock_mono_ns() > deadline_ns); -ENOSPC: flash gets no free page any
- * more; -EIO: no device takes writes. What is left stays as it was. Waits for the devices. The worker is
- * of this thread, nothing of it is parked, before and after; NULL: there was no memory for one. */
+/* Moves all items from RAM to flash, making room there as usual; dead items are dropped. 0: none is left;
+ * -ETIMEDOUT: the time is over (clock_mono_ns() > deadline_ns); -ENOSPC: flash gets no more free
+ * pages; -EIO: no device accepts writes. Remaining items stay as they were. Waits for the devices. The worker
+ * belongs to this thread and has no parked op, before and after; NULL: there was no memory for one. */
 struct cache_moved {
     uint64_t moved, dead, left;
 };
 int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadline_ns,
                         struct cache_moved *out);
-/* Drops the items that are left, together with the older values that they hide. How many. */
+/* Drops the remaining items, together with the older values that they hide. Returns their number. */
 uint64_t cache_drop_items(struct cache *c, struct cache_worker *w);
 
-/* Fills the empty index from the records on flash, before ext_attach_done: of each key the one with the
- * highest seq, unless it is dead. Log lines tell how far it is. 0 or -ENOMEM. */
+/* Fills the empty index from the records on flash, before ext_attach_done: of each key the record with the
+ * highest seq, unless it is dead. Log lines tell its progress. 0 or -ENOMEM. */
 struct cache_scan_report {
-    uint64_t records;   /* sound ones that were met */
+    uint64_t records;   /* intact records */
     uint64_t kept;
     uint64_t older;     /* than another of the same key */
     uint64_t dead;      /* expired or flushed */
     uint64_t foreign;   /* of an earlier cache in the same files */
     uint64_t no_room;   /* the index is full */
-    uint64_t compared;  /* reads to see which of two is younger */
+    uint64_t compared;  /* reads to find the younger of two */
 };
 int cache_scan(struct cache *c, struct cache_scan_report *out);
 #endif
