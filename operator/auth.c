@@ -12,7 +12,7 @@
 
 enum { FAILURE_SLOTS = 1024 };
 
-/* Log-ins that failed, of the peers that share the slot. */
+/* Failed log-ins of the peers that share the slot. */
 struct failures {
     uint32_t since_sec, count;
 };
@@ -149,7 +149,7 @@ int auth_reload(struct auth *a)
     return 0;
 }
 
-/* 0 iff the line is user, colon, password. Takes as long as these are, whatever the line is. */
+/* 0 iff the line is user, colon, password. Its time depends only on their lengths, not on the line. */
 static unsigned differs(const char *line, size_t len, const char *user, size_t user_bytes,
                         const char *password, size_t password_bytes)
 {
@@ -189,7 +189,7 @@ bool auth_check(struct auth *a, const char *text, size_t bytes)
 
 /* ---- failures ---- */
 
-/* The peer's slot, a new window begun if the last one is over. Ports don't count. With the lock held. */
+/* The peer's slot; begins a new window if the last one is over. Ports don't count. The lock is held. */
 static struct failures *failures_of(struct auth *a, const char *peer)
 {
     uint32_t now = clock_now_sec();

@@ -6,7 +6,7 @@ static bool is_blank(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-/* Cuts the comment and the blanks at both ends off. */
+/* Cuts off the comment and the blanks at both ends. */
 static char *cut(char *line)
 {
     for (char *p = line; *p != '\0'; p++) {

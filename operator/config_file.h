@@ -1,8 +1,8 @@
 /* operator/config_file.h: a file in the syntax of memcached.conf, cut into names and values.
  *
- * One option a line, as on the command line without quotes: `-m 512`, `-vv`, `--threads=4`; or its long
+ * One option on each line, as on the command line without quotes: `-m 512`, `-vv`, `--threads=4`; or its long
  * name alone: `threads 4`, `threads = 4`, and memcached.conf's `logfile /var/log/memcached.log`. Empty
- * lines are passed over, and what follows a # at the start of a line or after a blank.
+ * lines are skipped, and so is the rest of a line after a # at its start or after a blank.
  *
  * No state; any thread. Reads a file, so it may sleep.
  */
@@ -13,12 +13,12 @@
 
 enum { CONFIG_FILE_LINE_MAX = 4096 };
 
-/* One line that says something: name is "-m", "--threads" or "threads", value NULL if there is none. Both
- * are the caller's to change until it returns; line counts from 1. What it returns other than 0 ends the
+/* One line with an option: name is "-m", "--threads" or "threads", value NULL if there is none. The callback
+ * may change both until it returns; line counts from 1. A result other than 0 ends the
  * reading. */
 typedef int (*config_line_fn)(void *ctx, unsigned line, char *name, char *value);
 
-/* 0, what fn returned, or -errno if the file can't be read; -E2BIG: a line is longer than
+/* 0, the result of fn, or -errno if the file can't be read; -E2BIG: a line is longer than
  * CONFIG_FILE_LINE_MAX. */
 int config_file_read(const char *path, config_line_fn fn, void *ctx);
 

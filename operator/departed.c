@@ -1,4 +1,4 @@
-/* operator/departed.c: see operator/departed.h. An entry stands in one of WAYS neighbouring places. */
+/* operator/departed.c: see operator/departed.h. An entry is in one of WAYS neighbouring places. */
 #include "operator/departed.h"
 
 enum { WAYS = 4 };
@@ -29,7 +29,7 @@ uint64_t departed_bytes(const struct departed *d)
     return d ? sizeof(*d) + (d->mask + 1) * sizeof(d->entries[0]) : 0;
 }
 
-/* What stands for the hash beside the place that it is found at. */
+/* The bits of the hash that its place doesn't imply. */
 static uint32_t tag_of(uint64_t hash)
 {
     return (uint32_t)(hash >> 32) & ~UINT32_C(15);

@@ -1,9 +1,9 @@
-/* operator/departed.h: why keys went that were in the cache, as far as it is remembered.
+/* operator/departed.h: remembers why keys left the cache, as long as its table has room.
  *
- * A table of 4 bytes an entry, found by the key's hash: 28 bits of it and the reason. A key that goes
- * takes the place of another one that went earlier, so a miss can say why the key is not there if it
- * went among the last ones; what is not found was never stored, or went too long ago. A wrong match is
- * one in 2^26. The table dies with the process.
+ * A table of 4 bytes an entry, found by the key's hash: 28 bits of it and the reason. A key that
+ * leaves takes the place of one that left earlier. So a miss can say why a key is gone if it
+ * left recently; a key that is not found was never stored, or left too long ago. One match in 2^26
+ * is wrong. The table dies with the process.
  *
  * Any thread: entries are single atomic words, written and read relaxed. No locks, never sleeps.
  */
@@ -13,7 +13,7 @@
 #include "base/base.h"
 
 /* Why a get misses: each miss counts under one of these, so they add up to get_misses. The first has
- * no entry in the table, and the last two are no departures.
+ * no entry in the table, and the last two are not departures.
  * name, what it counts */
 #define MISS_TABLE(X)                                                                              \
     X(never_stored, "misses of keys that were never stored, or went too long ago to be known")     \
@@ -45,9 +45,9 @@ struct departed *departed_create(uint64_t bytes_max);
 void departed_destroy(struct departed *d);
 uint64_t departed_bytes(const struct departed *d);
 
-/* The key of this hash went. d may be NULL. */
+/* Notes that the key of this hash left. d may be NULL. */
 void departed_note(struct departed *d, uint64_t hash, enum miss_reason reason);
-/* Why it went; MISS_never_stored if nothing is known. */
+/* Why it left; MISS_never_stored if the table doesn't know. */
 enum miss_reason departed_find(const struct departed *d, uint64_t hash);
 
 const char *miss_reason_name(enum miss_reason reason);

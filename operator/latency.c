@@ -8,8 +8,8 @@ void latency_turn_received(struct latency *l)
     l->began_ns = clock_mono_ns();
 }
 
-/* After a turn with so many commands: which turn to measure next. The next one while turns are rare, else
- * by chance, fewer of those that do little, so that measuring costs the same part of either. */
+/* Chooses the next turn to measure after a turn with this many commands: the next one while turns are rare,
+ * otherwise at random, less often if turns do little, so that measuring always costs the same share. */
 static uint32_t draw_gap(struct latency *l, uint64_t now_ns, uint32_t commands)
 {
     uint64_t turn_ns = (now_ns - l->before_ns) / max_u64(l->stands_for, 1);

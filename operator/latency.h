@@ -1,11 +1,10 @@
-/* operator/latency.h: how long requests take inside the server, by tier and command.
+/* operator/latency.h: the time that requests spend in the server, by tier and command.
  *
- * What is answered from memory is measured by turns of the worker's loop: from the moment at which the
- * first of the turn's requests is received to the one at which the kernel has the replies, which go
- * out together. A clock costs more than a look-up, so under load one turn in LATENCY_GAP (in fewer, if
- * turns have many commands), drawn by chance, is measured and stands for those between; a worker with less than LATENCY_QUIET turns a second
- * measures all of them. What waited for flash is measured each time, from the start of the wait to
- * its end.
+ * Answers from memory are measured by turns of the worker's loop: from receiving the first of the turn's
+ * requests until the kernel has the replies, which go out together. A clock costs more than a look-up, so
+ * under load one turn in LATENCY_GAP (in fewer, if turns have many commands), chosen at random, is measured
+ * and stands for the others; a worker with fewer than LATENCY_QUIET turns a second measures all of them.
+ * Waits for flash are measured each time, from start to end.
  *
  * One struct latency for each worker, in its thread_stats: zeroed, written by its thread only, read
  * by any (the cells are histograms). No locks, never sleeps.
@@ -47,14 +46,14 @@ struct latency {
     /* the owner's */
     bool measuring;    /* this turn */
     uint32_t skip;     /* turns until the next one that is measured */
-    uint32_t stands_for; /* turns that this one stands for */
+    uint32_t stands_for; /* number of turns that this one stands for */
     uint32_t random;
-    uint64_t began_ns; /* of the turn that is measured; 0: nothing was received yet */
+    uint64_t began_ns; /* of the turn that is measured; 0: nothing received yet */
     uint64_t before_ns; /* of the one measured before */
     uint32_t counts[LATENCY_TIERS][LATENCY_COMMANDS]; /* in this turn */
 };
 
-/* A turn begins, before its wait; it has received something; all its replies are sent. */
+/* The turn begins, before its wait; it has received its first request; all its replies are sent. */
 static inline void latency_turn(struct latency *l)
 {
     if (likely(l->skip > 0))
@@ -81,7 +80,7 @@ static inline void latency_count(struct latency *l, enum latency_tier tier, enum
     if (unlikely(l->measuring))
         l->counts[tier][command]++;
 }
-/* One that waited for flash was answered. */
+/* A command that waited for flash was answered. */
 static inline void latency_waited(struct latency *l, enum latency_command command, uint64_t ns)
 {
     histogram_add(&l->cells[LATENCY_FLASH][command], ns, 1);

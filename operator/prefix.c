@@ -20,7 +20,7 @@ struct prefix {
 struct prefixes {
     /* const */
     char delimiter;
-    uint64_t seed; /* drawn, so that no client can aim prefixes at one chain */
+    uint64_t seed; /* random, so that no client can aim prefixes at one chain */
     struct lock lock; /* LOCK_STATS */
     /* under lock */
     struct prefix *chains[CHAIN_COUNT];
@@ -68,8 +68,8 @@ void prefixes_clear(struct prefixes *p)
     }
 }
 
-/* The entry of the key's prefix, made if need be; NULL if it has none or there is no room.
- * Called with the lock held. */
+/* The entry of the key's prefix, created if necessary; NULL if it has none or there is no room.
+ * The lock is held. */
 static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t key_len)
 {
     lock_assert_held(&p->lock);

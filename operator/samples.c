@@ -4,7 +4,7 @@
 #include "base/hash.h"
 #include "base/lock.h"
 
-enum { SAMPLE_GAP = 8 }; /* of the gets of a busy turn one in so many is noted, on average */
+enum { SAMPLE_GAP = 8 }; /* one in this many gets of a busy turn is noted, on average */
 
 struct samples {
     struct lock lock;

@@ -1,5 +1,5 @@
-/* operator/settings.c: see operator/settings.h. Three tables here: flags, suboptions of -o, and what this build
- * does not support; the settings themselves are the table in operator/settings.h. */
+/* operator/settings.c: see operator/settings.h. It has three tables: flags, suboptions of -o, and options
+ * that this build does not support; the settings themselves are the table in operator/settings.h. */
 #include "operator/settings.h"
 
 #include "operator/config_file.h"
@@ -236,7 +236,7 @@ struct parser {
     struct settings *s;
     FILE *out, *err;
     const char *program;
-    const char *ext_word; /* a suboption that means nothing without flash; NULL: none was given */
+    const char *ext_word; /* a suboption that has no meaning without flash; NULL: none was given */
     const char *file; /* being read, and the line in it; NULL: the command line */
     unsigned line;
     bool protocol_given, tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
@@ -244,8 +244,8 @@ struct parser {
     char *slab_sizes; /* as given; owned by the parser */
 };
 
-/* Prints one line (or memcached's two) to err, after the file and line that it is about, if any, and
- * returns the exit code: of a wrong file, or of a wrong command line. */
+/* Prints one line (or memcached's two) to err, preceded by the file and line with the error, if any, and
+ * returns the exit code of a wrong file or a wrong command line. */
 static int refuse(struct parser *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static int refuse(struct parser *p, const char *fmt, ...)
 {
@@ -269,7 +269,7 @@ static int no_memory(struct parser *p)
 
 enum { WORD_MAX = 40 };
 
-/* How many letters differ, are missing, too many, or changed places. */
+/* The number of letters that differ, are missing, extra or swapped. */
 static unsigned distance(const char *a, const char *b)
 {
     unsigned rows[3][WORD_MAX + 1];
@@ -294,8 +294,8 @@ static unsigned distance(const char *a, const char *b)
 
 /* The best of several candidates so far. */
 struct guess {
-    const char *word; /* as it was given */
-    const char *best; /* NULL: nothing is near */
+    const char *word; /* as given */
+    const char *best; /* NULL: none is similar */
     unsigned distance;
 };
 
@@ -322,8 +322,8 @@ static int take_text(struct parser *p, size_t id, const char *text)
     return put_text(p->s, &table[id], text) ? SETTINGS_GO_ON : no_memory(p);
 }
 
-/* What memcached has and this build doesn't: refused with the reason. An entry goes when its
- * feature comes. flag, suboption, reason */
+/* Options of memcached that this build lacks: refused with the reason. Remove an entry when its
+ * feature is added. flag, suboption, reason */
 #ifdef EXTANT_DEBUG
 #define UNSUPPORTED_IN_RELEASE(X)
 #else
@@ -350,7 +350,7 @@ static const struct {
     {-1, NULL, NULL}, /* there may be none */
 };
 
-/* The reason why this is not supported, or NULL. */
+/* Why this is not supported, or NULL. */
 static const char *why_no_flag(int flag)
 {
     for (size_t i = 0; i < ARRAY_COUNT(unsupported); i++) {
@@ -371,7 +371,7 @@ static const char *why_no_suboption(const char *name)
 
 /* ---- suboptions of -o ---- */
 
-/* Those that are not one number or one switch; value is NULL if there was none. */
+/* Parsers of suboptions that are neither a number nor a switch; value is NULL if none was given. */
 static int sub_hash_algorithm(struct parser *p, const char *value)
 {
     static const char *const known[] = {"jenkins", "murmur3", "xxh3"};
@@ -422,7 +422,7 @@ static int sub_ssl_ca_cert(struct parser *p, const char *value)
     return sub_text(p, value, "ssl_ca_cert", ID_ssl_ca_cert);
 }
 
-/* 0 to 3, shown as the bits that the library has for it. */
+/* 0 to 3, shown as the library's bits. */
 static int sub_ssl_verify_mode(struct parser *p, const char *value)
 {
     static const uint32_t bits[] = {0, 1, 3, 7};
@@ -519,7 +519,7 @@ static int sub_modern(struct parser *p, const char *value)
     return SETTINGS_GO_ON;
 }
 
-/* What memcached 1.4 did. */
+/* As memcached 1.4 did. */
 static int sub_no_modern(struct parser *p, const char *value)
 {
     (void)value;
@@ -568,16 +568,16 @@ enum sub_kind {
     SUB_OPTIONAL, /* the same; 1 if there is no value */
     SUB_REAL,
     SUB_OWN, /* its own function; with or without a value */
-    SUB_DEAD /* accepted, has no meaning any more; any value */
+    SUB_DEAD /* accepted with any value, no longer has a meaning */
 };
 
 struct suboption {
     const char *name;
     enum sub_kind kind;
-    int id; /* of the setting; -1 if there is not one of its own */
+    int id; /* of the setting; -1 if it has none */
     uint64_t scale;
     int (*own)(struct parser *, const char *);
-    const char *missing, *bad, *range; /* what memcached says; NULL: in the usual words */
+    const char *missing, *bad, *range; /* memcached's words; NULL: the usual ones */
     const char *help;                  /* NULL: the setting's; "": not in the help */
 };
 
@@ -690,7 +690,7 @@ static const struct suboption suboptions[] = {
 };
 /* clang-format on */
 
-/* One file: PATH:SIZE[:BUCKET]. The last colons count, so a path may have some. */
+/* One file: PATH:SIZE[:BUCKET]. The last colons count, so the path may contain some. */
 static int sub_ext_path(struct parser *p, const char *value)
 {
     struct settings *s = p->s;
@@ -778,7 +778,7 @@ static int sub_http(struct parser *p, const char *value)
     return take_text(p, ID_http, text);
 }
 
-/* Says why a number is out of range, in memcached's words if there are any. */
+/* Refuses a number that is out of range, in memcached's words if it has any. */
 static int refuse_range(struct parser *p, const struct suboption *o, double v)
 {
     const struct setting *row = &table[o->id];
@@ -836,7 +836,7 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
     return SETTINGS_GO_ON;
 }
 
-/* NAME or NAME=VALUE that is not in the table, in memcached's words and with what was meant. */
+/* Refuses a NAME or NAME=VALUE that is not in the table, in memcached's words, with a suggestion. */
 static int refuse_suboption(struct parser *p, const char *name, const char *value)
 {
     struct guess g = {.word = name};
@@ -888,7 +888,7 @@ static int take_suboption(struct parser *p, char *name)
     return 1;
 }
 
-/* The list may be empty, and may end in a comma; charts give both. */
+/* The list may be empty, and may end in a comma; charts do both. */
 static int take_suboptions(struct parser *p, const char *list)
 {
     char *copy = strdup(list), *rest = copy, *part;
@@ -957,8 +957,8 @@ static const struct flag {
 #undef X
 };
 
-/* Options of ours, with long names only, which have to be spelt out: so memcached's can be abbreviated as
- * ever. name, argument, help */
+/* Our own options. They have only long names, which can't be abbreviated, so abbreviations of memcached's
+ * stay valid. name, argument, help */
 #define OWN_OPTION_TABLE(X)                                                                        \
     X(CONFIG, "config", "<file>",                                                                  \
       "read options from a file first, one a line, as memcached.conf has them; repeatable")        \
@@ -1003,8 +1003,8 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
                 scale > 1 || *row->unit == '\0' ? "" : " ", scale > 1 ? "" : row->unit);
 }
 
-/* Groups of the help. A flag stands in the first group that has its letter; a suboption in the first with
- * a beginning of its name. Each table ends in a group for the rest. */
+/* Groups of the help. A flag is listed in the first group that has its letter; a suboption in the first
+ * that has a prefix of its name. Each table ends in a group for the rest. */
 static const struct {
     const char *title, *letters;
 } flag_groups[] = {
@@ -1126,7 +1126,7 @@ static void print_license(FILE *out)
             EXTANT_VERSION);
 }
 
-/* A whole number for a flag; words for what memcached would not accept or would misread. */
+/* A whole number for a flag; refuses numbers that memcached would not accept or would misread. */
 static int flag_number(struct parser *p, int letter, int id, const char *text, const char *below)
 {
     const struct setting *row = &table[id];
@@ -1315,8 +1315,8 @@ static int take_value(struct parser *p, int letter, const char *arg)
     return SETTINGS_GO_ON;
 }
 
-/* Names of files are taken as they are; blanks around all else don't matter: "-m 512" may be one
- * argument, as charts have it. */
+/* File names are taken as they are; blanks around other values don't matter: "-m 512" may be one
+ * argument, as charts write it. */
 static int take_flag(struct parser *p, int letter, const char *arg)
 {
     const char *reason = why_no_flag(letter);
@@ -1355,7 +1355,7 @@ static size_t listen_tls(const char *text, enum settings_tls *tls)
     return 0;
 }
 
-/* Cuts "proto[x]:", "tag[y]:" and "notls:" and their like off the front, and keeps what they say. */
+/* Cuts prefixes such as "proto[x]:", "tag[y]:" and "notls:" off the front, and stores their meaning. */
 static char *take_listen_prefixes(char *text, struct settings_listen *to, bool *tls_given)
 {
     for (;;) {
@@ -1489,7 +1489,7 @@ static int check_slab_sizes(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
-/* Do two paths name one file? Links count when the files exist. */
+/* Do two paths lead to one file? If both exist, links are followed. */
 static bool is_same_file(const char *a, const char *b)
 {
     char *real_a = realpath(a, NULL), *real_b = realpath(b, NULL);
@@ -1515,8 +1515,8 @@ static bool is_unit_size(uint64_t bytes)
                                                     : SETTINGS_EXT_UNIT_BYTES) == 0;
 }
 
-/* Small files of default-sized pages would have next to none: memcached takes it, so pages get
- * smaller, unless their size was asked for. */
+/* Small files would have very few pages of the default size. memcached accepts such files, so pages get
+ * smaller, unless their size was given. */
 static void shrink_pages(struct parser *p)
 {
     struct settings *s = p->s;
@@ -1528,9 +1528,9 @@ static void shrink_pages(struct parser *p)
     }
 }
 
-/* A write buffer has to hold the largest item. Unless its size was asked for, it becomes as large as -I
- * needs: the next power of two, and the page with it; or the next size that divides the page, if that
- * was asked for. */
+/* A write buffer has to hold the largest item. Unless its size was given, it becomes as large as -I
+ * requires: the next power of two, and the page with it; or, if the page size was given, the next size that
+ * divides it. */
 static void grow_wbuf(struct parser *p)
 {
     struct settings *s = p->s;
@@ -1548,7 +1548,7 @@ static void grow_wbuf(struct parser *p)
         s->ext_page_size = max_u64(s->ext_page_size, bytes);
 }
 
-/* Each ext_format names the file of an ext_path, as it is written there. */
+/* Each ext_format names the file of an ext_path, spelt as there. */
 static int check_formats(struct parser *p)
 {
     struct settings *s = p->s;
@@ -1636,7 +1636,7 @@ static int check_tls(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
-/* Who logs in speaks one protocol: with -S packets, with -Y alone lines. */
+/* Log-in fixes the protocol: binary with -S, text with -Y alone. */
 static int check_log_in(struct parser *p)
 {
     struct settings *s = p->s;
@@ -1659,7 +1659,7 @@ static int check_log_in(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
-/* Everything that depends on more than one option, whatever their order. */
+/* Checks that depend on several options, in any order. */
 static int check_together(struct parser *p)
 {
     struct settings *s = p->s;
@@ -1687,7 +1687,7 @@ static int check_together(struct parser *p)
     return code;
 }
 
-/* argv[i] that getopt did not know, in memcached's words and with what was meant. */
+/* Refuses argv[i], which getopt did not know, in memcached's words, with a suggestion. */
 static int refuse_option(struct parser *p, const char *arg)
 {
     char word[WORD_MAX + 1], hint[2 * WORD_MAX];
@@ -1720,7 +1720,7 @@ static int parse_flags(struct parser *p, int argc, char **argv)
                 (struct option){flags[i].name, *flags[i].arg != '\0', NULL, flags[i].letter};
     }
     letters[n] = '\0';
-    optind = 0; /* makes getopt_long start afresh */
+    optind = 0; /* makes getopt_long start again */
     opterr = 0;
     int letter;
     while ((letter = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
@@ -1840,8 +1840,8 @@ static int read_config(struct parser *p, const char *path)
     return code;
 }
 
-/* What of OWN_OPTION_TABLE stands on the command line is taken out of it (argc and argv become what is
- * left), and the files that it names are read. */
+/* Takes the options of OWN_OPTION_TABLE out of the command line (argc and argv become the
+ * rest), and reads the files that they name. */
 static int take_own_options(struct parser *p, int *argc, char **argv)
 {
     int left = 0, code = SETTINGS_GO_ON;

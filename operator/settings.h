@@ -1,15 +1,15 @@
 /* operator/settings.h: every setting, in one table; the command line that fills it.
  *
- * settings_parse() turns arguments into a struct settings and nothing else: it
- * opens nothing but the files of --config, changes no process state but getopt's (which it resets), does
+ * settings_parse() only turns arguments into a struct settings: it
+ * opens no files except those of --config, changes no process state except getopt's (which it resets), does
  * not exit, and may be called again. Modules never see this struct: server.c
  * copies what each needs into the module's own options. What may change while
  * the server runs is read by its users from here through pointers that server.c
  * hands out, hence the atomics.
  *
- * Refusals have memcached's text and exit code where memcached refuses too; what
- * memcached misreads in silence is refused in one line that says what is wrong.
- * What this build can't do is refused as well (UNSUPPORTED_TABLE), never ignored.
+ * If memcached refuses an option, the refusal has its text and exit code; values that
+ * memcached silently misreads are refused in one line that says what is wrong.
+ * Unsupported options are refused too (UNSUPPORTED_TABLE), never ignored.
  *
  * Threads: parse and free by one thread; numbers by any.
  */
@@ -25,22 +25,22 @@ enum {
     SETTINGS_HOST_BYTES = 256,
 };
 
-/* The exit codes of the process, of sysexits.h: what the operator wrote is wrong, or the system refuses
- * what it asks for. */
+/* The exit codes of the process, from sysexits.h: for an operator's mistake, or for a refusal by the
+ * system. */
 enum {
     SETTINGS_GO_ON = -1,
     SETTINGS_EXIT_USAGE = 64,   /* on the command line */
-    SETTINGS_EXIT_NO_USER = 67, /* -u names nobody */
-    SETTINGS_EXIT_OS = 71,      /* an address, a file, memory or a limit can't be had */
+    SETTINGS_EXIT_NO_USER = 67, /* no user has the name of -u */
+    SETTINGS_EXIT_OS = 71,      /* the system refuses an address, a file, memory or a limit */
     SETTINGS_EXIT_LISTEN = 71,
     SETTINGS_EXIT_MEMORY = 71,
-    SETTINGS_EXIT_CONFIG = 78, /* in a file: of --config or -Y */
+    SETTINGS_EXIT_CONFIG = 78, /* in a file of --config or -Y */
 };
 
 #define SETTINGS_SLAB_PAGE_BYTES (1 * MiB)
 #define SETTINGS_EXT_PAGES_MAX 65535u        /* in all files together */
-#define SETTINGS_EXT_PAGES_WISH 8u           /* in all, unless ext_page_size says otherwise */
-#define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* what a place of 40 bits can name */
+#define SETTINGS_EXT_PAGES_WISH 8u           /* total, unless ext_page_size says otherwise */
+#define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* the reach of a place of 40 bits */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
 #define SETTINGS_EXT_SMALL_UNIT_BYTES (64 * KiB) /* of those below 2 MB */
 
@@ -420,7 +420,7 @@ struct settings_ext_file {
     char *path;
     uint64_t bytes; /* rounded down to whole pages by its user */
     enum settings_bucket bucket;
-    bool format; /* ext_format names it: what others have put there may be overwritten */
+    bool format; /* ext_format names it: foreign data in it may be overwritten */
 };
 
 struct settings {
@@ -442,29 +442,29 @@ struct settings {
 #define SETTINGS_PORT_ANY (-1)
 #define SETTINGS_PORT_DEFAULT (-2)
 
-/* Defaults; frees nothing that was there before. 0 or -ENOMEM. */
+/* Sets defaults; does not free earlier values. 0 or -ENOMEM. */
 int settings_init(struct settings *s);
 void settings_free(struct settings *s);
 
-/* Fills s (initialised here) from a command line, and before that from the files that --config
- * names in it (operator/config_file.h), so what may be given once is decided by the command line.
- * Returns SETTINGS_GO_ON, or the exit code of the process: 0 after -h, -i, -V, --check-config and
- * --print-config (printed to out), else refused (said to err). The caller frees s in each case. */
+/* Fills s (initialised here) from a command line, and before that from the files that --config names in it
+ * (operator/config_file.h), so the command line decides options that count once. Returns SETTINGS_GO_ON, or
+ * the exit code of the process: 0 after -h, -i, -V, --check-config and --print-config (printed to out),
+ * otherwise that of a refusal (printed to err). The caller frees s in each case. */
 int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err);
 
-/* memcached does not start as root unless told so by -u: SETTINGS_GO_ON, or the exit code
+/* As root, memcached starts only with -u: SETTINGS_GO_ON, or the exit code
  * after a line to err. */
 int settings_check_root(const struct settings *s, bool is_root, FILE *err);
 
-/* The most memory that a server with these settings takes, with all connections there and a value of the
- * largest size in the making in each thread. */
+/* The most memory that a server with these settings takes, with all connections open and a value of the
+ * largest size in progress in each thread. */
 uint64_t settings_memory_bytes(const struct settings *s);
 
 enum settings_error {
     SETTINGS_OK,
     SETTINGS_UNKNOWN,   /* no setting of that name */
     SETTINGS_NOT_LIVE,  /* can't change while running */
-    SETTINGS_MALFORMED, /* not a number, true/false or text as the setting needs it */
+    SETTINGS_MALFORMED, /* not of the setting's type: number, true/false or text */
     SETTINGS_RANGE,     /* below its min or above its max */
 };
 
@@ -472,7 +472,7 @@ enum settings_error {
  * changes. Any thread, one at a time. */
 enum settings_error settings_set(struct settings *s, const char *field, const char *value);
 
-/* The lines of `stats settings` in memcached's order; emit gets each name and value. */
+/* Passes the lines of `stats settings` to emit in memcached's order. */
 void settings_print_stats(const struct settings *s,
                           void (*emit)(void *ctx, const char *name, const char *fmt, ...)
                               PRINTF_LIKE(3, 4),

@@ -3,11 +3,11 @@
  * Each thread owns one struct thread_stats and is the only one that writes it;
  * others read it at any time with relaxed atomics, so a sum over threads may be
  * a few events behind but never torn, and no counter costs a lock or a locked
- * instruction. Figures that are not counted by threads (items, memory, flash)
- * are asked of their modules by the caller and put into a stats_snapshot.
+ * instruction. The caller reads figures that threads don't count (items, memory, flash)
+ * from their modules and puts them into a stats_snapshot.
  *
- * `stats reset` does not touch what threads own: the caller keeps the sum of
- * that moment and subtracts it from later ones.
+ * `stats reset` does not touch the threads' counters: the caller keeps the sums of
+ * that moment and subtracts them from later ones.
  *
  * No state here, no locks, never sleeps.
  */
@@ -88,7 +88,7 @@ struct thread_stats {
     _Atomic(uint64_t) lru_hits[STATS_LRU_COUNT]; /* get hits, by lru id */
     _Atomic(uint64_t) misses[MISS_REASON_COUNT]; /* together STAT_get_misses */
     struct latency latency;
-    struct samples *samples; /* of the keys asked for; NULL: nobody wants them. Const once threads run */
+    struct samples *samples; /* of requested keys; NULL: not wanted. Const once threads run */
 } CACHE_ALIGNED;
 
 /* The owner's increment: a plain load, add and store. */
@@ -110,7 +110,7 @@ static inline void stat_class_inc(struct thread_stats *t, unsigned cls, enum cla
     DEBUG_ASSERT(cls < STATS_CLASS_COUNT);
     stat_own_add(&t->classes[cls][id], 1);
 }
-/* A get that found nothing, and why. */
+/* Counts a get that found nothing, and its reason. */
 static inline void stat_miss(struct thread_stats *t, enum miss_reason why)
 {
     stat_inc(t, STAT_get_misses);
@@ -121,7 +121,7 @@ static inline void stat_lru_hit(struct thread_stats *t, uint8_t lru_id)
     stat_own_add(&t->lru_hits[lru_id], 1);
 }
 
-/* What several threads counted together. */
+/* The sums over several threads. */
 struct stats_sum {
     uint64_t counters[STAT_COUNT];
     uint64_t classes[STATS_CLASS_COUNT][CSTAT_COUNT];
@@ -129,9 +129,9 @@ struct stats_sum {
     uint64_t misses[MISS_REASON_COUNT];
 };
 
-/* Adds what the thread has counted up to now. Any thread. */
+/* Adds the thread's present counts. Any thread. */
 void stats_sum_add(struct stats_sum *sum, const struct thread_stats *t);
-/* Takes away what was there at a reset. Counters only grow, so nothing gets negative. */
+/* Subtracts the sums of a reset. Counters only grow, so no result is negative. */
 void stats_sum_subtract(struct stats_sum *sum, const struct stats_sum *base);
 
 uint64_t stats_sum_class_total(const struct stats_sum *sum, enum class_stat id);
@@ -298,7 +298,7 @@ enum stats_when {
 #define STATS_FIELD_TEXT(name) const char *name;
 #define STATS_FIELD_PERCENT(name) double name;
 
-/* What `stats` shows. Zero it, fill it, emit it. */
+/* The values of `stats`. Zero it, fill it, emit it. */
 struct stats_snapshot {
     struct stats_sum sum; /* of the worker threads */
     bool shown[SHOWN_COUNT]; /* by enum stats_when; SHOWN_ALWAYS needs no setting */
@@ -307,18 +307,18 @@ struct stats_snapshot {
 #undef X
 };
 
-/* One line: name, and the value in printf's way. */
+/* One line: name, and the value as printf formats it. */
 typedef void (*stats_emit_fn)(void *ctx, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* The lines of `stats`, in order, each through emit. */
+/* Passes the lines of `stats` to emit, in order. */
 void stats_emit_general(const struct stats_snapshot *s, stats_emit_fn emit, void *ctx);
 
-/* The lines of one class that threads count, as `stats slabs` has them: "N:get_hits" ... */
+/* The lines of a class that threads count, as in `stats slabs`: "N:get_hits" ... */
 void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn emit, void *ctx);
 
 /* ---- `stats extant` ---- */
 
-/* What no memcached has, in order; modules add their own tables after it. REAL is shown with
+/* Our own lines, in order; modules add their own tables after them. REAL is shown with
  * two decimals. kind, name, help */
 #define STATS_EXTANT_TABLE(X)                                                                      \
     X(TEXT, extant_version, "version of this server")                                              \

@@ -1,9 +1,9 @@
 /* operator/watch.c: see operator/watch.h.
  *
- * Who logs appends a record (header, line) to `staging` under LOCK_WATCH. The watch thread swaps
- * the buffer for its empty one, and works on it alone: copies each line into the ring of every
- * watcher that wants it, and sends what sockets take. Watchers belong to the thread; new ones wait
- * in `incoming` under the lock until it fetches them. */
+ * A logging thread appends a record (header, line) to `staging` under LOCK_WATCH. The watch thread swaps
+ * the buffer for its empty one and works on it alone: it copies each line into the ring of every watcher of
+ * its stream, and sends as much as the sockets accept. Watchers belong to the thread; new ones wait in
+ * `incoming` under the lock until it fetches them. */
 #include "operator/watch.h"
 
 #include <poll.h>
@@ -60,7 +60,7 @@ static struct {
     struct staging staging;
     struct watcher *incoming[WATCH_WATCHERS_MAX];
     unsigned incoming_count;
-    unsigned reserved; /* watchers there are, those incoming included */
+    unsigned reserved; /* number of watchers, including incoming ones */
     uint32_t streams_of[WATCH_WATCHERS_MAX]; /* of each slot taken, for the mask */
     /* the watch thread's */
     struct staging drained;
@@ -254,7 +254,7 @@ static void watcher_offer(struct watcher *w, const char *line, size_t len)
     add_one(&watch.watcher_sent);
 }
 
-/* Who has read all that there was is told at once what he missed, not with the next line. */
+/* A watcher that has read everything learns at once how many lines it missed, not with the next line. */
 static void watcher_send(struct watcher *w)
 {
     while (w->used > 0 || w->skipped > 0) {
@@ -273,7 +273,7 @@ static void watcher_send(struct watcher *w)
     }
 }
 
-/* What a watcher says is thrown away; that it went away is noticed. */
+/* Discards a watcher's input and notices that it went away. */
 static void watcher_listen(struct watcher *w)
 {
     char waste[512];

@@ -1,15 +1,15 @@
 /* operator/watch.h: the log that clients follow with `watch`: lines in, watchers out.
  *
- * Whoever has something to tell formats one line into a bounded staging buffer; one thread hands
- * the lines to the watchers, each with a bounded buffer of its own. A watcher that reads too
- * slowly loses lines and is told how many (`skipped=N`); nobody ever waits for it. A full staging
+ * Threads format lines into a bounded staging buffer; one thread passes
+ * them to the watchers, each with a bounded buffer of its own. A watcher that reads too
+ * slowly loses lines and is told how many (`skipped=N`); no thread ever waits for it. A full staging
  * buffer drops lines and counts them.
  *
- * There is one log in a process, so that whoever logs needs no handle. While it is not started
- * (tests of single modules), and while nobody watches a stream, logging is one load and nothing
- * happens.
+ * A process has one log, so logging needs no handle. Before the log is started
+ * (tests of single modules), and while nobody watches a stream, logging costs one load and does
+ * nothing.
  *
- * Threads: everything from any thread, but watch_start and watch_stop. Lock: LOCK_WATCH, held for
+ * Threads: any, except for watch_start and watch_stop. Lock: LOCK_WATCH, held for
  * one memcpy; never over I/O. So everything here may be called with any earlier lock held.
  */
 #ifndef EXTANT_WATCH_H
@@ -41,15 +41,15 @@ enum watch_stream {
 
 struct watch_options {
     size_t watcher_bytes; /* buffer of each watcher */
-    size_t staging_bytes; /* buffer of all who log together */
+    size_t staging_bytes; /* buffer shared by all logging threads */
 };
 
 /* Starts the thread that serves watchers. 0 or -errno. Once, before other threads log. */
 int watch_start(const struct watch_options *opt);
-/* Ends the thread, closes all watchers (their closed() is called). Nobody logs any more. */
+/* Ends the thread, closes all watchers (their closed() is called). No thread logs any more. */
 void watch_stop(void);
 
-/* One bit (1 << stream) for each stream that somebody watches. For loops that ask often. */
+/* One bit (1 << stream) for each stream that is watched. For loops that check often. */
 const _Atomic(uint32_t) *watch_mask(void);
 static inline bool watch_mask_has(const _Atomic(uint32_t) *mask, enum watch_stream stream)
 {
@@ -73,7 +73,7 @@ enum watch_fetch_status {
 #undef X
 };
 
-/* What an event tells about its item; fields that its line doesn't show are not looked at. */
+/* An event's facts about its item; fields that its line doesn't show are ignored. */
 struct watch_item {
     const char *key;
     uint8_t key_bytes;
@@ -90,7 +90,7 @@ void watch_item_store(const struct watch_item *it, const char *status, const cha
 void watch_deleted(const struct watch_item *it, const char *cmd);
 void watch_eviction(const struct watch_item *it);
 void watch_extwrite(const struct watch_item *it, unsigned bucket);
-/* reason NULL: conn_new, else conn_close. */
+/* reason NULL: conn_new, otherwise conn_close. */
 void watch_connection(const char *ip, unsigned port, const char *transport, const char *reason,
                       int fd);
 /* A line of sysevents without its prefix: "type=slab_move src=1 dst=2 state=done". */
@@ -100,10 +100,10 @@ void watch_rawcmd(const char *line, size_t len, int fd);
 
 /* ---- watchers ---- */
 
-/* Bits of streams -> a watcher on a connected, non-blocking socket, which from now on belongs to
- * this module (0) or not (-EMFILE: too many watchers; -ENOMEM; -ESHUTDOWN: not started). The
- * watcher is sent "OK\r\n" first. closed(arg) is called once, in the watch thread, after the socket
- * was closed. */
+/* Adds a watcher of these streams on a connected, non-blocking socket. 0: the socket now belongs to
+ * this module; otherwise it doesn't (-EMFILE: too many watchers; -ENOMEM; -ESHUTDOWN: not started).
+ * "OK\r\n" is sent first. closed(arg) is called once, in the watch thread, after the socket
+ * is closed. */
 int watch_add(int fd, uint32_t streams, void (*closed)(void *arg), void *arg);
 
 struct watch_info {
