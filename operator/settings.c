@@ -597,7 +597,7 @@ static const struct suboption suboptions[] = {
     OFF(no_maxconns_fast, maxconns_fast, "above the limit, stop accepting instead"),
     NUMBER(hashpower, hashpower_init, 1, "Missing numeric argument for hashpower",
            "Initial hashtable multiplier of 0 is too low", NULL),
-    OFF(no_hashexpand, hash_expand, "accepted; the index grows in steps that nobody feels"),
+    OFF(no_hashexpand, hash_expand, "accepted; the index grows in small steps"),
     ON(slab_reassign, slab_reassign),
     OFF(no_slab_reassign, slab_reassign, "pages stay in their slab class"),
     {"slab_automove", SUB_OPTIONAL, ID_slab_automove, 1, NULL, NULL, NULL,
@@ -619,7 +619,7 @@ static const struct suboption suboptions[] = {
            "lru_crawler_tocrawl takes a numeric 32bit value",
            "lru_crawler_tocrawl takes a numeric 32bit value"),
     OWN(lru_maintainer, -1, "keep the LRU in segments, in the background (default)"),
-    OWN(no_lru_maintainer, -1, "one flat LRU a class, no background thread"),
+    OWN(no_lru_maintainer, -1, "one flat LRU for each class, no background thread"),
     NUMBER(hot_lru_pct, hot_lru_pct, 1, NULL, "hot_lru_pct must be > 1 and < 80",
            "hot_lru_pct must be > 1 and < 80"),
     NUMBER(warm_lru_pct, warm_lru_pct, 1, NULL, "warm_lru_pct must be > 1 and < 80",
@@ -630,7 +630,7 @@ static const struct suboption suboptions[] = {
     NUMBER(idle_timeout, idle_timeout, 1, "Missing numeric argument for idle_timeout", NULL, NULL),
     NUMBER(watcher_logbuf_size, watcher_logbuf_size, KiB, NULL, NULL, NULL),
     NUMBER(worker_logbuf_size, worker_logbuf_size, KiB, NULL, NULL, NULL),
-    OWN(slab_sizes, -1, "sizes of the slab classes, as 100-200-400"),
+    OWN(slab_sizes, -1, "sizes of the slab classes, such as 100-200-400"),
     NUMBER(slab_chunk_max, slab_chunk_max, KiB, NULL, NULL, NULL),
     OWN(no_chunked_items, -1, "large items are not cut into chunks"),
     ON(track_sizes, track_sizes),
@@ -641,7 +641,7 @@ static const struct suboption suboptions[] = {
     OWN(modern, -1, "the defaults"),
     OWN(no_modern, -1, "flat LRU, no crawler, no page mover, no chunked items (as memcached 1.4)"),
     ON(drop_privileges, drop_privileges),
-    OFF(no_drop_privileges, drop_privileges, "any system call may be made (default)"),
+    OFF(no_drop_privileges, drop_privileges, "allow any system call (default)"),
     ON(log_privileges, log_privileges),
     ON(relaxed_privileges, relaxed_privileges),
     ON(trust_memory_file, trust_memory_file),
@@ -649,7 +649,7 @@ static const struct suboption suboptions[] = {
     OWN(http, ID_http, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
-    OWN(ext_format, -1, "FILE of an ext_path, repeatable: what others have put there is overwritten"),
+    OWN(ext_format, -1, "FILE of an ext_path, repeatable: overwrite foreign data in it"),
     BYTES(ext_page_size, ext_page_size, MiB),
     BYTES(ext_wbuf_size, ext_wbuf_size, MiB),
     NUMBER(ext_threads, ext_threads, 1, NULL, NULL, NULL),
@@ -961,11 +961,11 @@ static const struct flag {
  * stay valid. name, argument, help */
 #define OWN_OPTION_TABLE(X)                                                                        \
     X(CONFIG, "config", "<file>",                                                                  \
-      "read options from a file first, one a line, as memcached.conf has them; repeatable")        \
-    X(LOGFILE, "logfile", "<file>", "append log lines to this file; SIGHUP opens it anew")         \
+      "read options from a file first, one on each line, like memcached.conf; repeatable")         \
+    X(LOGFILE, "logfile", "<file>", "append log lines to this file; SIGHUP reopens it")            \
     X(HTTP, "http", "<[addr:]port>",                                                               \
-      "metrics, health and a status page for operators, on 127.0.0.1 unless told otherwise")       \
-    X(CHECK_CONFIG, "check-config", "", "say whether all options are right, and exit")             \
+      "metrics, health and a status page for operators, by default on 127.0.0.1")                  \
+    X(CHECK_CONFIG, "check-config", "", "say whether all options are valid, and exit")             \
     X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")
 enum own_option {
 #define X(id, name, arg, help) OWN_##id,

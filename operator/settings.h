@@ -169,7 +169,7 @@ enum settings_bucket {
       "listen(2) backlog")                                                                         \
     X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 2,                                         \
       "", FIXED, PROTOCOL,                                                                         \
-      "binding_protocol", "protocol: ascii, binary or auto (the first byte tells)")               \
+      "binding_protocol", "protocol: ascii, binary or auto (by the first byte)")                  \
     X(BOOL, auth_sasl, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_sasl",                        \
       "")                                                                                          \
     X(BOOL, auth_ascii, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_ascii",                      \
@@ -209,7 +209,7 @@ enum settings_bucket {
       "items to crawl in one run and class; 0 all")                                                \
     X(U32, tail_repair_time, 0, 10, INT32_MAX, "s", FIXED, NUMBER,                                 \
       "tail_repair_time",                                                                          \
-      "accepted and shown; no reference leaks that would have to be repaired; 0 never")            \
+      "accepted and shown, without effect: no references leak; 0 never")                           \
     X(BOOL, flush_enabled, true, 0, 1, "", FIXED, YES_NO, "flush_enabled",                         \
       "allow flush_all")                                                                           \
     X(BOOL, dump_enabled, true, 0, 1, "", FIXED, YES_NO,                                           \
@@ -237,7 +237,7 @@ enum settings_bucket {
       "short-lived items have their own LRU")                                                      \
     X(U32, temporary_ttl, 61, 0, UINT32_MAX, "s", LIVE, NUMBER,                                    \
       "temporary_ttl",                                                                             \
-      "items with no more TTL than this go to TEMP and are not evicted")                           \
+      "items with at most this TTL go to TEMP and are not evicted")                                \
     X(U32, idle_timeout, 0, 0, INT32_MAX, "s", FIXED, NUMBER,                                      \
       "idle_timeout",                                                                              \
       "close connections idle for longer; 0 never")                                                \
@@ -256,7 +256,7 @@ enum settings_bucket {
       "")                                                                                          \
     X(BOOL, drop_privileges, false, 0, 1, "", FIXED, YES_NO,                                       \
       "drop_privileges",                                                                           \
-      "only the system calls that serving needs; any other one ends the process")                  \
+      "allow only the system calls that serving needs; any other ends the process")                \
     X(U32, ext_item_size, 512, 0, GiB, "bytes", LIVE, NUMBER,                                      \
       "ext_item_size",                                                                             \
       "items of at least this size may go to flash")                                               \
@@ -268,10 +268,10 @@ enum settings_bucket {
       "items with less TTL go to pages of their own")                                              \
     X(U32, ext_recache_rate, 2000, 0, UINT32_MAX, "", LIVE, NUMBER,                                \
       "ext_recache_rate",                                                                          \
-      "one of so many eligible hits brings the item back to memory; 0 never")                      \
+      "one in this many eligible hits brings the item back to memory; 0 never")                    \
     X(U64, ext_wbuf_size, 4 * MiB, 64 * KiB, GiB, "bytes", FIXED, NUMBER,                           \
       "ext_wbuf_size",                                                                             \
-      "write buffer, given in MB, or with k; bounds -I")                                                      \
+      "write buffer, given in MB, or with k; limits -I")                                                      \
     X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX,                                        \
       "pages", LIVE, NUMBER,                                                                       \
       "ext_compact_under", "compact below this many free pages; default: 1% of all, at least 1")   \
@@ -283,7 +283,7 @@ enum settings_bucket {
       "longest pause of background threads")                                                       \
     X(REAL, ext_max_frag, 0.8, 0, 1, "", LIVE, REAL2,                                              \
       "ext_max_frag",                                                                              \
-      "compact pages that are used less than this")                                                \
+      "compact pages that are less full than this")                                                \
     X(REAL, slab_automove_freeratio, 0.01, 0, 1, "", LIVE, REAL3,                                  \
       "slab_automove_freeratio",                                                                   \
       "share of memory kept free by writing to flash")                                             \
@@ -292,7 +292,7 @@ enum settings_bucket {
       "compaction drops what was not read")                                                        \
     X(BOOL, ssl_enabled, false, 0, 1, "", FIXED, YES_NO,                                           \
       "ssl_enabled",                                                                               \
-      "TLS on every TCP port but those of -l notls:ADDRESS")                                       \
+      "TLS on every TCP port except those of -l notls:ADDRESS")                                    \
     X(TEXT, ssl_chain_cert, 0, 0, 0, "", FIXED, TEXT_NULL,                                         \
       "ssl_chain_cert",                                                                            \
       "certificate of the server and its chain, PEM file")                                         \
@@ -301,7 +301,7 @@ enum settings_bucket {
       "private key, file; default: in the file of ssl_chain_cert")                                 \
     X(U32, ssl_verify_mode, 0, 0, 7, "", FIXED, NUMBER,                                            \
       "ssl_verify_mode",                                                                           \
-      "certificate of the client: 0 none, 1 checked if it has one, 2 needed, 3 needed once")       \
+      "certificate of the client: 0 none, 1 checked if sent, 2 required, 3 required once")         \
     X(U32, ssl_keyformat, SETTINGS_KEY_PEM, 1, 2, "", FIXED, NUMBER,                               \
       "ssl_keyformat",                                                                             \
       "format of the key: 1 or PEM, 2 or DER")                                                     \
@@ -310,13 +310,13 @@ enum settings_bucket {
       "ciphers for TLS up to 1.2, as OpenSSL names them")                                          \
     X(TEXT, ssl_ca_cert, 0, 0, 0, "", FIXED, TEXT_NULL,                                            \
       "ssl_ca_cert",                                                                               \
-      "certificates that those of clients must lead to, PEM file")                                 \
+      "CA certificates for those of clients, PEM file")                                            \
     X(U32, ssl_wbuf_size, 16 * KiB, KiB, 16 * MiB, "bytes", FIXED, NUMBER,                         \
       "ssl_wbuf_size",                                                                             \
-      "the most of replies that is encrypted at once, given in KB; a record has 16")          \
+      "most bytes of replies to encrypt at once, given in KB; a record has 16")               \
     X(BOOL, ssl_session_cache, false, 0, 1, "", FIXED, YES_NO,                                     \
       "ssl_session_cache",                                                                         \
-      "clients can resume their sessions, which spares most of the handshake")                     \
+      "clients can resume their sessions and skip most of the handshake")                          \
     X(BOOL, ssl_kernel_tls, false, 0, 1, "", FIXED, YES_NO,                                        \
       "ssl_kernel_tls",                                                                            \
       "the kernel encrypts, if it has TLS (module tls)")                                           \
@@ -336,11 +336,11 @@ enum settings_bucket {
     X(TEXT, pid_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "write the process id into this file")                                                       \
     X(BOOL, log_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                    \
-      "what drop_privileges would forbid is allowed, and logged by the kernel: to try it out")     \
+      "allow what drop_privileges would forbid, and let the kernel log it: for a trial")           \
     X(BOOL, relaxed_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                \
-      "drop_privileges forbids sockets and programs, and allows what sanitizers need")                                               \
+      "drop_privileges forbids only sockets and programs, as sanitizers require")                                                    \
     X(BOOL, trust_memory_file, false, 0, 1, "", FIXED, HIDDEN, "",                                 \
-      "-e may name a link, or a file that other users own or can write to")                        \
+      "-e may be a link, or a file that other users own or can write to")                          \
     X(TEXT, log_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
       "append log lines to this file")                                                             \
     X(TEXT, username, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
@@ -354,7 +354,7 @@ enum settings_bucket {
     X(BOOL, watch_enabled, true, 0, 1, "", FIXED, HIDDEN, "",                                      \
       "allow the watch command")                                                                   \
     X(TEXT, http, 0, 0, 0, "", FIXED, HIDDEN, "",                                                  \
-      "metrics and a status page for operators: [ADDR:]PORT, of 127.0.0.1 unless told otherwise")  \
+      "metrics and a status page for operators: [ADDR:]PORT, by default on 127.0.0.1")             \
     X(TEXT, auth_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                             \
       "file of user:pass lines; clients must log in")                                              \
     X(BOOL, hash_expand, true, 0, 1, "", FIXED, HIDDEN, "",                                        \
@@ -373,33 +373,33 @@ enum settings_bucket {
       "reads an I/O thread takes at once")                                                         \
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", FIXED, HIDDEN,                             \
       "",                                                                                          \
-      "off, on: all goes to flash at a clean stop, and is back after a reboot; scan: after an\n"   \
-      "unclean one, too, from what is on flash")                                                   \
+      "off; on: a clean stop moves everything to flash, also for a reboot; scan: after an\n"       \
+      "unclean stop, also reads what is on flash")                                                 \
     X(U32, ext_io_engine, SETTINGS_ENGINE_AUTO, 0, 2, "", FIXED, HIDDEN,                           \
       "",                                                                                          \
       "auto, uring or threads: how flash is read and written")                                     \
     X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", FIXED, HIDDEN,                            \
       "",                                                                                          \
-      "bound for what is written to flash a second, with a burst of 10 s (k, m, g allowed); 0 none")            \
+      "limit on bytes written to flash per second, with bursts of 10 s (k, m, g allowed); 0 none")              \
     X(U64, ext_daily_writes, 0, 0, 1ull << 53, "bytes", FIXED, HIDDEN,                             \
       "",                                                                                          \
-      "bound for what is written to flash in any 24 hours (k, m, g, t allowed); 0 none")           \
+      "limit on bytes written to flash in any 24 hours (k, m, g, t allowed); 0 none")              \
     X(U32, ext_admission, SETTINGS_ADMISSION_LEARN, 0, 2, "", FIXED, HIDDEN,                       \
       "",                                                                                          \
-      "what is written once flash is full: all; strict: what was hit twice or came back; learn:\n" \
-      "what is as much worth as the rest")                                                         \
+      "items written once flash is full: all; strict: those hit twice or known before; learn:\n"   \
+      "those worth as much as the rest")                                                           \
     X(U32, ext_stay_pct, 33, 0, 100, "%", FIXED, HIDDEN,                                           \
       "",                                                                                          \
-      "a page of which this share was hit twice stays for another round when its turn to go comes; 0 none") \
+      "a page stays for another round if this share of it was hit twice; 0 none")                           \
     X(U32, ext_rewrite_pct, 10, 0, 100, "%", FIXED, HIDDEN,                                        \
       "",                                                                                          \
-      "of a page that goes, the hottest are written again, up to this share of it")                \
+      "rewrite the hottest objects of an evicted page, up to this share of it")                    \
     X(BOOL, ext_verify_writes, false, 0, 1, "", FIXED, HIDDEN,                                     \
       "",                                                                                          \
-      "what is written to flash is read back and compared before its buffer is given up")          \
+      "read each flash write back and compare it before its buffer is freed")                      \
     X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", FIXED, HIDDEN,                               \
       "",                                                                                          \
-      "memory for write and read buffers of flash, given in MB; default: 8 write buffers")
+      "memory for flash write and read buffers, given in MB; default: 8 write buffers")
 
 /* Fields of struct settings by type. */
 #define SETTING_C_BOOL _Atomic(bool)
