@@ -1,9 +1,8 @@
-/* cache.c: the verbs. Each verb is one function that runs under the key's
- * LOCK_COLUMN and either finishes the op or says what is missing: records to
- * read (STEP_READ), or memory (STEP_WAIT). cache_run.c gets what is missing,
- * outside the lock, and runs the verb again from the start; so a verb never
- * trusts what it saw before a read, and a get can be read down one path:
- * cache_run -> step_get -> look -> (flash) start_reads ... read_done -> step_get_read.
+/* cache.c: the verbs. cache_step() takes the key's LOCK_COLUMN, looks into the index, runs the one function of the
+ * verb and releases the lock. The verb finishes the op or says what it lacks: records to read (STEP_READ),
+ * an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT). cache_run.c gets those,
+ * and runs the verb again from the start; so a verb never trusts what it saw before, and a get is read
+ * down one path: cache_run -> cache_step -> look -> (flash) queue_reads, start_reads ... read_done -> step_get_read.
  * See items/store.h for the invariants.
  */
 #include "cache.h"
@@ -263,6 +262,37 @@ static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look
     return false;
 }
 
+/* A word that could not be read may be the key's youngest: older ones are no answer then. Who only reads leaves it;
+ * for the others it goes, once all else is known, together with what it may hide. */
+static void look_at_unreadable(struct cache *c, struct cache_op *op, struct look *l, int rank)
+{
+    bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
+    if (look_keeps_unreadable(op)) {
+        l->failed = !is_younger;
+        return;
+    }
+    if (l->unread_count > 0)
+        return;
+    forget_unreadable(c, op, (unsigned)rank);
+    l->is_sole = true;
+    if (!is_younger)
+        l->match = NULL;
+}
+
+/* A dead record counts as a dead item does, and goes; but one that may hide what can't be read stays. */
+static void look_for_death(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct cache *c = w->cache;
+    const struct ext_record *r = &l->match->rec;
+    enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
+    if (d == ITEM_ALIVE)
+        return;
+    count_death(w, op, d);
+    if (l->is_sole)
+        flash_forget(c, op->hash, l->match_slot, false);
+    l->match = NULL;
+}
+
 /* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
  * dropped. With a live RAM item no flash word is looked at. */
 static void look(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
@@ -301,17 +331,10 @@ static void look(struct cache_worker *w, struct cache_op *op, struct look *l, ui
         }
     }
     l->is_sole = unreadable_rank < 0;
-    if (l->is_sole || (l->unread_count > 0 && !look_keeps_unreadable(op)))
-        return;
-    bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > unreadable_rank;
-    if (look_keeps_unreadable(op)) {
-        l->failed = !is_younger;
-        return;
-    }
-    forget_unreadable(c, op, (unsigned)unreadable_rank);
-    l->is_sole = true;
-    if (!is_younger)
-        l->match = NULL;
+    if (!l->is_sole)
+        look_at_unreadable(c, op, l, unreadable_rank);
+    if (l->match && l->unread_count == 0)
+        look_for_death(w, op, l, now);
 }
 
 /* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
@@ -331,7 +354,7 @@ static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned le
 }
 
 /* Queues a read of every unread word: pins the pages while the lock still keeps them alive. */
-static enum step want_reads(struct cache_worker *w, struct cache_op *op, struct look *l)
+static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct look *l)
 {
     struct cache *c = w->cache;
     for (unsigned i = 0; i < l->unread_count; i++) {
@@ -408,14 +431,24 @@ static int item_store(struct cache *c, struct cache_op *op, struct look *l, stru
     return 0;
 }
 
-/* Gets an item for the op's use (op->item), outside the lock. STEP_AGAIN: it is there. */
-static enum step op_alloc(struct cache_worker *w, struct cache_op *op, const char *key, unsigned key_bytes,
-                          uint32_t value_bytes, uint32_t client_flags, uint32_t exptime_sec)
+/* Frees the item that the op allocated and does not need any more. */
+void op_item_free(struct cache *c, struct cache_op *op)
 {
+    if (!op->item)
+        return;
+    item_unref(c, op->item);
+    op->item = NULL;
+}
+
+/* Gets the item that op->need says, with no lock held. STEP_AGAIN: it is there. */
+static enum step op_alloc(struct cache_worker *w, struct cache_op *op, struct item **to)
+{
+    const struct op_need *n = &op->need;
     uint64_t max_us = atomic_load_explicit(&w->cache->settings->ext_max_sleep, memory_order_relaxed);
     bool force = !w->cache->ext ||
                  (op->wait_start_us != 0 && clock_mono_us() - op->wait_start_us >= max_us);
-    switch (item_alloc(w->cache, key, key_bytes, value_bytes, client_flags, exptime_sec, force, &op->item)) {
+    switch (item_alloc(w->cache, n->key, n->key_bytes, n->value_bytes, n->client_flags, n->exptime_sec,
+                       force, to)) {
     case 0:
         return STEP_AGAIN;
     case -EAGAIN:
@@ -427,6 +460,20 @@ static enum step op_alloc(struct cache_worker *w, struct cache_op *op, const cha
         op->status = CACHE_NO_MEMORY;
         return STEP_DONE;
     }
+}
+
+/* Says which item the verb lacks; the one that it has is of no use. cache_step() gets it, outside the lock. */
+static enum step need_item(struct cache *c, struct cache_op *op, struct op_need need)
+{
+    op_item_free(c, op);
+    op->need = need;
+    return STEP_ALLOC;
+}
+
+static struct op_need need_of(const struct cache_op *op, uint32_t value_bytes, uint32_t client_flags,
+                              uint32_t exptime_sec)
+{
+    return (struct op_need){op->key, op->key_bytes, value_bytes, client_flags, exptime_sec};
 }
 
 /* Changes an item that is not linked. */
@@ -469,41 +516,23 @@ static bool item_fits_record(const struct item *it, const struct ext_record *r)
 }
 
 /* For verbs that change an object: brings the found record to RAM, with a change if not NULL. STEP_DONE: l->it
- * is alive and in RAM (or nothing was found: l->it NULL); STEP_AGAIN: allocate first (the lock was released). */
-static enum step want_ram_changed(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
-                                  struct lock *lock, bool *unlocked, change_fn change)
+ * is in RAM, or nothing was found (l->it NULL). */
+static enum step want_ram_changed(struct cache *c, struct cache_op *op, struct look *l, change_fn change)
 {
-    struct cache *c = w->cache;
-    *unlocked = false;
     if (l->it || !l->match)
         return STEP_DONE;
     const struct ext_record *r = &l->match->rec;
-    enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
-    if (d != ITEM_ALIVE) {
-        count_death(w, op, d);
-        if (l->is_sole)
-            flash_forget(c, op->hash, l->match_slot, false);
-        l->match = NULL;
-        return STEP_DONE;
-    }
-    if (op->item && item_fits_record(op->item, r)) {
-        promote(c, op, l, change);
-        cache_count(c, CACHE_N_promotions, 1);
-        return STEP_DONE;
-    }
-    lock_release(lock);
-    *unlocked = true;
-    if (op->item) {
-        item_unref(c, op->item);
-        op->item = NULL;
-    }
-    return op_alloc(w, op, r->key, r->key_bytes, r->value_bytes, r->client_flags, 0);
+    if (!op->item || !item_fits_record(op->item, r))
+        return need_item(c, op,
+                         (struct op_need){r->key, r->key_bytes, r->value_bytes, r->client_flags, 0});
+    promote(c, op, l, change);
+    cache_count(c, CACHE_N_promotions, 1);
+    return STEP_DONE;
 }
 
-static enum step want_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
-                          struct lock *lock, bool *unlocked)
+static enum step want_ram(struct cache *c, struct cache_op *op, struct look *l)
 {
-    return want_ram_changed(w, op, l, now, lock, unlocked, NULL);
+    return want_ram_changed(c, op, l, NULL);
 }
 
 static void hold(struct cache_op *op, struct item *it)
@@ -513,54 +542,38 @@ static void hold(struct cache_op *op, struct item *it)
     op->item = it;
 }
 
-/* Frees the item that the op allocated and does not need any more. */
-void op_item_free(struct cache *c, struct cache_op *op)
-{
-    if (!op->item)
-        return;
-    item_unref(c, op->item);
-    op->item = NULL;
-}
-
 /* ---- changes of more than one field ---- */
 
 /* With -e a process may be killed between any two stores, and what it leaves is taken over. So what one
  * store can't change is changed in a copy, which then takes the item's place by one store of its word. */
 static bool changes_copies(const struct cache *c) { return c->settings->memory_file != NULL; }
 
-/* STEP_DONE: op->item is a copy of it, not linked; else it is being made and the lock was released. */
-static enum step want_copy(struct cache_worker *w, struct cache_op *op, struct item *it, struct lock *lock,
-                           bool *unlocked)
+/* STEP_DONE: op->item is a copy of it, not linked. */
+static enum step want_copy(struct cache *c, struct cache_op *op, const struct item *it)
 {
-    struct item *neu = op->item;
-    uint32_t client_flags = item_client_flags(it);
-    if (!(neu && item_flags(neu) == (item_flags(it) & (ITEM_CAS | ITEM_CFLAGS)) &&
-          neu->value_bytes == it->value_bytes)) {
-        uint32_t value_bytes = it->value_bytes;
-        lock_release(lock);
-        *unlocked = true;
-        op_item_free(w->cache, op);
-        return op_alloc(w, op, op->key, op->key_bytes, value_bytes, client_flags, 0);
-    }
-    memcpy(neu->data, it->data, item_real_bytes(it) - ITEM_HEADER_BYTES);
-    item_flag_set(neu, item_flags(it) & ~ITEM_LINKED);
-    atomic_store(&neu->exptime_sec, atomic_load(&it->exptime_sec));
-    atomic_store(&neu->time_sec, atomic_load(&it->time_sec));
+    struct item *copy = op->item;
+    if (!(copy && item_flags(copy) == (item_flags(it) & (ITEM_CAS | ITEM_CFLAGS)) &&
+          copy->value_bytes == it->value_bytes))
+        return need_item(c, op, need_of(op, it->value_bytes, item_client_flags(it), 0));
+    memcpy(copy->data, it->data, item_real_bytes(it) - ITEM_HEADER_BYTES);
+    item_flag_set(copy, item_flags(it) & ~ITEM_LINKED);
+    atomic_store(&copy->exptime_sec, atomic_load(&it->exptime_sec));
+    atomic_store(&copy->time_sec, atomic_load(&it->time_sec));
     return STEP_DONE;
 }
 
 /* The copy in op->item takes the item's place, in the LRU too; l->it is the copy then. */
 static void swap_copy(struct cache *c, struct cache_op *op, struct look *l)
 {
-    struct item *neu = op->item, *old = l->it;
+    struct item *copy = op->item, *old = l->it;
     op->item = NULL;
-    item_flag_set(neu, ITEM_LINKED);
+    item_flag_set(copy, ITEM_LINKED);
     index_replace(c->index, op->hash, l->it_slot,
-                  index_make_ram(c->index, slab_handle_of(c->slab, neu), 0, 0));
-    lru_substitute(c->lru, old, neu);
+                  index_make_ram(c->index, slab_handle_of(c->slab, copy), 0, 0));
+    lru_substitute(c->lru, old, copy);
     item_flag_clear(old, ITEM_LINKED);
     item_unref(c, old);
-    l->it = neu;
+    l->it = copy;
 }
 
 /* ---- CACHE_GET ---- */
@@ -597,8 +610,7 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
         worth_miss(w->cache);
 }
 
-static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
-                          struct lock *lock, bool *unlocked)
+static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
     if (l->tombstone && !(op->options & CACHE_F_QUIET_STATS)) {
@@ -615,12 +627,8 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
         return STEP_DONE;
     }
     struct item *it = op->item;
-    if (!(it && it->value_bytes == 0 && !(item_flags(it) & ITEM_CFLAGS))) {
-        lock_release(lock);
-        *unlocked = true;
-        op_item_free(c, op);
-        return op_alloc(w, op, op->key, op->key_bytes, 0, 0, op->vivify_exptime_sec);
-    }
+    if (!(it && it->value_bytes == 0 && !(item_flags(it) & ITEM_CFLAGS)))
+        return need_item(c, op, need_of(op, 0, 0, op->vivify_exptime_sec));
     item_set_cas(it, op->options & CACHE_F_CAS_SET ? op->cas_new : cache_next_cas(c));
     atomic_store_explicit(&it->exptime_sec, op->vivify_exptime_sec, memory_order_relaxed);
     item_flag_set(it, ITEM_TOKEN_SENT | ((op->options & CACHE_F_BINARY_KEY) ? ITEM_BINARY_KEY : 0));
@@ -759,61 +767,29 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     return STEP_DONE;
 }
 
-static enum step step_get(struct cache_worker *w, struct cache_op *op)
+static enum step step_get(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    uint32_t now = clock_now_sec();
-    if (op->read_count > 0 && op->attempts == 1 && !op->read_hidden && !(op->options & CACHE_F_VIVIFY)) {
-        enum step s = step_get_read(w, op, now);
-        if (s != STEP_AGAIN)
+    bool from_flash = !l->it;
+    if (!l->it && (l->failed || !l->match))
+        return get_miss(w, op, l, now);
+    if (!l->it && get_changes_record(op, &l->match->rec, now)) {
+        enum step s = want_ram(c, op, l);
+        if (s != STEP_DONE)
             return s;
     }
-    struct lock *lock = index_lock(c->index, op->hash);
-    struct look l;
-    enum step s;
-    bool unlocked = false;
-    lock_take(lock);
-    look(w, op, &l, now);
-    if (l.it) {
-        get_hit_item(w, op, l.it, now);
-        s = STEP_DONE;
-    } else if (l.unread_count > 0) {
-        op->read_hidden |= l.hider != NULL;
-        s = want_reads(w, op, &l);
-    } else if (l.failed) {
-        s = get_miss(w, op, &l, now, lock, &unlocked);
-    } else if (l.match && get_changes_record(op, &l.match->rec, now)) {
-        s = want_ram(w, op, &l, now, lock, &unlocked);
-        if (s == STEP_DONE && !unlocked) {
-            if (l.it) {
-                stat_inc(w->stats, STAT_get_extstore);
-                get_hit_item(w, op, l.it, now);
-            } else
-                s = get_miss(w, op, &l, now, lock, &unlocked);
-        }
-    } else if (l.match) {
-        const struct ext_record *r = &l.match->rec;
-        enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
-        if (d == ITEM_ALIVE) {
-            op_item_free(c, op);
-            view_record(c, op, l.match);
-            count_get(w, op, true, op->view.slab_class, LRU_COLD);
-            stat_inc(w->stats, STAT_get_extstore);
-            worth_hit(c, r);
-            op->status = CACHE_OK;
-            s = STEP_DONE;
-        } else {
-            count_death(w, op, d);
-            if (l.is_sole)
-                flash_forget(c, op->hash, l.match_slot, false);
-            s = get_miss(w, op, &l, now, lock, &unlocked);
-        }
-    } else {
-        s = get_miss(w, op, &l, now, lock, &unlocked);
+    if (from_flash)
+        stat_inc(w->stats, STAT_get_extstore);
+    if (l->it) {
+        get_hit_item(w, op, l->it, now);
+        return STEP_DONE;
     }
-    if (!unlocked)
-        lock_release(lock);
-    return s;
+    op_item_free(c, op);
+    view_record(c, op, l->match);
+    count_get(w, op, true, op->view.slab_class, LRU_COLD);
+    worth_hit(c, &l->match->rec);
+    op->status = CACHE_OK;
+    return STEP_DONE;
 }
 
 enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes, uint64_t hash,
@@ -874,7 +850,8 @@ void cache_prefetch_item(struct cache_worker *w, uint64_t hash)
 
 static enum step step_alloc(struct cache_worker *w, struct cache_op *op)
 {
-    enum step s = op_alloc(w, op, op->key, op->key_bytes, op->value_bytes, op->client_flags, op->exptime_sec);
+    op->need = need_of(op, op->value_bytes, op->client_flags, op->exptime_sec);
+    enum step s = op_alloc(w, op, &op->item);
     if (s == STEP_AGAIN) {
         op->value = item_value(op->item);
         op->view.slab_class = (uint8_t)lru_class(op->item->lru_id);
@@ -923,50 +900,38 @@ static enum step store_link(struct cache_worker *w, struct cache_op *op, struct 
     return STEP_DONE;
 }
 
-/* append and prepend: a new item of both values, allocated outside the lock. The suffix that the
- * client sent stays in op->item until then; the joined item needs the old value's size. */
-static enum step store_join(struct cache_worker *w, struct cache_op *op, struct lock *lock, bool *unlocked,
-                            const char *old_value, uint32_t old_bytes, uint32_t old_flags,
-                            uint32_t old_exptime, struct look *l, uint32_t now)
+/* append and prepend: a new item of both values. The part that the client sent stays in op->item until the
+ * joined item is there, which needs the old value's size. */
+static enum step store_join(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    struct item *part = op->item, *joined;
+    struct item *part = op->item, *joined = op->joined;
+    const struct ext_record *r = l->it ? NULL : &l->match->rec;
+    uint32_t old_bytes = l->it ? l->it->value_bytes : r->value_bytes;
+    uint32_t old_flags = l->it ? item_client_flags(l->it) : r->client_flags;
     uint64_t sum = (uint64_t)old_bytes + part->value_bytes;
-    /* Room is made with no lock held, for the size seen now; the caller looks again with the result in
-     * hand, so this tries the cheap way first. */
     if (sum > UINT32_MAX) {
         op->status = CACHE_TOO_LARGE;
         return STEP_DONE;
     }
-    bool fits = op->joined && op->joined->value_bytes == sum &&
-                item_client_flags(op->joined) == old_flags;
-    if (!fits) {
-        lock_release(lock);
-        *unlocked = true;
-        if (op->joined) {
-            item_unref(c, op->joined);
-            op->joined = NULL;
-        }
-        op->item = NULL;
-        enum step s = op_alloc(w, op, op->key, op->key_bytes, (uint32_t)sum, old_flags, 0);
-        joined = op->item;
-        op->item = part;
-        if (s == STEP_AGAIN)
-            op->joined = joined;
-        else if (s == STEP_DONE)
-            op->status = CACHE_NOT_STORED; /* as memcached: no memory for the joined value */
-        return s;
+    if (!(joined && joined->value_bytes == sum && item_client_flags(joined) == old_flags)) {
+        if (joined)
+            item_unref(c, joined);
+        op->joined = NULL;
+        op->need = need_of(op, (uint32_t)sum, old_flags, 0);
+        return STEP_ALLOC;
     }
-    joined = op->joined;
-    op->joined = NULL;
-    char *to = item_value(joined);
     bool append = op->mode == CACHE_APPEND;
-    memcpy(append ? to : to + part->value_bytes, old_value, old_bytes);
+    char *to = item_value(joined);
+    memcpy(append ? to : to + part->value_bytes, l->it ? item_value(l->it) : r->value, old_bytes);
     memcpy(append ? to + old_bytes : to, item_value(part), part->value_bytes);
-    atomic_store_explicit(&joined->exptime_sec, old_exptime, memory_order_relaxed);
+    atomic_store_explicit(&joined->exptime_sec,
+                          l->it ? atomic_load(&l->it->exptime_sec) : record_exptime_sec(r),
+                          memory_order_relaxed);
     op->item = joined;
+    op->joined = NULL;
     enum step s = store_link(w, op, l, now);
-    if (s == STEP_WAIT) { /* the index is full: keep both for the next try */
+    if (s == STEP_WAIT) { /* the index is full: both stay for the next try */
         op->joined = joined;
         op->item = part;
         return s;
@@ -975,97 +940,101 @@ static enum step store_join(struct cache_worker *w, struct cache_op *op, struct 
     return s;
 }
 
-static enum step step_store(struct cache_worker *w, struct cache_op *op)
+/* What the key holds now, wherever it is. */
+struct existing {
+    bool there;
+    uint64_t cas;
+    unsigned slab_class;
+};
+
+static struct existing existing_of(struct cache *c, const struct cache_op *op, const struct look *l)
 {
-    struct cache *c = w->cache;
-    uint32_t now = clock_now_sec();
-    struct lock *lock = index_lock(c->index, op->hash);
-    struct look l;
-    enum step s = STEP_DONE;
-    bool unlocked = false;
-    ASSERT(op->item);
-    lock_take(lock);
-    look(w, op, &l, now);
-    if (!l.it && l.unread_count > 0 && store_needs_facts(c, op, &l)) {
-        s = want_reads(w, op, &l);
-        lock_release(lock);
-        return s;
+    if (l->it)
+        return (struct existing){true, item_cas(l->it), lru_class(l->it->lru_id)};
+    if (!l->match)
+        return (struct existing){0};
+    const struct ext_record *r = &l->match->rec;
+    return (struct existing){true, r->cas,
+                             slab_class_of(c->slab, item_accounted_bytes_of(op->key_bytes, r->value_bytes, 0))};
+}
+
+/* An older value than the one here: it is stored, but stale; TTL and token stay. */
+static void store_as_stale(const struct cache_op *op, const struct look *l)
+{
+    unsigned flags = l->it ? item_flags(l->it) : item_flags_of(l->match->rec.item_flags);
+    uint32_t exptime = l->it ? atomic_load(&l->it->exptime_sec) : record_exptime_sec(&l->match->rec);
+    atomic_store(&op->item->exptime_sec, exptime);
+    item_flag_set(op->item, ITEM_STALE | (flags & ITEM_TOKEN_SENT));
+}
+
+static enum step store_cas(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct existing old = existing_of(w->cache, op, l);
+    if (!old.there) {
+        stat_inc(w->stats, STAT_cas_misses);
+        op->status = CACHE_NOT_FOUND;
+        return STEP_DONE;
     }
-    if (!l.it && l.match) {
-        const struct ext_record *r = &l.match->rec;
-        enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
-        if (d != ITEM_ALIVE) {
-            count_death(w, op, d);
-            flash_forget(c, op->hash, l.match_slot, false);
-            l.match = NULL;
-        }
+    bool same = old.cas == op->cas_compare && old.cas != 0;
+    if (!same && (op->options & CACHE_F_INVALIDATE) && op->cas_compare != 0 && op->cas_compare < old.cas) {
+        store_as_stale(op, l);
+        same = true;
     }
-    bool exists = l.it || l.match;
-    uint64_t old_cas = l.it ? item_cas(l.it) : l.match ? l.match->rec.cas : 0;
-    unsigned old_class = l.it ? lru_class(l.it->lru_id)
-                         : l.match
-                             ? slab_class_of(c->slab, item_accounted_bytes_of(op->key_bytes,
-                                                                              l.match->rec.value_bytes, 0))
-                             : 0;
-    if (!op->counted) {
-        stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_set_cmds);
-        op->counted = true;
-    }
-    if (store_is_cas(op)) {
-        if (!exists) {
-            stat_inc(w->stats, STAT_cas_misses);
-            op->status = CACHE_NOT_FOUND;
-        } else if (old_cas == op->cas_compare && old_cas != 0) {
-            s = store_link(w, op, &l, now);
-            if (s == STEP_DONE)
-                stat_class_inc(w->stats, old_class, CSTAT_cas_hits);
-        } else if ((op->options & CACHE_F_INVALIDATE) && op->cas_compare != 0 && op->cas_compare < old_cas) {
-            /* An older value than the one here: stored, but stale; TTL and token stay. */
-            unsigned flags = l.it ? item_flags(l.it) : item_flags_of(l.match->rec.item_flags);
-            uint32_t exptime = l.it ? atomic_load(&l.it->exptime_sec) : record_exptime_sec(&l.match->rec);
-            atomic_store(&op->item->exptime_sec, exptime);
-            item_flag_set(op->item, ITEM_STALE | (flags & ITEM_TOKEN_SENT));
-            s = store_link(w, op, &l, now);
-            if (s == STEP_DONE)
-                stat_class_inc(w->stats, old_class, CSTAT_cas_hits);
-        } else {
-            stat_class_inc(w->stats, old_class, CSTAT_cas_badval);
-            op->status = CACHE_EXISTS;
-        }
-    } else if (op->mode == CACHE_SET) {
-        s = store_link(w, op, &l, now);
-    } else if (op->mode == CACHE_ADD) {
-        if (exists) {
-            if (l.it)
-                item_freshen(c, l.it, now);
-            op->status = CACHE_NOT_STORED;
-        } else
-            s = store_link(w, op, &l, now);
-    } else if (op->mode == CACHE_REPLACE) {
-        if (exists)
-            s = store_link(w, op, &l, now);
-        else
-            op->status = CACHE_NOT_STORED;
-    } else if (!exists) { /* append, prepend */
-        if (op->options & CACHE_F_VIVIFY) {
-            atomic_store(&op->item->exptime_sec, op->vivify_exptime_sec);
-            s = store_link(w, op, &l, now);
-        } else
-            op->status = CACHE_NOT_STORED;
-    } else if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && old_cas != op->cas_compare) {
+    if (!same) {
+        stat_class_inc(w->stats, old.slab_class, CSTAT_cas_badval);
         op->status = CACHE_EXISTS;
-    } else if (l.it) {
-        s = store_join(w, op, lock, &unlocked, item_value(l.it), l.it->value_bytes,
-                       item_client_flags(l.it), atomic_load(&l.it->exptime_sec), &l, now);
-    } else {
-        const struct ext_record *r = &l.match->rec;
-        s = store_join(w, op, lock, &unlocked, r->value, r->value_bytes, r->client_flags,
-                       record_exptime_sec(r), &l, now);
+        return STEP_DONE;
     }
-    if (!unlocked)
-        lock_release(lock);
+    enum step s = store_link(w, op, l, now);
+    if (s == STEP_DONE)
+        stat_class_inc(w->stats, old.slab_class, CSTAT_cas_hits);
+    return s;
+}
+
+/* May the mode store beside what is there, or is not? If not, op->status says so. */
+static bool store_may(struct cache *c, struct cache_op *op, const struct look *l, uint32_t now)
+{
+    bool there = l->it || l->match;
+    if (op->mode == CACHE_SET)
+        return true;
+    if (op->mode == CACHE_ADD && there && l->it)
+        item_freshen(c, l->it, now);
+    if (op->mode == CACHE_ADD ? !there : there)
+        return true;
+    op->status = CACHE_NOT_STORED;
+    return false;
+}
+
+static enum step store_as(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    bool joins = op->mode == CACHE_APPEND || op->mode == CACHE_PREPEND;
+    struct existing old = existing_of(w->cache, op, l);
+    if (store_is_cas(op))
+        return store_cas(w, op, l, now);
+    if (joins && !old.there && (op->options & CACHE_F_VIVIFY)) {
+        atomic_store(&op->item->exptime_sec, op->vivify_exptime_sec);
+        return store_link(w, op, l, now);
+    }
+    if (!store_may(w->cache, op, l, now))
+        return STEP_DONE;
+    if (!joins)
+        return store_link(w, op, l, now);
+    if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && old.cas != op->cas_compare) {
+        op->status = CACHE_EXISTS;
+        return STEP_DONE;
+    }
+    return store_join(w, op, l, now);
+}
+
+static enum step step_store(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    ASSERT(op->item);
+    if (!op->counted)
+        stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_set_cmds);
+    op->counted = true;
+    enum step s = store_as(w, op, l, now);
     if (s == STEP_DONE && op->status != CACHE_OK)
-        op_item_free(c, op);
+        op_item_free(w->cache, op);
     return s;
 }
 
@@ -1084,153 +1053,119 @@ static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item 
 /* md x: the item is replaced by an empty one, new but for its cas. op->item was allocated empty. */
 static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
 {
-    struct item *neu = op->item, *old = l->it;
+    struct item *fresh = op->item, *old = l->it;
     unsigned flags = old ? item_flags(old) : item_flags_of(l->match->rec.item_flags);
     uint64_t cas = old ? item_cas(old) : l->match->rec.cas;
-    atomic_store(&neu->exptime_sec, op->exptime_sec);
-    item_flag_set(neu, flags & ITEM_BINARY_KEY);
+    atomic_store(&fresh->exptime_sec, op->exptime_sec);
+    item_flag_set(fresh, flags & ITEM_BINARY_KEY);
     if (op->options & CACHE_F_INVALIDATE)
-        delete_mark_stale(c, op, neu);
+        delete_mark_stale(c, op, fresh);
     else
-        item_set_cas(neu, op->options & CACHE_F_CAS_SET ? op->cas_new : cas);
-    int rc = item_store(c, op, l, neu, now);
+        item_set_cas(fresh, op->options & CACHE_F_CAS_SET ? op->cas_new : cas);
+    int rc = item_store(c, op, l, fresh, now);
     ASSERT(rc == 0); /* it replaces a word: needs no room in the index */
     op->item = NULL;
 }
 
-static enum step step_delete(struct cache_worker *w, struct cache_op *op)
+/* md I and md x: the item stays, marked stale or emptied. What comes from flash is changed before it is linked, so
+ * that there is room for one of it at least; and for an empty one its value isn't needed. */
+static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    uint32_t now = clock_now_sec();
-    bool quiet = op->options & CACHE_F_QUIET_STATS;
-    bool keeps = op->options & (CACHE_F_INVALIDATE | CACHE_F_EMPTY);
-    struct lock *lock = index_lock(c->index, op->hash);
-    struct look l;
+    bool empties = op->options & CACHE_F_EMPTY, came = !l->it && !empties;
     enum step s = STEP_DONE;
-    bool unlocked = false;
-    lock_take(lock);
-    look(w, op, &l, now);
-    if (!l.it && l.unread_count > 0) {
-        s = want_reads(w, op, &l);
-        lock_release(lock);
+    if (came)
+        s = want_ram_changed(c, op, l, delete_mark_stale);
+    else if (!empties && changes_copies(c))
+        s = want_copy(c, op, l->it);
+    else if (empties && !(op->item && op->item->value_bytes == 0 &&
+                          item_client_flags(op->item) == op->client_flags))
+        s = need_item(c, op, need_of(op, 0, op->client_flags, 0));
+    if (s != STEP_DONE)
         return s;
+    op->status = CACHE_OK;
+    if (came)
+        return STEP_DONE;
+    if (!(op->options & CACHE_F_INVALIDATE)) /* memcached does not count what it marks stale */
+        stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_delete_hits);
+    if (empties) {
+        delete_empty(c, op, l, now);
+    } else if (changes_copies(c)) {
+        delete_mark_stale(c, op, op->item);
+        swap_copy(c, op, l);
+    } else {
+        delete_mark_stale(c, op, l->it);
     }
-    uint64_t cas = l.it ? item_cas(l.it) : l.match ? l.match->rec.cas : 0;
-    if (!l.it && l.match) {
-        const struct ext_record *r = &l.match->rec;
-        enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
-        if (d != ITEM_ALIVE) {
-            count_death(w, op, d);
-            flash_forget(c, op->hash, l.match_slot, false);
-            l.match = NULL;
-        }
+    return STEP_DONE;
+}
+
+static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct look *l)
+{
+    struct cache *c = w->cache;
+    if (l->it && (item_flags(l->it) & ITEM_MAY_HIDE_FLASH)) {
+        l->hider = l->it;
+        look_hidden(c, op, l);
+        if (l->unread_count > 0)
+            return queue_reads(w, op, l);
     }
-    if (!l.it && !l.match) {
+    if (l->it) {
+        view_item(op, &op->view, l->it);
+        op->view.value = NULL;
+        item_unlink(c, l->it, op->hash);
+    } else {
+        view_record(c, op, l->match);
+        flash_forget(c, op->hash, l->match_slot, false);
+    }
+    departed_note(c->departed, op->hash, MISS_deleted);
+    worth_left(c, op->hash, ext_record_bytes(op->key_bytes, op->view.value_bytes));
+    if (!(op->options & CACHE_F_QUIET_STATS))
+        stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
+    op->status = CACHE_OK;
+    return STEP_DONE;
+}
+
+static enum step step_delete(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    struct existing old = existing_of(w->cache, op, l);
+    enum step s = STEP_DONE;
+    if (!old.there) {
         op->status = CACHE_NOT_FOUND;
-        if (!quiet)
+        if (!(op->options & CACHE_F_QUIET_STATS))
             stat_inc(w->stats, STAT_delete_misses);
-    } else if ((op->options & CACHE_F_CAS_COMPARE) && cas != op->cas_compare) {
+    } else if ((op->options & CACHE_F_CAS_COMPARE) && old.cas != op->cas_compare) {
         op->status = CACHE_EXISTS;
         if (op->options & CACHE_F_META) /* as memcached counts it */
             stat_inc(w->stats, STAT_delete_misses);
-    } else if (keeps) {
-        bool want_empty = op->options & CACHE_F_EMPTY;
-        /* What comes from flash is changed before it is linked, so that there is room for one of it at least;
-         * and its value isn't needed for an empty one. */
-        bool made = !l.it && !want_empty;
-        if (made)
-            s = want_ram_changed(w, op, &l, now, lock, &unlocked, delete_mark_stale);
-        if (made && s == STEP_DONE && !unlocked) {
-            op->status = CACHE_OK;
-        } else if (s == STEP_DONE && !unlocked && want_empty &&
-                   !(op->item && op->item->value_bytes == 0 &&
-                     item_client_flags(op->item) == op->client_flags)) {
-            lock_release(lock);
-            unlocked = true;
-            op_item_free(c, op);
-            s = op_alloc(w, op, op->key, op->key_bytes, 0, op->client_flags, 0);
-        } else if (s == STEP_DONE && !unlocked && !want_empty && changes_copies(c)) {
-            s = want_copy(w, op, l.it, lock, &unlocked);
-            if (s == STEP_DONE && !unlocked) {
-                delete_mark_stale(c, op, op->item);
-                swap_copy(c, op, &l);
-                op->status = CACHE_OK;
-            }
-        } else if (s == STEP_DONE && !unlocked) {
-            /* memcached does not count what it marks stale. */
-            if (!(op->options & CACHE_F_INVALIDATE))
-                stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_delete_hits);
-            if (want_empty)
-                delete_empty(c, op, &l, now);
-            else
-                delete_mark_stale(c, op, l.it);
-            op->status = CACHE_OK;
-        }
+    } else if (op->options & (CACHE_F_INVALIDATE | CACHE_F_EMPTY)) {
+        s = delete_keep(w, op, l, now);
     } else {
-        if (l.it && (item_flags(l.it) & ITEM_MAY_HIDE_FLASH)) {
-            l.hider = l.it;
-            look_hidden(c, op, &l);
-            if (l.unread_count > 0) {
-                s = want_reads(w, op, &l);
-                lock_release(lock);
-                return s;
-            }
-        }
-        if (l.it) {
-            view_item(op, &op->view, l.it);
-            op->view.value = NULL;
-            item_unlink(c, l.it, op->hash);
-        } else {
-            view_record(c, op, l.match);
-            flash_forget(c, op->hash, l.match_slot, false);
-        }
-        departed_note(c->departed, op->hash, MISS_deleted);
-        worth_left(c, op->hash, ext_record_bytes(op->key_bytes, op->view.value_bytes));
-        if (!quiet)
-            stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
-        op->status = CACHE_OK;
+        s = delete_all(w, op, l);
     }
-    if (!unlocked)
-        lock_release(lock);
     if (s == STEP_DONE)
-        op_item_free(c, op);
+        op_item_free(w->cache, op);
     return s;
 }
 
 /* ---- CACHE_TOUCH ---- */
 
-static enum step step_touch(struct cache_worker *w, struct cache_op *op)
+static enum step step_touch(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    uint32_t now = clock_now_sec();
-    struct lock *lock = index_lock(c->index, op->hash);
-    struct look l;
-    enum step s = STEP_DONE;
-    bool unlocked = false;
-    lock_take(lock);
-    look(w, op, &l, now);
-    bool unread = !l.it && l.unread_count > 0;
-    if (unread)
-        s = want_reads(w, op, &l);
-    else if (!l.it)
-        s = want_ram(w, op, &l, now, lock, &unlocked);
-    if (s == STEP_DONE && !unlocked && !unread) {
-        stat_inc(w->stats, STAT_touch_cmds);
-        if (l.it) {
-            stat_class_inc(w->stats, lru_class(l.it->lru_id), CSTAT_touch_hits);
-            atomic_store(&l.it->exptime_sec, op->exptime_sec);
-            item_bump(c, l.it, now);
-            op->status = CACHE_OK;
-        } else {
-            stat_inc(w->stats, STAT_touch_misses);
-            op->status = CACHE_NOT_FOUND;
-        }
+    enum step s = want_ram(c, op, l);
+    if (s != STEP_DONE)
+        return s;
+    stat_inc(w->stats, STAT_touch_cmds);
+    if (l->it) {
+        stat_class_inc(w->stats, lru_class(l->it->lru_id), CSTAT_touch_hits);
+        atomic_store(&l->it->exptime_sec, op->exptime_sec);
+        item_bump(c, l->it, now);
+        op->status = CACHE_OK;
+    } else {
+        stat_inc(w->stats, STAT_touch_misses);
+        op->status = CACHE_NOT_FOUND;
     }
-    if (!unlocked)
-        lock_release(lock);
-    if (s == STEP_DONE)
-        op_item_free(c, op);
-    return s;
+    op_item_free(c, op);
+    return STEP_DONE;
 }
 
 /* ---- CACHE_ARITH ---- */
@@ -1252,143 +1187,164 @@ static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it
     item_set_cas(it, op_cas(c, op));
 }
 
-static enum step arith_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now,
-                            struct lock *lock, bool *unlocked)
+static enum step arith_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
-    struct cache *c = w->cache;
-    if (op->options & CACHE_F_VIVIFY) {
-        char digits[NUMBER_DIGITS_MAX + 4];
-        unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->initial);
-        if (!(op->item && op->item->value_bytes == len && !(item_flags(op->item) & ITEM_CFLAGS))) {
-            lock_release(lock);
-            *unlocked = true;
-            op_item_free(c, op);
-            return op_alloc(w, op, op->key, op->key_bytes, len, 0, op->vivify_exptime_sec);
-        }
-        memcpy(item_value(op->item), digits, len);
-        atomic_store(&op->item->exptime_sec, op->vivify_exptime_sec);
-        enum step s = store_link(w, op, l, now);
-        if (s == STEP_DONE) {
-            op->number = op->initial;
-            op->status = CACHE_VIVIFIED;
-            op->view.exptime_before_sec = 0;
-        }
-        return s;
+    if (!(op->options & CACHE_F_VIVIFY)) {
+        op->status = CACHE_NOT_FOUND;
+        stat_inc(w->stats, op->options & CACHE_F_DECR ? STAT_decr_misses : STAT_incr_misses);
+        return STEP_DONE;
     }
-    op->status = CACHE_NOT_FOUND;
-    stat_inc(w->stats, op->options & CACHE_F_DECR ? STAT_decr_misses : STAT_incr_misses);
-    return STEP_DONE;
+    char digits[NUMBER_DIGITS_MAX + 4];
+    unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->initial);
+    if (!(op->item && op->item->value_bytes == len && !(item_flags(op->item) & ITEM_CFLAGS)))
+        return need_item(w->cache, op, need_of(op, len, 0, op->vivify_exptime_sec));
+    memcpy(item_value(op->item), digits, len);
+    atomic_store(&op->item->exptime_sec, op->vivify_exptime_sec);
+    enum step s = store_link(w, op, l, now);
+    if (s == STEP_DONE) {
+        op->number = op->initial;
+        op->status = CACHE_VIVIFIED;
+        op->view.exptime_before_sec = 0;
+    }
+    return s;
 }
 
-static enum step step_arith(struct cache_worker *w, struct cache_op *op)
+/* Reads the old number and makes the new one. False: op->status says why not. */
+static bool arith_number(struct cache *c, struct cache_op *op, struct item *it)
 {
-    struct cache *c = w->cache;
-    uint32_t now = clock_now_sec();
-    struct lock *lock = index_lock(c->index, op->hash);
-    struct look l;
-    enum step s = STEP_DONE;
-    bool unlocked = false;
-    lock_take(lock);
-    look(w, op, &l, now);
-    if (!l.it && l.unread_count > 0) {
-        s = want_reads(w, op, &l);
-        goto out;
-    }
-    if (!l.it)
-        s = want_ram(w, op, &l, now, lock, &unlocked);
-    if (s != STEP_DONE || unlocked)
-        goto out;
-    if (!l.it) {
-        s = arith_miss(w, op, &l, now, lock, &unlocked);
-        goto out;
-    }
-    struct item *it = l.it;
-    uint32_t exptime_before = atomic_load(&it->exptime_sec);
     uint64_t number;
     if ((op->options & CACHE_F_CAS_COMPARE) && op->cas_compare != 0 && may_be_number(c, it) &&
         item_cas(it) != op->cas_compare) {
         op->status = CACHE_EXISTS;
-        goto out;
+        return false;
     }
     /* What follows a space is no harm, not even words that were appended to a padded number. */
-    if (!may_be_number(c, it) ||
-        !proto_lenient_u64(item_value(it), it->value_bytes, &number)) {
+    if (!may_be_number(c, it) || !proto_lenient_u64(item_value(it), it->value_bytes, &number)) {
         op->status = CACHE_NON_NUMERIC;
-        goto out;
+        return false;
     }
-    bool decr = op->options & CACHE_F_DECR;
-    number = decr ? (number < op->delta ? 0 : number - op->delta) : number + op->delta;
+    if (!(op->options & CACHE_F_DECR))
+        op->number = number + op->delta;
+    else
+        op->number = number < op->delta ? 0 : number - op->delta;
+    return true;
+}
+
+/* The new number is longer, or somebody still reads the old one: a new item takes its place. */
+static enum step arith_replace(struct cache *c, struct cache_op *op, struct look *l, const char *digits,
+                               unsigned len, uint32_t now)
+{
+    struct item *old = l->it, *fresh = op->item;
+    uint32_t client_flags = item_client_flags(old);
+    if (!(fresh && fresh->value_bytes == len && item_client_flags(fresh) == client_flags))
+        return need_item(c, op, need_of(op, len, client_flags, 0));
+    memcpy(item_value(fresh), digits, len);
+    atomic_store(&fresh->exptime_sec,
+                 op->options & CACHE_F_TOUCH ? op->exptime_sec : atomic_load(&old->exptime_sec));
+    item_flag_set(fresh, item_flags(old) & ITEM_BINARY_KEY); /* for the rest, memcached's new item is new */
+    item_set_cas(fresh, op_cas(c, op));
+    int rc = item_store(c, op, l, fresh, now);
+    ASSERT(rc == 0); /* replaces a RAM word */
+    op->item = NULL;
+    l->it = fresh;
+    return STEP_DONE;
+}
+
+/* Writes the new number; l->it is the item that holds it then. */
+static enum step arith_write(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
+{
     char digits[NUMBER_DIGITS_MAX + 4];
-    unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, number);
-    bool in_place = len <= it->value_bytes && item_refs(it) == 1;
-    if (in_place && changes_copies(c)) {
-        s = want_copy(w, op, it, lock, &unlocked);
-        if (s != STEP_DONE || unlocked)
-            goto out;
-        arith_in_place(c, op, op->item, digits, len);
-        if (op->options & CACHE_F_TOUCH)
-            atomic_store(&op->item->exptime_sec, op->exptime_sec);
-        swap_copy(c, op, &l);
-        it = l.it;
-        item_freshen(c, it, now);
-    } else if (!in_place) {
-        uint32_t client_flags = item_client_flags(it);
-        struct item *neu = op->item;
-        if (!(neu && neu->value_bytes == len && item_client_flags(neu) == client_flags)) {
-            lock_release(lock);
-            unlocked = true;
-            op_item_free(c, op);
-            s = op_alloc(w, op, op->key, op->key_bytes, len, client_flags, 0);
-            goto out;
-        }
-        memcpy(item_value(neu), digits, len);
-        atomic_store(&neu->exptime_sec, atomic_load(&it->exptime_sec));
-        item_flag_set(neu, item_flags(it) & ITEM_BINARY_KEY); /* for the rest, memcached's new item is new */
-        if (op->options & CACHE_F_TOUCH)
-            atomic_store(&neu->exptime_sec, op->exptime_sec);
-        item_set_cas(neu, op_cas(c, op));
-        int rc = item_store(c, op, &l, neu, now);
-        ASSERT(rc == 0); /* replaces a RAM word */
-        op->item = NULL;
-        it = neu;
-    } else {
-        arith_in_place(c, op, it, digits, len);
-        if (op->options & CACHE_F_TOUCH)
-            atomic_store(&it->exptime_sec, op->exptime_sec);
-        item_freshen(c, it, now);
-    }
-    stat_class_inc(w->stats, lru_class(it->lru_id), decr ? CSTAT_decr_hits : CSTAT_incr_hits);
-    view_item(op, &op->view, it);
+    unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
+    if (len > l->it->value_bytes || item_refs(l->it) != 1)
+        return arith_replace(c, op, l, digits, len, now);
+    bool copies = changes_copies(c);
+    enum step s = copies ? want_copy(c, op, l->it) : STEP_DONE;
+    if (s != STEP_DONE)
+        return s;
+    struct item *it = copies ? op->item : l->it;
+    arith_in_place(c, op, it, digits, len);
+    if (op->options & CACHE_F_TOUCH)
+        atomic_store(&it->exptime_sec, op->exptime_sec);
+    if (copies)
+        swap_copy(c, op, l);
+    item_freshen(c, l->it, now);
+    return STEP_DONE;
+}
+
+static enum step arith_hit(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    uint32_t exptime_before = atomic_load(&l->it->exptime_sec);
+    if (!arith_number(w->cache, op, l->it))
+        return STEP_DONE;
+    enum step s = arith_write(w->cache, op, l, now);
+    if (s != STEP_DONE)
+        return s;
+    stat_class_inc(w->stats, lru_class(l->it->lru_id),
+                   op->options & CACHE_F_DECR ? CSTAT_decr_hits : CSTAT_incr_hits);
+    view_item(op, &op->view, l->it);
     op->view.value = NULL;
     op->view.exptime_before_sec = exptime_before;
-    op->number = number;
     op->status = CACHE_OK;
-out:
-    if (!unlocked)
-        lock_release(lock);
+    return STEP_DONE;
+}
+
+static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    enum step s = want_ram(w->cache, op, l);
+    if (s == STEP_DONE)
+        s = l->it ? arith_hit(w, op, l, now) : arith_miss(w, op, l, now);
     if (s == STEP_DONE && op->status != CACHE_VIVIFIED)
-        op_item_free(c, op);
+        op_item_free(w->cache, op);
+    return s;
+}
+
+/* ---- a step ---- */
+
+/* Runs the verb on what the index says, or asks for the records that it has to know. LOCK_COLUMN held. */
+static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+{
+    static enum step (*const verbs[])(struct cache_worker *, struct cache_op *, struct look *, uint32_t) = {
+        [CACHE_GET] = step_get,       [CACHE_STORE] = step_store, [CACHE_DELETE] = step_delete,
+        [CACHE_TOUCH] = step_touch,   [CACHE_ARITH] = step_arith,
+    };
+    bool unread = !l->it && l->unread_count > 0;
+    if (unread && (op->verb != CACHE_STORE || store_needs_facts(w->cache, op, l))) {
+        op->read_hidden |= l->hider != NULL;
+        return queue_reads(w, op, l);
+    }
+    return verbs[op->verb](w, op, l, now);
+}
+
+/* Gets what the verb lacks. An item of two values is not the one that the client sent a part for. */
+static enum step get_memory(struct cache_worker *w, struct cache_op *op)
+{
+    bool joins = op->item != NULL;
+    enum step s = op_alloc(w, op, joins ? &op->joined : &op->item);
+    if (joins && s == STEP_DONE)
+        op->status = CACHE_NOT_STORED; /* as memcached: no memory for the joined value */
+    if (joins && s == STEP_DONE)
+        op_item_free(w->cache, op);
     return s;
 }
 
 enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
-    switch (op->verb) {
-    case CACHE_GET:
-        return step_get(w, op);
-    case CACHE_ALLOC:
+    struct lock *lock = index_lock(w->cache->index, op->hash);
+    uint32_t now = clock_now_sec();
+    struct look l;
+    if (op->verb == CACHE_ALLOC)
         return step_alloc(w, op);
-    case CACHE_STORE:
-        return step_store(w, op);
-    case CACHE_DELETE:
-        return step_delete(w, op);
-    case CACHE_TOUCH:
-        return step_touch(w, op);
-    case CACHE_ARITH:
-        return step_arith(w, op);
+    if (op->verb == CACHE_GET && op->read_count > 0 && op->attempts == 1 && !op->read_hidden &&
+        !(op->options & CACHE_F_VIVIFY)) {
+        enum step s = step_get_read(w, op, now);
+        if (s != STEP_AGAIN)
+            return s;
     }
-    ASSERT(!"verb");
-    return STEP_DONE;
+    lock_take(lock);
+    look(w, op, &l, now);
+    enum step s = run_verb(w, op, &l, now);
+    lock_release(lock);
+    return s == STEP_ALLOC ? get_memory(w, op) : s;
 }
 
 /* ---- the cache ---- */

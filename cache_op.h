@@ -73,6 +73,13 @@ struct cache_view {
 
 struct cache_read; /* internal */
 
+/* The item that a verb lacks. */
+struct op_need {
+    const char *key;
+    uint8_t key_bytes;
+    uint32_t value_bytes, client_flags, exptime_sec;
+};
+
 struct cache_op {
     /* set by the caller before cache_run (cache_op_init zeroes all) */
     enum cache_verb verb;
@@ -102,6 +109,7 @@ struct cache_op {
     /* the cache's own */
     struct item *item;           /* CACHE_ALLOC's item until stored; a pinned item for view */
     struct item *joined;         /* append and prepend: the item of both values */
+    struct op_need need;         /* of the verb that asked for memory */
     struct cache_read *reads;    /* what was read of the flash words of the tag */
     struct cache_worker *worker;
     struct cache_op *wait_next;

@@ -174,6 +174,9 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
         case STEP_DONE:
             op->state = OP_FINISHED;
             return true;
+        case STEP_ALLOC:
+            ASSERT(!"cache_step has got the memory");
+            return true;
         case STEP_AGAIN:
             op->attempts++;
             continue;

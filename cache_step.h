@@ -53,6 +53,7 @@ enum step {
     STEP_DONE,  /* finished, for good or bad */
     STEP_READ,  /* reads were noted in op->reads: start them, run again when all are there */
     STEP_WAIT,  /* no memory now: run again when the engine has made room */
+    STEP_ALLOC, /* an item as op->need says: cache_step() gets it once the lock is released */
     STEP_AGAIN, /* something was allocated, or has changed: run again at once */
 };
 /* Counts one get, gat or mg. */

@@ -18,9 +18,6 @@ import re
 import sys
 
 KNOWN = """
-long cache.c step_arith
-long cache.c step_delete
-long cache.c step_store
 long operator/settings.c take_value
 """
 
