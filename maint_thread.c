@@ -28,7 +28,7 @@
 #define TRIM_INTERVAL_SEC 2
 #define AUTOMOVE_WINDOW_MAX 1800
 
-/* What `automove` remembers of a class. */
+/* `automove`'s memory of a class. */
 struct class_window {
     uint64_t evicted_before;
     double age_sum;      /* of the samples in the window */
@@ -48,7 +48,7 @@ struct maint {
     int reassign_src, reassign_dst;
     /* atomic */
     _Atomic(bool) stop, reassign_running;
-    _Atomic(const char *) busy_status; /* why a page could not be moved at once, the last time */
+    _Atomic(const char *) busy_status; /* why the last page could not be moved at once */
     _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
     /* the maintenance thread's own */
     struct thread_stats stats;
@@ -63,7 +63,7 @@ struct maint {
     uint32_t run_pos;
     uint64_t index_charged; /* bytes of the index that slab's limit was told of */
     uint32_t last_crawl_sec, last_automove_sec, last_trim_sec;
-    bool gave_page; /* the automover's last step: more may follow at once */
+    bool gave_page; /* from the automover's last step: more may follow at once */
     uint64_t juggle_next_ms;
     struct class_window windows[SLAB_CLASS_MAX];
 };
@@ -87,7 +87,7 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
         hot_age = (uint32_t)(cold_age * atomic_load(&s->hot_max_factor));
         warm_age = (uint32_t)(cold_age * atomic_load(&s->warm_max_factor));
     }
-    /* A segment that had nothing to do is not asked again: what others give it has time. */
+    /* A segment without work is not visited again; items that others give it can wait. */
     bool hot = true, warm = true, cold = true;
     for (unsigned i = 0; i < JUGGLES_PER_STEP && (hot || warm || cold); i++) {
         hot = hot && room_pull(c, cls, LRU_HOT, total, ROOM_JUGGLE, hot_age) == ROOM_MADE;
@@ -128,8 +128,8 @@ static unsigned class_with_most_pages(struct cache *c)
     return best;
 }
 
-/* Moves cold items of a class to flash until it can spare a page; then the page goes to the pool, if it
- * may. True iff something moved. */
+/* Moves cold items of a class to flash until it can spare a page; then the page goes to the pool, if
+ * allowed. True iff something moved. */
 static bool flush_page_of(struct maint *m, unsigned cls, bool may_move)
 {
     struct cache *c = m->cache;
@@ -170,7 +170,7 @@ static bool step_flush_ahead(struct maint *m, uint32_t now)
     return did;
 }
 
-/* Items idle for ext_item_age go to flash though there is room; only those worth it (ext_item_size). */
+/* Moves items idle for ext_item_age to flash even if there is room; only those worth it (ext_item_size). */
 static bool step_flush_aged(struct maint *m, uint32_t now)
 {
     struct cache *c = m->cache;
@@ -271,7 +271,7 @@ static bool step_page_move(struct maint *m, uint32_t now)
     slab_info(c->slab, m->move_src, &info);
     if (info.free_chunks < info.chunks_per_page && info.total_pages >= 2 && m->move_tries < 1000)
         return true;
-    /* The page's share of what is left in the class. */
+    /* The page's share of the items that remain in the class. */
     uint64_t kept = info.total_chunks ? info.used_chunks * info.chunks_per_page / info.total_chunks : 0;
     uint64_t kept_chained = info.total_chunks ? info.chained_chunks * info.chunks_per_page / info.total_chunks : 0;
     if (slab_page_move(c->slab, m->move_src, m->move_dst) == 0) {
@@ -411,8 +411,8 @@ static bool step_automove(struct maint *m, uint32_t now)
 
 /* ---- sparse memory ---- */
 
-/* The chunk may be an item that is being filled; what is read of it is trusted only once the index,
- * under the lock of the hash that came out, names this very chunk. */
+/* The chunk may be an item that is still being filled. Its fields are trusted only after the index,
+ * under the lock of the hash that they give, names this chunk. */
 __attribute__((no_sanitize("thread", "address"))) static uint64_t hash_of_chunk(struct cache *c,
                                                                                 struct item *it)
 {
@@ -442,7 +442,7 @@ static void move_chunk(struct maint *m, slab_handle h)
         if (slab_alloc_real(c->slab, real, &to) != 0)
             break;
         struct item *neu = item_at(c, to);
-        /* Links are its neighbours' to change till the list is locked, which lru_substitute does. */
+        /* Neighbours may change its links until lru_substitute locks the list. */
         const size_t links = offsetof(struct item, time_sec);
         memcpy((char *)neu + links, (const char *)it + links, real - links);
         lru_substitute(c->lru, it, neu);
@@ -535,7 +535,7 @@ static void maint_sleep(struct maint *m, int timeout_ms)
     cache_worker_poll(m->worker);
 }
 
-/* What the thread has before its first turn. */
+/* The thread's state before its first turn. */
 static int maint_begin(struct maint *m)
 {
     m->worker = cache_worker_create(m->cache, &m->stats);

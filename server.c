@@ -1,11 +1,11 @@
-/* server.c: main: makes every part in the order in which they need each other, runs the loop that
- * accepts clients and hears signals, takes everything apart in reverse. No policy lives here.
+/* server.c: main: creates every part in the order of their dependencies, runs the loop that
+ * accepts clients and receives signals, destroys everything in reverse. It holds no policy.
  *
  *   settings -> identity (limits, daemon, user) -> clock -> watch
  *   -> storage (restart/restart.h: arena, slabs, index, cache, flash)
  *   -> crawler -> maintenance -> workers -> listeners -> system call filter
  *
- * Threads: this is the main thread; it alone hears signals. */
+ * Threads: this is the main thread; it alone receives signals. */
 #include <dirent.h>
 #include <event2/event.h>
 #include <fcntl.h>
@@ -44,7 +44,7 @@ enum {
     EXIT_OS = SETTINGS_EXIT_OS,
     FDS_OF_A_WORKER = 8,    /* event loop, wake-ups, a ring for the network and one for flash */
     FDS_OF_OURS = 64,       /* all else: files, listeners, other threads */
-    FDS_FOR_LATER = 16,     /* of these, what is opened now and then: dumps, the log, a checkpoint */
+    FDS_FOR_LATER = 16,     /* of these, for files opened now and then: dumps, the log, a checkpoint */
     FDS_PER_THREAD_IN_C = 5 /* what memcached's -c counts for a thread */
 };
 
@@ -72,8 +72,8 @@ static int fail(int code, const char *what, const char *why)
 
 /* ---- identity: descriptors, limits, daemon, user ---- */
 
-/* Whoever starts us with these closed would have the first socket or flash file take their place, and
- * log lines written into it. */
+/* If these were closed at the start, the first socket or flash file would take their place, and
+ * log lines would be written into it. */
 static void open_standard_files(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
@@ -116,7 +116,7 @@ static int raise_limits(const struct settings *s)
     r.rlim_max = old_max < wish ? wish : old_max;
     if (setrlimit(RLIMIT_NOFILE, &r) == 0)
         return 0;
-    r.rlim_cur = r.rlim_max = old_max; /* all that we may have */
+    r.rlim_cur = r.rlim_max = old_max; /* the most that we may have */
     if (old_max >= need && setrlimit(RLIMIT_NOFILE, &r) == 0)
         return 0;
     return fail(EXIT_OS,
@@ -192,7 +192,7 @@ static int take_identity(const struct settings *s)
     if (code)
         return code;
     memory_setup();
-    /* What is used, not the address space that is reserved. */
+    /* The used part, not the reserved address space. */
     if (s->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
         log_warning("-k invalid, mlockall() failed: %s", strerror(errno));
     signal(SIGPIPE, SIG_IGN);
@@ -300,7 +300,7 @@ static void hear_hangup(struct server *s)
     const struct settings *set = &s->settings;
     int err = set->log_file ? log_to_file(set->log_file) : 0;
     if (err)
-        log_warning("log file %s not opened anew, the old one stays: %s", set->log_file,
+        log_warning("log file %s can't be reopened, the old one stays: %s", set->log_file,
                     strerror(-err));
     char why[TLS_WHY_BYTES];
     if (s->env.refresh_certs)
@@ -327,7 +327,7 @@ static void signal_heard(evutil_socket_t sig, short what UNUSED, void *arg)
     event_base_loopbreak(s->base);
 }
 
-/* Threads made from now on hear none of them; the main thread does once its loop runs. */
+/* Threads created from now on receive none of them; the main thread does once its loop runs. */
 static void block_signals(int how)
 {
     sigset_t set;
@@ -441,7 +441,7 @@ static int make_aids(struct server *s)
     return 0;
 }
 
-/* Before the cache is there, so that a long start can be watched. */
+/* Before the cache exists, so that a long start can be watched. */
 static int open_http(struct server *s)
 {
     char why[512] = "";
@@ -504,8 +504,8 @@ static uint64_t count_descriptors(void)
     return count > 3 ? count - 3 : FDS_OF_OURS; /* ".", ".." and the directory itself */
 }
 
-/* -c is what all descriptors together may be, as in memcached; a small one counts clients alone. But not
- * more than the process has left, so that those beyond are told, and none waits unheard. */
+/* -c limits all descriptors together, as in memcached; a small one counts only clients. But it is never
+ * more than the process has left, so that clients beyond it get a refusal instead of waiting. */
 static uint64_t client_limit(const struct server *s)
 {
     uint64_t conns = s->settings.maxconns, ours = s->env.reserved_fds + 2;
@@ -540,7 +540,7 @@ static int start_listening(struct server *s)
     return 0;
 }
 
-/* ---- what the operator is told at the start ---- */
+/* ---- what the operator learns at the start ---- */
 
 static void warn_of_memory_file(const struct settings *set)
 {
@@ -562,7 +562,7 @@ static const char *what_survives(const struct settings *set)
                                                      : "nothing: the cache starts empty";
 }
 
-/* One line with what matters, and one for each choice that is likely not meant. */
+/* One line with the essentials, and one for each choice that is probably unintended. */
 static void tell_start(struct server *s)
 {
     const struct settings *set = &s->settings;
@@ -667,7 +667,7 @@ static void take_down(struct server *s)
     workers_stop(&s->workers);
     udp_close(env->udp);
     close_tls(s);
-    listeners_close(s->listeners); /* `stats conns` reads it till here; nobody accepts any more */
+    listeners_close(s->listeners); /* `stats conns` reads it until here; no thread accepts any more */
     if (env->maint)
         maint_destroy(env->maint);
     if (env->crawler)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # deb-check.sh: installs the package of `make deb` in a fresh chroot of Debian 12, runs it as its unit would,
-# upgrades it with the cache kept, removes and purges it, and looks for what is left. As root; needs
+# upgrades it with the cache kept, removes and purges it, and looks for leftovers. As root; needs
 # debootstrap and a mirror (MIRROR, http://deb.debian.org/debian).
 set -eu
 cd "$(dirname "$0")/.."

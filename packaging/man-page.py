@@ -40,7 +40,7 @@ The file of users and the log file are opened again, and certificates are read a
 .SH ENVIRONMENT
 .TP
 .B NOTIFY_SOCKET
-Where a service manager is told that the server is ready, or stops; see sd_notify(3).
+Socket on which the service manager learns that the server is ready or stops; see sd_notify(3).
 .TP
 .B LISTEN_FDS, LISTEN_PID
 Sockets that a service manager has opened. They take the place of

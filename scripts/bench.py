@@ -228,7 +228,7 @@ class Bench:
                       flash_options=",ext_item_age=0,ext_threads=32" + options)
 
     def settle(self, server, objects):
-        """Waits until so many objects are on flash, or no more come for a while; returns how
+        """Waits until this many objects are on flash, or no more come for a while; returns how
         many are."""
         end = time.monotonic() + SETTLE_SECONDS
         seen, seen_at = -1, time.monotonic()

@@ -1,12 +1,12 @@
-/* bench_extents.c: what a set of extents costs at every fragmentation, hybrid against pure list
+/* bench_extents.c: the cost of a set of extents at every fragmentation, hybrid against pure list
  * against pure bitmap: nanoseconds for one alloc and free, and bytes.
  *
  * A row is a set in which free runs and used gaps alternate, both of the average length named
  * (each length is drawn evenly from 1 .. 2 * average - 1; 1 is strictly alternate units; "whole"
  * is one free run). Three measurements for each representation:
  *
- *  random  frees a random piece of the used units and takes it back by name; 1 to 4 units long,
- *          as far as the gap goes. The set stays as fragmented as it was.
+ *  random  frees a random piece of the used units and takes the same units back; 1 to 4 units long,
+ *          limited by the gap. The set stays as fragmented as it was.
  *  lowest  allocates one unit (lowest fit) and frees the one allocated a while before.
  *  fit     allocates `average` units (1024 where it is whole), frees one of a while before.
  *

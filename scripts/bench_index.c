@@ -1,4 +1,4 @@
-/* bench_index.c: what a look-up and an insert of index.c cost, and bytes an object on the way.
+/* bench_index.c: the cost of a look-up and an insert of index.c, and bytes for each object as it grows.
  *
  * Build and run, from the top of the tree:
  *   gcc -std=gnu11 -O3 -march=x86-64-v2 -D_GNU_SOURCE -I. -pthread -o build/bench_index \

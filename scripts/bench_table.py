@@ -1,4 +1,4 @@
-"""The rows of the bench's table: what is promised, what was measured, and what that means.
+"""The rows of the bench's table: promises, measurements and verdicts.
 
 Pure: no process, file or clock is touched here, so t/live/bench_test.py can check each sum.
 """
@@ -19,7 +19,7 @@ class Skip(Exception):
     """A row that this machine can't have, and why."""
 
 
-# ---- rows: what is promised ------------------------------------------------------------
+# ---- rows: the promises ------------------------------------------------------------
 
 
 class Row:

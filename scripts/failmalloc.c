@@ -3,9 +3,9 @@
  *   build: cc -shared -fPIC failmalloc.c -o failmalloc.so -ldl
  *   run:   FAILMALLOC=FILE LD_PRELOAD=./failmalloc.so program
  *
- * FILE holds a struct failmalloc (32 bytes), mapped shared, so whoever wrote it steers the program
- * while it runs and reads the counts. every == 0: none fails, nothing is counted. Else of the
- * allocations of at least min_bytes each `every`-th, counted over all threads, gives NULL, ENOMEM.
+ * FILE holds a struct failmalloc (32 bytes), mapped shared, so its writer controls the program
+ * while it runs and reads the counts. every == 0: none fails, nothing is counted. Otherwise every
+ * `every`-th allocation of at least min_bytes, counted over all threads, gives NULL, ENOMEM.
  * Covered: malloc, calloc, realloc, aligned_alloc, memalign, posix_memalign. Not covered: mmap,
  * and what a library allocates inside the allocator itself.
  *

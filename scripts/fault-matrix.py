@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a sick device costs: one server per cell, its flash file on faultfs.
+"""The effects of a sick device: one server per cell, its flash file on faultfs.
 
 Started by scripts/fault-matrix.sh. In each cell a fresh server gets more objects than its
 RAM and write buffers hold, in three passes of overwrites (same order, same sizes, so that a
 stale page holds the same keys at the same places) and some deletes. Every value names its
-key and version and is its own checksum; what was acknowledged is remembered. Then all is
+key and version and is its own checksum; acknowledged values are remembered. Then all is
 read back with the fault armed, again after it is gone, and again after one more pass.
 
   write faults are armed while loading and reading, read faults while reading;
@@ -273,7 +273,7 @@ class Matrix:
     # ---- the server under test
 
     def server(self, mount, options=""):
-        # item_age 0: what is idle goes to flash, so that reads come from there.
+        # item_age 0: idle items go to flash, so that reads come from there.
         flags = ["-m", str(self.args.memory), "-t", "2", "-o",
                  "ext_page_size=2,ext_wbuf_size=2,ext_path=%s/flash:%dm,ext_item_size=512,"
                  "ext_item_age=0,ext_threads=4,ext_compact_under=4%s"
@@ -325,7 +325,7 @@ class Matrix:
         history.delete(client, history.keys[7::20])
         return True
 
-    # ---- what is judged
+    # ---- the verdicts
 
     def must(self, cell, ok, what):
         if not ok:

@@ -6,7 +6,7 @@
 #
 # SERVER is ./extant unless named; memcached works too (the reference). Needs root or
 # fusermount3, and /dev/fuse. Exit: 0 every must is met, 1 one is not, 77 no FUSE here.
-# INSTALL=0: don't install what is missing (scripts/faultfs.packages), skip instead.
+# INSTALL=0: don't install missing packages (scripts/faultfs.packages), skip instead.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 

@@ -5,12 +5,12 @@
  *
  * Reads and writes of regular files under MOUNTPOINT can be made to fail; everything else is passed
  * through. io_uring and O_DIRECT see the faults like pread does: they are below the system call.
- * Nothing is injected until armed. MOUNTPOINT/.faults is the control file: what is written to it
- * changes faults at once, also for requests that are stalling; what is read from it are counts.
+ * Nothing is injected until armed. MOUNTPOINT/.faults is the control file: writes to it
+ * change faults at once, also for requests that are stalling; reads give the counts.
  *
  * Words of a write to .faults, separated by white space; one bad word and the write is EINVAL and
  * nothing is changed:
- *   arm=0|1         inject what is set (0 at start)
+ *   arm=0|1         inject the set faults (0 at start)
  *   seed=N          the sequence of decisions; same seed, same order of requests: same faults
  *   by=op|place     what decides: the number of the request (a retry is a new draw), or its
  *                   offset in units of 4096 (a retry meets the same fault: a bad sector)
@@ -48,7 +48,7 @@
 
 #define CONTROL "/.faults"
 #define PLACE_BYTES 4096
-#define WORKERS 256               /* as many requests can stall and .faults still answers */
+#define WORKERS 256               /* this many requests can stall while .faults still answers */
 #define REQUEST_BYTES (1u << 20)  /* the largest read or write the kernel hands over */
 
 /* Order: the first that hits a request is taken. */
@@ -117,7 +117,7 @@ static void stall(uint64_t ms)
         ;
 }
 
-/* Counts the request and says what is to happen to it; stalls inside. *dice is for details. */
+/* Counts the request and decides its fault; stalls inside. *dice is for details. */
 static enum fault draw(enum way way, off_t offset, uint64_t *dice)
 {
     enum fault fault = FAULT_NONE;
@@ -149,7 +149,7 @@ static enum fault draw(enum way way, off_t offset, uint64_t *dice)
     return fault;
 }
 
-/* 0, or -EIO while the device is gone: for what is neither a read nor a write. */
+/* 0, or -EIO while the device is gone: for requests other than reads and writes. */
 static int gone(void)
 {
     pthread_mutex_lock(&lock);
@@ -159,7 +159,7 @@ static int gone(void)
     return is_gone ? -EIO : 0;
 }
 
-/* How much of a short transfer is done: whole blocks where there are some. */
+/* The length of a short transfer: whole blocks if it has any. */
 static size_t half(size_t size)
 {
     if (size <= PLACE_BYTES)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Sees to it that what Extant needs is there (Debian 12).
+# Installs what Extant needs (Debian 12).
 #
 #   install-deps.sh build   compiler and libraries, enough for `make` and `make serve`
 #   install-deps.sh test    those, the test tools and the memcached clients that tests use
@@ -116,7 +116,7 @@ check()
                   xxhash.h isa-l/crc.h; do
         echo "#include <$header>" | "$cc" -E -x c - >/dev/null 2>&1 || lacking+=" <$header>"
     done
-    # Not needed: the Makefile leaves out what is built on it.
+    # Not needed: the Makefile leaves out the parts that use it.
     if [ -z "${TLS:-}" ]; then
         echo "extant: no <openssl/ssl.h>: built without TLS (-Z); 'make serve' installs it" >&2
     fi

@@ -11,7 +11,7 @@
  * under way at once, so versions have one order, and a get must answer a version
  * between the last one acknowledged when it was sent and the last one sent: an
  * older one is counted as stale. A miss is never wrong, a cache may forget; it is
- * counted, and --no-miss makes it a failure. Two runs at the same time are to use
+ * counted, and --no-miss makes it a failure. Two runs at the same time need
  * different --prefix.
  *
  * With --rate, latency counts from the moment a request was due, not from the
@@ -174,7 +174,7 @@ static void *need_memory(void *p)
     return p;
 }
 
-/* Remembers the first thing that went wrong, for the summary. */
+/* Remembers the first error, for the summary. */
 static void note_error(struct load *l, const char *what, const char *text, size_t len)
 {
     if (l->first_error[0])
@@ -483,8 +483,8 @@ static bool has_room(const struct connection *c)
     return c->request_count < c->load->opt.depth && c->out_len - c->out_sent < SEND_AHEAD_BYTES;
 }
 
-/* When the next request is due. What is late by no more than the pace timer's own
- * coarseness counts as due now. */
+/* When the next request is due. Requests within the pace timer's own
+ * coarseness count as due now. */
 static uint64_t next_due_ns(const struct load *l)
 {
     const struct options *o = &l->opt;
@@ -496,7 +496,7 @@ static uint64_t next_due_ns(const struct load *l)
     return due_ns < l->now_ns && l->now_ns - due_ns < 2 * PACE_TICK_NS ? l->now_ns : due_ns;
 }
 
-/* Keeps depth requests under way, or sends what is due under --rate. */
+/* Keeps depth requests under way, or sends the due ones under --rate. */
 static void fill(struct connection *c)
 {
     struct load *l = c->load;
@@ -826,8 +826,8 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     flush_out(c);
 }
 
-/* With --rate: sends what is due, round the connections; what finds no room keeps
- * its due time and goes out once a reply or a later tick makes room. */
+/* With --rate: sends due requests, round the connections; a request without room keeps
+ * its due time and goes out after a reply or at a later tick. */
 static void on_pace(evutil_socket_t fd, short what, void *arg)
 {
     struct load *l = arg;
@@ -1144,7 +1144,7 @@ static const char help_text[] =
     "  --binary             the binary protocol: set, getk, and getkq with a noop for many keys\n"
     "  --seed N             key choice (1)     --epoch N  stamp of the values (from the clock);\n"
     "                       verify accepts only this one if given\n"
-    "  --timeout S          fail when nothing is answered for so long (30)\n"
+    "  --timeout S          fail after this long without an answer (30)\n"
     "  --no-miss            a miss is a failure (exit 4)\n"
     "  --tls                the server's certificate is not checked\n"
     "  --json | --kv        machine-readable summary on stdout\n"
@@ -1157,7 +1157,7 @@ static uint64_t number(const char *name, const char *text, uint64_t min, uint64_
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
     if (errno || end == text || *end || *text == '-' || v < min || v > max) {
-        snprintf(what, sizeof(what), "--%s is to be %" PRIu64 " to %" PRIu64, name, min, max);
+        snprintf(what, sizeof(what), "--%s must be %" PRIu64 " to %" PRIu64, name, min, max);
         die_usage(what);
     }
     return v;
@@ -1169,7 +1169,7 @@ static double fraction(const char *name, const char *text, double max)
     double v = strtod(text, &end);
 
     if (end == text || *end || !(v >= 0) || v > max) {
-        snprintf(what, sizeof(what), "--%s is to be 0 to %g", name, max);
+        snprintf(what, sizeof(what), "--%s must be 0 to %g", name, max);
         die_usage(what);
     }
     return v;
@@ -1193,9 +1193,9 @@ static void parse_value_sizes(struct options *o, const char *text)
     if (n == 1 && !strchr(text, '-'))
         b = a;
     else if (n != 2)
-        die_usage("--value is to be N, A-B or csv:FILE");
+        die_usage("--value must be N, A-B or csv:FILE");
     if (a > b || b > (1u << 30))
-        die_usage("--value is to be at most 1073741824 bytes, smaller first");
+        die_usage("--value must be at most 1073741824 bytes, smaller first");
     o->sizes.min_bytes = (uint32_t)a;
     o->sizes.max_bytes = (uint32_t)b;
 }
@@ -1205,7 +1205,7 @@ static void parse_server(struct options *o, char *text)
     char *colon = strrchr(text, ':');
 
     if (!colon || colon == text || !colon[1])
-        die_usage("--server is to be HOST:PORT");
+        die_usage("--server must be HOST:PORT");
     *colon = 0;
     o->host = text;
     o->port = colon + 1;
@@ -1218,7 +1218,7 @@ static enum mode parse_mode(const char *text)
     if (strcmp(text, "verify") == 0)
         return MODE_VERIFY;
     if (strcmp(text, "mix") != 0)
-        die_usage("--mode is to be load, verify or mix");
+        die_usage("--mode must be load, verify or mix");
     return MODE_MIX;
 }
 
@@ -1229,11 +1229,11 @@ static enum dist parse_dist(struct options *o, const char *text)
     if (strcmp(text, "uniform") == 0)
         return DIST_UNIFORM;
     if (strncmp(text, "zipf", 4) != 0 || (text[4] && text[4] != ':'))
-        die_usage("--dist is to be seq, uniform, zipf or zipf:S");
+        die_usage("--dist must be seq, uniform, zipf or zipf:S");
     if (text[4])
         o->zipf_s = fraction("dist zipf", text + 5, 10);
     if (o->zipf_s <= 0)
-        die_usage("the exponent of zipf is to be above 0");
+        die_usage("the exponent of zipf must be above 0");
     return DIST_ZIPF;
 }
 

@@ -1,9 +1,9 @@
-/* load_gen.h: what the load generator sends: random numbers, key choice, value
- * sizes and value bytes. Pure functions over small structs, no I/O save reading
+/* load_gen.h: the load generator's data: random numbers, key choice, value
+ * sizes and value bytes. Pure functions over small structs, no I/O except reading
  * the weights file, one thread.
  *
  * A value describes itself: its bytes are a function of key id and stamp, and
- * its first 8 bytes are the stamp. So whoever reads it back can check every byte
+ * its first 8 bytes are the stamp. So a reader can check every byte
  * and knows which write it came from. Values under 8 bytes have no room for a
  * stamp: their bytes depend on the key alone.
  */

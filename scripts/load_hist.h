@@ -2,7 +2,7 @@
  *
  * Nanoseconds go to buckets of 1/64 of their octave, so a reported quantile is
  * at most 1.6% above the true one; minimum, maximum and sum are exact. Values
- * up to 2^42 ns (73 minutes) are told apart, longer ones share the last bucket.
+ * up to 2^42 ns (73 minutes) have buckets of their own, longer ones share the last.
  * No locks: the load generator has one thread.
  */
 #ifndef LOAD_HIST_H

@@ -35,5 +35,5 @@ rss_peak_mb() { awk '/^VmHWM:/ { print int($2 / 1024) + 1 }' "/proc/$SERVER_PID/
 # figure NAME VALUE: a line of the report
 figure() { printf '  %-34s %s\n' "$1" "$2"; }
 BAD=0
-# bad WHAT: notes that something didn't hold, and goes on; the script's exit code tells
+# bad WHAT: notes a failed check and continues; the script's exit code tells
 bad() { echo "  WRONG: $*"; BAD=$((BAD + 1)); }

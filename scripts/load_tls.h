@@ -1,5 +1,5 @@
 /* load_tls.h: --tls of the load generator: a connection's bytes go through OpenSSL. The server's
- * certificate is not checked. Without the OpenSSL headers there is none of it, and --tls is refused.
+ * certificate is not checked. Without the OpenSSL headers it is left out, and --tls is refused.
  */
 #ifndef LOAD_TLS_H
 #define LOAD_TLS_H
@@ -49,7 +49,7 @@ static ssize_t tls_send(void *tls, const void *p, size_t n)
     return rc == 1 ? (ssize_t)taken : tls_failed(tls, rc);
 }
 
-/* All that is there, as far as there is room: the socket doesn't tell of what OpenSSL holds. */
+/* Reads all available bytes that fit: the socket doesn't signal bytes that OpenSSL holds. */
 static ssize_t tls_recv(void *tls, char *to, size_t room)
 {
     size_t total = 0, got = 0;

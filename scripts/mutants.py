@@ -39,7 +39,7 @@ def read(path):
 
 
 def check():
-    """Lines that say what is wrong with the list."""
+    """The list's errors, as lines."""
     wrong, names = [], set()
     for m in MUTANTS:
         if m.name in names:

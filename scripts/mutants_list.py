@@ -1,5 +1,5 @@
-"""The faults that scripts/mutants.py plants: what a slip of the hand would look like, in the code that decides
-what a client gets and what survives. `old` is there exactly once in its file and tells where; `tests` are
+"""The faults that scripts/mutants.py plants: plausible slips in the code that decides
+what clients get and what survives. `old` is there exactly once in its file and tells where; `tests` are
 test programs of t/unit, each with a Criterion filter if a part of it is enough."""
 
 from collections import namedtuple
@@ -117,7 +117,7 @@ MUTANTS = (
            "        s.prefix += r->prefix;\n", "        s.prefix += 0;\n", EXTENTS),
     Mutant("freeing doesn't move the cursors back", "space/extents.c",
            "            reg->cursor[i].off = min_u32(reg->cursor[i].off, run.start);", "            (void)run;", EXTENTS),
-    Mutant("what is free already is freed again", "space/extents.c",
+    Mutant("free units are freed again", "space/extents.c",
            "        if (region_next_free(set, p.reg, p.a) < p.b)\n            return false;\n", "", EXTENTS),
     Mutant("a pinned buffer is taken away", "space/extmap.c",
            "        } else if (word_pins(w) > 0) {\n            return -EBUSY;\n        } else {",
@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant("the rank above is taken already", "index.c",
            "            used |= 1u << index_rank(ix, w);", "            used |= 1u << (index_rank(ix, w) / 2);", INDEX + CACHE),
 
-    # ---- reclaim: what is live moves, what doesn't verify is not passed on
+    # ---- reclaim: live records move, records that don't verify are dropped
     Mutant("reclaim gives a moved record a new number", "upkeep/reclaim.c",
            "    int rc = ext_append_begin(e, bucket, &in, rec.seq, true, &a);", "    int rc = ext_append_begin(e, bucket, &in, 0, true, &a);",
            ("ext_reclaim_test", "cache_test", "sim_test:sim/same_tags*")),
@@ -212,7 +212,7 @@ MUTANTS = (
     Mutant("a length class is one too small", "flash/record.c",
            "        if (ext_len_bytes(mid) >= record_bytes)", "        if (ext_len_bytes(mid) + 16 >= record_bytes)", RECORD),
 
-    # ---- write buffers: what was acknowledged gets to flash, whatever fails
+    # ---- write buffers: acknowledged records get to flash in spite of failures
     Mutant("a rewrite takes a record beyond the buffer's end", "flash/wbuf.c",
            "    if (offset + entry->record_bytes > w->fill_bytes ||\n", "    if (\n", WBUF),
     Mutant("no writing from the start after a failed round", "flash/wbuf.c",
@@ -233,7 +233,7 @@ MUTANTS = (
     Mutant("verify_writes compares nothing", "flash/wbuf.c",
            "        if (rc == 0 && memcmp(seen, w->memory + at, bytes) != 0) {",
            "        if (rc == 0 && memcmp(seen, w->memory + at, 0) != 0) {", WBUF),
-    Mutant("a page goes on after a failed write", "flash/wbuf.c",
+    Mutant("a page is used on after a failed write", "flash/wbuf.c",
            "    bool first = ext_page_fail(e, page, offset - e->where[page].unit * e->page_bytes);",
            "    bool first = offset == 0;", WBUF),
     Mutant("appends may take the last buffers", "flash/wbuf.c",
@@ -241,7 +241,7 @@ MUTANTS = (
     Mutant("the gap begins one block early", "flash/wbuf.c",
            "    struct span s = {round_up(w->fill_bytes, EXT_IO_ALIGN_BYTES),",
            "    struct span s = {round_down(w->fill_bytes, EXT_IO_ALIGN_BYTES),", WBUF),
-    Mutant("nobody waiting for room is told", "flash/wbuf.c",
+    Mutant("no thread that waits for room is woken", "flash/wbuf.c",
            "    lock_release(&e->notify_lock);\n    ext_wake_writers(e);\n}\n\nstatic void unstick",
            "    lock_release(&e->notify_lock);\n}\n\nstatic void unstick", WBUF),
     Mutant("an unfinished buffer isn't written after a restart", "flash/wbuf.c",
@@ -393,7 +393,7 @@ MUTANTS = (
            "    case VERB_MS:\n    case VERB_MD:\n        return status == META_HD || status == META_NF;", META),
     Mutant("a base64 key is answered raw", "proto/meta.c",
            "    if (is_binary)\n        return p + base64_encode(p, key, key_len);\n", "    (void)is_binary;\n", META),
-    Mutant("won is told as stale", "proto/meta.c",
+    Mutant("won is shown as stale", "proto/meta.c",
            "    if (reply->won) {\n        memcpy(p, \" W\", 2);", "    if (reply->won) {\n        memcpy(p, \" X\", 2);", META),
     Mutant("a colon isn't compared", "operator/auth.c",
            "user[i] : i == user_bytes ? ':' :", "user[i] : i == user_bytes ? line[at] :", ("auth_test",)),

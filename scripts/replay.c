@@ -1,9 +1,9 @@
 /* replay.c: plays a trace of requests as a look-aside cache's clients would, against a server or
- * against simulated caches (replay_sim.h), and prints what came of it as `name value` lines.
+ * against simulated caches (replay_sim.h), and prints the results as `name value` lines.
  *
- * A get, and on a miss a set. Gets go out up to --depth at once, as long as their keys differ; what
- * missed is set before the next ones, so that one run is the same requests in the same order for
- * every server. Every value read is checked for its length and its key.
+ * A get, and on a miss a set. Up to --depth gets go out at once, as long as their keys differ; missed keys
+ * are set before the next gets, so every server gets the same requests in the same order. Every value read
+ * is checked for its length and its key.
  *
  * scripts/replay.py starts the servers, calls this and makes the table.
  *
@@ -155,7 +155,7 @@ static void put(struct player *p, uint32_t key)
     p->replies_due++;
 }
 
-/* Waits until what was set so far is due. */
+/* Waits until the sets so far are due. */
 static void pace(const struct player *p)
 {
     struct timespec now;
@@ -179,7 +179,7 @@ static void take_replies(struct player *p)
     pace(p);
 }
 
-/* Takes the answers to what was asked, then sets what missed. */
+/* Takes the answers to the gets, then sets the keys that missed. */
 static void end_window(struct player *p)
 {
     out_flush(p);

@@ -8,8 +8,8 @@
 A cache has 5% of its bytes as RAM (-m) and 95% as flash, and is 10% or 1% of the trace's footprint:
 values are scaled so that this comes out with --ram MB of RAM. Clients look aside: a get, and on a
 miss a set. Each trace is played to each server alone, from empty, one after the other, and to
-simulated caches of as many bytes (scripts/replay_sim.h). Traces: every *.txt.xz of --data, in lines
-of `id [size]`, and the adversaries that are made up (--list). A line a trace: misses and bytes
+simulated caches of the same size (scripts/replay_sim.h). Traces: every *.txt.xz of --data, in lines
+of `id [size]`, and the generated adversaries (--list). A line a trace: misses and bytes
 written to flash, as ratios to extstore's; write amplification (bytes given to the device for each
 byte of a record's first writing); hits from RAM and from flash; evictions; CPU a request.
 
@@ -37,8 +37,8 @@ MIB = 1 << 20
 EXTRA = 56  # replay_trace.h: TRACE_RECORD_EXTRA_BYTES
 MAX_VALUE = 400000
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?$")
-# Made up: trace, and what replay is told besides. Keys are so many that a cache of 10% of the
-# footprint is what the name says of it.
+# Generated traces: the trace, and further arguments for replay. Their number of keys makes a cache of 10% of
+# the footprint fit their names.
 ADVERSARIES = {
     "loop": ("loop:4000:24000", ["of-cache", "1.2"]),
     "twice": ("twice:900:30000", ["of-cache", "4"]),

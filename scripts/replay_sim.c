@@ -177,7 +177,7 @@ static void s3_to_ghost(struct sim *s, uint32_t k)
     }
 }
 
-/* RAM stands for main, FLASH for small. */
+/* RAM means main here, FLASH small. */
 static void s3_evict(struct sim *s)
 {
     uint32_t k;
@@ -272,7 +272,7 @@ static void min_prepare(struct sim *s)
     for (uint64_t k = 0; k < t->keys; k++)
         last[k] = UINT64_MAX;
     for (uint64_t i = t->requests; i-- > 0;) {
-        /* What is changed before it is read is not needed. */
+        /* An object that is changed before it is read is not needed. */
         s->needed_next[i] = last[t->key[i]];
         last[t->key[i]] = trace_op_of(t, i) == TRACE_GET ? i : UINT64_MAX;
     }

@@ -1,10 +1,10 @@
-/* replay_sim.h: caches that are only simulated, as lines to hold servers against: what would a cache
- * of so many bytes in all have hit, and written to flash?
+/* replay_sim.h: simulated caches to compare servers with: what would a cache of this many bytes
+ * have hit, and written to flash?
  *
  *   lru     one tier, all bytes: least recently used goes
- *   fifo    RAM by LRU, what leaves it is written to pages, the oldest page goes: an ideal extstore
+ *   fifo    RAM by LRU; evicted objects are written to pages, the oldest page goes: an ideal extstore
  *   s3fifo  one tier, all bytes (S3-FIFO: a tenth for newcomers, ghosts, two bits a key)
- *   min     one tier, all bytes, and it knows the future: what is needed last goes, or doesn't come in
+ *   min     one tier, all bytes, and it knows the future: the object needed last goes, or isn't admitted
  *
  * Look-aside, as scripts/replay.c does: a get, and on a miss a set.
  */

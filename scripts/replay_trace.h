@@ -1,4 +1,4 @@
-/* replay_trace.h: a trace of requests in memory, read from a file or made up, for scripts/replay.c.
+/* replay_trace.h: a trace of requests in memory, read from a file or generated, for scripts/replay.c.
  *
  * A request names a key by a dense number (0 .. keys - 1) in order of first use; a key has one size.
  * Which requests delete or overwrite, and which keys have a time to live, follows from hashes, so
@@ -16,7 +16,7 @@ struct trace_options {
     const char *sizes_csv; /* value_bytes,weight: sizes for lines that have none */
     double scale;          /* of sizes */
     uint64_t limit;        /* requests taken, 0: all */
-    unsigned sample;       /* one key in so many, by hash */
+    unsigned sample;       /* one key in this many, by hash */
     uint32_t max_value_bytes;
     double deletes, overwrites; /* shares of the requests */
     double ttl_share;           /* of the keys */
@@ -50,7 +50,7 @@ static inline uint64_t trace_mix(uint64_t x)
 /* 0 .. 1 from a hash. */
 static inline double trace_unit(uint64_t hash) { return (double)(hash >> 11) / 9007199254740992.0; }
 
-/* What request number i does. Pure. */
+/* The action of request number i. Pure. */
 static inline enum trace_op trace_op_of(const struct trace *t, uint64_t i)
 {
     double u = trace_unit(trace_mix(i + 0x5eed));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kills a server under load, again and again, and checks all that it had acknowledged.
+"""Kills a server under load, again and again, and checks everything that it had acknowledged.
 
 Clients (processes, each with keys of its own) store, change and delete values that tell their key and
 version, and remember what was answered. The server runs with -e, with and without flash. At a random
@@ -9,7 +9,7 @@ there; what was sent but not answered may have happened or not, in the order in 
 
 A third part of the cycles, "nearly full", only overwrites: all keys, 70% of a small flash, with and without
 TTL, at full speed, and nothing is read for four lives in a row, since a read would settle which of two values
-is the older. What is missing then counts as lost, less what the server says it evicted.
+is the older. Missing keys then count as lost, minus those that the server says it evicted.
 
 Prints what was found in one line:
   lost          acknowledged, and not there
@@ -243,7 +243,7 @@ class Client:
         self.acked[key] = MISSING if found is MISSING else old
 
     def read_some(self, conn):
-        """Hits move objects between memory and flash; what is read is checked as well."""
+        """Hits move objects between memory and flash; every value read is checked as well."""
         keys = self.random.sample(self.keys, 5)
         conn.send(b''.join(b'mg %s v f t s k\r\n' % k for k in keys))
         for key in keys:
@@ -296,7 +296,7 @@ class Client:
         return state.ttl - TTL_SLACK <= ttl <= state.ttl
 
     def judge(self, key, found, allowed):
-        """None, or (kind, text) of what is wrong."""
+        """None, or (kind, text) of the error."""
         if any(self.matches(key, found, s) for s in allowed):
             return None
         s = allowed[-1]
@@ -313,7 +313,7 @@ class Client:
         return 'wrong', text
 
     def check(self):
-        """Compares every key; takes over what is found. Returns (kind, text) of each that is wrong."""
+        """Compares every key and adopts the values found. Returns (kind, text) of each error."""
         conn = connect(self.path)
         actual = {}
         for at in range(0, len(self.keys), 100):
@@ -429,7 +429,7 @@ class Sweeper:
             return True
 
     def look(self, conn, i, before):
-        """One answer to a get. None, or what is wrong; a miss is counted."""
+        """One answer to a get. None, or the error; a miss is counted."""
         line = conn.line()
         if line == b'END':
             versions = [self.acked[i]] + before.get(i, [])

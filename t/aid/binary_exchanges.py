@@ -60,7 +60,7 @@ class Answer:
 
 
 def split(stream):
-    """The packets of a stream of answers, and what is left of it."""
+    """The packets of a stream of answers, and the rest of it."""
     at, found = 0, []
     while at + 24 <= len(stream) and stream[at] == ANSWER:
         end = at + 24 + int.from_bytes(stream[at + 8:at + 12], "big")

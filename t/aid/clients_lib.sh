@@ -43,7 +43,7 @@ flash_flags() { # megabytes
     fi
 }
 
-# Flags with which whatever is stored is on flash within a moment.
+# Flags with which every stored value is on flash within a moment.
 all_flash_flags() {
     if is_extant; then
         echo "-o ext_page_size=4,ext_path=$TMP/allflash:64m,ext_wbuf_size=4,ext_item_age=0,ext_item_size=0,ext_recache_rate=0"

@@ -106,7 +106,7 @@ def on_flash(server, count):
 
 
 def run(binary, word, count, tls=False):
-    """A server's life with so many requests: its profile, as callgrind_annotate prints it."""
+    """A server's life with this many requests: its profile, as callgrind_annotate prints it."""
     server = Counted(binary, tls, flash=word == 'flash')
     try:
         server.start()

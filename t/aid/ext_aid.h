@@ -1,8 +1,8 @@
-/* ext_aid.h: what the tests of the flash engine share: an engine on files in a directory of its
+/* ext_aid.h: shared by the tests of the flash engine: an engine on files in a directory of its
  * own, a model of the index (an array, object n has hash n), and a device that fails on demand.
  *
  * The model's callbacks take its lock (LOCK_COLUMN), as the cache's do, so tests may run several
- * threads. Helpers fail the running test when something is not as it must be.
+ * threads. Helpers fail the running test on any error.
  */
 #ifndef EXTANT_T_EXT_AID_H
 #define EXTANT_T_EXT_AID_H
@@ -25,27 +25,27 @@ struct aid_object { /* under aid.lock; in memory that outlives a killed child */
 
 struct aid_faults {                  /* all atomic, changed while the engine runs */
     _Atomic(int) write_errno;        /* every write fails with it, unless 0 */
-    _Atomic(uint32_t) write_skip;    /* so many writes pass before failures count */
-    _Atomic(uint32_t) write_fail;    /* so many writes fail with EIO, then they pass */
-    _Atomic(uint32_t) write_flip;    /* so many writes put a wrong bit there and say that all is well */
-    _Atomic(uint32_t) write_lose;    /* so many writes put nothing there and say that all is well */
+    _Atomic(uint32_t) write_skip;    /* this many writes pass before failures count */
+    _Atomic(uint32_t) write_fail;    /* this many writes fail with EIO, then they pass */
+    _Atomic(uint32_t) write_flip;    /* this many writes store a wrong bit and report success */
+    _Atomic(uint32_t) write_lose;    /* this many writes store nothing and report success */
     _Atomic(int) write_errno_fd;     /* writes to this fd fail with EIO, unless 0 */
-    _Atomic(uint32_t) write_one_in;  /* one write in so many fails with EIO, unless 0 */
-    _Atomic(uint32_t) write_chance;  /* each write fails by chance, one in so many, unless 0 */
+    _Atomic(uint32_t) write_one_in;  /* one write in this many fails with EIO, unless 0 */
+    _Atomic(uint32_t) write_chance;  /* each write fails at random, one in this many, unless 0 */
     _Atomic(int) write_chance_errno; /* with this; 0: it is cut short */
     _Atomic(uint64_t) write_bad;     /* a bad sector: writes that cover it fail, unless 0 */
     _Atomic(uint64_t) read_bad_end;  /* reads that begin before this byte fail */
-    _Atomic(uint32_t) read_chance;   /* each read fails with EIO with such a chance, unless 0 */
-    _Atomic(uint32_t) flip_chance;   /* each read has a wrong bit with such a chance, unless 0 */
-    _Atomic(uint32_t) read_fail;     /* so many reads fail with EIO, then they pass */
+    _Atomic(uint32_t) read_chance;   /* each read fails with EIO at random, one in this many, unless 0 */
+    _Atomic(uint32_t) flip_chance;   /* each read has a wrong bit at random, one in this many, unless 0 */
+    _Atomic(uint32_t) read_fail;     /* this many reads fail with EIO, then they pass */
     _Atomic(int) read_errno;         /* every read fails with it, unless 0 */
-    _Atomic(uint32_t) short_one_in;  /* one transfer in so many is cut short, unless 0 */
-    _Atomic(uint32_t) eintr_one_in;  /* one transfer in so many is interrupted, unless 0 */
+    _Atomic(uint32_t) short_one_in;  /* one transfer in this many is cut short, unless 0 */
+    _Atomic(uint32_t) eintr_one_in;  /* one transfer in this many is interrupted, unless 0 */
     _Atomic(bool) stall_writes;      /* writes wait until this is false */
     _Atomic(int) stall_fd;           /* writes to this fd wait until it is another, unless 0 */
     _Atomic(uint32_t) stalled;       /* writes that wait now */
     _Atomic(uint64_t) writes, reads; /* seen */
-    _Atomic(uint32_t) goes;          /* so many objects are deleted just before they would be moved */
+    _Atomic(uint32_t) goes;          /* this many objects are deleted just before they would be moved */
     _Atomic(uint32_t) turn;
 };
 
@@ -72,9 +72,9 @@ struct aid *aid_new(uint32_t pages, uint64_t page_bytes, uint64_t wbuf_bytes);
 void aid_add_device(struct aid *a, uint32_t pages, enum ext_bucket free_bucket);
 void aid_use_faults(struct aid *a); /* before aid_start: puts a->faults below the engine */
 void aid_start(struct aid *a);
-/* As after kill -9: what is open stays as it is in the arena file, and a new engine attaches. */
+/* As after kill -9: the arena file stays as it is, and a new engine attaches. */
 void aid_restart(struct aid *a);
-/* The second half of it: after a child that had the engine was killed. */
+/* The second half of that: after a child with the engine was killed. */
 void aid_attach(struct aid *a);
 void aid_arena_file(struct aid *a); /* before aid_start: the arena lives in a file */
 void aid_free(struct aid *a);       /* with checks: reconcile, counts */
@@ -108,7 +108,7 @@ struct ext_info aid_info(struct aid *a);
         }                                                                                          \
     } while (0)
 void aid_nap(void);
-/* Objects, and bytes by class, that the model holds must be what the engine counts. */
+/* The model's objects, and bytes by class, must equal the engine's counts. */
 void aid_check_counts(struct aid *a);
 
 #endif

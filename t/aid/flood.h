@@ -1,4 +1,4 @@
-/* flood.h: keys that all have one hash, for who knows the seed: an attack to test against.
+/* flood.h: keys that all have the same hash under a known seed: an attack to test against.
  *
  * Of keys of 17 to 32 bytes XXH3 multiplies the first word, less a word made of the seed, with the
  * second. If the first factor is 0, the second is free.

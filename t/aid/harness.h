@@ -3,8 +3,8 @@
  * For Criterion tests of the protocol. Every server has its own directory, in
  * which its socket, log and flash files live, so tests pass beside each other.
  * Nothing here sleeps for a fixed time: it waits for what it needs, and gives
- * up after a bound that only a hang exceeds, however busy the machine is. Whatever goes wrong fails the running test at the caller's
- * line, with the bytes in question and the end of the server's log.
+ * up after a bound that only a hang exceeds, even on a busy machine. Any error fails the running
+ * test at the caller's line, with the bytes in question and the end of the server's log.
  *
  * The binary is $EXTANT_BIN, else the sanitizer build that matches the test's
  * own (build/extant-asan or build/extant-tsan), else ./extant-debug. Servers
@@ -34,7 +34,7 @@ struct client; /* one connection to it */
 /* ---- servers ---- */
 
 /* A server that accepts. args end with NULL and come after those of the listener (and
- * `-u root` for root); "{dir}" in one stands for the server's directory. Never NULL. */
+ * `-u root` for root); "{dir}" in one becomes the server's directory. Never NULL. */
 #define server_spawn(listen, ...)                                                                  \
     server_spawn_at(__FILE__, __LINE__, listen,                                                    \
                     (const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
@@ -111,7 +111,7 @@ void client_read_at(const char *file, int line, struct client *c, void *buf, siz
 #define client_expect_closed(c) client_expect_closed_at(__FILE__, __LINE__, c)
 void client_expect_closed_at(const char *file, int line, struct client *c);
 
-/* Nothing is there to read: asks `mn`, and MN is the very next answer. */
+/* There is nothing to read: asks `mn`, and MN is the next answer. */
 #define client_expect_silence(c) client_ask(c, "mn\r\n", "MN\r\n")
 
 /* Value of one line of `stats [group]` ("" for the general ones) as text into buf;
@@ -128,7 +128,7 @@ uint64_t client_stat_u64_at(const char *file, int line, struct client *c, const 
 
 /* ---- waiting ---- */
 
-/* Waits until the expression holds (looked at each 2 ms); false after timeout_ms. */
+/* Waits until the expression holds (checked each 2 ms); false after timeout_ms. */
 #define wait_until(expression, timeout_ms)                                                         \
     ({                                                                                             \
         int64_t wait_end_ms_ = harness_now_ms() + (timeout_ms);                                    \
@@ -139,6 +139,6 @@ uint64_t client_stat_u64_at(const char *file, int line, struct client *c, const 
     })
 
 int64_t harness_now_ms(void); /* monotonic */
-void harness_pause(void);     /* between two looks: 2 ms */
+void harness_pause(void);     /* between two checks: 2 ms */
 
 #endif

@@ -16,7 +16,7 @@ enum packet_opcode {
     OP_GATK = 0x23, OP_GATKQ = 0x24,
 };
 
-/* One packet; what isn't named is 0 or empty. */
+/* One packet; unnamed fields are 0 or empty. */
 struct packet {
     unsigned magic; /* 0: 0x80 */
     unsigned opcode, status;
@@ -24,7 +24,7 @@ struct packet {
     uint64_t cas;
     const char *extras, *key, *value;
     size_t extras_bytes, key_bytes, value_bytes;
-    /* what the head claims, if it is to lie */
+    /* the head's claim, if it lies */
     bool lies;
     unsigned said_key, said_extras;
     uint32_t said_body;

@@ -1,7 +1,7 @@
-/* sim_device.h: simulated flash below the engine: files that are memory, and everything that real
- * ones do wrong, drawn from one stream of random numbers.
+/* sim_device.h: simulated flash below the engine: files in memory, with the faults of real
+ * devices, drawn from one stream of random numbers.
  *
- * What is written is in the image at once, as with O_DIRECT. A write can be cut short, torn between
+ * Writes are in the image at once, as with O_DIRECT. A write can be cut short, torn between
  * any two sectors, refused, flipped, lost or put elsewhere; a read can fail, be cut short or
  * flipped; both may take seconds. A process that is killed in a write leaves some of its sectors.
  *
@@ -15,7 +15,7 @@
 #define SIM_SECTOR_BYTES 512u
 #define SIM_DEVICES_MAX 2u
 
-/* One in so many transfers has the fault; 0: none has. */
+/* One in this many transfers has the fault; 0: none has. */
 struct sim_faults {
     uint32_t write_error, write_torn_error, write_no_space, write_short;
     uint32_t write_flip, write_lost, write_misdirected;
@@ -36,7 +36,7 @@ struct sim_device {
     int fds[SIM_DEVICES_MAX];
     /* Called in each transfer, when other threads could go on: before and after the bytes move. */
     void (*meanwhile)(void *ctx);
-    /* Is the process to be killed in this write (the nth)? Then it does not return. */
+    /* Must the process be killed in this write (the nth)? Then it does not return. */
     void (*kill_in_write)(void *ctx, uint64_t nth, void (*leave)(struct sim_device *d));
     void *ctx;
     /* of the write that is under way */

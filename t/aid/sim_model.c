@@ -123,7 +123,7 @@ enum sim_verdict sim_settle(struct sim_key *k, const struct sim_sight *s)
     if (k->changing) {
         bool happened = fits(k, &k->next, s);
         bool before = fits(k, sim_last(k), s);
-        /* Of what is gone either way, the change is what nothing can come back after. */
+        /* The key is gone either way; after the change nothing can come back. */
         if (happened || (!before && s->view == NULL && k->doubt))
             sim_ack(k);
         else

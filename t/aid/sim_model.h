@@ -1,5 +1,5 @@
-/* sim_model.h: what clients of the simulation know: the state of each key that was acknowledged
- * last, those before it, and the one that is on its way. What the cache answers is judged by it.
+/* sim_model.h: the knowledge of the simulation's clients: the last acknowledged state of each key,
+ * earlier ones, and the one under way. The cache's answers are judged by it.
  *
  * One change of a key is under way at a time, gets of it may overlap it and each other. The model
  * is shared memory: it outlives the process whose cache it judges. One thread.
@@ -34,7 +34,7 @@ struct sim_key {
     uint32_t version; /* of the youngest value that was ever begun */
 };
 
-/* What was seen of a key by an op. */
+/* What an op saw of a key. */
 struct sim_sight {
     const struct cache_view *view; /* NULL: it was not there */
     uint32_t since_seq;            /* the state before the op */
@@ -43,8 +43,8 @@ struct sim_sight {
 
 enum sim_verdict {
     SIM_RIGHT,
-    SIM_LOST,  /* what was acknowledged is not there */
-    SIM_WRONG, /* what is there was never acknowledged, or should be gone */
+    SIM_LOST,  /* an acknowledged value is not there */
+    SIM_WRONG, /* the value was never acknowledged, or should be gone */
 };
 
 static inline struct sim_state *sim_last(struct sim_key *k)

@@ -1,14 +1,14 @@
 /* sim_run.h: one life of a simulated cache: everything above the device and below the network, in
  * one thread, on simulated time. One seed is one run: same seed, same lives, step by step.
  *
- * What would be threads are calls that the simulation makes in an order that it draws: client ops
+ * Instead of threads, the simulation makes calls in random order: client ops
  * (many under way at once), jobs of the I/O threads, turns of maintenance. Where an I/O thread
  * would wait for the device, and where the engine calls up without a lock, others get their turn:
  * nested, so that a change can come between any two steps of a flush or of reclaim.
  *
  * A life runs in a process of its own. It ends well, or is killed: between two steps, in an upcall,
  * or in the middle of a write, of which some sectors then are on the device. The next life attaches
- * to what is left in the memory file and on the device. What has to outlive a life is in struct
+ * to the memory file and the device. State that outlives a life is in struct
  * sim.
  */
 #ifndef EXTANT_T_SIM_RUN_H
@@ -17,7 +17,7 @@
 #include "t/aid/sim_device.h"
 #include "t/aid/sim_model.h"
 
-/*    profile  what it is about */
+/*    profile  its subject */
 #define SIM_PROFILE_TABLE(X)                                                                       \
     X(KILLS, "nothing but kills, stalls and interrupted calls: nothing may be lost")               \
     X(WRITES, "writes fail, and come back: nothing may be lost")                                   \
@@ -41,7 +41,7 @@ enum sim_kill {
     SIM_KILL_COUNT
 };
 
-/* What is counted over all lives; all shared memory. */
+/* Counts over all lives; all shared memory. */
 struct sim {
     uint64_t seed;
     enum sim_profile profile;
@@ -63,7 +63,7 @@ struct sim {
     struct sim_key keys[SIM_KEYS_MAX];
     uint64_t step, ops, hits, refused, losses, reasons_before, collisions, written, rescued, moved,
         evicted;
-    uint64_t digest; /* of all that happened: two runs of one seed have the same */
+    uint64_t digest; /* digest of all events: two runs of one seed have the same */
 };
 
 enum sim_exit { SIM_ENDED = 0, SIM_KILLED = 3 }; /* status of a life's process; else it failed */

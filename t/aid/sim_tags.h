@@ -7,8 +7,8 @@
 
 #define SIM_TAGS_COUNT 32u /* keys 2n and 2n + 1 are a pair */
 
-/* The index is made for so much flash, of the smallest size, and never grows; the cache's hash seed
- * is this one. */
+/* The index is made for this much flash, with the smallest size, and never grows; the cache has this
+ * hash seed. */
 #define SIM_TAGS_REACH_BYTES (8 * (GiB << 10))
 #define SIM_TAGS_HASH_SEED UINT64_C(0x5eed)
 

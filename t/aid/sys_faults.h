@@ -1,6 +1,6 @@
 /* sys_faults.h: makes one call to the system fail, the nth of the calling thread from now on. For
  * tests of error branches: try with n = 1, 2, 3 .. until nothing failed any more, and every step of
- * what is tested has failed once.
+ * the tested code has failed once.
  *
  * What can fail: memory (malloc, calloc, realloc, aligned_alloc, posix_memalign, strdup, mmap),
  * threads, eventfd, socket, fallocate, ftruncate, fsync, fstat, fstatvfs, fcntl, pread, pwrite, read, write.
@@ -24,7 +24,7 @@ enum sys_kind {
 void sys_fail_nth(unsigned kinds, unsigned n, unsigned more);
 /* Disarms. True iff a call failed since it was armed. */
 bool sys_failed(void);
-/* What is armed, put aside while a test prepares something, and armed again. */
+/* Sets the armed faults aside while a test prepares something, and arms them again. */
 struct sys_armed {
     unsigned kinds, calls_left, failures_left;
 };

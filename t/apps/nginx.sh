@@ -1,6 +1,6 @@
 #!/bin/bash
 # nginx's memcached_pass: pages are stored by their URI, move to flash, and nginx sends them from there, 32 at a
-# time; what is not there is nginx's 404, and a stop of the server its 502.
+# time; a missing key is nginx's 404, and a stop of the server its 502.
 # row: nginx memcached_pass | nginx-core | text | 300 pages from flash, 32 at once; 404 and 502
 set -u
 cd "$(dirname "$0")/../.." || exit 1

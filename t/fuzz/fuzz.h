@@ -1,8 +1,8 @@
 /* fuzz.h: a fuzz target NAME is a function of bytes in t/fuzz/fuzz_NAME.c. It must return for any bytes;
- * what is wrong it says with an ASSERT, or a sanitizer does.
+ * an ASSERT or a sanitizer reports errors.
  *
  * Built with -DFUZZER the function is libFuzzer's entry (t/fuzz/fuzz.sh, `make fuzz`); else it is
- * fuzz_NAME(), which fuzz_corpus_test.c runs over what is kept in t/fuzz/corpus/NAME/. */
+ * fuzz_NAME(), which fuzz_corpus_test.c runs over the inputs kept in t/fuzz/corpus/NAME/. */
 #ifndef EXTANT_T_FUZZ_H
 #define EXTANT_T_FUZZ_H
 

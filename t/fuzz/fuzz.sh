@@ -2,11 +2,11 @@
 # Every fuzzer (t/fuzz/fuzz_*.c); fails if one finds something.
 #
 #   t/fuzz/fuzz.sh [TARGET...]                   the same inputs each time: `make test` runs this
-#   FUZZ_SECONDS=60 t/fuzz/fuzz.sh [TARGET...]   searches for so long each: `make fuzz`
+#   FUZZ_SECONDS=60 t/fuzz/fuzz.sh [TARGET...]   searches this long with each: `make fuzz`
 #
 # The first runs the kept corpus (t/fuzz/corpus/) and FUZZ_RUNS inputs made of it, from SEED (1): the code
-# alone decides how it ends. A search draws another seed each time and goes on with what earlier ones
-# learnt (build/fuzz/corpus/TARGET). What is found is build/fuzz/found/TARGET-crash-...; once mended it
+# alone decides how it ends. A search draws another seed each time and continues from what earlier ones
+# learnt (build/fuzz/corpus/TARGET). Finds are build/fuzz/found/TARGET-crash-...; once mended it
 # goes to t/fuzz/corpus/TARGET under the name of the fault, and fuzz_corpus_test.c runs it too.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -38,7 +38,7 @@ if [ $# = 0 ]; then
     done
 fi
 
-# The first folder gets what is learnt, so it is never the kept corpus.
+# New inputs go to the first folder, so it is never the kept corpus.
 failed=0
 for target in "$@"; do
     longest=4096

@@ -1,14 +1,14 @@
 /* fuzz_attach.c: a memory file of -e and a flash file whose bytes were changed. The next start must
  * either refuse the content (and start empty with a line that says why), or work: every verb runs,
  * reclaim runs, the books balance, and a further start takes over what this one left. A crash, an
- * ASSERT or a hang is a bug, whatever the bytes.
+ * ASSERT or a hang is a bug, for any bytes.
  *
  * The input is a list of changes of 12 bytes, applied to what a small cache left behind: items of
  * several sizes in memory and on flash, an unflushed write buffer, a sealed page. Changes aim at
  * words that aren't zero there, or stand near one; or at the tables that everything else hangs from.
  *
  * Both files are memfds; a life ends as after a kill between two operations. Nothing but the input
- * decides what happens, so that what is found can be found again: the jobs of I/O threads run in this
+ * decides what happens, so that finds can be repeated: the jobs of I/O threads run in this
  * one, in an order drawn from the input, time is simulated, and seed and stamp are not random.
  */
 #include <sys/mman.h>
@@ -51,7 +51,7 @@ struct life {
 };
 
 static struct image memory, flash;
-/* What is small and tells where all else is: bytes of the memory file. */
+/* The small tables that lead to all other data: bytes of the memory file. */
 static struct table {
     uint64_t at, bytes;
 } tables[4];

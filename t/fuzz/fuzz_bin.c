@@ -82,7 +82,7 @@ static void check_same(const struct parsed *a, const struct parsed *b)
     ASSERT(a->result == PARSE_ERROR || x->key_len == 0 || memcmp(x->key, y->key, x->key_len) == 0);
 }
 
-/* What is there of a packet: the same as of all of it, or that more is needed. */
+/* A part of a packet gives the same result as all of it, or needs more. */
 static void check_split(const struct parsed *whole, const char *data, size_t split)
 {
     struct parsed part;

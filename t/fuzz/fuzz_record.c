@@ -1,4 +1,4 @@
-/* fuzz_record.c: what stands on flash, read back changed: records, and the table at a slot's end.
+/* fuzz_record.c: changed bytes of flash: records, and the table at a slot's end.
  *
  *   any bytes        verify or not, without a step outside; what verifies leads into the bytes
  *   checksum mended  as the engine itself would have written such fields: lengths alone must keep

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The bench can fail: its arithmetic, its clocks and its checks, each shown to notice.
 
-memcached stands in for both servers: against itself it must come out near 1 and fall short
-of what is promised, and made slow on purpose it must come out slower. Those that depend on how busy the machine is
+memcached plays both servers: against itself it must come out near 1 and fall short
+of the promises, and made slow on purpose it must come out slower. Those that depend on how busy the machine is
 run with MEASURE=1 only.
 """
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""In a memory control group of a stated size nobody is killed, and nothing fails: the loads that had other
-builds killed. Each scenario has a group and a server of its own.
+"""In a memory control group of a stated size the server isn't killed and nothing fails, under loads that got
+earlier builds killed. Each scenario has a group and a server of its own.
 
 EXTANT names the binary. Exit 0: all right; 1: not; 77: no group can be made here.
 """
@@ -24,7 +24,7 @@ READS_MAX = 60  # multigets of a reader: the client takes longer for them than t
 
 
 class Load:
-    """Writers go through all keys once; readers ask for what is stored, ten at a time."""
+    """Writers go through all keys once; readers get stored keys, ten at a time."""
 
     def __init__(self, server, keys, size, batch=10):
         self.server, self.keys, self.size, self.batch = server, keys, size, batch

@@ -41,7 +41,7 @@ def server_with(*flags):
     return servers.Server(BINARY, list(flags), 'counters')
 
 
-# What is done, and what of `stats` moves by how much.
+# Each action, and which lines of `stats` it moves by how much.
 COMMANDS = (
     ('a store', [b'set a 0 0 1\r\nx'], names('cmd_set total_items curr_items')),
     ('a hit', [b'get a'], names('cmd_get get_hits')),

@@ -24,7 +24,7 @@ class Client(servers.Client):
         return float(value) if '.' in value else int(value)
 
     def flushed(self):
-        """Nothing is left in RAM but what is too small for flash."""
+        """RAM holds only items that are too small for flash."""
         def is_empty():
             items = self.server.stats(b'items')
             return all(v == '0' or int(k.split(':')[1]) < 3

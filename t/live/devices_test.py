@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What is on a device is not overwritten: file systems, swap, partition tables, mounted and used ones.
+"""Data on a device is not overwritten: file systems, swap, partition tables, mounted and used ones.
 
 Each refusal is one line that names what was found, and leaves every byte as it was; -o ext_format
 insists, once. Then a flash file that another server wrote to while the one with -e was away: its

@@ -58,7 +58,7 @@ NOT_GENERATED = (
     ("delete KEY WORD, WORD not 0", "usage error in 1.6.18, ignored in 1.6.45"),
     ("E of ms, md, ma; x of md; C of mg", "not known to 1.6.18"),
     ("ms with a size above -I and a good body", "swallowed alike, but counted differently"),
-    ("watch", "refused or not depending on what is still to be sent; has a test of its own"),
+    ("watch", "refused or not depending on unsent data; has a test of its own"),
     ("an over-long key in get, gets, gat", "1.6.18 drops earlier answers of the pipeline; the "
      "fixed conversation has it unpipelined"),
     ("reading or appending to a number that incr or decr changed", "they rewrite in place and pad "

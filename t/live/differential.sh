@@ -21,7 +21,7 @@ diff_test --binary --sut "$REF" --plant 25 --seed "$SEED"
 diff_test --binary --sut "$EXTANT" --count "$COUNT" --seed "$SEED"
 case $(basename "$EXTANT") in
     extant*)
-        # Tiny pages and no minimum size: whatever idles a second goes to flash. The second time, half of the
+        # Tiny pages and no minimum size: items idle for a second go to flash. The second time, half of the
         # second hits are brought back to RAM.
         for more in "" ,ext_recache_rate=2; do
             for protocol in "" --binary; do

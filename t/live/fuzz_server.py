@@ -209,7 +209,7 @@ def run(flags, rounds, rng):
                     rng.choice(rogues).step()
                 value = b"%d" % number
                 ask(good, b"version\r\n", b"\r\n")
-                # Others may flush or change it at any time, but what is there must be whole.
+                # Others may flush or change it at any time, but a present value must be whole.
                 ask(good, b"ms mine %d c\r\n%s\r\n" % (len(value), value), b"\r\n")
                 got = ask(good, b"mg mine v k\r\n", b"\r\n")
                 if got.startswith(b"VA") and b" kmine" not in got:

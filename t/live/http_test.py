@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """--http: /metrics has memcached_exporter's names and ours, clean under promtool; why gets miss adds up to
-get_misses; /healthz and /readyz tell what they should; dashboard and alerts name only what is there.
+get_misses; /healthz and /readyz tell what they should; dashboard and alerts name only existing metrics.
 
 EXTANT_DEBUG_BIN names the binary. Exit 0: all right; 1: not.
 """

@@ -42,7 +42,7 @@ class Wrong(Exception):
 
 
 class Key:
-    """What is known of one key. kept None: surely absent. Else present or forgotten."""
+    """The knowledge about one key. kept None: certainly absent. Otherwise present or forgotten."""
 
     __slots__ = ("name", "kept", "cas", "old_cas", "expires", "version")
 

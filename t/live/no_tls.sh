@@ -1,5 +1,5 @@
 #!/bin/bash
-# no_tls.sh: what is built where the OpenSSL headers are missing: works, and knows nothing of TLS.
+# no_tls.sh: a build without the OpenSSL headers works, and knows nothing of TLS.
 # EXTANT_NO_TLS_BIN names it; without it the test is skipped.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -9,7 +9,7 @@ EXTANT=${EXTANT_NO_TLS_BIN:-build/notls/server}
 
 user=
 [ "$(id -u)" = 0 ] && user="-u root"
-refusal() { # FLAGS: what is said, and the exit code
+refusal() { # FLAGS: the message, and the exit code
     # shellcheck disable=SC2086
     "$EXTANT" $user "$@" 2>&1
     echo "$?"

@@ -340,7 +340,7 @@ def start_each(binary):
                     answered = is_there(path)
                 running = p.poll() is None
                 if running:
-                    with open(control, "r+b") as f:  # stopping is not what is tested here
+                    with open(control, "r+b") as f:  # the stop is not tested here
                         f.write(struct.pack("<Q", 0))
                     p.terminate()
                 try:
@@ -474,7 +474,7 @@ def descriptors():
 
 
 def item_memory():
-    """-M: the words of a full cache; what is freed can be used again, whatever its size."""
+    """-M: the words of a full cache; freed memory can be used again, for any size."""
     with Server(BINARY, ["-m", "16", "-M"], name="full") as server:
         client, stored, refused = Client(server), [], 0
         for i in range(400):

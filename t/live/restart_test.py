@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""-e FILE as memcached's operators use it: SIGUSR1, start again, items are back; and what is refused.
+"""-e FILE as memcached's operators use it: SIGUSR1, start again, items are back; and the refusals.
 
 Follows memcached's t/restart.t where that can be told from outside: values of every size up to -I,
 items of several chunks, a TTL that runs out meanwhile, a watcher at the time of the stop. Then what
@@ -60,7 +60,7 @@ def comes_back(memory, flags, name):
         cas = int(c.ask(b'mg stays c').split()[1][1:])
         watcher = Client(server)
         expect('%s: a watcher is there' % name, watcher.ask(b'watch fetchers mutations') == b'OK')
-        while time.monotonic() < started + 2.1:  # what is to expire while nobody runs expires by the clock
+        while time.monotonic() < started + 2.1:  # items that expire between two processes expire by the clock
             time.sleep(0.05)
         log = again(server)
         c = Client(server)
@@ -182,7 +182,7 @@ def memory_files_that_others_could_write(memory):
     expect('a file that others may write to is refused', re.fullmatch(
         r'[^\n]*others may write to it \(mode 0666\); -o trust_memory_file takes it all the same\n', said), said)
     with servers.Server(BINARY, ['-e', memory, '-o', 'trust_memory_file'], 'restart') as server:
-        expect('unless it is to be trusted', Client(server).get(b'key') == b'value')
+        expect('unless trust_memory_file is set', Client(server).get(b'key') == b'value')
     os.unlink(memory)
 
 

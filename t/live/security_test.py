@@ -2,7 +2,7 @@
 """One regression test for each class of memcached's published vulnerabilities that can apply
 to a server of the text protocol.
 
-Every part says which ones it stands for. Claims: the server lives, answers with memcached's
+Every part names its vulnerabilities. Claims: the server lives, answers with memcached's
 words, keeps request and answer in step (a `version` sent behind every request comes back
 right after its answer), and what was to be kept from somebody is. Runs on $EXTANT (else
 ./extant); Debian's memcached passes too, but for what it doesn't claim: see `extant_only`.
@@ -344,7 +344,7 @@ def auth_file():
                     raise Failed("auth file %r: bad end" % content[:40])
             finally:
                 server.stop()
-        # Reloading: what is bad must not open the door, what is good must work again.
+        # Reloading: a bad file must not open the door, a good one must work again.
         server = start_with_auth(holder.dir, b"user:pass\n")
         if server is None:
             raise Failed("a good auth file is refused")
@@ -380,7 +380,7 @@ def auth_file():
 
 
 def auth_first():
-    """Nothing is told before authentication. CVE-2013-7239, CVE-2026-47783; and 1.6.4x's crash
+    """Nothing is revealed before authentication. CVE-2013-7239, CVE-2026-47783; and 1.6.4x's crash
     on empty lines with auth on."""
     with Server(BINARY, ["-m", "16"], name="dir") as holder:
         server = start_with_auth(holder.dir, b"user:pass\nsecond:word\n")
@@ -494,7 +494,7 @@ def empty_lines():
 
 
 def leaks():
-    """Nothing of the process's memory or files is told. CVE-2009-1255 (`stats maps`)."""
+    """Nothing of the process's memory or files is revealed. CVE-2009-1255 (`stats maps`)."""
     with Server(BINARY, ["-m", "16"]) as server:
         for line in (b"stats maps", b"stats malloc", b"stats map", b"stats mem", b"stats /etc"):
             expect(server, line + b"\r\n", ERROR)
@@ -545,7 +545,7 @@ def broken_base64():
 
 
 def dumps_forbidden():
-    """-X, -W and -F are kept to, whatever the wording."""
+    """-X, -W and -F hold for every wording."""
     with Server(BINARY, ["-m", "16", "-X", "-W", "-F"]) as server:
         expect(server, b"set secret 0 0 5\r\nvalue\r\n", b"STORED\r\n")
         for line in (b"lru_crawler metadump all", b"lru_crawler metadump hash",
@@ -803,7 +803,7 @@ def cpu_seconds(server):
 
 
 def million(server, key_of, count):
-    """CPU seconds that setting and getting so many keys costs."""
+    """CPU seconds for setting and getting this many keys."""
     before = cpu_seconds(server)
     with server.connect() as s:
         s.settimeout(PATIENCE_SECONDS)

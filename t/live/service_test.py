@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Under a service manager: it is told when the server is ready and when it stops; sockets that it passes on
+"""Under a service manager: the server reports when it is ready and when it stops; sockets that the manager passes in
 are taken, so a restart refuses no connection. The units, the man page and the completion are checked, too.
 
 EXTANT_DEBUG_BIN names the binary. Exit 0: all right; 1: not.

@@ -237,7 +237,7 @@ def log_file():
         expect('lines go to the log file', wait_for(lambda: 'version' in open(path).read()))
         os.rename(path, path + '.old')
         s.process.send_signal(signal.SIGHUP)
-        expect('SIGHUP opens it anew', wait_for(lambda: os.path.exists(path)))
+        expect('SIGHUP reopens it', wait_for(lambda: os.path.exists(path)))
         s.ask(b'get something_new\r\n')
         expect('and lines go there', wait_for(lambda: 'something_new' in open(path).read()))
         expect('nobody else reads it', os.stat(path).st_mode & 0o137 == 0)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The status page in a headless Chromium, on a desk and on a phone: its sentences say what `stats` says, it
-lives, nothing is wider than the screen, the console stays empty, and a server that stops is told.
+lives, nothing is wider than the screen, the console stays empty, and the page says when the server stops.
 
 EXTANT_DEBUG_BIN names the binary; SCREENSHOTS a directory to leave pictures in. Exit 0: all right; 1: not;
 77: there is no chromium.

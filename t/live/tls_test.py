@@ -85,7 +85,7 @@ def clear(server, request, end=b'END\r\n'):
 
 
 def refused(make, *args, **more):
-    """What a client is told whose handshake fails; with TLS 1.3 it may learn it when it reads."""
+    """What a client learns when its handshake fails; with TLS 1.3 possibly only when it reads."""
     try:
         with make(*args, **more) as s:
             s.sendall(b'version\r\n')

@@ -1,4 +1,4 @@
-/* Admission: what is written to flash is learnt from what was hit there. */
+/* Admission: learns from hits on flash what to write there. */
 #include <criterion/criterion.h>
 
 #include "items/admission.h"
@@ -18,7 +18,7 @@ static uint64_t next_hash(void)
     return x ^ x >> 31;
 }
 
-/* Objects of the class leave RAM; each one that is written is hit so many times. How many were. */
+/* Objects of the class leave RAM; each one that is written is hit this many times. Returns how many were. */
 static unsigned leave(unsigned class, unsigned objects, unsigned hits)
 {
     unsigned written = 0;

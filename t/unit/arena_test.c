@@ -272,7 +272,7 @@ Test(arena, locked_memory_is_given_back)
 
 /* ---- files ------------------------------------------------------------------------------ */
 
-/* What is freed leaves the file. */
+/* Freed memory leaves the file. */
 Test(arena_file, blocks_follow_use, .init = dir_make, .fini = dir_remove)
 {
     bool attached;
@@ -463,7 +463,7 @@ Test(arena_attach, claims_once, .init = dir_make, .fini = dir_remove)
     arena_destroy(a);
 }
 
-/* Before the attach is done, allocation keeps clear of what is not claimed yet. */
+/* Before the attach is done, allocation avoids unclaimed memory. */
 Test(arena_attach, allocation_keeps_clear_of_unclaimed, .init = dir_make, .fini = dir_remove)
 {
     struct arena *a = attach_after_kill();

@@ -466,7 +466,7 @@ Test(binary, lengths_that_lie_harm_nobody)
         ask(b, .opcode = OP_SET, NO_FLAGS, WITH_KEY("a"), .lies = true, .said_key = 1, .said_extras = 8,
             .said_body = bodies[i]);
         answer(b, .opcode = OP_SET, TOO_LARGE);
-        /* what comes is the value, whatever it looks like */
+        /* the next bytes are the value, with any content */
         ask(b, .opcode = OP_QUIT);
         client_close(b);
         b = client_open(server);

@@ -359,7 +359,7 @@ Test(cache_flash, nothing_is_dropped_while_flash_has_room)
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
-/* Damage of the device under what is stored, seen by reads only. */
+/* Damage to stored records on the device, which only reads see. */
 /* Turns over each bit of the first bytes of flash; once more, and they are as they were. */
 static void spoil_flash(uint64_t bytes)
 {
@@ -702,7 +702,7 @@ Test(cache_flash, the_walk_finds_an_overwritten_record_under_its_item)
     IS("k", "new");
 }
 
-/* A check that drops one word reads only what that may hide; what is younger is still hidden by the item. */
+/* A check that drops one word reads only words that it may hide; the item still hides younger ones. */
 Test(cache_tags, an_item_goes_on_hiding_what_a_check_has_not_read)
 {
     const char *one = sim_tags_key(0), *other = sim_tags_key(1);
@@ -713,7 +713,7 @@ Test(cache_tags, an_item_goes_on_hiding_what_a_check_has_not_read)
     STATUS(fixture_set(&f, one, "new"), CACHE_OK);
     lose_checks();
     cr_assert_eq(places_of(one, places), 3);
-    cr_assert_eq(drop(one, places[1]), EXT_DROPPED_LATER); /* reads it and what is older */
+    cr_assert_eq(drop(one, places[1]), EXT_DROPPED_LATER); /* reads it and older ones */
     fixture_settle(&f);
     cr_assert_eq(flash_count(), 1);
     IS(one, "new");

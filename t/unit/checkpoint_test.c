@@ -1,5 +1,5 @@
-/* checkpoint_test.c: what was put into a checkpoint comes out of it, and whatever is torn, flipped,
- * swapped or foreign is noticed. run under TSan for the thread that reads ahead. */
+/* checkpoint_test.c: a checkpoint gives back what was put in, and notices torn, flipped,
+ * swapped or foreign blocks. run under TSan for the thread that reads ahead. */
 #include "base/checkpoint.h"
 
 #include <criterion/criterion.h>
@@ -92,7 +92,7 @@ static void write_file(size_t bytes, enum checkpoint_state state)
     free(content);
 }
 
-/* 0 if the file holds exactly so many bytes of content. */
+/* 0 if the file holds exactly this many bytes of content. */
 static int read_file(size_t bytes)
 {
     struct checkpoint_head head;

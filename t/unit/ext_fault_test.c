@@ -1,5 +1,5 @@
-/* ext_fault_test.c: what device faults cost the flash engine (nothing, or what is counted), that it
- * is well again by itself when the device is, and what the operator is told. Run under TSan too. */
+/* ext_fault_test.c: device faults cost the flash engine nothing, or what it counts; it
+ * recovers by itself when the device does; and the operator is told. Run under TSan too. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -115,7 +115,8 @@ Test(ext_fault, writes_that_wait_for_their_turn_do_not_hold_up_others)
 
 /* ---- devices that lie ---- */
 
-/* 60 objects, of whose first two writes so much is wrong; how many are there when no buffer has them. */
+/* Stores 60 objects with faults in the first two writes; returns how many are there once no buffer has
+ * them. */
 static unsigned there_after_lies(_Atomic(uint32_t) *fault, struct aid *a, uint32_t lies)
 {
     a->opt.verify_writes = true;
@@ -275,7 +276,7 @@ Test(ext_fault, flash_that_is_full_of_bad_pages_takes_new_objects)
         if (state_of(a, page) != EXT_PAGE_BAD)
             fail_page(a, page, 0);
     }
-    store(a, 100, 40); /* what is oldest goes for it */
+    store(a, 100, 40); /* the oldest go for it */
     aid_sync(a);
     cr_assert_eq(there(a, 100, 40), 40);
     cr_assert_eq(there(a, 0, 90) + a->evicted, 90);

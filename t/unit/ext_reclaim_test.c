@@ -552,7 +552,7 @@ Test(ext_reclaim, a_sweep_counts_what_it_drops_at_once)
     fill(a, 0, 2 * n);
     aid_sync(a);
     spoil(a, 0, PAGE);
-    for (uint32_t i = 1; i < n; i++) /* what is left of it is dropped first, long before the sweep ends */
+    for (uint32_t i = 1; i < n; i++) /* its remaining objects are dropped first, long before the sweep ends */
         aid_delete(a, i);
     atomic_store(&a->tun.compact_under_pages, 7);
     while (atomic_load(&a->dropped) == 0) {

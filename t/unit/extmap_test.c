@@ -20,7 +20,7 @@ static struct fixture *fresh(void)
 {
     struct fixture *f = calloc(1, sizeof(*f));
     f->options = (struct extmap_options){f->words, RANGES, BUFFERS};
-    memset(f->words, 0xFF, sizeof(f->words)); /* create must not trust what is there */
+    memset(f->words, 0xFF, sizeof(f->words)); /* create must not trust the old content */
     cr_assert_eq(extmap_create(&f->options, &f->map), 0);
     return f;
 }

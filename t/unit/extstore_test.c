@@ -330,7 +330,7 @@ static void crowd_of_reads(enum ext_engine engine)
     aid_free(a);
 }
 
-/* Two reads of a large value at once share what is read; each may end first. */
+/* Two reads of a large value at once share one I/O; each may end first. */
 Test(extstore, a_copy_stays_until_its_last_reader_is_through)
 {
     struct aid *a = aid_new(32, MiB, 256 * KiB);
@@ -650,7 +650,7 @@ static void one_of_two_dies(void)
     atomic_store(&a->faults.write_errno_fd, fd_of(a->paths[1]));
     for (uint32_t i = 10; i < 120; i++)
         aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
-    AID_WAIT_FOR((aid_step(a), ext_sync(a->ext, 100) == 0)); /* what is stuck is moved by steps */
+    AID_WAIT_FOR((aid_step(a), ext_sync(a->ext, 100) == 0)); /* steps move stuck buffers */
     cr_assert(aid_info(a).degraded);
     cr_assert_gt(aid_info(a).write_moved, 0);
     all_there(a, 0, 120);
@@ -659,7 +659,7 @@ static void one_of_two_dies(void)
 
 Test(extstore, one_of_two_devices_dies_and_the_other_takes_everything)
 {
-    /* Whose writes fail when, and so what is left to cure them with, is never the same twice. */
+    /* Which writes fail when, and so the buffers left to rewrite them, differ from run to run. */
     for (unsigned life = 0; life < 8; life++)
         one_of_two_dies();
 }

@@ -1,4 +1,4 @@
-/* fuzz_corpus_test.c: each fuzz target over what is kept in t/fuzz/corpus/: inputs that lead far into the
+/* fuzz_corpus_test.c: runs each fuzz target over t/fuzz/corpus/: inputs that lead far into the
  * code, and each that once found a bug (named after it). Needs neither clang nor libFuzzer. */
 #include <criterion/criterion.h>
 #include <dirent.h>

@@ -38,7 +38,7 @@ enum { FLOOD = 1000000, BUCKETS = 1 << 16 };
 
 static uint32_t load[BUCKETS];
 
-/* The fullest of so many buckets, by any 16 bits of the hash. */
+/* The fullest of this many buckets, by any 16 bits of the hash. */
 static uint32_t fullest(bool flood, uint64_t known_seed, uint64_t seed, unsigned shift)
 {
     uint32_t max = 0;

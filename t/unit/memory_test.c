@@ -7,7 +7,7 @@
 
 static char root[64];
 
-/* A directory that stands for the system's root, with the process in these groups. */
+/* Makes a directory in the role of the system's root, with the process in these groups. */
 static void make_root(const char *groups)
 {
     snprintf(root, sizeof(root), "/tmp/extant-memory-XXXXXX");

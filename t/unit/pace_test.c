@@ -1,4 +1,4 @@
-/* Pace: what may be written in a second and in a day, whatever asks for it. */
+/* Pace: limits on writes per second and per day, for any pattern of demand. */
 #include <criterion/criterion.h>
 
 #include "flash/pace.h"

@@ -1,5 +1,5 @@
-/* persist_test.c: what a clean stop leaves beside the flash files is taken over by the next start,
- * once, and whatever is torn, foreign or old is refused with a line: whole lives of a storage
+/* persist_test.c: the next start takes over what a clean stop left beside the flash files,
+ * once, and refuses torn, foreign or old content with a line: whole lives of a storage
  * (restart/restart.h), with and without -e; then scans of flash that no checkpoint belongs to. */
 #include "restart/persist.h"
 
@@ -126,7 +126,7 @@ static int life_try(struct life *l, const char *words)
     return 0;
 }
 
-/* Words with a flash of so many MB and these further options of -o. */
+/* Arguments with a flash of this many MB and these further options of -o. */
 static const char *with(unsigned mb, const char *more)
 {
     static char text[600];
@@ -741,7 +741,7 @@ Test(persist, a_checkpoint_without_sense_is_refused)
         again.devices[0].mtime_sec = st.st_mtim.tv_sec;
         again.devices[0].mtime_nsec = (uint32_t)st.st_mtim.tv_nsec;
         cr_assert_eq(checkpoint_commit(w, &again), 0);
-        life_open(&l); /* whatever it makes of it: it lives */
+        life_open(&l); /* whatever the outcome, it lives */
         life_kill(&l);
     }
     free(body);
@@ -922,7 +922,7 @@ Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
     life_kill(&l);
 }
 
-/* What is stored after a scan is younger than all that the scan found. */
+/* Values stored after a scan are younger than all that the scan found. */
 Test(persist, the_order_of_values_goes_on_after_a_scan)
 {
     struct life l;

@@ -1,4 +1,5 @@
-/* progress_test.c: base/progress.h and base/notify.h: what is told of long work, when, and to whom. */
+/* progress_test.c: base/progress.h and base/notify.h: which reports about long work go out, when, and to
+ * whom. */
 #include "base/progress.h"
 
 #include <criterion/criterion.h>

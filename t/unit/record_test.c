@@ -1,4 +1,4 @@
-/* record_test.c: a slot's trailer stands for one slot, in one life of its page, with its table as it was
+/* record_test.c: a slot's trailer belongs to one slot, in one life of its page, with its table as
  * written; anything else does not verify. (fuzz_record.c is about arbitrary bytes.) */
 #include "flash/record.h"
 

@@ -1,5 +1,5 @@
-/* Claims of command/reply.h about memory that is not there: once something could not be added nothing is,
- * so that what goes out is the beginning of the answer; a dropped queue begins anew. */
+/* Claims of command/reply.h about missing memory: after a failed addition nothing more is added,
+ * so that only the beginning of the answer goes out; a dropped queue starts again. */
 #include <criterion/criterion.h>
 
 #include "command/reply.h"

@@ -1,5 +1,5 @@
-/* restart_test.c: what a process left with -e, whole or killed, is taken over by the next one, and
- * what does not fit is refused with a line. First lives that end well, then states that only a kill
+/* restart_test.c: the next process takes over the content of -e after a stop or a kill, and
+ * refuses content that does not fit with a line. First lives that end well, then states that only a kill
  * leaves (made by hand), then real kills under load. run under TSan for the threads that walk the
  * index. */
 #include "restart/restart.h"
@@ -105,7 +105,7 @@ static void life_again(struct life *l, const char *words)
     cr_assert(l->r.attached, "%s", l->r.line);
 }
 
-/* "-o ext_path=.." for a flash of so many MB in pages of 2 MB. */
+/* "-o ext_path=.." for a flash of this many MB in pages of 2 MB. */
 static const char *with_flash(const char *words, unsigned mb)
 {
     static char text[400];
@@ -666,7 +666,7 @@ static void spoil_counters(struct life *l)
     memset((void *)l->f.ext->root->counters, 0xaa, sizeof(l->f.ext->root->counters));
 }
 
-/* Damage that costs nothing: the number is known to be wrong, or made anew. */
+/* Damage that costs nothing: the wrong number is detected or rebuilt. */
 Test(restart, other_damaged_numbers_cost_nothing)
 {
     static void (*const spoils[])(struct life *) = {spoil_times, spoil_counts, spoil_seq, spoil_cas,
@@ -768,7 +768,7 @@ Test(restart, one_device_of_two_with_another_mark_is_enough_to_start_empty)
     unlink(second);
 }
 
-/* The mark stays over writes of its slot, by whatever way: a restart after them attaches. */
+/* The mark survives writes of its slot in every way: a restart after them attaches. */
 Test(restart, the_mark_outlives_the_records_beside_it)
 {
     struct life l;
@@ -1128,7 +1128,7 @@ static void substitute_done_but_for_the_word(struct life *l)
     item_of(l, "c")->next = item_of(l, "c")->prev = 0;
 }
 
-/* The neighbours and what is not live yet agree. */
+/* The neighbours and the parts that are not live yet agree. */
 static void substitute_linked_but_for_the_word(struct life *l)
 {
     substitute_done_but_for_the_word(l);
@@ -1416,7 +1416,7 @@ static void *load_thread(void *arg)
     return NULL;
 }
 
-/* The process that is to be killed. */
+/* The process that will be killed. */
 static _Noreturn void load_run(struct load *load, const char *words)
 {
     static struct load_thread threads[LOAD_THREADS];
@@ -1444,7 +1444,7 @@ static void pause_ms(unsigned ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
-/* Takes over what was left, compares each key with its history, goes on from what is there. */
+/* Takes over the content, compares each key with its history, continues from there. */
 static void load_check(struct load *load, const char *words, unsigned cycle)
 {
     struct life l;

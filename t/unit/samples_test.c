@@ -1,4 +1,4 @@
-/* operator/samples.h: what is asked for often is found among what is asked for once. */
+/* operator/samples.h: frequent keys are found among keys requested once. */
 #include "operator/samples.h"
 
 #include <criterion/criterion.h>
@@ -29,7 +29,7 @@ Test(samples, hot_keys_come_first_with_their_share)
     cr_assert_leq(sample_weight(&keys.entries[0]), 2500);
     cr_assert_gt(sample_weight(&keys.entries[0]), 2300);
     cr_assert_arr_eq(keys.entries[1].key, "plain", 5);
-    cr_assert_lt(sample_weight(&keys.entries[2]), 200, "what is rare shows near nothing");
+    cr_assert_lt(sample_weight(&keys.entries[2]), 200, "rare keys show almost nothing");
     cr_assert_eq(prefixes.count, 2);
     cr_assert_arr_eq(prefixes.entries[0].key, "user", 4);
     cr_assert_eq(sample_weight(&prefixes.entries[0]), 10000);

@@ -1,4 +1,4 @@
-/* scarcity_test.c: whatever is made of memory, files and threads is made with each of these failing in
+/* scarcity_test.c: everything that needs memory, files and threads is created with each of these failing in
  * turn: it is refused (with a line, where one is promised), nothing leaks, and the next try works. */
 #include <criterion/criterion.h>
 #include <event2/event.h>

@@ -600,7 +600,7 @@ Test(server, ends_cleanly_with_flash_under_load)
     stop(s, c);
 }
 
-/* So much a client may have read from flash for it and not yet taken. */
+/* This much may be read from flash for a client that has not taken it. */
 Test(server, a_client_that_does_not_read_has_little_read_for_it)
 {
     enum { KEYS = 60, BYTES = 500000, GETS = 100 };

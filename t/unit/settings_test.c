@@ -493,7 +493,7 @@ Test(settings, check_config)
     cr_assert_eq(parse_with_config("-m x", "--check-config", ""), 78);
 }
 
-/* What is printed, read again, is the same. */
+/* Printed settings, read again, are the same. */
 Test(settings, print_config_comes_back_as_it_was)
 {
     static char first[sizeof(out)];

@@ -1,8 +1,8 @@
 /* sim_test.c: the whole storage, simulated: one seed, one run. See sim_run.h for what a run is.
  *
- * A failure prints its seed. SIM_SEED=n runs that seed alone and tells each step; SIM_SEEDS=n runs
- * so many of each profile instead of the usual number, SIM_FIRST=n from there on. Of the tests that
- * kill a run everywhere, SIM_KILL_AT=n is the one kill to be made. */
+ * A failure prints its seed. SIM_SEED=n runs only that seed and prints each step; SIM_SEEDS=n runs
+ * n of each profile instead of the usual number, from seed SIM_FIRST=n on. Of the tests that
+ * kill a run everywhere, SIM_KILL_AT=n makes only that kill. */
 #include <criterion/criterion.h>
 #include <sys/mman.h>
 #include <sys/wait.h>

@@ -57,7 +57,7 @@ static struct slab_class_info info(unsigned cls)
     return i;
 }
 
-/* Allocates one item of so many accounted bytes in its class. */
+/* Allocates one item of this many accounted bytes in its class. */
 static int alloc_item(uint64_t accounted, slab_handle *h)
 {
     uint64_t real = accounted - ACCOUNT_OVER_REAL;
@@ -485,7 +485,7 @@ Test(slab_real, full_class_stays_below_its_pages)
     }
 }
 
-/* Full of small items, real memory is well below what is accounted. */
+/* Full of small items, real memory is well below the account. */
 Test(slab_real, small_items_cost_less)
 {
     make_default();
@@ -717,7 +717,7 @@ Test(slab_sparse, emptied_run_goes_when_done, .init = make_default, .fini = drop
 
 /* ---- attach ----------------------------------------------------------------------------- */
 
-enum { KEPT_MAX = 100 }; /* the root the test uses holds so many */
+enum { KEPT_MAX = 100 }; /* the root that the test uses holds this many */
 
 struct kept_item {
     slab_handle h;
@@ -827,7 +827,7 @@ static const struct kept_item *attach_all(void)
     return kept;
 }
 
-/* Items that are claimed keep their bytes, whatever is allocated later; the account is theirs. */
+/* Claimed items keep their bytes in spite of later allocations, and have their account. */
 Test(slab_attach, claimed_items_stay, .init = open_after_kill, .fini = close_after_kill)
 {
     const struct kept_item *kept = attach_all();
@@ -850,7 +850,7 @@ Test(slab_attach, claimed_items_stay, .init = open_after_kill, .fini = close_aft
     cr_assert_eq(requested, wanted);
 }
 
-/* What is not claimed is free: memory held is that of the claimed items' runs. */
+/* Unclaimed memory is free: only the claimed items' runs hold memory. */
 Test(slab_attach, the_rest_is_free, .init = open_after_kill, .fini = close_after_kill)
 {
     uint64_t before = slab_real_bytes(sm);
