@@ -80,7 +80,7 @@ static bool is_wanted(struct cache *c, const struct stale_check *check, const st
     if (t->flash_count < 2)
         return false;
     /* The youngest can't be what was overwritten; but a walk has to know which key is its. */
-    return check->kind == STALE_TAG || rank < t->top_rank || t->top_count > 1;
+    return check->kind != STALE_OVERWRITE || rank < t->top_rank || t->top_count > 1;
 }
 
 /* ---- comparing ---- */
@@ -220,6 +220,37 @@ static void drop_wrong(struct cache *c, struct running *r)
     }
 }
 
+/* An item has to leave memory, and what it hides can't be read: so that goes, with all that it may hide. */
+static void drop_unreadable(struct cache *c, struct running *r)
+{
+    int rank = -1; /* the highest */
+    struct tag t;
+    look_at_tag(c, &r->check, &t);
+    for (unsigned i = 0; i < t.count && t.has_ram; i++) {
+        index_word w = index_load(t.slots[i]);
+        if (index_kind(c->index, w) != INDEX_FLASH)
+            continue;
+        const struct compared *m = word_at(r, index_place(c->index, w));
+        if (m && m->verdict != READABLE && (int)index_rank(c->index, w) > rank)
+            rank = (int)index_rank(c->index, w);
+    }
+    if (rank >= 0)
+        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_ranks(c, r->check.hash, (unsigned)rank, NULL));
+}
+
+/* Of a check that is no DROP: what becomes of what is not readable. True: it is over. */
+static bool decide_check(struct cache *c, struct running *r)
+{
+    bool over = true;
+    drop_wrong(c, r);
+    for (unsigned i = 0; i < r->count; i++)
+        over &= r->words[i].verdict != UNREADABLE;
+    over = over || ++r->check.tries >= TRIES_MAX;
+    if (over && r->check.kind == STALE_ROOM)
+        drop_unreadable(c, r);
+    return over;
+}
+
 /* All reads of it are done: decides. True: the check is over. */
 static bool decide(struct cache *c, struct running *r)
 {
@@ -234,14 +265,11 @@ static bool decide(struct cache *c, struct running *r)
     if (r->check.kind == STALE_DROP)
         over = drop_victim(c, r);
     else
-        drop_wrong(c, r);
+        over = decide_check(c, r);
     look_at_tag(c, &r->check, &t);
     end_hiding(c, r, &t);
     lock_release(lock);
-    if (r->check.kind != STALE_DROP)
-        for (unsigned i = 0; i < r->count; i++)
-            over &= r->words[i].verdict != UNREADABLE;
-    return over || (r->check.kind != STALE_DROP && ++r->check.tries >= TRIES_MAX);
+    return over;
 }
 
 static void end_check(struct running *r)

@@ -9,8 +9,8 @@
  *                                                                    '-> DROP: the word itself, or again later
  *
  * A record that can't be read does not go for that: the device may give it later, and as long as it stands,
- * so do the words that it may hide. Only when it has to go, since a younger word is dropped, do those go with it
- * that may be older than it; `evictions_same_tag` counts them.
+ * so do the words that it may hide. Only when it has to go, since a younger word is dropped or an item that hides it has to leave
+ * memory, do those go with it that may be older than it; `evictions_same_tag` counts them.
  *
  * Called by the thread that owns the worker: the maintenance thread, or the one that stops the cache.
  */

@@ -152,9 +152,12 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
 }
 
 /* The item can't go before what it may hide is compared: that is asked for, and others go first. */
-static enum room pass_over(struct cache *c, struct item *it, uint64_t hash)
+static enum room pass_over(struct cache *c, struct item *it, uint64_t hash, bool must)
 {
-    stale_note_overwrite(c, hash, 0);
+    if (must)
+        stale_put(&c->stale, &(struct stale_check){.kind = STALE_ROOM, .hash = hash});
+    else
+        stale_note_overwrite(c, hash, 0);
     cache_wake_maint(c);
     lru_move(c->lru, it, LRU_COLD);
     return ROOM_MADE;
@@ -163,7 +166,7 @@ static enum room pass_over(struct cache *c, struct item *it, uint64_t hash)
 /* A dead item that may hide older values of its key goes to flash, where it hides them by its rank. */
 static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash)
 {
-    return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash);
+    return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash, true);
 }
 
 /* What is due for a COLD tail. LOCK_COLUMN held. */
@@ -207,7 +210,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     if (!c->settings->evict_to_free)
         return ROOM_NONE;
     if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
-        return pass_over(c, it, hash);
+        return pass_over(c, it, hash, true);
     item_evict(c, it, hash, now, rc);
     return ROOM_MADE;
 }
@@ -291,7 +294,7 @@ enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_
     uint32_t now = clock_now_sec();
     enum room result;
     if (item_death(c, it, now) != ITEM_ALIVE && (item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
-        result = must ? pull_dead_hider(c, it, hash) : pass_over(c, it, hash);
+        result = must ? pull_dead_hider(c, it, hash) : pass_over(c, it, hash, false);
     } else if (item_death(c, it, now) != ITEM_ALIVE) {
         class_count(c, cls, reclaimed);
         if (!(item_flags(it) & ITEM_FETCHED))

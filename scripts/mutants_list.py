@@ -159,6 +159,16 @@ MUTANTS = (
            "        unread |= !m && t.slots[i] != t.victim;\n", "", CACHE + ("sim_test:sim/same_tags*",)),
     Mutant("an item hides flash no more though words are unread", "stale_check.c",
            "        if (!m || m->verdict != READABLE)\n            return;", "        (void)m;", CACHE + ("sim_test:sim/same_tags*",)),
+    Mutant("an item's word goes before those that it hides", "items/object.c",
+           "        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);\n"
+           "    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n    return gone;",
+           "        gone = INDEX_RANK_MAX + 1;\n"
+           "    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n"
+           "    return gone ? flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL) : 0;",
+           ("restart_test:restart/a_kill*",)),
+    Mutant("an item that hides what can't be read never leaves memory", "stale_check.c",
+           "    if (over && r->check.kind == STALE_ROOM)\n        drop_unreadable(c, r);\n",
+           "    (void)drop_unreadable;\n", ("cache_test:cache_dead_device/*",)),
     Mutant("an overwritten record on flash isn't seen under its item", "stale_check.c",
            "        if (it->key_bytes == rec->key_bytes && memcmp(item_key(it), rec->key, rec->key_bytes) == 0)\n            return true;",
            "        (void)it, (void)rec;", CACHE),

@@ -848,6 +848,49 @@ Test(cache_flash, an_unreadable_older_value_does_not_hide_the_younger)
     cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
 }
 
+static void open_little_ram(void) { fixture_open(&f, 8, 160); }
+TestSuite(cache_dead_device, .init = open_little_ram, .fini = close_it);
+
+/* Neither reads nor writes reach the device from now on. */
+static void device_dies(void)
+{
+    char path[96];
+    snprintf(path, sizeof(path), "%s/flash", f.dir);
+    cr_assert_eq(truncate(path, 0), 0);
+    int nothing = open("/", O_PATH | O_CLOEXEC);
+    cr_assert_geq(nothing, 0);
+    cr_assert_geq(dup2(nothing, f.ext->devices[0].fd), 0);
+    close(nothing);
+}
+
+/* They hide what nobody can read, and can't go to flash: still there has to be room for others. */
+Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_for_ever)
+{
+    char key[32];
+    set_many(MANY, "old");
+    fixture_settle(&f);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
+    device_dies();
+    atomic_store(&f.settings.ext_max_sleep, 1000);
+    for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
+        snprintf(key, sizeof(key), "fill-%u", i);
+        fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
+    }
+    for (unsigned i = 0; i < 1000; i++) { /* until memory holds nothing but hiders */
+        snprintf(key, sizeof(key), "key-%u", i);
+        fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
+    }
+    for (unsigned i = 0; i < 1500; i++) {
+        snprintf(key, sizeof(key), "more-%u", i);
+        if (fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0) == CACHE_OK)
+            continue;
+        fixture_settle(&f);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_device) +
+                     fixture_counter(&f, CACHE_N_evictions_write_wait), 1000);
+}
+
 /* ---- what is worth a write to flash ---- */
 
 static void open_small(void) { fixture_open(&f, 8, 24); }

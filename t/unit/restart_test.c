@@ -9,8 +9,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -1532,4 +1534,278 @@ Test(restart, kills_under_load_with_flash_lose_nothing)
 Test(restart, kills_under_load_with_a_flat_lru_lose_nothing)
 {
     kill_under_load("-m 64 -o no_lru_maintainer", 5, 20260103);
+}
+
+/* ---- a kill at each change of a key's words ---- */
+
+/* A process does one operation and is stopped after each instruction. Each time that the words of the key's two
+ * buckets have changed, its memory is copied: what a process that starts with the copy serves has to be the
+ * value before the operation or the one after it. Nothing is written to flash meanwhile. */
+struct kill_case {
+    const char *name;
+    void (*prepare)(struct life *l);
+    void (*operate)(struct life *l);
+    const char *before, *after;
+};
+
+#define KILL_KEY "k"
+/* How the traced run ends: with the number of changes, or so. */
+enum { KILL_CHANGES_MAX = 64, KILL_FORBIDDEN = 254, KILL_BROKEN = 255 };
+
+static void set_on_flash(struct life *l, const char *value)
+{
+    fixture_set(&l->f, KILL_KEY, value);
+    to_flash(l, KILL_KEY);
+}
+
+/* Reclaim gives up the word of this rank. */
+static void drop_rank(struct life *l, unsigned rank)
+{
+    struct cache *c = l->f.cache;
+    struct ext_callbacks cb = cache_ext_callbacks(c);
+    uint64_t hash = cache_hash(c, KILL_KEY, strlen(KILL_KEY));
+    index_slot *slots[INDEX_MATCH_MAX];
+    index_word word = 0;
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) == INDEX_FLASH && index_rank(c->index, w) == rank)
+            word = w;
+    }
+    lock_release(lock);
+    cb.dropped(cb.ctx, hash, index_place(c->index, word), EXT_DROP_EVICTED, 64);
+}
+
+static void prepare_two_on_flash(struct life *l)
+{
+    set_on_flash(l, "old");
+    set_on_flash(l, "new");
+}
+
+static void prepare_many_on_flash(struct life *l)
+{
+    static const char *const values[] = {"1", "2", "old", "new"};
+    for (unsigned i = 0; i < ARRAY_COUNT(values); i++)
+        set_on_flash(l, values[i]);
+}
+
+static void prepare_hidden(struct life *l)
+{
+    prepare_two_on_flash(l);
+    fixture_set(&l->f, KILL_KEY, "newest");
+}
+
+/* The ranks of the words are 1 and more, up to the highest; a flush has to bring all of them down. */
+static void prepare_many_hidden(struct life *l)
+{
+    prepare_many_on_flash(l);
+    drop_rank(l, 0);
+    fixture_set(&l->f, KILL_KEY, "newest");
+}
+
+static void prepare_dead_hider(struct life *l)
+{
+    prepare_two_on_flash(l);
+    fixture_store(&l->f, CACHE_SET, KILL_KEY, "dead", 4, 0, CLOCK_EXPIRED_SEC, 0);
+}
+
+static void prepare_dead_on_flash(struct life *l)
+{
+    set_on_flash(l, "old");
+    fixture_store(&l->f, CACHE_SET, KILL_KEY, "dead", 4, 0, CLOCK_EXPIRED_SEC, 0);
+    to_flash(l, KILL_KEY);
+}
+
+static void operate_set(struct life *l) { fixture_set(&l->f, KILL_KEY, "set"); }
+static void operate_delete(struct life *l) { fixture_delete(&l->f, KILL_KEY); }
+static void operate_touch(struct life *l) { fixture_touch(&l->f, KILL_KEY, clock_now_sec() + 1000); }
+static void operate_get(struct life *l) { fixture_get(&l->f, KILL_KEY, NULL, 0, NULL); }
+static void operate_flush(struct life *l) { to_flash(l, KILL_KEY); }
+static void operate_check(struct life *l) { fixture_settle(&l->f); }
+static void operate_append(struct life *l)
+{
+    fixture_store(&l->f, CACHE_APPEND, KILL_KEY, "+", 1, 0, 0, 0);
+}
+
+static void operate_unlink(struct life *l)
+{
+    struct cache *c = l->f.cache;
+    uint64_t hash = cache_hash(c, KILL_KEY, strlen(KILL_KEY));
+    struct item *it = item_of(l, KILL_KEY);
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    item_unlink_hiding(c, it, hash);
+    lock_release(lock);
+}
+
+static void operate_drop_younger(struct life *l)
+{
+    drop_rank(l, 1);
+    fixture_settle(&l->f);
+}
+
+static void operate_drop_youngest(struct life *l)
+{
+    drop_rank(l, INDEX_RANK_MAX);
+    fixture_settle(&l->f);
+}
+
+#define NOTHING "(none)"
+static const struct kill_case kill_cases[] = {
+    {"set over four on flash", prepare_many_on_flash, operate_set, "new", "set"},
+    {"set over a hider", prepare_hidden, operate_set, "newest", "set"},
+    {"append to one on flash", prepare_two_on_flash, operate_append, "new", "new+"},
+    {"delete of four on flash", prepare_many_on_flash, operate_delete, "new", NOTHING},
+    {"delete of a hider", prepare_hidden, operate_delete, "newest", NOTHING},
+    {"get of a dead hider", prepare_dead_hider, operate_get, NOTHING, NOTHING},
+    {"touch of one on flash", prepare_two_on_flash, operate_touch, "new", "new"},
+    {"flush that brings ranks down", prepare_many_hidden, operate_flush, "newest", "newest"},
+    {"flush of a dead hider", prepare_dead_hider, operate_flush, NOTHING, NOTHING},
+    {"check under a hider", prepare_hidden, operate_check, "newest", "newest"},
+    {"check of four on flash", prepare_many_on_flash, operate_check, "new", "new"},
+    {"drop of the younger of two", prepare_two_on_flash, operate_drop_younger, "new", NOTHING},
+    {"drop of the youngest of four", prepare_many_on_flash, operate_drop_youngest, "new", NOTHING},
+    {"drop of a dead one", prepare_dead_on_flash, operate_drop_younger, NOTHING, NOTHING},
+    {"unlink of a hider", prepare_hidden, operate_unlink, "newest", NOTHING},
+};
+
+static void words_of(struct life *l, uint64_t hash, index_word words[INDEX_MATCH_MAX])
+{
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(l->f.index, hash, slots);
+    memset(words, 0, INDEX_MATCH_MAX * sizeof(words[0]));
+    for (unsigned i = 0; i < n; i++)
+        words[i] = index_load(slots[i]);
+}
+
+static void copy_name(char name[128], const char *file, unsigned nth)
+{
+    snprintf(name, 128, "%s.%u", file, nth);
+}
+
+/* What it is copied to stays the same file, if there was one. */
+static bool copy_file(const char *from, const char *to)
+{
+    pid_t pid;
+    int status;
+    const char *const argv[] = {"cp", "--sparse=always", from, to, NULL};
+    return posix_spawnp(&pid, "cp", NULL, NULL, (char *const *)argv, environ) == 0 &&
+           waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+/* Runs the child, that has stopped, to its end, with a copy at each change. The number of changes, or
+ * KILL_BROKEN. */
+static int step_to_end(struct life *l, pid_t child)
+{
+    uint64_t hash = cache_hash(l->f.cache, KILL_KEY, strlen(KILL_KEY));
+    index_word words[INDEX_MATCH_MAX], now[INDEX_MATCH_MAX];
+    unsigned changes = 0;
+    char name[128];
+    int status;
+    lock_take(index_lock(l->f.index, hash)); /* this process's own, which ends with it */
+    words_of(l, hash, words);
+    while (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0 && waitpid(child, &status, 0) == child) {
+        if (WIFEXITED(status))
+            return WEXITSTATUS(status) == 0 ? (int)changes : KILL_BROKEN;
+        if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
+            break;
+        words_of(l, hash, now);
+        if (memcmp(words, now, sizeof(words)) == 0)
+            continue;
+        memcpy(words, now, sizeof(words));
+        changes++;
+        copy_name(name, memory_file, changes);
+        if (changes > KILL_CHANGES_MAX || !copy_file(memory_file, name))
+            break;
+    }
+    return KILL_BROKEN;
+}
+
+/* The two take turns, which is quicker without a second processor to wake. */
+static void stay_on_one_processor(void)
+{
+    cpu_set_t set;
+    int cpu = sched_getcpu();
+    CPU_ZERO(&set);
+    CPU_SET(cpu < 0 ? 0 : cpu, &set);
+    sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* The life that the operation belongs to. Its memory is shared with the child that goes on with it. */
+static _Noreturn void kill_run(const struct kill_case *k, const char *words)
+{
+    struct life l;
+    clock_setup();
+    if (life_try(&l, words) != 0)
+        _exit(KILL_BROKEN);
+    k->prepare(&l);
+    stay_on_one_processor();
+    pid_t child = fork();
+    if (child == 0) {
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
+            _exit(KILL_FORBIDDEN);
+        raise(SIGSTOP);
+        k->operate(&l);
+        _exit(0);
+    }
+    int status;
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        _exit(KILL_BROKEN);
+    if (WIFEXITED(status))
+        _exit(WEXITSTATUS(status));
+    _exit(step_to_end(&l, child));
+}
+
+/* What the next process serves, now and when it has compared all. */
+static void kill_check(const struct kill_case *k, const char *words, unsigned nth)
+{
+    struct life l;
+    char name[128], first[64];
+    uint64_t at = 0;
+    copy_name(name, memory_file, nth);
+    cr_assert_eq(rename(name, memory_file), 0);
+    copy_name(name, flash_file, 0);
+    cr_assert(copy_file(name, flash_file));
+    clock_setup();
+    life_open(&l, words);
+    cr_assert(l.r.attached, "%s", l.r.line);
+    snprintf(first, sizeof(first), "%s", value_of(&l, KILL_KEY));
+    cr_assert(strcmp(first, k->after) == 0 || strcmp(first, k->before) == 0,
+              "%s, killed at change %u: \"%s\" is served", k->name, nth, first);
+    while (stale_walk_step(l.f.worker, &at))
+        ;
+    fixture_settle(&l.f);
+    cr_assert_str_eq(value_of(&l, KILL_KEY), first, "%s, change %u, after the checks", k->name, nth);
+    cr_assert_eq(fixture_counter(&l.f, CACHE_N_evictions_same_tag), 0);
+    life_end(&l);
+}
+
+Test(restart, a_kill_at_any_change_of_a_word_serves_the_value_before_or_after)
+{
+    char words[512];
+    snprintf(words, sizeof(words), "%s", with_flash("-m 64", 64));
+    for (unsigned i = 0; i < ARRAY_COUNT(kill_cases); i++) {
+        const struct kill_case *k = &kill_cases[i];
+        unlink(memory_file);
+        unlink(flash_file);
+        pid_t pid = fork();
+        cr_assert_geq(pid, 0);
+        if (pid == 0)
+            kill_run(k, words);
+        int status;
+        cr_assert_eq(waitpid(pid, &status, 0), pid);
+        cr_assert(WIFEXITED(status), "%s: status %x", k->name, status);
+        unsigned changes = WEXITSTATUS(status);
+        if (changes == KILL_FORBIDDEN)
+            cr_skip_test("no process may be traced here");
+        cr_assert(changes > 0 && changes <= KILL_CHANGES_MAX, "%s: %u changes", k->name, changes);
+        char name[128];
+        copy_name(name, flash_file, 0);
+        cr_assert(copy_file(flash_file, name));
+        for (unsigned nth = 1; nth <= changes; nth++)
+            kill_check(k, words, nth);
+        unlink(name);
+    }
 }
