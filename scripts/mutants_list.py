@@ -144,7 +144,7 @@ MUTANTS = (
     Mutant("hidden words go after the word that hides them", "items/object.c",
            "        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);\n    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);",
            "        gone = INDEX_RANK_MAX + 1;\n    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n    if (gone > 0)\n        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);",
-           CACHE),
+           CACHE + ("restart_test:restart/a_kill*",)),
     Mutant("of two records the older one counts", "cache.c",
            "            if (l->match && l->match->rec.seq > r->rec.seq) {", "            if (l->match && l->match->rec.seq < r->rec.seq) {", CACHE),
     Mutant("an item that hides flash is taken for sure of it", "cache.c",
@@ -159,13 +159,6 @@ MUTANTS = (
            "        unread |= !m && t.slots[i] != t.victim;\n", "", CACHE + ("sim_test:sim/same_tags*",)),
     Mutant("an item hides flash no more though words are unread", "stale_check.c",
            "        if (!m || m->verdict != READABLE)\n            return;", "        (void)m;", CACHE + ("sim_test:sim/same_tags*",)),
-    Mutant("an item's word goes before those that it hides", "items/object.c",
-           "        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);\n"
-           "    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n    return gone;",
-           "        gone = INDEX_RANK_MAX + 1;\n"
-           "    item_flag_clear(it, ITEM_MAY_HIDE_FLASH);\n    item_unlink(c, it, hash);\n"
-           "    return gone ? flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL) : 0;",
-           ("restart_test:restart/a_kill*",)),
     Mutant("an item that hides what can't be read never leaves memory", "stale_check.c",
            "    if (over && r->check.kind == STALE_ROOM)\n        drop_unreadable(c, r);\n",
            "    (void)drop_unreadable;\n", ("cache_test:cache_dead_device/*",)),
