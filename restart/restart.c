@@ -20,7 +20,8 @@
 #define RUNS_BYTES (256 * MiB)  /* one run of each size */
 #define INDEX_START_SHARE 4     /* of -m that hashpower may take at once */
 
-/* What must be equal before the content of a file can be used; compared byte for byte. */
+/* What must be equal before the content of a file can be used, but for the two that geometry_fits() leaves
+ * out. */
 struct geometry {
     uint32_t version;
     uint32_t item_header_bytes;
@@ -33,7 +34,7 @@ struct geometry {
     uint64_t flash_bytes, flash_files_hash;
     uint64_t page_bytes, wbuf_bytes, buffer_bytes;
 };
-static_assert(sizeof(struct geometry) == 96, "no padding: all of it is compared");
+static_assert(sizeof(struct geometry) == 96, "no padding: bytes are compared");
 static_assert(sizeof(struct geometry) <= ARENA_GEOMETRY_BYTES_MAX, "fits the header");
 
 /* In the arena. */
@@ -127,6 +128,17 @@ static struct geometry geometry_of(const struct settings *s)
     return g;
 }
 
+/* -m and -I only bound what is there: too_large() sees whether it is too much. */
+static bool geometry_fits(const void *found, const void *wanted)
+{
+    struct geometry was, is;
+    memcpy(&was, found, sizeof(was));
+    memcpy(&is, wanted, sizeof(is));
+    was.limit_bytes = is.limit_bytes;
+    was.item_max_bytes = is.item_max_bytes;
+    return memcmp(&was, &is, sizeof(was)) == 0;
+}
+
 /* ---- the parts ------------------------------------------------------------------------ */
 
 static void say(char *why, size_t n, const char *fmt, ...) PRINTF_LIKE(3, 4);
@@ -166,11 +178,13 @@ static int open_arena(const struct settings *s, struct restart *r, char *note, c
     struct geometry g = geometry_of(s);
     struct arena_options opt = {
         .reserve_bytes = reserve_bytes_wanted(s),
+        .reserve_bytes_min = reserve_bytes_needed(s),
         .file = s->memory_file,
         .trust_file = s->trust_memory_file,
         .format = RESTART_MEMORY_FORMAT,
         .geometry = &g,
         .geometry_bytes = sizeof(g),
+        .geometry_fits = geometry_fits,
         .lock_memory = s->lock_memory,
     };
     for (;;) {
@@ -335,6 +349,18 @@ static enum outcome part_failed(const struct settings *s, const struct restart *
     return unfit(why, n, s, what);
 }
 
+/* Does what was attached fit into this -m? Items move to flash, page by page, but the index doesn't shrink,
+ * and without flash nothing does. NULL, or why not. */
+static const char *too_large(const struct settings *s, const struct restart *r)
+{
+    uint64_t limit = limit_bytes(s);
+    if (r->ext == NULL)
+        return slab_taken_bytes(r->slab) > limit ? "its items are more than -m allows" : NULL;
+    return arena_used_bytes(r->arena, ARENA_USE_INDEX) > cache_index_limit(limit)
+               ? "its index is larger than -m allows"
+               : NULL;
+}
+
 /* After the engine is created: takes over objects of an earlier process that -e does not hold. */
 static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
 {
@@ -370,6 +396,9 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
     }
     if (r->attached && (rc = *error = cache_attach(r->cache, &r->report)) != 0)
         return part_failed(s, r, rc, "items", why, n);
+    const char *excess = r->attached ? too_large(s, r) : NULL;
+    if (excess != NULL)
+        return unfit(why, n, s, excess);
     if (p && (rc = *error = take_over(r, p, why, n)) != 0)
         return rc == -EAGAIN ? AGAIN : FAILED;
     if (r->ext) /* as memcached does: all pages are in the pool from the start */

@@ -30,6 +30,7 @@
 #define ARENA_MAGIC "extArena"
 #define ARENA_FORMAT 2u /* of the header and the maps */
 #define HUGE_BYTES (2 * MiB)
+#define RESERVE_BYTES_MAX (UINT64_C(1) << 46)
 #define SMALL_CHUNK_BYTES (64 * KiB)
 #define SLACK_BYTES_MIN (1 * MiB)
 #define SLACK_BYTES_MAX (16 * MiB)
@@ -173,6 +174,11 @@ static uint64_t map_bytes_of(uint64_t reserve_bytes)
     return round_up(reserve_bytes / ARENA_UNIT_BYTES / 8 + 1, ARENA_UNIT_BYTES);
 }
 
+static uint64_t meta_bytes_of(uint64_t reserve_bytes)
+{
+    return ARENA_ROOT_BYTES + 2 * map_bytes_of(reserve_bytes);
+}
+
 /* ---- the header --------------------------------------------------------------------- */
 
 static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes)
@@ -219,9 +225,19 @@ static void header_fill(struct arena_header *h, const struct arena_options *opt,
         memcpy(h->geometry, opt->geometry, opt->geometry_bytes);
 }
 
+static bool is_large_enough(const struct arena_header *found, const struct arena_header *wanted,
+                            const struct arena_options *opt)
+{
+    uint64_t chunk = opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
+    if (found->reserve_bytes == wanted->reserve_bytes)
+        return true;
+    return opt->reserve_bytes_min > 0 && found->reserve_bytes >= opt->reserve_bytes_min &&
+           found->reserve_bytes <= RESERVE_BYTES_MAX && found->reserve_bytes % chunk == 0;
+}
+
 /* Why content with header `found` can't be used where `wanted` is needed; NULL if it can. */
-static const char *header_misfit(const struct arena_header *found,
-                                 const struct arena_header *wanted)
+static const char *header_misfit(const struct arena_header *found, const struct arena_header *wanted,
+                                 const struct arena_options *opt)
 {
     if (memcmp(found->magic, wanted->magic, sizeof(found->magic)) != 0)
         return "it is not a memory file";
@@ -234,10 +250,11 @@ static const char *header_misfit(const struct arena_header *found,
     if (wanted->boot_id[0] == '\0' ||
         memcmp(found->boot_id, wanted->boot_id, sizeof(found->boot_id)) != 0)
         return "the machine was rebooted since";
-    if (found->reserve_bytes != wanted->reserve_bytes || found->huge_pages != wanted->huge_pages)
+    if (found->huge_pages != wanted->huge_pages || !is_large_enough(found, wanted, opt))
         return "its size is another";
+    bool same = memcmp(found->geometry, wanted->geometry, sizeof(found->geometry)) == 0;
     if (found->geometry_bytes != wanted->geometry_bytes ||
-        memcmp(found->geometry, wanted->geometry, sizeof(found->geometry)) != 0)
+        !(same || (opt->geometry_fits != NULL && opt->geometry_fits(found->geometry, wanted->geometry))))
         return "the settings are others";
     return NULL;
 }
@@ -573,10 +590,10 @@ static int open_file(const struct arena_options *opt, bool *made, char *why, siz
     return fd;
 }
 
-/* Compares the open file with what is wanted. True iff it fits, with the generation of its content;
- * else why[] is set. */
-static bool file_fits(int fd, const char *file, const struct arena_header *wanted,
-                      uint64_t *generation, char *why, size_t why_bytes)
+/* Compares the open file with what is wanted. True iff it fits: *wanted has the generation and the size of
+ * what is there then; else why[] is set. */
+static bool file_fits(int fd, const struct arena_options *opt, struct arena_header *wanted, char *why,
+                      size_t why_bytes)
 {
     struct arena_header found;
     struct stat st;
@@ -586,14 +603,15 @@ static bool file_fits(int fd, const char *file, const struct arena_header *wante
     else if (pread(fd, &found, sizeof(found), 0) != (ssize_t)sizeof(found))
         misfit = "it is not a memory file";
     else
-        misfit = header_misfit(&found, wanted);
-    if (misfit == NULL && (uint64_t)st.st_size != wanted->reserve_bytes)
+        misfit = header_misfit(&found, wanted, opt);
+    if (misfit == NULL && (uint64_t)st.st_size != found.reserve_bytes)
         misfit = "it was cut off";
     if (misfit == NULL) {
-        *generation = found.generation;
+        wanted->generation = found.generation;
+        wanted->reserve_bytes = found.reserve_bytes;
         return true;
     }
-    snprintf(why, why_bytes, "memory file %s starts empty: %s", file, misfit);
+    snprintf(why, why_bytes, "memory file %s starts empty: %s", opt->file, misfit);
     return false;
 }
 
@@ -636,13 +654,14 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
 {
     struct arena_header wanted;
     header_fill(&wanted, opt, a->reserve_bytes);
-    uint64_t generation = 0;
     bool made = false;
     if (opt->file != NULL) {
         a->fd = open_file(opt, &made, why, why_bytes);
         if (a->fd < 0)
             return a->fd;
-        *attached = !made && file_fits(a->fd, opt->file, &wanted, &generation, why, why_bytes);
+        *attached = !made && file_fits(a->fd, opt, &wanted, why, why_bytes);
+        a->reserve_bytes = wanted.reserve_bytes;
+        a->meta_bytes = meta_bytes_of(a->reserve_bytes);
         int rc = *attached ? 0 : make_file(a->fd, a->reserve_bytes, a->meta_bytes);
         if (rc != 0) {
             snprintf(why, why_bytes, "memory file %s: %s", opt->file, strerror(-rc));
@@ -675,7 +694,8 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
     atomic_store(&a->used_bytes, a->meta_bytes);
     a->found_content = *attached;
     if (*attached) {
-        a->header->generation = generation + 1;
+        a->header->generation = wanted.generation + 1;
+        memcpy(a->header->geometry, wanted.geometry, sizeof(wanted.geometry));
         return adopt_used(a);
     }
     map_set(a->used_map, 0, meta_units);
@@ -695,7 +715,7 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     if (why_bytes > 0)
         why[0] = '\0';
     uint64_t chunk = opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
-    if (opt->reserve_bytes < ARENA_RESERVE_BYTES_MIN || opt->reserve_bytes > (UINT64_C(1) << 46) ||
+    if (opt->reserve_bytes < ARENA_RESERVE_BYTES_MIN || opt->reserve_bytes > RESERVE_BYTES_MAX ||
         opt->geometry_bytes > ARENA_GEOMETRY_BYTES_MAX) {
         snprintf(why, why_bytes, "memory: bad size");
         errno = EINVAL;
@@ -710,7 +730,7 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     a->chunk_bytes = chunk;
     a->touch_bytes = opt->huge_pages ? HUGE_BYTES : ARENA_UNIT_BYTES;
     a->reserve_bytes = round_up(opt->reserve_bytes, chunk);
-    a->meta_bytes = ARENA_ROOT_BYTES + 2 * map_bytes_of(a->reserve_bytes);
+    a->meta_bytes = meta_bytes_of(a->reserve_bytes);
     atomic_store(&a->can_reserve, true);
     atomic_store(&a->can_give_back, true);
     int rc = create_in(a, opt, attached, why, why_bytes);

@@ -68,8 +68,12 @@ struct arena_options {
     const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
     bool trust_file;         /* it may belong to another user, be writable by others, or be a link */
     uint32_t format;         /* of what the modules keep in it: another one is not attached */
-    const void *geometry;    /* what must be the same for an attach: compared byte for byte */
-    uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX */
+    uint64_t reserve_bytes_min; /* a file of another size is attached, and stays so large, if it has as
+                              * much; 0: only one of just reserve_bytes */
+    const void *geometry;    /* what must be the same for an attach: compared byte for byte, */
+    uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX; */
+    bool (*geometry_fits)(const void *found, const void *wanted); /* unless there is this, which says
+                              * whether content of the one can be used with the other */
     bool huge_pages;         /* ask for transparent huge pages; else ask for none */
     bool lock_memory;        /* -k: what is touched stays in memory */
 };

@@ -186,6 +186,30 @@ def memory_files_that_others_could_write(memory):
     os.unlink(memory)
 
 
+def other_sizes(memory):
+    """Killed and started with another -m and -I: everything is there, and soon no more than the new -m in RAM."""
+    flash = ['-o', 'ext_path=@DIR@/flash:256m,ext_page_size=4,ext_wbuf_size=4', '-e', memory]
+    with servers.Server(BINARY, ['-m', '96', '-I', '2m'] + flash, 'restart') as server:
+        c = Client(server)
+        values = {b'item%d' % i: b'%d.' % i * (i % 7000 + 1) for i in range(4000)}
+        values[b'large'] = b'L' * 1900000
+        expect('all are stored', all([c.set(key, value) for key, value in values.items()]))
+        for sizes in (['-m', '24', '-I', '2m'], ['-m', '128', '-I', '3m']):
+            server.flags[:4] = sizes
+            log = again(server, signal.SIGKILL)
+            c = Client(server)
+            kept = sum(c.get(key) == value for key, value in values.items())
+            expect('with %s all are kept' % ' '.join(sizes), kept == len(values), (kept, log))
+            expect('and -m bounds RAM', servers.wait_for(lambda: int(c.stats(b'extant')['slab_real_bytes']) <=
+                                                         int(sizes[1]) << 20))
+        server.flags[:4] = ['-m', '64', '-I', '512k']
+        again(server, signal.SIGKILL)
+        c = Client(server)
+        kept = sum(c.get(key) == value for key, value in values.items())
+        expect('a smaller -I keeps what fits', kept >= len(values) - 1, kept)
+    os.unlink(memory)
+
+
 def main():
     where = tempfile.mkdtemp(prefix='extant-restart-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
     try:
@@ -196,8 +220,8 @@ def main():
         memcacheds_metadata(memory)
         a_successors_names_stay()
         memory_files_that_others_could_write(memory)
-        starts_empty(memory, 'another -m', lambda path: None, ['-m', '65'])
-        starts_empty(memory, 'another -I', lambda path: None, ['-m', '64', '-I', '2m'])
+        other_sizes(memory)
+        starts_empty(memory, 'another -f', lambda path: None, ['-m', '64', '-f', '1.3'])
         starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])
         starts_empty(memory, 'some other file', lambda path: open(path, 'w').write('x' * 100000), ['-m', '64'])
     finally:

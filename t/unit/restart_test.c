@@ -448,16 +448,58 @@ Test(restart, other_threads_limits_and_tunables_keep_the_cache)
     life_end(&l);
 }
 
-Test(restart, another_size_starts_empty)
+/* Each of these in turn on what the one before left. */
+static void expect_kept(const char *const words[], size_t count, bool flash)
 {
-    leave_one_item("-m 64");
-    expect_empty("-m 65", "the settings are others");
+    struct life l;
+    life_open(&l, flash ? with_flash(words[0], 64) : words[0]);
+    fixture_set(&l.f, "first", "one");
+    if (flash)
+        to_flash(&l, "first");
+    fixture_set(&l.f, "ram", "two");
+    for (size_t i = 1; i < count; i++) {
+        char key[32];
+        life_again(&l, flash ? with_flash(words[i], 64) : words[i]);
+        cr_assert_str_eq(value_of(&l, "first"), "one", "%s", words[i]);
+        cr_assert_str_eq(value_of(&l, "ram"), "two", "%s", words[i]);
+        snprintf(key, sizeof(key), "key%zu", i);
+        fixture_set(&l.f, key, "new");
+        cr_assert_str_eq(value_of(&l, key), "new", "%s", words[i]);
+    }
+    life_end(&l);
 }
 
-Test(restart, another_item_size_starts_empty)
+Test(restart, another_size_keeps_the_cache)
 {
-    leave_one_item("-m 64 -I 1m");
-    expect_empty("-m 64 -I 2m", "the settings are others");
+    static const char *const words[] = {"-m 64", "-m 65", "-m 160", "-m 32", "-m 64", "-m 64 -I 2m", "-m 40 -I 1m"};
+    expect_kept(words, ARRAY_COUNT(words), false);
+    unlink(memory_file);
+    expect_kept(words, ARRAY_COUNT(words), true);
+}
+
+Test(restart, a_size_that_the_file_has_no_room_for_starts_empty)
+{
+    leave_one_item("-m 64");
+    expect_empty("-m 4096", "its size is another");
+}
+
+static void fill(struct life *l, unsigned count)
+{
+    static char value[64 * KiB];
+    char key[16];
+    for (unsigned i = 0; i < count; i++) {
+        snprintf(key, sizeof(key), "fill%u", i);
+        cr_assert_eq(fixture_store(&l->f, CACHE_SET, key, value, sizeof(value), 0, 0, 0), CACHE_OK);
+    }
+}
+
+Test(restart, more_items_than_a_smaller_size_allows_start_empty)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fill(&l, 500);
+    life_end(&l);
+    expect_empty("-m 16", "its items are more than -m allows");
 }
 
 Test(restart, other_slab_classes_start_empty)
