@@ -125,19 +125,15 @@ static int open_devices(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
-/* Numbers pages so that neighbours are on different devices. */
 static int number_pages(struct extstore *e, char *why, size_t n)
 {
     e->where = calloc(e->page_count, sizeof(*e->where));
     if (e->where == NULL)
         return refuse(why, n, -ENOMEM, "flash: no memory for the page numbers");
-    uint32_t page = 0;
-    for (uint32_t unit = 0; page < e->page_count; unit++) {
-        for (uint32_t d = 0; d < e->device_count; d++) {
-            if (unit < e->devices[d].page_count)
-                e->where[page++] = (struct ext_page_where){d, unit};
-        }
-    }
+    uint32_t pages[EXT_DEVICES_MAX];
+    for (uint32_t d = 0; d < e->device_count; d++)
+        pages[d] = e->devices[d].page_count;
+    ext_number_pages(e->where, pages, e->device_count);
     return 0;
 }
 
@@ -690,6 +686,12 @@ void ext_device_info(struct extstore *e, unsigned device, struct ext_device_info
     histogram_sum_add(&out->reads, &d->reads.latency);
     histogram_sum_add(&out->writes, &d->writes.latency);
     ext_ring_loads(e, device, &out->reads, &out->bytes_read);
+}
+
+struct extents *ext_device_extents(struct extstore *e, unsigned device)
+{
+    ASSERT(device < e->device_count);
+    return e->devices[device].free;
 }
 
 unsigned ext_page_count(const struct extstore *e)

@@ -44,6 +44,9 @@ uint64_t ext_seq_now(const struct extstore *e);
 void ext_info(struct extstore *e, struct ext_info *out);
 unsigned ext_device_count(const struct extstore *e);
 void ext_device_info(struct extstore *e, unsigned device, struct ext_device_info *out);
+/* The free pages of a device, to be read only; unit: a page's number on the device. The engine's. */
+struct extents;
+struct extents *ext_device_extents(struct extstore *e, unsigned device);
 unsigned ext_page_count(const struct extstore *e);
 void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out);
 /* 0 if every page and every write buffer is in exactly one place; else how many are not. */

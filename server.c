@@ -32,6 +32,7 @@
 #include "maint_thread.h"
 #include "operator/prefix.h"
 #include "operator/samples.h"
+#include "restart/check.h"
 #include "restart/restart.h"
 #include "net/http.h"
 #include "net/tls.h"
@@ -702,7 +703,9 @@ int main(int argc, char **argv)
     if (!s)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
     int code = settings_parse(&s->settings, argc, argv, stdout, stderr);
-    if (code == SETTINGS_GO_ON)
+    if (code == SETTINGS_GO_ON && s->settings.check_file_count > 0)
+        code = check_files(s->settings.check_files, s->settings.check_file_count, stdout);
+    else if (code == SETTINGS_GO_ON)
         code = settings_check_root(&s->settings, geteuid() == 0 || getuid() == 0, stderr);
     if (code == SETTINGS_GO_ON) {
         log_setup(STDERR_FILENO, log_level_of_verbosity((int)s->settings.verbosity), -1);

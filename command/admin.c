@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "command/encode.h"
+#include "command/space.h"
 #include "proto/base64.h"
 #include "base/clock.h"
 #include "base/lock.h"
@@ -621,6 +622,12 @@ static void stats_extant(struct session *s)
     session_reply(s, REPLY_END);
 }
 
+static void stats_extents(struct session *s)
+{
+    space_emit(s->w->env, emit, s);
+    session_reply(s, REPLY_END);
+}
+
 static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
                       uint32_t exptime_sec)
 {
@@ -700,6 +707,8 @@ static void do_stats(struct session *s, const struct request *req)
         stats_sizes(s);
     else if (proto_token_is(req, 1, "extant"))
         stats_extant(s);
+    else if (proto_token_is(req, 1, "extents"))
+        stats_extents(s);
     else
         session_reply(s, REPLY_ERROR);
 }

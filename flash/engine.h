@@ -223,11 +223,6 @@ struct ext_backlog {
     struct ext_wbuf *first, *last; /* that wait for their turn */
 };
 
-struct ext_page_where { /* const: page number -> device */
-    uint32_t device;
-    uint32_t unit; /* number on the device */
-};
-
 struct ext_notify {
     struct ext_notify *next;
     void (*fn)(void *arg);

@@ -7,6 +7,21 @@
 #define PAGES_KEPT 2u /* free pages of a class that are not opened only to pass a busy device */
 #define RETRY_DOUBLINGS_MAX 6u /* a BAD page is tried again after 1, 2, 4 .. 64 s */
 
+void ext_number_pages(struct ext_page_where *where, const uint32_t *device_pages, uint32_t device_count)
+{
+    uint32_t page = 0;
+    bool more = true;
+    for (uint32_t unit = 0; more; unit++) {
+        more = false;
+        for (uint32_t d = 0; d < device_count; d++) {
+            if (unit >= device_pages[d])
+                continue;
+            where[page++] = (struct ext_page_where){d, unit};
+            more = true;
+        }
+    }
+}
+
 /* The page's number from where it is: numbers go round the devices, so they are found by search. */
 static uint32_t page_number(const struct extstore *e, uint32_t device, uint32_t unit)
 {

@@ -20,6 +20,9 @@
 
 struct ext_page;
 
+/* Fills where[], one for each page of all devices: neighbours are on different devices. Pure. */
+void ext_number_pages(struct ext_page_where *where, const uint32_t *device_pages, uint32_t device_count);
+
 /* FREE -> OPEN: takes the lowest free page of a device of the bucket's class (round robin over its
  * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO:
  * every device that could do is failed. */

@@ -70,6 +70,11 @@ enum ext_page_state {
 struct extstore;
 struct ext_ring;
 
+struct ext_page_where { /* page number -> device */
+    uint32_t device;
+    uint32_t unit; /* number on the device */
+};
+
 struct ext_device_options {
     const char *path;
     uint64_t bytes;

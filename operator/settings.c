@@ -966,7 +966,9 @@ static const struct flag {
     X(HTTP, "http", "<[addr:]port>",                                                               \
       "metrics, health and a status page for operators, by default on 127.0.0.1")                  \
     X(CHECK_CONFIG, "check-config", "", "say whether all options are valid, and exit")             \
-    X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")
+    X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")     \
+    X(CHECK, "check", "<flash file>...",                                                           \
+      "is what a stopped cache left on flash sound? only reads; exit 0 yes, 1 no, 2 can't read")
 enum own_option {
 #define X(id, name, arg, help) OWN_##id,
     OWN_OPTION_TABLE(X)
@@ -1840,6 +1842,25 @@ static int read_config(struct parser *p, const char *path)
     return code;
 }
 
+/* --check, at `at` of the command line: it has the rest of it. Nothing else goes with it. */
+static int take_check(struct parser *p, int *argc, char **argv, int at, int left, const char *value)
+{
+    int first = value != NULL ? 0 : at + 1;
+    if (at != 1 || left != 1)
+        return refuse(p, "--check stands alone, before its files");
+    if (value != NULL ? *value == '\0' || at + 1 < *argc : first >= *argc)
+        return refuse(p, "--check needs a flash file, or several after a blank");
+    if (*argc - at > SETTINGS_EXT_FILES_MAX + 1)
+        return refuse(p, "--check: a cache has at most %d flash files", SETTINGS_EXT_FILES_MAX);
+    if (value != NULL)
+        p->s->check_files[p->s->check_file_count++] = value;
+    for (int i = first; value == NULL && i < *argc; i++)
+        p->s->check_files[p->s->check_file_count++] = argv[i];
+    *argc = left;
+    argv[left] = NULL;
+    return SETTINGS_GO_ON;
+}
+
 /* Takes the options of OWN_OPTION_TABLE out of the command line (argc and argv become the
  * rest), and reads the files that they name. */
 static int take_own_options(struct parser *p, int *argc, char **argv)
@@ -1863,6 +1884,8 @@ static int take_own_options(struct parser *p, int *argc, char **argv)
             continue;
         }
         const char *value = arg[2 + len] == '=' ? arg + 2 + len + 1 : NULL;
+        if (id == OWN_CHECK) /* all that follows are files */
+            return take_check(p, argc, argv, i, left, value);
         if (*own_options[id].arg == '\0') {
             if (value != NULL)
                 return refuse(p, "--%s takes no value", own_options[id].name);

@@ -433,6 +433,8 @@ struct settings {
     uint32_t listen_count; /* 0: every address */
     struct settings_ext_file ext_files[SETTINGS_EXT_FILES_MAX];
     uint32_t ext_file_count; /* 0: no flash */
+    const char *check_files[SETTINGS_EXT_FILES_MAX]; /* of --check: the caller's argv; then nothing else is set */
+    uint32_t check_file_count;
     char *ext_formats[SETTINGS_EXT_FILES_MAX]; /* values of ext_format */
     uint32_t ext_format_count;
     uint32_t slab_sizes[SETTINGS_SLAB_SIZES_MAX];

@@ -56,8 +56,7 @@ static bool is_on(const struct persist *p)
 
 /* ---- what the head is compared with ---- */
 
-/* The layout of the blocks, beyond their own format numbers. */
-static uint64_t layout(void)
+uint64_t persist_layout(void)
 {
     const uint64_t parts[] = {CHECKPOINT_FORMAT, EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
                               EXT_LEN_CLASSES,   INDEX_SHARD_COUNT, INDEX_BUCKET_WORDS,
@@ -96,7 +95,7 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
     const struct settings *s = p->settings;
     const struct checkpoint_head *h = &p->found;
     struct checkpoint_head now = {0};
-    if (h->layout != layout()) {
+    if (h->layout != persist_layout()) {
         say(why, n, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
         return true;
     }
@@ -315,7 +314,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
 {
     struct cache_numbers n;
     cache_numbers(c, &n);
-    h->layout = layout();
+    h->layout = persist_layout();
     h->unix_epoch_sec = clock_unix_epoch_sec();
     h->rel_sec = clock_now_sec();
     h->hash_seed = n.hash_seed;

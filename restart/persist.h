@@ -46,6 +46,9 @@
 
 struct persist;
 
+/* How the blocks of a checkpoint are to be read, beyond their own format numbers: of this build. Pure. */
+uint64_t persist_layout(void);
+
 /* How the start used the checkpoint; for stats. */
 struct persist_report {
     const char *start; /* "off", "empty", "memory", "checkpoint" or "scan" */

@@ -123,7 +123,7 @@ uint64_t arena_reserve_bytes(const struct arena *a);
 uint64_t arena_generation(const struct arena *a); /* processes that used this content */
 
 struct extents;
-/* The free set, for stats, text save and reconcile (read only use). */
+/* The free units of ARENA_UNIT_BYTES, to be read only. */
 struct extents *arena_extents(struct arena *a);
 
 #endif

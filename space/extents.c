@@ -1075,6 +1075,18 @@ void extents_stats(struct extents *set, struct extents_stats *stats)
                         stats->regions_bitmap * set->bitmap_words * sizeof(uint64_t);
 }
 
+uint64_t extents_region_map(struct extents *set, char *text, size_t room)
+{
+    ASSERT(room > 0);
+    uint64_t shown = min_u64(set->region_count, room - 1);
+    lock_take(&set->lock);
+    for (uint64_t r = 0; r < shown; r++)
+        text[r] = set->regions[r].is_bitmap ? 'B' : 'L';
+    lock_release(&set->lock);
+    text[shown] = '\0';
+    return set->region_count;
+}
+
 /* ---- text ---- */
 
 int extents_save(struct extents *set, FILE *out)

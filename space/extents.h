@@ -125,6 +125,10 @@ uint64_t extents_largest(struct extents *set);
 
 void extents_stats(struct extents *set, struct extents_stats *stats);
 
+/* How the regions are kept, one character each from the lowest on: 'L' a list, 'B' a bitmap. As many as
+ * `room` has place for with a zero at the end; returns how many regions there are. */
+uint64_t extents_region_map(struct extents *set, char *text, size_t room);
+
 /* Writes the free runs, lowest first, one line each: "start .. end", both decimal, both units of
  * the run. Not under the lock: runs that change meanwhile may be in the old or the new state;
  * lines are in order and don't overlap in any case. -EIO: the stream failed. */

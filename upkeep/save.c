@@ -1,34 +1,10 @@
-/* upkeep/save.c: see upkeep/save.h. What stands in the file:
- *
- *   struct saved_engine, then for each page struct saved_page, then a bit for each slot: is WRITTEN
- *
- * Of a page that was being drained, or had a failed write, only what is on it counts: it comes back
- * SEALED, so that it is drained again, and a device may be better by then. */
+/* upkeep/save.c: see upkeep/save.h. */
 #include "upkeep/save.h"
 
 #include <unistd.h>
 
 #include "flash/engine.h"
 #include "flash/wbuf.h"
-
-#define SAVED_MAGIC 0x32656c626154u /* "Table2" */
-
-struct saved_engine {
-    uint64_t magic;
-    uint64_t page_bytes, wbuf_bytes;
-    uint64_t next_seq;
-    uint64_t stamp; /* that stands on the devices */
-    uint32_t page_count, next_version, flush_unix, reserved;
-};
-static_assert(sizeof(struct saved_engine) == 56, "saved engine");
-
-struct saved_page {
-    uint32_t version, slots_used, objects, exptime_max, time_max;
-    uint8_t state, bucket;
-    uint16_t reserved;
-    uint64_t bytes_used, bytes_appended, bytes_real;
-};
-static_assert(sizeof(struct saved_page) == 48, "saved page");
 
 /* ---- stop ---- */
 
@@ -60,12 +36,12 @@ uint32_t ext_version_now(const struct extstore *e) { return atomic_load(&e->root
 
 /* ---- save ---- */
 
-static struct saved_page saved_of(const struct ext_page *p)
+static struct ext_saved_page saved_of(const struct ext_page *p)
 {
     enum ext_page_state s = ext_page_state_of(p);
     if (s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD)
         s = EXT_PAGE_SEALED;
-    return (struct saved_page){
+    return (struct ext_saved_page){
         .version = atomic_load(&p->version),
         .slots_used = atomic_load(&p->slots_used),
         .objects = atomic_load(&p->objects),
@@ -102,8 +78,8 @@ static int put_slots(struct extstore *e, struct checkpoint_writer *w)
 int ext_save(struct extstore *e, struct checkpoint_writer *w)
 {
     ASSERT(e->write_pool == NULL && atomic_load(&e->dirty_wbufs) == 0);
-    struct saved_engine head = {
-        .magic = SAVED_MAGIC,
+    struct ext_saved_engine head = {
+        .magic = EXT_SAVED_MAGIC,
         .page_bytes = e->page_bytes,
         .wbuf_bytes = e->wbuf_bytes,
         .next_seq = atomic_load(&e->root->next_seq),
@@ -114,7 +90,7 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
     };
     int rc = checkpoint_put(w, &head, sizeof(head));
     for (uint32_t i = 0; rc == 0 && i < e->page_count; i++) {
-        struct saved_page p = saved_of(&e->pages[i]);
+        struct ext_saved_page p = saved_of(&e->pages[i]);
         rc = checkpoint_put(w, &p, sizeof(p));
     }
     return rc != 0 ? rc : put_slots(e, w);
@@ -122,17 +98,17 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
 
 /* ---- load ---- */
 
-static bool saved_page_is_sound(const struct extstore *e, const struct saved_page *p)
+bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_page)
 {
     if (p->state != EXT_PAGE_FREE && p->state != EXT_PAGE_OPEN && p->state != EXT_PAGE_SEALED)
         return false;
-    if (p->bucket >= EXT_BUCKET_COUNT || p->slots_used > e->slots_per_page)
+    if (p->bucket >= EXT_BUCKET_COUNT || p->slots_used > slots_per_page)
         return false;
-    bool empty = p->objects == 0 && p->bytes_used == 0;
-    return p->state == EXT_PAGE_FREE ? p->version == 0 && p->slots_used == 0 && empty : p->version != 0;
+    bool empty = p->objects == 0 && p->bytes_used == 0 && p->slots_used == 0;
+    return p->state == EXT_PAGE_FREE ? p->version == 0 && empty : p->version != 0;
 }
 
-static void page_from(struct ext_page *to, const struct saved_page *p)
+static void page_from(struct ext_page *to, const struct ext_saved_page *p)
 {
     to->bucket = p->bucket;
     atomic_store(&to->version, p->version);
@@ -168,11 +144,11 @@ static int get_slots(struct extstore *e, struct checkpoint_reader *r)
 
 int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
 {
-    struct saved_engine head;
+    struct ext_saved_engine head;
     int rc = checkpoint_get(r, &head, sizeof(head));
     if (rc != 0)
         return rc;
-    if (head.magic != SAVED_MAGIC || head.page_bytes != e->page_bytes ||
+    if (head.magic != EXT_SAVED_MAGIC || head.page_bytes != e->page_bytes ||
         head.wbuf_bytes != e->wbuf_bytes || head.page_count != e->page_count)
         return -ESTALE;
     atomic_store(&e->root->next_seq, head.next_seq);
@@ -180,10 +156,10 @@ int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
     atomic_store(&e->root->next_version, head.next_version);
     atomic_store(&e->root->flush_unix, head.flush_unix);
     for (uint32_t i = 0; i < e->page_count; i++) {
-        struct saved_page p;
+        struct ext_saved_page p;
         if ((rc = checkpoint_get(r, &p, sizeof(p))) != 0)
             return rc;
-        if (!saved_page_is_sound(e, &p))
+        if (!ext_saved_page_is_sound(&p, e->slots_per_page))
             return -ESTALE;
         page_from(&e->pages[i], &p);
     }

@@ -9,6 +9,31 @@
 #include "base/checkpoint.h"
 #include "flash/types.h"
 
+/* What stands in the file: struct ext_saved_engine, then for each page struct ext_saved_page, then a bit for
+ * each slot: is WRITTEN. Of a page that was being drained, or had a failed write, only what is on it counts:
+ * it comes back SEALED, so that it is drained again, and a device may be better by then. */
+#define EXT_SAVED_MAGIC 0x32656c626154u /* "Table2" */
+
+struct ext_saved_engine {
+    uint64_t magic;
+    uint64_t page_bytes, wbuf_bytes;
+    uint64_t next_seq;
+    uint64_t stamp; /* that stands on the devices */
+    uint32_t page_count, next_version, flush_unix, reserved;
+};
+static_assert(sizeof(struct ext_saved_engine) == 56, "saved engine");
+
+struct ext_saved_page {
+    uint32_t version, slots_used, objects, exptime_max, time_max;
+    uint8_t state, bucket;
+    uint16_t reserved;
+    uint64_t bytes_used, bytes_appended, bytes_real;
+};
+static_assert(sizeof(struct ext_saved_page) == 48, "saved page");
+
+/* Can this be an entry of the page table? Pure. */
+bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_page);
+
 /* Ends all that goes on inside: writes what open wbufs hold and waits up to timeout_ms
  * for it, ends the I/O threads, and has the devices make all that was written durable. The caller's
  * rings and maintenance are gone. Only ext_save(), ext_objects() and ext_destroy() may follow. 0;

@@ -18,7 +18,7 @@ import servers  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(HERE))
 BINARY = os.environ.get('EXTANT_DEBUG_BIN', os.path.join(TOP, 'extant-debug'))
-GROUPS = ('settings', 'items', 'slabs', 'extstore', 'conns', 'extant')
+GROUPS = ('settings', 'items', 'slabs', 'extstore', 'conns', 'extant', 'extents')
 FAILED = []
 
 
@@ -63,7 +63,7 @@ def shown_by_server():
             client.recv(100)
         for group in ('',) + GROUPS:
             for name in server.stats(group.encode()):
-                found[('stats ' + group).strip()].add(re.sub(r'^(items:)?\d+:', '', name))
+                found[('stats ' + group).strip()].add(re.sub(r'^((items:|device:)?\d+|arena):|(?<=:run):\d+$', '', name))
     return found
 
 

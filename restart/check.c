@@ -1,0 +1,560 @@
+/* restart/check.c: see restart/check.h. First what is read before records: files, checkpoint, page table,
+ * index; then the slots; then what is compared; then the screen. */
+#include "restart/check.h"
+
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/checkpoint.h"
+#include "base/hash.h"
+#include "flash/mark.h"
+#include "flash/page.h"
+#include "flash/record.h"
+#include "index.h"
+#include "restart/persist.h"
+#include "space/extents.h"
+#include "upkeep/save.h"
+
+#define FAULTS_SHOWN 12u
+#define RUNS_SHOWN 12u
+#define ROWS_AT_FIRST_BYTES ((uint64_t)32 * KiB) /* of the index with 2^0 groups */
+#define GROUP_BITS_MAX 24u
+#define BUCKETS_PER_WALK 1024u
+
+struct file {
+    const char *path;
+    int fd;
+    uint32_t pages;
+    uint64_t stamp;
+    struct extents *free;
+};
+
+struct page {
+    struct ext_saved_page saved; /* without a page table: only version and state are true */
+    uint64_t words;              /* of the index that name a place in it */
+};
+
+struct slot {
+    bool is_written;
+    uint32_t words; /* of the index that name a place in it */
+    uint32_t named; /* records that one of them names, or that can't be told apart */
+};
+
+struct check {
+    FILE *out;
+    struct file files[EXT_DEVICES_MAX];
+    unsigned file_count;
+    char *checkpoint; /* its path */
+    struct checkpoint_head head;
+    bool has_tables; /* the page table and the index are there */
+    uint32_t page_count, slots_per_page;
+    uint64_t slot_granules;
+    struct ext_page_where *where;
+    struct page *pages;
+    struct slot *slots;
+    struct arena *arena;
+    struct index *index;
+    char *image; /* of one slot */
+    uint64_t written, records, live, spoiled_records, spoiled_tables, earlier, strangers;
+    unsigned faults;
+};
+
+static void fault(struct check *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static void fault(struct check *c, const char *fmt, ...)
+{
+    if (c->faults++ >= FAULTS_SHOWN)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("fault: ", c->out);
+    vfprintf(c->out, fmt, ap);
+    fputc('\n', c->out);
+    va_end(ap);
+}
+
+static int unreadable(struct check *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static int unreadable(struct check *c, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("can't check: ", c->out);
+    vfprintf(c->out, fmt, ap);
+    fputc('\n', c->out);
+    va_end(ap);
+    return CHECK_UNREADABLE;
+}
+
+/* ---- files ---- */
+
+static int open_file(struct check *c, struct file *f)
+{
+    struct stat st;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct ext_mark_found mark;
+    f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (f->fd < 0 || fstat(f->fd, &st) != 0)
+        return unreadable(c, "%s: %s", f->path, strerror(errno));
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return unreadable(c, "%s is neither a file nor a block device", f->path);
+    if (fcntl(f->fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK)
+        return unreadable(c, "%s is in use by process %ld", f->path, (long)lock.l_pid);
+    int rc = ext_mark_look(f->fd, &mark);
+    if (rc != 0)
+        return unreadable(c, "%s: %s", f->path, strerror(-rc));
+    if (!mark.ours)
+        return unreadable(c, "%s is not of an Extant cache%s%s", f->path, mark.what[0] ? ": " : "", mark.what);
+    f->stamp = mark.stamp;
+    if (f->stamp == 0)
+        fault(c, "%s: its mark is damaged", f->path);
+    return CHECK_CLEAN;
+}
+
+/* The head of the checkpoint, and what the files should be like by it. */
+static int read_head(struct check *c)
+{
+    const struct checkpoint_head *h = &c->head;
+    char why[CHECKPOINT_WHY_BYTES] = "";
+    int rc = checkpoint_read_head(c->checkpoint, &c->head, why);
+    if (rc == -ENOENT)
+        return unreadable(c, "%s: there is no such file, which ext_persist makes; without it, sizes are not known",
+                          c->checkpoint);
+    if (rc != 0)
+        return unreadable(c, "%s: %s", c->checkpoint, rc == -EBADMSG ? why : strerror(-rc));
+    if (h->layout != persist_layout())
+        return unreadable(c, "%s was made by another build (%.*s)", c->checkpoint, (int)sizeof(h->version),
+                          h->version);
+    if (h->device_count != c->file_count)
+        return unreadable(c, "the cache has %u files, not %u", h->device_count, c->file_count);
+    if (h->wbuf_bytes < EXT_SLOT_BLOCK_BYTES || h->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
+        h->page_bytes < h->wbuf_bytes || h->page_bytes % h->wbuf_bytes != 0)
+        return unreadable(c, "%s: sizes of pages and buffers make no sense", c->checkpoint);
+    uint32_t pages[EXT_DEVICES_MAX];
+    for (unsigned i = 0; i < c->file_count; i++) {
+        struct file *f = &c->files[i];
+        pages[i] = f->pages = (uint32_t)(h->devices[i].bytes / h->page_bytes);
+        c->page_count += f->pages;
+        off_t end = lseek(f->fd, 0, SEEK_END);
+        if (end >= 0 && (uint64_t)end < f->pages * h->page_bytes)
+            fault(c, "%s has %" PRIu64 " bytes, not %" PRIu64 ": it was cut", f->path, (uint64_t)end,
+                  f->pages * h->page_bytes);
+    }
+    c->slots_per_page = (uint32_t)(h->page_bytes / h->wbuf_bytes);
+    c->slot_granules = h->wbuf_bytes / EXT_GRANULE_BYTES;
+    c->where = calloc(c->page_count, sizeof(*c->where));
+    c->pages = calloc(c->page_count, sizeof(*c->pages));
+    c->slots = calloc((uint64_t)c->page_count * c->slots_per_page, sizeof(*c->slots));
+    c->image = aligned_alloc(EXT_SLOT_BLOCK_BYTES, h->wbuf_bytes);
+    if (!c->where || !c->pages || !c->slots || !c->image)
+        return unreadable(c, "no memory for %u pages", c->page_count);
+    ext_number_pages(c->where, pages, c->file_count);
+    return CHECK_CLEAN;
+}
+
+/* ---- page table and index ---- */
+
+static uint64_t slot_count(const struct check *c) { return (uint64_t)c->page_count * c->slots_per_page; }
+
+static int load_slots(struct check *c, struct checkpoint_reader *r)
+{
+    for (uint64_t slot = 0; slot < slot_count(c); slot += 8) {
+        uint8_t bits;
+        int rc = checkpoint_get(r, &bits, sizeof(bits));
+        if (rc != 0)
+            return rc;
+        for (unsigned i = 0; i < 8 && slot + i < slot_count(c); i++) {
+            c->slots[slot + i].is_written = bits >> i & 1;
+            if (c->slots[slot + i].is_written &&
+                c->pages[(slot + i) / c->slots_per_page].saved.state == EXT_PAGE_FREE)
+                fault(c, "slot %" PRIu64 " is written, but its page is free", slot + i);
+        }
+    }
+    return 0;
+}
+
+static int load_pages(struct check *c, struct checkpoint_reader *r)
+{
+    struct ext_saved_engine saved;
+    int rc = checkpoint_get(r, &saved, sizeof(saved));
+    if (rc != 0)
+        return rc;
+    if (saved.magic != EXT_SAVED_MAGIC || saved.page_count != c->page_count)
+        return -EUCLEAN;
+    for (unsigned i = 0; i < c->file_count; i++) {
+        if (c->files[i].stamp != 0 && c->files[i].stamp != saved.stamp)
+            fault(c, "%s was written to by another process since", c->files[i].path);
+    }
+    for (uint32_t page = 0; page < c->page_count; page++) {
+        struct ext_saved_page *p = &c->pages[page].saved;
+        if ((rc = checkpoint_get(r, p, sizeof(*p))) != 0)
+            return rc;
+        if (!ext_saved_page_is_sound(p, c->slots_per_page))
+            fault(c, "page %u: its entry in the page table makes no sense", page);
+    }
+    return load_slots(c, r);
+}
+
+/* An empty index of the geometry that the checkpoint's has. 0 or -errno. */
+static int make_index(struct check *c)
+{
+    const struct checkpoint_head *h = &c->head;
+    char why[256];
+    bool attached;
+    if (h->index_group_bits > GROUP_BITS_MAX || h->index_place_bits == 0 || h->index_place_bits > 40)
+        return -EUCLEAN;
+    uint64_t initial = ROWS_AT_FIRST_BYTES << h->index_group_bits;
+    struct arena_options a = {.reserve_bytes = 2 * (h->body_bytes + initial) + 64 * MiB};
+    c->arena = arena_create(&a, &attached, why, sizeof(why));
+    if (!c->arena)
+        return -ENOMEM;
+    struct index_options o = {.arena = c->arena,
+                              .flash_bytes = (((uint64_t)1 << h->index_place_bits) - 1) * EXT_GRANULE_BYTES,
+                              .initial_bytes = initial,
+                              .limit_bytes = a.reserve_bytes,
+                              .handle_bits = 1};
+    struct index_geometry g;
+    c->index = index_create(&o);
+    if (!c->index)
+        return -errno;
+    index_geometry(c->index, &g);
+    return g.group_bits == h->index_group_bits && g.tag_bits == h->index_tag_bits &&
+                   g.place_bits == h->index_place_bits
+               ? 0
+               : -EUCLEAN;
+}
+
+static void count_word(void *ctx, uint64_t hash_like, index_slot *at, index_word w)
+{
+    struct check *c = ctx;
+    (void)hash_like, (void)at;
+    if (index_kind(c->index, w) != INDEX_FLASH)
+        return;
+    uint64_t slot = index_place(c->index, w) / c->slot_granules;
+    if (slot >= slot_count(c)) {
+        c->strangers++;
+        return;
+    }
+    c->slots[slot].words++;
+    c->pages[slot / c->slots_per_page].words++;
+}
+
+static void count_words(struct check *c)
+{
+    for (unsigned shard = 0; shard < INDEX_SHARD_COUNT; shard++) {
+        struct lock *lock = index_shard_lock(c->index, shard);
+        uint64_t pos = 0;
+        for (bool more = true; more;) {
+            lock_take(lock);
+            more = index_walk(c->index, shard, &pos, BUCKETS_PER_WALK, count_word, c);
+            lock_release(lock);
+        }
+    }
+}
+
+/* What a clean stop left. A checkpoint that does not hold it is a fault, and then only the records count. */
+static void load_tables(struct check *c)
+{
+    struct checkpoint_reader *r = NULL;
+    int rc = checkpoint_open(c->checkpoint, &c->head, &r);
+    if (rc == 0)
+        rc = load_pages(c, r);
+    if (rc == 0)
+        rc = make_index(c);
+    if (rc == 0)
+        rc = index_load_rows(c->index, r);
+    int closed = checkpoint_close(r);
+    rc = rc != 0 ? rc : closed;
+    c->has_tables = rc == 0;
+    if (c->has_tables)
+        count_words(c);
+    else
+        fault(c, "%s: page table and index can't be used (%s)", c->checkpoint,
+              rc == -EBADMSG ? "damaged" : strerror(-rc));
+}
+
+/* ---- slots ---- */
+
+/* The last `bytes` of a slot, at the end of the image. 0 or -errno. */
+static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)
+{
+    const struct ext_page_where *at = &c->where[slot / c->slots_per_page];
+    uint64_t wbuf = c->head.wbuf_bytes;
+    uint64_t end = at->unit * c->head.page_bytes + (slot % c->slots_per_page + 1) * wbuf;
+    for (uint64_t done = 0; done < bytes;) {
+        ssize_t n = pread(c->files[at->device].fd, c->image + wbuf - bytes + done, bytes - done,
+                          (off_t)(end - bytes + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -ENODATA;
+        done += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Without a page table: the version of each page is the highest that a trailer in it bears. */
+static void find_versions(struct check *c)
+{
+    memset(c->slots, 0, slot_count(c) * sizeof(*c->slots));
+    uint32_t *versions = calloc(c->slots_per_page, sizeof(*versions));
+    for (uint32_t page = 0; versions != NULL && page < c->page_count; page++) {
+        uint32_t latest = 0;
+        for (uint32_t i = 0; i < c->slots_per_page; i++) {
+            uint64_t slot = (uint64_t)page * c->slots_per_page + i;
+            struct ext_trailer t = {0};
+            if (read_slot_end(c, slot, EXT_SLOT_BLOCK_BYTES) == 0)
+                memcpy(&t, c->image + c->head.wbuf_bytes - sizeof(t), sizeof(t));
+            versions[i] = t.magic == EXT_TRAILER_MAGIC && t.slot == slot ? t.version : 0;
+            if (versions[i] != 0 && (latest == 0 || (int32_t)(versions[i] - latest) > 0))
+                latest = versions[i];
+        }
+        for (uint32_t i = 0; i < c->slots_per_page; i++)
+            c->slots[(uint64_t)page * c->slots_per_page + i].is_written = latest != 0 && versions[i] == latest;
+        c->pages[page].saved = (struct ext_saved_page){
+            .version = latest, .state = latest == 0 ? EXT_PAGE_FREE : EXT_PAGE_SEALED};
+    }
+    free(versions);
+}
+
+/* Does the index have a word for the record at this place? */
+static bool is_named(struct check *c, uint64_t hash, ext_place place)
+{
+    if (!c->has_tables)
+        return false;
+    struct lock *lock = index_lock(c->index, hash);
+    lock_take(lock);
+    bool found = index_find_place(c->index, hash, place) != NULL;
+    lock_release(lock);
+    return found;
+}
+
+static void check_record(struct check *c, uint64_t slot, const struct ext_entry *entry, uint64_t front,
+                         uint64_t table)
+{
+    uint32_t page = (uint32_t)(slot / c->slots_per_page);
+    uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+    ext_place place = slot * c->slot_granules + entry->granule;
+    struct ext_record rec;
+    bool named = is_named(c, entry->hash, place);
+    c->records++;
+    c->slots[slot].named += named;
+    bool ours = false, whole = offset >= front && offset + entry->record_bytes <= table &&
+                               ext_record_verify(c->image + offset, entry->record_bytes,
+                                                 c->pages[page].saved.version, place, &rec) == 0;
+    if (whole)
+        ours = hash_key(rec.key, rec.key_bytes, c->head.hash_seed) == entry->hash;
+    c->live += named && ours;
+    c->earlier += whole && !ours;
+    if (ours || (whole && !named)) /* what an earlier cache left is no fault */
+        return;
+    c->spoiled_records++;
+    fault(c, "page %u, slot %u: the record at %" PRIu64 " is spoiled (%s)", page,
+          (unsigned)(slot % c->slots_per_page), offset,
+          named ? "an object is lost" : c->has_tables ? "no object needs it" : "whether it is needed is not known");
+}
+
+static void check_slot(struct check *c, uint64_t slot)
+{
+    uint32_t page = (uint32_t)(slot / c->slots_per_page), index = (uint32_t)(slot % c->slots_per_page);
+    uint64_t wbuf = c->head.wbuf_bytes;
+    uint32_t count = 0;
+    c->written++;
+    int rc = read_slot_end(c, slot, wbuf);
+    if (rc == 0)
+        rc = ext_trailer_verify(c->image + wbuf, wbuf, wbuf, slot, c->pages[page].saved.version, &count);
+    if (rc != 0) {
+        c->spoiled_tables++;
+        c->slots[slot].named = c->slots[slot].words; /* nobody can tell */
+        fault(c, "page %u, slot %u: its table %s, for %u objects", page, index,
+              rc == -EBADMSG ? "is spoiled" : "can't be read", c->slots[slot].words);
+        return;
+    }
+    uint64_t front = index == 0 && c->where[page].unit == 0 ? EXT_MARK_BYTES : 0;
+    for (uint32_t i = 0; i < count; i++)
+        check_record(c, slot, ext_entry_at(c->image + wbuf, i), front, ext_table_start(wbuf, count));
+}
+
+/* ---- what is compared ---- */
+
+static void compare_index(struct check *c)
+{
+    uint64_t words = c->strangers;
+    for (uint32_t page = 0; page < c->page_count; page++) {
+        const struct page *p = &c->pages[page];
+        words += p->words;
+        if (p->words != p->saved.objects)
+            fault(c, "page %u: %u objects in the page table, %" PRIu64 " in the index", page, p->saved.objects,
+                  p->words);
+    }
+    for (uint64_t slot = 0; slot < slot_count(c); slot++) {
+        const struct slot *s = &c->slots[slot];
+        if (s->words > s->named)
+            fault(c, "page %" PRIu64 ", slot %" PRIu64 ": %u words of the index name no record",
+                  slot / c->slots_per_page, slot % c->slots_per_page, s->words - s->named);
+    }
+    if (c->strangers > 0)
+        fault(c, "%" PRIu64 " words of the index name places outside of the files", c->strangers);
+    if (words != c->head.objects)
+        fault(c, "%" PRIu64 " objects in the checkpoint's head, %" PRIu64 " in the index", c->head.objects, words);
+}
+
+struct space_fault {
+    struct check *c;
+    const char *path;
+};
+
+static void space_is_wrong(void *ctx, enum extents_fault kind, struct extents_range range)
+{
+    const struct space_fault *f = ctx;
+    fault(f->c, "%s: pages %" PRIu64 " .. %" PRIu64 " are %s", f->path, range.start, range.start + range.len - 1,
+          kind == EXTENTS_BOTH ? "free, but the index has objects there" : "neither free nor in use");
+}
+
+/* The free pages of a file by the page table, against those that are in use by page table and index. 0 or
+ * -ENOMEM. */
+static int reconcile_file(struct check *c, unsigned device)
+{
+    struct file *f = &c->files[device];
+    struct extents_options o = {.unit_count = f->pages, .all_used = true};
+    struct extents_range *used = calloc(f->pages, sizeof(*used));
+    struct extents_reconciled result;
+    size_t n = 0;
+    int rc = used ? extents_create(&o, &f->free) : -ENOMEM;
+    for (uint32_t page = 0; rc == 0 && page < c->page_count; page++) {
+        const struct page *p = &c->pages[page];
+        if (c->where[page].device != device)
+            continue;
+        if (p->saved.state == EXT_PAGE_FREE)
+            extents_free(f->free, c->where[page].unit, 1);
+        if (p->saved.state != EXT_PAGE_FREE || p->words > 0)
+            used[n++] = (struct extents_range){c->where[page].unit, 1};
+    }
+    struct space_fault ctx = {c, f->path};
+    if (rc == 0)
+        rc = extents_reconcile(f->free, used, n, space_is_wrong, &ctx, &result);
+    free(used);
+    return rc;
+}
+
+/* ---- the screen ---- */
+
+static void print_runs(struct check *c, const struct file *f)
+{
+    struct extents_stats v;
+    char *text = NULL;
+    size_t bytes = 0;
+    extents_stats(f->free, &v);
+    fprintf(c->out, "%s: %u pages of %" PRIu64 " KB, %" PRIu64 " free, the longest run has %" PRIu64 "\n", f->path,
+            f->pages, c->head.page_bytes / KiB, v.free_units, extents_largest(f->free));
+    FILE *runs = open_memstream(&text, &bytes);
+    if (!runs)
+        return;
+    int rc = extents_save(f->free, runs);
+    fclose(runs);
+    unsigned lines = 0, shown = 0;
+    for (char *line = text; rc == 0 && line < text + bytes; lines++) {
+        char *end = strchr(line, '\n') + 1;
+        if (shown < RUNS_SHOWN && ++shown > 0)
+            fprintf(c->out, "  %.*s", (int)(end - line), line);
+        line = end;
+    }
+    if (lines > shown)
+        fprintf(c->out, "  and %u more runs\n", lines - shown);
+    free(text);
+}
+
+static void print_head(struct check *c)
+{
+    const struct checkpoint_head *h = &c->head;
+    char when[32] = "";
+    time_t at = (time_t)h->wall_sec;
+    struct tm tm;
+    if (gmtime_r(&at, &tm))
+        strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &tm);
+    fprintf(c->out, "%s: %s, generation %" PRIu64 ", made by %.*s at %s\n", c->checkpoint,
+            h->state == CHECKPOINT_CLEAN ? "of a clean stop" : "of a process that was killed", h->generation,
+            (int)sizeof(h->version), h->version, when);
+}
+
+static int conclude(struct check *c)
+{
+    if (c->faults > FAULTS_SHOWN)
+        fprintf(c->out, "and %u more faults\n", c->faults - FAULTS_SHOWN);
+    for (unsigned i = 0; i < c->file_count; i++)
+        print_runs(c, &c->files[i]);
+    fprintf(c->out, "tables: %" PRIu64 " read, %" PRIu64 " spoiled\n", c->written, c->spoiled_tables);
+    fprintf(c->out, "records: %" PRIu64 " read, %" PRIu64 " spoiled, %" PRIu64 " of an earlier cache\n", c->records,
+            c->spoiled_records, c->earlier);
+    if (c->has_tables)
+        fprintf(c->out, "index: %" PRIu64 " objects, %" PRIu64 " of them as they were written\n", c->head.objects,
+                c->live);
+    if (c->faults == 0)
+        fputs("no faults\n", c->out);
+    else
+        fprintf(c->out, "%u fault%s\n", c->faults, c->faults == 1 ? "" : "s");
+    return c->faults == 0 ? CHECK_CLEAN : CHECK_FAULTS;
+}
+
+static int check_all(struct check *c)
+{
+    int code = CHECK_CLEAN;
+    for (unsigned i = 0; code == CHECK_CLEAN && i < c->file_count; i++)
+        code = open_file(c, &c->files[i]);
+    if (code == CHECK_CLEAN)
+        code = read_head(c);
+    if (code != CHECK_CLEAN)
+        return code;
+    print_head(c);
+    if (c->head.state == CHECKPOINT_CLEAN)
+        load_tables(c);
+    if (!c->has_tables)
+        find_versions(c);
+    for (uint64_t slot = 0; slot < slot_count(c); slot++) {
+        if (c->slots[slot].is_written)
+            check_slot(c, slot);
+    }
+    if (c->has_tables)
+        compare_index(c);
+    for (unsigned i = 0; i < c->file_count; i++) {
+        if (reconcile_file(c, i) != 0)
+            return unreadable(c, "no memory for %u pages", c->page_count);
+    }
+    return conclude(c);
+}
+
+int check_files(const char *const *paths, unsigned count, FILE *out)
+{
+    struct check *c = calloc(1, sizeof(*c));
+    int code = CHECK_UNREADABLE;
+    if (!c)
+        return code;
+    c->out = out;
+    c->file_count = count;
+    for (unsigned i = 0; i < count && i < EXT_DEVICES_MAX; i++)
+        c->files[i] = (struct file){.path = paths[i], .fd = -1};
+    if (count == 0 || count > EXT_DEVICES_MAX)
+        code = unreadable(c, "a cache has 1 to %d files", EXT_DEVICES_MAX);
+    else if (asprintf(&c->checkpoint, "%s.checkpoint", paths[0]) < 0)
+        c->checkpoint = NULL;
+    else
+        code = check_all(c);
+    for (unsigned i = 0; i < count && i < EXT_DEVICES_MAX; i++) {
+        if (c->files[i].fd >= 0)
+            close(c->files[i].fd);
+        extents_destroy(c->files[i].free);
+    }
+    index_destroy(c->index);
+    if (c->arena)
+        arena_destroy(c->arena);
+    free(c->where);
+    free(c->pages);
+    free(c->slots);
+    free(c->image);
+    free(c->checkpoint);
+    free(c);
+    return code;
+}
