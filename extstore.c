@@ -719,6 +719,7 @@ void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out)
 /* Pages of one device that are neither free nor used, or both. page_lock held. */
 static uint64_t reconcile_device(struct extstore *e, uint32_t device, struct extents_range *used)
 {
+    lock_assert_held(&e->page_lock);
     size_t n = 0;
     uint32_t probed = atomic_load(&e->probes[device].unit);
     for (uint32_t page = 0; page < e->page_count; page++) {
@@ -742,6 +743,7 @@ static uint64_t reconcile_device(struct extstore *e, uint32_t device, struct ext
  * page_lock held. */
 static uint64_t reconcile_wbufs(struct extstore *e)
 {
+    lock_assert_held(&e->page_lock);
     uint64_t wrong = 0;
     for (uint32_t i = 0; i < e->wbuf_count; i++) {
         unsigned places = 0;

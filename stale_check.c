@@ -48,6 +48,7 @@ struct tag { /* the words of the check's tag, under LOCK_COLUMN */
 
 static void look_at_tag(struct cache *c, const struct stale_check *check, struct tag *t)
 {
+    lock_assert_held(index_lock(c->index, check->hash));
     memset(t, 0, sizeof(*t));
     t->count = index_match(c->index, check->hash, t->slots);
     if (check->kind == STALE_DROP)
@@ -72,6 +73,7 @@ static void look_at_tag(struct cache *c, const struct stale_check *check, struct
 static bool is_wanted(struct cache *c, const struct stale_check *check, const struct tag *t,
                       const index_slot *slot)
 {
+    lock_assert_held(index_lock(c->index, check->hash));
     unsigned rank = index_rank(c->index, index_load(slot));
     if (check->kind == STALE_DROP)
         return slot == t->victim ? !check->is_full || t->victim_ties : rank <= t->victim_rank;
@@ -114,6 +116,7 @@ static struct compared *word_at(struct running *r, ext_place place)
 
 static bool is_stale(struct cache *c, struct running *r, const struct tag *t, const struct compared *m)
 {
+    lock_assert_held(index_lock(c->index, r->check.hash));
     const struct stale_check *check = &r->check;
     if (check->kind == STALE_OVERWRITE && m->hash == check->hash && m->rec.seq < check->seq_bound)
         return true;
@@ -134,6 +137,7 @@ static bool is_stale(struct cache *c, struct running *r, const struct tag *t, co
 /* The words that were read as stale go, older ones first or not: what is youngest stays. */
 static void drop_stale(struct cache *c, struct running *r, const struct tag *t)
 {
+    lock_assert_held(index_lock(c->index, r->check.hash));
     for (unsigned i = 0; i < r->count; i++) {
         struct compared *m = &r->words[i];
         m->stale = m->verdict == READABLE && index_find_place(c->index, r->check.hash, m->place) &&
@@ -152,6 +156,7 @@ static void drop_stale(struct cache *c, struct running *r, const struct tag *t)
  * only for that. */
 static void end_hiding(struct cache *c, struct running *r, const struct tag *t)
 {
+    lock_assert_held(index_lock(c->index, r->check.hash));
     for (unsigned i = 0; i < t->count; i++) {
         index_word w = index_load(t->slots[i]);
         if (index_kind(c->index, w) != INDEX_FLASH)
@@ -209,6 +214,7 @@ static bool drop_victim(struct cache *c, struct running *r)
 /* Wrong bytes are of no use to anyone; but they stay as long as they may hide something. */
 static void drop_wrong(struct cache *c, struct running *r)
 {
+    lock_assert_held(index_lock(c->index, r->check.hash));
     for (unsigned i = 0; i < r->count; i++) {
         index_slot *slot = r->words[i].verdict == WRONG
                                ? index_find_place(c->index, r->check.hash, r->words[i].place)

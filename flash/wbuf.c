@@ -188,6 +188,8 @@ static bool fits(const struct extstore *e, const struct ext_wbuf *w, uint64_t re
 static void close_wbuf(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
+    ASSERT(w->root->bucket < EXT_BUCKET_COUNT);
+    lock_assert_held(&e->buckets[w->root->bucket].lock);
     uint32_t page = w->page;
     bool last = w->slot % e->slots_per_page == e->slots_per_page - 1;
     atomic_store_explicit(&w->state, EXT_WBUF_FLUSHING, memory_order_relaxed);
@@ -257,6 +259,7 @@ bool ext_wbuf_end_oldest_page(struct extstore *e)
  * back: has the one that was opened first written out. The lock of bucket `held` is held. */
 static void relieve(struct extstore *e, enum ext_bucket held)
 {
+    lock_assert_held(&e->buckets[held].lock);
     if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
         return;
     struct ext_bucket_files *victim = NULL;

@@ -59,6 +59,7 @@ static void list_count(struct lru_list *list, const struct item *it, int sign)
 
 static void link_locked(struct lru *l, struct lru_list *list, struct item *it)
 {
+    lock_assert_held(&list->lock);
     slab_handle h = slab_handle_of(l->slab, it);
     it->prev = 0;
     it->next = list->head;
@@ -72,6 +73,7 @@ static void link_locked(struct lru *l, struct lru_list *list, struct item *it)
 
 static void unlink_locked(struct lru *l, struct lru_list *list, struct item *it)
 {
+    lock_assert_held(&list->lock);
     slab_handle h = slab_handle_of(l->slab, it);
     if (it->prev)
         item_at(l, it->prev)->next = it->next;

@@ -66,6 +66,7 @@ void item_unref(struct cache *c, struct item *it)
 
 index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
 {
+    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
     uint32_t handle = slab_handle_of(c->slab, it);
     unsigned n = index_match(c->index, hash, slots);
@@ -80,6 +81,7 @@ index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
 
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted)
 {
+    lock_assert_held(index_lock(c->index, hash));
     index_word w = index_load(slot);
     ASSERT(index_kind(c->index, w) == INDEX_FLASH);
     if (evicted)
@@ -91,6 +93,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
 
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot)
 {
+    lock_assert_held(index_lock(c->index, check->hash));
     bool evicted = ext_drop_is_evicted(check->why);
     flash_forget(c, check->hash, slot, evicted);
     if (check->is_full)
@@ -99,6 +102,7 @@ void flash_depart(struct cache *c, const struct stale_check *check, index_slot *
 
 bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot)
 {
+    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, hash, slots), rank = index_rank(c->index, index_load(slot));
     for (unsigned i = 0; i < n; i++) {
@@ -111,6 +115,7 @@ bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot)
 
 unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but)
 {
+    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, hash, slots), count = 0;
     for (unsigned rank = 0; rank <= rank_max; rank++) { /* the youngest last: a kill may come between */
@@ -138,6 +143,8 @@ void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes)
 
 void item_retire(struct cache *c, struct item *it)
 {
+    ASSERT(item_flags(it) & ITEM_LINKED);
+    lock_assert_held(index_lock(c->index, item_hash(c, it)));
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
     cache_sizes_count(c, it, -1);
@@ -154,6 +161,7 @@ void item_unlink(struct cache *c, struct item *it, uint64_t hash)
 
 unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)
 {
+    lock_assert_held(index_lock(c->index, hash));
     unsigned gone = 0;
     if (item_flags(it) & ITEM_MAY_HIDE_FLASH) /* before the word that hides them: a kill may come between */
         gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);
@@ -174,6 +182,8 @@ static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_s
 
 void item_link(struct cache *c, struct item *it, uint32_t now)
 {
+    ASSERT(!(item_flags(it) & ITEM_LINKED));
+    lock_assert_held(index_lock(c->index, item_hash(c, it)));
     it->lru_id = first_lru(c, lru_class(it->lru_id), atomic_load(&it->exptime_sec), now);
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
     item_flag_set(it, ITEM_LINKED);

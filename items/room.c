@@ -52,6 +52,7 @@ static void describe(struct cache *c, struct item *it, uint32_t now, struct watc
 /* Under the class that the record shows. */
 static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned class)
 {
+    lock_assert_held(index_lock(c->index, hash));
     uint32_t now = clock_now_sec();
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     enum ext_bucket bucket = bucket_of(c, it, exptime, now);
@@ -119,6 +120,7 @@ static void count_evicted(struct cache *c, struct item *it, uint32_t now)
 /* The item goes, since a write to flash would be wasted on it. LOCK_COLUMN held. */
 static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32_t now, enum worth worth)
 {
+    lock_assert_held(index_lock(c->index, hash));
     count_evicted(c, it, now);
     cache_count(c,
                 worth == WORTH_TOO_SHORT   ? CACHE_N_evictions_short_ttl
@@ -136,6 +138,7 @@ static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32
 /* The item goes for lack of room. LOCK_COLUMN held. */
 static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
 {
+    lock_assert_held(index_lock(c->index, hash));
     count_evicted(c, it, now);
     cache_count(c,
                 !c->ext                   ? CACHE_N_evictions_no_flash
@@ -154,6 +157,7 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
 /* The item can't go before what it may hide is compared: that is asked for, and others go first. */
 static enum room pass_over(struct cache *c, struct item *it, uint64_t hash, bool must)
 {
+    lock_assert_held(index_lock(c->index, hash));
     if (must)
         stale_put(&c->stale, &(struct stale_check){.kind = STALE_ROOM, .hash = hash});
     else
@@ -173,6 +177,7 @@ static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash
 static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode,
                            uint32_t max_age, uint32_t now)
 {
+    lock_assert_held(index_lock(c->index, hash));
     unsigned cls = lru_class(it->lru_id);
     if (mode == ROOM_JUGGLE) {
         if (!(item_flags(it) & ITEM_ACTIVE) || !c->settings->lru_segmented)

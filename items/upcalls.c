@@ -16,6 +16,7 @@
 /* Is a RAM item of this very hash there (so that the record is an overwritten one)? */
 static bool ram_item_of(struct cache *c, uint64_t hash)
 {
+    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, hash, slots);
     for (unsigned i = 0; i < n; i++) {
@@ -66,6 +67,7 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, uns
 /* The word in the slot goes, at once or once what it may hide is compared. LOCK_COLUMN held. */
 static enum ext_dropped drop_word(struct cache *c, const struct stale_check *check, index_slot *slot)
 {
+    lock_assert_held(index_lock(c->index, check->hash));
     if (!flash_may_hide(c, check->hash, slot)) {
         flash_depart(c, check, slot);
         return EXT_DROPPED;

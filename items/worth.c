@@ -64,6 +64,7 @@ static bool is_within_limits(struct cache *c, unsigned class)
 
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class)
 {
+    lock_assert_held(index_lock(c->index, hash));
     unsigned flags = item_flags(it);
     *class = worth_class(c, it, hash);
     if (flags & ITEM_MAY_HIDE_FLASH)

@@ -817,6 +817,7 @@ static bool set_all_used(const struct extents *set, uint64_t rel, uint64_t end)
 
 static void set_use(struct extents *set, uint64_t rel, uint64_t len)
 {
+    lock_assert_held(&set->lock);
     for (uint64_t at = rel; at < rel + len;) {
         struct part p = part_at(set, at, rel + len);
         region_use(set, p.reg, p.a, p.b);
@@ -827,6 +828,7 @@ static void set_use(struct extents *set, uint64_t rel, uint64_t len)
 
 static void set_free(struct extents *set, uint64_t rel, uint64_t len)
 {
+    lock_assert_held(&set->lock);
     for (uint64_t at = rel; at < rel + len;) {
         struct part p = part_at(set, at, rel + len);
         region_free(set, p.reg, p.a, p.b);
@@ -854,6 +856,7 @@ static uint64_t set_align(const struct extents *set, uint64_t rel, uint64_t alig
 
 static int set_alloc(struct extents *set, uint64_t len, uint64_t align, uint64_t *start)
 {
+    lock_assert_held(&set->lock);
     uint64_t at, from = 0;
     while (set_seek(set, from, len, &at)) {
         uint64_t aligned = set_align(set, at, align);
@@ -874,6 +877,7 @@ static int set_alloc(struct extents *set, uint64_t len, uint64_t align, uint64_t
 /* The lowest run at or after rel, whole. */
 static bool set_find(struct extents *set, uint64_t rel, struct extents_range *run)
 {
+    lock_assert_held(&set->lock);
     if (!set_seek(set, rel, 1, &run->start))
         return false;
     run->len = set_free_end(set, run->start, set->options.unit_count) - run->start;

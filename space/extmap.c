@@ -53,6 +53,7 @@ static void map_lock_init(struct extmap *map) { (void)map; }
 static void map_lock_destroy(struct extmap *map) { (void)map; }
 static void map_lock(struct extmap *map) { (void)map; }
 static void map_unlock(struct extmap *map) { (void)map; }
+static void map_assert_locked(const struct extmap *map) { (void)map; }
 static inline uint64_t word_load(const extmap_word *w) { return *w; }
 static inline void word_store(extmap_word *w, uint64_t v) { *w = v; }
 static inline uint64_t word_add(extmap_word *w, uint64_t v) { return (*w += v) - v; }
@@ -67,6 +68,7 @@ static void map_lock_init(struct extmap *map) { lock_init(&map->lock, LOCK_EXTEN
 static void map_lock_destroy(struct extmap *map) { lock_destroy(&map->lock); }
 static void map_lock(struct extmap *map) { lock_take(&map->lock); }
 static void map_unlock(struct extmap *map) { lock_release(&map->lock); }
+static void map_assert_locked(const struct extmap *map) { lock_assert_held(&map->lock); }
 static inline uint64_t word_load(const extmap_word *w)
 {
     return atomic_load_explicit(w, memory_order_acquire);
@@ -238,6 +240,7 @@ void extmap_unpin(struct extmap *map, uint64_t range)
  * -EBUSY: pinned. */
 static int move_range(struct extmap *map, uint64_t range, enum extmap_state to, uint32_t *buffer)
 {
+    map_assert_locked(map);
     extmap_word *word = map_word(map, range);
     uint64_t w = word_load(word), next;
     do {
@@ -302,6 +305,7 @@ int extmap_set_free(struct extmap *map, uint64_t range, uint32_t *buffer)
 /* The clean buffer without pins that was used least recently; buffer_count if there is none. */
 static uint32_t oldest_idle(const struct extmap *map)
 {
+    map_assert_locked(map);
     uint32_t oldest = map->buffer_count;
     uint64_t oldest_touched = UINT64_MAX;
     for (uint32_t b = 0; b < map->buffer_count; b++) {
