@@ -33,7 +33,6 @@
 #define CURSOR_COUNT 8
 #define FEW_RUNS (NODE_EXTENTS / 2) /* a bitmap with so few runs becomes a list */
 #define SAVE_BATCH 128              /* runs copied out at a time */
-#define LINE_BYTES 128              /* longest line that load accepts */
 
 struct extent {
     uint16_t first, last; /* offsets, both free */
@@ -1109,82 +1108,6 @@ int extents_save(struct extents *set, FILE *out)
         }
     }
     return fflush(out) == 0 ? 0 : -EIO;
-}
-
-/* Reads a decimal number at *s and moves *s behind it. */
-static bool parse_number(const char **s, uint64_t *value)
-{
-    const char *p = *s;
-    uint64_t v = 0;
-    if (*p < '0' || *p > '9')
-        return false;
-    for (; *p >= '0' && *p <= '9'; p++)
-        if (__builtin_mul_overflow(v, 10, &v) ||
-            __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
-            return false;
-    *s = p;
-    *value = v;
-    return true;
-}
-
-/* "start .. end", a newline at the end or none. */
-static bool parse_line(const char *s, uint64_t *start, uint64_t *end)
-{
-    static const char between[] = " .. ";
-    if (!parse_number(&s, start) || strncmp(s, between, sizeof(between) - 1) != 0)
-        return false;
-    s += sizeof(between) - 1;
-    return parse_number(&s, end) && *end >= *start && (*s == '\0' || strcmp(s, "\n") == 0);
-}
-
-/* Reads all ranges of the stream, as rel; *list is the caller's to free in any case. */
-static int load_ranges(const struct extents *set, FILE *in, struct extents_range **list,
-                       size_t *count, uint64_t *line)
-{
-    char text[LINE_BYTES];
-    size_t room = 0;
-    uint64_t above = 0; /* everything from this rel on may still be named */
-    for (*line = 1; fgets(text, sizeof(text), in); ++*line) {
-        size_t bytes = strlen(text);
-        /* Only the last line may end without a newline; else it is too long or holds a NUL. */
-        if (bytes == 0 || (text[bytes - 1] != '\n' && !feof(in)))
-            return -EINVAL;
-        if (text[0] == '\n' || text[0] == '#')
-            continue;
-        uint64_t start, end, rel;
-        if (!parse_line(text, &start, &end) || end == UINT64_MAX ||
-            !set_has(set, start, end - start + 1, &rel) || rel < above)
-            return -EINVAL;
-        if (*count == room) {
-            room = room == 0 ? SAVE_BATCH : 2 * room;
-            struct extents_range *more = realloc(*list, room * sizeof(**list));
-            if (!more)
-                return -ENOMEM;
-            *list = more;
-        }
-        (*list)[(*count)++] = (struct extents_range){.start = rel, .len = end - start + 1};
-        above = rel + (end - start + 1);
-    }
-    return ferror(in) ? -EIO : 0;
-}
-
-int extents_load(struct extents *set, FILE *in, uint64_t *line)
-{
-    struct extents_range *list = NULL;
-    size_t count = 0;
-    uint64_t at_line = 0;
-    int rc = load_ranges(set, in, &list, &count, &at_line);
-    if (rc == 0) {
-        lock_take(&set->lock);
-        set_reset(set, false);
-        for (size_t i = 0; i < count; i++)
-            set_free(set, list[i].start, list[i].len);
-        lock_release(&set->lock);
-    } else if (line) {
-        *line = at_line;
-    }
-    free(list);
-    return rc;
 }
 
 /* ---- reconcile ---- */

@@ -15,8 +15,8 @@
  *  - an allocation gets the lowest run that is long enough, whole or its low end; runs go on
  *    across the borders of regions, so a run may be as long as the set;
  *  - a free run is coalesced with both its neighbours at once;
- *  - all memory is mapped at creation (what is never touched costs nothing); no later call but
- *    extents_load() allocates;
+ *  - all memory is mapped at creation (what is never touched costs nothing); no later call
+ *    allocates;
  *  - any thread may call anything; one lock of rank LOCK_EXTENTS is taken inside each call.
  *
  * Limits: at most 2^40 units. An aligned allocation tries the runs that are long enough one by
@@ -133,13 +133,6 @@ uint64_t extents_region_map(struct extents *set, char *text, size_t room);
  * the run. Not under the lock: runs that change meanwhile may be in the old or the new state;
  * lines are in order and don't overlap in any case. -EIO: the stream failed. */
 int extents_save(struct extents *set, FILE *out);
-
-/* Replaces the whole state by what extents_save() wrote: the units named are free, all others
- * used. Empty lines and lines that start with '#' are skipped. Allocates while it reads. On an
- * error nothing is changed and *line (may be NULL) is the number of the line, from 1.
- * -EINVAL: a line is malformed, not above the one before, or names units not of this set.
- * -EIO: the stream failed. -ENOMEM: no memory for the ranges. */
-int extents_load(struct extents *set, FILE *in, uint64_t *line);
 
 /* Compares the set with the ranges that their users say they use, sorted by start. Each
  * range that is wrong is given to report (may be NULL) in order of address within its fault, and

@@ -528,15 +528,6 @@ Test(extents, threads_never_get_the_same_unit_and_all_comes_back)
 
 /* ---- text ---- */
 
-static FILE *text_file(const char *text, size_t bytes)
-{
-    FILE *f = tmpfile();
-    cr_assert_not_null(f);
-    cr_assert_eq(fwrite(text, 1, bytes, f), bytes);
-    rewind(f);
-    return f;
-}
-
 Test(extents, save_writes_one_line_for_each_run)
 {
     struct extents *set = make(10, 300, 64, true, EXTENTS_HYBRID);
@@ -550,90 +541,6 @@ Test(extents, save_writes_one_line_for_each_run)
     fclose(f);
     cr_assert_str_eq(text, "10 .. 10\n70 .. 169\n309 .. 309\n");
     free(text);
-    extents_destroy(set);
-}
-
-Test(extents, load_gives_back_what_save_wrote)
-{
-    const uint64_t count = 5000;
-    struct extents *set = make(0, count, 256, true, EXTENTS_HYBRID);
-    struct model m = model_make(0, count, false);
-    uint64_t rng = 4;
-    for (uint64_t i = 0; i < count; i++)
-        if (rng_next(&rng) % 3 == 0) {
-            extents_free(set, i, 1);
-            m.free[i] = true;
-        }
-    FILE *f = tmpfile();
-    cr_assert_eq(extents_save(set, f), 0);
-    rewind(f);
-    struct extents *other = make(0, count, 1024, false, EXTENTS_HYBRID);
-    cr_assert_eq(extents_load(other, f, NULL), 0);
-    model_compare(&m, other);
-    fclose(f);
-    free(m.free);
-    extents_destroy(set);
-    extents_destroy(other);
-}
-
-Test(extents, load_skips_comments_and_empty_lines_and_joins_neighbours)
-{
-    static const char text[] = "# free pages\n\n0 .. 4\n5 .. 9";
-    struct extents *set = make_free(100);
-    struct extents_range run;
-    FILE *f = text_file(text, sizeof(text) - 1);
-    cr_assert_eq(extents_load(set, f, NULL), 0);
-    cr_assert_eq(extents_find(set, 0, &run), 0);
-    cr_assert_eq(run.len, 10);
-    cr_assert_eq(extents_free_count(set), 10);
-    fclose(f);
-    extents_destroy(set);
-}
-
-Test(extents, malformed_text_is_refused_with_its_line_and_changes_nothing)
-{
-    static const struct {
-        const char *text;
-        uint64_t line;
-    } bad[] = {
-        {"0 .. 4\nx\n", 2},
-        {"0 .. 4\n5 .. \n", 2},
-        {"0..4\n", 1},
-        {"4 .. 3\n", 1},
-        {"-1 .. 3\n", 1},
-        {"0 .. 4 \n", 1},
-        {"0 .. 4\r\n", 1},
-        {"0 .. 1\n#\n2 .. 100\n", 3},
-        {"200 .. 201\n", 1},
-        {"10 .. 20\n20 .. 30\n", 2},
-        {"10 .. 20\n0 .. 5\n", 2},
-        {"0 .. 18446744073709551615\n", 1},
-        {"0 .. 18446744073709551616\n", 1},
-        {"0 .. 000000000000000000000000000000000000000000000000000000000000000000000000000000"
-         "00000000000000000000000000000000000000000000000000000000000000000000000000000000001\n",
-         1},
-    };
-    struct extents *set = make_free(100);
-    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
-        FILE *f = text_file(bad[i].text, strlen(bad[i].text));
-        uint64_t line = 0;
-        cr_assert_eq(extents_load(set, f, &line), -EINVAL, "%s", bad[i].text);
-        cr_assert_eq(line, bad[i].line, "%s", bad[i].text);
-        cr_assert_eq(extents_free_count(set), 100);
-        fclose(f);
-    }
-    extents_destroy(set);
-}
-
-Test(extents, a_nul_byte_in_the_text_is_refused)
-{
-    static const char text[] = "0 .. 4\0 .. 9\n10 .. 11\n";
-    struct extents *set = make_free(100);
-    uint64_t line = 0;
-    FILE *f = text_file(text, sizeof(text) - 1);
-    cr_assert_eq(extents_load(set, f, &line), -EINVAL);
-    cr_assert_eq(line, 1);
-    fclose(f);
     extents_destroy(set);
 }
 
