@@ -436,6 +436,8 @@ static int reconcile_file(struct check *c, unsigned device)
     struct space_fault ctx = {c, f->path};
     if (rc == 0)
         rc = extents_reconcile(f->free, used, n, space_is_wrong, &ctx, &result);
+    if (rc == 0)
+        extents_assert(f->free);
     free(used);
     return rc;
 }
