@@ -58,6 +58,8 @@ NOT_GENERATED = (
     ("delete KEY WORD, WORD not 0", "usage error in 1.6.18, ignored in 1.6.45"),
     ("E of ms, md, ma; x of md; C of mg", "not known to 1.6.18"),
     ("ms with a size above -I and a good body", "swallowed alike, but counted differently"),
+    ("numbers of 2^63 and above in incr and decr", "1.6.18 then looks for a minus sign beyond the end of the "
+     "value: what it answers depends on its memory; protocol_test.c has them"),
     ("watch", "refused or not depending on unsent data; has a test of its own"),
     ("an over-long key in get, gets, gat", "1.6.18 drops earlier answers of the pipeline; the "
      "fixed conversation has it unpipelined"),
@@ -465,7 +467,7 @@ class Generator:
         if self.r.random() < 0.1:
             verb = self.r.choice((b"set", b"append"))
             return b"%b %b 3 0 5\r\nwords\r\n" % (verb, self.wordy_key)
-        value = b"%d" % self.r.choice((0, 1, 10, 99, 1000, 2**32, 2**63, 2**64 - 1))
+        value = b"%d" % self.r.choice((0, 1, 10, 99, 1000, 2**32, 2**60))
         return b"set %b 0 0 %d\r\n%b\r\n" % (self.r.choice(self.number_keys), len(value), value)
 
     def get(self):
@@ -490,7 +492,7 @@ class Generator:
     def arithmetic(self):
         r = self.r
         key = r.choice(self.number_keys) if r.random() < 0.9 else self.wordy_key
-        delta = r.choice((b"0", b"1", b"1", b"10", b"18446744073709551615", b"99999"))
+        delta = r.choice((b"0", b"1", b"1", b"10", b"%d" % (2**59), b"99999"))
         return b"%b %b %b%b\r\n" % (r.choice((b"incr", b"decr")), key, delta, self.noreply())
 
     def cas(self):
@@ -564,8 +566,8 @@ class Generator:
     def meta_arithmetic(self):
         r = self.r
         key = r.choice(self.number_keys) if r.random() < 0.9 else self.wordy_key
-        table = [b"N500", lambda: b"J%d" % r.choice((0, 5, 2**64 - 1)),
-                 lambda: b"D%d" % r.choice((0, 1, 3, 2**64 - 1)),
+        table = [b"N500", lambda: b"J%d" % r.choice((0, 5, 2**60)),
+                 lambda: b"D%d" % r.choice((0, 1, 3, 2**59)),
                  lambda: r.choice((b"MI", b"MD", b"M+", b"M-", b"Mi", b"MX")),
                  b"q", b"t", b"c", b"v", b"k", self.opaque, lambda: r.choice((b"T0", b"T9000"))]
         flags = self.flags(table, 6)
