@@ -108,6 +108,20 @@ Test(protocol, incr_decr)
                "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
 }
 
+Test(protocol, incr_and_decr_of_large_numbers)
+{
+    client_ask(c, "set n 0 0 20\r\n18446744073709551615\r\n", "STORED\r\n");
+    client_ask(c, "incr n 0\r\n", "18446744073709551615\r\n");
+    client_ask(c, "incr n 3\r\n", "2\r\n"); /* round and on, as in memcached */
+    client_ask(c, "decr n 18446744073709551615\r\n", "0\r\n");
+    client_ask(c, "set n 0 0 19\r\n9223372036854775807\r\n", "STORED\r\n");
+    client_ask(c, "incr n 1\r\n", "9223372036854775808\r\n");
+    client_ask(c, "decr n 1\r\n", "9223372036854775807\r\n");
+    client_ask(c, "ma n D9223372036854775808 v\r\n", "VA 20\r\n18446744073709551615\r\n");
+    client_ask(c, "set n 0 0 20\r\n18446744073709551616\r\n", "STORED\r\n");
+    client_ask(c, "incr n 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n");
+}
+
 Test(protocol, incr_of_a_value_of_several_chunks_is_no_number)
 {
     enum { BYTES = 700 * 1024 };
