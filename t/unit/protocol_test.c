@@ -143,6 +143,7 @@ Test(protocol, incr_of_a_value_of_several_chunks_is_no_number)
 
 Test(protocol, a_refused_number_leaves_the_item_as_it_is)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "set n 7 100 1\r\n5\r\n", "STORED\r\n");
     client_ask(c, "touch n 4294967295\r\n", "CLIENT_ERROR invalid exptime argument\r\n");
     client_ask(c, "gat +5 n\r\n", "CLIENT_ERROR invalid exptime argument\r\n");
@@ -158,6 +159,7 @@ Test(protocol, a_refused_number_leaves_the_item_as_it_is)
 
 Test(protocol, touch_and_gat)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "set a 0 100 1\r\nx\r\n", "STORED\r\n");
     client_ask(c, "touch a 200\r\n", "TOUCHED\r\n");
     client_ask(c, "touch b 200\r\n", "NOT_FOUND\r\n");
@@ -355,6 +357,7 @@ Test(protocol, what_is_stored_after_a_flush_lives_though_another_came_in_this_se
 
 Test(protocol, meta_get_flags)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "mg a v\r\n", "EN\r\n");
     client_ask(c, "mg a v q\r\n", "");
     client_ask(c, "set a 7 100 2\r\nhi\r\n", "STORED\r\n");
@@ -375,6 +378,7 @@ Test(protocol, meta_get_hit_before_and_idle)
 
 Test(protocol, meta_get_vivify_one_wins)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "mg a N30 v t\r\n", "VA 0 t30 W\r\n\r\n");
     client_ask(c, "mg a N30 v t\r\n", "VA 0 t30 Z\r\n\r\n");
     client_ask(c, "ms a 1\r\nx\r\n", "HD\r\n");
@@ -383,6 +387,7 @@ Test(protocol, meta_get_vivify_one_wins)
 
 Test(protocol, meta_stale_and_recache_tokens)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "ms a 2 T300\r\nhi\r\n", "HD\r\n");
     client_ask(c, "md a I T30\r\n", "HD\r\n");
     client_ask(c, "mg a v t\r\n", "VA 2 t30 X W\r\nhi\r\n");
@@ -394,6 +399,7 @@ Test(protocol, meta_stale_and_recache_tokens)
 
 Test(protocol, meta_set_modes_and_cas)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "ms a 2 c k Oq\r\nhi\r\n", "HD c1 ka Oq\r\n");
     client_ask(c, "ms a 2 ME\r\nho\r\n", "NS\r\n");
     client_ask(c, "ms a 2 MR\r\nho\r\n", "HD\r\n");
@@ -436,6 +442,7 @@ Test(protocol, meta_delete)
 
 Test(protocol, meta_arithmetic)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "ma n\r\n", "NF\r\n");
     client_ask(c, "ma n N90 J13 v t\r\n", "VA 2 t90\r\n13\r\n");
     client_ask(c, "ma n v\r\n", "VA 2\r\n14\r\n");
@@ -571,7 +578,8 @@ Test(protocol_flash, all_verbs_work_on_flash_values)
     client_printf(c, "set s 4 500 100\r\n%s\r\n", ten);
     client_expect(c, "STORED\r\n");
     cr_assert(wait_until(all_on_flash(2), HARNESS_ANSWER_MS));
-    client_ask(c, "mg s t f s c\r\n", "HD t500 f4 s100 c2\r\n");
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
+    client_ask(c, "mg s f s c\r\n", "HD f4 s100 c2\r\n");
     client_ask(c, "add s 0 0 1\r\ny\r\n", "NOT_STORED\r\n");
     client_ask(c, "cas s 0 0 1 99\r\ny\r\n", "EXISTS\r\n");
     client_ask(c, "append s 0 0 2\r\nyz\r\n", "STORED\r\n");
