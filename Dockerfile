@@ -1,5 +1,5 @@
-# An image without privileges: user 11211, no shell needed, nothing written but to /data and /dev/shm.
-# Where the container runtime forbids io_uring, flash is read and written by threads, by itself.
+# An image without privileges: user 11211, no shell needed, no writes except to /data and /dev/shm.
+# If the container runtime forbids io_uring, threads read and write flash; this needs no setting.
 #   docker build -t extant .
 #   docker run -p 11211:11211 -v cache:/data extant -m 1024 -o ext_path=/data/flash:50g,ext_persist
 FROM debian:12-slim AS build

@@ -2,7 +2,7 @@
 # and `make test` install what is missing first (scripts/install-deps.sh), so
 # nothing here may call the compiler while this file is being read.
 #
-# Every *.c at the top and in the rooms below is the library, but for server.c, which has main.
+# Every *.c at the top and in the rooms below belongs to the library, except server.c, which has main.
 # Each variant is compiled into its own directory:
 #   build/release  ./extant        -O3, asserts on
 #   build/debug    ./extant-debug  lock order and other costly checks, debug commands
@@ -66,7 +66,7 @@ cflags_asan := $(cflags_debug) -fsanitize=address,undefined -fno-sanitize-recove
 cflags_cov := -O1 -g --coverage -fprofile-update=atomic
 cflags_tsan := $(cflags_debug) -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
 # The linker drops a library that nothing names (--as-needed is the default of many systems, and with LTO
-# malloc is not seen to be used): so it is told to keep this one.
+# malloc doesn't seem to be used), so this tells it to keep jemalloc.
 JEMALLOC := -Wl,--push-state,--no-as-needed -ljemalloc -Wl,--pop-state
 libs_release := $(JEMALLOC) $(LIBS)
 libs_nolock := $(libs_release)
@@ -88,7 +88,7 @@ endif
 .PHONY: FORCE
 FORCE:
 
-# One line about what is missing, before the first compiler error can say it worse.
+# Names what is missing in one line, before a compiler error says it worse.
 build/.checked: scripts/install-deps.sh
 	$(Q)CC=$(CC) TLS=$(TLS) scripts/install-deps.sh check
 	$(Q)mkdir -p $(@D) && touch $@
@@ -105,7 +105,7 @@ build/$(1)/%.o: %.c build/$(1)/flags
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)$(CC) $(BASE_FLAGS) $(cflags_$(1)) $(EXTRA_CFLAGS) -MMD -MP -c -o $$@ $$<
 
-# Rebuilt from nothing each time, so that an object whose source is gone goes too; q, since r takes
+# Rebuilt from nothing each time, so that an object whose source is gone goes too; q, because r takes
 # two members of one name for the same.
 build/$(1)/net/status.o: net/status.html
 
@@ -133,7 +133,7 @@ endef
 $(foreach v,release nolock debug asan tsan cov,$(eval $(call variant,$(v))))
 .SECONDARY:
 
-# What a build without the OpenSSL headers gives: two files differ, one is left out.
+# The build without the OpenSSL headers: two files differ, one is left out.
 NO_TLS_SRC := server.c operator/settings.c
 $(NO_TLS_SRC:%.c=build/notls/%.o): build/notls/%.o: %.c build/debug/flags
 	$(call say,CC,$@)
@@ -145,7 +145,7 @@ build/notls/server: $(NO_TLS_SRC:%.c=build/notls/%.o) \
 	$(Q)$(CC) $(cflags_debug) $(LDFLAGS) -o $@ $^ $(filter-out -lssl -lcrypto,$(libs_debug))
 -include $(NO_TLS_SRC:%.c=build/notls/%.d)
 
-# Copied aside and renamed, so that a running server's binary can be replaced.
+# Copied and renamed, so that a running server's binary can be replaced.
 extant: build/release/server
 extant-debug: build/debug/server
 build/extant-asan: build/asan/server
@@ -337,13 +337,13 @@ install: extant build/extant.1
 	$(call put,644,packaging/kubernetes/mimir-values.yaml,$(SHARE)/extant/mimir-values.yaml)
 	test -e '$(DESTDIR)$(SYSCONFDIR)/extant.conf' || $(call put,644,packaging/extant.conf,$(SYSCONFDIR)/extant.conf)
 
-# All of it, but not an extant.conf that was changed.
+# Removes all of it, except a changed extant.conf.
 uninstall:
 	rm -f $(INSTALLED:%='$(DESTDIR)%')
 	cmp -s packaging/extant.conf '$(DESTDIR)$(SYSCONFDIR)/extant.conf' && rm -f '$(DESTDIR)$(SYSCONFDIR)/extant.conf' || true
 	rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(SHARE)/extant'
 
-# A Debian package, in build/deb, from what git has of this tree.
+# A Debian package, in build/deb, from the files that git tracks.
 .PHONY: deb
 deb:
 	@packaging/deb.sh

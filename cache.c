@@ -1,9 +1,9 @@
-/* cache.c: the verbs. cache_step() takes the key's LOCK_COLUMN, looks into the index, runs the one function of the
- * verb and releases the lock. The verb finishes the op or says what it lacks: records to read (STEP_READ),
- * an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT). cache_run.c gets those,
- * and runs the verb again from the start; so a verb never trusts what it saw before, and a get is read
- * down one path: cache_run -> cache_step -> look -> (flash) queue_reads, start_reads ... read_done -> step_get_read.
- * See items/store.h for the invariants.
+/* cache.c: the verbs. cache_step() takes the key's LOCK_COLUMN, looks into the index, runs the one function
+ * of the verb and releases the lock. The verb finishes the op or says what it lacks: records to read
+ * (STEP_READ), an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT).
+ * cache_run.c gets those, and runs the verb again from the start; so a verb never trusts what it saw
+ * before, and a get is read down one path: cache_run -> cache_step -> look -> (flash) queue_reads,
+ * start_reads ... read_done -> step_get_read. See items/store.h for the invariants.
  */
 #include "cache.h"
 
@@ -17,7 +17,7 @@
 #include "proto/proto.h"
 #include "operator/watch.h"
 
-/* Of an item that will be asked for: header, key, and the begin of the value. */
+/* Of an item that will be needed: header, key, and the beginning of the value. */
 enum { PREFETCH_ITEM_BYTES = 192 };
 
 /* A set may leave this many same-tag flash words unread; with more, it reads them first. */
@@ -31,7 +31,7 @@ struct look {
     struct cache_read *match; /* read record of the key, alive or dead, with the highest seq */
     index_slot *match_slot;
     index_slot *tombstone;
-    index_slot *unread[INDEX_MATCH_MAX]; /* flash words nobody has read yet */
+    index_slot *unread[INDEX_MATCH_MAX]; /* flash words that were not read yet */
     unsigned unread_count;
     bool failed;  /* a word could not be read now; it may be the key's youngest */
     bool is_sole; /* all other words of the tag were read: what was found hides nothing */
@@ -123,8 +123,8 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
     }
 }
 
-/* What uses an item without fetching it (add, incr in place) only makes it younger; an active one
- * comes out of COLD. LOCK_COLUMN held. */
+/* A verb that uses an item without fetching it (add, incr in place) only makes it younger; an active one
+ * leaves COLD. LOCK_COLUMN held. */
 static void item_freshen(struct cache *c, struct item *it, uint32_t now)
 {
     if (!c->settings->lru_segmented) {
@@ -151,7 +151,7 @@ static struct cache_read *fact_of(struct cache_op *op, ext_place place)
     return NULL;
 }
 
-/* Whoever comes upon a dead item counts it, not only a get, as in memcached. */
+/* Every verb that finds a dead item counts it, not only a get, as in memcached. */
 static void count_death(struct cache_worker *w, struct cache_op *op, enum item_death d)
 {
     if (d == ITEM_EXPIRED) {
@@ -165,9 +165,9 @@ static void count_death(struct cache_worker *w, struct cache_op *op, enum item_d
     }
 }
 
-/* A get leaves what it could not read, or not as it was written: the device may give it later. Who
- * stores, deletes or changes has to be sure that nothing older comes back, and lets it go; so does a
- * client that fills the cache after a miss. */
+/* A get keeps records that it could not read or verify: the device may return them later. Verbs that
+ * store, delete or change must be sure that no older value comes back, and drop them; so does a get
+ * that fills the cache after a miss. */
 static bool look_keeps_unreadable(const struct cache_op *op)
 {
     return op->verb == CACHE_GET && !(op->options & CACHE_F_VIVIFY);
@@ -187,16 +187,16 @@ static unsigned unreadable_count(const struct cache_op *op)
     return n;
 }
 
-/* Words of the op's tag that could not be read: those, and all that they may hide, go. Those that were
- * of no use to anyone are not counted. */
+/* Drops the unreadable words of the op's tag, and all words that they may hide. Useless records
+ * are not counted. */
 static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
 {
     unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max, NULL);
     cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
 }
 
-/* l->hider hides flash words. Of those that were read the key's own go; those of other keys stay. The others
- * are put into l->unread; if there are none, the item hides nothing any more. */
+/* l->hider hides flash words. Drops those that were read and are the key's; those of other keys stay.
+ * Unread ones are put into l->unread; if there are none, the item no longer hides anything. */
 static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
 {
     index_slot *slots[INDEX_MATCH_MAX];
@@ -223,8 +223,8 @@ static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
     item_flag_clear(l->hider, ITEM_MAY_HIDE_FLASH);
 }
 
-/* The key's RAM item. A dead one goes; but one that may hide older values stays until those were read
- * (l->unread) or something takes its place. True: a live one, or one that stays. */
+/* Finds the key's RAM item. A dead one is dropped, but one that may hide older values stays until those are
+ * read (l->unread) or an item takes its place. True: a live one, or one that stays. */
 static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
@@ -262,8 +262,8 @@ static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look
     return false;
 }
 
-/* A word that could not be read may be the key's youngest: older ones are no answer then. Who only reads leaves it;
- * for the others it goes, once all else is known, together with what it may hide. */
+/* An unreadable word may be the key's youngest; older ones are then no answer. Verbs that only read keep it;
+ * the others drop it, once all else is known, together with the words that it may hide. */
 static void look_at_unreadable(struct cache *c, struct cache_op *op, struct look *l, int rank)
 {
     bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
@@ -279,7 +279,7 @@ static void look_at_unreadable(struct cache *c, struct cache_op *op, struct look
         l->match = NULL;
 }
 
-/* A dead record counts as a dead item does, and goes; but one that may hide what can't be read stays. */
+/* Counts a dead record like a dead item and drops it; but one that may hide unreadable words stays. */
 static void look_for_death(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
@@ -294,7 +294,7 @@ static void look_for_death(struct cache_worker *w, struct cache_op *op, struct l
 }
 
 /* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
- * dropped. With a live RAM item no flash word is looked at. */
+ * dropped. With a live RAM item no flash word is checked. */
 static void look(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
@@ -338,7 +338,7 @@ static void look(struct cache_worker *w, struct cache_op *op, struct look *l, ui
 }
 
 /* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
- * flash only if its class has them, or can get them, as memcached has it; else no class is asked. */
+ * flash only if its class has or can get them, as in memcached; otherwise no class is checked. */
 static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned len_class)
 {
     if (likely(atomic_load_explicit(&c->settings->slab_automove, memory_order_relaxed) > 0) ||
@@ -393,7 +393,7 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
 
 /* ---- linking and promotion ---- */
 
-/* Puts a new item in the place of whatever the key has. 0 or -ENOSPC (index full; nothing changed). */
+/* Replaces the key's present object, if any, by a new item. 0 or -ENOSPC (index full; nothing changed). */
 static int item_store(struct cache *c, struct cache_op *op, struct look *l, struct item *it, uint32_t now)
 {
     index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
@@ -440,7 +440,7 @@ void op_item_free(struct cache *c, struct cache_op *op)
     op->item = NULL;
 }
 
-/* Gets the item that op->need says, with no lock held. STEP_AGAIN: it is there. */
+/* Allocates the item of op->need, with no lock held. STEP_AGAIN: it is there. */
 static enum step op_alloc(struct cache_worker *w, struct cache_op *op, struct item **to)
 {
     const struct op_need *n = &op->need;
@@ -462,7 +462,8 @@ static enum step op_alloc(struct cache_worker *w, struct cache_op *op, struct it
     }
 }
 
-/* Says which item the verb lacks; the one that it has is of no use. cache_step() gets it, outside the lock. */
+/* Says which item the verb needs, and frees the one that it has. cache_step() allocates it, outside the
+ * lock. */
 static enum step need_item(struct cache *c, struct cache_op *op, struct op_need need)
 {
     op_item_free(c, op);
@@ -515,8 +516,8 @@ static bool item_fits_record(const struct item *it, const struct ext_record *r)
            (!r->client_flags || item_client_flags(it) == r->client_flags);
 }
 
-/* For verbs that change an object: brings the found record to RAM, with a change if not NULL. STEP_DONE: l->it
- * is in RAM, or nothing was found (l->it NULL). */
+/* For verbs that change an object: brings the found record to RAM, with a change if not NULL. STEP_DONE:
+ * l->it is in RAM, or nothing was found (l->it NULL). */
 static enum step want_ram_changed(struct cache *c, struct cache_op *op, struct look *l, change_fn change)
 {
     if (l->it || !l->match)
@@ -544,8 +545,8 @@ static void hold(struct cache_op *op, struct item *it)
 
 /* ---- changes of more than one field ---- */
 
-/* With -e a process may be killed between any two stores, and what it leaves is taken over. So what one
- * store can't change is changed in a copy, which then takes the item's place by one store of its word. */
+/* With -e a process may be killed between any two stores, and what it leaves is taken over. So changes that
+ * need more than one store are made in a copy, which then takes the item's place by one store of its word. */
 static bool changes_copies(const struct cache *c) { return c->settings->memory_file != NULL; }
 
 /* STEP_DONE: op->item is a copy of it, not linked. */
@@ -592,7 +593,7 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
 {
     if (op->options & CACHE_F_QUIET_STATS)
         return;
-    /* As in memcached, what touches isn't a get; a miss of mg T is. */
+    /* As in memcached, a touch isn't counted as a get; a miss of mg T is. */
     if ((op->options & CACHE_F_GAT) || (hit && (op->options & CACHE_F_TOUCH))) {
         stat_inc(w->stats, STAT_touch_cmds);
         if (hit)
@@ -641,7 +642,7 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
     view_item(op, &op->view, it);
     op->view.exptime_before_sec = 0;
     op->view.won = true;
-    op->view.token_sent = false; /* this very request has got it */
+    op->view.token_sent = false; /* this request got it */
     if (!(op->options & CACHE_F_NOBUMP))
         item_bump(c, it, now);
     hold(op, it);
@@ -667,7 +668,7 @@ static void get_meta_token(struct cache_op *op, struct item *it, uint32_t now)
     op->view.won = won;
 }
 
-/* Would this get change the record on flash, so that it has to come to RAM? */
+/* Would this get change the record, so that it has to come to RAM? */
 static bool get_changes_record(const struct cache_op *op, const struct ext_record *r, uint32_t now)
 {
     if (op->options & (CACHE_F_TOUCH))
@@ -700,7 +701,7 @@ static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct ite
     op->status = CACHE_OK;
 }
 
-/* Brings a hit record back to RAM, now and then: ext_recache_rate. Nothing is waited for. */
+/* Brings a hit record back to RAM now and then: ext_recache_rate. It never waits. */
 static void get_recache(struct cache_worker *w, struct cache_op *op, struct cache_read *r)
 {
     struct cache *c = w->cache;
@@ -723,7 +724,7 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     lock_take(lock);
     struct look l;
     look(w, op, &l, clock_now_sec());
-    /* What was stored meanwhile may be on flash already: it is not read for that. */
+    /* A value stored meanwhile may already be on flash; don't read it for this. */
     if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
         promote(c, op, &l, NULL);
         item_flag_set(l.it, ITEM_FETCHED);
@@ -735,8 +736,8 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     op->item = kept;
 }
 
-/* A plain get whose reads have come: answered without another look into the index, since what the
- * word named when the read began is a right answer for a get that was under way all the time. */
+/* Answers a plain get after its reads without the index: the record that the word named when
+ * the read began is a right answer for a get that was under way all the time. */
 static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint32_t now)
 {
     struct cache *c = w->cache;
@@ -745,7 +746,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
         if (is_unreadable(r))
             return STEP_AGAIN; /* it may have moved meanwhile */
         if (r->verdict == READ_MATCH && best)
-            return STEP_AGAIN; /* two of one key: settle it under the lock */
+            return STEP_AGAIN; /* two of one key: decide under the lock */
         if (r->verdict == READ_MATCH)
             best = r;
     }
@@ -813,7 +814,7 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
             continue;
         if (unlikely(item_death(c, it, now) != ITEM_ALIVE ||
                      (item_flags(it) & (ITEM_STALE | ITEM_TOKEN_SENT)))) {
-            result = CACHE_QUICK_NEEDS_OP; /* who wins the right to recache is decided there */
+            result = CACHE_QUICK_NEEDS_OP; /* the op decides who wins the right to recache */
             break;
         }
         view_item(NULL, view, it);
@@ -869,9 +870,9 @@ static bool store_is_cas(const struct cache_op *op)
            ((op->options & CACHE_F_CAS_COMPARE) && (op->mode == CACHE_SET || op->mode == CACHE_REPLACE));
 }
 
-/* Does the verb have to know for certain whether the key exists? Else words that nobody has read are left
- * to the checks, unless these don't keep up: then there would be no end to what an overwritten key leaves
- * behind, until its two buckets are full of it. */
+/* Does the verb have to know for certain whether the key exists? Otherwise unread words are left
+ * to the checks, unless these fall behind: then an overwritten key would leave more and more words
+ * behind, until its two buckets are full of them. */
 static bool store_needs_facts(const struct cache *c, const struct cache_op *op, const struct look *l)
 {
     return op->mode != CACHE_SET || (op->options & CACHE_F_CAS_COMPARE) || l->unread_count > UNREAD_MAX ||
@@ -940,7 +941,7 @@ static enum step store_join(struct cache_worker *w, struct cache_op *op, struct 
     return s;
 }
 
-/* What the key holds now, wherever it is. */
+/* The key's present object, in RAM or on flash. */
 struct existing {
     bool there;
     uint64_t cas;
@@ -991,7 +992,7 @@ static enum step store_cas(struct cache_worker *w, struct cache_op *op, struct l
     return s;
 }
 
-/* May the mode store beside what is there, or is not? If not, op->status says so. */
+/* Does the mode allow a store, given the key's present object or its absence? If not, op->status says so. */
 static bool store_may(struct cache *c, struct cache_op *op, const struct look *l, uint32_t now)
 {
     bool there = l->it || l->match;
@@ -1067,8 +1068,8 @@ static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, u
     op->item = NULL;
 }
 
-/* md I and md x: the item stays, marked stale or emptied. What comes from flash is changed before it is linked, so
- * that there is room for one of it at least; and for an empty one its value isn't needed. */
+/* md I and md x: the item stays, marked stale or emptied. A record from flash is changed before it is
+ * linked, so that there is room for at least one of the two; an empty one doesn't need its value. */
 static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     struct cache *c = w->cache;
@@ -1086,7 +1087,7 @@ static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct
     op->status = CACHE_OK;
     if (came)
         return STEP_DONE;
-    if (!(op->options & CACHE_F_INVALIDATE)) /* memcached does not count what it marks stale */
+    if (!(op->options & CACHE_F_INVALIDATE)) /* memcached does not count an item that it marks stale */
         stat_class_inc(w->stats, lru_class(op->item->lru_id), CSTAT_delete_hits);
     if (empties) {
         delete_empty(c, op, l, now);
@@ -1172,7 +1173,7 @@ static enum step step_touch(struct cache_worker *w, struct cache_op *op, struct 
 
 #define NUMBER_DIGITS_MAX 20
 
-/* memcached takes no empty value for a number, nor one of several chunks, however it begins. */
+/* To memcached, an empty value is not a number, nor is one of several chunks, whatever its first bytes. */
 static bool may_be_number(struct cache *c, const struct item *it)
 {
     return it->value_bytes > 0 && slab_chunks_of(c->slab, item_accounted_bytes(it)) == 1;
@@ -1218,7 +1219,7 @@ static bool arith_number(struct cache *c, struct cache_op *op, struct item *it)
         op->status = CACHE_EXISTS;
         return false;
     }
-    /* What follows a space is no harm, not even words that were appended to a padded number. */
+    /* Text after a space does no harm, not even words that were appended to a padded number. */
     if (!may_be_number(c, it) || !proto_lenient_u64(item_value(it), it->value_bytes, &number)) {
         op->status = CACHE_NON_NUMERIC;
         return false;
@@ -1250,7 +1251,7 @@ static enum step arith_replace(struct cache *c, struct cache_op *op, struct look
     return STEP_DONE;
 }
 
-/* Writes the new number; l->it is the item that holds it then. */
+/* Writes the new number; l->it is then the item that holds it. */
 static enum step arith_write(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
 {
     char digits[NUMBER_DIGITS_MAX + 4];
@@ -1300,7 +1301,8 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct 
 
 /* ---- a step ---- */
 
-/* Runs the verb on what the index says, or asks for the records that it has to know. LOCK_COLUMN held. */
+/* Runs the verb on the look-up's result, or queues reads of the records that it has to know. LOCK_COLUMN
+ * held. */
 static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
 {
     static enum step (*const verbs[])(struct cache_worker *, struct cache_op *, struct look *, uint32_t) = {
@@ -1315,7 +1317,7 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
     return verbs[op->verb](w, op, l, now);
 }
 
-/* Gets what the verb lacks. An item of two values is not the one that the client sent a part for. */
+/* Allocates the item that the verb needs. The item of both values is not the client's part of it. */
 static enum step get_memory(struct cache_worker *w, struct cache_op *op)
 {
     bool joins = op->item != NULL;
@@ -1349,7 +1351,7 @@ enum step cache_step(struct cache_worker *w, struct cache_op *op)
 
 /* ---- the cache ---- */
 
-/* Nobody outside can aim keys at one bucket. Without entropy the start's time has to do. */
+/* Random, so that no client can aim keys at one bucket. Without entropy the start's time has to do. */
 static uint64_t random_seed(void)
 {
     uint64_t seed = 0;
@@ -1431,7 +1433,7 @@ void cache_set_extstore(struct cache *c, struct extstore *ext)
     struct ext_info info;
     ext_info(ext, &info);
     stale_set_flash(&c->stale, info.limit_maxbytes);
-    atomic_store(&c->stale.walk_wanted, true); /* what waited in a former process waits nowhere now */
+    atomic_store(&c->stale.walk_wanted, true); /* nothing of the former process waits any more */
     ext_set_maint_hook(ext, wake_for_engine, c);
     worth_open(c, info.limit_maxbytes);
 }
@@ -1451,9 +1453,9 @@ static uint32_t planned_and_come(const struct cache *c, uint32_t now)
 
 void cache_flush_all(struct cache *c, uint32_t when_sec)
 {
-    /* memcached's rule: what was stored in the second before counts as dead by time, what was stored
-     * in this very second by its cas. Unlike there, what was flushed stays so when another is planned:
-     * it may be on flash for long. */
+    /* memcached's rule: items stored before this second are dead by time, items stored
+     * in this second by their cas. Unlike there, flushed items stay dead when another flush is planned:
+     * they may be on flash for long. */
     uint32_t now = clock_now_sec();
     uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
     uint32_t limit_unix = (uint32_t)clock_rel_to_unix(limit);
