@@ -59,13 +59,13 @@ enum cache_quick { CACHE_QUICK_HIT, CACHE_QUICK_MISS, CACHE_QUICK_NEEDS_OP };
 enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes,
                                  uint64_t hash, struct cache_view *view, struct item **pin);
 void cache_unpin(struct cache_worker *w, struct item *pin);
-/* Hints that a key will be asked for: fetch its words of the index; and, once these had the time to
+/* Prefetches a key's words of the index; and, once these had time to
  * arrive, its item. */
 void cache_prefetch(struct cache_worker *w, uint64_t hash);
 void cache_prefetch_item(struct cache_worker *w, uint64_t hash);
 
-/* With flash the index may take so much of -m: all but a share for items. */
-#define CACHE_ITEMS_SHARE 16 /* one part in so many, at least two pages */
+/* With flash the index may take all of -m except a share for items. */
+#define CACHE_ITEMS_SHARE 16 /* one part in this many, at least two pages */
 static inline uint64_t cache_index_limit(uint64_t memory_bytes)
 {
     uint64_t items = max_u64(memory_bytes / CACHE_ITEMS_SHARE, 2 * SLAB_PAGE_BYTES);
@@ -74,7 +74,7 @@ static inline uint64_t cache_index_limit(uint64_t memory_bytes)
 
 /* flush_all: everything stored before `when` (clock seconds; 0 = now) is dead from then on. */
 void cache_flush_all(struct cache *c, uint32_t when_sec);
-/* What `stats settings` shows of the last flush_all. */
+/* The time of the last flush_all, for `stats settings`. */
 uint32_t cache_oldest_live_sec(const struct cache *c);
 /* Tells the engine of a flush_all whose time has come. By the maintenance thread, with flash. */
 void cache_flush_planned(struct cache *c, uint32_t now_sec);

@@ -1,7 +1,7 @@
-/* cache_op.h: one operation on the cache: which verb, which key, which options, and what came of it.
+/* cache_op.h: one operation on the cache: verb, key, options and result.
  *
- * The command layer fills it, cache.h and cache_run.h say how it is run. Plain data, owned by the caller; between
- * cache_run() and its end it must not move in memory.
+ * The command layer fills it, cache.h and cache_run.h say how it is run. Plain data, owned by the caller;
+ * between cache_run() and its end it must not move in memory.
  */
 #ifndef EXTANT_CACHE_OP_H
 #define EXTANT_CACHE_OP_H
@@ -50,11 +50,11 @@ enum cache_option {
     CACHE_F_GAT = 1 << 10,        /* gat, gats: count as a touch, a miss too */
     CACHE_F_META = 1 << 11,       /* the request is a meta command (stale and token logic applies) */
     CACHE_F_BINARY_KEY = 1 << 12, /* the key came in base64 */
-    CACHE_F_QUIET_STATS = 1 << 13, /* without counting: me, the value that a refused set drops */
+    CACHE_F_QUIET_STATS = 1 << 13, /* don't count: me, and the delete after a refused set */
     CACHE_F_TOUCH_LAST = 1 << 14, /* RECACHE looks at the exptime before TOUCH, not at the new one */
 };
 
-/* What the answer may tell about the item; value bytes in one piece. */
+/* The item's facts for the answer; value bytes in one piece. */
 struct cache_view {
     const char *value;    /* NULL with CACHE_F_NO_VALUE on flash or when there is none */
     uint32_t value_bytes;
@@ -100,7 +100,7 @@ struct cache_op {
 
     /* results */
     enum cache_status status;
-    struct cache_view view;      /* GET: the item; STORE/ARITH/...: cas, exptime, flags, sizes of what now is there */
+    struct cache_view view;      /* GET: the item; STORE/ARITH/...: cas, exptime, flags, sizes of the item now */
     uint64_t number;             /* CACHE_ARITH: the new value */
     bool no_room;                /* GET: memory for the value isn't there (slab_automove 0); CACHE_NO_MEMORY */
     bool met_expired, met_flushed; /* the key was there, but its time was over */
@@ -110,23 +110,23 @@ struct cache_op {
     struct item *item;           /* CACHE_ALLOC's item until stored; a pinned item for view */
     struct item *joined;         /* append and prepend: the item of both values */
     struct op_need need;         /* of the verb that asked for memory */
-    struct cache_read *reads;    /* what was read of the flash words of the tag */
+    struct cache_read *reads;    /* the records read for flash words of the tag */
     struct cache_worker *worker;
     struct cache_op *wait_next;
     uint64_t wait_start_us;
     uint64_t read_bytes;         /* the most that its reads hold, until cache_release; for the caller's bounds */
     uint16_t read_count, read_pending;
     uint16_t attempts;
-    bool read_hidden; /* reads are of what a dead RAM item hides: no answer */
-    bool starved; /* a read found no memory: what the record says is not known */
+    bool read_hidden; /* the reads are of words that a dead RAM item hides: no answer */
+    bool starved; /* a read found no memory, so its record is unknown */
     uint8_t state;
     bool view_from_read;
     bool counted; /* CACHE_STORE: cmd_set is counted once, however often the op is run */
 };
 
-/* What was read from flash for a view is in memory until cache_release, and others may wait for that memory:
- * then the worker's fn is asked to put something away. 0: it did; else the microseconds after which it is
- * to be asked again, UINT64_MAX: when cache_nudge() says so. large: values of more than some KB. Called from
+/* A view's flash read stays in memory until cache_release, and others may wait for that memory:
+ * then the worker's fn is called to put a value away. 0: it did; otherwise the microseconds after which to
+ * call it again, UINT64_MAX: after cache_nudge(). large: values of more than some KB. Called from
  * cache_worker_poll, _reap and _submit. */
 typedef uint64_t (*cache_relief_fn)(void *ctx, bool large);
 

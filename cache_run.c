@@ -3,7 +3,7 @@
  *
  * An op is NEW, then READING or WAITING any number of times (parked, counted
  * in worker->parked), then FINISHED until cache_release makes it NEW again.
- * Everything here runs in the worker's own thread, but wake_waiting(), which
+ * Everything here runs in the worker's own thread, except wake_waiting(), which
  * an I/O thread calls and which only writes to the wake descriptor.
  */
 #include "cache_run.h"
@@ -15,14 +15,14 @@
 #include "cache_step.h"
 #include "operator/settings.h"
 
-#define OP_ATTEMPTS_MAX 64 /* a word that moves under each of so many reads is taken for a miss */
+#define OP_ATTEMPTS_MAX 64 /* a word that moves during each of this many reads counts as a miss */
 
 enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
 
 #define READS_KEPT_MAX 1024 /* of each worker, for the next requests */
 
-/* Completed reads that a worker deals with before their answers go out. Devices complete in bursts, and
- * who answers a whole burst at once gets the next requests as a burst, with the device idle meanwhile. */
+/* Completed reads that a worker deals with before their answers go out. Answering a
+ * whole burst at once makes clients send the next burst together while the device idles. */
 #define REAP_MAX 4
 
 static void run_parked(struct cache_op *op);
@@ -49,7 +49,7 @@ static void read_free(struct cache_worker *w, struct cache_read *r)
     w->reads_free_count++;
 }
 
-/* True: it is known what the record is. False: it is being read once more. */
+/* True: the record is judged. False: it is being read once more. */
 static bool judge_read(struct cache_worker *w, struct cache_read *r)
 {
     struct cache_op *op = r->op;
@@ -83,7 +83,7 @@ static void read_done(struct ext_read *rd)
         run_parked(op);
 }
 
-/* Starts what want_reads asked for. True iff all is there at once. */
+/* Starts the reads that queue_reads noted. True iff all are there at once. */
 static bool start_reads(struct cache_worker *w, struct cache_op *op)
 {
     op->read_pending++; /* so that no completion runs the op while reads are being started */
@@ -134,7 +134,7 @@ static void wait_push(struct cache_worker *w, struct cache_op *op)
     }
 }
 
-/* The op could not be finished for want of index room or memory, and waiting is no use any more. */
+/* The op failed for lack of index room or memory, and waiting is no longer of use. */
 static void give_up(struct cache_worker *w, struct cache_op *op)
 {
     op->status = CACHE_NO_MEMORY;
@@ -142,7 +142,7 @@ static void give_up(struct cache_worker *w, struct cache_op *op)
     op_item_free(w->cache, op);
 }
 
-/* A record could not be read for want of memory: nothing is changed or forgotten. */
+/* A record could not be read for lack of memory: nothing is changed or forgotten. */
 static void end_starved(struct cache_worker *w, struct cache_op *op)
 {
     op->status = CACHE_NO_MEMORY;
@@ -239,7 +239,7 @@ void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, u
     op->hash = hash;
 }
 
-/* What the op has read is forgotten, pins too. */
+/* Drops the op's reads, and their pins. */
 static void reads_release(struct cache_worker *w, struct cache_op *op)
 {
     while (op->reads) {
@@ -343,7 +343,7 @@ bool cache_bring_back(struct cache_worker *w, struct cache_op *op)
     return false;
 }
 
-/* An op that waits for memory begins from the start when there is some: it can read again. */
+/* An op that waits for memory starts again when there is some, so its reads can be repeated. */
 static bool relieve_by_waiting(struct cache_worker *w, bool large)
 {
     for (struct cache_op *op = w->wait_head; op; op = op->wait_next) {
@@ -449,7 +449,7 @@ void cache_worker_poll(struct cache_worker *w)
     w->relief_due_us = 0;
     if (w->ring)
         ext_ring_reap(w->ring);
-    /* Those that wait now; what parks again during this goes to a new list. */
+    /* The ops that wait now; ops that park again meanwhile go to a new list. */
     struct cache_op *op = w->wait_head;
     w->wait_head = w->wait_tail = NULL;
     while (op) {
@@ -463,7 +463,7 @@ void cache_worker_poll(struct cache_worker *w)
 bool cache_worker_reap(struct cache_worker *w)
 {
     bool more = false;
-    if (w->wait_head) /* what a completion gives back may be what they wait for */
+    if (w->wait_head) /* a completion may give back what they wait for */
         cache_worker_poll(w);
     else
         ext_ring_reap_some(w->ring, REAP_MAX, &more);

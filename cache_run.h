@@ -1,9 +1,9 @@
 /* cache_run.h: how an op gets what its verb lacks: records through the worker's ring, memory by waiting.
  *
- * A struct cache_worker belongs to one thread, which creates, uses and destroys it. An op that is run is either done
- * at once or parked, and done() is called later, in the same thread, from cache_worker_poll() or _reap().
- * The op must not move in memory meanwhile. A parked op holds no lock. Locks inside: LOCK_COLUMN and
- * later; none on entry.
+ * A struct cache_worker belongs to one thread, which creates, uses and destroys it. An op that is run is
+ * either done at once or parked, and done() is called later, in the same thread, from cache_worker_poll()
+ * or _reap(). The op must not move in memory meanwhile. A parked op holds no lock. Locks inside:
+ * LOCK_COLUMN and later; none on entry.
  */
 #ifndef EXTANT_CACHE_RUN_H
 #define EXTANT_CACHE_RUN_H
@@ -19,8 +19,8 @@ int cache_worker_ring_fd(const struct cache_worker *w);
 int cache_worker_wake_fd(const struct cache_worker *w);
 /* Call when one of them is readable, or the time-out below has passed: completes parked ops. */
 void cache_worker_poll(struct cache_worker *w);
-/* Cheaper, and enough, when it is only the first of them. A few reads at a time: true if more are
- * completed, of which the descriptor does not tell; then it is to be called again before waiting. */
+/* Cheaper, and enough, when it is only the first of them. It handles a few reads at a time: true if more are
+ * completed, which the descriptor does not show; then call it again before waiting. */
 bool cache_worker_reap(struct cache_worker *w);
 /* Call once at the end of each event-loop turn: hands queued reads to the kernel. */
 void cache_worker_submit(struct cache_worker *w);
@@ -40,10 +40,10 @@ void cache_worker_set_relief(struct cache_worker *w, cache_relief_fn fn, void *c
 void cache_nudge(struct cache_worker *w);
 /* Does the view's value stand in a read buffer, and in a large one? */
 bool cache_view_is_read(const struct cache_op *op, bool *large);
-/* Gives the buffers of a finished op up; view.value is NULL then. The bytes that this sets free: 0 if others
- * share them. Only for ops of which cache_view_is_read(). */
+/* Gives up the buffers of a finished op; view.value is then NULL. Returns the bytes that this frees: 0 if
+ * others share them. Only if cache_view_is_read(). */
 uint64_t cache_put_away(struct cache_op *op);
-/* Reads the value again, the same bytes: true: view.value is there; false: op->done(op) comes later. NULL
- * then: it can't be read any more. */
+/* Reads the same bytes again. True: view.value is there; false: op->done(op) comes later. If view.value is
+ * then NULL, it can no longer be read. */
 bool cache_bring_back(struct cache_worker *w, struct cache_op *op);
 #endif

@@ -1,7 +1,8 @@
-/* cache_step.h: what cache.c and cache_run.c share: a verb runs under the key's LOCK_COLUMN and says what it lacks.
+/* cache_step.h: what cache.c and cache_run.c share: a verb runs under the key's LOCK_COLUMN and says what
+ * it lacks.
  *
- * cache_step() takes and releases the lock. It never waits: records that are to be read and memory that is to be
- * waited for are cache_run.c's affair. A verb never trusts what it saw before a read: it is run
+ * cache_step() takes and releases the lock. It never waits: cache_run.c reads the records and waits for the
+ * memory that a verb lacks. A verb never trusts what it saw before a read: it runs
  * again from the start.
  */
 #ifndef EXTANT_CACHE_STEP_H

@@ -1,5 +1,5 @@
-/* extstore.c: the flash engine put together: create, attach, destroy, figures, checks. What it is
- * made of is listed in flash/engine.h; what it promises is in extstore.h. */
+/* extstore.c: the flash engine put together: create, attach, destroy, figures, checks. flash/engine.h
+ * lists its parts, extstore.h its promises. */
 #include "extstore.h"
 
 #include <stdarg.h>
@@ -12,7 +12,7 @@
 #define WBUF_COUNT_MAX 64u /* of the default; more may be asked for */
 #define DEFAULT_RING_COUNT 4u
 #define DEFAULT_RING_BYTES ((uint64_t)8 * MiB)
-#define NO_PAGE_NS UINT64_C(1000000000) /* for less long it is not worth telling */
+#define NO_PAGE_NS UINT64_C(1000000000) /* shorter waits are not worth a line */
 #define PAGES_MIN 4u /* of class default: one in use, one reserved, and two to move between */
 
 /* ---- places ---- */
@@ -87,7 +87,7 @@ static int share_memory(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
-/* Is the file open already, by whatever name? The lock would not tell: it is our own. */
+/* Is the file already open, under any name? The lock would not show it: it is our own. */
 static const struct ext_device *same_file(const struct extstore *e, const char *path)
 {
     uint64_t dev, ino;
@@ -206,7 +206,7 @@ static bool same_devices(const struct extstore *e)
     return true;
 }
 
-/* Has anybody else written to the devices since the root's stamp was put there? */
+/* Has another process written to the devices since they got the root's stamp? */
 static int check_stamps(const struct extstore *e, char *why, size_t n)
 {
     for (uint32_t i = 0; i < e->device_count; i++) {
@@ -244,8 +244,8 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
     return rc == 0 ? 0 : refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
 }
 
-/* Can this be an entry of the page table? Not all fields matter: counts and references are made
- * anew; exptime_max and time_max tell themselves when they are damaged; of a wrong version, no record
+/* Can this be an entry of the page table? Not all fields matter: counts and references are
+ * rebuilt; exptime_max and time_max detect their own damage; with a wrong version, no record
  * verifies; wrong bytes_appended and bytes_real mislead the choice of pages to rescue at worst, and
  * retry_sec and failures the time of a test write. */
 static bool page_is_sound(const struct extstore *e, const struct ext_page *p)
@@ -258,7 +258,7 @@ static bool page_is_sound(const struct extstore *e, const struct ext_page *p)
             (int32_t)(newest - atomic_load(&p->version)) >= 0);
 }
 
-/* Puts the page table of an earlier process right: nobody reads, nothing is counted yet. */
+/* Repairs the page table of an earlier process: there are no readers, and nothing is counted yet. */
 static int reset_pages(struct extstore *e, char *why, size_t n)
 {
     for (uint32_t i = 0; i < e->page_count; i++) {

@@ -1,11 +1,11 @@
 /* extstore.h: the flash engine: opaque records in pages of files.
  *
  * It knows records (key, value, a few numbers, all checksummed), pages, wbufs
- * and devices. It does not know the index, the LRU or connections: who still
- * refers to a record is told by ext_drop() and asked through ext_callbacks.
+ * and devices. It does not know the index, the LRU or connections: ext_drop() says that
+ * a record is no longer referred to, and ext_callbacks ask whether it still is.
  *
- * The life of a page is drawn in flash/types.h, with all types. What a part of the engine promises is in
- * that part's header, all of which are included here: for its users, this file is the one to include.
+ * The life of a page is drawn in flash/types.h, with all types. The contract of each part is in its header,
+ * all of which are included here: users of the engine include only this file.
  *
  * Place: 40 bits, file-independent: page * (page_bytes / 16) + offset / 16.
  *
@@ -59,8 +59,8 @@ void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *li
 void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
 
 /* Restart: after ext_create with attached, call ext_attach_object for each flash object that the
- * index holds, then ext_attach_done, before any other call. Counts are made anew from that, so what
- * was half-done when the former process was killed is put right. False: no record can be there (the
+ * index holds, then ext_attach_done, before any other call. Counts are rebuilt from that, which
+ * repairs what the former process left half done when it was killed. False: no record can be there (the
  * page is free or the place out of range): forget the object. */
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 void ext_attach_done(struct extstore *e);

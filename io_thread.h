@@ -1,6 +1,6 @@
 /* io_thread.h: a few threads that run jobs which may wait for a device.
  *
- * A job is embedded in what it works on and belongs to the pool from
+ * A job is embedded in the object that it works on and belongs to the pool from
  * io_pool_submit() until its run() is called; run() may submit it again, or
  * free it. Jobs start in the order of submission; those with a time start when
  * it has come. There is no limit on the queue: each submitter has a fixed
@@ -9,7 +9,7 @@
  * Threads: any thread may submit, also with locks held (up to LOCK_IO_QUEUE,
  * the one lock in here). run() is called with no lock held and may sleep.
  *
- * A pool of no threads is for tests that decide what happens when: jobs run inside io_pool_step().
+ * A pool of no threads is for tests that choose the order of events: jobs run inside io_pool_step().
  */
 #ifndef EXTANT_IO_THREAD_H
 #define EXTANT_IO_THREAD_H
@@ -30,7 +30,7 @@ struct io_job {
 /* Starts `threads` threads (0 .. IO_THREADS_MAX) named `name` (15 characters). NULL with errno. */
 struct io_pool *io_pool_create(unsigned threads, const char *name);
 
-/* Runs what is queued, timed jobs at once, and what those submit; then joins. NULL is fine. */
+/* Runs queued jobs, timed ones at once, and the jobs that these submit; then joins. NULL is fine. */
 void io_pool_destroy(struct io_pool *pool);
 
 void io_pool_submit(struct io_pool *pool, struct io_job *job);
@@ -41,7 +41,7 @@ void io_pool_submit_after(struct io_pool *pool, struct io_job *job, uint64_t del
 uint64_t io_pool_queued(const struct io_pool *pool);
 
 /* For pools of no threads: jobs whose time has come; and runs the nth of these (from 0) in the caller.
- * A run() may itself call io_pool_step, which stands for a second thread. */
+ * A run() may itself call io_pool_step, which plays a second thread. */
 unsigned io_pool_ready(struct io_pool *pool);
 void io_pool_step(struct io_pool *pool, unsigned nth);
 

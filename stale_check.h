@@ -1,6 +1,6 @@
 /* stale_check.h: reads flash words that may be older values of their key, and drops those that are.
  *
- * What it works on is items/stale.h. One check:
+ * Its queues are in items/stale.h. One check:
  *
  *   take -> which words of the tag matter (LOCK_COLUMN) -> pin and read them -> compare keys (LOCK_COLUMN)
  *                                                                    |-> drop what is stale
@@ -9,8 +9,9 @@
  *                                                                    '-> DROP: the word itself, or again later
  *
  * A record that can't be read does not go for that: the device may give it later, and as long as it stands,
- * so do the words that it may hide. Only when it has to go, since a younger word is dropped or an item that hides it has to leave
- * memory, do those go with it that may be older than it; `evictions_same_tag` counts them.
+ * so do the words that it may hide. Only when it has to go, since a younger word is dropped or an item that
+ * hides it has to leave memory, do those go with it that may be older than it; `evictions_same_tag` counts
+ * them.
  *
  * Called by the thread that owns the worker: the maintenance thread, or the one that stops the cache.
  */
@@ -23,8 +24,8 @@
  * Takes LOCK_COLUMN; never sleeps. True iff more wait. */
 bool stale_step(struct cache_worker *w);
 
-/* One bounded step of the walk over the index that finds what nobody has queued: after a start on what
- * an earlier process left, and after a full queue. *at is the caller's place in it, 0 at first. True
+/* One bounded step of the walk over the index that finds unqueued checks: after a start with an
+ * earlier process's content, and after a full queue. *at is the caller's place in it, 0 at first. True
  * iff it did something. */
 bool stale_walk_step(struct cache_worker *w, uint64_t *at);
 

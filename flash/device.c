@@ -56,9 +56,9 @@ static int open_claimed(const char *path)
     }
 }
 
-/* One process at a time; taken before anything is changed. A lock of the process, not of the open
+/* One process at a time; taken before anything is changed. It is a lock of the process, not of the open
  * file: an io_uring of a killed process keeps its files open for some milliseconds after the
- * process is gone, and a restart must not be refused for that. The price is that nobody else in
+ * process is gone, and a restart must not be refused for that. In return, no other code in
  * this process may open and close the file. */
 static int lock_file(int fd)
 {
@@ -77,12 +77,12 @@ static int size_file(int fd, const struct stat *st, uint64_t bytes)
             return -errno;
         return have < bytes ? -ENOSPC : 0;
     }
-    /* Asked first: fallocate would take all there is before it says that it is too little. A tmpfs
-     * without a limit says that it has no blocks at all. */
+    /* Checked first: fallocate would take all free space before it fails. A tmpfs
+     * without a limit reports no blocks at all. */
     struct statvfs fs;
     uint64_t have = (uint64_t)st->st_blocks * 512;
-    /* Nothing to do, and then not done: fallocate would change the file's time, by which a
-     * checkpoint tells whether somebody wrote to it. */
+    /* Skip a needless fallocate: it would change the file's time, by which a
+     * checkpoint detects writes. */
     if ((uint64_t)st->st_size >= bytes && have >= bytes)
         return 0;
     if (fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 && bytes > have &&
@@ -190,7 +190,7 @@ static bool has_pages(int fd)
     return false;
 }
 
-/* Nobody else's bytes are overwritten, unless that was asked for. */
+/* Refuses to overwrite foreign data, unless ext_format allows it. */
 static int check_content(struct ext_device *d, bool format, char *why, size_t n)
 {
     struct ext_mark_found found;
@@ -314,7 +314,7 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
         if ((size_t)n < want) {
             counts->short_transfers++;
             n = (ssize_t)round_down((uint64_t)n, EXT_IO_ALIGN_BYTES);
-            /* Less than a block again and again is the end of the file, or a full file system. */
+            /* Repeated transfers of less than a block mean the end of the file, or a full file system. */
             if (n == 0 && ++stuck >= 8)
                 return in != NULL ? -ENODATA : -ENOSPC;
         }

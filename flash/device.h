@@ -1,14 +1,14 @@
-/* flash/device.h: one file (or block device) that holds pages, and nothing about what is in them.
+/* flash/device.h: one file (or block device) that holds pages, and nothing about their content.
  *
- * A device is all pages: no header, no trailer, but for the mark at the start of its first page
+ * A device is all pages: no header and no trailer, except the mark at the start of its first page
  * (flash/mark.h). It is opened without truncation, locked against a second process, refused if it
- * holds somebody else's bytes, created and sized if it is missing, and read and written past the
+ * holds foreign data, created and sized if it is missing, and read and written past the
  * kernel's page cache (O_DIRECT) where the file system allows it.
  *
- * Health: a device counts, each in a row, pages that took no write, reads that failed, and records
+ * Health: a device counts, each in a row, pages that failed to be written, reads that failed, and records
  * that did not verify. At EXT_DEVICE_FAILED_AFTER pages it is `failed`: no page of it is opened
- * until a write to it succeeds again. Reads are always tried. upkeep/probe.h finds out when it is well
- * again. What is wrong is told to the operator here too: a line for each kind of fault, and a few
+ * until a write to it succeeds again. Reads are always tried. upkeep/probe.h finds out when it
+ * recovers. This file also reports faults to the operator: a line for each kind of fault, and a few
  * words for `stats`.
  *
  * Threads: open and close by one thread; everything else by any. No locks. The transfer functions
@@ -31,10 +31,10 @@
 #define EXT_DEVICE_FAILED_AFTER 3u   /* pages */
 #define EXT_DEVICE_READS_FAIL_AT 8u  /* reads */
 #define EXT_DEVICE_WRONG_BYTES_AT 8u /* records */
-#define EXT_DEVICE_WRONG_BYTES_NS UINT64_C(5000000000) /* it is so until so long after the last */
-#define EXT_FAULT_LINE_NS UINT64_C(10000000000) /* one line of each kind, at most, in so long */
+#define EXT_DEVICE_WRONG_BYTES_NS UINT64_C(5000000000) /* forgotten this long after the last bad record */
+#define EXT_FAULT_LINE_NS UINT64_C(10000000000) /* at most one line of each kind in this time */
 
-/* What goes wrong with a device or comes right, each with its line in the log.
+/* Faults and recoveries of a device, each with its line in the log.
  *    kind        level      its words */
 #define EXT_FAULT_TABLE(X)                                                                         \
     X(READ, LOG_LEVEL_WARNING, "read error")                                                       \
@@ -63,8 +63,8 @@ struct ext_device_ops {
     bool stepped;
 };
 
-/* What a device was asked for in one direction: successful transfers, from the call or the hand-over to
- * the kernel until the bytes are there, each in one piece. */
+/* A device's load in one direction: successful transfers, each from the call or the submission to
+ * the kernel until all its bytes are there. */
 struct ext_device_load {
     struct histogram latency;
     _Atomic(uint64_t) bytes;
@@ -74,13 +74,13 @@ struct ext_device {
     /* const after open */
     int fd;
     char *path;
-    uint64_t bytes; /* what is used: pages * page_bytes */
+    uint64_t bytes; /* bytes in use: pages * page_bytes */
     uint32_t page_count;
     uint32_t read_align; /* offsets, lengths and memory of reads are multiples of this */
     bool direct;         /* O_DIRECT */
     enum ext_bucket free_bucket;
     uint64_t dev, ino; /* identity, to refuse the same file twice */
-    uint64_t stamp;    /* of the mark that stands on it; changed by ext_begin_life only */
+    uint64_t stamp;    /* of its mark; only ext_begin_life changes it */
     const struct ext_device_ops *ops;
     struct extents *free; /* FREE pages; unit: a page's number on this device */
     /* atomic */
@@ -92,22 +92,22 @@ struct ext_device {
     _Atomic(bool) failed;
     struct ext_device_load reads, writes; /* of I/O threads, and of rings that are gone */
     struct ext_said {
-        _Atomic(uint64_t) at_ns;    /* of the last line; 0: none yet */
+        _Atomic(uint64_t) at_ns;    /* of the last line; 0: none so far */
         _Atomic(uint32_t) left_out; /* since then */
         struct log_site site;
     } said[EXT_FAULT_COUNT];
 };
 
-struct ext_io_counts { /* what a transfer met; the caller adds them to its counters */
+struct ext_io_counts { /* events of a transfer; the caller adds them to its counters */
     uint64_t bytes, retries, short_transfers;
 };
 
-/* What makes a file itself, whatever it is called. False: there is no such file (yet). */
+/* The identity of a file, under any name. False: there is no such file (yet). */
 bool ext_device_identity(const char *path, uint64_t *dev, uint64_t *ino);
 
-/* Opens, locks and sizes. 0, or -errno with one line in why[] that says what is wrong and what
- * would be right: -EBUSY locked or claimed by another process, -EEXIST somebody else's bytes are on
- * it, -EACCES, -EROFS, -ENOSPC, -EINVAL too small. */
+/* Opens, locks and sizes. 0, or -errno with one line in why[] that says what is wrong and how to
+ * mend it: -EBUSY locked or claimed by another process, -EEXIST it holds foreign
+ * data, -EACCES, -EROFS, -ENOSPC, -EINVAL too small. */
 int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, uint64_t page_bytes,
                     const struct ext_device_ops *ops, char *why, size_t why_bytes);
 void ext_device_close(struct ext_device *d);
@@ -119,8 +119,8 @@ int ext_device_read(struct ext_device *d, void *buf, uint64_t bytes, uint64_t of
 int ext_device_write(struct ext_device *d, const void *buf, uint64_t bytes, uint64_t offset,
                      struct ext_io_counts *counts);
 
-/* Book-keeping of health: after a read with all its retries (rc: 0 or -errno), after a record was
- * verified, after a page took no write. All but the second may log. */
+/* Health accounts: after a read with all its retries (rc: 0 or -errno), after a record was
+ * verified, after a page could not be written. All but the second may log. */
 void ext_device_read_result(struct ext_device *d, int rc);
 void ext_device_bytes_result(struct ext_device *d, bool ok);
 void ext_device_page_failed(struct ext_device *d, int rc);
@@ -136,14 +136,14 @@ static inline bool ext_device_reads_fail(const struct ext_device *d)
     return atomic_load_explicit(&d->read_failures, memory_order_relaxed) >=
            EXT_DEVICE_READS_FAIL_AT;
 }
-/* Appends what is wrong with it to the text, which is ended by a zero and has room for `room` bytes
- * in all. False: nothing is, and nothing was appended. */
+/* Appends the device's faults to the zero-terminated text, which has room for `room` bytes
+ * in all. False: it has none, and nothing was appended. */
 bool ext_device_why(const struct ext_device *d, char *text, size_t room);
 /* Appends to such a text, "; " before it unless it is empty. */
 void ext_why_add(char *text, size_t room, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* A line in the log, unless there was one of this kind just now (then it is counted with the next):
- * file, kind, offset, the text of error rc (-errno; 0: none), what is done about it. */
+/* A line in the log, unless one of this kind was just written (then the next one counts it):
+ * file, kind, offset, the text of error rc (-errno; 0: none), the reaction. */
 void ext_device_say(struct ext_device *d, enum ext_fault kind, uint64_t offset, int rc,
                     const char *done);
 

@@ -165,9 +165,9 @@ static_assert(EXT_COUNTER_COUNT <= EXT_COUNTER_ROOM, "counters of later builds h
  *                                                  STUCK
  *
  *   TAKEN   holds no range, is in no list, for the moment in which it is opened.
- *   STUCK   waits for the device to come back, or for room elsewhere. Then CLEAN, or FREE if its
+ *   STUCK   waits for the device to recover, or for room elsewhere. Then CLEAN, or FREE if its
  *           records were moved.
- *   CLEAN   extmap has it, and gives it to who takes a buffer, least recently used first.
+ *   CLEAN   extmap has it, and gives buffers away least recently used first.
  */
 enum ext_wbuf_state {
     EXT_WBUF_FREE,
@@ -188,7 +188,7 @@ struct ext_wbuf {
     uint64_t slot;
     uint32_t page;
     uint32_t fill_bytes, fill_count; /* reserved so far */
-    bool moved;                      /* its records are elsewhere, it is to be given back */
+    bool moved;                      /* its records were moved, it must be given back */
     uint32_t rounds;                 /* writes of the whole that failed */
     uint32_t chunk_tries;            /* of the chunk at `written`, in this round */
     uint32_t compare_tries;          /* times that the slot was written and not there, in this round */
@@ -214,8 +214,8 @@ struct ext_bucket_files {
     } files[EXT_DEVICES_MAX];
 };
 
-/* What a device has to write. No more of its flushes run at once than its share of the threads, so that a
- * slow one does not hold all of them. */
+/* A device's pending writes. Its flushes use only its share of the threads, so that a
+ * slow device does not occupy all of them. */
 struct ext_backlog {
     _Atomic(uint32_t) wbufs; /* closed and not yet on flash */
     /* under notify_lock */
@@ -316,10 +316,10 @@ struct extstore {
     _Atomic(uint32_t) flushing_wbufs; /* FLUSHING or STUCK */
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
-    struct pace pace;                 /* what may be written */
+    struct pace pace;                 /* the limits of writing */
     _Atomic(uint32_t) fill_sec;       /* that the buffer which was written last was open and in flight */
     _Atomic(uint32_t) bad_pages;
-    _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
+    _Atomic(uint64_t) no_page_ns;     /* the time since no page could be opened; 0: one could */
     struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */
 };
 
@@ -327,7 +327,7 @@ static inline void ext_count(struct extstore *e, enum ext_counter n, uint64_t by
 {
     atomic_fetch_add_explicit(&e->root->counters[n], by, memory_order_relaxed);
 }
-/* Devices were given so many bytes. */
+/* Notes that this many bytes were sent to devices. */
 static inline void ext_written(struct extstore *e, uint64_t bytes)
 {
     ext_count(e, EXT_N_device_bytes_written, bytes);
@@ -354,7 +354,7 @@ static inline uint32_t ext_slot_page(const struct extstore *e, uint64_t slot)
 {
     return (uint32_t)(slot / e->slots_per_page);
 }
-/* Where a slot begins on its device. */
+/* The start of a slot on its device. */
 static inline uint64_t ext_slot_offset(const struct extstore *e, uint64_t slot)
 {
     return e->where[ext_slot_page(e, slot)].unit * e->page_bytes +

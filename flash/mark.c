@@ -1,4 +1,4 @@
-/* flash/mark.c: see flash/mark.h. The mark, then what others leave on a device. */
+/* flash/mark.c: see flash/mark.h. The mark comes first, then signatures of foreign data. */
 #include "flash/mark.h"
 
 #include <blkid/blkid.h>
@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/crc.h"
 
-#define LOOK_BYTES (1 * MiB) /* of a file: all zero means that nobody put anything there */
+#define LOOK_BYTES (1 * MiB) /* of a file: if all are zero, it counts as empty */
 #define WIPES_MAX 64u        /* signatures on one device */
 
 struct mark {
@@ -83,7 +83,7 @@ static int read_at(int fd, void *into, size_t bytes, off_t offset)
     return 0;
 }
 
-/* 1: there is something but zeroes, 0 or -errno. */
+/* 1: it has bytes other than zero; 0 or -errno. */
 static int has_data(int fd)
 {
     char *bytes = calloc(1, LOOK_BYTES);

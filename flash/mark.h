@@ -1,12 +1,12 @@
-/* flash/mark.h: the first block of a device, which says whose bytes the rest are.
+/* flash/mark.h: the first block of a device, which says who owns the rest.
  *
- * A device is all pages; of its very first slot the first EXT_MARK_BYTES hold no records but the
- * mark. In it stands a stamp, a random number: each process that does not go on with what is there
- * puts a new one there before it writes anything else. So whoever kept knowledge of the device's
- * content elsewhere (the memory of -e, a checkpoint) together with the stamp knows, whatever became
- * of the others and however they ended, whether somebody else has written since.
+ * A device is all pages; the first EXT_MARK_BYTES of its first slot hold the mark instead of
+ * records. The mark contains a stamp, a random number: a process that does not continue with the content
+ * writes a new stamp before anything else. So a start that has knowledge of the
+ * content from elsewhere (the memory of -e, a checkpoint), together with the stamp, can tell
+ * whether another process has written since, however that one ended.
  *
- * And it tells that the bytes are Extant's, so that nobody else's are overwritten.
+ * It also shows that the data is Extant's, so that foreign data isn't overwritten.
  *
  * Threads: any; no locks. Those that take a descriptor wait for the device.
  */
@@ -18,23 +18,23 @@
 #define EXT_MARK_BYTES 4096u
 #define EXT_MARK_FORMAT 1u
 
-/* What stands on a device. */
+/* The content of a device. */
 struct ext_mark_found {
     bool ours;      /* a mark */
     uint64_t stamp; /* 0: there is none, or it is damaged */
-    char what[96];  /* somebody else's: what it is, for a line; else "" */
+    char what[96];  /* foreign data: its kind, for a line; otherwise "" */
 };
 
 /* Looks at an open device or file (not O_DIRECT). 0 or -errno. */
 int ext_mark_look(int fd, struct ext_mark_found *out);
 
-/* Takes away what others would know the content by: file systems, partition tables and so on, and
+/* Erases the signatures of foreign data: file systems, partition tables and so on, and
  * the first block. 0 or -errno. */
 int ext_mark_wipe(int fd);
 
-/* The block that bears the stamp. */
+/* Makes the block with the stamp. */
 void ext_mark_fill(char block[EXT_MARK_BYTES], uint64_t stamp);
-/* Puts it on the device, and waits until it is durable there. 0 or -errno. */
+/* Writes it to the device and waits until it is durable. 0 or -errno. */
 int ext_mark_write(int fd, uint64_t stamp);
 uint64_t ext_mark_new_stamp(void); /* never 0 */
 

@@ -78,7 +78,8 @@ static int take_page_of(struct extstore *e, enum ext_bucket device_class, uint32
     return rc == 0 ? 0 : take_page(e, device_class, false, page);
 }
 
-/* Called at the end of each edge of the drawing, page_lock held: debug builds check the state that it led to. */
+/* Called at the end of each edge of the drawing, page_lock held: debug builds check the state that it led
+ * to. */
 static void page_changed(struct extstore *e, uint32_t page)
 {
     lock_assert_held(&e->page_lock);
@@ -123,7 +124,7 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
         rc = take_page_of(e, bucket, page);
     if (rc != 0) {
         uint64_t left = ext_pages_free(e, EXT_BUCKET_DEFAULT);
-        if (reserve || left == 0 || left > EXT_RESERVED_PAGES) /* with 0 it is told why */
+        if (reserve || left == 0 || left > EXT_RESERVED_PAGES) /* with 0 the caller learns why */
             rc = take_page_of(e, EXT_BUCKET_DEFAULT, page);
         else
             rc = -ENOSPC;
@@ -326,7 +327,7 @@ uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok)
     lock_take(&e->page_lock);
     ASSERT(ext_page_state_of(p) == EXT_PAGE_BAD);
     uint32_t before = atomic_fetch_sub(&p->refs, 1);
-    ASSERT(before == 1 && atomic_load(&p->objects) == 0); /* nobody finds a way to an empty page */
+    ASSERT(before == 1 && atomic_load(&p->objects) == 0); /* no thread can reach an empty page */
     if (ok)
         page_free(e, page);
     else
@@ -396,7 +397,7 @@ void ext_drop(struct extstore *e, ext_place place, unsigned len_class)
     ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     uint64_t bytes = ext_len_bytes(len_class);
-    /* Bytes first: who sees no object left sees no bytes left. */
+    /* Bytes first: a reader that sees no objects left then sees no bytes left. */
     uint64_t bytes_before = atomic_fetch_sub(&p->bytes_used, bytes);
     ASSERT(bytes_before >= bytes);
     uint32_t before = atomic_fetch_sub(&p->objects, 1);

@@ -1,11 +1,11 @@
-/* flash/page.h: the page table: which page is in which state, and when it is free.
+/* flash/page.h: the page table: the state of each page, and when it becomes free.
  *
  * The states and their edges are drawn in flash/types.h; this file makes them.
  * A page becomes free at the last of: ext_drop of its last object, unpin of
- * its last reader, the end of the writing of its last wbuf, or its seal. Whoever does
- * that frees it at once, so no scan is needed and none is forgotten: each
- * decrement is followed by a look at the other counters (all sequentially
- * consistent), and the decision is made again under page_lock.
+ * its last reader, the end of the writing of its last wbuf, or its seal. That call
+ * frees it at once, so no scan is needed and no page is forgotten: each
+ * decrement is followed by a check of the other counters (all sequentially
+ * consistent), and the decision is repeated under page_lock.
  *
  * Why objects == 0 and refs == 0 is final: a pin is taken only through a live
  * place (objects > 0, and the LOCK_COLUMN that keeps it live held), and a
@@ -31,7 +31,7 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
  * is none. */
 int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class,
                             uint32_t *page);
-/* Has the device, with so many more, as much to write as its share of the buffers, or more? */
+/* With this many more, would the device have at least its share of the buffers to write? */
 bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more);
 /* OPEN -> SEALED (or FREE at once). Nothing if it is BAD. */
 void ext_page_seal(struct extstore *e, uint32_t page);
@@ -40,7 +40,7 @@ void ext_page_seal(struct extstore *e, uint32_t page);
 bool ext_page_drain(struct extstore *e, uint32_t page);
 /* DRAINING -> SEALED, and the youngest page. The caller keeps its reference. */
 void ext_page_stay(struct extstore *e, uint32_t page);
-/* Any but FREE -> BAD: a write failed at so many bytes from the page's start. True iff it was not
+/* Any but FREE -> BAD: a write failed this many bytes from the page's start. True iff it was not
  * BAD before. */
 bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset);
 

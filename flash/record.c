@@ -1,8 +1,8 @@
 /* flash/record.c: see flash/record.h; also the length classes.
  *
  * Length classes: steps of 3/2 and 4/3 by turns from 128 bytes to 512 KiB (classes 0 to 24), then
- * doubling up to 64 MiB (class 31). Small steps where records are many, since a class is also what
- * is accounted; large ones where one read is long anyway.
+ * doubling up to 64 MiB (class 31). Steps are small where records are many, because accounts use the
+ * class; large where one read is long anyway.
  */
 #include "flash/record.h"
 
@@ -40,7 +40,7 @@ uint64_t ext_record_bytes(unsigned key_bytes, uint64_t value_bytes)
     return round_up(sizeof(struct ext_record_head) + key_bytes + value_bytes, EXT_GRANULE_BYTES);
 }
 
-/* What a checksum starts from: who the bytes are meant to be. */
+/* The start of a checksum: the identity that the bytes should have. */
 static uint32_t crc_of_place(uint32_t version, uint64_t place)
 {
     struct {

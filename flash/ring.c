@@ -48,7 +48,7 @@ struct ext_ring {
     unsigned in_flight, follower_count;
     struct read_queue waiting[2]; /* QUEUED, not started; [1]: large */
     _Atomic(unsigned) waiting_count;
-    struct read_queue completed; /* done() is to be called */
+    struct read_queue completed; /* done() must be called */
     bool (*relieve)(void *ctx, bool large);
     void *relieve_ctx;
     bool kicked;                                 /* event_fd was written for the completed list */
@@ -319,7 +319,7 @@ static struct ext_copy *copy_find(struct ext_ring *ring, const struct ext_read *
     return c;
 }
 
-/* Nobody joins it from now on. */
+/* No read joins it from now on. */
 static void copy_unlist(struct ext_ring *ring, struct ext_copy *c)
 {
     if (!c->listed)
@@ -622,7 +622,7 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     }
 }
 
-/* What others in the queue want is here, or on its way: they join. */
+/* Other reads of this place in the queue join it. */
 static void let_join(struct ext_ring *ring, struct read_queue *q, const struct ext_copy *c)
 {
     struct ext_read **at = &q->head, *before = NULL;
@@ -642,10 +642,10 @@ static void let_join(struct ext_ring *ring, struct read_queue *q, const struct e
     }
 }
 
-/* Starts those that wait, in order, as far as buffers and the engine allow. Where all buffers are held by
- * reads that are done, their owner is asked to give some back. One that holds others gets a buffer
- * whatever was set aside, while nothing is on its way that would give one back: one a turn at most. If
- * there is no memory it ends with -ENOMEM, since nobody would come back to it. */
+/* Starts waiting reads, in order, as far as buffers and the engine allow. If finished reads hold all
+ * buffers, their owner is asked to give some back. A read whose op holds others gets a buffer
+ * beyond the limit while no read under way would give one back: at most one in each turn. If
+ * there is no memory it ends with -ENOMEM, because nothing would start it later. */
 static void start_queue(struct ext_ring *ring, bool large)
 {
     struct read_queue *q = &ring->waiting[large];
@@ -754,7 +754,7 @@ unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
         r->done(r); /* may finish it, may start others */
     }
     *more = ring->owner_knows = ring->completed.head != NULL;
-    ext_ring_submit(ring); /* what done() freed lets others begin */
+    ext_ring_submit(ring); /* buffers freed by done() let others begin */
     return done;
 }
 

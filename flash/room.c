@@ -4,7 +4,7 @@
 #include "flash/engine.h"
 
 #define FLUSH_SEC_MAX 60u
-#define SMALL_PAGES 16u       /* so few can't spare one: something goes when a page is wanted */
+#define SMALL_PAGES 16u       /* with so few, none can be spared: objects go when a page is needed */
 
 /* ---- how much is free ---- */
 
@@ -119,7 +119,7 @@ void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg)
     e->notify_list = n;
     atomic_store(&e->notify_any, true);
     lock_release(&e->notify_lock);
-    /* What became free before notify_any was set woke nobody. */
+    /* Buffers freed before notify_any was set woke no thread. */
     if (ext_is_writable(e))
         ext_cancel_notify(e, fn, arg);
 }

@@ -78,7 +78,7 @@ static void note_result(void *ctx, void *user, int result)
                    result != -ENOSYS && result != -EOPNOTSUPP;
 }
 
-/* Waits as a worker does, for the eventfd. */
+/* Waits for the eventfd, like a worker. */
 static bool probe_read(struct ext_uring *u, char *buf, uint32_t bytes, int event_fd)
 {
     bool works = false;

@@ -36,12 +36,12 @@ static bool is_any_device_well(const struct extstore *e)
     return false;
 }
 
-/* Who opens a wbuf, and how many of the last ones it has to leave to others. Appends may all wait for
- * reclaim, reclaim for the cure of a failed write, and a cure for nobody. */
+/* The purpose of opening a wbuf, and how many of the last ones it must leave to others. Appends may all
+ * wait for reclaim, reclaim for the rewrite of a failed buffer, and a rewrite for nothing. */
 enum wbuf_use { FOR_CURE, FOR_RECLAIM, FOR_APPEND };
 static_assert(FOR_APPEND == EXT_RESERVED_WBUFS, "what appends leave");
 
-/* Takes a buffer that holds no range, or the least recently used clean one. */
+/* Takes a buffer without a range, or the least recently used clean one. */
 static struct ext_wbuf *take_buffer(struct extstore *e, enum wbuf_use use)
 {
     uint32_t limit = e->wbuf_count - use;
@@ -140,7 +140,7 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     struct ext_bucket_files *b = &e->buckets[bucket];
     lock_assert_held(&b->lock);
     struct ext_wbuf *w = take_buffer(e, use);
-    if (w == NULL) /* nobody waits for a device that may never come back */
+    if (w == NULL) /* don't wait for a device that may never recover */
         return is_any_device_well(e) ? -EAGAIN : -EIO;
     int rc = need_slot(e, bucket, use != FOR_APPEND);
     if (rc != 0) {
@@ -255,8 +255,8 @@ bool ext_wbuf_end_oldest_page(struct extstore *e)
     return true;
 }
 
-/* All buffers are open in some bucket, or stuck, and none is being written, so none would ever come
- * back: has the one that was opened first written out. The lock of bucket `held` is held. */
+/* If all buffers are open in some bucket, or stuck, and none is being written, none would ever come
+ * back: writes out the one that was opened first. The lock of bucket `held` is held. */
 static void relieve(struct extstore *e, enum ext_bucket held)
 {
     lock_assert_held(&e->buckets[held].lock);
@@ -285,8 +285,8 @@ static void relieve(struct extstore *e, enum ext_bucket held)
         lock_release(&victim->lock);
 }
 
-/* Reserves room for the record in a wbuf that it fits in, and counts the object. Who else may append
- * to the wbuf is kept out by the caller. */
+/* Reserves room for the record in a wbuf that it fits in, and counts the object. The caller keeps
+ * other appends out. */
 static void reserve_in(struct ext_wbuf *w, const struct ext_record_in *in, uint64_t record_bytes,
                        struct ext_append *out)
 {
@@ -415,7 +415,7 @@ int ext_sync(struct extstore *e, int64_t timeout_ms)
 
 /* ---- flush: from here on in I/O threads ---- */
 
-/* What of a slot is written: all before front, and from table on; not the blocks between, which hold
+/* The parts of a slot to write: all before front, and from table on; not the blocks between, which hold
  * neither records nor table. */
 struct span {
     uint64_t front, table;
@@ -461,8 +461,8 @@ static int write_rest(struct ext_wbuf *w)
     return 0;
 }
 
-/* Is the slot on flash as it is in memory? 0; -EIO if not; else why it can't be read. Needs no memory
- * but the stack's: a page must not be given up for the want of any. */
+/* Is the slot on flash as it is in memory? 0; -EIO if not; else why it can't be read. Needs only stack
+ * memory: a page must not be given up because memory is short. */
 static int compare_slot(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
@@ -530,7 +530,7 @@ static void flush_over(struct extstore *e, uint32_t page)
     atomic_fetch_sub(&e->backlogs[e->where[page].device].wbufs, 1);
     atomic_fetch_sub(&e->pages[page].slots_busy, 1);
     ext_page_unpin(e, page);
-    atomic_fetch_sub(&e->flushing_wbufs, 1); /* last: who waits in ext_sync finds all of it done */
+    atomic_fetch_sub(&e->flushing_wbufs, 1); /* last: a thread that waits in ext_sync finds everything done */
     lock_take(&e->notify_lock);
     pthread_cond_broadcast(&e->idle_cond);
     lock_release(&e->notify_lock);
@@ -562,8 +562,8 @@ static void flushed(struct ext_wbuf *w)
 
 /* ---- when a write fails ---- */
 
-/* The page takes no more: nothing is appended to it, what is in its open wbuf is on its way. If the
- * whole device is failed, then its pages are not to blame. */
+/* Ends appends to the page: its open wbuf goes to the device. If the
+ * whole device is failed, its pages are not at fault. */
 static void retire_page(struct ext_wbuf *w, int rc)
 {
     struct extstore *e = w->e;
@@ -603,7 +603,7 @@ static void move_record(struct ext_wbuf *w, const struct ext_entry *entry, struc
     uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     ext_place place = ext_slot_place(e, w->slot) + entry->granule;
     struct ext_record rec;
-    /* What doesn't verify was being copied when an earlier process was killed. */
+    /* A record that doesn't verify was being copied when an earlier process was killed. */
     if (offset + entry->record_bytes > w->fill_bytes ||
         ext_record_verify(w->memory + offset, entry->record_bytes, w->root->version, place, &rec))
         return;
@@ -624,8 +624,8 @@ static void move_record(struct ext_wbuf *w, const struct ext_entry *entry, struc
     ext_append_end(&a);
 }
 
-/* Moves what is live to a wbuf of its own, which has room for all of it, and has that written. So a
- * cure gives a buffer back for the one that it takes, and the last one is enough, however many writes
+/* Moves the live records to a wbuf of their own, which has room for all of them, and writes that. So a
+ * rewrite gives a buffer back for the one that it takes, and the last one is enough, however many writes
  * have failed and wherever the next one fails. False: not now. */
 static bool move_records(struct ext_wbuf *w)
 {
@@ -646,7 +646,7 @@ static bool move_records(struct ext_wbuf *w)
     return true;
 }
 
-/* Nobody refers to the range: gives the buffer back, as soon as no late reader copies from it. */
+/* No word refers to the range: gives the buffer back as soon as no late reader copies from it. */
 static void abandon(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
@@ -673,7 +673,7 @@ static void stick(struct ext_wbuf *w)
     pthread_cond_broadcast(&e->idle_cond);
     lock_release(&e->notify_lock);
     if (atomic_load(&e->stopping))
-        return; /* what an arena file keeps, the next process writes */
+        return; /* the next process writes buffers that an arena file keeps */
     unsigned doublings = w->rounds - 1 < STUCK_DOUBLINGS_MAX ? w->rounds - 1 : STUCK_DOUBLINGS_MAX;
     io_pool_submit_after(e->write_pool, &w->job, STUCK_DELAY_NS << doublings);
 }
@@ -733,7 +733,7 @@ static void flush(struct ext_wbuf *w)
     retire_page(w, rc);
     w->rounds++;
     w->chunk_tries = w->compare_tries = 0;
-    w->written = 0; /* who knows what became of the rest */
+    w->written = 0; /* the state of the rest is unknown */
     if (is_any_device_well(w->e) && move_records(w))
         abandon(w);
     else

@@ -4,11 +4,11 @@
 #define DECAY 8u /* of the counts, this part is forgotten at each decision */
 #define FIRST_WAIT_PERIODS 1u
 #define WAIT_PERIODS_MAX 64u
-#define BETTER_FACTOR 1.1 /* a trial has to bring so much more, and */
+#define BETTER_FACTOR 1.1 /* a trial has to bring this much more, and */
 #define BETTER_LEAST 0.02 /* this share of what RAM misses, at least */
-#define LATE_FACTOR 2.0   /* so many more keys come back late than are hit on flash: try */
+#define LATE_FACTOR 2.0   /* this many more keys come back late than are hit on flash: try */
 #define SHARE_MIN (ADMISSION_SHARE_ALL / 16)
-#define IDLE_RATIO 0.01   /* flash that is hit so seldom is not worth more than SHARE_MIN of the writes */
+#define IDLE_RATIO 0.01   /* flash that is hit this rarely is worth at most SHARE_MIN of the writes */
 
 void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes)
 {

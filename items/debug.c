@@ -2,7 +2,7 @@
  * mover from its class. Only in debug builds. What is held may go to flash and be moved there: then
  * the page that it is on is held. One object at a time is remembered as "reffed".
  *
- * Lock: LOCK_COLUMN of the key; two clients that debug at once are not provided for. */
+ * Lock: LOCK_COLUMN of the key; two debugging clients at once are not supported. */
 #include "items/debug.h"
 
 #include "items/object.h"

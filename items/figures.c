@@ -26,7 +26,7 @@ void cache_dump_class(struct cache *c, unsigned cls, unsigned limit,
     lock_take(lru_lock(c->lru, id));
     for (struct item *it = lru_head_locked(c->lru, id); it && count < max; it = lru_older_locked(c->lru, it)) {
         if (item_death(c, it, now) != ITEM_ALIVE || (item_flags(it) & ITEM_BINARY_KEY))
-            continue; /* memcached doesn't show what was named in base64 */
+            continue; /* memcached doesn't show keys given in base64 */
         struct dump_row *row = &rows[count++];
         memcpy(row->key, item_key(it), it->key_bytes);
         row->key_bytes = it->key_bytes;
@@ -85,7 +85,7 @@ void cache_totals(struct cache *c, struct cache_totals *out)
         struct ext_info info;
         ext_info(c->ext, &info);
         out->bytes += info.bytes_used;
-        out->evictions_index_full = info.evicted_index_full; /* it is the engine that drops them */
+        out->evictions_index_full = info.evicted_index_full; /* the engine drops them */
     }
 }
 

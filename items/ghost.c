@@ -55,7 +55,7 @@ static void empty_old(struct ghost *g, uint64_t first, uint64_t end, unsigned be
     }
 }
 
-/* The whole table is looked through once in each age, for what would be taken for new in the next. */
+/* The whole table is checked once in each age for entries that would look new in the next. */
 static void sweep(struct ghost *g, uint64_t was_bytes, uint64_t now_bytes)
 {
     uint64_t steps = now_bytes / g->step_bytes - was_bytes / g->step_bytes;
@@ -76,7 +76,7 @@ void ghost_add(struct ghost *g, uint64_t hash, uint64_t object_bytes)
     uint16_t tag = tag_of(hash);
     _Atomic(uint16_t) *e = set_of(g, hash);
     sweep(g, was, now);
-    for (unsigned k = 0; k < GHOST_WAYS; k++) { /* of those of one age any goes */
+    for (unsigned k = 0; k < GHOST_WAYS; k++) { /* among entries of equal age, any goes */
         unsigned i = (k + (unsigned)(hash >> 16)) % GHOST_WAYS;
         uint16_t old = atomic_load_explicit(&e[i], memory_order_relaxed);
         unsigned by = old == 0 ? AGE_COUNT : (age + AGE_COUNT - old % AGE_COUNT) % AGE_COUNT;

@@ -2,9 +2,9 @@
  *
  * An item is a fixed header of 26 bytes, then, packed: cas (8 bytes, absent
  * with -C), client flags (4 bytes, absent when 0), key, value. There is no
- * terminating NUL and no "\r\n" after the value. What memcached would have
- * needed for the same item (48-byte header, NUL, "\r\n") is what slab classes
- * and `stats` account: item_accounted_bytes().
+ * terminating NUL and no "\r\n" after the value. Slab classes and `stats`
+ * account memcached's size of the same item (48-byte header, NUL, "\r\n"):
+ * item_accounted_bytes().
  *
  * Items live in the arena; LRU links are slab handles. Fields other than
  * refcount are protected as grouped below.
@@ -35,7 +35,7 @@ enum item_flag {
     ITEM_FLAG_TABLE(X)
 #undef X
 };
-/* What survives on flash, as an 8-bit item_flags of the record. */
+/* The flags that survive on flash, in the record's 8-bit item_flags. */
 #define ITEM_FLASH_FETCHED 1
 #define ITEM_FLASH_TOKEN_SENT 2
 #define ITEM_FLASH_STALE 4

@@ -173,8 +173,8 @@ uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec)
 /* ---- attach --------------------------------------------------------------------------- */
 
 /* A kill can come between any two stores of the functions above, once in each thread. So a list
- * then is at most a few pieces; an end of a piece is an item whose neighbour does not name it in
- * return. Which ends belonged together is told, in this order, by
+ * then has only a few pieces; an end of a piece is an item whose neighbour does not name it in
+ * return. These rules, in this order, find the ends that belonged together:
  *  1. a tail that names a head, or a head that names a tail (half of a link was made or undone);
  *  2. a tail and a head that name the same item which is not live any more (or not yet): it was
  * being substituted or freed;
@@ -271,7 +271,7 @@ static void add_end(struct part *p, const struct end *end)
     p->ends[p->end_count++] = *end;
 }
 
-/* Is there memory for an item? What a broken link names may be anything. */
+/* Is there memory for an item? A broken link may lead anywhere. */
 static bool is_inside(const struct lru_attach *a, slab_handle h)
 {
     static_assert(sizeof(struct item) <= 2 << 4, "a handle is of 16 bytes at least: this and the next");
@@ -391,7 +391,7 @@ static int by_list(const void *a, const void *b)
     return x->item < y->item ? -1 : x->item > y->item;
 }
 
-/* Rules 1 and 2, on what is left of the ends of one list. Joined ends have item 0 then. */
+/* Rules 1 and 2, for the remaining ends of one list. Joined ends then have item 0. */
 static void join_named(struct lru *l, struct end *heads, struct end *tails, size_t count)
 {
     for (unsigned rule = 1; rule <= 2; rule++) {

@@ -1,4 +1,4 @@
-/* items/lru.h: the segmented LRU lists, and nothing about why an item moves.
+/* items/lru.h: the segmented LRU lists. Others decide when an item moves.
  *
  * One list for each slab class and segment (HOT, WARM, COLD, TEMP); an item's
  * lru_id is class | segment << 6. A list is linked by slab handles through the
@@ -7,8 +7,8 @@
  *
  * Locks: each list has a LOCK_LRU. An item's links, and the list that its
  * lru_id names, change only under the list's lock; lru_id itself changes only
- * with LOCK_COLUMN of the item's key held as well. So whoever holds the column
- * may read lru_id, and whoever holds the list's lock sees a consistent list.
+ * with LOCK_COLUMN of the item's key held as well. So a thread that holds the column
+ * may read lru_id, and a thread that holds the list's lock sees a consistent list.
  */
 #ifndef EXTANT_LRU_H
 #define EXTANT_LRU_H
@@ -73,8 +73,8 @@ uint64_t lru_bytes(struct lru *l, uint8_t lru_id); /* accounted bytes */
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
 
 /* After an attach: the links that another process left when it was killed are kept wherever both
- * ends agree; the few pieces that this gives are joined in their old order as far as that can be
- * told.
+ * ends agree; the few pieces that this gives are joined in their old order as far as it is
+ * known.
  *
  *   lru_attach_begin
  *   lru_attach_live(h) for every live item, lru_id and links as they were left
@@ -83,7 +83,7 @@ uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
  *   lru_attach_end
  *
  * live and look_back: any threads, each with a `part` (0 .. parts - 1) of its own. No other use of l
- * until the end. Nobody writes links of items, nor the lru_id of one that has links, until then. */
+ * until the end. Until then no thread writes links of items, or the lru_id of an item with links. */
 struct lru_attach;
 /* NULL: no memory. */
 struct lru_attach *lru_attach_begin(struct lru *l, uint64_t handle_count, unsigned parts);
@@ -95,7 +95,7 @@ bool lru_attach_is_broken(const struct lru_attach *a);
 void lru_attach_look_back(struct lru_attach *a, unsigned part, slab_handle h);
 /* Is it one that lru_attach_live() named? */
 bool lru_attach_is_live(const struct lru_attach *a, slab_handle h);
-/* Hint that lru_attach_live(h) comes soon; the item itself should be near already. */
+/* Hints that lru_attach_live(h) follows soon; the item itself should already be cached. */
 void lru_attach_prefetch(const struct lru_attach *a, slab_handle h);
 /* Frees a. 0 and how many pieces were joined; -ENOMEM; -EUCLEAN: links go round in a circle. */
 int lru_attach_end(struct lru_attach *a, uint64_t *pieces);

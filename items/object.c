@@ -1,5 +1,5 @@
-/* items/object.c: see items/object.h. Links and unlinks say where a word and its counts change; what is dropped
- * in which order is the affair of the words' rank (index.h). */
+/* items/object.c: see items/object.h. Links and unlinks change a word and its counts; the words' rank
+ * (index.h) decides the order of drops. */
 #include "items/object.h"
 
 #include <unistd.h>

@@ -1,6 +1,6 @@
-/* items/object.h: how an object, in RAM or on flash, comes, goes and is found.
+/* items/object.h: how an object, in RAM or on flash, is added, removed and found.
  *
- * Unless said, the caller holds LOCK_COLUMN of the key's hash; nothing here sleeps or does I/O.
+ * Unless stated, the caller holds LOCK_COLUMN of the key's hash; nothing here sleeps or does I/O.
  */
 #ifndef EXTANT_ITEMS_OBJECT_H
 #define EXTANT_ITEMS_OBJECT_H
@@ -70,28 +70,29 @@ void cache_wake_maint(struct cache *c);
 /* The word is in place: the item is on the LRU that new items go to. The caller's reference becomes the
  * link's. */
 void item_link(struct cache *c, struct item *it, uint32_t now_sec);
-/* The item leaves its LRU and loses the reference of being linked; its word is the caller's affair. */
+/* Takes the item off its LRU and drops the link's reference; the caller handles its word. */
 void item_retire(struct cache *c, struct item *it);
 /* Unlinks for good: word, LRU, reference. The item is not MAY_HIDE_FLASH. */
 void item_unlink(struct cache *c, struct item *it, uint64_t hash);
-/* The same for one that may hide words which can't be compared any more: they go first. How many. */
+/* The same for an item that may hide words which can no longer be compared: drops those first; returns
+ * their number. */
 unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash);
 /* The slot of a linked item's word. */
 index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash);
 
 /* ---- an object on flash ---- */
 
-/* Forgets a flash object: the word goes (a tombstone stays if evicted), the engine is told. */
+/* Forgets a flash object: removes the word (leaving a tombstone if evicted) and tells the engine. */
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted);
-/* The same for what reclaim gives up, which a later miss can then say. */
+/* The same for objects that reclaim gives up; a later miss can then give the reason. */
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot);
 /* May another flash word of the tag be an older value of this one's key? */
 bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot);
-/* Forgets every flash word of the tag whose rank is at most this, but the one in the slot (or NULL). How
- * many. For when it can't be read whose they are. */
+/* Forgets every flash word of the tag whose rank is at most this, except the one in the slot (or NULL).
+ * Returns their number. For words whose records can't be read. */
 unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but);
-/* Asks for a check: the key of this hash was stored again, and flash words of its tag, of about
- * this many bytes, stand unread. */
+/* Queues a check: the key of this hash was stored again, and flash words of its tag, of about
+ * this many bytes, are unread. */
 void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes);
 
 /* Item flags <-> record flags. */

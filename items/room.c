@@ -1,5 +1,5 @@
-/* items/room.c: where memory for items comes from when there is none: what
- * happens at the tail of an LRU, and the allocation that asks for it.
+/* items/room.c: makes memory for items when there is none: the actions
+ * at the tail of an LRU, and the allocation that needs them.
  *
  * Every removal of an item for lack of room goes through room_pull(), one item
  * a call. It holds the list's lock only to find the item and try the item's
@@ -15,10 +15,10 @@
 #include "operator/settings.h"
 #include "operator/watch.h"
 
-#define PULL_TRIES_MAX 50   /* busy tails looked past when room is a must */
+#define PULL_TRIES_MAX 50   /* busy tails to skip when room is required */
 #define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
 #define CHUNKED_BUCKET_MIN_BYTES (512 * KiB)
-#define PREFETCH_VALUE_BYTES 512 /* the processor guesses the rest */
+#define PREFETCH_VALUE_BYTES 512 /* the processor prefetches the rest */
 
 static uint32_t unix_of(uint32_t rel_sec)
 {
@@ -117,7 +117,7 @@ static void count_evicted(struct cache *c, struct item *it, uint32_t now)
     }
 }
 
-/* The item goes, since a write to flash would be wasted on it. LOCK_COLUMN held. */
+/* Drops the item, because it isn't worth a write to flash. LOCK_COLUMN held. */
 static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32_t now, enum worth worth)
 {
     lock_assert_held(index_lock(c->index, hash));
@@ -135,7 +135,7 @@ static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32
     item_unlink(c, it, hash);
 }
 
-/* The item goes for lack of room. LOCK_COLUMN held. */
+/* Evicts the item for lack of room. LOCK_COLUMN held. */
 static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
 {
     lock_assert_held(index_lock(c->index, hash));
@@ -154,7 +154,7 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
     item_unlink(c, it, hash);
 }
 
-/* The item can't go before what it may hide is compared: that is asked for, and others go first. */
+/* The item can't go before the words that it may hide are compared: queues that, and others go first. */
 static enum room pass_over(struct cache *c, struct item *it, uint64_t hash, bool must)
 {
     lock_assert_held(index_lock(c->index, hash));
@@ -173,7 +173,7 @@ static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash
     return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash, true);
 }
 
-/* What is due for a COLD tail. LOCK_COLUMN held. */
+/* Handles a COLD tail. LOCK_COLUMN held. */
 static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode,
                            uint32_t max_age, uint32_t now)
 {
@@ -191,7 +191,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     if (mode == ROOM_FLUSH && (now < time_sec || now - time_sec < max_age))
         return ROOM_NONE;
     if (mode == ROOM_FLUSH && max_age > 0 && ext_is_full(c->ext))
-        return ROOM_NONE; /* nothing has to leave RAM, and something would have to leave flash for it */
+        return ROOM_NONE; /* nothing has to leave RAM, and an object would have to leave flash for it */
     int rc = 0;
     unsigned class;
     enum worth worth = c->ext ? worth_of(c, it, hash, now, &class) : WORTH_NOT;
@@ -220,7 +220,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     return ROOM_MADE;
 }
 
-/* HOT and WARM give what is over their share, or too old, to COLD; what is active goes to WARM. */
+/* HOT and WARM pass items beyond their share, or too old ones, to COLD; active ones go to WARM. */
 static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment seg, uint64_t limit,
                             uint32_t max_age, uint32_t now)
 {
@@ -243,8 +243,8 @@ static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment s
     return ROOM_NONE;
 }
 
-/* Whoever takes a tail takes its neighbours soon. What the next one needs is fetched from memory now;
- * its own header was when the one before it was taken. The list's lock is held. */
+/* Tails are taken in a row, so prefetch what the next call needs; its own header was prefetched
+ * by the call before. The list's lock is held. */
 static void prefetch_newer(struct cache *c, const struct item *it)
 {
     struct item *next = lru_newer_locked(c->lru, it);
@@ -256,8 +256,8 @@ static void prefetch_newer(struct cache *c, const struct item *it)
 }
 
 /* Finds the oldest item of a list whose column is free; it comes back with its column locked. The
- * list's lock is released. One that is held can be moved, also to flash, but its memory isn't free before
- * its holder lets it go: with for_room such are passed over. NULL: none among the tries. */
+ * list's lock is released. A held item can be moved, also to flash, but its memory is free only after
+ * its holder releases it, so with for_room such items are skipped. NULL: none among the tries. */
 static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, bool for_room, uint64_t *hash,
                               struct lock **column)
 {
@@ -337,7 +337,7 @@ enum room room_make(struct cache *c, unsigned cls, bool force)
     return ROOM_NONE;
 }
 
-/* The class whose COLD list holds the most memory: where room is made when the arena itself is full. */
+/* The class with the most memory in its lists: it makes room when the arena itself is full. */
 static unsigned fullest_class(struct cache *c)
 {
     unsigned best = 0;

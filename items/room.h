@@ -1,4 +1,4 @@
-/* items/room.h: where memory for items comes from when there is none. No lock is held on entry. */
+/* items/room.h: makes memory for items when there is none. No lock is held on entry. */
 #ifndef EXTANT_ITEMS_ROOM_H
 #define EXTANT_ITEMS_ROOM_H
 
@@ -6,17 +6,17 @@
 #include "items/store.h"
 
 enum room {
-    ROOM_MADE,   /* something moved or went: try again */
-    ROOM_NONE,   /* nothing there that could go */
+    ROOM_MADE,   /* an item moved or left: try again */
+    ROOM_NONE,   /* no item could go */
     ROOM_WAIT,   /* only a write buffer or a free page is missing: wait for the engine */
 };
 enum room_mode {
     ROOM_JUGGLE, /* move between segments by their limits; never evict */
     ROOM_FLUSH,  /* COLD tails go to flash, or stay */
-    ROOM_EVICT,  /* COLD tails go: to flash if there is one, else away */
+    ROOM_EVICT,  /* COLD tails go to flash if there is one, otherwise away */
     ROOM_FORCE,  /* as EVICT, but do not wait for the flash */
 };
-/* Looks at the tail of one LRU and does the one thing that is due there. No lock held. */
+/* Handles the tail of one LRU: does the one action that is due. No lock held. */
 enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
                     enum room_mode mode, uint32_t max_age_sec);
 /* Makes room for one more chunk of a class. No lock held. */

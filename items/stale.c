@@ -34,7 +34,7 @@ void stale_set_flash(struct stale_queue *q, uint64_t flash_bytes)
     q->behind_bytes = max_u64(flash_bytes / BEHIND_SHARE, BEHIND_BYTES_MIN);
 }
 
-/* What those see that don't take the lock. The lock is held. */
+/* Updates the values that are read without the lock. The lock is held. */
 static void publish(struct stale_queue *q)
 {
     lock_assert_held(&q->lock);

@@ -1,15 +1,15 @@
-/* items/stale.h: what waits to be compared: flash words that may be older values of their key.
+/* items/stale.h: queues of comparisons: flash words that may be older values of their key.
  *
- * A flash word does not tell its key, only a tag. So nothing here is dropped for its tag alone: the record is
- * read and its key compared (stale_check.c), and until then the word stays. The order of the words of one tag
- * is known without a read: the index's rank (index.h). From it follows, for any two words of one key, that
- *  - dropping the older one never concerns the younger one;
- *  - before the younger one goes, for whatever reason, every word of its tag that may be older is compared,
- *    and goes first if it is of the same key. That is a STALE_DROP.
+ * A flash word has only a tag, not its key. So no word is dropped for its tag alone: stale_check.c reads the
+ * record and compares its key, and until then the word stays. The index's rank (index.h) gives the order of
+ * the words of one tag without a read. So for any two words of one key:
+ *  - dropping the older one never affects the younger one;
+ *  - before the younger one goes, for any reason, every word of its tag that may be older is compared,
+ *    and goes first if it has the same key. This is a STALE_DROP.
  *
- * Two queues. Drops are few, are asked for by reclaim, and come first. Checks are for room and speed
- * only: what they would find is found as well by a drop, a delete or a get. So a check that is lost, in a
- * full queue or with the process, costs room on flash and nothing else; stale_walk_step finds it again.
+ * Two queues. Drops are few, come from reclaim, and run first. Checks only save room and time:
+ * a drop, a delete or a get would find the same words. So a check that is lost, in a
+ * full queue or with the process, costs only room on flash; stale_walk_step finds it again.
  *
  * Any thread. The lock inside is LOCK_IO_QUEUE.
  */
@@ -22,12 +22,12 @@
 
 #define STALE_CHECKS_MAX 65536u
 #define STALE_DROPS_MAX 4096u
-/* Set back once they could not be compared now; there are never more of those than run at a time. */
+/* Queued again because they could not be compared now; never more than run at a time. */
 #define STALE_RUNNING_MAX 64u
 
 enum stale_kind {
     STALE_OVERWRITE, /* the key of this hash was stored again: records of it with a lower seq go */
-    STALE_TAG,       /* a walk found words of this tag that nobody has compared */
+    STALE_TAG,       /* a walk found uncompared words of this tag */
     STALE_ROOM,      /* an item has to leave memory: what it hides and nobody can read goes as well */
     STALE_DROP,      /* the word at `place` has to go; those that it may hide are compared first */
 };
@@ -39,7 +39,7 @@ struct stale_check {
     uint32_t bytes;      /* OVERWRITE: what it may free; DROP: of the record, for the counters */
     uint8_t kind;        /* enum stale_kind */
     uint8_t why;         /* DROP: enum ext_drop_why */
-    uint8_t tries;       /* that met an unreadable record */
+    uint8_t tries;       /* number of tries that met an unreadable record */
     bool is_full;        /* hash is all of the key's, so records of this hash are of this key */
 };
 
@@ -57,20 +57,20 @@ struct stale_queue {
     _Atomic(uint32_t) waiting; /* in both rings */
     _Atomic(uint64_t) asked, ended; /* ever: put, and decided or given up */
     _Atomic(bool) is_behind;
-    _Atomic(bool) walk_wanted; /* a check was not queued: somebody has to look for it */
+    _Atomic(bool) walk_wanted; /* a check was not queued: a walk must find it */
 };
 
 /* 0 or -ENOMEM. */
 int stale_init(struct stale_queue *q);
 void stale_free(struct stale_queue *q); /* also after a failed init */
-/* How much flash there is: what may wait is a small part of it. Before threads run. */
+/* Sets the size of flash: checks may wait for a small part of it. Before threads run. */
 void stale_set_flash(struct stale_queue *q, uint64_t flash_bytes);
 
-/* Queues one. False: no room; for checks then walk_wanted is set, so that it comes another way. */
+/* Queues one. False: no room; for checks walk_wanted is then set, so that a walk finds it. */
 bool stale_put(struct stale_queue *q, const struct stale_check *check);
 /* Takes the next, drops first; at most STALE_RUNNING_MAX may be taken and not ended. False: none. */
 bool stale_take(struct stale_queue *q, struct stale_check *out);
-/* One that was taken has ended; again: it could not be decided, and is queued once more. */
+/* Ends a check that was taken; again: it could not be decided, and is queued once more. */
 void stale_end(struct stale_queue *q, const struct stale_check *check, bool again);
 
 static inline uint32_t stale_waiting(const struct stale_queue *q)
@@ -82,7 +82,7 @@ static inline bool stale_is_busy(const struct stale_queue *q)
 {
     return atomic_load(&q->ended) != atomic_load(&q->asked);
 }
-/* More waits than may: a set compares before it stores. */
+/* Too many wait: a set compares before it stores. */
 static inline bool stale_is_behind(const struct stale_queue *q)
 {
     return atomic_load_explicit(&q->is_behind, memory_order_relaxed);

@@ -1,4 +1,4 @@
-/* items/store.h: struct cache, which the rooms from items up to maintenance share; operators and clients never
+/* items/store.h: struct cache, which the rooms from items up to maintenance share; no others
  * see inside.
  *
  * Invariants (all under the LOCK_COLUMN of the key's hash):
@@ -6,11 +6,11 @@
  *    on the LRU that its lru_id names and holds one reference for it;
  *  - a RAM item, alive or dead, hides every flash word of its key;
  *  - of several flash words of one key the one with the highest record seq counts, and none has a higher
- *    rank; the others are leftovers of overwrites, dropped as soon as a read has shown whose they are;
+ *    rank; the others are leftovers of overwrites, dropped as soon as a read has shown their key;
  *  - a flash word goes only if it is known to be an older value, or if nothing of its tag may be older
- *    (flash_may_hide); else stale_check.c compares those first. So dropping never brings an older value
- *    back, takes no younger one along, and leaves other keys alone;
- *  - an item that was linked while a same-tag flash word stood unread is MAY_HIDE_FLASH: those words may be
+ *    (flash_may_hide); otherwise stale_check.c compares those first. So a drop never brings an older value
+ *    back, never removes a younger one, and leaves other keys alone;
+ *  - an item that was linked while a same-tag flash word was unread is MAY_HIDE_FLASH: those words may be
  *    its own older values, so it stays linked, dead or alive, until they are compared; or it goes to
  *    flash, where it hides them by its rank.
  */
@@ -34,7 +34,7 @@
 #include "space/arena.h"
 
 #define CACHE_PULL_TRIES 5
-/* Memory for the reasons why keys went: this part of -m, within these bounds. */
+/* Memory for the reasons why keys left: this part of -m, within these bounds. */
 #define DEPARTED_SHARE 256
 #define DEPARTED_BYTES_MIN (64 * KiB)
 #define DEPARTED_BYTES_MAX (4 * MiB)
@@ -43,8 +43,8 @@
 struct cache_root {
     uint64_t hash_seed;
     uint64_t hash_seed_check;          /* cache_check_of(hash_seed, 0) */
-    _Atomic(uint64_t) flush_check;     /* of the three below; counts only while nobody changes them */
-    _Atomic(uint32_t) flush_changers;  /* threads that do */
+    _Atomic(uint64_t) flush_check;     /* of the three below; valid only while no thread changes them */
+    _Atomic(uint32_t) flush_changers;  /* threads that change them */
     uint32_t reserved;
     _Atomic(uint64_t) cas_counter;
     _Atomic(uint64_t) flush_cas;       /* items with a lower cas are dead, once flush_sec has come */
@@ -55,7 +55,7 @@ struct cache_root {
 };
 static_assert(sizeof(struct cache_root) == 80, "RESTART_MEMORY_FORMAT");
 
-/* Checks of numbers on which all objects hang, and which nothing else would tell to be damaged. */
+/* Checksums of numbers that all objects depend on, whose damage nothing else would detect. */
 static inline uint64_t cache_check_of(uint64_t a, uint64_t b)
 {
     uint64_t x = (a ^ UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -83,10 +83,10 @@ static inline void cache_root_flush_end(struct cache_root *r)
     do {
         check = cache_root_flush_check(r);
         atomic_store(&r->flush_check, check);
-    } while (check != cache_root_flush_check(r)); /* another changed them meanwhile */
+    } while (check != cache_root_flush_check(r)); /* another thread changed them meanwhile */
     atomic_fetch_sub(&r->flush_changers, 1);
 }
-/* Could an earlier process have left this? A kill may have come in the midst of a flush_all. */
+/* Could an earlier process have left this? A kill may have interrupted a flush_all. */
 static inline bool cache_root_is_sound(const struct cache_root *r)
 {
     return r->hash_seed_check == cache_check_of(r->hash_seed, 0) &&

@@ -1,9 +1,9 @@
-/* items/upcalls.c: the flash engine's questions answered (struct ext_callbacks).
+/* items/upcalls.c: answers the flash engine's questions (struct ext_callbacks).
  *
- * A callback gets the full hash that the record was written under. Two keys of one 64-bit hash are
- * taken for the same only where that can cost no more than an early eviction; everything else compares keys.
+ * A callback gets the full hash that the record was written under. Two keys with the same 64-bit hash are
+ * taken for one only where the worst effect is an early eviction; all other code compares keys.
  *
- * What has to go and may hide older values of its key (index.h: rank) does not go here: stale_check.c
+ * A word that must go and may hide older values of its key (index.h: rank) is not dropped here: stale_check.c
  * reads those first. LOCK_COLUMN is taken and released inside.
  */
 #include "items/upcalls.h"
@@ -45,7 +45,7 @@ static bool cb_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *heat
     return live;
 }
 
-/* Heat is halved by a move, so that what was hot once does not stay for ever. */
+/* A move halves the heat, so that objects that were hot once don't stay forever. */
 static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class)
 {
     struct cache *c = ctx;
@@ -64,7 +64,7 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, uns
     return slot != NULL;
 }
 
-/* The word in the slot goes, at once or once what it may hide is compared. LOCK_COLUMN held. */
+/* Drops the word in the slot, at once or after the words that it may hide are compared. LOCK_COLUMN held. */
 static enum ext_dropped drop_word(struct cache *c, const struct stale_check *check, index_slot *slot)
 {
     lock_assert_held(index_lock(c->index, check->hash));
@@ -133,7 +133,8 @@ struct sweep {
     enum ext_drop_why why;
 };
 
-/* No table tells whose word it is; what it may hide is compared with its record, if that can be read. */
+/* No table gives the word's key; the words that it may hide are compared with its record, if that can be
+ * read. */
 static void sweep_visit(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct sweep *s = ctx;

@@ -1,4 +1,4 @@
-/* items/upcalls.h: the flash engine's questions answered (struct ext_callbacks). */
+/* items/upcalls.h: answers the flash engine's questions (struct ext_callbacks). */
 #ifndef EXTANT_ITEMS_UPCALLS_H
 #define EXTANT_ITEMS_UPCALLS_H
 

@@ -52,7 +52,7 @@ unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)
     return admission_class(known, flags & ITEM_HIT_TWICE ? 2 : flags & ITEM_FETCHED ? 1 : 0);
 }
 
-/* Newcomers are shed first, then all that was not hit twice. */
+/* Newcomers are dropped first, then all that were not hit twice. */
 static bool is_within_limits(struct cache *c, unsigned class)
 {
     unsigned level = ext_write_level(c->ext);

@@ -1,11 +1,11 @@
-/* items/worth.h: is what leaves RAM worth a write to flash? What the cache knows is put to
- * items/admission.h and items/ghost.h here, and nothing is decided here.
+/* items/worth.h: is an item that leaves RAM worth a write to flash? This file passes the cache's facts to
+ * items/admission.h and items/ghost.h, which decide.
  *
- * While flash has free pages everything is written (ext_is_full). Then an object is written that its
- * class (admission.h) speaks for. Not written is also what will have expired by the time it could
- * have been (ext_flush_sec), and, full or not, what the limits of writing leave no room for
- * (flash/pace.h): the less they leave, the more an object must have shown. What may hide older values of its key on flash is always written, since
- * it hides them there by its rank.
+ * While flash has free pages everything is written (ext_is_full). Then an object is written that its class
+ * (admission.h) speaks for. Not written is also what will have expired by the time it could have been
+ * (ext_flush_sec), and, full or not, what the limits of writing leave no room for (flash/pace.h): the less
+ * they leave, the more an object must have shown. What may hide older values of its key on flash is always
+ * written, since it hides them there by its rank.
  *
  * The class is kept in the record, so that a hit on flash is counted for it. A key's ghost is made
  * when its object is not written, is deleted, or goes with its page.
@@ -17,20 +17,20 @@
 
 #include "items/store.h"
 
-/* Memory for the ghosts: a byte for so many of flash, at most this part of -m. A kept arena has them.
+/* Memory for the ghosts: a byte for this many of flash, at most this part of -m. A kept arena has them.
  * No memory: there are none, and no key is known. Once, when the engine is there. */
 #define WORTH_FLASH_BYTES_A_BYTE 2048u
 #define WORTH_SHARE_OF_MEMORY 64u
 void worth_open(struct cache *c, uint64_t flash_bytes);
 
 enum worth { WORTH_WRITE, WORTH_NOT, WORTH_TOO_SHORT, WORTH_TOO_MUCH };
-/* What is due for an item that leaves RAM; counts it as leaving. *class: for the record. LOCK_COLUMN held. */
+/* Decides about an item that leaves RAM, and counts it. *class: for the record. LOCK_COLUMN held. */
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class);
-/* The class without asking. */
+/* The class without a decision. */
 unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash);
-/* The key's object of so many bytes is gone, and was not worth more. */
+/* Notes that the key's object of this many bytes was dropped as not worth more. */
 void worth_left(struct cache *c, uint64_t hash, uint64_t object_bytes);
-/* A record was hit; a key was found nowhere. */
+/* Notes a hit on a record; notes a key that was found nowhere. */
 void worth_hit(struct cache *c, const struct ext_record *r);
 static inline void worth_miss(struct cache *c)
 {

@@ -11,8 +11,8 @@
  *
  * Giving back. arena_free() gives back the chunks (64 KiB; 2 MiB with huge
  * pages) of what it frees when idle memory (touched, not used) is above the
- * slack. Nobody may allocate a unit while the kernel drops it, so the range is
- * taken from the free set first; if some other thread was faster, its part of
+ * slack. No thread may allocate a unit while the kernel drops it, so the range is
+ * taken from the free set first; if another thread was faster, its part of
  * the range is skipped. An allocation that comes meanwhile sees the range as
  * used: it gets a higher one.
  *
@@ -69,8 +69,8 @@ struct arena {
     char *base;
     uint64_t reserve_bytes;
     uint64_t meta_bytes;  /* header, roots and bitmaps */
-    uint64_t chunk_bytes; /* what is given back at least */
-    uint64_t touch_bytes; /* what the kernel may make resident at one touch */
+    uint64_t chunk_bytes; /* the least that is given back */
+    uint64_t touch_bytes; /* the most that the kernel makes resident at one touch */
     int fd;               /* -1: anonymous */
     bool locked;
     bool found_content; /* of an earlier process, in the file */
@@ -327,7 +327,7 @@ static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
     bool was_touched = map_any(a->touched_map, first, end);
     if (zeroed != NULL)
         *zeroed = !was_touched;
-    /* What a file that was found says of itself is not believed where it would cost a crash: that
+    /* Don't trust an existing file's claims if a wrong one would crash us: that
      * memory is zero, or that the file system has room for it. */
     if (a->found_content && zeroed != NULL)
         *zeroed = false;
@@ -478,7 +478,7 @@ static int read_map(const struct arena *a, const map_word *map, void *into, uint
     return 0;
 }
 
-/* Takes from the free set what the dead process used, and counts. 0 or -errno. */
+/* Takes the units that the dead process used from the free set and counts them. 0 or -errno. */
 static int adopt_used(struct arena *a)
 {
     uint64_t bytes = map_bytes_of(a->reserve_bytes), units = a->reserve_bytes / ARENA_UNIT_BYTES;
@@ -523,7 +523,7 @@ static int adopt_used(struct arena *a)
 #define OPEN_TRIES 8 /* others may make and remove the file meanwhile */
 #define TRUST_WORDS "-o trust_memory_file takes it all the same"
 
-/* Opens the file, or makes it; a link is not followed, unless it is to be trusted. The descriptor,
+/* Opens the file, or makes it; a link is not followed, unless it is trusted. The descriptor,
  * or -errno. */
 static int open_or_make(const struct arena_options *opt, bool *made)
 {
@@ -542,7 +542,7 @@ static int open_or_make(const struct arena_options *opt, bool *made)
     return fd < 0 ? -errno : fd;
 }
 
-/* Why nobody can know who wrote what is in the file; false: only this user could. */
+/* Why others could have written the file's content; false: only this user could. */
 static bool is_open_to_others(const struct stat *st, char *what, size_t n)
 {
     if (st->st_uid != geteuid())

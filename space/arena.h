@@ -1,8 +1,8 @@
-/* space/arena.h: the one mapping that holds everything which must survive the
+/* space/arena.h: the one mapping that holds all data that must survive the
  * process: item memory (slab runs), index rows, write buffers, the flash page
  * table and the counters.
  *
- * Memory is named by offset from the mapping's start, never by pointer, so a
+ * Memory is addressed by offset from the mapping's start, never by pointer, so a
  * restart at another address finds everything where it was. Free space is an
  * `extents` set in units of 4 KiB. The set is process-private; which units are
  * in use is also kept in a bitmap inside the arena. So after an attach
@@ -10,10 +10,10 @@
  * arena_take() claims it or arena_attach_done() frees what nobody claimed, and
  * modules may attach and allocate in any order.
  *
- * The mapping reserves more address space than may be used; what is never
- * touched costs nothing, and what is freed is given back to the kernel when
- * the touched memory exceeds what is in use by more than a small slack, so RSS
- * follows use. Limits are the callers' business (slab_mem and index keep -m).
+ * The mapping reserves more address space than may be used; untouched
+ * memory costs nothing, and freed memory goes back to the kernel when
+ * the touched memory exceeds the used memory by more than a small slack, so RSS
+ * follows use. The callers enforce limits (slab_mem and index keep -m).
  * In a file, space is reserved in the file system before it is handed out: a
  * full tmpfs is an -ENOSPC here, not a SIGBUS later.
  *
@@ -26,8 +26,8 @@
  *
  * Threads: every call from any thread. Locks: LOCK_EXTENTS inside calls only.
  * No call waits. arena_alloc may call fallocate (on tmpfs: takes and zeroes
- * memory), arena_free madvise or fallocate; both are best called with no lock
- * held that others wait for.
+ * memory), arena_free madvise or fallocate; so call both without a lock
+ * that others wait for.
  */
 #ifndef EXTANT_ARENA_H
 #define EXTANT_ARENA_H
@@ -37,7 +37,7 @@
 #define ARENA_UNIT_BYTES ((uint64_t)4096)
 #define ARENA_ROOT_BYTES ((uint64_t)64 * 1024) /* offset 0: the header and the modules' roots */
 
-/* Who uses a piece of memory; one counter of bytes each. */
+/* The user of a piece of memory; one counter of bytes each. */
 enum arena_use {
     ARENA_USE_META,   /* roots, bitmaps, page table, directories */
     ARENA_USE_SLAB,   /* item memory */
@@ -75,7 +75,7 @@ struct arena_options {
     bool (*geometry_fits)(const void *found, const void *wanted); /* unless there is this, which says
                               * whether content of the one can be used with the other */
     bool huge_pages;         /* ask for transparent huge pages; else ask for none */
-    bool lock_memory;        /* -k: what is touched stays in memory */
+    bool lock_memory;        /* -k: touched memory stays resident */
 };
 
 /* Creates or attaches. *attached is true iff the file held a valid arena of the same format,
@@ -97,9 +97,9 @@ char *arena_base(const struct arena *a);
 /* A module's persistent root (zeroed in a fresh arena): ARENA_ROOT_MODULE_BYTES, 4 KiB aligned. */
 void *arena_root(const struct arena *a, enum arena_root_id id);
 
-/* Allocates bytes (> 0, rounded up to units) at the lowest offset possible that is a multiple of
- * align (power of two, at least a unit). *zeroed, if asked for, is true iff the content is known
- * to be zeroes (never after an attach). 0, or -ENOSPC: no address range is long enough, or the file system is full. Does
+/* Allocates bytes (> 0, rounded up to units) at the lowest offset possible that is a multiple of align
+ * (power of two, at least a unit). *zeroed, if asked for, is true iff the content is known to be zeroes
+ * (never after an attach). 0, or -ENOSPC: no address range is long enough, or the file system is full. Does
  * not wait. */
 int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t align,
                 uint64_t *offset, bool *zeroed);
@@ -110,14 +110,15 @@ void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t b
  * claimed or allocated since; -EINVAL: a part of it was not in use, or is outside. Nothing changes
  * then. In an arena that was not attached it takes a free range, for tests. */
 int arena_take(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes);
-/* Ends the attach, once every module has claimed: frees what nobody claimed; returns its bytes. A
+/* Ends the attach, once every module has claimed: frees unclaimed memory and returns its bytes. A
  * second call, or one without an attach, does nothing. No other thread may be in arena_take. */
 uint64_t arena_attach_done(struct arena *a);
 
 uint64_t arena_used_bytes(const struct arena *a, enum arena_use use); /* exact, allocated */
 uint64_t arena_touched_bytes(const struct arena *a); /* upper bound of the mapping's RSS */
-/* Of the mapping, what is in this process's memory now, as the kernel says (/proc/self/pagemap): exact up to
- * 256 MB touched, beyond from samples, in some milliseconds. arena_touched_bytes() where it isn't said. */
+/* Of the mapping, what is in this process's memory now, as the kernel says (/proc/self/pagemap): exact up
+ * to 256 MB touched, beyond from samples, in some milliseconds. arena_touched_bytes() if the kernel doesn't
+ * say. */
 uint64_t arena_resident_bytes(const struct arena *a);
 uint64_t arena_reserve_bytes(const struct arena *a);
 uint64_t arena_generation(const struct arena *a); /* processes that used this content */

@@ -1,4 +1,4 @@
-/* space/extents.c: see space/extents.h for what it promises.
+/* space/extents.c: see space/extents.h for its contract.
  *
  * Three floors, each calling only downwards:
  *
@@ -11,8 +11,8 @@
  *
  * The summaries of the regions are the leaves of a tree; a node says of the units below it: free
  * prefix, free suffix and a bound on the longest run. Prefix and suffix are exact. The bound is
- * never too low; where a search trusts it in vain, it is lowered to what the search has learnt,
- * so that no region is looked through twice for the same answer.
+ * never too low; if a search finds less, the bound is lowered to that,
+ * so that no region is searched twice for the same answer.
  *
  * A list is a chain of nodes of one cache line with up to 13 extents each, in order of address.
  * Two neighbours hold together at least MERGE_ABOVE extents, which bounds the nodes a list can
@@ -31,7 +31,7 @@
 #define MERGE_ABOVE 9 /* neighbours with this many extents or fewer between them become one */
 #define NODE_NONE UINT32_MAX
 #define CURSOR_COUNT 8
-#define FEW_RUNS (NODE_EXTENTS / 2) /* a bitmap with so few runs becomes a list */
+#define FEW_RUNS (NODE_EXTENTS / 2) /* a bitmap with this few runs becomes a list */
 #define SAVE_BATCH 128              /* runs copied out at a time */
 
 struct extent {
@@ -1131,8 +1131,8 @@ static void fault(const struct reconcile *rec, enum extents_fault kind, uint64_t
         rec->report(rec->ctx, kind, (struct extents_range){.start = start, .len = end - start});
 }
 
-/* Units a .. b - 1 (rel) are all used by someone, or by nobody: reports those that the set says
- * are free, or aren't. */
+/* Units a .. b - 1 (rel) are all used, or all unused, by their users: reports those that the set
+ * says are free, or aren't. */
 static void check_part(const struct reconcile *rec, uint64_t a, uint64_t b, bool used)
 {
     uint64_t first = rec->set->options.start_unit;

@@ -67,7 +67,7 @@ struct extents_stats {
     uint64_t to_bitmap_count, to_list_count; /* conversions since creation */
 };
 
-/* What extents_reconcile() can find wrong with a range of units. */
+/* The faults that extents_reconcile() can find in a range of units. */
 enum extents_fault {
     EXTENTS_LOST,    /* neither free nor used */
     EXTENTS_BOTH,    /* free and used */
@@ -104,7 +104,7 @@ void extents_free(struct extents *set, uint64_t start, uint64_t len);
  * free already or not of this set. */
 int extents_try_free(struct extents *set, uint64_t start, uint64_t len);
 
-/* Takes the units named, as a restart does with what was in use. -EBUSY: one of them isn't free;
+/* Takes these units, as a restart does for used ones. -EBUSY: one of them isn't free;
  * -EINVAL: len is 0 or one is not of this set; nothing is changed then. Never sleeps. */
 int extents_take(struct extents *set, uint64_t start, uint64_t len);
 
@@ -136,7 +136,7 @@ int extents_save(struct extents *set, FILE *out);
 
 /* Compares the set with the ranges that their users say they use, sorted by start. Each
  * range that is wrong is given to report (may be NULL) in order of address within its fault, and
- * counted in *result. 0: looked at everything, whatever was found. -EINVAL: not sorted, a length
+ * counted in *result. 0: everything was checked, with or without faults. -EINVAL: not sorted, a length
  * is 0 or a range wraps. The state stands still meanwhile (the lock is held). */
 int extents_reconcile(struct extents *set, const struct extents_range *used, size_t used_count,
                       extents_fault_fn *report, void *ctx, struct extents_reconciled *result);

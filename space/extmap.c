@@ -6,7 +6,7 @@
  *
  * Memory order: pin acquires what the thread that made the range DELAYED released, so the buffer's
  * contents are seen; unpin releases and the transition that needs 0 pins acquires, so a reader is
- * done with the buffer before anyone fills it anew.
+ * done with the buffer before it is filled again.
  */
 #include "space/extmap.h"
 

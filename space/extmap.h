@@ -123,10 +123,10 @@ int extmap_set_free(struct extmap *map, uint64_t range, uint32_t *buffer);
  * becomes WRITTEN) and gives it to the caller. Never a DELAYED one. -ENOENT: there is none. */
 int extmap_shrink(struct extmap *map, uint32_t *buffer);
 
-/* What the word says at this instant; others may change it at once. */
+/* The word's state at this instant; other threads may change it at once. */
 struct extmap_range extmap_get(const struct extmap *map, uint64_t range);
 
-/* The range in the buffer; -ENOENT: none. For a restart that flushes what is DELAYED. */
+/* The range in the buffer; -ENOENT: none. For a restart that flushes DELAYED ranges. */
 int extmap_buffer_range(struct extmap *map, uint32_t buffer, uint64_t *range);
 
 void extmap_stats(struct extmap *map, struct extmap_stats *stats);

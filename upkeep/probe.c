@@ -9,7 +9,7 @@
 #define WRITE_DOUBLINGS_MAX 4u
 #define READ_DELAY_NS UINT64_C(1000000000)
 #define WANT_DELAY_NS UINT64_C(100000000)
-#define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* what failed may reach into the next chunk */
+#define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* the failed part may reach into the next chunk */
 
 static void probe_run(struct io_job *job);
 
@@ -125,7 +125,7 @@ static void probe_run(struct io_job *job)
 
 /* ---- in the maintenance thread ---- */
 
-/* Something to write to without harm; false: there is nothing. */
+/* Finds a page to write to without harm; false: there is none. */
 static bool find_write(struct ext_probe *p)
 {
     struct extstore *e = p->e;
@@ -151,7 +151,7 @@ static bool find_page(struct ext_probe *p, uint64_t now)
     return p->page != EXT_NO_PAGE;
 }
 
-/* Chooses what is due; false: nothing is. */
+/* Chooses the due test; false: none is. */
 static bool find(struct ext_probe *p)
 {
     struct extstore *e = p->e;

@@ -1,5 +1,5 @@
-/* upkeep/reclaim.c: see upkeep/reclaim.h. First the choice of a page, then reading, then records, then
- * the step that drives it all. */
+/* upkeep/reclaim.c: see upkeep/reclaim.h. It holds the choice of a page, then reading, then records, then
+ * the step that drives all of them. */
 #include "upkeep/reclaim.h"
 
 #include <stdarg.h>
@@ -13,9 +13,9 @@
 #define STEP_RECORDS 64u
 #define STEP_BYTES ((uint64_t)256 * KiB) /* copied by one step, but at least one record */
 #define TABLE_FIRST_BYTES ((uint64_t)64 * KiB) /* of a slot's end; more if its table is longer */
-#define STAYS_MAX 16u         /* so many pages in a row may stay; then one goes whatever is hot */
+#define STAYS_MAX 16u         /* this many pages in a row may stay; then one goes even if it is hot */
 #define HEATS 4u              /* 0: never hit since it was written or looked at */
-#define HOT_HEAT 2u           /* hit twice: one hit may have been the last that was to come */
+#define HOT_HEAT 2u           /* hit twice: a single hit may have been the last */
 #define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
@@ -23,9 +23,9 @@
 #define TABLE_TRIES 3u
 #define RECORD_TRIES 3u
 #define WALK_STEP_BYTES ((uint64_t)1 * MiB) /* looked at by one step of a walk */
-#define WALK_FACTOR 32u /* a walk that looks at so many times a slot's bytes is led astray */
-#define AVOID_NS UINT64_C(5000000000) /* a page that could not be read is left alone so long */
-#define ABORTS_MAX 4u                 /* then the oldest page goes, be it readable or not */
+#define WALK_FACTOR 32u /* a walk that reads this many times a slot's bytes follows garbage */
+#define AVOID_NS UINT64_C(5000000000) /* an unreadable page is left alone this long */
+#define ABORTS_MAX 4u                 /* then the oldest page goes, readable or not */
 #define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
 #define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
@@ -49,7 +49,7 @@ struct ext_reclaim {
     uint32_t slot_index; /* in the page */
     uint64_t from;       /* first byte of the slot that is in the buffer, or wanted there */
     uint32_t entry, entry_count;
-    uint64_t keep_bytes; /* what EVICT may still write again */
+    uint64_t keep_bytes; /* bytes that EVICT may still write again */
     uint64_t heat_bytes[HEATS]; /* of live records, as LOOK found them */
     unsigned keep_heat;         /* EVICT: these and hotter ones are kept; one less hot as far as */
     uint64_t keep_rest;         /* these bytes go */
@@ -138,7 +138,7 @@ static bool is_starved(const struct ext_reclaim *r)
     return ext_pages_free(r->e, EXT_BUCKET_DEFAULT) <= EXT_RESERVED_PAGES;
 }
 
-/* Have all checks and drops ended that were asked for when *mark was set? Sets it if it is 0. */
+/* Have all checks and drops ended that were queued when *mark was set? Sets it if it is 0. */
 static bool is_settled(struct ext_reclaim *r, uint64_t *mark)
 {
     const struct ext_callbacks *cb = &r->e->opt.callbacks;
@@ -150,7 +150,7 @@ static bool is_settled(struct ext_reclaim *r, uint64_t *mark)
     return ended >= *mark;
 }
 
-/* Could a job begin with this page? DRAINING ones are left from a job that was given up. */
+/* Could a job begin with this page? DRAINING ones remain from an abandoned job. */
 static bool is_candidate(const struct ext_reclaim *r, uint32_t page)
 {
     const struct ext_page *p = &r->e->pages[page];
@@ -309,14 +309,14 @@ static uint64_t rewrite_bytes(const struct ext_reclaim *r)
                     : 0;
 }
 
-/* The page goes, unless so much of it is hot that it stays: what it holds is looked at first. */
+/* Evicts the page, unless enough of it is hot that it stays: its tables are read first. */
 static bool start_eviction(struct ext_reclaim *r, uint32_t page)
 {
     bool look = stay_pct(r) > 0 || rewrite_bytes(r) > 0;
     return start_job(r, look && !r->for_index ? LOOK : EVICT, page);
 }
 
-/* All tables were looked at: what is done with the page? */
+/* All tables were read: decides what to do with the page. */
 static void judge_page(struct ext_reclaim *r)
 {
     const struct ext_page *p = &r->e->pages[r->page];
@@ -339,8 +339,8 @@ static void judge_page(struct ext_reclaim *r)
     r->keep_rest = r->keep_heat > 1 ? r->keep_bytes - sum : 0;
 }
 
-/* What devices of bucket coldcompact and old hold is worth least, and makes room there first; then
- * the oldest page of default goes to them. */
+/* Devices of buckets coldcompact and old hold the least valuable records, so make room there first; then
+ * the oldest page of default moves to them. */
 static bool start_tiers(struct ext_reclaim *r)
 {
     static const enum ext_bucket tiers[] = {EXT_BUCKET_COLDCOMPACT, EXT_BUCKET_OLD};
@@ -374,12 +374,12 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     if (below > URGENT_FRAG_MAX)
         below = URGENT_FRAG_MAX;
     bool may_rescue = r->aborts < ABORTS_MAX;
-    /* First let the checks tell what is overwritten: a page may be empty after that. */
+    /* Wait for the checks of overwritten values first: a page may be empty after them. */
     if (!is_settled(r, &r->evict_mark) && !is_starved(r))
         return false;
     if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below, true)))
         return true;
-    /* Nothing has to go while there is room elsewhere: a page that was BAD may be well again, other
+    /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
      * records. */
     if (ext_probe_tries_page(e) || !is_settled(r, &r->evict_mark))
@@ -399,7 +399,7 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     if (ext_pages_total(e, device_class) == 0)
         return false;
     uint64_t free_pages = ext_pages_free(e, device_class), usable = free_pages;
-    if (device_class == EXT_BUCKET_DEFAULT) /* what compact_under and drop_under speak of */
+    if (device_class == EXT_BUCKET_DEFAULT) /* the pages that compact_under and drop_under count */
         usable -= min_u64(usable, EXT_RESERVED_PAGES);
     if (free_pages < ext_low_water(e, device_class) ||
         (device_class == EXT_BUCKET_DEFAULT && is_short(e)))
@@ -418,7 +418,7 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
                      ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) == 0;
     if (r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS)))
         return true;
-    r->drop_unread = false; /* what else is chosen keeps all that lives */
+    r->drop_unread = false; /* other jobs keep all live records */
     return false;
 }
 
@@ -445,7 +445,7 @@ static bool choose(struct ext_reclaim *r)
         r->for_index = true;
         if (start_job(r, EVICT, oldest(r, EXT_BUCKET_DEFAULT, OF_ANY_CLASS)))
             return true;
-        /* What is just being written is left to the next step, and so is the page that is ended. */
+        /* Buffers being written are left to the next step, and so is the page just finished. */
         if (!is_any_sealed_busy(r) && !ext_wbuf_end_oldest_page(e))
             atomic_fetch_sub(&e->evict_requests, requests);
         r->for_index = false;
@@ -518,7 +518,7 @@ static void start_sweep(struct ext_reclaim *r, bool whole_page)
     r->sweep_cursor = 0;
 }
 
-/* Goes to the next slot that holds something, or to the end of the page. */
+/* Goes to the next slot with records, or to the end of the page. */
 static void begin_slot(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
@@ -632,7 +632,7 @@ static void table_failed(struct ext_reclaim *r)
     start_sweep(r, false);
 }
 
-/* Looks at what a read brought. True: the step may go on. */
+/* Handles a finished read. True: the step may continue. */
 static bool after_read(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
@@ -711,7 +711,7 @@ static enum verdict drop_evicted(struct ext_reclaim *r, const struct ext_entry *
     return drop(r, entry, place, r->for_index ? EXT_DROP_INDEX_FULL : EXT_DROP_EVICTED);
 }
 
-/* Where a rescued record goes. */
+/* The bucket for a rescued record. */
 static enum ext_bucket rescue_bucket(const struct ext_reclaim *r, unsigned heat)
 {
     const struct extstore *e = r->e;
@@ -764,7 +764,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     struct ext_append a;
     int rc = ext_append_begin(e, bucket, &in, rec.seq, true, &a);
     if (rc == -ENOSPC) {
-        r->mode = EVICT; /* no page at all: what is left of this one has to go */
+        r->mode = EVICT; /* there is no page: the rest of this one has to go */
         r->keep_bytes = 0;
         return GIVE_UP;
     }
@@ -788,7 +788,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     return NEXT;
 }
 
-/* Is a record of a page that goes hot enough to be written again, within what may be? */
+/* Is a record of an evicted page hot enough to be written again, within the limits? */
 static bool is_kept(const struct ext_reclaim *r, unsigned heat, uint64_t record_bytes)
 {
     if (heat == 0 || r->keep_bytes < record_bytes)
@@ -872,7 +872,7 @@ static bool some_records(struct ext_reclaim *r)
 
 /* ---- what no table names ---- */
 
-/* Is a sound record in the buffer at walk_at? Adds to *looked what it took to find out. */
+/* Is a sound record in the buffer at walk_at? Adds the bytes read to *looked. */
 static bool find_record(struct ext_reclaim *r, struct ext_entry *entry, uint64_t *looked)
 {
     struct extstore *e = r->e;
@@ -950,7 +950,7 @@ static bool sweep(struct ext_reclaim *r)
         end_slot(r);
         return true;
     }
-    if (left > 0) { /* someone is slow to drop: don't begin with this page again at once */
+    if (left > 0) { /* another thread drops slowly: don't begin with this page again at once */
         r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
     }
     end_job(r);

@@ -12,8 +12,8 @@ int ext_quiesce(struct extstore *e, int64_t timeout_ms)
 {
     lock_assert_none_held();
     (void)ext_sync(e, timeout_ms);
-    atomic_store(&e->stopping, true); /* what is stuck is not tried again */
-    io_pool_destroy(e->write_pool);   /* runs what is queued */
+    atomic_store(&e->stopping, true); /* stuck buffers are not tried again */
+    io_pool_destroy(e->write_pool);   /* runs queued jobs */
     io_pool_destroy(e->read_pool);
     e->write_pool = e->read_pool = NULL;
     int rc = atomic_load(&e->dirty_wbufs) > 0 ? -EIO : 0;

@@ -1,14 +1,14 @@
 /* upkeep/scan.c: see upkeep/scan.h.
  *
- * First all trailers (ext_scan_tables, in ext_create): the slots of a page that bear its highest
- * version are of its last life, the others of earlier ones. Versions come from one counter that
- * goes on from start to start, so the highest is the latest. The page is then SEALED up to the last
+ * First it reads all trailers (ext_scan_tables, in ext_create): the slots of a page with its highest
+ * version belong to its last life, the others to earlier ones. Versions come from one counter that
+ * grows over all starts, so the highest is the latest. The page is then SEALED up to the last
  * such slot.
  *
  * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
- * WINDOW_BYTES where they stand close, of one block where values are long. A record that is whole
- * in what was read is verified whole; of a longer one the header is compared with the table, and
- * the caller compares the key's hash; reads of clients verify all of it.
+ * WINDOW_BYTES where they stand close, of one block where values are long. A record that fits
+ * into the window is verified completely; the header of a longer one is compared with the table, and
+ * the caller compares the key's hash; clients' reads verify the rest.
  *
  * Memory: two windows and one table (at most a slot's length). One thread; no locks. */
 #include "upkeep/scan.h"
@@ -77,7 +77,7 @@ static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t 
 
 /* ---- trailers ---- */
 
-/* The version that the slot's trailer bears; 0: there is none. Its checksum comes with its table.
+/* The version in the slot's trailer; 0: there is none. Its checksum comes with its table.
  */
 static uint32_t trailer_version(struct extstore *e, struct ext_scan *s, uint64_t slot)
 {
@@ -186,7 +186,7 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
     return 0;
 }
 
-/* What ext_page_add_object would have noted, but for the object itself. */
+/* Notes what ext_page_add_object would, except the object itself. */
 static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes,
                         const struct ext_scanned *rec)
 {
