@@ -1,8 +1,8 @@
-/* command/encode.h: what a request's outcome looks like to the client who sent it. One table of functions
- * for each way to ask (enum proto_dialect); the request says which, so a command never asks how it came.
+/* command/encode.h: writes a request's outcome for its client. There is one table of functions
+ * for each protocol (enum proto_dialect); the request says which, so commands don't depend on it.
  * Pure: they read the outcome and write bytes. Any thread, no locks, nothing sleeps.
  *
- * Each returns the length of what it has put at out, 0 if the request wants to hear nothing of that.
+ * Each returns the length of what it has put at out, 0 if the request suppresses it.
  */
 #ifndef EXTANT_ENCODE_H
 #define EXTANT_ENCODE_H

@@ -400,7 +400,7 @@ static void gather_entry(struct gather *g, const struct reply_entry *e)
     gather_piece(g, "\r\n", s->crlf ? 2 : 0);
 }
 
-/* So many bytes went out, or n is 0: drops entries that are through. */
+/* This many bytes went out, or n is 0: drops finished entries. */
 static void advance(struct reply_queue *q, size_t n)
 {
     q->bytes -= n;

@@ -1,13 +1,13 @@
-/* command/reply.h: what a connection still has to say, in order, and the buffers it says it from.
+/* command/reply.h: the unsent replies of a connection, in order, and their buffers.
  *
  * A reply queue is a FIFO of entries. Each is
  *   BYTES   text in a buffer of the pool; neighbours grow together into one entry;
  *   VALUE   bytes that somebody else owns (a pinned item), given back once they are sent;
  *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready. Its value
  *           may be put away again, also when a part of it is sent, until it is asked back.
- * reply_send() gathers many entries into one sendmsg(); reply_pieces() and reply_sent() are for who
- * sends them by other means. Once something could not be added for want of memory, nothing is until
- * reply_drop(): what is sent is always the beginning of the answer.
+ * reply_send() gathers many entries into one sendmsg(); reply_pieces() and reply_sent() are for callers
+ * that send them by other means. After a failed addition for lack of memory, nothing more is added until
+ * reply_drop(): the client always gets the beginning of the answer.
  *
  * The pool hands out buffers of one size, for reading and for replies, and keeps a few spare ones.
  * Its limit is what read_buf_mem_limit allows each worker; limit 0 is none.
@@ -106,7 +106,7 @@ char *reply_room(struct reply_queue *q, size_t n);
 void reply_commit(struct reply_queue *q, size_t n);
 /* Adds a copy of any length. 0 or -ENOMEM (then a part of it may have been added). */
 int reply_bytes(struct reply_queue *q, const void *p, size_t n);
-/* Adds text that stays where it is for ever: behind a source without a copy, which would take a buffer of
+/* Adds text that stays where it is forever: behind a source without a copy, which would take a buffer of
  * the pool for a line. 0 or -ENOMEM. */
 int reply_text(struct reply_queue *q, const char *text, size_t n);
 /* Adds bytes in place. 0 or -ENOMEM (holder stays the caller's). */

@@ -1,4 +1,4 @@
-/* flash/record.h: what stands on flash, byte by byte. Pure functions, no state.
+/* flash/record.h: the layout of flash, byte by byte. Pure functions, no state.
  *
  * A page is page_bytes / wbuf_bytes slots; a slot is written from one wbuf:
  *
@@ -10,7 +10,7 @@
  *   trailer  struct ext_trailer: how many entries, and a checksum over them
  *
  * The first slot of a device begins with the mark (flash/mark.h), and its records after that. Every
- * slot leaves as much room at its end, so that what one holds fits into any other.
+ * slot leaves that much room at its end, so that the records of one fit into any other.
  *
  * Everything is little-endian and fixed in width. The checksum of a record
  * starts from the page's version and the record's place, so the same bytes at
@@ -90,7 +90,7 @@ void ext_record_write(char *to, const struct ext_record_in *in, uint64_t seq, ui
 int ext_record_verify(const char *from, uint64_t bytes, uint32_t version, ext_place place,
                       struct ext_record *out);
 
-/* What has to be given to append a verified record again; the same seq goes with it. */
+/* The input to append a verified record again, with the same seq. */
 static inline void ext_record_again(const struct ext_record *rec, uint64_t hash,
                                     struct ext_record_in *in)
 {
@@ -108,7 +108,7 @@ static inline void ext_record_again(const struct ext_record *rec, uint64_t hash,
     };
 }
 
-/* Completes a slot image whose entries are there: writes the trailer, and zeroes the rest of the
+/* Completes a slot image that has its entries: writes the trailer, and zeroes the rest of the
  * blocks in which records end and the table begins. Blocks between those need not be written. */
 void ext_trailer_write(char *slot_image, uint64_t wbuf_bytes, uint64_t slot, uint32_t version,
                        uint32_t count, uint32_t front_bytes);

@@ -2,20 +2,20 @@
  *
  * A read needs a buffer and a place among the reads in flight. Small ones (most) take a slot of a
  * region set aside at creation and registered with the kernel; larger ones take memory of their
- * own (struct ext_copy), within a bound for the ring, and share it with all that want the same place
+ * own (struct ext_copy), within a bound for the ring, and share it with all reads of the same place
  * while it is there. A read that finds no buffer waits in a queue, one for small and one for large,
- * first come first served, so memory is bounded and no read fails for want of it. The bound lets one
- * large read through when there is no other, however large it is.
+ * first come first served, so memory is bounded and no read fails for lack of it. The bound admits a single
+ * large read of any size when there is no other.
  *
- * A buffer is held until ext_read_finish(), which for a value is when its client has taken it. Where
+ * A buffer is held until ext_read_finish(), for a value until its client has taken it. If
  * others wait, the owner is asked to put such values away (ext_ring_set_relief). An op that holds one
- * read while it waits for another (holds_others) would wait for itself: such are first in line, and
- * pass the bound when nothing on its way could give memory back.
+ * read while it waits for another (holds_others) could wait for itself: such reads are first in line, and
+ * exceed the bound when no read under way could give memory back.
  *
  *   ext_read_start -> [waiting] -> in flight -> (short? retry?) -> completed -> done()
  *                \-> copied from a wbuf: DONE at once, or by way of [waiting] -> completed
  *
- * Threads: everything by the ring's own thread, so there are no locks.
+ * Threads: only the ring's own thread, so there are no locks.
  */
 #ifndef EXTANT_EXT_RING_H
 #define EXTANT_EXT_RING_H
@@ -46,8 +46,8 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
 void ext_ring_submit(struct ext_ring *ring);
 /* Runs done() of each completed read; returns how many. Call when the fd is readable. */
 unsigned ext_ring_reap(struct ext_ring *ring);
-/* The same for at most `max` of them, so that what they lead to goes out before the rest is looked at.
- * *more: there is a rest, of which the fd does not tell: to be called again before waiting for it. */
+/* The same for at most `max` of them, so that their replies go out before the rest is handled.
+ * *more: there is a rest, which the fd does not show: call it again before waiting. */
 unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more);
 /* Reads queued or in flight. */
 unsigned ext_ring_pending(const struct ext_ring *ring);
@@ -56,7 +56,7 @@ unsigned ext_ring_pending(const struct ext_ring *ring);
  * if that was an error. */
 int ext_read_record(const struct ext_read *r, const char *key, unsigned key_bytes,
                     struct ext_record *out);
-/* The record did not verify: a device or a bus may tell the truth the second time. True: the same
+/* The record did not verify: a device or a bus may be right the second time. True: the same
  * read is QUEUED again, pin and buffer kept, and done comes later. False: it was read
  * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory. */
 #define EXT_READ_AGAIN_MAX 2
@@ -72,7 +72,7 @@ bool ext_read_is_large(const struct ext_read *r);
 /* Reads wait for buffers, and all may be held by reads that are DONE. fn is asked to give some back, in the
  * ring's thread, from ext_ring_submit() and ext_ring_reap*(): true if it did. large: of large ones. */
 void ext_ring_set_relief(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx);
-/* There may be more to give back: if reads wait, the fd becomes readable, and fn is asked again. */
+/* More may be given back now: if reads wait, the fd becomes readable, and fn is called again. */
 void ext_ring_nudge(struct ext_ring *ring);
 
 /* Adds up the counters of all rings, present and past. rings_lock inside. */

@@ -1,5 +1,5 @@
-/* flash/types.h: the words of the flash engine: a place, a page's life, a record, a read, what the engine is
- * told and asked, and its figures. No functions but those that only look at their arguments.
+/* flash/types.h: the words of the flash engine: a place, a page's life, a record, a read, the engine's
+ * options and callbacks, and its figures. Its functions only read their arguments.
  *
  * Page life, one enum; each edge is made by the one function of flash/page.c named on it, which
  * in debug builds checks the state that it leads to (ext_page_assert):
@@ -10,15 +10,15 @@
  *    |
  *    +-- ext_page_retry_end (holds nothing, and a test write succeeded) -- BAD
  *
- *   OPEN, SEALED, DRAINING --ext_page_fail (write error that retries do not cure)--> BAD
+ *   OPEN, SEALED, DRAINING --ext_page_fail (write error in spite of retries)--> BAD
  *
- *   DRAINING --ext_page_stay (what is left is worth another round)--> SEALED
+ *   DRAINING --ext_page_stay (worth another round)--> SEALED
  *
  *   FREE      no object, no reader, not in use; may be opened.
  *   OPEN      a bucket appends to it through wbufs. Never reclaimed.
  *   SEALED    full. Objects only become fewer. objects == 0 and no reader: freed at once.
  *   DRAINING  reclaim moves or drops what is left; freed when objects == 0 and no reader.
- *   BAD       like DRAINING, but not FREE when empty: what was written stays readable until dropped
+ *   BAD       like DRAINING, but not FREE when empty: its records stay readable until dropped
  *             or moved; then it is tried again (upkeep/probe.h), after 1 s, twice as long after each
  *             failure, up to 64 s; at once when no free page is left or the device came back.
  *
@@ -79,7 +79,7 @@ struct ext_device_options {
     const char *path;
     uint64_t bytes;
     enum ext_bucket free_bucket; /* whose pages it holds first (device class) */
-    bool format; /* what others have put there may be overwritten */
+    bool format; /* foreign data in it may be overwritten */
 };
 
 /* Why reclaim gives an object up. */
@@ -152,7 +152,7 @@ struct ext_options {
     unsigned ring_count; /* rings that will be made: shares the memory for reads; 0: 4 */
     enum ext_engine engine;
     uint64_t write_limit_bytes_per_sec, write_limit_bytes_per_day; /* given to devices; 0: none */
-    bool verify_writes; /* what was written is read back before the buffer is given up */
+    bool verify_writes; /* each write is read back before its buffer is freed */
     struct ext_callbacks callbacks;
     /* Test hook: replaces the system's pread/pwrite of the thread engine and of flushes
      * (see flash/device.h); NULL in production. */
@@ -164,8 +164,8 @@ struct ext_tunables {
     _Atomic(uint32_t) compact_under_pages, drop_under_pages;
     _Atomic(double) max_frag;
     _Atomic(bool) drop_unread;
-    _Atomic(uint32_t) rewrite_pct; /* of a page that is evicted: at most so much is written again */
-    _Atomic(uint32_t) stay_pct;    /* a page of which so much was hit stays for another round; 0: none does */
+    _Atomic(uint32_t) rewrite_pct; /* at most this share of an evicted page is written again */
+    _Atomic(uint32_t) stay_pct;    /* a page with this share hit stays for another round; 0: none does */
 };
 
 /* What is put into a record. The key and value are copied before return. */

@@ -1,4 +1,4 @@
-/* flash/wbuf.h: write buffers: where records are put together before they are written.
+/* flash/wbuf.h: write buffers: collect records before they are written.
  *
  * A wbuf covers one slot, known when the wbuf is opened, so a record's place is final when it is
  * appended. Room is reserved under LOCK_EXT_BUCKET (a few additions), bytes are copied and
@@ -10,10 +10,10 @@
  * thread does other jobs; then the page is BAD, and the records are appended again elsewhere
  * (ext_callbacks.moved). When that can't be done now (no device takes writes, no buffer), the wbuf
  * is STUCK: it stays readable, and its own write is tried again with growing pauses, which also
- * tells when the device is back. A page is not BAD for a write that failed when the device was
+ * detects that the device has recovered. A page is not BAD for a write that failed when the device was
  * known to be failed.
  *
- * Threads: append by any; the rest as said. Locks: LOCK_EXT_BUCKET and later.
+ * Threads: append by any; the rest as stated. Locks: LOCK_EXT_BUCKET and later.
  */
 #ifndef EXTANT_EXT_WBUF_H
 #define EXTANT_EXT_WBUF_H
@@ -35,8 +35,8 @@ uint64_t ext_record_max_bytes(const struct extstore *e);
 int ext_append(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
                ext_place *place, unsigned *len_class);
 
-/* An append that is not finished: the wbuf is not written before ext_append_end(), so whoever
- * links the place between the two can't be overtaken by a failed write that moves it. */
+/* An append that is not finished: the wbuf is not written before ext_append_end(), so a failed
+ * write can't move the record before its place is linked. */
 struct ext_append {
     struct ext_wbuf *wbuf;
     ext_place place;
@@ -44,7 +44,7 @@ struct ext_append {
 };
 
 /* ext_append in two steps; seq 0 draws a new one; reserve: may use the buffers and
- * pages set aside for reclaim and cures. Errors as ext_append; then nothing is to be ended. */
+ * pages reserved for reclaim and rewrites. Errors as ext_append; then there is nothing to end. */
 int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
                      uint64_t seq, bool reserve, struct ext_append *out);
 void ext_append_end(struct ext_append *a);
@@ -56,10 +56,10 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket);
  * wbuf written. False: none holds an object. */
 bool ext_wbuf_end_oldest_page(struct extstore *e);
 
-/* Writes out what open wbufs hold, waits up to timeout_ms. 0, -ETIMEDOUT, -EIO. */
+/* Writes out open wbufs, waits up to timeout_ms. 0, -ETIMEDOUT, -EIO. */
 int ext_sync(struct extstore *e, int64_t timeout_ms);
 
-/* After an attach: has what extmap holds DELAYED written, goes on with OPEN pages. Before any
+/* After an attach: writes the DELAYED ranges of extmap, continues with OPEN pages. Before any
  * append; no locks. */
 void ext_wbuf_attach(struct extstore *e);
 

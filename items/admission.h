@@ -21,7 +21,7 @@
  *
  * A period is as many bytes as flash has, leaving RAM.
  *
- * Threads: all calls from any thread, no lock. Counts are atomic; decisions are made anew by one
+ * Threads: all calls from any thread, no lock. Counts are atomic; decisions are made by one
  * thread at a time. Nothing here outlives the process: it is learnt again in a turnover.
  */
 #ifndef EXTANT_ADMISSION_H
@@ -38,7 +38,7 @@
 
 enum admission_mode {
     ADMISSION_ALL,    /* everything is written */
-    ADMISSION_STRICT, /* what was hit twice in RAM, or is known; nothing is learnt */
+    ADMISSION_STRICT, /* those hit twice in RAM, or known; nothing is learnt */
     ADMISSION_LEARN,
 };
 
@@ -73,11 +73,11 @@ static inline unsigned admission_class(bool known, unsigned ram_hits)
     unsigned hits = ram_hits < ADMISSION_RAM_HITS ? ram_hits : ADMISSION_RAM_HITS - 1;
     return (known ? ADMISSION_RAM_HITS : 0) + hits;
 }
-/* Is an object of the class, which leaves RAM, to be written? Counts it as leaving. */
+/* Must an object of the class that leaves RAM be written? Counts it as leaving. */
 bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_t object_bytes);
-/* It was written. */
+/* Notes that it was written. */
 void admission_written(struct admission *a, unsigned class, uint64_t object_bytes);
-/* An object of the class was hit on flash; a key was found nowhere. */
+/* Notes a hit on flash of an object of the class; notes a key that was found nowhere. */
 void admission_hit(struct admission *a, unsigned class);
 void admission_miss(struct admission *a);
 

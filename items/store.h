@@ -49,7 +49,7 @@ struct cache_root {
     _Atomic(uint64_t) cas_counter;
     _Atomic(uint64_t) flush_cas;       /* items with a lower cas are dead, once flush_sec has come */
     _Atomic(uint32_t) flush_unix;      /* items last touched at or before are dead from then on; 0 none */
-    _Atomic(uint32_t) planned_unix;    /* the same of a flush_all with a delay; 0 none */
+    _Atomic(uint32_t) planned_unix;    /* the time of a planned flush_all; 0 none */
     _Atomic(uint64_t) total_items;     /* of earlier processes on this arena */
     uint64_t ghost_offset, ghost_bytes; /* 0 bytes: none yet */
 };

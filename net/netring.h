@@ -2,11 +2,11 @@
  *
  * An io_uring of its own for each user, apart from the one that reads flash. A send never waits: it
  * takes what the socket has room for, as send() with MSG_DONTWAIT does, and has its result by the
- * time netring_run() returns. So whoever queues one need keep its bytes and its descriptor only
+ * time netring_run() returns. So its bytes and its descriptor must stay valid only
  * until then.
  *
- * Without io_uring (old kernel, forbidden) there is no ring, and its user sends one by one. A ring
- * that the kernel has no memory for any more ends the same way.
+ * Without io_uring (old kernel, forbidden) there is no ring, and its user sends one by one. If the kernel
+ * runs out of memory for it, the ring ends the same way.
  *
  * Threads: all calls by the thread that created the ring. No locks.
  */

@@ -1,5 +1,5 @@
-/* net/stranger.h: clients that speak something else than their port does. The first bytes that came
- * tell what; one line in the log names the peer, what it seems to be, and which switch helps.
+/* net/stranger.h: clients that speak another protocol than their port. The first bytes
+ * show which; one line in the log names the peer, the likely protocol, and the switch that helps.
  *
  * Any thread; no locks. Lines are rate limited, each sort by itself (base/log.h).
  */
@@ -25,8 +25,8 @@ enum stranger_port {
 };
 
 enum stranger stranger_of(const char *first, size_t bytes);
-/* Tells the log of one, which is called `peer` there; for STRANGER_TEXT and STRANGER_BINARY on a port in the clear: that -B refuses
- * it. */
+/* Tells the log of one, which is called `peer` there; for STRANGER_TEXT and STRANGER_BINARY on a port in
+ * the clear: that -B refuses it. */
 void stranger_tell(enum stranger who, enum stranger_port port, const char *peer);
 
 #endif

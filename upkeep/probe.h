@@ -1,6 +1,6 @@
-/* upkeep/probe.h: are sick devices and BAD pages well again?
+/* upkeep/probe.h: test writes and reads: have failed devices and BAD pages recovered?
  *
- * Nothing else asks when there is no traffic, or no page left to write to. For each device one
+ * Nothing else finds out when there is no traffic, or no page to write to. For each device one
  * probe at a time, of the most important kind that is due:
  *
  *   WRITE  the device is failed: a block of zeroes to a FREE page, or to a BAD one that holds
@@ -8,7 +8,7 @@
  *          are opened again. (Wbufs that are stuck try as well; with no such page only they do.)
  *   READ   reads fail: a block of the device is read, each time another, once a second.
  *   PAGE   a BAD page that holds nothing: zeroes to where its write failed. When: see flash/types.h;
- *          when it is for want of free pages (below reclaim's low-water mark), failures are 0.1 s apart.
+ *          if free pages are short (below reclaim's low-water mark), failures are 0.1 s apart.
  *
  * Threads: the maintenance thread begins probes, an I/O thread runs them. Locks: page_lock inside.
  */
@@ -19,10 +19,10 @@
 
 void ext_probe_init(struct extstore *e);
 
-/* Begins what is due, and never waits. Called with each ext_maint_step. */
+/* Begins due probes, and never waits. Called with each ext_maint_step. */
 void ext_probe_step(struct extstore *e);
 
-/* Is a BAD page just being tried, that may be free in a moment? By the maintenance thread. */
+/* Is a BAD page being tried now, so that it may be free in a moment? Maintenance thread only. */
 bool ext_probe_tries_page(const struct extstore *e);
 
 #endif

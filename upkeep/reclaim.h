@@ -1,12 +1,12 @@
-/* upkeep/reclaim.h: where free pages come from when objects don't go by themselves.
+/* upkeep/reclaim.h: makes free pages when objects don't go by themselves.
  *
- * One page at a time is worked on, in small steps of the maintenance thread. In order of urgency:
+ * It works on one page at a time, in small steps of the maintenance thread. In order of urgency:
  *
  *   EVICT    the index is full (ext_evict_oldest), or free pages are below the low-water mark and
  *            no page is fragmented (nor is there room on other devices): the oldest page. Its tables
  *            are read first, to LOOK how much of it was hit:
  *     STAY   stay_pct of it and more: it stays as the youngest page, each heat is halved, and nothing is
- *            rewritten. Some in a row may; then one goes whatever is hot. Its version stays, so its records do.
+ *            rewritten. Some in a row may; then one goes even if it is hot. Its version stays, so its records do.
  *     EVICT  else: the hottest are written again, up to rewrite_pct of a page, the rest is dropped and counted.
  *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
@@ -25,19 +25,19 @@
  * A rescue of a page that can't be read ends, and the page is left alone for a while; after some of
  * those in a row the oldest page goes instead, so that writers get on.
  *
- * A read goes on where it failed; a record that does not verify is read again by itself twice,
- * since the read may be to blame. A walk looks for records at each granule: each tells its key, its
+ * A read continues where it failed; a record that does not verify is read again by itself twice,
+ * because the read may be at fault. A walk looks for records at each granule: each tells its key, its
  * length and, by its checksum, whether it is one.
  *
  * An object that may hide an older value of its key goes a little later (EXT_DROPPED_LATER): the job goes on
- * without it, and waits for it at its end. EVICT begins only when the checks of overwritten values have ended that
- * were queued when it was wanted, so that it does not give up what is dead.
+ * without it, and waits for it at its end. EVICT begins only after the checks of overwritten values that were
+ * queued when it was wanted, because they may empty pages.
  *
  * A step that finds no wbuf, no leave to write or a read under way ends, and the next one goes on at the
- * same record: nothing is lost for having to wait. With no page left at all the job turns to
+ * same record: waiting loses nothing. With no page left at all the job turns to
  * EVICT, so that it always ends; the reserved page and wbuf (flash/engine.h) are there for it.
  *
- * Threads: all by the maintenance thread, but the reads, which are jobs of the I/O threads. Upcalls
+ * Threads: the maintenance thread, except the reads, which are jobs of the I/O threads. Upcalls
  * and reads are made with no lock held.
  */
 #ifndef EXTANT_EXT_RECLAIM_H
@@ -47,19 +47,19 @@
 
 struct ext_reclaim;
 
-/* Maintenance, called by the maintenance thread: one bounded step of what is most urgent: start or
- * go on with the rescue, eviction or expiry of one page (upkeep/reclaim.h says which). Reads for it
+/* Maintenance, called by the maintenance thread: one bounded step of the most urgent work: start or
+ * continue the rescue, eviction or expiry of one page (upkeep/reclaim.h says which). Reads for it
  * are done by I/O threads; no step waits for a device. Pages without objects need no step, they are
- * freed at once. An open wbuf is left open however old it is: closing it early would waste the rest
+ * freed at once. An open wbuf stays open at any age: closing it early would waste the rest
  * of its slot, and reads are served from it. Returns true iff there is more to do now; else call
  * again after some milliseconds, or when the hook of ext_set_maint_hook says so. */
 bool ext_maint_step(struct extstore *e, uint32_t now_unix);
 /* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be
  * freed. */
 void ext_flush_all(struct extstore *e, uint32_t time_unix);
-/* The index is full (-m): the oldest page has to go whatever flash has free. */
+/* The index is full (-m): the oldest page has to go even if flash has free pages. */
 void ext_evict_oldest(struct extstore *e);
-/* An object went that `dropped` or `sweep` had put off. */
+/* An object that `dropped` or `sweep` had put off is gone. */
 void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t record_bytes);
 
 /* NULL with errno. Takes a buffer of wbuf_bytes from the arena. */

@@ -1,7 +1,7 @@
 /* upkeep/save.h: the engine's part of a checkpoint: a stop after which nothing changes any more, and the page
  * table, to and from the file.
  *
- * Threads: one, that has ended all others that use the engine.
+ * Threads: one, after it has ended all other users of the engine.
  */
 #ifndef EXTANT_EXT_SAVE_H
 #define EXTANT_EXT_SAVE_H
@@ -9,16 +9,16 @@
 #include "base/checkpoint.h"
 #include "flash/types.h"
 
-/* What stands in the file: struct ext_saved_engine, then for each page struct ext_saved_page, then a bit for
- * each slot: is WRITTEN. Of a page that was being drained, or had a failed write, only what is on it counts:
- * it comes back SEALED, so that it is drained again, and a device may be better by then. */
+/* The file's layout: struct ext_saved_engine, then for each page struct ext_saved_page, then a bit for
+ * each slot: is WRITTEN. A page that was being drained, or had a failed write, comes back SEALED with
+ * its records, so that it is drained again; the device may have recovered by then. */
 #define EXT_SAVED_MAGIC 0x32656c626154u /* "Table2" */
 
 struct ext_saved_engine {
     uint64_t magic;
     uint64_t page_bytes, wbuf_bytes;
     uint64_t next_seq;
-    uint64_t stamp; /* that stands on the devices */
+    uint64_t stamp; /* of the devices' marks */
     uint32_t page_count, next_version, flush_unix, reserved;
 };
 static_assert(sizeof(struct ext_saved_engine) == 56, "saved engine");
@@ -34,12 +34,12 @@ static_assert(sizeof(struct ext_saved_page) == 48, "saved page");
 /* Can this be an entry of the page table? Pure. */
 bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_page);
 
-/* Ends all that goes on inside: writes what open wbufs hold and waits up to timeout_ms
- * for it, ends the I/O threads, and has the devices make all that was written durable. The caller's
+/* Ends all activity: writes open wbufs and waits up to timeout_ms
+ * for that, ends the I/O threads, and makes all writes durable on the devices. The caller's
  * rings and maintenance are gone. Only ext_save(), ext_objects() and ext_destroy() may follow. 0;
  * -EIO: some records could not be written and are in memory only; or a device's sync error. */
 int ext_quiesce(struct extstore *e, int64_t timeout_ms);
-/* Puts the page table, exact counts included, and the numbers that go on. After a quiesce that gave
+/* Writes the page table with exact counts, and the counters that continue. After a quiesce that gave
  * 0. 0 or checkpoint_put's error. */
 int ext_save(struct extstore *e, struct checkpoint_writer *w);
 uint64_t ext_objects(const struct extstore *e); /* sum over all pages */

@@ -1,4 +1,4 @@
-/* upkeep/scan.h: the page table and the records of flash files of which only the bytes are left.
+/* upkeep/scan.h: rebuilds the page table and finds the records of flash files from their bytes alone.
  *
  * Threads: one, between ext_create with scan and ext_attach_done. No locks.
  */
@@ -7,7 +7,7 @@
 
 #include "flash/types.h"
 
-/* A record, as it was met. */
+/* A record as found. */
 struct ext_scanned {
     uint64_t hash; /* as it was appended */
     ext_place place;
@@ -19,7 +19,7 @@ struct ext_scanned {
 };
 /* Reads a page's tables and the headers of its records, in the order of appending, and calls visit
  * for each record that is sound: checksum, or of a long one the header alone. visit calls
- * ext_attach_object for those that are to be kept. What can't be read is passed over, and counted.
+ * ext_attach_object for those to keep. Unreadable parts are skipped and counted.
  * 0 or -ENOMEM. Waits for the device. */
 int ext_scan_page(struct extstore *e, unsigned page,
                   void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx);
@@ -27,10 +27,10 @@ int ext_scan_page(struct extstore *e, unsigned page,
  * -EIO .. */
 int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out);
 
-/* Fills the empty tables of a new engine from the trailers on flash: what is there is WRITTEN in SEALED
+/* Fills the empty tables of a new engine from the trailers on flash: slots found are WRITTEN in SEALED
  * pages. 0 or -ENOMEM. */
 int ext_scan_tables(struct extstore *e);
-/* Frees the buffers of all these. */
+/* Frees the buffers of these functions. */
 void ext_scan_end(struct extstore *e);
 
 #endif
