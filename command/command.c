@@ -25,6 +25,14 @@ void command_refuse(struct session *s, const struct request *req)
     session_answer(s, req, req->error);
 }
 
+/* Of these bytes of the request's line: known from when it was looked at ahead, else made now. */
+static uint64_t hash_of(const struct session *s, const struct request *req, const char *key, uint32_t len)
+{
+    if (req->hashed.key == key && req->hashed.len == len)
+        return req->hashed.hash;
+    return cache_hash(s->w->env->cache, key, len);
+}
+
 static bool details_wanted(const struct session *s)
 {
     return atomic_load_explicit(&s->w->env->settings->detail_enabled, memory_order_relaxed);
@@ -388,7 +396,7 @@ static enum command_result do_get(struct session *s, struct request *req)
         uint64_t hash[PREFETCH_KEYS];
         unsigned n = 0;
         while (n < PREFETCH_KEYS && proto_next_key(&cursor, &key[n], &len[n]) == 1) {
-            hash[n] = cache_hash(w->env->cache, key[n], len[n]);
+            hash[n] = hash_of(s, req, key[n], len[n]);
             if (n > 0)
                 cache_prefetch(w->cache_worker, hash[n]);
             n++;
@@ -434,7 +442,7 @@ static enum command_result do_mg(struct session *s, struct request *req)
         s->barrier = true;
         return COMMAND_AGAIN;
     }
-    uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req, req->key, req->key_len);
     if (!changes && !meta_has(req, 'u') && try_quick(s, req, req->key, req->key_len, hash))
         return COMMAND_DONE;
     struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
@@ -470,7 +478,7 @@ static enum command_result do_mg(struct session *s, struct request *req)
 
 static enum command_result do_me(struct session *s, struct request *req)
 {
-    uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -680,7 +688,7 @@ static void compare_cas(struct session *s, struct cache_op *op)
 
 static enum command_result do_store(struct session *s, struct request *req)
 {
-    uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_ALLOC, req, req->key, req->key_len, hash);
     if (!p) {
         s->swallow_bytes = (uint64_t)req->value_bytes + req->value_end_bytes;
@@ -749,7 +757,7 @@ void command_store(struct session *s, bool good)
 
 static enum command_result do_delete(struct session *s, struct request *req)
 {
-    uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_DELETE, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -780,7 +788,7 @@ static enum command_result do_delete(struct session *s, struct request *req)
 
 static enum command_result do_touch(struct session *s, struct request *req)
 {
-    uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_TOUCH, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -793,7 +801,7 @@ static enum command_result do_touch(struct session *s, struct request *req)
 
 static enum command_result do_arith(struct session *s, struct request *req)
 {
-    uint64_t hash = cache_hash(s->w->env->cache, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req, req->key, req->key_len);
     struct pending *p = pending_make(s, CACHE_ARITH, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -831,25 +839,25 @@ static enum command_result do_arith(struct session *s, struct request *req)
 
 /* ---- all of them ---- */
 
-uint64_t command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len)
+struct hashed_key command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len)
 {
     uint64_t hash = cache_hash(w->env->cache, key, key_len);
     cache_prefetch(w->cache_worker, hash);
-    return hash;
+    return (struct hashed_key){.key = key, .len = key_len, .hash = hash};
 }
 
-uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
-                            uint32_t *value_bytes)
+struct hashed_key command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
+                                     uint32_t *value_bytes)
 {
     const char *key;
     uint32_t len = proto_peek_key(line, bytes, &key, value_bytes);
-    return len == 0 ? 0 : command_look_at_key(w, key, len);
+    return len == 0 ? (struct hashed_key){.len = 0} : command_look_at_key(w, key, len);
 }
 
-void command_look_closer(struct command_worker *w, uint64_t seen)
+void command_look_closer(struct command_worker *w, const struct hashed_key *seen)
 {
-    if (seen != 0)
-        cache_prefetch_item(w->cache_worker, seen);
+    if (seen->len > 0)
+        cache_prefetch_item(w->cache_worker, seen->hash);
 }
 
 static enum command_result execute(struct session *s, struct request *req)

@@ -14,13 +14,14 @@
 
 #include "command/session.h"
 
-/* Lines that were received, but come later: fetches from memory what their keys will need. The
- * first call for each line gives what the second takes, some time after it; 0: there is nothing to
- * fetch. *value_bytes: of the value that stands between the line and the next one. */
-uint64_t command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
-                            uint32_t *value_bytes);
-uint64_t command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len);
-void command_look_closer(struct command_worker *w, uint64_t seen);
+/* Lines that were received, but come later: fetches from memory what their keys will need. The first call for
+ * each line gives its key and hash, which the second takes some time after it; len 0: there is nothing to fetch.
+ * When the line is executed, they go into request.hashed. *value_bytes: of the value that stands between the line and
+ * the next one. */
+struct hashed_key command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
+                                     uint32_t *value_bytes);
+struct hashed_key command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len);
+void command_look_closer(struct command_worker *w, const struct hashed_key *seen);
 
 /* Executes a request that was parsed without an error. */
 enum command_result command_execute(struct session *s, struct request *req);

@@ -412,8 +412,79 @@ static bool lies(const struct request *req)
     return req->error == REPLY_UNKNOWN_COMMAND && req->close_after;
 }
 
+/* Of the lines that come after the one that is executed. */
+struct ahead {
+    const char *at;            /* the first that was not looked at; NULL: the next one */
+    struct hashed_key seen[2]; /* the next line, and the one after it */
+};
+
+/* The next packet with a key, from a->at on. */
+static struct hashed_key look_at_packet(struct conn *c, struct ahead *a)
+{
+    const char *end = c->buf + c->end;
+    for (unsigned i = 0; i < LOOK_LINES_MAX && a->at < end; i++) {
+        const char *key;
+        uint64_t bytes;
+        uint32_t len = proto_peek_bin(a->at, (size_t)(end - a->at), &key, &bytes);
+        a->at = bytes == 0 || bytes > (size_t)(end - a->at) ? end : a->at + bytes;
+        if (len > 0)
+            return command_look_at_key(c->session.w, key, len);
+    }
+    return (struct hashed_key){.len = 0};
+}
+
+/* The next line that looks like a request, from a->at on. */
+static struct hashed_key look_at_line(struct conn *c, struct ahead *a)
+{
+    const char *end = c->buf + c->end;
+    struct hashed_key seen = {.len = 0};
+    if (unlikely(c->session.is_binary))
+        return look_at_packet(c, a);
+    for (unsigned i = 0; seen.len == 0 && i < LOOK_LINES_MAX && a->at < end; i++) {
+        uint32_t value_bytes;
+        size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
+        const char *newline = memchr(a->at, '\n', bytes);
+        seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at), &value_bytes);
+        a->at = newline ? newline + 1 : a->at + bytes;
+        if (value_bytes > 0)
+            a->at += min_u64((size_t)(end - a->at), (uint64_t)value_bytes + 2);
+    }
+    return seen;
+}
+
+/* What was received begins with it. */
+static void look_at_first(struct conn *c)
+{
+    struct ahead a = {.at = c->buf + c->start};
+    c->first = look_at_line(c, &a);
+}
+
+/* The line is parsed: what is known of its key goes with it. While it is executed, the index for the line after
+ * the next is on its way from memory, and the item of the next one. */
+static void look_ahead(struct conn *c, struct ahead *a, size_t consumed)
+{
+    struct request *req = &c->worker->request;
+    const char *line = c->buf + c->start, *next = line + consumed, *end = c->buf + c->end;
+    if (unlikely(a->seen[0].len > 0 && a->seen[0].key < line)) { /* of a line that wasn't executed */
+        a->seen[0] = a->seen[1];
+        a->seen[1].len = 0;
+    }
+    req->hashed = a->seen[0];
+    if (req->value_bytes > 0)
+        next += min_u64((size_t)(end - next), (uint64_t)req->value_bytes + req->value_end_bytes);
+    if (next == end)
+        return;
+    if (a->at < next) {
+        a->at = next;
+        a->seen[1] = look_at_line(c, a);
+    }
+    a->seen[0] = a->seen[1];
+    a->seen[1] = look_at_line(c, a);
+    command_look_closer(c->session.w, &a->seen[0]);
+}
+
 /* One line or packet. True iff the loop may go on with the next. */
-static bool execute_next(struct conn *c, enum next *next)
+static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
 {
     struct session *s = &c->session;
     struct request *req = &c->worker->request;
@@ -442,6 +513,7 @@ static bool execute_next(struct conn *c, enum next *next)
     }
     if (s->get_offset == 0)
         log_request(c, consumed);
+    look_ahead(c, ahead, consumed);
     switch (command_execute(s, req)) {
     case COMMAND_DONE:
         consume(c, consumed);
@@ -465,89 +537,13 @@ static bool execute_next(struct conn *c, enum next *next)
     return true;
 }
 
-/* Of the lines that come after the one that is executed. */
-struct ahead {
-    const char *at;       /* the last line that was looked at */
-    uint32_t value_bytes; /* of the value behind it */
-    uint64_t seen[2];     /* the next line, and the one after it */
-};
-
-/* The same of packets. */
-static uint64_t look_at_packet(struct conn *c, struct ahead *a)
-{
-    const char *end = c->buf + c->end;
-    for (unsigned i = 0; i < LOOK_LINES_MAX && a->at < end; i++) {
-        const char *key;
-        uint64_t bytes;
-        (void)proto_peek_bin(a->at, (size_t)(end - a->at), &key, &bytes);
-        if (bytes == 0 || bytes > (size_t)(end - a->at)) {
-            a->at = end;
-            return 0;
-        }
-        a->at += bytes;
-        uint32_t len = proto_peek_bin(a->at, (size_t)(end - a->at), &key, &bytes);
-        if (len > 0)
-            return command_look_at_key(c->session.w, key, len);
-    }
-    return 0;
-}
-
-/* The next line that looks like a request, 0: none. */
-static uint64_t look_at_line(struct conn *c, struct ahead *a)
-{
-    const char *end = c->buf + c->end;
-    uint64_t seen = 0;
-    if (unlikely(c->session.is_binary))
-        return look_at_packet(c, a);
-    for (unsigned i = 0; seen == 0 && i < LOOK_LINES_MAX && a->at < end; i++) {
-        size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
-        const char *newline = memchr(a->at, '\n', bytes);
-        a->at = newline ? newline + 1 : a->at + bytes;
-        if (a->value_bytes > 0)
-            a->at += min_u64((size_t)(end - a->at), (uint64_t)a->value_bytes + 2);
-        a->value_bytes = 0;
-        if (a->at < end)
-            seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at), &a->value_bytes);
-    }
-    return seen;
-}
-
-/* What was received begins with it. */
-static uint64_t look_at_first(struct conn *c)
-{
-    const char *from = c->buf + c->start, *key;
-    uint64_t packet_bytes;
-    uint32_t value_bytes, len;
-    if (likely(!c->session.is_binary))
-        return command_look_ahead(c->session.w, from, buffered(c), &value_bytes);
-    len = proto_peek_bin(from, buffered(c), &key, &packet_bytes);
-    return len > 0 ? command_look_at_key(c->session.w, key, len) : 0;
-}
-
-/* While a line is executed, the index for the line after the next is on its way from memory, and
- * the item of the next one. */
-static void look_ahead(struct conn *c, struct ahead *a)
-{
-    const char *line = c->buf + c->start;
-    bool first = !a->at;
-    if (a->at < line) {
-        const char *key;
-        a->at = line;
-        (void)proto_peek_key(line, buffered(c), &key, &a->value_bytes);
-    }
-    if (first)
-        a->seen[1] = look_at_line(c, a);
-    a->seen[0] = a->seen[1];
-    a->seen[1] = look_at_line(c, a);
-    command_look_closer(c->session.w, a->seen[0]);
-}
-
 /* Deals with what was received as far as possible; *budget requests at most. */
 static enum next conn_execute(struct conn *c, uint32_t *budget)
 {
     struct session *s = &c->session;
-    struct ahead ahead = {.at = NULL};
+    struct ahead ahead = {.seen = {c->first}};
     enum next next;
+    c->first.len = 0;
     for (;;) {
         if (unlikely(s->broken)) { /* at once, as memcached: a part of the replies helps nobody */
             stat_inc(s->w->stats, STAT_response_obj_oom);
@@ -575,11 +571,10 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         if (*budget == 0)
             return NEXT_YIELD;
         (*budget)--;
-        look_ahead(c, &ahead);
         if (unlikely(!s->authenticated) && !s->is_binary) {
             if (!authenticate(c, &next))
                 return next;
-        } else if (!execute_next(c, &next)) {
+        } else if (!execute_next(c, &ahead, &next)) {
             return next;
         }
     }
@@ -758,18 +753,22 @@ static void conn_receive_first(struct conn *c)
         conn_run(c, false);
         return;
     }
+    struct worker *w = c->worker;
     c->more = r == READ_FULL;
-    c->seen = look_at_first(c);
-    worker_put(c->worker, &c->in_loop, CONN_RECEIVED);
-    if (c->worker->list[CONN_RECEIVED].count >= RECEIVED_MAX)
-        conns_execute(c->worker);
+    if (w->list[CONN_RECEIVED].count == 1)
+        look_at_first(conn_of(w->list[CONN_RECEIVED].head));
+    if (w->list[CONN_RECEIVED].count > 0)
+        look_at_first(c);
+    worker_put(w, &c->in_loop, CONN_RECEIVED);
+    if (w->list[CONN_RECEIVED].count >= RECEIVED_MAX)
+        conns_execute(w);
 }
 
 void conns_execute(struct worker *w)
 {
     struct loop_conn *l = w->list[CONN_RECEIVED].head;
     for (; l; l = l->list[CONN_RECEIVED].next)
-        command_look_closer(&w->command, conn_of(l)->seen);
+        command_look_closer(&w->command, &conn_of(l)->first);
     for (struct conn *c; (c = conn_of(worker_take(w, CONN_RECEIVED)));)
         conn_run(c, c->more);
 }

@@ -15,7 +15,8 @@
  * worker's pool while there is something in them.
  *
  * In a turn of the loop many connections are ready. First all receive, then all execute, so that
- * the memory that their requests need is fetched meanwhile (command_look_ahead); and a connection
+ * the memory that their requests need is fetched meanwhile (command_look_ahead; a connection that is
+ * alone in this has nothing to do meanwhile, and doesn't look); and a connection
  * that has answered all it has received leaves its replies in the queue, until at the end of the
  * turn those of all go out with one call (net/netring.h).
  *
@@ -94,7 +95,7 @@ struct conn {
     uint8_t apart; /* bits of enum conn_apart; most connections have none */
     bool more;     /* CONN_RECEIVED: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
-    uint64_t seen; /* CONN_RECEIVED: what command_look_ahead() gave for the first line */
+    struct hashed_key first; /* CONN_RECEIVED: what command_look_ahead() gave for the first line, or nothing */
     /* read by others for stats */
     _Atomic(uint8_t) state;         /* enum conn_state */
     _Atomic(uint32_t) last_cmd_sec; /* clock */

@@ -29,6 +29,7 @@ static void clear_request(struct request *req)
     req->key_len = 0;
     req->key = NULL;
     req->keys = (struct key_cursor){NULL, NULL, false};
+    req->hashed.len = 0;
     req->swallow_bytes = 0;
     req->value_bytes = 0;
     req->client_flags = 0;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""What one request costs, in instructions of the server itself: a get and a set of 100 bytes in memory, and a
-get of 1000 bytes from flash. Needs valgrind; a time of day and other programs don't change the figures.
+"""What one request costs, in instructions of the server itself and with those of libraries: a get and a set of
+100 bytes in memory, a get that comes in a pipeline of 20, and a get of 1000 bytes from flash. Needs valgrind. Other
+programs don't change the figures, but for those of flash, which tell how many turns of the loop a read took.
 
   scripts/callgrind_cost.py extant              the figures
   scripts/callgrind_cost.py before/extant extant   the figures of both, and how they differ
@@ -13,9 +14,9 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 't', 'aid'))
-from counted import cost  # noqa: E402
+from counted import cost, own  # noqa: E402
 
-WORDS = {'get': 'get, memory', 'set': 'set, memory', 'flash': 'get, flash'}
+WORDS = {'get': 'get, memory', 'set': 'set, memory', 'pipeline': 'get, pipeline', 'flash': 'get, flash'}
 FUNCTIONS_SHOWN = 40
 
 
@@ -31,12 +32,14 @@ def main():
         first = None
         for binary in args.binary:
             counts = cost(binary, word)
-            total = sum(counts.values())
-            first = first or total
-            print('%-12s %8.1f instructions %+6.1f%%  %s' % (text, total, 100 * (total / first - 1), binary))
+            figures = own(counts, binary), sum(counts.values())
+            first = first or figures
+            more = [100 * (now / before - 1) for now, before in zip(figures, first)]
+            print('%-13s %8.1f instructions %+6.1f%%, with libraries %8.1f %+6.1f%%  %s' % (
+                text, figures[0], more[0], figures[1], more[1], binary), flush=True)
             if args.functions:
-                for name in sorted(counts, key=counts.get, reverse=True)[:FUNCTIONS_SHOWN]:
-                    print('  %8.1f %s' % (counts[name], name))
+                for key in sorted(counts, key=counts.get, reverse=True)[:FUNCTIONS_SHOWN]:
+                    print('  %8.1f %-40s %s' % (counts[key], key[1], os.path.basename(key[0])))
     return 0
 
 

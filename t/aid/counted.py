@@ -1,6 +1,5 @@
 """What requests cost in instructions, counted by callgrind in the worker's thread: the difference between a
-run with few and one with many, so that start and end of a server are not in it. Only the program's own
-instructions count, not those of libraries and of the kernel.
+run with few and one with many, so that start and end of a server are not in it. The kernel's don't count.
 """
 
 import glob
@@ -12,6 +11,7 @@ import subprocess
 from servers import PATIENCE_SECONDS, Server, make_cert
 
 FEW, MANY = 200, 700
+PIPELINE = 20
 VALUE = b'v' * 100
 FLASH_VALUE = b'v' * 1000
 FLASH_KEYS = 8192  # more than the memory of FLASH holds
@@ -89,6 +89,18 @@ def in_memory(word, server, count):
             exchange(s, request, answer)
 
 
+def in_pipelines(server, count):
+    """PIPELINE different keys with each write."""
+    keys = [b'key-%06d' % i for i in range(PIPELINE)]
+    with server.connect() as s:
+        for key in keys:
+            exchange(s, store_request(key, VALUE), STORED)
+        request = b''.join(b'get %s\r\n' % key for key in keys)
+        answer = b''.join(get_answer(key, VALUE) for key in keys)
+        for _ in range(count // PIPELINE):
+            exchange(s, request, answer)
+
+
 def flash_hits(server):
     return int(server.stats()['get_extstore'])
 
@@ -106,40 +118,64 @@ def on_flash(server, count):
 
 
 def run(binary, word, count, tls=False):
-    """A server's life with this many requests: its profile, as callgrind_annotate prints it."""
+    """A server's life with this many requests: {(object, function): instructions} of the worker's thread."""
     server = Counted(binary, tls, flash=word == 'flash')
     try:
         server.start()
         if word == 'flash':
             on_flash(server, count)
+        elif word == 'pipeline':
+            in_pipelines(server, count)
         else:
             in_memory(word, server, count)
         server.process.terminate()
         server.process.wait(PATIENCE_SECONDS)
         for path in glob.glob(server.out + '-*'):
-            text = subprocess.run(['callgrind_annotate', '--threshold=100', path], capture_output=True,
-                                  text=True, check=True, timeout=PATIENCE_SECONDS).stdout
-            if ':conn_event' in text:
-                return text
+            counts = by_function(path)
+            if any(name.startswith('conn_event') for _, name in counts):
+                return counts
         raise AssertionError('no thread serves connections')
     finally:
         server.stop()
 
 
-def by_function(text, binary):
-    """Instructions by function of the program itself."""
-    counts = {}
-    for number, name in re.findall(r'^ *([\d,]+) .*?:([\w.\']+)(?: \[\d+\])? \[%s\]$' % re.escape(
-            os.path.realpath(binary)), text, re.M):
-        counts[name] = counts.get(name, 0) + int(number.replace(',', ''))
+def by_function(path):
+    """Reads what callgrind wrote of one thread: {(object, function): instructions}, without those of callees.
+    Inlined functions count to those that they are in."""
+    names, counts = {}, {}
+    current = {'ob': '', 'fn': ''}
+    after_call = False
+    with open(path, encoding='latin-1') as f:
+        for line in f:
+            named = re.match(r'(c?(?:ob|fn|fi|fe|fl))=\((\d+)\)(?: (.*))?$', line)
+            if named:
+                kind, number, name = named.groups()
+                space = 'ob' if kind.endswith('ob') else 'fn' if kind.endswith('fn') else 'file'
+                if name:
+                    names[space, number] = name
+                if kind in current:
+                    current[kind] = names[space, number]
+            elif line.startswith('calls='):
+                after_call = True
+            elif line[0] in '+-*0123456789':
+                if not after_call:
+                    key = current['ob'], current['fn']
+                    counts[key] = counts.get(key, 0) + int(line.split()[1])
+                after_call = False
     return counts
 
 
 def cost(binary, word, tls=False):
-    """What one get or set in memory, or one get from flash, needs: {function: instructions}."""
-    few, many = (by_function(run(binary, word, n, tls), binary) for n in (FEW, MANY))
-    return {name: (many[name] - few.get(name, 0)) / (MANY - FEW) for name in many}
+    """What one get or set in memory, or one get from flash, needs of the worker's thread:
+    {(object, function): instructions}."""
+    few, many = (run(binary, word, n, tls) for n in (FEW, MANY))
+    return {key: (many[key] - few.get(key, 0)) / (MANY - FEW) for key in many}
+
+
+def own(counts, binary):
+    """Of these, what the program itself needs, without libraries."""
+    return sum(n for (ob, _), n in counts.items() if ob == os.path.realpath(binary))
 
 
 def instructions(binary, word, tls=False):
-    return sum(cost(binary, word, tls).values())
+    return own(cost(binary, word, tls), binary)
