@@ -28,8 +28,10 @@ void command_refuse(struct session *s, const struct request *req)
 /* Of these bytes of the request's line: known from when it was looked at ahead, else made now. */
 static uint64_t hash_of(const struct session *s, const struct request *req, const char *key, uint32_t len)
 {
-    if (req->hashed.key == key && req->hashed.len == len)
+    if (req->hashed.len == len && req->hashed.key == key) {
+        DEBUG_ASSERT(req->hashed.hash == cache_hash(s->w->env->cache, key, len));
         return req->hashed.hash;
+    }
     return cache_hash(s->w->env->cache, key, len);
 }
 
