@@ -284,6 +284,27 @@ Test(protocol, byte_by_byte_is_the_same)
     client_expect(c, answers);
 }
 
+/* What is known ahead of a line's key (debug builds check it) isn't taken for that of another line, whatever
+ * comes between: errors, values that hold lines, keys of other forms. */
+Test(protocol, pipelines_of_mixed_lines)
+{
+    static const char lines[] = "set b 0 0 2\r\nxx\r\n"
+                                "get a\r\nnonsense\r\nget b a b\r\n"
+                                "set c 0 0 7\r\nget b\r\n\r\n"
+                                "mg Yg== b v k\r\nget c\r\nmg b v k\r\n"
+                                "set d 0 0 x\r\nset  e 0 0 0\r\n\r\nget  e\r\n"
+                                "gat 0 b\r\ndelete b\r\nget b\r\nget c\r\n";
+    static const char replies[] = "STORED\r\n"
+                                  "END\r\nERROR\r\nVALUE b 0 2\r\nxx\r\nVALUE b 0 2\r\nxx\r\nEND\r\n"
+                                  "STORED\r\n"
+                                  "VA 2 kb\r\nxx\r\nVALUE c 0 7\r\nget b\r\n\r\nEND\r\nVA 2 kb\r\nxx\r\n"
+                                  "CLIENT_ERROR bad command line format\r\nSTORED\r\nVALUE e 0 0\r\n\r\nEND\r\n"
+                                  "VALUE b 0 2\r\nxx\r\nEND\r\nDELETED\r\nEND\r\n"
+                                  "VALUE c 0 7\r\nget b\r\n\r\nEND\r\n";
+    for (int i = 0; i < 3; i++)
+        client_ask(c, lines, replies);
+}
+
 Test(protocol, ten_thousand_pipelined_gets)
 {
     client_ask(c, "set a 0 0 3\r\nabc\r\n", "STORED\r\n");
