@@ -20,7 +20,7 @@
 
 #include "operator/auth.h"
 #include "base/clock.h"
-#include "command/admin.h"
+#include "command/stats_report.h"
 #include "base/confine.h"
 #include "crawler.h"
 #include "net/listener.h"
@@ -416,9 +416,9 @@ static int make_aids(struct server *s)
         if (set->http)
             t->samples = samples_create((char)set->prefix_delimiter);
     }
-    env->admin = admin_create();
+    env->report = report_create();
     env->prefixes = prefixes_create((char)set->prefix_delimiter);
-    if (!env->thread_stats || !env->admin || !env->prefixes)
+    if (!env->thread_stats || !env->report || !env->prefixes)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
     if (set->auth_file) {
         env->auth = auth_create(set->auth_file);
@@ -679,7 +679,7 @@ static void take_down(struct server *s)
     auth_destroy(env->auth);
     if (env->prefixes)
         prefixes_destroy(env->prefixes);
-    admin_destroy(env->admin);
+    report_destroy(env->report);
     for (unsigned i = 0; env->thread_stats && i < env->thread_count; i++) {
         if (env->thread_stats[i])
             samples_destroy(env->thread_stats[i]->samples);

@@ -38,7 +38,7 @@
 #define SESSION_PENDING_BYTES_MAX 4096 /* a request that is being worked on takes less */
 #define COMMAND_COPY_BYTES_MAX 1024 /* values up to this are copied into the reply */
 
-struct admin;
+struct report;
 struct crawler;
 struct maint;
 struct pending;
@@ -74,7 +74,7 @@ struct command_env {
     struct thread_stats **thread_stats;
     unsigned thread_count;
     struct server_counters *counters;
-    struct admin *admin;
+    struct report *report;
     uint64_t reserved_fds;
     uint64_t connection_bytes; /* of one connection, beside its buffers */
     _Atomic(bool) stopping; /* set at the end: dumps give up */
@@ -170,7 +170,7 @@ enum command_result {
     COMMAND_AGAIN, /* not now: the same line again when barrier is gone, or the session not full */
     COMMAND_CLOSE, /* send what is there, then close */
     COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */
-    COMMAND_DUMP,  /* hand the socket to command_dump(); no reply waits */
+    COMMAND_DUMP,  /* hand the socket to dump_start(); no reply waits */
 };
 
 /* ---- ops that may be parked ---- */

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "command/admin.h"
+#include "command/dump.h"
 #include "command/login.h"
 #include "base/log.h"
 #include "proto/bin.h"
@@ -280,7 +280,7 @@ static enum next start_dump(struct conn *c)
     atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
     enum reply refused = REPLY_CRAWLER_ERROR;
     if (fd >= 0)
-        refused = command_dump(&c->session, fd, dump_over, c);
+        refused = dump_start(&c->session, fd, dump_over, c);
     if (refused == REPLY_NONE)
         return NEXT_GONE;
     if (tls && fd >= 0)

@@ -5,7 +5,7 @@
 #include <event2/buffer.h>
 #include <stdarg.h>
 
-#include "command/admin.h"
+#include "command/stats_report.h"
 #include "net/lines.h"
 
 /* ---- memcached_exporter's names ---- */
@@ -211,7 +211,7 @@ static unsigned read_classes(const struct command_env *env, struct class_figures
         slab_info(env->slab, cls, &out[n].slab);
         if (out[n].slab.total_pages == 0)
             continue;
-        admin_class(env, cls, &out[n].items);
+        report_class(env, cls, &out[n].items);
         out[n++].cls = cls;
     }
     return n;
@@ -277,7 +277,7 @@ static void write_misses(const struct command_env *env, struct evbuffer *out)
     struct stats_sum *sum = malloc(sizeof(*sum));
     if (!sum)
         return;
-    admin_threads(env, sum);
+    report_threads(env, sum);
     describe(out, "extant_misses_total", "counter",
              "Gets that found nothing, by reason; they add up to the misses of get.");
     for (unsigned why = 0; why < MISS_REASON_COUNT; why++)
@@ -317,7 +317,7 @@ static void write_latency(const struct command_env *env, struct evbuffer *out)
         for (unsigned command = 0; command < LATENCY_COMMANDS; command++) {
             struct histogram_sum sum;
             char labels[64];
-            admin_latency(env, tier, command, &sum);
+            report_latency(env, tier, command, &sum);
             if (sum.count == 0 && !(tier == LATENCY_RAM && command == LATENCY_GET))
                 continue;
             snprintf(labels, sizeof(labels), "tier=\"%s\",command=\"%s\"", latency_tier_name(tier),
@@ -418,9 +418,9 @@ static void write_flash(struct extstore *ext, struct evbuffer *out)
 void metrics_write(const struct command_env *env, struct evbuffer *out)
 {
     struct lines l = {0};
-    admin_emit_general(env, lines_emit, &l);
+    report_general(env, lines_emit, &l);
     settings_print_stats(env->settings, lines_emit, &l);
-    admin_emit_extant(env, lines_emit, &l);
+    report_extant(env, lines_emit, &l);
     lines_emit(&l, "total_malloced", "%" PRIu64, slab_taken_bytes(env->slab));
     lines_sort(&l);
     add_derived(&l);

@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "command/admin.h"
+#include "command/stats_report.h"
 #include "net/metrics.h"
 #include "operator/samples.h"
 
@@ -113,7 +113,7 @@ static void put_latency(const struct command_env *env, struct evbuffer *out)
     for (unsigned tier = 0; tier < LATENCY_TIERS; tier++) {
         for (unsigned command = 0; command < LATENCY_COMMANDS; command++) {
             struct histogram_sum sum;
-            admin_latency(env, tier, command, &sum);
+            report_latency(env, tier, command, &sum);
             if (sum.count == 0)
                 continue;
             evbuffer_add_printf(out, "%s{\"tier\":\"%s\",\"command\":\"%s\",\"buckets\":[", comma,
@@ -254,9 +254,9 @@ void status_write(const struct command_env *env, const struct status_history *h,
         amplification = metrics_write_amplification(&v);
     }
     evbuffer_add_printf(out, "{\"stats\":{");
-    admin_emit_general(env, put_line, &general);
+    report_general(env, put_line, &general);
     evbuffer_add_printf(out, "},\"extant\":{");
-    admin_emit_extant(env, put_line, &extant);
+    report_extant(env, put_line, &extant);
     evbuffer_add_printf(out,
                         "},\"write_bytes_per_sec\":%.1f,\"write_known_sec\":%.0f,"
                         "\"write_amplification\":%.3f,",

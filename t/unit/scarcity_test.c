@@ -8,7 +8,7 @@
 
 #include "operator/auth.h"
 #include "base/checkpoint.h"
-#include "command/admin.h"
+#include "command/stats_report.h"
 #include "crawler.h"
 #include "io_thread.h"
 #include "net/listener.h"
@@ -324,12 +324,12 @@ static bool try_small_parts(void *ctx)
         prefixes_get(p, "a:key", 5, true);
         prefixes_destroy(p);
     }
-    struct admin *admin = admin_create();
-    if (admin)
-        admin_destroy(admin);
+    struct report *report = report_create();
+    if (report)
+        report_destroy(report);
     bool failed = sys_failed();
-    cr_assert(failed || (noted && admin));
-    return noted && admin;
+    cr_assert(failed || (noted && report));
+    return noted && report;
 }
 
 Test(scarcity, of_what_commands_need) { each_call_fails(SYS_ALL, try_small_parts, NULL); }

@@ -1,0 +1,20 @@
+/* command/dump.h: `lru_crawler metadump` and `mgdump`: what the crawler finds, as lines, straight into the socket.
+ * The crawler's thread writes it, and waits for a client that takes nothing, for half a minute at most.
+ *
+ * Threads: dump_start() in the session's worker. No locks are held while it sends.
+ */
+#ifndef EXTANT_DUMP_H
+#define EXTANT_DUMP_H
+
+#include "command/session.h"
+#include "crawler.h"
+
+/* After COMMAND_DUMP: starts the dump that was asked for into the non-blocking socket fd, which
+ * nobody else may use until over(arg, alive) is called, once, in another thread: alive if all was
+ * sent. REPLY_NONE, or why nothing was started. */
+enum reply dump_start(struct session *s, int fd, void (*over)(void *arg, bool alive), void *arg);
+
+/* What to answer when the crawler was asked to start: REPLY_OK, or why it didn't. */
+enum reply dump_refusal(enum crawler_result r);
+
+#endif
