@@ -79,6 +79,7 @@ static void note_fetch(struct session *s, enum verb verb, const char *key, uint3
 /* The op waits for flash; the wait is over. */
 static void park(struct pending *p)
 {
+    DEBUG_ASSERT(!p->parked && !p->held);
     p->parked = true;
     p->parked_ns = clock_mono_ns();
     p->s->parked++;
@@ -86,6 +87,7 @@ static void park(struct pending *p)
 
 static void end_wait(struct pending *p)
 {
+    DEBUG_ASSERT(p->parked);
     p->parked = false;
     p->waited_ns += clock_mono_ns() - p->parked_ns;
 }
@@ -586,6 +588,7 @@ static bool change_next(struct session *s, struct pending *p)
     enum reply error = encode_error_of(p->req.verb, op->status);
     if (op->verb == CACHE_ALLOC) {
         if (error == REPLY_NONE) {
+            DEBUG_ASSERT(!s->store && s->parked == 0 && p->received == 0);
             s->store = p;
             return false;
         }

@@ -76,6 +76,7 @@ void pending_hold(struct pending *p)
     bool large;
     if (p->source.value_bytes == 0 || !cache_view_is_read(&p->op, &large))
         return;
+    DEBUG_ASSERT(!p->held && !p->parked && p->source.ready);
     p->held = true;
     p->held_ms = clock_mono_ms();
     p->younger = NULL;
@@ -90,6 +91,7 @@ void pending_hold(struct pending *p)
 void pending_free(struct pending *p)
 {
     struct command_worker *w = p->s->w;
+    DEBUG_ASSERT(!p->parked);
     value_forget(p);
     pool_count_response(&w->pool, -1);
     cache_release(w->cache_worker, &p->op);
@@ -234,6 +236,7 @@ static void fetch_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
+    DEBUG_ASSERT(p->parked);
     session_unpark(s);
     p->parked = false;
     if (s->gone)
@@ -254,6 +257,7 @@ bool session_fetch(struct session *s)
         value_returned(s, p);
         return source->ready;
     }
+    DEBUG_ASSERT(!p->parked && !p->held);
     p->parked = true;
     s->parked++;
     return false;

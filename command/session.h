@@ -176,7 +176,20 @@ enum command_result {
 /* ---- ops that may be parked ---- */
 
 /* An op, a copy of what its reply needs (the line it came in is gone when it is done), and the head of the
- * reply. */
+ * reply. Its life, with the function on each edge (asserted):
+ *
+ *   made       pending_make: the op is set up and not run
+ *   -> parked  park (run_read, run_change), session_fetch: the op waits for flash or memory and counts in
+ *              session.parked; nobody may free it
+ *   parked ->  read_done, change_done, fetch_done: the op is done, whether the client is still there or not
+ *   -> queued  run_read, queue_ready: a get has its place in the reply queue; the queue frees it when it is sent or
+ *              dropped (source_finished), if it is ready by then, else read_done does
+ *   -> held    pending_hold: the value is in a read buffer; may become `away` (put_values_away), comes back by
+ *              session_fetch
+ *   -> store   change_next: a store has memory for its value, session.store is it; command_store runs it
+ *   -> dropping change_next: the store was refused, and the old value goes
+ *   -> freed   pending_free: not parked, in no list
+ */
 struct pending {
     struct cache_op op;
     struct reply_source source; /* reads */

@@ -40,6 +40,68 @@ const char *conn_state_name(enum conn_state state)
     return state_names[state];
 }
 
+enum { /* sets of states */
+    AT_PARSE = 1u << CONN_PARSE,
+    AT_CLOSING = 1u << CONN_CLOSING,
+    AT_SENDING = 1u << CONN_MWRITE | AT_CLOSING,
+    AT_ANY = (1u << (CONN_CLOSING + 1)) - 1,
+};
+
+/* The edges of net/conn.h. */
+static UNUSED bool may_become(enum conn_state from, enum conn_state to)
+{
+    static const uint16_t edges[] = {
+        [CONN_PARSE] = AT_ANY & ~AT_PARSE,      [CONN_DUMP] = AT_PARSE,
+        [CONN_READ] = AT_PARSE | AT_SENDING,    [CONN_NREAD] = AT_PARSE | AT_SENDING,
+        [CONN_SWALLOW] = AT_PARSE | AT_SENDING, [CONN_IO_QUEUE] = AT_PARSE | AT_SENDING,
+        [CONN_MWRITE] = AT_PARSE | AT_CLOSING,  [CONN_CLOSING] = AT_PARSE,
+        [CONN_YIELD] = AT_PARSE,
+    };
+    return edges[from] & 1u << to;
+}
+
+static void conn_become(struct conn *c, enum conn_state state)
+{
+    DEBUG_ASSERT(may_become(c->state, state));
+    atomic_store_explicit(&c->state, (uint8_t)state, memory_order_relaxed);
+}
+
+/* What net/conn.h says of the state that it waits in; the event is set. */
+static void conn_assert(const struct conn *c)
+{
+#ifdef EXTANT_DEBUG
+    const struct session *s = &c->session;
+    switch ((enum conn_state)c->state) {
+    case CONN_READ:
+        ASSERT(!s->store && s->swallow_bytes == 0 && !s->barrier && c->interest == EV_READ);
+        break;
+    case CONN_NREAD:
+        ASSERT(s->store && c->interest == EV_READ);
+        break;
+    case CONN_SWALLOW:
+        ASSERT(s->swallow_bytes > 0 && c->interest == EV_READ);
+        break;
+    case CONN_MWRITE:
+        ASSERT(c->blocked && c->interest == EV_WRITE);
+        break;
+    case CONN_IO_QUEUE:
+        ASSERT(s->parked > 0 || s->out.waiting > 0);
+        break;
+    case CONN_YIELD:
+        ASSERT(c->in_loop.list[CONN_YIELDING].is_in);
+        break;
+    case CONN_CLOSING:
+        ASSERT(c->closing);
+        break;
+    case CONN_PARSE:
+    case CONN_DUMP:
+        ASSERT(!"a state in which no connection waits");
+    }
+#else
+    (void)c;
+#endif
+}
+
 static void log_event(struct conn *c, const char *reason)
 {
     if (!watch_wants(WATCH_CONNEVENTS))
@@ -235,7 +297,7 @@ static enum next tls_becomes_watcher(struct conn *c)
     int rc = fd < 0 ? -errno
                     : watch_add(fd, (uint32_t)c->session.handover, tls_watcher_closed, NULL);
     if (rc == 0) {
-        atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
+        conn_become(c, CONN_DUMP);
         return NEXT_GONE;
     }
     if (fd >= 0)
@@ -277,7 +339,7 @@ static enum next start_dump(struct conn *c)
     bool tls = c->apart & CONN_TLS;
     int fd = tls ? c->worker->conn_tls->lend(c, true) : c->origin.fd;
     c->apart |= CONN_DUMPING;
-    atomic_store_explicit(&c->state, CONN_DUMP, memory_order_relaxed);
+    conn_become(c, CONN_DUMP);
     enum reply refused = REPLY_CRAWLER_ERROR;
     if (fd >= 0)
         refused = dump_start(&c->session, fd, dump_over, c);
@@ -286,6 +348,7 @@ static enum next start_dump(struct conn *c)
     if (tls && fd >= 0)
         c->worker->conn_tls->take_back(c, fd);
     c->apart &= (uint8_t)~CONN_DUMPING;
+    conn_become(c, CONN_PARSE);
     session_reply(&c->session, refused);
     return NEXT_INPUT;
 }
@@ -628,7 +691,7 @@ static void set_state(struct conn *c, enum next next)
     else if (c->session.swallow_bytes > 0)
         state = CONN_SWALLOW;
     if (atomic_load_explicit(&c->state, memory_order_relaxed) != state)
-        atomic_store_explicit(&c->state, (uint8_t)state, memory_order_relaxed);
+        conn_become(c, state);
 }
 
 /* Sends what is ready. False: the connection is gone. */
@@ -676,7 +739,7 @@ static void conn_input_ended(struct conn *c, enum read_result r)
 /* Reads (if it may), executes, sends, until it has to wait for something. */
 static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool tls)
 {
-    atomic_store_explicit(&c->state, CONN_PARSE, memory_order_relaxed);
+    conn_become(c, CONN_PARSE);
     uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
                                            memory_order_relaxed);
     enum next next = NEXT_WAIT;
@@ -726,6 +789,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         conn_close(c, CONN_ERROR);
         return;
     }
+    conn_assert(c);
     if (next == NEXT_INPUT || c->blocked || session_is_crowded(&c->session))
         buffer_trim(c);
 }
@@ -804,6 +868,8 @@ static void conn_send_rest(struct conn *c)
     set_state(c, NEXT_INPUT);
     if (unlikely(!set_interest(c, EV_WRITE)))
         conn_close(c, CONN_ERROR);
+    else
+        conn_assert(c);
 }
 
 static void conn_was_sent(void *user, int result)

@@ -1,15 +1,28 @@
 /* net/conn.h: one client's connection: bytes in, requests to command/command.h, replies out.
  *
- * States, as `stats conns` names them (see CONN_STATE_TABLE); each is left by what it waits for:
- *   read      the next request, or more of it; an idle connection holds no buffer
- *   parse     nothing: its requests are being executed
- *   nread     the rest of a value, read straight into the item
- *   swallow   the rest of a refused value, thrown away
- *   mwrite    the client to read its replies (socket full); nothing more is read from it
- *   io_queue  flash: nothing can be executed before an op is done
- *   yield     its turn: it has had `-R` requests, others come first
- *   dump      a dump that the crawler writes into the socket
+ * States, as `stats conns` names them (CONN_STATE_TABLE); each is left by what it waits for. What is true in each,
+ * conn_assert() checks in debug builds:
+ *   read      the next request, or more of it: nothing of a value is missing; an idle connection holds no buffer
+ *   parse     nothing: its requests are being executed; only within conn_run(), never between two events
+ *   nread     the rest of a value, read straight into the item: session.store is where
+ *   swallow   the rest of a refused value, thrown away: session.swallow_bytes
+ *   mwrite    the client to read its replies (the socket is full); nothing more is read from it
+ *   io_queue  flash: an op is parked, or a reply in the queue isn't ready
+ *   yield     its turn: it has had `-R` requests, others come first; it is in CONN_YIELDING
+ *   dump      a dump that the crawler writes into the socket, or (TLS) a watcher
  *   closing   replies on their way to be sent, then it closes
+ *
+ * Edges, and the function on each; conn_become() checks them in debug builds:
+ *   all but parse -> parse              conn_run, called for input by conn_event and conns_execute, for room in the
+ *                                       socket by conn_event, for a turn or an op that is done by conn_continue, for
+ *                                       a dump that is over by conn_dump_over
+ *   parse -> all but dump               set_state, when conn_run has to wait; which one it is, conn_execute (its
+ *                                       enum next) and conn_flush tell
+ *   parse -> dump                       start_dump, tls_becomes_watcher; if it is refused, back to parse
+ *   read, nread, swallow, io_queue -> mwrite, closing
+ *                                       conn_send_rest: replies that were left for the end of the turn meet a full
+ *                                       socket, or the end
+ *   each but dump -> gone               conn_close; parse -> gone also become_watcher
  *
  * One read() for one readiness, no second one after a short read. Buffers are borrowed from the
  * worker's pool while there is something in them.
