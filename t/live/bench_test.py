@@ -93,7 +93,7 @@ class Arithmetic(unittest.TestCase):
 
     def test_every_row_is_measured_by_someone(self):
         b = bench.Bench("a", "m", set(tab.ROW_BY_NAME), True, ".", "load")
-        for name in ("ram", "ram_overhead", "flash", "load_rows", "overwrite_rows", "many",
+        for name in ("ram", "tls", "ram_overhead", "flash", "load_rows", "overwrite_rows", "many",
                      "workers", "scraped", "nolock_row"):
             setattr(b, name, lambda: None)
         self.assertEqual([r.row.name for r in b.measure_all()], [r.name for r in tab.ROWS])
