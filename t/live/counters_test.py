@@ -168,7 +168,8 @@ def memory():
         for i in range(1400, 1500):
             c.ask(b'get k%d' % i, b'get k%d' % i, b'get k%d' % i)
         c.ask(*[b'set l%d 0 0 9000\r\n%s' % (i, b'x' * 9000) for i in range(1500)])
-        wait_for(lambda: int(c.stats()['moves_to_warm']) > 0)
+        wait_for(lambda: int(c.stats()['moves_to_warm']) > 0 and
+                 int(c.stats()['lru_maintainer_juggles']) > int(before['lru_maintainer_juggles']))
         moved('a full class', before, c.stats(),
               dict(names('evictions evicted_unfetched moves_to_cold', AtLeast(100)),
                    moves_to_warm=AtLeast(1), lru_maintainer_juggles=AtLeast(1)))

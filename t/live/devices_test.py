@@ -19,7 +19,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
-from servers import expect  # noqa: E402
+from servers import wait_for, expect  # noqa: E402
 
 BINARY = os.environ.get('EXTANT', './extant')
 MB = 1 << 20
@@ -127,7 +127,9 @@ def block_devices():
         works('a bare device', device)
         works('the same again', device)
         subprocess.run(['dd', 'if=/dev/zero', 'of=' + device, 'bs=1M', 'count=32'], check=True, capture_output=True)
-        subprocess.run(['/usr/sbin/mkfs.ext4', '-q', '-F', device], check=True, capture_output=True)
+        # the io_uring of the server that ended may hold the device for some milliseconds more
+        expect('a file system can be made', wait_for(lambda: subprocess.run(
+            ['/usr/sbin/mkfs.ext4', '-q', '-F', device], capture_output=True).returncode == 0))
         refused('a file system', device, holds(r'ext4 \(filesystem\)', device))
         mount = os.path.join(where, 'mount')
         os.mkdir(mount)
