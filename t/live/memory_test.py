@@ -180,7 +180,45 @@ def large_objects_are_changed_in_little_memory():
             os.unlink(memory)
 
 
-SCENARIOS = (the_allocator_is_linked, where_each_byte_is, clients_that_do_not_read, one_copy_is_shared,
+def bursts_give_their_memory_back():
+    """Three bursts of 1,500 connections that ask for much, half of which never read, and a soak in between: RSS is
+    back within 20% of what it was after the first keys were stored."""
+    flags = ('-m', '64', '-t', '2', '-c', '4000', '-o', 'ext_path=@DIR@/flash:256m,ext_item_age=0')
+    with server_with(*flags) as server:
+        fill_flash(server, 300, 100000)
+        client = Client(server)
+        for i in range(300):
+            client.get(b'big%d' % i)
+        before = server.rss_kb()
+        for burst in range(3):
+            crowd = []
+            for i in range(1500):
+                s = server.connect()
+                s.settimeout(120)
+                s.sendall(b'get big%d\r\nget big%d nothing\r\nset half%d 0 0 20000\r\n%s' % (
+                    i % 300, (i + burst) % 300, i, b'x' * 5000))
+                crowd.append(s)
+            expect('burst %d: all are there' % burst,
+                   wait_for(lambda: int(server.stats()['curr_connections']) > 1500))
+            for i in range(0, 1500, 2):
+                got = b''
+                while not got.endswith(b'\r\nEND\r\n'):
+                    got += crowd[i].recv(1 << 20)
+            for s in crowd:
+                s.close()
+            expect('burst %d: all are gone' % burst,
+                   wait_for(lambda: int(server.stats()['curr_connections']) < 10))
+            for i in range(3000):  # the soak: values of all sizes come and go
+                client.set(b'soak%d' % (i % 100), b'y' * (i * 37 % 60000))
+            client.ask(b'get big1 big2')
+            client.close()
+            client = Client(server)
+        back = wait_for(lambda: server.rss_kb() < before * 1.2 + 1024, 30)
+        expect('RSS is back within 20%', back, (before, server.rss_kb()))
+        print('# 3 bursts of 1500 connections: RSS %+.1f%%' % (100 * (server.rss_kb() / before - 1)), flush=True)
+
+
+SCENARIOS = (bursts_give_their_memory_back, the_allocator_is_linked, where_each_byte_is, clients_that_do_not_read, one_copy_is_shared,
              large_objects_are_changed_in_little_memory)
 
 if __name__ == '__main__':
