@@ -202,6 +202,45 @@ static unsigned rank_at(struct index *ix, uint64_t hash, uint64_t place)
     return index_rank(ix, index_load(index_find_place(ix, hash, place)));
 }
 
+static void count_word(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    (void)hash_like, (void)slot, (void)w;
+    ++*(uint64_t *)ctx;
+}
+
+static uint64_t words_of_shard(struct index *ix, unsigned shard)
+{
+    uint64_t count = 0, pos = 0;
+    struct lock *l = index_shard_lock(ix, shard);
+    lock_take(l);
+    while (index_walk(ix, shard, &pos, 1024, count_word, &count))
+        ;
+    lock_release(l);
+    return count;
+}
+
+/* Rows come from memory that others have used: what they left there are no words. */
+Test(index, rows_are_empty_whatever_stood_in_their_memory)
+{
+    struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
+    uint64_t offset, bytes = 64 * MiB;
+    bool zeroed;
+    cr_assert_eq(arena_alloc(w.arena, ARENA_USE_BUFFER, bytes, ARENA_UNIT_BYTES, &offset, &zeroed), 0);
+    memset(arena_base(w.arena) + offset, 0x5a, bytes);
+    arena_free(w.arena, ARENA_USE_BUFFER, offset, bytes);
+    uint64_t ids = 400000;
+    for (uint64_t id = 0; id < ids; id++)
+        cr_assert_eq(add(w.ix, id), 0);
+    assert_all_there(w.ix, 0, ids);
+    struct index_info info = info_of(w.ix);
+    cr_assert_eq(info.flash_count, ids);
+    uint64_t seen = 0;
+    for (unsigned shard = 0; shard < INDEX_SHARD_COUNT; shard++)
+        seen += words_of_shard(w.ix, shard);
+    cr_assert_eq(seen, ids);
+    end_world(&w);
+}
+
 Test(index, rank_orders_the_flash_words_of_a_tag)
 {
     struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
