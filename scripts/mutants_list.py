@@ -308,7 +308,7 @@ MUTANTS = (
            "ext_slot_front(w->e, w->slot) > 0)\n        ext_mark_fill", "ext_slot_front(w->e, w->slot) > 9999)\n        ext_mark_fill",
            ("restart_test:restart/*mark*",)),
     Mutant("rows of a growth are believed", "index.c",
-           "state_is_growing(state) && !has_grown_blocks(ix, s, state)", "state_is_growing(state) && n == 0",
+           "state_is_growing(state) && !has_grown_blocks(ix, s, state)", "state_is_growing(state) && s == INDEX_SHARD_COUNT && !has_grown_blocks(ix, s, state)",
            ("restart_test:restart/*damaged*",)),
     Mutant("the hash of a buffered entry is believed", "extstore.c",
            "cb->hash_of(cb->ctx, rec.key, rec.key_bytes) != entry->hash", "false",
