@@ -1,7 +1,7 @@
 /* flash/engine.h: what the files of the flash engine share, and nobody else includes.
  *
  *   extstore.c     create, attach, destroy, info, reconcile
- *   flash/room.c     how much is free, and who waits for it
+ *   flash/room.c     how much is free, and the callers waiting for room
  *   flash/page.c     the page table: states, versions, counts, pins, free pages
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
  *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict

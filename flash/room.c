@@ -58,7 +58,7 @@ uint32_t ext_flush_sec(const struct extstore *e)
     return (uint32_t)min_u64(atomic_load_explicit(&e->fill_sec, memory_order_relaxed), FLUSH_SEC_MAX);
 }
 
-/* ---- who waits for it ---- */
+/* ---- callers waiting for room ---- */
 
 bool ext_is_writable(struct extstore *e)
 {

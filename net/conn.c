@@ -469,7 +469,7 @@ static bool refuse_stranger(struct conn *c, enum next *next)
     return false;
 }
 
-/* Lengths that contradict each other are refused as such, whoever sends them. */
+/* Lengths that contradict each other are refused in the same words for every client. */
 static bool lies(const struct request *req)
 {
     return req->error == REPLY_UNKNOWN_COMMAND && req->close_after;
