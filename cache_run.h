@@ -2,7 +2,7 @@
  *
  * A struct cache_worker belongs to one thread, which creates, uses and destroys it. An op that is run is
  * either done at once or parked, and done() is called later, in the same thread, from cache_worker_poll()
- * or _reap(). The op must not move in memory meanwhile. A parked op holds no lock. Locks inside:
+ * or cache_worker_reap(). The op must not move in memory meanwhile. A parked op holds no lock. Locks inside:
  * LOCK_COLUMN and later; none on entry.
  */
 #ifndef EXTANT_CACHE_RUN_H

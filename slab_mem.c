@@ -118,7 +118,7 @@ struct slab_mem {
 
 /* ---- tables --------------------------------------------------------------------------- */
 
-/* memcached's slabs_init(): doubles and truncation as there, so that tables are the same. */
+/* With the arithmetic of memcached, doubles and truncation included, so that the tables are the same. */
 static void make_classes(struct slab_mem *sm, const struct slab_options *opt)
 {
     unsigned cls = 1;

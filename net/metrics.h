@@ -2,7 +2,7 @@
  *
  * memcached_* are the names of memcached_exporter with the same values, so its dashboards and alerts
  * work on Extant. extant_* are ours: all figures of `stats extant`, latency by tier and command, why
- * gets miss, devices, pages. Counters start again at `stats reset`, which rate() allows for.
+ * gets miss, devices, pages. Counters start again at `stats reset`; Prometheus' rate function allows for that.
  *
  * Called by the thread of net/http.c. Keeps nothing; takes the locks of what it asks; never sleeps.
  */

@@ -7,7 +7,7 @@
  * tls_refresh() reads the files again and puts what they say in the place of the old at once, or
  * changes nothing. Streams keep what they were opened with.
  *
- * Threads: a stream belongs to one thread; open() and refresh() by any. Lock: LOCK_TLS, for the time
+ * Threads: a stream belongs to one thread; calls of struct tls by any. Lock: LOCK_TLS, for the time
  * of one assignment.
  *
  * Where the OpenSSL headers are missing, net/tls.c isn't built, nothing calls tls_create(), and

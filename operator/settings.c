@@ -19,23 +19,19 @@ enum setting_id {
 };
 
 struct setting {
-    const char *field;
     enum setting_type type;
     size_t offset;
     double dflt, min, max;
     const char *unit;
-    bool live;
     enum setting_show show;
     const char *stat_name;
     const char *help;
 };
 
 static const struct setting table[SETTING_COUNT] = {
-#define X(type, field, dflt, min, max, unit, live, show, stat, help)                               \
-    {#field,           SETTING_##type, offsetof(struct settings, field),                           \
-     (double)(dflt),   (double)(min),  (double)(max),                                              \
-     unit,             live,           SHOW_##show,                                                \
-     stat,             help},
+#define X(type, field, dflt, min, max, unit, show, stat, help)                                     \
+    {SETTING_##type, offsetof(struct settings, field), (double)(dflt), (double)(min),              \
+     (double)(max),  unit, SHOW_##show, stat, help},
     SETTINGS_TABLE(X)
 #undef X
 };
@@ -128,6 +124,40 @@ void settings_free(struct settings *s)
     s->ext_file_count = 0;
 }
 
+/* The words of a setting that is one of a few, in the order of its enum; NULL: it isn't. */
+static const char *const *words_of(ptrdiff_t id)
+{
+    static const char *const protocols[] = {"auto", "ascii", "binary", NULL};
+    static const char *const persists[] = {"off", "on", "scan", NULL};
+    static const char *const engines[] = {"auto", "uring", "threads", NULL};
+    static const char *const admissions[] = {"all", "strict", "learn", NULL};
+    switch (id) {
+    case ID_binding_protocol:
+        return protocols;
+    case ID_ext_persist:
+        return persists;
+    case ID_ext_io_engine:
+        return engines;
+    case ID_ext_admission:
+        return admissions;
+    default:
+        return NULL;
+    }
+}
+
+/* False: none of its words. */
+static bool put_word(struct settings *s, ptrdiff_t id, const char *word)
+{
+    const char *const *words = words_of(id);
+    for (unsigned i = 0; words[i] != NULL; i++) {
+        if (strcmp(words[i], word) == 0) {
+            put_number(s, &table[id], i);
+            return true;
+        }
+    }
+    return false;
+}
+
 static const char *const bucket_names[SETTINGS_BUCKET_COUNT] = {
 #define X(name, text) text,
     SETTINGS_BUCKET_TABLE(X)
@@ -208,26 +238,6 @@ static char *trim(char *text)
 static bool in_range(const struct setting *row, double v)
 {
     return v >= row->min && v <= row->max;
-}
-
-enum settings_error settings_set(struct settings *s, const char *field, const char *value)
-{
-    const struct setting *row = table;
-    while (row < table + SETTING_COUNT && strcmp(row->field, field) != 0)
-        row++;
-    if (row == table + SETTING_COUNT)
-        return SETTINGS_UNKNOWN;
-    if (!row->live)
-        return SETTINGS_NOT_LIVE;
-    double v;
-    bool ok = row->type == SETTING_REAL ? parse_real(value, &v)
-                                        : parse_whole(value, row->type == SETTING_I32, &v);
-    if (!ok)
-        return SETTINGS_MALFORMED;
-    if (!in_range(row, v))
-        return SETTINGS_RANGE;
-    put_number(s, row, v);
-    return SETTINGS_OK;
 }
 
 /* ---- the parser's state and refusals ---- */
@@ -394,34 +404,6 @@ static int sub_slab_sizes(struct parser *p, const char *value)
 }
 
 #ifdef EXTANT_TLS
-/* A file or a list, kept as it is. */
-static int sub_text(struct parser *p, const char *value, const char *name, size_t id)
-{
-    if (value == NULL)
-        return refuse(p, "Missing %s argument", name);
-    return take_text(p, id, value);
-}
-
-static int sub_ssl_chain_cert(struct parser *p, const char *value)
-{
-    return sub_text(p, value, "ssl_chain_cert", ID_ssl_chain_cert);
-}
-
-static int sub_ssl_key(struct parser *p, const char *value)
-{
-    return sub_text(p, value, "ssl_key", ID_ssl_key);
-}
-
-static int sub_ssl_ciphers(struct parser *p, const char *value)
-{
-    return sub_text(p, value, "ssl_ciphers", ID_ssl_ciphers);
-}
-
-static int sub_ssl_ca_cert(struct parser *p, const char *value)
-{
-    return sub_text(p, value, "ssl_ca_cert", ID_ssl_ca_cert);
-}
-
 /* 0 to 3, shown as the library's bits. */
 static int sub_ssl_verify_mode(struct parser *p, const char *value)
 {
@@ -452,77 +434,9 @@ static int sub_ssl_keyformat(struct parser *p, const char *value)
 }
 #endif
 
-static const char *const admission_names[] = {"all", "strict", "learn"};
-static const char *const engine_names[] = {"auto", "uring", "threads"};
-static const char *const persist_names[] = {"off", "on", "scan"};
-
-static int sub_io_engine(struct parser *p, const char *value)
-{
-    for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(engine_names); i++) {
-        if (strcmp(value, engine_names[i]) == 0) {
-            p->s->ext_io_engine = i;
-            return SETTINGS_GO_ON;
-        }
-    }
-    return refuse(p, "ext_io_engine must be auto, uring or threads");
-}
-
-static int sub_daily_writes(struct parser *p, const char *value)
-{
-    double v;
-    if (value == NULL)
-        return refuse(p, "Missing ext_daily_writes argument");
-    if (!parse_bytes(value, 1, &v) || !in_range(&table[ID_ext_daily_writes], v))
-        return refuse(p, "could not parse argument to ext_daily_writes");
-    p->s->ext_daily_writes = (uint64_t)v;
-    return SETTINGS_GO_ON;
-}
-
-static int sub_admission(struct parser *p, const char *value)
-{
-    for (uint32_t i = 0; value != NULL && i < ARRAY_COUNT(admission_names); i++) {
-        if (strcmp(value, admission_names[i]) == 0) {
-            p->s->ext_admission = i;
-            return SETTINGS_GO_ON;
-        }
-    }
-    return refuse(p, "ext_admission must be all, strict or learn");
-}
-
-static int sub_persist(struct parser *p, const char *value)
-{
-    if (value == NULL)
-        value = "on";
-    for (uint32_t i = 0; i < ARRAY_COUNT(persist_names); i++) {
-        if (strcmp(value, persist_names[i]) == 0) {
-            p->s->ext_persist = i;
-            return SETTINGS_GO_ON;
-        }
-    }
-    return refuse(p, "ext_persist must be off, on or scan");
-}
-
-static int sub_write_limit(struct parser *p, const char *value)
-{
-    double v;
-    if (value == NULL)
-        return refuse(p, "Missing ext_write_limit argument");
-    if (!parse_bytes(value, 1, &v) || !in_range(&table[ID_ext_write_limit], v))
-        return refuse(p, "could not parse argument to ext_write_limit");
-    p->s->ext_write_limit = (uint64_t)v;
-    return SETTINGS_GO_ON;
-}
-
-static int sub_modern(struct parser *p, const char *value)
-{
-    (void)p, (void)value; /* its settings are the defaults */
-    return SETTINGS_GO_ON;
-}
-
 /* As memcached 1.4 did. */
-static int sub_no_modern(struct parser *p, const char *value)
+static int sub_no_modern(struct parser *p, const char *value UNUSED)
 {
-    (void)value;
     p->s->slab_chunk_max = SETTINGS_SLAB_PAGE_BYTES;
     p->s->slab_reassign = false;
     p->s->slab_automove = 0;
@@ -533,24 +447,21 @@ static int sub_no_modern(struct parser *p, const char *value)
     return take_text(p, ID_hash_algorithm, "jenkins");
 }
 
-static int sub_no_chunked_items(struct parser *p, const char *value)
+static int sub_no_chunked_items(struct parser *p, const char *value UNUSED)
 {
-    (void)value;
     p->s->slab_chunk_max = SETTINGS_SLAB_PAGE_BYTES;
     return SETTINGS_GO_ON;
 }
 
-static int sub_lru_maintainer(struct parser *p, const char *value)
+static int sub_lru_maintainer(struct parser *p, const char *value UNUSED)
 {
-    (void)value;
     p->s->lru_maintainer = true;
     p->s->lru_segmented = true;
     return SETTINGS_GO_ON;
 }
 
-static int sub_no_lru_maintainer(struct parser *p, const char *value)
+static int sub_no_lru_maintainer(struct parser *p, const char *value UNUSED)
 {
-    (void)value;
     p->s->lru_maintainer = false;
     p->s->lru_segmented = false;
     return SETTINGS_GO_ON;
@@ -567,8 +478,10 @@ enum sub_kind {
     SUB_BYTES,    /* the same; or with a suffix (k, m, g), then in that unit */
     SUB_OPTIONAL, /* the same; 1 if there is no value */
     SUB_REAL,
-    SUB_OWN, /* its own function; with or without a value */
-    SUB_DEAD /* accepted with any value, no longer has a meaning */
+    SUB_WORD,     /* one of words_of() */
+    SUB_TEXT,     /* kept as it is */
+    SUB_OWN,      /* its own function; with or without a value */
+    SUB_DEAD      /* accepted with any value, changes nothing */
 };
 
 struct suboption {
@@ -581,112 +494,109 @@ struct suboption {
     const char *help;                  /* NULL: the setting's; "": not in the help */
 };
 
-#define ON(name, field) {#name, SUB_ON, ID_##field, 0, NULL, NULL, NULL, NULL, NULL}
-#define OFF(name, field, help) {#name, SUB_OFF, ID_##field, 0, NULL, NULL, NULL, NULL, help}
-#define NUMBER(name, field, scale, missing, bad, range)                                            \
-    {#name, SUB_NUMBER, ID_##field, scale, NULL, missing, bad, range, NULL}
-#define BYTES(name, field, scale) {#name, SUB_BYTES, ID_##field, scale, NULL, NULL, NULL, NULL, NULL}
-#define REAL(name, field, missing, bad, range)                                                     \
-    {#name, SUB_REAL, ID_##field, 1, NULL, missing, bad, range, NULL}
-#define OWN(name, id, help) {#name, SUB_OWN, id, 0, sub_##name, NULL, NULL, NULL, help}
-#define DEAD(name) {#name, SUB_DEAD, -1, 0, NULL, NULL, NULL, NULL, ""}
+#define ON(field) {#field, .kind = SUB_ON, .id = ID_##field}
+#define OFF(name, field, text) {#name, .kind = SUB_OFF, .id = ID_##field, .help = text}
+#define NUMBER(field, unit, ...) {#field, .kind = SUB_NUMBER, .id = ID_##field, .scale = unit, __VA_ARGS__}
+#define BYTES(field, unit, ...) {#field, .kind = SUB_BYTES, .id = ID_##field, .scale = unit, __VA_ARGS__}
+#define REAL(field, ...) {#field, .kind = SUB_REAL, .id = ID_##field, .scale = 1, __VA_ARGS__}
+#define WORD(field, refusal) {#field, .kind = SUB_WORD, .id = ID_##field, .bad = refusal}
+#define TEXT(field) {#field, .kind = SUB_TEXT, .id = ID_##field}
+#define OWN(name, setting, text) {#name, .kind = SUB_OWN, .id = setting, .own = sub_##name, .help = text}
+#define DEAD(name, text) {#name, .kind = SUB_DEAD, .id = -1, .help = text}
 
 /* clang-format off */
 static const struct suboption suboptions[] = {
-    ON(maxconns_fast, maxconns_fast),
+    ON(maxconns_fast),
     OFF(no_maxconns_fast, maxconns_fast, "above the limit, stop accepting instead"),
-    NUMBER(hashpower, hashpower_init, 1, "Missing numeric argument for hashpower",
-           "Initial hashtable multiplier of 0 is too low", NULL),
+    {"hashpower", .kind = SUB_NUMBER, .id = ID_hashpower_init, .scale = 1,
+     .missing = "Missing numeric argument for hashpower",
+     .bad = "Initial hashtable multiplier of 0 is too low"},
     OFF(no_hashexpand, hash_expand, "accepted; the index grows in small steps"),
-    ON(slab_reassign, slab_reassign),
+    ON(slab_reassign),
     OFF(no_slab_reassign, slab_reassign, "pages stay in their slab class"),
-    {"slab_automove", SUB_OPTIONAL, ID_slab_automove, 1, NULL, NULL, NULL,
-     "slab_automove must be between 0 and 2", NULL},
+    {"slab_automove", .kind = SUB_OPTIONAL, .id = ID_slab_automove, .scale = 1,
+     .range = "slab_automove must be between 0 and 2"},
     OFF(no_slab_automove, slab_automove, "never move pages by need"),
-    REAL(slab_automove_ratio, slab_automove_ratio, NULL, NULL,
-         "slab_automove_ratio must be > 0 and < 1"),
-    NUMBER(slab_automove_window, slab_automove_window, 1, NULL, NULL,
-           "slab_automove_window must be > 2 and < 1800"),
-    REAL(slab_automove_freeratio, slab_automove_freeratio, NULL, NULL, NULL),
-    NUMBER(tail_repair_time, tail_repair_time, 1, "Missing numeric argument for tail_repair_time",
-           NULL, "Cannot set tail_repair_time to less than 10 seconds"),
+    REAL(slab_automove_ratio, .range = "slab_automove_ratio must be > 0 and < 1"),
+    NUMBER(slab_automove_window, 1, .range = "slab_automove_window must be > 2 and < 1800"),
+    REAL(slab_automove_freeratio),
+    NUMBER(tail_repair_time, 1, .missing = "Missing numeric argument for tail_repair_time",
+           .range = "Cannot set tail_repair_time to less than 10 seconds"),
     OWN(hash_algorithm, ID_hash_algorithm, NULL),
-    ON(lru_crawler, lru_crawler),
+    ON(lru_crawler),
     OFF(no_lru_crawler, lru_crawler, "don't look for expired items in the background"),
-    NUMBER(lru_crawler_sleep, lru_crawler_sleep, 1, "Missing lru_crawler_sleep value", NULL,
-           "LRU crawler sleep must be between 0 and 1 second"),
-    NUMBER(lru_crawler_tocrawl, lru_crawler_tocrawl, 1, "Missing lru_crawler_tocrawl value",
-           "lru_crawler_tocrawl takes a numeric 32bit value",
-           "lru_crawler_tocrawl takes a numeric 32bit value"),
+    NUMBER(lru_crawler_sleep, 1, .missing = "Missing lru_crawler_sleep value",
+           .range = "LRU crawler sleep must be between 0 and 1 second"),
+    NUMBER(lru_crawler_tocrawl, 1, .missing = "Missing lru_crawler_tocrawl value",
+           .bad = "lru_crawler_tocrawl takes a numeric 32bit value",
+           .range = "lru_crawler_tocrawl takes a numeric 32bit value"),
     OWN(lru_maintainer, -1, "keep the LRU in segments, in the background (default)"),
     OWN(no_lru_maintainer, -1, "one flat LRU for each class, no background thread"),
-    NUMBER(hot_lru_pct, hot_lru_pct, 1, NULL, "hot_lru_pct must be > 1 and < 80",
-           "hot_lru_pct must be > 1 and < 80"),
-    NUMBER(warm_lru_pct, warm_lru_pct, 1, NULL, "warm_lru_pct must be > 1 and < 80",
-           "warm_lru_pct must be > 1 and < 80"),
-    REAL(hot_max_factor, hot_max_factor, NULL, NULL, "hot_max_factor must be > 0"),
-    REAL(warm_max_factor, warm_max_factor, NULL, NULL, "warm_max_factor must be > 0"),
-    NUMBER(temporary_ttl, temporary_ttl, 1, NULL, NULL, NULL),
-    NUMBER(idle_timeout, idle_timeout, 1, "Missing numeric argument for idle_timeout", NULL, NULL),
-    NUMBER(watcher_logbuf_size, watcher_logbuf_size, KiB, NULL, NULL, NULL),
-    NUMBER(worker_logbuf_size, worker_logbuf_size, KiB, NULL, NULL, NULL),
+    NUMBER(hot_lru_pct, 1, .bad = "hot_lru_pct must be > 1 and < 80",
+           .range = "hot_lru_pct must be > 1 and < 80"),
+    NUMBER(warm_lru_pct, 1, .bad = "warm_lru_pct must be > 1 and < 80",
+           .range = "warm_lru_pct must be > 1 and < 80"),
+    REAL(hot_max_factor, .range = "hot_max_factor must be > 0"),
+    REAL(warm_max_factor, .range = "warm_max_factor must be > 0"),
+    NUMBER(temporary_ttl, 1),
+    NUMBER(idle_timeout, 1, .missing = "Missing numeric argument for idle_timeout"),
+    NUMBER(watcher_logbuf_size, KiB),
+    NUMBER(worker_logbuf_size, KiB),
     OWN(slab_sizes, -1, "sizes of the slab classes, such as 100-200-400"),
-    NUMBER(slab_chunk_max, slab_chunk_max, KiB, NULL, NULL, NULL),
+    NUMBER(slab_chunk_max, KiB),
     OWN(no_chunked_items, -1, "large items are not cut into chunks"),
-    ON(track_sizes, track_sizes),
-    NUMBER(read_buf_mem_limit, read_buf_mem_limit, MiB, NULL, NULL, NULL),
-    DEAD(resp_obj_mem_limit),
-    DEAD(inline_ascii_resp),
-    DEAD(no_inline_ascii_resp),
-    OWN(modern, -1, "the defaults"),
+    ON(track_sizes),
+    NUMBER(read_buf_mem_limit, MiB),
+    DEAD(resp_obj_mem_limit, ""),
+    DEAD(inline_ascii_resp, ""),
+    DEAD(no_inline_ascii_resp, ""),
+    DEAD(modern, "the defaults"),
     OWN(no_modern, -1, "flat LRU, no crawler, no page mover, no chunked items (as memcached 1.4)"),
-    ON(drop_privileges, drop_privileges),
+    ON(drop_privileges),
     OFF(no_drop_privileges, drop_privileges, "allow any system call (default)"),
-    ON(log_privileges, log_privileges),
-    ON(relaxed_privileges, relaxed_privileges),
-    ON(trust_memory_file, trust_memory_file),
-    NUMBER(sock_cookie_id, sock_cookie_id, 1, NULL, NULL, NULL),
+    ON(log_privileges),
+    ON(relaxed_privileges),
+    ON(trust_memory_file),
+    NUMBER(sock_cookie_id, 1),
     OWN(http, ID_http, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
     OWN(ext_format, -1, "FILE of an ext_path, repeatable: overwrite foreign data in it"),
-    BYTES(ext_page_size, ext_page_size, MiB),
-    BYTES(ext_wbuf_size, ext_wbuf_size, MiB),
-    NUMBER(ext_threads, ext_threads, 1, NULL, NULL, NULL),
-    NUMBER(ext_io_depth, ext_io_depth, 1, NULL, NULL, NULL),
-    NUMBER(ext_item_size, ext_item_size, 1, NULL, NULL, NULL),
-    NUMBER(ext_item_age, ext_item_age, 1, NULL, NULL, NULL),
-    NUMBER(ext_low_ttl, ext_low_ttl, 1, NULL, NULL, NULL),
-    NUMBER(ext_recache_rate, ext_recache_rate, 1, NULL, NULL, NULL),
-    NUMBER(ext_compact_under, ext_compact_under, 1, NULL, NULL, NULL),
-    NUMBER(ext_drop_under, ext_drop_under, 1, NULL, NULL, NULL),
-    REAL(ext_max_frag, ext_max_frag, NULL, NULL, NULL),
-    NUMBER(ext_max_sleep, ext_max_sleep, 1, NULL, NULL, NULL),
-    ON(ext_drop_unread, ext_drop_unread),
+    BYTES(ext_page_size, MiB),
+    BYTES(ext_wbuf_size, MiB),
+    NUMBER(ext_threads, 1),
+    NUMBER(ext_io_depth, 1),
+    NUMBER(ext_item_size, 1),
+    NUMBER(ext_item_age, 1),
+    NUMBER(ext_low_ttl, 1),
+    NUMBER(ext_recache_rate, 1),
+    NUMBER(ext_compact_under, 1),
+    NUMBER(ext_drop_under, 1),
+    REAL(ext_max_frag),
+    NUMBER(ext_max_sleep, 1),
+    ON(ext_drop_unread),
 #ifdef EXTANT_TLS
-    OWN(ssl_chain_cert, ID_ssl_chain_cert, NULL),
-    OWN(ssl_key, ID_ssl_key, NULL),
+    TEXT(ssl_chain_cert),
+    TEXT(ssl_key),
     OWN(ssl_keyformat, ID_ssl_keyformat, NULL),
     OWN(ssl_verify_mode, ID_ssl_verify_mode, NULL),
-    OWN(ssl_ciphers, ID_ssl_ciphers, NULL),
-    OWN(ssl_ca_cert, ID_ssl_ca_cert, NULL),
-    NUMBER(ssl_wbuf_size, ssl_wbuf_size, KiB, NULL, NULL, NULL),
-    ON(ssl_session_cache, ssl_session_cache),
-    ON(ssl_kernel_tls, ssl_kernel_tls),
-    NUMBER(ssl_min_version, ssl_min_version, 1, NULL, NULL,
-           "Invalid ssl_min_version. Use help to see valid options."),
-    NUMBER(ssl_max_version, ssl_max_version, 1, NULL, NULL,
-           "Invalid ssl_max_version. Use help to see valid options."),
+    TEXT(ssl_ciphers),
+    TEXT(ssl_ca_cert),
+    NUMBER(ssl_wbuf_size, KiB),
+    ON(ssl_session_cache),
+    ON(ssl_kernel_tls),
+    NUMBER(ssl_min_version, 1, .range = "Invalid ssl_min_version. Use help to see valid options."),
+    NUMBER(ssl_max_version, 1, .range = "Invalid ssl_max_version. Use help to see valid options."),
 #endif
-    {"ext_persist", SUB_OWN, ID_ext_persist, 0, sub_persist, NULL, NULL, NULL, NULL},
-    {"ext_io_engine", SUB_OWN, ID_ext_io_engine, 0, sub_io_engine, NULL, NULL, NULL, NULL},
-    {"ext_write_limit", SUB_OWN, ID_ext_write_limit, 0, sub_write_limit, NULL, NULL, NULL, NULL},
-    {"ext_daily_writes", SUB_OWN, ID_ext_daily_writes, 0, sub_daily_writes, NULL, NULL, NULL, NULL},
-    {"ext_admission", SUB_OWN, ID_ext_admission, 0, sub_admission, NULL, NULL, NULL, NULL},
-    NUMBER(ext_stay_pct, ext_stay_pct, 1, NULL, NULL, NULL),
-    NUMBER(ext_rewrite_pct, ext_rewrite_pct, 1, NULL, NULL, NULL),
-    ON(ext_verify_writes, ext_verify_writes),
-    NUMBER(ext_buffer_mem, ext_buffer_mem, MiB, NULL, NULL, NULL),
+    WORD(ext_persist, "ext_persist must be off, on or scan"),
+    WORD(ext_io_engine, "ext_io_engine must be auto, uring or threads"),
+    BYTES(ext_write_limit, 1, .range = "could not parse argument to ext_write_limit"),
+    BYTES(ext_daily_writes, 1, .range = "could not parse argument to ext_daily_writes"),
+    WORD(ext_admission, "ext_admission must be all, strict or learn"),
+    NUMBER(ext_stay_pct, 1),
+    NUMBER(ext_rewrite_pct, 1),
+    ON(ext_verify_writes),
+    NUMBER(ext_buffer_mem, MiB),
 };
 /* clang-format on */
 
@@ -879,6 +789,14 @@ static int take_suboption(struct parser *p, char *name)
     case SUB_OPTIONAL:
     case SUB_REAL:
         return take_number(p, o, value);
+    case SUB_WORD:
+        if (value == NULL && o->id == ID_ext_persist)
+            value = "on";
+        return value != NULL && put_word(p->s, o->id, value) ? SETTINGS_GO_ON : refuse(p, "%s", o->bad);
+    case SUB_TEXT:
+        if (value == NULL)
+            return refuse(p, "Missing %s argument", o->name);
+        return take_text(p, (size_t)o->id, value);
     case SUB_OWN:
         return o->own(p, value);
     case SUB_DEAD:
@@ -888,10 +806,150 @@ static int take_suboption(struct parser *p, char *name)
     return 1;
 }
 
-/* The list may be empty, and may end in a comma; charts do both. */
-static int take_suboptions(struct parser *p, const char *list)
+/* ---- flags ---- */
+
+struct flag {
+    int letter;
+    const char *name, *arg; /* arg: as shown in the help, "" none */
+    int id;                 /* of the setting; -1 if it has none */
+    int (*take)(struct parser *p, const struct flag *f, const char *arg); /* NULL: parse_flags() does it */
+    const char *below; /* flag_number: the refusal below the minimum; NULL: the usual one */
+    const char *help;  /* NULL: the setting's */
+};
+
+static int flag_on(struct parser *p, const struct flag *f, const char *arg UNUSED)
 {
-    char *copy = strdup(list), *rest = copy, *part;
+    put_number(p->s, &table[f->id], true);
+    return SETTINGS_GO_ON;
+}
+
+static int flag_off(struct parser *p, const struct flag *f, const char *arg UNUSED)
+{
+    put_number(p->s, &table[f->id], false);
+    return SETTINGS_GO_ON;
+}
+
+static int flag_text(struct parser *p, const struct flag *f, const char *arg)
+{
+    return take_text(p, (size_t)f->id, arg);
+}
+
+/* A whole number; refuses numbers that memcached would not accept or would misread. */
+static int flag_number(struct parser *p, const struct flag *f, const char *arg)
+{
+    const struct setting *row = &table[f->id];
+    double v;
+    bool is_number = parse_whole(arg, true, &v);
+    if (f->below != NULL && (!is_number || v < row->min))
+        return refuse(p, "%s", f->below);
+    if (!is_number || !in_range(row, v))
+        return refuse(p, "-%c %s is not a number from %.0f to %.0f", f->letter, arg, row->min,
+                      row->max);
+    put_number(p->s, row, v);
+    return SETTINGS_GO_ON;
+}
+
+static int flag_port(struct parser *p, const struct flag *f, const char *arg)
+{
+    double v;
+    if (!parse_whole(arg, true, &v) || !in_range(&table[f->id], v))
+        return refuse(p, "ERROR: Invalid port number %s.", arg);
+    put_number(p->s, &table[f->id], v);
+    if (f->id == ID_port)
+        p->tcp_given = true;
+    else
+        p->udp_given = true;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_mode(struct parser *p, const struct flag *f UNUSED, const char *arg)
+{
+    char *end;
+    unsigned long mode = strtoul(arg, &end, 8);
+    if (*arg < '0' || *arg > '7' || *end != '\0' || mode > 07777)
+        return refuse(p, "-a %s is not an octal access mode", arg);
+    p->s->access_mask = (uint32_t)mode;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_memory(struct parser *p, const struct flag *f, const char *arg)
+{
+    double v;
+    if (!parse_bytes(arg, MiB, &v) || !in_range(&table[f->id], v))
+        return refuse(p, "-m %s is not a number of megabytes", arg);
+    p->s->maxbytes = (uint64_t)v;
+    return SETTINGS_GO_ON;
+}
+
+/* Its bounds depend on other options: check_sizes(). */
+static int flag_item_size(struct parser *p, const struct flag *f UNUSED, const char *arg)
+{
+    double v;
+    if (!parse_bytes(arg, 1, &v))
+        return refuse(p, "-I %s is not a size", arg);
+    p->s->item_size_max = (uint64_t)v;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_factor(struct parser *p, const struct flag *f, const char *arg)
+{
+    double v;
+    if (!parse_real(arg, &v) || v <= 1.0)
+        return refuse(p, "Factor must be greater than 1");
+    if (!in_range(&table[f->id], v))
+        return refuse(p, "Factor must be no more than %.0f", table[f->id].max);
+    p->s->factor = v;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_delimiter(struct parser *p, const struct flag *f UNUSED, const char *arg)
+{
+    if (*arg == '\0')
+        return refuse(p, "No delimiter specified");
+    p->s->prefix_delimiter = (unsigned char)*arg;
+    p->s->detail_enabled = true;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_verbose(struct parser *p, const struct flag *f UNUSED, const char *arg UNUSED)
+{
+    p->s->verbosity++;
+    return SETTINGS_GO_ON;
+}
+
+static int flag_users(struct parser *p, const struct flag *f, const char *arg)
+{
+    p->s->auth_ascii = true;
+    return flag_text(p, f, arg);
+}
+
+static int flag_protocol(struct parser *p, const struct flag *f, const char *arg)
+{
+    p->protocol_given = true;
+    if (put_word(p->s, f->id, arg))
+        return SETTINGS_GO_ON;
+    return refuse(p, "Invalid value for binding protocol: %s\n"
+                  " -- should be one of auto, binary, or ascii",
+                  arg);
+}
+
+/* -l may come several times; `stats settings` shows all of them. */
+static int flag_listen(struct parser *p, const struct flag *f, const char *arg)
+{
+    if (p->s->inter == NULL)
+        return flag_text(p, f, arg);
+    char *joined;
+    if (asprintf(&joined, "%s,%s", p->s->inter, arg) < 0)
+        return no_memory(p);
+    free(p->s->inter);
+    p->s->inter = joined;
+    return SETTINGS_GO_ON;
+}
+
+/* The list may be empty, and may end in a comma; charts do both. */
+static int flag_suboptions(struct parser *p, const struct flag *f UNUSED, const char *arg)
+{
+    char *copy = strdup(arg), *rest = copy, *part;
     if (copy == NULL)
         return no_memory(p);
     int code = SETTINGS_GO_ON;
@@ -903,59 +961,52 @@ static int take_suboptions(struct parser *p, const char *list)
     return code;
 }
 
-/* ---- flags ---- */
-
-/* letter, long name, argument as shown in the help ("" none), setting, help (NULL: the
- * setting's) */
-#define FLAG_TABLE(X)                                                                              \
-    X('p', "port", "<num>", ID_port, NULL)                                                         \
-    X('U', "udp-port", "<num>", ID_udpport, NULL)                                                  \
-    X('s', "unix-socket", "<file>", ID_socketpath, NULL)                                           \
-    X('a', "unix-mask", "<mask>", ID_access_mask, NULL)                                            \
-    X('A', "enable-shutdown", "", ID_shutdown_command, NULL)                                       \
-    X('l', "listen", "<addr>", ID_inter, NULL)                                                     \
-    X('d', "daemon", "", ID_daemonize, NULL)                                                       \
-    X('r', "enable-coredumps", "", ID_max_core, NULL)                                              \
-    X('u', "user", "<user>", ID_username, NULL)                                                    \
-    X('m', "memory-limit", "<num>", ID_maxbytes, "memory for items and index, in megabytes")       \
-    X('M', "disable-evictions", "", ID_evict_to_free, "return an error when memory is full instead of evicting") \
-    X('c', "conn-limit", "<num>", ID_maxconns, NULL)                                               \
-    X('k', "lock-memory", "", ID_lock_memory, NULL)                                                \
-    X('v', "verbose", "", ID_verbosity, NULL)                                                      \
-    X('h', "help", "", -1, "print this help and exit")                                             \
-    X('i', "license", "", -1, "print the licence and exit")                                        \
-    X('V', "version", "", -1, "print the version and exit")                                        \
-    X('P', "pidfile", "<file>", ID_pid_file, NULL)                                                 \
-    X('f', "slab-growth-factor", "<num>", ID_factor, NULL)                                         \
-    X('n', "slab-min-size", "<bytes>", ID_chunk_size, NULL)                                        \
-    X('L', "enable-largepages", "", ID_large_pages, NULL)                                          \
-    X('D', NULL, "<char>", ID_prefix_delimiter, NULL)                                              \
-    X('t', "threads", "<num>", ID_num_threads, NULL)                                               \
-    X('R', "max-reqs-per-event", "<num>", ID_reqs_per_event, NULL)                                 \
-    X('C', "disable-cas", "", ID_use_cas, "items have no cas value")                                       \
-    X('b', "listen-backlog", "<num>", ID_backlog, NULL)                                            \
-    X('B', "protocol", "<name>", ID_binding_protocol, NULL)                                        \
-    X('I', "max-item-size", "<num>", ID_item_size_max, NULL)                                       \
-    X('S', "enable-sasl", "", ID_auth_sasl, "log in by SASL PLAIN, with the users of -Y; binary protocol only") \
-    X('F', "disable-flush-all", "", ID_flush_enabled, "disable flush_all")                                       \
-    X('X', "disable-dumping", "", ID_dump_enabled, "disable stats cachedump, lru_crawler metadump and mgdump")  \
-    X('W', "disable-watch", "", ID_watch_enabled, "disable watch")                                               \
-    X('Y', "auth-file", "<file>", ID_auth_file, NULL)                                              \
-    X('e', "memory-file", "<file>", ID_memory_file, NULL)                                          \
-    X('N', "napi_ids", "<num>", ID_num_napi_ids, NULL)                                             \
-    X('Z', "enable-ssl", "", ID_ssl_enabled, NULL)                                                             \
-    X('o', "extended", "<list>", -1, "comma separated list of the options below")
-
-static const struct flag {
-    int letter;
-    const char *name, *arg;
-    int id;
-    const char *help;
-} flags[] = {
-#define X(letter, name, arg, id, help) {letter, name, arg, id, help},
-    FLAG_TABLE(X)
-#undef X
+/* clang-format off */
+static const struct flag flags[] = {
+    {'p', "port", "<num>", ID_port, flag_port, NULL, NULL},
+    {'U', "udp-port", "<num>", ID_udpport, flag_port, NULL, NULL},
+    {'s', "unix-socket", "<file>", ID_socketpath, flag_text, NULL, NULL},
+    {'a', "unix-mask", "<mask>", ID_access_mask, flag_mode, NULL, NULL},
+    {'A', "enable-shutdown", "", ID_shutdown_command, flag_on, NULL, NULL},
+    {'l', "listen", "<addr>", ID_inter, flag_listen, NULL, NULL},
+    {'d', "daemon", "", ID_daemonize, flag_on, NULL, NULL},
+    {'r', "enable-coredumps", "", ID_max_core, flag_on, NULL, NULL},
+    {'u', "user", "<user>", ID_username, flag_text, NULL, NULL},
+    {'m', "memory-limit", "<num>", ID_maxbytes, flag_memory, NULL, "memory for items and index, in megabytes"},
+    {'M', "disable-evictions", "", ID_evict_to_free, flag_off, NULL,
+     "return an error when memory is full instead of evicting"},
+    {'c', "conn-limit", "<num>", ID_maxconns, flag_number, "Maximum connections must be greater than 0", NULL},
+    {'k', "lock-memory", "", ID_lock_memory, flag_on, NULL, NULL},
+    {'v', "verbose", "", ID_verbosity, flag_verbose, NULL, NULL},
+    {'h', "help", "", -1, NULL, NULL, "print this help and exit"},
+    {'i', "license", "", -1, NULL, NULL, "print the licence and exit"},
+    {'V', "version", "", -1, NULL, NULL, "print the version and exit"},
+    {'P', "pidfile", "<file>", ID_pid_file, flag_text, NULL, NULL},
+    {'f', "slab-growth-factor", "<num>", ID_factor, flag_factor, NULL, NULL},
+    {'n', "slab-min-size", "<bytes>", ID_chunk_size, flag_number, "Chunk size must be greater than 0", NULL},
+    {'L', "enable-largepages", "", ID_large_pages, flag_on, NULL, NULL},
+    {'D', NULL, "<char>", ID_prefix_delimiter, flag_delimiter, NULL, NULL},
+    {'t', "threads", "<num>", ID_num_threads, flag_number, "Number of threads must be greater than 0", NULL},
+    {'R', "max-reqs-per-event", "<num>", ID_reqs_per_event, flag_number, "Number of requests per event must be greater than 0",
+     NULL},
+    {'C', "disable-cas", "", ID_use_cas, flag_off, NULL, "items have no cas value"},
+    {'b', "listen-backlog", "<num>", ID_backlog, flag_number, NULL, NULL},
+    {'B', "protocol", "<name>", ID_binding_protocol, flag_protocol, NULL, NULL},
+    {'I', "max-item-size", "<num>", ID_item_size_max, flag_item_size, NULL, NULL},
+    {'S', "enable-sasl", "", ID_auth_sasl, flag_on, NULL,
+     "log in by SASL PLAIN, with the users of -Y; binary protocol only"},
+    {'F', "disable-flush-all", "", ID_flush_enabled, flag_off, NULL, "disable flush_all"},
+    {'X', "disable-dumping", "", ID_dump_enabled, flag_off, NULL,
+     "disable stats cachedump, lru_crawler metadump and mgdump"},
+    {'W', "disable-watch", "", ID_watch_enabled, flag_off, NULL, "disable watch"},
+    {'Y', "auth-file", "<file>", ID_auth_file, flag_users, NULL, NULL},
+    {'e', "memory-file", "<file>", ID_memory_file, flag_text, NULL, NULL},
+    {'N', "napi_ids", "<num>", ID_num_napi_ids, flag_number, "Maximum number of NAPI IDs must be greater than 0",
+     NULL},
+    {'Z', "enable-ssl", "", ID_ssl_enabled, flag_on, NULL, NULL},
+    {'o', "extended", "<list>", -1, flag_suboptions, NULL, "comma separated list of the options below"},
 };
+/* clang-format on */
 
 /* Our own options. They have only long names, which can't be abbreviated, so abbreviations of memcached's
  * stay valid. name, argument, help */
@@ -992,14 +1043,10 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
         fprintf(out, " (default: %o)", (unsigned)row->dflt);
     else if (row->show == SHOW_CHAR)
         fprintf(out, " (default: %c)", (int)row->dflt);
-    else if (row - table == ID_ext_persist)
-        fprintf(out, " (default: off)");
-    else if (row - table == ID_ext_admission)
-        fprintf(out, " (default: learn)");
+    else if (words_of(row - table) != NULL)
+        fprintf(out, " (default: %s)", words_of(row - table)[(unsigned)row->dflt]);
     else if (row->show == SHOW_TLS_VERSION || row - table == ID_ssl_max_version)
         fprintf(out, " (default: %.0f)", row->dflt);
-    else if (row->show == SHOW_PROTOCOL || row - table == ID_ext_io_engine)
-        fprintf(out, " (default: auto)");
     else
         fprintf(out, " (default: %.12g%s%s)", row->dflt / (double)(scale > 1 ? scale : 1),
                 scale > 1 || *row->unit == '\0' ? "" : " ", scale > 1 ? "" : row->unit);
@@ -1128,211 +1175,22 @@ static void print_license(FILE *out)
             EXTANT_VERSION);
 }
 
-/* A whole number for a flag; refuses numbers that memcached would not accept or would misread. */
-static int flag_number(struct parser *p, int letter, int id, const char *text, const char *below)
-{
-    const struct setting *row = &table[id];
-    double v;
-    if (!parse_whole(text, true, &v) || v > row->max || v < row->min) {
-        bool is_number = parse_whole(text, true, &v);
-        if (below != NULL && (!is_number || v < row->min))
-            return refuse(p, "%s", below);
-        return refuse(p, "-%c %s is not a number from %.0f to %.0f", letter,
-                      text, row->min, row->max);
-    }
-    put_number(p->s, row, v);
-    return SETTINGS_GO_ON;
-}
-
-static int flag_port(struct parser *p, int letter, int id, const char *text)
-{
-    double v;
-    if (!parse_whole(text, true, &v) || !in_range(&table[id], v))
-        return refuse(p, "ERROR: Invalid port number %s.", text);
-    put_number(p->s, &table[id], v);
-    if (letter == 'p')
-        p->tcp_given = true;
-    else
-        p->udp_given = true;
-    return SETTINGS_GO_ON;
-}
-
-static int flag_factor(struct parser *p, const char *text)
-{
-    double v;
-    if (!parse_real(text, &v) || v <= 1.0)
-        return refuse(p, "Factor must be greater than 1");
-    if (!in_range(&table[ID_factor], v))
-        return refuse(p, "Factor must be no more than %.0f", table[ID_factor].max);
-    p->s->factor = v;
-    return SETTINGS_GO_ON;
-}
-
-static const char *protocol_name(uint32_t protocol)
-{
-    return protocol == SETTINGS_PROTOCOL_ASCII    ? "ascii"
-           : protocol == SETTINGS_PROTOCOL_BINARY ? "binary"
-                                                  : "auto";
-}
-
-static int flag_protocol(struct parser *p, const char *text)
-{
-    p->protocol_given = true;
-    if (strcmp(text, "auto") == 0)
-        p->s->binding_protocol = SETTINGS_PROTOCOL_AUTO;
-    else if (strcmp(text, "ascii") == 0)
-        p->s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
-    else if (strcmp(text, "binary") == 0)
-        p->s->binding_protocol = SETTINGS_PROTOCOL_BINARY;
-    else
-        return refuse(p, "Invalid value for binding protocol: %s\n"
-                      " -- should be one of auto, binary, or ascii",
-                      text);
-    return SETTINGS_GO_ON;
-}
-
-/* -l may come several times; `stats settings` shows all of them. */
-static int flag_listen(struct parser *p, const char *text)
-{
-    if (p->s->inter == NULL)
-        return take_text(p, ID_inter, text);
-    char *joined;
-    if (asprintf(&joined, "%s,%s", p->s->inter, text) < 0)
-        return no_memory(p);
-    free(p->s->inter);
-    p->s->inter = joined;
-    return SETTINGS_GO_ON;
-}
-
-static int take_value(struct parser *p, int letter, const char *arg)
-{
-    struct settings *s = p->s;
-    double v;
-    char *end;
-    switch (letter) {
-    case 'p':
-        return flag_port(p, letter, ID_port, arg);
-    case 'U':
-        return flag_port(p, letter, ID_udpport, arg);
-    case 's':
-        return take_text(p, ID_socketpath, arg);
-    case 'a': {
-        unsigned long mode = strtoul(arg, &end, 8);
-        if (*arg < '0' || *arg > '7' || *end != '\0' || mode > 07777)
-            return refuse(p, "-a %s is not an octal access mode", arg);
-        s->access_mask = (uint32_t)mode;
-        break;
-    }
-    case 'A':
-        s->shutdown_command = true;
-        break;
-    case 'l':
-        return flag_listen(p, arg);
-    case 'd':
-        s->daemonize = true;
-        break;
-    case 'r':
-        s->max_core = true;
-        break;
-    case 'u':
-        return take_text(p, ID_username, arg);
-    case 'm':
-        if (!parse_bytes(arg, MiB, &v) || !in_range(&table[ID_maxbytes], v))
-            return refuse(p, "-m %s is not a number of megabytes", arg);
-        s->maxbytes = (uint64_t)v;
-        break;
-    case 'M':
-        s->evict_to_free = false;
-        break;
-    case 'c':
-        return flag_number(p, letter, ID_maxconns, arg,
-                           "Maximum connections must be greater than 0");
-    case 'k':
-        s->lock_memory = true;
-        break;
-    case 'L':
-        s->large_pages = true;
-        break;
-    case 'N':
-        return flag_number(p, letter, ID_num_napi_ids, arg,
-                           "Maximum number of NAPI IDs must be greater than 0");
-    case 'v':
-        s->verbosity++;
-        break;
-    case 'Z':
-        s->ssl_enabled = true;
-        break;
-    case 'P':
-        return take_text(p, ID_pid_file, arg);
-    case 'f':
-        return flag_factor(p, arg);
-    case 'n':
-        return flag_number(p, letter, ID_chunk_size, arg, "Chunk size must be greater than 0");
-    case 'D':
-        if (*arg == '\0')
-            return refuse(p, "No delimiter specified");
-        s->prefix_delimiter = (unsigned char)*arg;
-        s->detail_enabled = true;
-        break;
-    case 't':
-        return flag_number(p, letter, ID_num_threads, arg,
-                           "Number of threads must be greater than 0");
-    case 'R':
-        return flag_number(p, letter, ID_reqs_per_event, arg,
-                           "Number of requests per event must be greater than 0");
-    case 'C':
-        s->use_cas = false;
-        break;
-    case 'b':
-        return flag_number(p, letter, ID_backlog, arg, NULL);
-    case 'B':
-        return flag_protocol(p, arg);
-    case 'I':
-        if (!parse_bytes(arg, 1, &v))
-            return refuse(p, "-I %s is not a size", arg);
-        s->item_size_max = (uint64_t)v;
-        break;
-    case 'F':
-        s->flush_enabled = false;
-        break;
-    case 'X':
-        s->dump_enabled = false;
-        break;
-    case 'W':
-        s->watch_enabled = false;
-        break;
-    case 'S':
-        s->auth_sasl = true;
-        break;
-    case 'Y':
-        s->auth_ascii = true;
-        return take_text(p, ID_auth_file, arg);
-    case 'e':
-        return take_text(p, ID_memory_file, arg);
-    case 'o':
-        return take_suboptions(p, arg);
-    default:
-        ASSERT(false);
-    }
-    return SETTINGS_GO_ON;
-}
-
 /* File names are taken as they are; blanks around other values don't matter: "-m 512" may be one
  * argument, as charts write it. */
-static int take_flag(struct parser *p, int letter, const char *arg)
+static int take_flag(struct parser *p, const struct flag *f, const char *arg)
 {
-    const char *reason = why_no_flag(letter);
+    const char *reason = why_no_flag(f->letter);
     if (reason != NULL)
         return refuse(p, "%s", reason);
-    if (arg == NULL || strchr("sPYe", letter) != NULL)
-        return take_value(p, letter, arg);
+    if (arg == NULL || strchr("sPYe", f->letter) != NULL)
+        return f->take(p, f, arg);
     char *copy = strdup(arg);
     if (copy == NULL)
         return no_memory(p);
     const char *value = trim(copy);
-    if (letter == 'D' && *value == '\0')
+    if (f->letter == 'D' && *value == '\0')
         value = arg; /* a blank can be the delimiter */
-    int code = take_value(p, letter, value);
+    int code = f->take(p, f, value);
     free(copy);
     return code;
 }
@@ -1708,6 +1566,17 @@ static int refuse_option(struct parser *p, const char *arg)
                   guess_text(&g, hint, sizeof(hint)));
 }
 
+/* By its letter or, with a name, by either. */
+static const struct flag *find_flag(int letter, const char *name)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        if (flags[i].letter == letter ||
+            (name != NULL && flags[i].name != NULL && strcmp(flags[i].name, name) == 0))
+            return &flags[i];
+    }
+    return NULL;
+}
+
 static int parse_flags(struct parser *p, int argc, char **argv)
 {
     char letters[2 * ARRAY_COUNT(flags) + 2] = ":"; /* a missing argument is told apart */
@@ -1742,7 +1611,7 @@ static int parse_flags(struct parser *p, int argc, char **argv)
             fprintf(p->out, "extant %s (memcached %s protocol)\n", EXTANT_VERSION, MEMCACHED_LEVEL);
             return 0;
         default: {
-            int code = take_flag(p, letter, optarg);
+            int code = take_flag(p, find_flag(letter, NULL), optarg);
             if (code != SETTINGS_GO_ON)
                 return code;
         }
@@ -1757,16 +1626,6 @@ static int parse_flags(struct parser *p, int argc, char **argv)
 
 /* ---- files of options ---- */
 
-static const struct flag *find_flag(int letter, const char *name)
-{
-    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
-        if (flags[i].letter == letter ||
-            (name != NULL && flags[i].name != NULL && strcmp(flags[i].name, name) == 0))
-            return &flags[i];
-    }
-    return NULL;
-}
-
 /* One flag of a file's line, with its value or NULL. */
 static int take_line_flag(struct parser *p, const char *name, const struct flag *f, const char *value)
 {
@@ -1777,7 +1636,7 @@ static int take_line_flag(struct parser *p, const char *name, const struct flag 
         return refuse(p, "%s needs a value", name);
     if (!takes_value && value != NULL)
         return refuse(p, "%s takes no value", name);
-    return take_flag(p, f->letter, value);
+    return take_flag(p, f, value);
 }
 
 static int take_line_word(struct parser *p, const char *word, const char *value)
@@ -1816,7 +1675,7 @@ static int take_line(void *ctx, unsigned line, char *name, char *value)
         const struct flag *f = find_flag((unsigned char)*letter, NULL);
         if (f != NULL && *f->arg != '\0' && letter[1] != '\0') { /* -m64 */
             code = value != NULL ? refuse(p, "%s takes one value", name)
-                                 : take_flag(p, f->letter, letter + 1);
+                                 : take_flag(p, f, letter + 1);
         } else {
             for (; letter[1] != '\0' && code == SETTINGS_GO_ON; letter++) /* -vv */
                 code = take_line_flag(p, name, find_flag((unsigned char)*letter, NULL), NULL);
@@ -1940,7 +1799,7 @@ static void print_flag_line(FILE *out, const struct settings *s, const struct fl
     else if (f->letter == 'D')
         print_line(out, !s->detail_enabled, "-D %c", (int)v);
     else if (f->letter == 'B')
-        print_line(out, is_default, "-B %s", protocol_name((uint32_t)v));
+        print_line(out, is_default, "-B %s", words_of(f->id)[(unsigned)v]);
     else if (row->show == SHOW_OCTAL)
         print_line(out, is_default, "-%c %o", f->letter, (unsigned)v);
     else
@@ -1965,20 +1824,22 @@ static void print_suboption_line(FILE *out, const struct settings *s, const stru
                    o->name, v / scale);
         return;
     case SUB_BYTES:
-        print_line(out, v == row->dflt, "-o %s=%.0fk", o->name, v / KiB);
+        if (o->scale == 1)
+            print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
+        else
+            print_line(out, v == row->dflt, "-o %s=%.0fk", o->name, v / KiB);
+        return;
+    case SUB_WORD:
+        print_line(out, v == row->dflt, "-o %s=%s", o->name, words_of(o->id)[(unsigned)v]);
+        return;
+    case SUB_TEXT:
+        if (FIELD_CONST(s, row, char *) != NULL)
+            print_line(out, false, "-o %s=%s", o->name, FIELD_CONST(s, row, char *));
         return;
     case SUB_OWN:
         if (o->id == ID_hash_algorithm)
             print_line(out, strcmp(s->hash_algorithm, HASH_DEFAULT) == 0, "-o %s=%s", o->name,
                        s->hash_algorithm);
-        else if (o->id == ID_ext_persist)
-            print_line(out, v == row->dflt, "-o %s=%s", o->name, persist_names[(unsigned)v]);
-        else if (o->id == ID_ext_io_engine)
-            print_line(out, v == row->dflt, "-o %s=%s", o->name, engine_names[(unsigned)v]);
-        else if (o->id == ID_ext_admission)
-            print_line(out, v == row->dflt, "-o %s=%s", o->name, admission_names[(unsigned)v]);
-        else if (o->id == ID_ext_write_limit || o->id == ID_ext_daily_writes)
-            print_line(out, v == row->dflt, "-o %s=%.0f", o->name, v);
         else if (row != NULL && row->type == SETTING_TEXT && FIELD_CONST(s, row, char *) != NULL)
             print_line(out, false, "-o %s=%s", o->name, FIELD_CONST(s, row, char *));
         else if (o->id == ID_ssl_keyformat)

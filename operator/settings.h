@@ -1,11 +1,9 @@
 /* operator/settings.h: every setting, in one table; the command line that fills it.
  *
- * settings_parse() only turns arguments into a struct settings: it
- * opens no files except those of --config, changes no process state except getopt's (which it resets), does
- * not exit, and may be called again. Modules never see this struct: server.c
- * copies what each needs into the module's own options. What may change while
- * the server runs is read by its users from here through pointers that server.c
- * hands out, hence the atomics.
+ * settings_parse() only turns arguments into a struct settings: it opens no files except those of --config,
+ * changes no process state except getopt's (which it resets), does not exit, and may be called again. Its
+ * users read the struct through pointers that server.c hands out. Commands change some numbers while the
+ * server runs (command/admin.c), hence the atomics.
  *
  * If memcached refuses an option, the refusal has its text and exit code; values that
  * memcached silently misreads are refused in one line that says what is wrong.
@@ -107,298 +105,184 @@ enum settings_bucket {
 };
 
 /* The settings, in the order of `stats settings`, then the hidden ones.
- * LIVE: settings_set() may change it while the server runs. min and max are in the unit.
+ * min and max are in the unit.
  *
- * type, field, default, min, max, unit, live, shown as, `stats settings` name, help */
-#define LIVE true
-#define FIXED false
-#define SETTINGS_TABLE(X)                                                                          \
-    X(U64, maxbytes, 64 * MiB, 0, 1ull << 50, "bytes", LIVE, NUMBER,                               \
-      "maxbytes",                                                                                  \
-      "memory for items and index")                                                                \
-    X(U32, maxconns, 1024, 1, 1 << 24, "", FIXED, NUMBER, "maxconns",                              \
-      "max simultaneous connections")                                                              \
-    X(I32, port, 11211, -1, 65535, "", FIXED, NUMBER,                                              \
-      "tcpport",                                                                                   \
-      "TCP port to listen on; 0 off, -1 any free one")                                             \
-    X(I32, udpport, 0, -1, 65535, "", FIXED, NUMBER, "udpport",                                    \
-      "UDP port to listen on; 0 off, -1 any free one")                                                              \
-    X(TEXT, inter, 0, 0, 0, "", FIXED, TEXT_NULL,                                                  \
-      "inter",                                                                                     \
-      "addresses to listen on: host, host:port or [ipv6]:port; comma separated, repeatable")      \
-    X(U32, verbosity, 0, 0, UINT32_MAX, "", LIVE, NUMBER,                                          \
-      "verbosity",                                                                                 \
-      "verbose: client errors; -vv: commands too")                                                 \
-    X(U32, oldest_live_sec, 0, 0, UINT32_MAX, "s", LIVE, NUMBER,                                   \
-      "oldest",                                                                                    \
-      "rel time before which everything is flushed")                                               \
-    X(BOOL, evict_to_free, true, 0, 1, "", FIXED, ON_OFF,                                          \
-      "evictions",                                                                                 \
-      "evict instead of returning an error")                                                       \
-    X(TEXT, socketpath, 0, 0, 0, "", FIXED, TEXT_NULL,                                             \
-      "domain_socket",                                                                             \
-      "unix socket to listen on (disables the network)")                                           \
-    X(U32, access_mask, 0700, 0, 07777, "", FIXED, OCTAL,                                          \
-      "umask",                                                                                     \
-      "access mode of the unix socket, in octal")                                                  \
-    X(BOOL, shutdown_command, false, 0, 1, "", FIXED, YES_NO,                                      \
-      "shutdown_command",                                                                          \
-      "allow the \"shutdown\" command")                                                            \
-    X(REAL, factor, 1.25, 1, 1000, "", FIXED, REAL2, "growth_factor",                              \
-      "growth factor of slab classes")                                                             \
-    X(U32, chunk_size, 48, 1, 1 << 19, "bytes", FIXED, NUMBER,                                     \
-      "chunk_size",                                                                                \
-      "space of the smallest class for key, value and flags")                                      \
-    X(U32, num_threads, 4, 1, 1024, "", FIXED, NUMBER, "num_threads",                              \
-      "worker threads")                                                                            \
-    X(U32, num_threads_per_udp, 4, 1, 1024, "", FIXED, NUMBER,                                     \
-      "num_threads_per_udp",                                                                       \
-      "workers that read the UDP socket")                                                          \
-    X(U32, prefix_delimiter, ':', 1, 255, "", FIXED, CHAR,                                         \
-      "stat_key_prefix",                                                                           \
-      "ends a key's prefix in \"stats detail\", and turns that on")                                \
-    X(BOOL, detail_enabled, false, 0, 1, "", LIVE, YES_NO,                                         \
-      "detail_enabled",                                                                            \
-      "statistics by prefix of the key")                                                           \
-    X(U32, reqs_per_event, 20, 1, INT32_MAX, "", FIXED, NUMBER,                                    \
-      "reqs_per_event",                                                                            \
-      "requests of one connection before others have a turn")                                      \
-    X(BOOL, use_cas, true, 0, 1, "", FIXED, YES_NO, "cas_enabled",                                 \
-      "items have a cas value")                                                                    \
-    X(U32, backlog, 1024, 1, INT32_MAX, "", FIXED, NUMBER, "tcp_backlog",                          \
-      "listen(2) backlog")                                                                         \
-    X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 2,                                         \
-      "", FIXED, PROTOCOL,                                                                         \
-      "binding_protocol", "protocol: ascii, binary or auto (by the first byte)")                  \
-    X(BOOL, auth_sasl, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_sasl",                        \
-      "")                                                                                          \
-    X(BOOL, auth_ascii, false, 0, 1, "", FIXED, YES_NO, "auth_enabled_ascii",                      \
-      "")                                                                                          \
-    X(U64, item_size_max, 1 * MiB, 1024, GiB, "bytes", FIXED, NUMBER,                              \
-      "item_size_max",                                                                             \
-      "largest item (1k to 1024m, at most half of -m)")                                            \
-    X(BOOL, maxconns_fast, true, 0, 1, "", FIXED, YES_NO,                                          \
-      "maxconns_fast",                                                                             \
-      "reject connections above the limit at once")                                                \
-    X(U32, hashpower_init, 0, 12, 32, "", FIXED, NUMBER,                                           \
-      "hashpower_init",                                                                            \
-      "size of the index at start, as a power of two of objects; 0 lets it grow")                  \
-    X(BOOL, slab_reassign, true, 0, 1, "", FIXED, YES_NO,                                          \
-      "slab_reassign",                                                                             \
-      "pages can move between slab classes")                                                       \
-    X(U32, slab_automove, 1, 0, 2, "", LIVE, NUMBER,                                               \
-      "slab_automove",                                                                             \
-      "move pages by need: 0 off, 1 slowly, 2 with every eviction")                                \
-    X(REAL, slab_automove_ratio, 0.8, 0, 1, "", LIVE, REAL2,                                       \
-      "slab_automove_ratio",                                                                       \
-      "age ratio of classes below which a page moves")                                             \
-    X(U32, slab_automove_window, 10, 3, 1800, "s", LIVE, NUMBER,                                   \
-      "slab_automove_window",                                                                      \
-      "how far the page mover looks back")                                                         \
-    X(U64, slab_chunk_max, 512 * KiB, 1, MiB, "bytes", FIXED, NUMBER,                              \
-      "slab_chunk_max",                                                                            \
-      "largest chunk; larger items have several")                                                  \
-    X(BOOL, lru_crawler, true, 0, 1, "", LIVE, YES_NO,                                             \
-      "lru_crawler",                                                                               \
-      "look for expired items in the background")                                                  \
-    X(U32, lru_crawler_sleep, 100, 0, 1000000, "us", LIVE, NUMBER,                                 \
-      "lru_crawler_sleep",                                                                         \
-      "pause of the crawler between items")                                                        \
-    X(U32, lru_crawler_tocrawl, 0, 0, UINT32_MAX, "", LIVE, NUMBER,                                \
-      "lru_crawler_tocrawl",                                                                       \
-      "items to crawl in one run and class; 0 all")                                                \
-    X(U32, tail_repair_time, 0, 10, INT32_MAX, "s", FIXED, NUMBER,                                 \
-      "tail_repair_time",                                                                          \
-      "accepted and shown, without effect: no references leak; 0 never")                           \
-    X(BOOL, flush_enabled, true, 0, 1, "", FIXED, YES_NO, "flush_enabled",                         \
-      "allow flush_all")                                                                           \
-    X(BOOL, dump_enabled, true, 0, 1, "", FIXED, YES_NO,                                           \
-      "dump_enabled",                                                                              \
-      "allow cachedump, metadump and mgdump")                                                      \
-    X(TEXT, hash_algorithm, 0, 0, 0, "", FIXED, TEXT_null,                                         \
-      "hash_algorithm",                                                                            \
-      "jenkins, murmur3 or xxh3: the name shown in stats; the index always uses xxh3")             \
-    X(BOOL, lru_maintainer, true, 0, 1, "", FIXED, YES_NO,                                         \
-      "lru_maintainer_thread",                                                                     \
-      "keep the LRU in segments, in the background")                                               \
-    X(BOOL, lru_segmented, true, 0, 1, "", LIVE, YES_NO, "lru_segmented",                          \
-      "segmented LRU")                                                                             \
-    X(U32, hot_lru_pct, 20, 1, 79, "%", LIVE, NUMBER, "hot_lru_pct",                               \
-      "share of a class for HOT")                                                                  \
-    X(U32, warm_lru_pct, 40, 1, 79, "%", LIVE, NUMBER, "warm_lru_pct",                             \
-      "share of a class for WARM")                                                                 \
-    X(REAL, hot_max_factor, 0.2, 0, 1e9, "", LIVE, REAL2,                                          \
-      "hot_max_factor",                                                                            \
-      "items idle for longer than this times the age of COLD leave HOT")                           \
-    X(REAL, warm_max_factor, 2.0, 0, 1e9, "", LIVE, REAL2,                                         \
-      "warm_max_factor",                                                                           \
-      "items idle for longer than this times the age of COLD leave WARM")                          \
-    X(BOOL, temp_lru, false, 0, 1, "", LIVE, YES_NO, "temp_lru",                                   \
-      "short-lived items have their own LRU")                                                      \
-    X(U32, temporary_ttl, 61, 0, UINT32_MAX, "s", LIVE, NUMBER,                                    \
-      "temporary_ttl",                                                                             \
-      "items with at most this TTL go to TEMP and are not evicted")                                \
-    X(U32, idle_timeout, 0, 0, INT32_MAX, "s", FIXED, NUMBER,                                      \
-      "idle_timeout",                                                                              \
-      "close connections idle for longer; 0 never")                                                \
-    X(U32, watcher_logbuf_size, 256 * KiB, 1024, GiB,                                              \
-      "bytes", FIXED, NUMBER,                                                                      \
-      "watcher_logbuf_size", "write buffer of a watcher, given in KB")                             \
-    X(U32, worker_logbuf_size, 64 * KiB, 1024, GiB, "bytes", FIXED, NUMBER,                        \
-      "worker_logbuf_size",                                                                        \
-      "log buffer of a worker, given in KB")                                                       \
-    X(U64, read_buf_mem_limit, 0, 0, 1ull << 50, "bytes", FIXED, NUMBER,                           \
-      "read_buf_mem_limit",                                                                        \
-      "memory for read and response buffers of connections, given in MB; 0 no limit")              \
-    X(BOOL, track_sizes, false, 0, 1, "", FIXED, YES_NO, "track_sizes",                            \
-      "count item sizes for \"stats sizes\"")                                                      \
-    X(BOOL, inline_ascii_response, false, 0, 0, "", FIXED, YES_NO, "inline_ascii_response",        \
-      "")                                                                                          \
-    X(BOOL, drop_privileges, false, 0, 1, "", FIXED, YES_NO,                                       \
-      "drop_privileges",                                                                           \
-      "allow only the system calls that serving needs; any other ends the process")                \
-    X(U32, ext_item_size, 512, 0, GiB, "bytes", LIVE, NUMBER,                                      \
-      "ext_item_size",                                                                             \
-      "items of at least this size may go to flash")                                               \
-    X(U32, ext_item_age, UINT32_MAX, 0, UINT32_MAX, "s", LIVE, NUMBER,                             \
-      "ext_item_age",                                                                              \
-      "write items idle for longer even while memory is free; default: no age limit")              \
-    X(U32, ext_low_ttl, 0, 0, UINT32_MAX, "s", LIVE, NUMBER,                                       \
-      "ext_low_ttl",                                                                               \
-      "items with less TTL go to pages of their own")                                              \
-    X(U32, ext_recache_rate, 2000, 0, UINT32_MAX, "", LIVE, NUMBER,                                \
-      "ext_recache_rate",                                                                          \
-      "one in this many eligible hits brings the item back to memory; 0 never")                    \
-    X(U64, ext_wbuf_size, 4 * MiB, 64 * KiB, GiB, "bytes", FIXED, NUMBER,                           \
-      "ext_wbuf_size",                                                                             \
-      "write buffer, given in MB, or with k; limits -I")                                                      \
-    X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX,                                        \
-      "pages", LIVE, NUMBER,                                                                       \
-      "ext_compact_under", "compact below this many free pages; default: 1% of all, at least 1")   \
-    X(U32, ext_drop_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", LIVE, NUMBER,                    \
-      "ext_drop_under",                                                                            \
-      "drop unread items below this many free pages; default as ext_compact_under") \
-    X(U32, ext_max_sleep, 1000000, 0, UINT32_MAX, "us", LIVE, NUMBER,                              \
-      "ext_max_sleep",                                                                             \
-      "longest pause of background threads")                                                       \
-    X(REAL, ext_max_frag, 0.8, 0, 1, "", LIVE, REAL2,                                              \
-      "ext_max_frag",                                                                              \
-      "compact pages that are less full than this")                                                \
-    X(REAL, slab_automove_freeratio, 0.01, 0, 1, "", LIVE, REAL3,                                  \
-      "slab_automove_freeratio",                                                                   \
-      "share of memory kept free by writing to flash")                                             \
-    X(BOOL, ext_drop_unread, false, 0, 1, "", LIVE, YES_NO,                                        \
-      "ext_drop_unread",                                                                           \
-      "compaction drops what was not read")                                                        \
-    X(BOOL, ssl_enabled, false, 0, 1, "", FIXED, YES_NO,                                           \
-      "ssl_enabled",                                                                               \
-      "TLS on every TCP port except those of -l notls:ADDRESS")                                    \
-    X(TEXT, ssl_chain_cert, 0, 0, 0, "", FIXED, TEXT_NULL,                                         \
-      "ssl_chain_cert",                                                                            \
-      "certificate of the server and its chain, PEM file")                                         \
-    X(TEXT, ssl_key, 0, 0, 0, "", FIXED, TEXT_NULL,                                                \
-      "ssl_key",                                                                                   \
-      "private key, file; default: in the file of ssl_chain_cert")                                 \
-    X(U32, ssl_verify_mode, 0, 0, 7, "", FIXED, NUMBER,                                            \
-      "ssl_verify_mode",                                                                           \
-      "certificate of the client: 0 none, 1 checked if sent, 2 required, 3 required once")         \
-    X(U32, ssl_keyformat, SETTINGS_KEY_PEM, 1, 2, "", FIXED, NUMBER,                               \
-      "ssl_keyformat",                                                                             \
-      "format of the key: 1 or PEM, 2 or DER")                                                     \
-    X(TEXT, ssl_ciphers, 0, 0, 0, "", FIXED, TEXT_NULL,                                            \
-      "ssl_ciphers",                                                                               \
-      "ciphers for TLS up to 1.2, as OpenSSL names them")                                          \
-    X(TEXT, ssl_ca_cert, 0, 0, 0, "", FIXED, TEXT_NULL,                                            \
-      "ssl_ca_cert",                                                                               \
-      "CA certificates for those of clients, PEM file")                                            \
-    X(U32, ssl_wbuf_size, 16 * KiB, KiB, 16 * MiB, "bytes", FIXED, NUMBER,                         \
-      "ssl_wbuf_size",                                                                             \
-      "most bytes of replies to encrypt at once, given in KB; a record has 16")               \
-    X(BOOL, ssl_session_cache, false, 0, 1, "", FIXED, YES_NO,                                     \
-      "ssl_session_cache",                                                                         \
-      "clients can resume their sessions and skip most of the handshake")                          \
-    X(BOOL, ssl_kernel_tls, false, 0, 1, "", FIXED, YES_NO,                                        \
-      "ssl_kernel_tls",                                                                            \
-      "the kernel encrypts, if it has TLS (module tls)")                                           \
-    X(U32, ssl_min_version, 2, 0, 3, "", FIXED, TLS_VERSION,                                       \
-      "ssl_min_version",                                                                           \
-      "oldest version that clients may speak: 0 tlsv1.0, 1 tlsv1.1, 2 tlsv1.2, 3 tlsv1.3")         \
-    X(U32, num_napi_ids, 0, 1, 1024, "", FIXED, NUMBER, "num_napi_ids",                            \
-      "receive queues of the network card; connections of one stay with one worker")               \
-    X(TEXT, memory_file, 0, 0, 0, "", FIXED, TEXT_null,                                            \
-      "memory_file",                                                                               \
-      "file on tmpfs for all memory; a restart takes it over")                                     \
-    X(U32, client_flags_size, 4, 4, 4, "bytes", FIXED, NUMBER, "client_flags_size",                \
-      "")                                                                                          \
-    /* ---- hidden ---- */                                                                         \
-    X(BOOL, daemonize, false, 0, 1, "", FIXED, HIDDEN, "",                                         \
-      "run as a daemon")                                                                           \
-    X(TEXT, pid_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
-      "write the process id into this file")                                                       \
-    X(BOOL, log_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                    \
-      "allow what drop_privileges would forbid, and let the kernel log it: for a trial")           \
-    X(BOOL, relaxed_privileges, false, 0, 1, "", FIXED, HIDDEN, "",                                \
-      "drop_privileges forbids only sockets and programs, as sanitizers require")                                                    \
-    X(BOOL, trust_memory_file, false, 0, 1, "", FIXED, HIDDEN, "",                                 \
-      "-e may be a link, or a file that other users own or can write to")                          \
-    X(TEXT, log_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
-      "append log lines to this file")                                                             \
-    X(TEXT, username, 0, 0, 0, "", FIXED, HIDDEN, "",                                              \
-      "user to run as (needed, and only used, as root)")                                           \
-    X(BOOL, max_core, false, 0, 1, "", FIXED, HIDDEN, "",                                          \
-      "raise the limit of core files")                                                             \
-    X(BOOL, lock_memory, false, 0, 1, "", FIXED, HIDDEN, "",                                       \
-      "lock all memory (mlockall)")                                                                \
-    X(BOOL, large_pages, false, 0, 1, "", FIXED, HIDDEN, "",                                       \
-      "ask the kernel for huge pages (madvise)")                                                   \
-    X(BOOL, watch_enabled, true, 0, 1, "", FIXED, HIDDEN, "",                                      \
-      "allow the watch command")                                                                   \
-    X(TEXT, http, 0, 0, 0, "", FIXED, HIDDEN, "",                                                  \
-      "metrics and a status page for operators: [ADDR:]PORT, by default on 127.0.0.1")             \
-    X(TEXT, auth_file, 0, 0, 0, "", FIXED, HIDDEN, "",                                             \
-      "file of user:pass lines; clients must log in")                                              \
-    X(BOOL, hash_expand, true, 0, 1, "", FIXED, HIDDEN, "",                                        \
-      "the index grows")                                                                           \
-    X(U32, ssl_max_version, 3, 0, 3, "", FIXED, HIDDEN, "",                                        \
-      "newest version that clients may speak, numbered as for ssl_min_version")                    \
-    X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", FIXED, HIDDEN, "",                                \
-      "SO_MARK of sockets; 0 none")                                                                \
-    X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", FIXED, HIDDEN,                          \
-      "",                                                                                          \
-      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"   \
-      "or with k, a multiple of 64k")                             \
-    X(U32, ext_threads, 1, 1, 256, "", FIXED, HIDDEN, "",                                          \
-      "I/O threads")                                                                               \
-    X(U32, ext_io_depth, 1, 1, 4096, "", FIXED, HIDDEN, "",                                        \
-      "reads an I/O thread takes at once")                                                         \
-    X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", FIXED, HIDDEN,                             \
-      "",                                                                                          \
-      "off; on: a clean stop moves everything to flash, also for a reboot; scan: after an\n"       \
-      "unclean stop, also reads what is on flash")                                                 \
-    X(U32, ext_io_engine, SETTINGS_ENGINE_AUTO, 0, 2, "", FIXED, HIDDEN,                           \
-      "",                                                                                          \
-      "auto, uring or threads: how flash is read and written")                                     \
-    X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", FIXED, HIDDEN,                            \
-      "",                                                                                          \
-      "limit on bytes written to flash per second, with bursts of 10 s (k, m, g allowed); 0 none")              \
-    X(U64, ext_daily_writes, 0, 0, 1ull << 53, "bytes", FIXED, HIDDEN,                             \
-      "",                                                                                          \
-      "limit on bytes written to flash in any 24 hours (k, m, g, t allowed); 0 none")              \
-    X(U32, ext_admission, SETTINGS_ADMISSION_LEARN, 0, 2, "", FIXED, HIDDEN,                       \
-      "",                                                                                          \
-      "items written once flash is full: all; strict: those hit twice or known before; learn:\n"   \
-      "those worth as much as the rest")                                                           \
-    X(U32, ext_stay_pct, 33, 0, 100, "%", FIXED, HIDDEN,                                           \
-      "",                                                                                          \
-      "a page stays for another round if this share of it was hit twice; 0 none")                           \
-    X(U32, ext_rewrite_pct, 10, 0, 100, "%", FIXED, HIDDEN,                                        \
-      "",                                                                                          \
-      "rewrite the hottest objects of an evicted page, up to this share of it")                    \
-    X(BOOL, ext_verify_writes, false, 0, 1, "", FIXED, HIDDEN,                                     \
-      "",                                                                                          \
-      "read each flash write back and compare it before its buffer is freed")                      \
-    X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", FIXED, HIDDEN,                               \
-      "",                                                                                          \
+ * type, field, default, min, max, unit, shown as, `stats settings` name, help */
+#define SETTINGS_TABLE(X)                                                                                             \
+    X(U64, maxbytes, 64 * MiB, 0, 1ull << 50, "bytes", NUMBER, "maxbytes", "memory for items and index")              \
+    X(U32, maxconns, 1024, 1, 1 << 24, "", NUMBER, "maxconns", "max simultaneous connections")                        \
+    X(I32, port, 11211, -1, 65535, "", NUMBER, "tcpport", "TCP port to listen on; 0 off, -1 any free one")            \
+    X(I32, udpport, 0, -1, 65535, "", NUMBER, "udpport", "UDP port to listen on; 0 off, -1 any free one")             \
+    X(TEXT, inter, 0, 0, 0, "", TEXT_NULL, "inter",                                                                   \
+      "addresses to listen on: host, host:port or [ipv6]:port; comma separated, repeatable")                          \
+    X(U32, verbosity, 0, 0, UINT32_MAX, "", NUMBER, "verbosity", "verbose: client errors; -vv: commands too")         \
+    X(U32, oldest_live_sec, 0, 0, UINT32_MAX, "s", NUMBER, "oldest",                                                  \
+      "rel time before which everything is flushed")                                                                  \
+    X(BOOL, evict_to_free, true, 0, 1, "", ON_OFF, "evictions", "evict instead of returning an error")                \
+    X(TEXT, socketpath, 0, 0, 0, "", TEXT_NULL, "domain_socket",                                                      \
+      "unix socket to listen on (disables the network)")                                                              \
+    X(U32, access_mask, 0700, 0, 07777, "", OCTAL, "umask", "access mode of the unix socket, in octal")               \
+    X(BOOL, shutdown_command, false, 0, 1, "", YES_NO, "shutdown_command", "allow the \"shutdown\" command")          \
+    X(REAL, factor, 1.25, 1, 1000, "", REAL2, "growth_factor", "growth factor of slab classes")                       \
+    X(U32, chunk_size, 48, 1, 1 << 19, "bytes", NUMBER, "chunk_size",                                                 \
+      "space of the smallest class for key, value and flags")                                                         \
+    X(U32, num_threads, 4, 1, 1024, "", NUMBER, "num_threads", "worker threads")                                      \
+    X(U32, num_threads_per_udp, 4, 1, 1024, "", NUMBER, "num_threads_per_udp",                                        \
+      "workers that read the UDP socket")                                                                             \
+    X(U32, prefix_delimiter, ':', 1, 255, "", CHAR, "stat_key_prefix",                                                \
+      "ends a key's prefix in \"stats detail\", and turns that on")                                                   \
+    X(BOOL, detail_enabled, false, 0, 1, "", YES_NO, "detail_enabled", "statistics by prefix of the key")             \
+    X(U32, reqs_per_event, 20, 1, INT32_MAX, "", NUMBER, "reqs_per_event",                                            \
+      "requests of one connection before others have a turn")                                                         \
+    X(BOOL, use_cas, true, 0, 1, "", YES_NO, "cas_enabled", "items have a cas value")                                 \
+    X(U32, backlog, 1024, 1, INT32_MAX, "", NUMBER, "tcp_backlog", "listen(2) backlog")                               \
+    X(U32, binding_protocol, SETTINGS_PROTOCOL_AUTO, 0, 2, "", PROTOCOL, "binding_protocol",                          \
+      "protocol: ascii, binary or auto (by the first byte)")                                                          \
+    X(BOOL, auth_sasl, false, 0, 1, "", YES_NO, "auth_enabled_sasl", "")                                              \
+    X(BOOL, auth_ascii, false, 0, 1, "", YES_NO, "auth_enabled_ascii", "")                                            \
+    X(U64, item_size_max, 1 * MiB, 1024, GiB, "bytes", NUMBER, "item_size_max",                                       \
+      "largest item (1k to 1024m, at most half of -m)")                                                               \
+    X(BOOL, maxconns_fast, true, 0, 1, "", YES_NO, "maxconns_fast",                                                   \
+      "reject connections above the limit at once")                                                                   \
+    X(U32, hashpower_init, 0, 12, 32, "", NUMBER, "hashpower_init",                                                   \
+      "size of the index at start, as a power of two of objects; 0 lets it grow")                                     \
+    X(BOOL, slab_reassign, true, 0, 1, "", YES_NO, "slab_reassign", "pages can move between slab classes")            \
+    X(U32, slab_automove, 1, 0, 2, "", NUMBER, "slab_automove",                                                       \
+      "move pages by need: 0 off, 1 slowly, 2 with every eviction")                                                   \
+    X(REAL, slab_automove_ratio, 0.8, 0, 1, "", REAL2, "slab_automove_ratio",                                         \
+      "age ratio of classes below which a page moves")                                                                \
+    X(U32, slab_automove_window, 10, 3, 1800, "s", NUMBER, "slab_automove_window",                                    \
+      "how far the page mover looks back")                                                                            \
+    X(U64, slab_chunk_max, 512 * KiB, 1, MiB, "bytes", NUMBER, "slab_chunk_max",                                      \
+      "largest chunk; larger items have several")                                                                     \
+    X(BOOL, lru_crawler, true, 0, 1, "", YES_NO, "lru_crawler", "look for expired items in the background")           \
+    X(U32, lru_crawler_sleep, 100, 0, 1000000, "us", NUMBER, "lru_crawler_sleep",                                     \
+      "pause of the crawler between items")                                                                           \
+    X(U32, lru_crawler_tocrawl, 0, 0, UINT32_MAX, "", NUMBER, "lru_crawler_tocrawl",                                  \
+      "items to crawl in one run and class; 0 all")                                                                   \
+    X(U32, tail_repair_time, 0, 10, INT32_MAX, "s", NUMBER, "tail_repair_time",                                       \
+      "accepted and shown, without effect: no references leak; 0 never")                                              \
+    X(BOOL, flush_enabled, true, 0, 1, "", YES_NO, "flush_enabled", "allow flush_all")                                \
+    X(BOOL, dump_enabled, true, 0, 1, "", YES_NO, "dump_enabled", "allow cachedump, metadump and mgdump")             \
+    X(TEXT, hash_algorithm, 0, 0, 0, "", TEXT_null, "hash_algorithm",                                                 \
+      "jenkins, murmur3 or xxh3: the name shown in stats; the index always uses xxh3")                                \
+    X(BOOL, lru_maintainer, true, 0, 1, "", YES_NO, "lru_maintainer_thread",                                          \
+      "keep the LRU in segments, in the background")                                                                  \
+    X(BOOL, lru_segmented, true, 0, 1, "", YES_NO, "lru_segmented", "segmented LRU")                                  \
+    X(U32, hot_lru_pct, 20, 1, 79, "%", NUMBER, "hot_lru_pct", "share of a class for HOT")                            \
+    X(U32, warm_lru_pct, 40, 1, 79, "%", NUMBER, "warm_lru_pct", "share of a class for WARM")                         \
+    X(REAL, hot_max_factor, 0.2, 0, 1e9, "", REAL2, "hot_max_factor",                                                 \
+      "items idle for longer than this times the age of COLD leave HOT")                                              \
+    X(REAL, warm_max_factor, 2.0, 0, 1e9, "", REAL2, "warm_max_factor",                                               \
+      "items idle for longer than this times the age of COLD leave WARM")                                             \
+    X(BOOL, temp_lru, false, 0, 1, "", YES_NO, "temp_lru", "short-lived items have their own LRU")                    \
+    X(U32, temporary_ttl, 61, 0, UINT32_MAX, "s", NUMBER, "temporary_ttl",                                            \
+      "items with at most this TTL go to TEMP and are not evicted")                                                   \
+    X(U32, idle_timeout, 0, 0, INT32_MAX, "s", NUMBER, "idle_timeout",                                                \
+      "close connections idle for longer; 0 never")                                                                   \
+    X(U32, watcher_logbuf_size, 256 * KiB, 1024, GiB, "bytes", NUMBER, "watcher_logbuf_size",                         \
+      "write buffer of a watcher, given in KB")                                                                       \
+    X(U32, worker_logbuf_size, 64 * KiB, 1024, GiB, "bytes", NUMBER, "worker_logbuf_size",                            \
+      "log buffer of a worker, given in KB")                                                                          \
+    X(U64, read_buf_mem_limit, 0, 0, 1ull << 50, "bytes", NUMBER, "read_buf_mem_limit",                               \
+      "memory for read and response buffers of connections, given in MB; 0 no limit")                                 \
+    X(BOOL, track_sizes, false, 0, 1, "", YES_NO, "track_sizes", "count item sizes for \"stats sizes\"")              \
+    X(BOOL, inline_ascii_response, false, 0, 0, "", YES_NO, "inline_ascii_response", "")                              \
+    X(BOOL, drop_privileges, false, 0, 1, "", YES_NO, "drop_privileges",                                              \
+      "allow only the system calls that serving needs; any other ends the process")                                   \
+    X(U32, ext_item_size, 512, 0, GiB, "bytes", NUMBER, "ext_item_size",                                              \
+      "items of at least this size may go to flash")                                                                  \
+    X(U32, ext_item_age, UINT32_MAX, 0, UINT32_MAX, "s", NUMBER, "ext_item_age",                                      \
+      "write items idle for longer even while memory is free; default: no age limit")                                 \
+    X(U32, ext_low_ttl, 0, 0, UINT32_MAX, "s", NUMBER, "ext_low_ttl",                                                 \
+      "items with less TTL go to pages of their own")                                                                 \
+    X(U32, ext_recache_rate, 2000, 0, UINT32_MAX, "", NUMBER, "ext_recache_rate",                                     \
+      "one in this many eligible hits brings the item back to memory; 0 never")                                       \
+    X(U64, ext_wbuf_size, 4 * MiB, 64 * KiB, GiB, "bytes", NUMBER, "ext_wbuf_size",                                   \
+      "write buffer, given in MB, or with k; limits -I")                                                              \
+    X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", NUMBER, "ext_compact_under",                     \
+      "compact below this many free pages; default: 1% of all, at least 1")                                           \
+    X(U32, ext_drop_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", NUMBER, "ext_drop_under",                           \
+      "drop unread items below this many free pages; default as ext_compact_under")                                   \
+    X(U32, ext_max_sleep, 1000000, 0, UINT32_MAX, "us", NUMBER, "ext_max_sleep",                                      \
+      "longest pause of background threads")                                                                          \
+    X(REAL, ext_max_frag, 0.8, 0, 1, "", REAL2, "ext_max_frag", "compact pages that are less full than this")         \
+    X(REAL, slab_automove_freeratio, 0.01, 0, 1, "", REAL3, "slab_automove_freeratio",                                \
+      "share of memory kept free by writing to flash")                                                                \
+    X(BOOL, ext_drop_unread, false, 0, 1, "", YES_NO, "ext_drop_unread", "compaction drops what was not read")        \
+    X(BOOL, ssl_enabled, false, 0, 1, "", YES_NO, "ssl_enabled",                                                      \
+      "TLS on every TCP port except those of -l notls:ADDRESS")                                                       \
+    X(TEXT, ssl_chain_cert, 0, 0, 0, "", TEXT_NULL, "ssl_chain_cert",                                                 \
+      "certificate of the server and its chain, PEM file")                                                            \
+    X(TEXT, ssl_key, 0, 0, 0, "", TEXT_NULL, "ssl_key",                                                               \
+      "private key, file; default: in the file of ssl_chain_cert")                                                    \
+    X(U32, ssl_verify_mode, 0, 0, 7, "", NUMBER, "ssl_verify_mode",                                                   \
+      "certificate of the client: 0 none, 1 checked if sent, 2 required, 3 required once")                            \
+    X(U32, ssl_keyformat, SETTINGS_KEY_PEM, 1, 2, "", NUMBER, "ssl_keyformat",                                        \
+      "format of the key: 1 or PEM, 2 or DER")                                                                        \
+    X(TEXT, ssl_ciphers, 0, 0, 0, "", TEXT_NULL, "ssl_ciphers",                                                       \
+      "ciphers for TLS up to 1.2, as OpenSSL names them")                                                             \
+    X(TEXT, ssl_ca_cert, 0, 0, 0, "", TEXT_NULL, "ssl_ca_cert",                                                       \
+      "CA certificates for those of clients, PEM file")                                                               \
+    X(U32, ssl_wbuf_size, 16 * KiB, KiB, 16 * MiB, "bytes", NUMBER, "ssl_wbuf_size",                                  \
+      "most bytes of replies to encrypt at once, given in KB; a record has 16")                                       \
+    X(BOOL, ssl_session_cache, false, 0, 1, "", YES_NO, "ssl_session_cache",                                          \
+      "clients can resume their sessions and skip most of the handshake")                                             \
+    X(BOOL, ssl_kernel_tls, false, 0, 1, "", YES_NO, "ssl_kernel_tls",                                                \
+      "the kernel encrypts, if it has TLS (module tls)")                                                              \
+    X(U32, ssl_min_version, 2, 0, 3, "", TLS_VERSION, "ssl_min_version",                                              \
+      "oldest version that clients may speak: 0 tlsv1.0, 1 tlsv1.1, 2 tlsv1.2, 3 tlsv1.3")                            \
+    X(U32, num_napi_ids, 0, 1, 1024, "", NUMBER, "num_napi_ids",                                                      \
+      "receive queues of the network card; connections of one stay with one worker")                                  \
+    X(TEXT, memory_file, 0, 0, 0, "", TEXT_null, "memory_file",                                                       \
+      "file on tmpfs for all memory; a restart takes it over")                                                        \
+    X(U32, client_flags_size, 4, 4, 4, "bytes", NUMBER, "client_flags_size", "")                                      \
+    /* ---- hidden ---- */                                                                                            \
+    X(BOOL, daemonize, false, 0, 1, "", HIDDEN, "", "run as a daemon")                                                \
+    X(TEXT, pid_file, 0, 0, 0, "", HIDDEN, "", "write the process id into this file")                                 \
+    X(BOOL, log_privileges, false, 0, 1, "", HIDDEN, "",                                                              \
+      "allow what drop_privileges would forbid, and let the kernel log it: for a trial")                              \
+    X(BOOL, relaxed_privileges, false, 0, 1, "", HIDDEN, "",                                                          \
+      "drop_privileges forbids only sockets and programs, as sanitizers require")                                     \
+    X(BOOL, trust_memory_file, false, 0, 1, "", HIDDEN, "",                                                           \
+      "-e may be a link, or a file that other users own or can write to")                                             \
+    X(TEXT, log_file, 0, 0, 0, "", HIDDEN, "", "append log lines to this file")                                       \
+    X(TEXT, username, 0, 0, 0, "", HIDDEN, "", "user to run as (needed, and only used, as root)")                     \
+    X(BOOL, max_core, false, 0, 1, "", HIDDEN, "", "raise the limit of core files")                                   \
+    X(BOOL, lock_memory, false, 0, 1, "", HIDDEN, "", "lock all memory (mlockall)")                                   \
+    X(BOOL, large_pages, false, 0, 1, "", HIDDEN, "", "ask the kernel for huge pages (madvise)")                      \
+    X(BOOL, watch_enabled, true, 0, 1, "", HIDDEN, "", "allow the watch command")                                     \
+    X(TEXT, http, 0, 0, 0, "", HIDDEN, "",                                                                            \
+      "metrics and a status page for operators: [ADDR:]PORT, by default on 127.0.0.1")                                \
+    X(TEXT, auth_file, 0, 0, 0, "", HIDDEN, "", "file of user:pass lines; clients must log in")                       \
+    X(BOOL, hash_expand, true, 0, 1, "", HIDDEN, "", "the index grows")                                               \
+    X(U32, ssl_max_version, 3, 0, 3, "", HIDDEN, "",                                                                  \
+      "newest version that clients may speak, numbered as for ssl_min_version")                                       \
+    X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", HIDDEN, "", "SO_MARK of sockets; 0 none")                            \
+    X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", HIDDEN, "",                                               \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"                     \
+      "or with k, a multiple of 64k")                                                                                 \
+    X(U32, ext_threads, 1, 1, 256, "", HIDDEN, "", "I/O threads")                                                     \
+    X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads an I/O thread takes at once")                             \
+    X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \
+      "off; on: a clean stop moves everything to flash, also for a reboot; scan: after an\n"                          \
+      "unclean stop, also reads what is on flash")                                                                    \
+    X(U32, ext_io_engine, SETTINGS_ENGINE_AUTO, 0, 2, "", HIDDEN, "",                                                 \
+      "auto, uring or threads: how flash is read and written")                                                        \
+    X(U64, ext_write_limit, 0, 0, 1ull << 50, "bytes/s", HIDDEN, "",                                                  \
+      "limit on bytes written to flash per second, with bursts of 10 s (k, m, g allowed); 0 none")                    \
+    X(U64, ext_daily_writes, 0, 0, 1ull << 53, "bytes", HIDDEN, "",                                                   \
+      "limit on bytes written to flash in any 24 hours (k, m, g, t allowed); 0 none")                                 \
+    X(U32, ext_admission, SETTINGS_ADMISSION_LEARN, 0, 2, "", HIDDEN, "",                                             \
+      "items written once flash is full: all; strict: those hit twice or known before; learn:\n"                      \
+      "those worth as much as the rest")                                                                              \
+    X(U32, ext_stay_pct, 33, 0, 100, "%", HIDDEN, "",                                                                 \
+      "a page stays for another round if this share of it was hit twice; 0 none")                                     \
+    X(U32, ext_rewrite_pct, 10, 0, 100, "%", HIDDEN, "",                                                              \
+      "rewrite the hottest objects of an evicted page, up to this share of it")                                       \
+    X(BOOL, ext_verify_writes, false, 0, 1, "", HIDDEN, "",                                                           \
+      "read each flash write back and compare it before its buffer is freed")                                         \
+    X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", HIDDEN, "",                                                     \
       "memory for flash write and read buffers, given in MB; default: 8 write buffers")
 
 /* Fields of struct settings by type. */
@@ -461,18 +345,6 @@ int settings_check_root(const struct settings *s, bool is_root, FILE *err);
 /* The most memory that a server with these settings takes, with all connections open and a value of the
  * largest size in progress in each thread. */
 uint64_t settings_memory_bytes(const struct settings *s);
-
-enum settings_error {
-    SETTINGS_OK,
-    SETTINGS_UNKNOWN,   /* no setting of that name */
-    SETTINGS_NOT_LIVE,  /* can't change while running */
-    SETTINGS_MALFORMED, /* not of the setting's type: number, true/false or text */
-    SETTINGS_RANGE,     /* below its min or above its max */
-};
-
-/* Changes a LIVE setting, by the name of its field; in its unit. On an error nothing
- * changes. Any thread, one at a time. */
-enum settings_error settings_set(struct settings *s, const char *field, const char *value);
 
 /* Passes the lines of `stats settings` to emit in memcached's order. */
 void settings_print_stats(const struct settings *s,

@@ -1,6 +1,5 @@
-/* fuzz_settings.c: any command line, one argument a line; then settings changed while running,
- * lines `field=value` after an empty line. settings_parse promises not to exit and to open nothing;
- * what it accepts must be printable, and within the table's bounds. */
+/* fuzz_settings.c: any command line, one argument on each line, up to an empty line. settings_parse promises
+ * not to exit and to open nothing; what it accepts must be printable, and within the table's bounds. */
 #include <stdarg.h>
 
 #include "operator/settings.h"
@@ -72,14 +71,6 @@ FUZZ_TARGET(settings)
     if (rc == SETTINGS_GO_ON) {
         check_settings(&s);
         (void)settings_check_root(&s, true, nowhere);
-        while ((line = next_line(&at, end)) != NULL) {
-            char *value = strchr(line, '=');
-            if (value)
-                *value++ = '\0';
-            enum settings_error e = settings_set(&s, line, value ? value : "");
-            ASSERT(e <= SETTINGS_RANGE);
-        }
-        check_settings(&s);
     }
     settings_free(&s);
     for (int i = 0; i < argc; i++)

@@ -1169,34 +1169,6 @@ Test(settings, tls_of_each_listener)
 }
 #endif
 
-/* ---- live changes ---- */
-
-Test(settings, set_changes_a_live_one)
-{
-    accepted("");
-    cr_assert_eq(settings_set(&s, "ext_max_frag", "0.5"), SETTINGS_OK);
-    cr_assert_eq(s.ext_max_frag, 0.5);
-    cr_assert_eq(settings_set(&s, "slab_automove_window", "1800"), SETTINGS_OK);
-    cr_assert_eq(s.slab_automove_window, 1800);
-    cr_assert_eq(settings_set(&s, "ext_drop_unread", "1"), SETTINGS_OK);
-    cr_assert(s.ext_drop_unread);
-    cr_assert_eq(settings_set(&s, "ext_item_age", "4294967295"), SETTINGS_OK);
-}
-
-Test(settings, set_refuses)
-{
-    accepted("");
-    cr_assert_eq(settings_set(&s, "nope", "1"), SETTINGS_UNKNOWN);
-    cr_assert_eq(settings_set(&s, "num_threads", "1"), SETTINGS_NOT_LIVE);
-    cr_assert_eq(settings_set(&s, "slab_automove_window", "x"), SETTINGS_MALFORMED);
-    cr_assert_eq(settings_set(&s, "slab_automove_window", "-5"), SETTINGS_MALFORMED);
-    cr_assert_eq(settings_set(&s, "slab_automove_window", ""), SETTINGS_MALFORMED);
-    cr_assert_eq(settings_set(&s, "ext_max_frag", "nan"), SETTINGS_MALFORMED);
-    cr_assert_eq(settings_set(&s, "slab_automove_window", "2"), SETTINGS_RANGE);
-    cr_assert_eq(settings_set(&s, "ext_item_age", "4294967296"), SETTINGS_RANGE);
-    cr_assert_eq(s.slab_automove_window, 10);
-}
-
 /* ---- stats settings ---- */
 
 Test(settings, stats_are_memcacheds)
