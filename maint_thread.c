@@ -78,7 +78,7 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
     uint32_t hot_age = 0, warm_age = 0;
     bool did = false;
     if (s->temp_lru)
-        while (room_pull(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+        while (lru_pull_tail(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
             did = true;
     if (s->lru_segmented) {
         uint32_t cold_age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
@@ -90,9 +90,9 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
     /* A segment without work is not visited again; items that others give it can wait. */
     bool hot = true, warm = true, cold = true;
     for (unsigned i = 0; i < JUGGLES_PER_STEP && (hot || warm || cold); i++) {
-        hot = hot && room_pull(c, cls, LRU_HOT, total, ROOM_JUGGLE, hot_age) == ROOM_MADE;
-        warm = warm && room_pull(c, cls, LRU_WARM, total, ROOM_JUGGLE, warm_age) == ROOM_MADE;
-        cold = cold && room_pull(c, cls, LRU_COLD, total, ROOM_JUGGLE, 0) == ROOM_MADE;
+        hot = hot && lru_pull_tail(c, cls, LRU_HOT, total, ROOM_JUGGLE, hot_age) == ROOM_MADE;
+        warm = warm && lru_pull_tail(c, cls, LRU_WARM, total, ROOM_JUGGLE, warm_age) == ROOM_MADE;
+        cold = cold && lru_pull_tail(c, cls, LRU_COLD, total, ROOM_JUGGLE, 0) == ROOM_MADE;
         did |= hot || warm || cold;
     }
     return did;
@@ -139,9 +139,9 @@ static bool flush_page_of(struct maint *m, unsigned cls, bool may_move)
         slab_info(c->slab, cls, &info);
         if (info.free_chunks >= info.chunks_per_page)
             return (may_move && slab_page_move(c->slab, cls, 0) == 0) || did;
-        enum room r = room_pull(c, cls, LRU_COLD, 0, ROOM_FLUSH, 0);
-        if (r == ROOM_NONE && room_pull(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) != ROOM_MADE &&
-            room_pull(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) != ROOM_MADE)
+        enum room r = lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_FLUSH, 0);
+        if (r == ROOM_NONE && lru_pull_tail(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) != ROOM_MADE &&
+            lru_pull_tail(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) != ROOM_MADE)
             return did;
         if (r == ROOM_WAIT)
             return did;
@@ -182,7 +182,7 @@ static bool step_flush_aged(struct maint *m, uint32_t now)
     unsigned first = slab_class_of(c->slab, atomic_load(&m->settings->ext_item_size));
     for (unsigned cls = slab_class_count(c->slab); cls >= first && cls >= 1; cls--) {
         for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
-            if (room_pull(c, cls, LRU_COLD, 0, ROOM_FLUSH, age) != ROOM_MADE)
+            if (lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_FLUSH, age) != ROOM_MADE)
                 break;
             did = true;
         }

@@ -1,7 +1,7 @@
 /* items/room.c: makes memory for items when there is none: the actions
  * at the tail of an LRU, and the allocation that needs them.
  *
- * Every removal of an item for lack of room goes through room_pull(), one item
+ * Every removal of an item for lack of room goes through lru_pull_tail(), one item
  * a call. It holds the list's lock only to find the item and try the item's
  * column (out of order, so only by trying), then only the column. With flash,
  * a COLD tail is copied to flash and stays a hit; it is evicted only when there is no
@@ -283,7 +283,7 @@ static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, bool 
     return NULL;
 }
 
-enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
+enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
                     enum room_mode mode, uint32_t max_age_sec)
 {
     const struct settings *s = c->settings;
@@ -324,14 +324,14 @@ enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_
 
 enum room room_make(struct cache *c, unsigned cls, bool force)
 {
-    enum room r = room_pull(c, cls, LRU_COLD, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
+    enum room r = lru_pull_tail(c, cls, LRU_COLD, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
     if (r != ROOM_NONE)
         return r;
     if (c->settings->lru_segmented) {
-        if (room_pull(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
-            room_pull(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+        if (lru_pull_tail(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
+            lru_pull_tail(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
             return ROOM_MADE;
-        if (room_pull(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+        if (lru_pull_tail(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
             return ROOM_MADE;
     }
     return ROOM_NONE;
@@ -368,7 +368,7 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
     unsigned pull = cls;
     for (unsigned tries = slab_chunks_of(c->slab, accounted) * 4 + ALLOC_TRIES_MAX;; tries--) {
         if (!c->settings->lru_segmented && slab_pages_left(c->slab) == 0)
-            room_pull(c, cls, LRU_COLD, 0, ROOM_JUGGLE, 0);
+            lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_JUGGLE, 0);
         int rc = slab_alloc(c->slab, cls, accounted, real, &h);
         if (rc == 0)
             break;

@@ -17,7 +17,7 @@ enum room_mode {
     ROOM_FORCE,  /* as EVICT, but do not wait for the flash */
 };
 /* Handles the tail of one LRU: does the one action that is due. No lock held. */
-enum room room_pull(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
+enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
                     enum room_mode mode, uint32_t max_age_sec);
 /* Makes room for one more chunk of a class. No lock held. */
 enum room room_make(struct cache *c, unsigned cls, bool force);

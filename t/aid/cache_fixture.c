@@ -220,11 +220,11 @@ enum cache_status fixture_arith(struct fixture *f, const char *key, bool decr, u
 void fixture_flush(struct fixture *f)
 {
     for (unsigned cls = 1; cls <= slab_class_count(f->slab); cls++) {
-        while (room_pull(f->cache, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
-               room_pull(f->cache, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+        while (lru_pull_tail(f->cache, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
+               lru_pull_tail(f->cache, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
             ;
         enum room r;
-        while ((r = room_pull(f->cache, cls, LRU_COLD, 0, ROOM_FLUSH, 0)) != ROOM_NONE)
+        while ((r = lru_pull_tail(f->cache, cls, LRU_COLD, 0, ROOM_FLUSH, 0)) != ROOM_NONE)
             if (r == ROOM_WAIT)
                 fixture_turn(f);
     }
