@@ -49,7 +49,7 @@ struct found { /* a RAM word */
     uint32_t reserved;
 };
 
-struct founds { /* grows as needed */
+struct found_list { /* grows as needed */
     struct found *at;
     size_t count, room;
 };
@@ -60,13 +60,13 @@ struct attacher {
     bool running;
     unsigned part;
     struct attach_report report;
-    uint64_t *doomed; /* hashes whose flash words may be older than what was lost */
-    size_t doomed_count, doomed_room;
-    struct founds expired;
-    struct founds items, spare; /* of the shard at work; spare is for sorting */
+    uint64_t *suspects; /* hashes whose flash words may be older than what was lost */
+    size_t suspect_count, suspect_room;
+    struct found_list expired;
+    struct found_list items, spare; /* of the shard at work; spare is for sorting */
     uint64_t cas_max;
     bool has_flash;             /* the shard at work has flash words */
-    uint64_t misfits;            /* words of the shard at work that name no item */
+    uint64_t bad_words;            /* words of the shard at work that name no item */
     int error;
 };
 
@@ -80,7 +80,7 @@ struct attach_job {
 
 /* ---- items in order of memory ---- */
 
-static bool founds_make_room(struct founds *f, size_t room)
+static bool found_list_reserve(struct found_list *f, size_t room)
 {
     if (room <= f->room)
         return true;
@@ -93,9 +93,9 @@ static bool founds_make_room(struct founds *f, size_t room)
     return true;
 }
 
-static void founds_add(struct attacher *a, struct founds *f, uint64_t hash_like, slab_handle h)
+static void found_list_add(struct attacher *a, struct found_list *f, uint64_t hash_like, slab_handle h)
 {
-    if (founds_make_room(f, f->count + 1))
+    if (found_list_reserve(f, f->count + 1))
         f->at[f->count++] = (struct found){.hash_like = hash_like, .handle = h};
     else
         a->error = -ENOMEM;
@@ -104,11 +104,11 @@ static void founds_add(struct attacher *a, struct founds *f, uint64_t hash_like,
 /* By handle, least digit first. */
 static void sort_items(struct attacher *a)
 {
-    struct founds *from = &a->items, *to = &a->spare;
+    struct found_list *from = &a->items, *to = &a->spare;
     const uint32_t mask = (1u << RADIX_BITS) - 1;
     if (from->count < 2)
         return;
-    if (!founds_make_room(to, from->count)) {
+    if (!found_list_reserve(to, from->count)) {
         a->error = -ENOMEM;
         return;
     }
@@ -124,7 +124,7 @@ static void sort_items(struct attacher *a)
         for (size_t i = 0; i < from->count; i++)
             to->at[start[from->at[i].handle >> shift & mask]++] = from->at[i];
         to->count = from->count;
-        struct founds swap = *from;
+        struct found_list swap = *from;
         *from = *to;
         *to = swap;
     }
@@ -140,19 +140,19 @@ static void walk_shard(struct attacher *a, unsigned shard,
 
 /* ---- claim ---- */
 
-static void doom(struct attacher *a, uint64_t hash)
+static void remember_suspect(struct attacher *a, uint64_t hash)
 {
-    if (a->doomed_count == a->doomed_room) {
-        size_t room = a->doomed_room ? a->doomed_room * 2 : 64;
-        uint64_t *doomed = realloc(a->doomed, room * sizeof(doomed[0]));
-        if (!doomed) {
+    if (a->suspect_count == a->suspect_room) {
+        size_t room = a->suspect_room ? a->suspect_room * 2 : 64;
+        uint64_t *suspects = realloc(a->suspects, room * sizeof(suspects[0]));
+        if (!suspects) {
             a->error = -ENOMEM;
             return;
         }
-        a->doomed = doomed;
-        a->doomed_room = room;
+        a->suspects = suspects;
+        a->suspect_room = room;
     }
-    a->doomed[a->doomed_count++] = hash;
+    a->suspects[a->suspect_count++] = hash;
 }
 
 /* Does its header look like an item's? */
@@ -194,7 +194,7 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
     a->report.ram_items++;
     a->report.shadow_items += shadow;
     if (a->expired.count < EXPIRED_MAX && item_death(c, it, a->job->now) != ITEM_ALIVE)
-        founds_add(a, &a->expired, 0, h);
+        found_list_add(a, &a->expired, 0, h);
 }
 
 /* Are there flash words that may be older values of the item's key? */
@@ -235,12 +235,12 @@ static void claim_batch(struct attacher *a, const struct found *items, unsigned 
                                 .real_bytes = max_u64(item_real_bytes(it), sizeof(struct item))};
     }
     slab_attach_items(c->slab, claims, good_count);
-    a->misfits += count - good_count;
+    a->bad_words += count - good_count;
     for (unsigned i = 0; i < good_count; i++) {
         if (claims[i].result == 0)
             item_claimed(a, claims[i].handle, a->has_flash && item_hides_words(c, hashes[i]));
         else
-            a->misfits++;
+            a->bad_words++;
     }
 }
 
@@ -262,7 +262,7 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
     struct cache *c = a->job->cache;
     enum index_kind kind = index_kind(c->index, w);
     if (kind == INDEX_RAM) {
-        founds_add(a, &a->items, hash_like, index_handle(c->index, w));
+        found_list_add(a, &a->items, hash_like, index_handle(c->index, w));
     } else if (kind == INDEX_FLASH) {
         a->has_flash = true;
         if (c->ext && ext_attach_object(c->ext, index_place(c->index, w), index_len(c->index, w))) {
@@ -270,7 +270,7 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
             return;
         }
         index_clear(c->index, hash_like, slot);
-        doom(a, hash_like);
+        remember_suspect(a, hash_like);
         a->report.dropped_objects++;
     }
 }
@@ -289,7 +289,7 @@ static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
 }
 
 /* After all good items of the shard were claimed: is this the only word of one of them? */
-static void visit_to_drop_misfits(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+static void visit_to_drop_bad_word(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct attacher *a = ctx;
     struct cache *c = a->job->cache;
@@ -302,14 +302,14 @@ static void visit_to_drop_misfits(void *ctx, uint64_t hash_like, index_slot *slo
             return;
     }
     index_clear(c->index, hash_like, slot);
-    doom(a, hash_like);
+    remember_suspect(a, hash_like);
     a->report.dropped_items++;
 }
 
 static void claim_shard(struct attacher *a, unsigned shard)
 {
     a->items.count = 0;
-    a->misfits = 0;
+    a->bad_words = 0;
     a->has_flash = false;
     walk_shard(a, shard, visit_to_claim);
     sort_items(a);
@@ -320,8 +320,8 @@ static void claim_shard(struct attacher *a, unsigned shard)
         prefetch_items(a->job->cache, items, i + BATCH_ITEMS, count);
         claim_batch(a, items + i, (unsigned)min_u64(count - i, BATCH_ITEMS));
     }
-    if (a->misfits > 0)
-        walk_shard(a, shard, visit_to_drop_misfits);
+    if (a->bad_words > 0)
+        walk_shard(a, shard, visit_to_drop_bad_word);
 }
 
 /* ---- look back ---- */
@@ -390,11 +390,11 @@ static void forget_tag(struct cache *c, uint64_t hash)
 }
 
 /* Drops the flash words that may be older than a lost item. */
-static void forget_doomed(struct cache *c, const struct attacher *a, unsigned count)
+static void forget_suspects(struct cache *c, const struct attacher *a, unsigned count)
 {
     for (unsigned i = 0; i < count; i++)
-        for (size_t k = 0; k < a[i].doomed_count; k++)
-            forget_tag(c, a[i].doomed[k]);
+        for (size_t k = 0; k < a[i].suspect_count; k++)
+            forget_tag(c, a[i].suspects[k]);
 }
 
 static void unlink_expired(struct cache *c, const struct attacher *a, struct attach_report *out)
@@ -475,7 +475,7 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
     }
     if (rc != 0)
         return rc;
-    forget_doomed(c, a, count);
+    forget_suspects(c, a, count);
     for (unsigned i = 0; i < count; i++)
         unlink_expired(c, &a[i], out);
     if (!c->settings->lru_segmented)
@@ -499,7 +499,7 @@ int cache_attach(struct cache *c, struct attach_report *out)
     int rc = attach_with(c, a, count, out);
     progress_end();
     for (unsigned i = 0; i < count; i++) {
-        free(a[i].doomed);
+        free(a[i].suspects);
         free(a[i].expired.at);
         free(a[i].items.at);
         free(a[i].spare.at);
