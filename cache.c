@@ -2,7 +2,7 @@
  * of the verb and releases the lock. The verb finishes the op or says what it lacks: records to read
  * (STEP_READ), an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT).
  * cache_run.c gets those, and runs the verb again from the start; so a verb never trusts what it saw
- * before, and a get is read down one path: cache_run -> cache_step -> look -> (flash) queue_reads,
+ * before, and a get is read down one path: cache_run -> cache_step -> lookup -> (flash) queue_reads,
  * start_reads ... read_done -> step_get_read. See items/store.h for the invariants.
  */
 #include "cache.h"
@@ -24,7 +24,7 @@ enum { PREFETCH_ITEM_BYTES = 192 };
 enum { UNREAD_MAX = 3 };
 
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
-struct look {
+struct lookup {
     struct item *it;      /* alive RAM item, or NULL */
     struct item *hider;   /* dead RAM item of the key that still may hide what is unread, or NULL */
     index_slot *it_slot;  /* of either */
@@ -141,7 +141,7 @@ static void item_freshen(struct cache *c, struct item *it, uint32_t now)
     }
 }
 
-/* ---- looking ---- */
+/* ---- the look-up ---- */
 
 static struct cache_read *fact_of(struct cache_op *op, ext_place place)
 {
@@ -168,7 +168,7 @@ static void count_death(struct cache_worker *w, struct cache_op *op, enum item_d
 /* A get keeps records that it could not read or verify: the device may return them later. Verbs that
  * store, delete or change must be sure that no older value comes back, and drop them; so does a get
  * that fills the cache after a miss. */
-static bool look_keeps_unreadable(const struct cache_op *op)
+static bool lookup_keeps_unreadable(const struct cache_op *op)
 {
     return op->verb == CACHE_GET && !(op->options & CACHE_F_VIVIFY);
 }
@@ -197,7 +197,7 @@ static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned ran
 
 /* l->hider hides flash words. Drops those that were read and are the key's; those of other keys stay.
  * Unread ones are put into l->unread; if there are none, the item no longer hides anything. */
-static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
+static void lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
 {
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, op->hash, slots);
@@ -225,7 +225,7 @@ static void look_hidden(struct cache *c, struct cache_op *op, struct look *l)
 
 /* Finds the key's RAM item. A dead one is dropped, but one that may hide older values stays until those are
  * read (l->unread) or an item takes its place. True: a live one, or one that stays. */
-static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     index_slot *slots[INDEX_MATCH_MAX];
@@ -250,7 +250,7 @@ static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look
     }
     l->hider = it;
     if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
-        look_hidden(c, op, l);
+        lookup_hidden(c, op, l);
     if (l->unread_count > 0)
         return true;
     l->hider = NULL;
@@ -264,10 +264,10 @@ static bool look_in_ram(struct cache_worker *w, struct cache_op *op, struct look
 
 /* An unreadable word may be the key's youngest; older ones are then no answer. Verbs that only read keep it;
  * the others drop it, once all else is known, together with the words that it may hide. */
-static void look_at_unreadable(struct cache *c, struct cache_op *op, struct look *l, int rank)
+static void lookup_unreadable(struct cache *c, struct cache_op *op, struct lookup *l, int rank)
 {
     bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
-    if (look_keeps_unreadable(op)) {
+    if (lookup_keeps_unreadable(op)) {
         l->failed = !is_younger;
         return;
     }
@@ -280,7 +280,7 @@ static void look_at_unreadable(struct cache *c, struct cache_op *op, struct look
 }
 
 /* Counts a dead record like a dead item and drops it; but one that may hide unreadable words stays. */
-static void look_for_death(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static void lookup_check_death(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     const struct ext_record *r = &l->match->rec;
@@ -295,15 +295,15 @@ static void look_for_death(struct cache_worker *w, struct cache_op *op, struct l
 
 /* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
  * dropped. With a live RAM item no flash word is checked. */
-static void look(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static void lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     index_slot *slots[INDEX_MATCH_MAX];
     int unreadable_rank = -1;
-    memset(l, 0, offsetof(struct look, unread));
+    memset(l, 0, offsetof(struct lookup, unread));
     l->unread_count = 0;
     l->failed = l->is_sole = false;
-    if (look_in_ram(w, op, l, now))
+    if (lookup_in_ram(w, op, l, now))
         return;
     unsigned n = index_match(c->index, op->hash, slots);
     for (unsigned i = 0; i < n; i++) {
@@ -332,9 +332,9 @@ static void look(struct cache_worker *w, struct cache_op *op, struct look *l, ui
     }
     l->is_sole = unreadable_rank < 0;
     if (!l->is_sole)
-        look_at_unreadable(c, op, l, unreadable_rank);
+        lookup_unreadable(c, op, l, unreadable_rank);
     if (l->match && l->unread_count == 0)
-        look_for_death(w, op, l, now);
+        lookup_check_death(w, op, l, now);
 }
 
 /* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
@@ -354,7 +354,7 @@ static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned le
 }
 
 /* Queues a read of every unread word: pins the pages while the lock still keeps them alive. */
-static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct look *l)
+static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct lookup *l)
 {
     struct cache *c = w->cache;
     for (unsigned i = 0; i < l->unread_count; i++) {
@@ -394,7 +394,7 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
 /* ---- linking and promotion ---- */
 
 /* Replaces the key's present object, if any, by a new item. 0 or -ENOSPC (index full; nothing changed). */
-static int item_store(struct cache *c, struct cache_op *op, struct look *l, struct item *it, uint32_t now)
+static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, struct item *it, uint32_t now)
 {
     index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
     struct item *old = l->it ? l->it : l->hider;
@@ -483,7 +483,7 @@ typedef void (*change_fn)(struct cache *c, struct cache_op *op, struct item *it)
 /* The record becomes a RAM item again, in the same state; op->item was allocated for it and matches
  * in size. Nothing is unread: it could be younger. LOCK_COLUMN held. */
 /* change, if not NULL, is made to the item before it is linked. */
-static void promote(struct cache *c, struct cache_op *op, struct look *l, change_fn change)
+static void promote(struct cache *c, struct cache_op *op, struct lookup *l, change_fn change)
 {
     const struct ext_record *r = &l->match->rec;
     struct item *it = op->item;
@@ -518,7 +518,7 @@ static bool item_fits_record(const struct item *it, const struct ext_record *r)
 
 /* For verbs that change an object: brings the found record to RAM, with a change if not NULL. STEP_DONE:
  * l->it is in RAM, or nothing was found (l->it NULL). */
-static enum step want_ram_changed(struct cache *c, struct cache_op *op, struct look *l, change_fn change)
+static enum step want_ram_changed(struct cache *c, struct cache_op *op, struct lookup *l, change_fn change)
 {
     if (l->it || !l->match)
         return STEP_DONE;
@@ -531,7 +531,7 @@ static enum step want_ram_changed(struct cache *c, struct cache_op *op, struct l
     return STEP_DONE;
 }
 
-static enum step want_ram(struct cache *c, struct cache_op *op, struct look *l)
+static enum step want_ram(struct cache *c, struct cache_op *op, struct lookup *l)
 {
     return want_ram_changed(c, op, l, NULL);
 }
@@ -564,7 +564,7 @@ static enum step want_copy(struct cache *c, struct cache_op *op, const struct it
 }
 
 /* The copy in op->item takes the item's place, in the LRU too; l->it is the copy then. */
-static void swap_copy(struct cache *c, struct cache_op *op, struct look *l)
+static void swap_copy(struct cache *c, struct cache_op *op, struct lookup *l)
 {
     struct item *copy = op->item, *old = l->it;
     op->item = NULL;
@@ -611,7 +611,7 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
         worth_miss(w->cache);
 }
 
-static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     if (l->tombstone && !(op->options & CACHE_F_QUIET_STATS)) {
@@ -722,8 +722,8 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     struct item *kept = op->item;
     op->item = it;
     lock_take(lock);
-    struct look l;
-    look(w, op, &l, clock_now_sec());
+    struct lookup l;
+    lookup(w, op, &l, clock_now_sec());
     /* A value stored meanwhile may already be on flash; don't read it for this. */
     if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
         promote(c, op, &l, NULL);
@@ -768,7 +768,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     return STEP_DONE;
 }
 
-static enum step step_get(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step step_get(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     bool from_flash = !l->it;
@@ -873,7 +873,7 @@ static bool store_is_cas(const struct cache_op *op)
 /* Does the verb have to know for certain whether the key exists? Otherwise unread words are left
  * to the checks, unless these fall behind: then an overwritten key would leave more and more words
  * behind, until its two buckets are full of them. */
-static bool store_needs_facts(const struct cache *c, const struct cache_op *op, const struct look *l)
+static bool store_needs_facts(const struct cache *c, const struct cache_op *op, const struct lookup *l)
 {
     return op->mode != CACHE_SET || (op->options & CACHE_F_CAS_COMPARE) || l->unread_count > UNREAD_MAX ||
            stale_is_behind(&c->stale);
@@ -884,7 +884,7 @@ static uint64_t op_cas(struct cache *c, const struct cache_op *op)
     return op->options & CACHE_F_CAS_SET ? op->cas_new : cache_next_cas(c);
 }
 
-static enum step store_link(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step store_link(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     struct item *it = op->item;
@@ -903,7 +903,7 @@ static enum step store_link(struct cache_worker *w, struct cache_op *op, struct 
 
 /* append and prepend: a new item of both values. The part that the client sent stays in op->item until the
  * joined item is there, which needs the old value's size. */
-static enum step store_join(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step store_join(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     struct item *part = op->item, *joined = op->joined;
@@ -948,7 +948,7 @@ struct existing {
     unsigned slab_class;
 };
 
-static struct existing existing_of(struct cache *c, const struct cache_op *op, const struct look *l)
+static struct existing existing_of(struct cache *c, const struct cache_op *op, const struct lookup *l)
 {
     if (l->it)
         return (struct existing){true, item_cas(l->it), lru_class(l->it->lru_id)};
@@ -960,7 +960,7 @@ static struct existing existing_of(struct cache *c, const struct cache_op *op, c
 }
 
 /* An older value than the one here: it is stored, but stale; TTL and token stay. */
-static void store_as_stale(const struct cache_op *op, const struct look *l)
+static void store_as_stale(const struct cache_op *op, const struct lookup *l)
 {
     unsigned flags = l->it ? item_flags(l->it) : item_flags_of(l->match->rec.item_flags);
     uint32_t exptime = l->it ? atomic_load(&l->it->exptime_sec) : record_exptime_sec(&l->match->rec);
@@ -968,7 +968,7 @@ static void store_as_stale(const struct cache_op *op, const struct look *l)
     item_flag_set(op->item, ITEM_STALE | (flags & ITEM_TOKEN_SENT));
 }
 
-static enum step store_cas(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step store_cas(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct existing old = existing_of(w->cache, op, l);
     if (!old.there) {
@@ -993,7 +993,7 @@ static enum step store_cas(struct cache_worker *w, struct cache_op *op, struct l
 }
 
 /* Does the mode allow a store, given the key's present object or its absence? If not, op->status says so. */
-static bool store_may(struct cache *c, struct cache_op *op, const struct look *l, uint32_t now)
+static bool store_may(struct cache *c, struct cache_op *op, const struct lookup *l, uint32_t now)
 {
     bool there = l->it || l->match;
     if (op->mode == CACHE_SET)
@@ -1006,7 +1006,7 @@ static bool store_may(struct cache *c, struct cache_op *op, const struct look *l
     return false;
 }
 
-static enum step store_as(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step store_as(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     bool joins = op->mode == CACHE_APPEND || op->mode == CACHE_PREPEND;
     struct existing old = existing_of(w->cache, op, l);
@@ -1027,7 +1027,7 @@ static enum step store_as(struct cache_worker *w, struct cache_op *op, struct lo
     return store_join(w, op, l, now);
 }
 
-static enum step step_store(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step step_store(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     ASSERT(op->item);
     if (!op->counted)
@@ -1052,7 +1052,7 @@ static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item 
 }
 
 /* md x: the item is replaced by an empty one, new but for its cas. op->item was allocated empty. */
-static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
+static void delete_empty(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct item *fresh = op->item, *old = l->it;
     unsigned flags = old ? item_flags(old) : item_flags_of(l->match->rec.item_flags);
@@ -1070,7 +1070,7 @@ static void delete_empty(struct cache *c, struct cache_op *op, struct look *l, u
 
 /* md I and md x: the item stays, marked stale or emptied. A record from flash is changed before it is
  * linked, so that there is room for at least one of the two; an empty one doesn't need its value. */
-static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     bool empties = op->options & CACHE_F_EMPTY, came = !l->it && !empties;
@@ -1100,12 +1100,12 @@ static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct
     return STEP_DONE;
 }
 
-static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct look *l)
+static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct lookup *l)
 {
     struct cache *c = w->cache;
     if (l->it && (item_flags(l->it) & ITEM_MAY_HIDE_FLASH)) {
         l->hider = l->it;
-        look_hidden(c, op, l);
+        lookup_hidden(c, op, l);
         if (l->unread_count > 0)
             return queue_reads(w, op, l);
     }
@@ -1125,7 +1125,7 @@ static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct 
     return STEP_DONE;
 }
 
-static enum step step_delete(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step step_delete(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct existing old = existing_of(w->cache, op, l);
     enum step s = STEP_DONE;
@@ -1149,7 +1149,7 @@ static enum step step_delete(struct cache_worker *w, struct cache_op *op, struct
 
 /* ---- CACHE_TOUCH ---- */
 
-static enum step step_touch(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step step_touch(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
     enum step s = want_ram(c, op, l);
@@ -1188,7 +1188,7 @@ static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it
     item_set_cas(it, op_cas(c, op));
 }
 
-static enum step arith_miss(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step arith_miss(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     if (!(op->options & CACHE_F_VIVIFY)) {
         op->status = CACHE_NOT_FOUND;
@@ -1232,7 +1232,7 @@ static bool arith_number(struct cache *c, struct cache_op *op, struct item *it)
 }
 
 /* The new number is longer, or somebody still reads the old one: a new item takes its place. */
-static enum step arith_replace(struct cache *c, struct cache_op *op, struct look *l, const char *digits,
+static enum step arith_replace(struct cache *c, struct cache_op *op, struct lookup *l, const char *digits,
                                unsigned len, uint32_t now)
 {
     struct item *old = l->it, *fresh = op->item;
@@ -1252,7 +1252,7 @@ static enum step arith_replace(struct cache *c, struct cache_op *op, struct look
 }
 
 /* Writes the new number; l->it is then the item that holds it. */
-static enum step arith_write(struct cache *c, struct cache_op *op, struct look *l, uint32_t now)
+static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
@@ -1272,7 +1272,7 @@ static enum step arith_write(struct cache *c, struct cache_op *op, struct look *
     return STEP_DONE;
 }
 
-static enum step arith_hit(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step arith_hit(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     uint32_t exptime_before = atomic_load(&l->it->exptime_sec);
     if (!arith_number(w->cache, op, l->it))
@@ -1289,7 +1289,7 @@ static enum step arith_hit(struct cache_worker *w, struct cache_op *op, struct l
     return STEP_DONE;
 }
 
-static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     enum step s = want_ram(w->cache, op, l);
     if (s == STEP_DONE)
@@ -1303,9 +1303,9 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct 
 
 /* Runs the verb on the look-up's result, or queues reads of the records that it has to know. LOCK_COLUMN
  * held. */
-static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct look *l, uint32_t now)
+static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
-    static enum step (*const verbs[])(struct cache_worker *, struct cache_op *, struct look *, uint32_t) = {
+    static enum step (*const verbs[])(struct cache_worker *, struct cache_op *, struct lookup *, uint32_t) = {
         [CACHE_GET] = step_get,       [CACHE_STORE] = step_store, [CACHE_DELETE] = step_delete,
         [CACHE_TOUCH] = step_touch,   [CACHE_ARITH] = step_arith,
     };
@@ -1333,7 +1333,7 @@ enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
     struct lock *lock = index_lock(w->cache->index, op->hash);
     uint32_t now = clock_now_sec();
-    struct look l;
+    struct lookup l;
     if (op->verb == CACHE_ALLOC)
         return step_alloc(w, op);
     if (op->verb == CACHE_GET && op->read_count > 0 && op->attempts == 1 && !op->read_hidden &&
@@ -1343,7 +1343,7 @@ enum step cache_step(struct cache_worker *w, struct cache_op *op)
             return s;
     }
     lock_take(lock);
-    look(w, op, &l, now);
+    lookup(w, op, &l, now);
     enum step s = run_verb(w, op, &l, now);
     lock_release(lock);
     return s == STEP_ALLOC ? get_memory(w, op) : s;
