@@ -441,11 +441,11 @@ static void move_chunk(struct maint *m, slab_handle h)
         uint64_t real = max_u64(item_real_bytes(it), sizeof(struct item));
         if (slab_alloc_real(c->slab, real, &to) != 0)
             break;
-        struct item *neu = item_at(c, to);
+        struct item *copy = item_at(c, to);
         /* Neighbours may change its links until lru_substitute locks the list. */
         const size_t links = offsetof(struct item, time_sec);
-        memcpy((char *)neu + links, (const char *)it + links, real - links);
-        lru_substitute(c->lru, it, neu);
+        memcpy((char *)copy + links, (const char *)it + links, real - links);
+        lru_substitute(c->lru, it, copy);
         index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, 0));
         slab_free_real(c->slab, h, real);
         cache_count(c, CACHE_N_items_moved, 1);

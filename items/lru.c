@@ -114,20 +114,20 @@ void lru_move(struct lru *l, struct item *it, enum lru_segment to)
     lru_link(l, it);
 }
 
-void lru_substitute(struct lru *l, struct item *old, struct item *neu)
+void lru_substitute(struct lru *l, struct item *old, struct item *copy)
 {
     struct lru_list *list = &l->lists[old->lru_id];
-    slab_handle h = slab_handle_of(l->slab, neu);
+    slab_handle h = slab_handle_of(l->slab, copy);
     lock_take(&list->lock);
-    neu->next = old->next;
-    neu->prev = old->prev;
-    neu->lru_id = old->lru_id;
-    if (neu->prev)
-        item_at(l, neu->prev)->next = h;
+    copy->next = old->next;
+    copy->prev = old->prev;
+    copy->lru_id = old->lru_id;
+    if (copy->prev)
+        item_at(l, copy->prev)->next = h;
     else
         list->head = h;
-    if (neu->next)
-        item_at(l, neu->next)->prev = h;
+    if (copy->next)
+        item_at(l, copy->next)->prev = h;
     else
         list->tail = h;
     old->next = old->prev = 0;

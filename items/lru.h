@@ -56,8 +56,8 @@ void lru_unlink(struct lru *l, struct item *it);
 /* The item leaves its list for the head of another segment of its class. Takes both locks, one
  * after the other. LOCK_COLUMN held. */
 void lru_move(struct lru *l, struct item *it, enum lru_segment to);
-/* An item that was copied from `old` to `neu` takes its place in the list. LOCK_COLUMN held. */
-void lru_substitute(struct lru *l, struct item *old, struct item *neu);
+/* An item that was copied from `old` to `copy` takes its place in the list. LOCK_COLUMN held. */
+void lru_substitute(struct lru *l, struct item *old, struct item *copy);
 
 /* With the list's lock held. */
 struct item *lru_tail_locked(struct lru *l, uint8_t lru_id);

@@ -46,7 +46,7 @@ static bool cb_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *heat
 }
 
 /* A move halves the heat, so that objects that were hot once don't stay forever. */
-static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class)
+static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place new_place, unsigned len_class)
 {
     struct cache *c = ctx;
     struct lock *lock = index_lock(c->index, hash);
@@ -55,9 +55,9 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, uns
     if (slot) {
         index_word w = index_load(slot);
         index_replace(c->index, hash, slot,
-                      index_make_flash(c->index, neu, len_class, index_heat(c->index, w) / 2,
+                      index_make_flash(c->index, new_place, len_class, index_heat(c->index, w) / 2,
                                        index_rank(c->index, w)));
-        debug_held_at(c, hash, NULL, old, neu);
+        debug_held_at(c, hash, NULL, old, new_place);
         ext_drop(c->ext, old, index_len(c->index, w));
     }
     lock_release(lock);

@@ -141,20 +141,20 @@ static bool buffer_change(struct conn *c, size_t bytes)
     struct buffer_pool *pool = &c->session.w->pool;
     size_t have = buffered(c);
     ASSERT(have <= bytes);
-    char *neu = NULL;
+    char *fresh = NULL;
     if (bytes == REPLY_BUFFER_BYTES) {
-        neu = pool_take(pool);
+        fresh = pool_take(pool);
     } else if (pool_charge(pool, bytes)) {
-        neu = malloc(bytes);
-        if (!neu)
+        fresh = malloc(bytes);
+        if (!fresh)
             pool_discharge(pool, bytes);
     }
-    if (!neu)
+    if (!fresh)
         return false;
     if (have)
-        memcpy(neu, c->buf + c->start, have);
+        memcpy(fresh, c->buf + c->start, have);
     buffer_free(c);
-    c->buf = neu;
+    c->buf = fresh;
     c->buf_bytes = (uint32_t)bytes;
     c->end = (uint32_t)have;
     return true;

@@ -142,7 +142,7 @@ static bool model_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *h
     return live;
 }
 
-static bool model_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class)
+static bool model_moved(void *ctx, uint64_t hash, ext_place old, ext_place new_place, unsigned len_class)
 {
     struct aid *a = ctx;
     lock_take(&a->lock);
@@ -154,7 +154,7 @@ static bool model_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, 
     }
     if (there) {
         changing(o, true);
-        o->place = neu;
+        o->place = new_place;
         o->heat = 0;
         changing(o, false);
         ext_drop(a->ext, old, o->len_class);

@@ -908,10 +908,10 @@ static bool sim_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *hea
     return live;
 }
 
-static bool sim_moved(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class)
+static bool sim_moved(void *ctx, uint64_t hash, ext_place old, ext_place new_place, unsigned len_class)
 {
     in_upcall();
-    bool moved = me.callbacks.moved(ctx, hash, old, neu, len_class);
+    bool moved = me.callbacks.moved(ctx, hash, old, new_place, len_class);
     in_upcall();
     return moved;
 }

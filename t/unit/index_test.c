@@ -355,7 +355,7 @@ static void run_model(uint64_t flash_bytes, uint64_t ids, uint64_t ops)
         uint64_t id = draw(&rng, ids), hash = mix(id), what = draw(&rng, 8);
         /* Low bits of place and handle name the object, the others change. */
         uint64_t place = id | draw(&rng, 16) << 22;
-        index_word neu = what & 1 ? index_make_flash(w.ix, place, draw(&rng, 32), draw(&rng, 4), draw(&rng, 4))
+        index_word fresh = what & 1 ? index_make_flash(w.ix, place, draw(&rng, 32), draw(&rng, 4), draw(&rng, 4))
                                   : index_make_ram(w.ix, (uint32_t)(place | 1u << 26),
                                                    draw(&rng, 32), draw(&rng, 4));
         struct lock *l = index_lock(w.ix, hash);
@@ -372,19 +372,19 @@ static void run_model(uint64_t flash_bytes, uint64_t ids, uint64_t ops)
         }
         cr_assert_eq(mine != NULL, model[id] != 0, "object %" PRIu64 ", step %" PRIu64, id, op);
         if (!mine) {
-            cr_assert_eq(index_insert(w.ix, hash, neu), 0);
-            expect[index_kind(w.ix, neu)]++;
-            model[id] = neu;
+            cr_assert_eq(index_insert(w.ix, hash, fresh), 0);
+            expect[index_kind(w.ix, fresh)]++;
+            model[id] = fresh;
         } else if (what == 7) {
             expect[index_kind(w.ix, model[id])]--;
             index_clear(w.ix, hash, mine);
             model[id] = 0;
         } else if (what > 2) {
             expect[index_kind(w.ix, model[id])]--;
-            expect[index_kind(w.ix, neu)]++;
-            index_replace(w.ix, hash, mine, neu);
-            cr_assert_eq(index_load(mine) & ~tag_field, neu);
-            model[id] = neu;
+            expect[index_kind(w.ix, fresh)]++;
+            index_replace(w.ix, hash, mine, fresh);
+            cr_assert_eq(index_load(mine) & ~tag_field, fresh);
+            model[id] = fresh;
         }
         lock_release(l);
     }
