@@ -108,9 +108,9 @@ struct ext_callbacks {
      * the caller's to judge: return false also for expired objects (after unlinking them and
      * calling ext_drop itself). */
     bool (*is_live)(void *ctx, uint64_t hash, ext_place place, unsigned *heat);
-    /* The same bytes now stand at neu: swap if `old` is still referred to. True iff swapped (then
-     * the callee has called ext_drop(old)); false: the caller drops neu. */
-    bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place neu, unsigned len_class);
+    /* The same bytes now stand at new_place: swap if `old` is still referred to. True iff swapped (then
+     * the callee has called ext_drop(old)); false: the caller drops new_place. */
+    bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place new_place, unsigned len_class);
     /* The page is being given up: forget the object of record_bytes if it is still there (and ext_drop
      * it). What DROP_LATER promises, the callee does by itself, and says ext_count_dropped. */
     enum ext_dropped (*dropped)(void *ctx, uint64_t hash, ext_place place, enum ext_drop_why why,
