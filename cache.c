@@ -3,7 +3,7 @@
  * (STEP_READ), an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT).
  * cache_run.c gets those, and runs the verb again from the start; so a verb never trusts what it saw
  * before, and a get is read down one path: cache_run -> cache_step -> lookup -> (flash) queue_reads,
- * start_reads ... read_done -> step_get_read. See items/store.h for the invariants.
+ * start_reads ... op_read_done -> step_get_read. See items/store.h for the invariants.
  */
 #include "cache.h"
 

@@ -72,7 +72,7 @@ static bool judge_read(struct cache_worker *w, struct cache_read *r)
     return true;
 }
 
-static void read_done(struct ext_read *rd)
+static void op_read_done(struct ext_read *rd)
 {
     struct cache_read *r = (struct cache_read *)((char *)rd - offsetof(struct cache_read, rd));
     struct cache_op *op = r->op;
@@ -91,7 +91,7 @@ static bool start_reads(struct cache_worker *w, struct cache_op *op)
         if (r->verdict != READ_WANTED)
             continue;
         r->verdict = READ_RUNNING;
-        r->rd.done = read_done;
+        r->rd.done = op_read_done;
         r->rd.owner = r;
         r->rd.holds_others = op->read_count > 1;
         ext_read_start(w->ring, &r->rd, r->place, r->len_class);

@@ -161,7 +161,7 @@ static void take_record(struct noted *n)
     ext_read_finish(&n->rd);
 }
 
-static void read_done(struct ext_read *rd)
+static void noted_read_done(struct ext_read *rd)
 {
     struct noted *n = rd->owner;
     n->piece->reading--;
@@ -178,7 +178,7 @@ static void read_piece(struct crawler *cr, struct piece *p)
         if (!n->is_read)
             continue;
         n->piece = p;
-        n->rd.done = read_done;
+        n->rd.done = noted_read_done;
         n->rd.owner = n;
         ext_read_start(w->ring, &n->rd, n->rd.place, n->rd.len_class);
         if (n->rd.state == EXT_READ_DONE)

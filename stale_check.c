@@ -305,7 +305,7 @@ static bool judge(struct compared *m)
     return true;
 }
 
-static void read_done(struct ext_read *rd)
+static void check_read_done(struct ext_read *rd)
 {
     struct compared *m = (struct compared *)((char *)rd - offsetof(struct compared, rd));
     if (judge(m) && --m->running->pending == 0)
@@ -345,7 +345,7 @@ static void start(struct cache_worker *w, struct running *r)
     w->parked++;
     for (unsigned i = 0; i < r->count; i++) {
         struct compared *m = &r->words[i];
-        m->rd.done = read_done;
+        m->rd.done = check_read_done;
         m->rd.holds_others = r->count > 1;
         ext_read_start(w->ring, &m->rd, m->place, m->len_class);
         if (m->rd.state == EXT_READ_DONE && judge(m))
