@@ -128,6 +128,6 @@ struct cache_op {
  * then the worker's fn is called to put a value away. 0: it did; otherwise the microseconds after which to
  * call it again, UINT64_MAX: after cache_nudge(). large: values of more than some KB. Called from
  * cache_worker_poll, _reap and _submit. */
-typedef uint64_t (*cache_relief_fn)(void *ctx, bool large);
+typedef uint64_t (*cache_put_away_fn)(void *ctx, bool large);
 
 #endif

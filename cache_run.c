@@ -344,7 +344,7 @@ bool cache_bring_back(struct cache_worker *w, struct cache_op *op)
 }
 
 /* An op that waits for memory starts again when there is some, so its reads can be repeated. */
-static bool relieve_by_waiting(struct cache_worker *w, bool large)
+static bool drop_waiting_reads(struct cache_worker *w, bool large)
 {
     for (struct cache_op *op = w->wait_head; op; op = op->wait_next) {
         bool gives = false;
@@ -358,26 +358,26 @@ static bool relieve_by_waiting(struct cache_worker *w, bool large)
     return false;
 }
 
-static bool relieve(void *ctx, bool large)
+static bool free_read_buffers(void *ctx, bool large)
 {
     struct cache_worker *w = ctx;
-    if (relieve_by_waiting(w, large))
+    if (drop_waiting_reads(w, large))
         return true;
-    uint64_t us = w->relieve ? w->relieve(w->relieve_ctx, large) : UINT64_MAX;
+    uint64_t us = w->put_value_away ? w->put_value_away(w->put_away_ctx, large) : UINT64_MAX;
     if (us == 0)
         return true;
     if (us != UINT64_MAX) {
         uint64_t due = clock_mono_us() + us;
-        if (w->relief_due_us == 0 || due < w->relief_due_us)
-            w->relief_due_us = due;
+        if (w->put_away_due_us == 0 || due < w->put_away_due_us)
+            w->put_away_due_us = due;
     }
     return false;
 }
 
-void cache_worker_set_relief(struct cache_worker *w, cache_relief_fn fn, void *ctx)
+void cache_worker_set_put_away(struct cache_worker *w, cache_put_away_fn fn, void *ctx)
 {
-    w->relieve = fn;
-    w->relieve_ctx = ctx;
+    w->put_value_away = fn;
+    w->put_away_ctx = ctx;
 }
 
 void cache_nudge(struct cache_worker *w)
@@ -402,7 +402,7 @@ struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *s
         w->ring = ext_ring_create(c->ext);
         if (!w->ring)
             goto fail;
-        ext_ring_set_relief(w->ring, relieve, w);
+        ext_ring_set_free_buffers(w->ring, free_read_buffers, w);
     }
     return w;
 fail:
@@ -446,7 +446,7 @@ void cache_worker_poll(struct cache_worker *w)
     ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
     if (n == (ssize_t)sizeof(drained))
         w->notify_armed = false;
-    w->relief_due_us = 0;
+    w->put_away_due_us = 0;
     if (w->ring)
         ext_ring_reap(w->ring);
     /* The ops that wait now; ops that park again meanwhile go to a new list. */
@@ -483,12 +483,12 @@ static int64_t wait_timeout_us(const struct cache_worker *w, uint64_t now_us)
 
 int64_t cache_worker_timeout_us(const struct cache_worker *w)
 {
-    if (!w->wait_head && w->relief_due_us == 0)
+    if (!w->wait_head && w->put_away_due_us == 0)
         return -1;
     uint64_t now = clock_mono_us();
     int64_t wait = wait_timeout_us(w, now);
-    if (w->relief_due_us == 0)
+    if (w->put_away_due_us == 0)
         return wait;
-    int64_t relief = w->relief_due_us > now ? (int64_t)(w->relief_due_us - now) : 0;
-    return wait < 0 || relief < wait ? relief : wait;
+    int64_t put_away = w->put_away_due_us > now ? (int64_t)(w->put_away_due_us - now) : 0;
+    return wait < 0 || put_away < wait ? put_away : wait;
 }

@@ -36,7 +36,7 @@ bool cache_run(struct cache_worker *w, struct cache_op *op);
 /* Gives back what the result holds (pinned item, read buffers) and, after CACHE_ALLOC that was not
  * stored, the item. */
 void cache_release(struct cache_worker *w, struct cache_op *op);
-void cache_worker_set_relief(struct cache_worker *w, cache_relief_fn fn, void *ctx);
+void cache_worker_set_put_away(struct cache_worker *w, cache_put_away_fn fn, void *ctx);
 void cache_nudge(struct cache_worker *w);
 /* Does the view's value stand in a read buffer, and in a large one? */
 bool cache_view_is_read(const struct cache_op *op, bool *large);

@@ -45,9 +45,9 @@ struct cache_worker {
     struct cache_op *wait_head, *wait_tail; /* parked for memory */
     bool notify_armed;                      /* the engine will wake us */
     _Atomic(int) wake_refs;                 /* notifications under way */
-    cache_relief_fn relieve;                /* gives read buffers up when others wait for them */
-    void *relieve_ctx;
-    uint64_t relief_due_us; /* to be asked again; 0: when something happens */
+    cache_put_away_fn put_value_away; /* gives read buffers up when others wait for them */
+    void *put_away_ctx;
+    uint64_t put_away_due_us; /* to be asked again; 0: when something happens */
 };
 
 enum step {

@@ -104,7 +104,7 @@ void pending_free(struct pending *p)
     w->spare_count++;
 }
 
-/* cache_relief_fn: puts away the value that has waited longest among those that can't be sent now. */
+/* cache_put_away_fn: puts away the value that has waited longest among those that can't be sent now. */
 static uint64_t put_values_away(void *ctx, bool want_large)
 {
     struct command_worker *w = ctx;
@@ -143,7 +143,7 @@ void command_worker_init(struct command_worker *w, const struct command_env *env
                                  .reply_bytes_max =
                                      max_u64(SESSION_ALL_BYTES_MAX / env->thread_count, MiB),
                                  .watch_mask = watch_mask()};
-    cache_worker_set_relief(cache_worker, put_values_away, w);
+    cache_worker_set_put_away(cache_worker, put_values_away, w);
     pool_init(&w->pool, buffer_limit_bytes);
 }
 

@@ -49,8 +49,8 @@ struct ext_ring {
     struct read_queue waiting[2]; /* QUEUED, not started; [1]: large */
     _Atomic(unsigned) waiting_count;
     struct read_queue completed; /* done() must be called */
-    bool (*relieve)(void *ctx, bool large);
-    void *relieve_ctx;
+    bool (*free_buffers)(void *ctx, bool large);
+    void *free_buffers_ctx;
     bool kicked;                                 /* event_fd was written for the completed list */
     bool owner_knows;                            /* of it: the last reap said that there is more */
     struct ext_read_counters n;
@@ -282,10 +282,10 @@ unsigned ext_ring_pending(const struct ext_ring *ring)
     return ring->in_flight + ring->follower_count + waiting_count(ring) + ring->completed.count;
 }
 
-void ext_ring_set_relief(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx)
+void ext_ring_set_free_buffers(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx)
 {
-    ring->relieve = fn;
-    ring->relieve_ctx = ctx;
+    ring->free_buffers = fn;
+    ring->free_buffers_ctx = ctx;
 }
 
 static void kick(struct ext_ring *ring)
@@ -656,7 +656,7 @@ static void start_queue(struct ext_ring *ring, bool large)
         enum begun begun = begin(ring, r, must);
         if (begun == BEGUN_NOT) {
             bool full = r->buffer == NULL && ring->in_flight < ring->depth;
-            if (full && ring->relieve != NULL && ring->relieve(ring->relieve_ctx, large))
+            if (full && ring->free_buffers != NULL && ring->free_buffers(ring->free_buffers_ctx, large))
                 continue;
             if (must) /* nothing that comes back would start it: again in the next turn */
                 kick(ring);

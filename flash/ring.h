@@ -8,7 +8,7 @@
  * large read of any size when there is no other.
  *
  * A buffer is held until ext_read_finish(), for a value until its client has taken it. If
- * others wait, the owner is asked to put such values away (ext_ring_set_relief). An op that holds one
+ * others wait, the owner is asked to put such values away (ext_ring_set_free_buffers). An op that holds one
  * read while it waits for another (holds_others) could wait for itself: such reads are first in line, and
  * exceed the bound when no read under way could give memory back.
  *
@@ -71,7 +71,7 @@ uint64_t ext_read_put_away(struct ext_read *r);
 bool ext_read_is_large(const struct ext_read *r);
 /* Reads wait for buffers, and all may be held by reads that are DONE. fn is asked to give some back, in the
  * ring's thread, from ext_ring_submit() and ext_ring_reap*(): true if it did. large: of large ones. */
-void ext_ring_set_relief(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx);
+void ext_ring_set_free_buffers(struct ext_ring *ring, bool (*fn)(void *ctx, bool large), void *ctx);
 /* More may be given back now: if reads wait, the fd becomes readable, and fn is called again. */
 void ext_ring_nudge(struct ext_ring *ring);
 

@@ -257,7 +257,7 @@ bool ext_wbuf_end_oldest_page(struct extstore *e)
 
 /* If all buffers are open in some bucket, or stuck, and none is being written, none would ever come
  * back: writes out the one that was opened first. The lock of bucket `held` is held. */
-static void relieve(struct extstore *e, enum ext_bucket held)
+static void flush_oldest_open(struct extstore *e, enum ext_bucket held)
 {
     lock_assert_held(&e->buckets[held].lock);
     if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
@@ -317,7 +317,7 @@ static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct
         int rc = open_wbuf(e, bucket, reserve ? FOR_RECLAIM : FOR_APPEND, &fresh);
         if (rc != 0) {
             if (rc == -EAGAIN)
-                relieve(e, bucket);
+                flush_oldest_open(e, bucket);
             else if (rc == -ENOSPC && !reserve)
                 ext_wake_maint(e);
             lock_release(&b->lock);

@@ -687,7 +687,7 @@ static void keep_view(struct client_op *o)
         cache_put_away(&o->op);
 }
 
-/* cache_relief_fn: others wait for the read buffers of clients that take their time. */
+/* cache_put_away_fn: others wait for the read buffers of clients that take their time. */
 static uint64_t put_away(void *ctx, bool large)
 {
     (void)ctx;
@@ -1007,7 +1007,7 @@ static void open_storage(void)
     me.maint = maint_create(
         &(struct maint_options){.cache = me.r.cache, .settings = &me.settings, .stepped = true});
     MUST(me.worker && me.maint);
-    cache_worker_set_relief(me.worker, put_away, NULL);
+    cache_worker_set_put_away(me.worker, put_away, NULL);
 }
 
 /* All that was begun ends. */
