@@ -6,7 +6,7 @@
 #define TRIES_MAX 3 /* of a check that met an unreadable record */
 #define WALK_BUCKETS 1024
 #define WALK_QUEUE_MAX (STALE_CHECKS_MAX / 2) /* fuller than this, the walk waits */
-#define SETTLE_PAUSE_NS UINT64_C(100000)
+#define FINISH_PAUSE_NS UINT64_C(100000)
 
 enum verdict {
     UNREAD,
@@ -181,7 +181,7 @@ static void end_hiding(struct cache *c, struct running *r, const struct tag *t)
     }
 }
 
-/* The victim goes, if all that it may hide is settled. True: the check is over. */
+/* The victim goes, if all that it may hide has been checked. True: the check is over. */
 static bool drop_victim(struct cache *c, struct running *r)
 {
     struct stale_check *check = &r->check;
@@ -380,10 +380,10 @@ static void visit_to_queue(void *ctx, uint64_t hash_like, index_slot *slot, inde
 {
     struct cache *c = ctx;
     enum index_kind kind = index_kind(c->index, w);
-    bool unsettled = kind == INDEX_FLASH && flash_may_hide(c, hash_like, slot);
+    bool may_hide = kind == INDEX_FLASH && flash_may_hide(c, hash_like, slot);
     if (kind == INDEX_RAM)
-        unsettled = item_flags(item_at(c, index_handle(c->index, w))) & ITEM_MAY_HIDE_FLASH;
-    if (unsettled)
+        may_hide = item_flags(item_at(c, index_handle(c->index, w))) & ITEM_MAY_HIDE_FLASH;
+    if (may_hide)
         stale_put(&c->stale, &(struct stale_check){.kind = STALE_TAG, .hash = hash_like});
 }
 
@@ -412,13 +412,13 @@ bool stale_walk_step(struct cache_worker *w, uint64_t *at)
     return true;
 }
 
-void stale_settle(struct cache_worker *w, uint64_t deadline_ns)
+void stale_finish(struct cache_worker *w, uint64_t deadline_ns)
 {
     while (stale_is_busy(&w->cache->stale) && clock_mono_ns() < deadline_ns) {
         stale_step(w);
         cache_worker_submit(w);
         cache_worker_poll(w);
         if (w->parked > 0)
-            clock_sleep_ns(SETTLE_PAUSE_NS);
+            clock_sleep_ns(FINISH_PAUSE_NS);
     }
 }

@@ -30,6 +30,6 @@ bool stale_step(struct cache_worker *w);
 bool stale_walk_step(struct cache_worker *w, uint64_t *at);
 
 /* Runs checks until none waits or runs, or the time is over (clock_mono_ns). Waits for the devices. */
-void stale_settle(struct cache_worker *w, uint64_t deadline_ns);
+void stale_finish(struct cache_worker *w, uint64_t deadline_ns);
 
 #endif

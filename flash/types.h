@@ -118,7 +118,7 @@ struct ext_callbacks {
     /* How many checks for overwritten objects, and drops put off, were ever asked for, and how many have
      * ended. Until those that were asked for have ended, pages hold less than is counted, and reclaim
      * gives up nothing that lives. May be NULL: there are none. */
-    void (*settling)(void *ctx, uint64_t *asked, uint64_t *ended);
+    void (*count_checks)(void *ctx, uint64_t *asked, uint64_t *ended);
     /* The object's page stays for another round: takes its heat down by half. May be NULL: no page stays. */
     void (*cool)(void *ctx, uint64_t hash, ext_place place);
     /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */

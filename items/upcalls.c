@@ -113,7 +113,7 @@ static void cb_cool(void *ctx, uint64_t hash, ext_place place)
     lock_release(lock);
 }
 
-static void cb_settling(void *ctx, uint64_t *asked, uint64_t *ended)
+static void cb_count_checks(void *ctx, uint64_t *asked, uint64_t *ended)
 {
     struct cache *c = ctx;
     *ended = atomic_load(&c->stale.ended); /* first: it never overtakes the other */
@@ -181,7 +181,7 @@ struct ext_callbacks cache_ext_callbacks(struct cache *c)
         .is_live = cb_is_live,
         .moved = cb_moved,
         .dropped = cb_dropped,
-        .settling = cb_settling,
+        .count_checks = cb_count_checks,
         .cool = cb_cool,
         .is_fresh = cb_is_fresh,
         .sweep = cb_sweep,

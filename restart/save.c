@@ -158,7 +158,7 @@ int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadli
     for (unsigned s = 0; rc == 0 && s < INDEX_SHARD_COUNT; s++)
         rc = clock_mono_ns() >= deadline_ns ? -ETIMEDOUT : move_shard(&m, s, deadline_ns);
     if (w) {
-        stale_settle(w, deadline_ns);
+        stale_finish(w, deadline_ns);
         finish_reads(w);
     }
     progress_end();
@@ -211,7 +211,7 @@ uint64_t cache_drop_items(struct cache *c, struct cache_worker *w)
     struct mover m = {.cache = c, .out = &out};
     if (w) { /* drops older values, and no other words of their tags */
         walk_all(c, visit_to_check, &m);
-        stale_settle(w, clock_mono_ns() + STALL_NS);
+        stale_finish(w, clock_mono_ns() + STALL_NS);
         finish_reads(w);
     }
     walk_all(c, drop_item, &m);

@@ -33,7 +33,7 @@
 
 enum mode { RESCUE, LOOK, STAY, EVICT, EXPIRE };
 enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP }; /* of one record */
-enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, SETTLING };
+enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, FINISHING };
 
 struct ext_reclaim {
     struct extstore *e;
@@ -55,7 +55,7 @@ struct ext_reclaim {
     uint64_t keep_rest;         /* these bytes go */
     uint32_t stays;             /* pages in a row that stayed */
     uint64_t page_evicted;
-    uint64_t evict_mark, settle_mark; /* see is_settled */
+    uint64_t evict_mark, finish_mark; /* see checks_have_ended */
     uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
                                               * those from a page that someone was reading */
     uint64_t sweep_cursor;
@@ -139,12 +139,12 @@ static bool is_starved(const struct ext_reclaim *r)
 }
 
 /* Have all checks and drops ended that were queued when *mark was set? Sets it if it is 0. */
-static bool is_settled(struct ext_reclaim *r, uint64_t *mark)
+static bool checks_have_ended(struct ext_reclaim *r, uint64_t *mark)
 {
     const struct ext_callbacks *cb = &r->e->opt.callbacks;
     uint64_t asked = 0, ended = 0;
-    if (cb->settling != NULL)
-        cb->settling(cb->ctx, &asked, &ended);
+    if (cb->count_checks != NULL)
+        cb->count_checks(cb->ctx, &asked, &ended);
     if (*mark == 0)
         *mark = asked;
     return ended >= *mark;
@@ -375,14 +375,14 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
         below = URGENT_FRAG_MAX;
     bool may_rescue = r->aborts < ABORTS_MAX;
     /* Wait for the checks of overwritten values first: a page may be empty after them. */
-    if (!is_settled(r, &r->evict_mark) && !is_starved(r))
+    if (!checks_have_ended(r, &r->evict_mark) && !is_starved(r))
         return false;
     if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below, true)))
         return true;
     /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
      * records. */
-    if (ext_probe_tries_page(e) || !is_settled(r, &r->evict_mark))
+    if (ext_probe_tries_page(e) || !checks_have_ended(r, &r->evict_mark))
         return false;
     if (device_class != EXT_BUCKET_DEFAULT)
         return is_short(e) && start_eviction(r, oldest(r, device_class, OF_CLASS));
@@ -539,9 +539,9 @@ static void begin_slot(struct ext_reclaim *r)
         return;
     }
     if (r->slot_index >= used || is_empty) {
-        r->phase = SETTLING;
+        r->phase = FINISHING;
         r->not_before_ns = io_now_ns() + SETTLE_NS;
-        r->settle_mark = 0;
+        r->finish_mark = 0;
         return;
     }
     r->entry = r->entry_count = 0;
@@ -958,10 +958,10 @@ static bool sweep(struct ext_reclaim *r)
 }
 
 /* All slots are done. Objects still there are being dropped by others just now, as a rule. */
-static bool settle(struct ext_reclaim *r)
+static bool finish_page(struct ext_reclaim *r)
 {
     bool empty = atomic_load(&r->e->pages[r->page].objects) == 0;
-    if (!empty && (io_now_ns() < r->not_before_ns || !is_settled(r, &r->settle_mark)))
+    if (!empty && (io_now_ns() < r->not_before_ns || !checks_have_ended(r, &r->finish_mark)))
         return false;
     if (r->for_index && r->page_evicted > 0)
         atomic_store(&r->e->evict_requests, 0);
@@ -1006,8 +1006,8 @@ bool ext_maint_step(struct extstore *e, uint32_t now_unix)
         return walk(r);
     case SWEEPING:
         return sweep(r);
-    case SETTLING:
-        return settle(r);
+    case FINISHING:
+        return finish_page(r);
     }
     return false;
 }

@@ -18,7 +18,7 @@
  *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others,
  *            since an empty one is tried again, and may be of use.
  *
- *   job:  [read table or slot] -> [records, a few a step] -> next slot .. -> [settle] -> page freed
+ *   job:  [read table or slot] -> [records, a few a step] -> next slot .. -> [finish] -> page freed
  *                          |-> unreadable: [sweep] the index for the slot's places
  *                          \-> wrong table, the slot was read whole: [walk] the records
  *
