@@ -26,7 +26,7 @@
 #define WALK_FACTOR 32u /* a walk that reads this many times a slot's bytes follows garbage */
 #define AVOID_NS UINT64_C(5000000000) /* an unreadable page is left alone this long */
 #define ABORTS_MAX 4u                 /* then the oldest page goes, readable or not */
-#define SETTLE_NS UINT64_C(50000000)  /* for drops that other threads have begun */
+#define FINISH_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
 #define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
 #define EXPIRE_PAGES_PER_STEP 256u
@@ -540,7 +540,7 @@ static void begin_slot(struct ext_reclaim *r)
     }
     if (r->slot_index >= used || is_empty) {
         r->phase = FINISHING;
-        r->not_before_ns = io_now_ns() + SETTLE_NS;
+        r->not_before_ns = io_now_ns() + FINISH_NS;
         r->finish_mark = 0;
         return;
     }
