@@ -769,7 +769,7 @@ static int attach_blocks(struct index *ix, unsigned s)
 }
 
 /* The word's second copy in the bucket of x, NULL if there is none. */
-static index_slot *find_twin(const struct index *ix, unsigned s, uint64_t x, index_word w,
+static index_slot *find_copy(const struct index *ix, unsigned s, uint64_t x, index_word w,
                              const index_slot *self)
 {
     struct candidate c = candidate_of(ix, s, shard_state(ix, s), x);
@@ -799,7 +799,7 @@ static void attach_moved(struct index *ix, unsigned s)
     if (w == 0 || is_tombstone(ix, w))
         return;
     uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
-    if (find_twin(ix, s, other_x(ix, x), w, NULL))
+    if (find_copy(ix, s, other_x(ix, x), w, NULL))
         put_word(&b[(at - 1) & 7], 0);
 }
 
@@ -808,8 +808,8 @@ static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_
 {
     index_word w = index_load(slot);
     uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
-    if (!is_tombstone(ix, w) && !find_twin(ix, s, x, w, slot) &&
-        !find_twin(ix, s, other_x(ix, x), w, slot)) {
+    if (!is_tombstone(ix, w) && !find_copy(ix, s, x, w, slot) &&
+        !find_copy(ix, s, other_x(ix, x), w, slot)) {
         struct candidate c = candidate_of(ix, s, shard_state(ix, s), x);
         unsigned empties = bucket_empties(c.bucket);
         if (empties) {

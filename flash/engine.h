@@ -29,8 +29,8 @@
 #define EXT_NO_PAGE UINT32_MAX
 #define EXT_COUNTER_ROOM 64
 #define EXT_WBUF_MIN_COUNT 4u
-/* Buffers and pages that only reclaim and the cure of failed writes may take, the last buffer only
- * the cure: without them neither could begin, and nothing would ever become free again. */
+/* Buffers and pages that only reclaim and the rewrite of failed writes may take, the last buffer only
+ * the rewrite: without them neither could begin, and nothing would ever become free again. */
 #define EXT_RESERVED_WBUFS 2u
 #define EXT_RESERVED_PAGES 1u
 

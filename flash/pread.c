@@ -5,10 +5,10 @@
 #include <sched.h>
 #include <unistd.h>
 
-struct twin_read {
+struct pread_job {
     struct io_job job;
-    struct ext_twin *twin;
-    struct twin_read *next; /* free list, or list of completions */
+    struct ext_pread *pread;
+    struct pread_job *next; /* free list, or list of completions */
     struct ext_device *device;
     char *buf;
     uint64_t offset;
@@ -17,23 +17,23 @@ struct twin_read {
     int result;
 };
 
-struct ext_twin {
+struct ext_pread {
     /* const after create */
     struct ext_device *devices;
     struct io_pool *pool;
     int event_fd;
-    struct twin_read *reads;
+    struct pread_job *reads;
     /* owned by the ring's thread */
-    struct twin_read *free;
+    struct pread_job *free;
     /* atomic: pushed by the pool's threads, taken whole by the ring's */
-    _Atomic(struct twin_read *) completed;
-    _Atomic(uint32_t) completing; /* pool threads that may still touch the twin */
+    _Atomic(struct pread_job *) completed;
+    _Atomic(uint32_t) completing; /* pool threads that may still touch it */
 };
 
 static void read_run(struct io_job *job)
 {
-    struct twin_read *r = (struct twin_read *)((char *)job - offsetof(struct twin_read, job));
-    struct ext_twin *t = r->twin;
+    struct pread_job *r = (struct pread_job *)((char *)job - offsetof(struct pread_job, job));
+    struct ext_pread *t = r->pread;
     const struct ext_device_ops *ops = r->device->ops;
     ssize_t n;
     do {
@@ -51,10 +51,10 @@ static void read_run(struct io_job *job)
     atomic_fetch_sub(&t->completing, 1);
 }
 
-int ext_twin_create(struct ext_twin **out, unsigned depth, struct ext_device *devices,
+int ext_pread_create(struct ext_pread **out, unsigned depth, struct ext_device *devices,
                     struct io_pool *pool, int event_fd)
 {
-    struct ext_twin *t = calloc(1, sizeof(*t));
+    struct ext_pread *t = calloc(1, sizeof(*t));
     if (t == NULL)
         return -ENOMEM;
     t->reads = calloc(depth, sizeof(*t->reads));
@@ -66,7 +66,7 @@ int ext_twin_create(struct ext_twin **out, unsigned depth, struct ext_device *de
     t->pool = pool;
     t->event_fd = event_fd;
     for (unsigned i = 0; i < depth; i++) {
-        t->reads[i].twin = t;
+        t->reads[i].pread = t;
         t->reads[i].job.run = read_run;
         t->reads[i].next = t->free;
         t->free = &t->reads[i];
@@ -75,7 +75,7 @@ int ext_twin_create(struct ext_twin **out, unsigned depth, struct ext_device *de
     return 0;
 }
 
-void ext_twin_destroy(struct ext_twin *t)
+void ext_pread_destroy(struct ext_pread *t)
 {
     if (t == NULL)
         return;
@@ -85,10 +85,10 @@ void ext_twin_destroy(struct ext_twin *t)
     free(t);
 }
 
-void ext_twin_read(struct ext_twin *t, unsigned device, char *buf, uint32_t bytes, uint64_t offset,
+void ext_pread_read(struct ext_pread *t, unsigned device, char *buf, uint32_t bytes, uint64_t offset,
                    void *user)
 {
-    struct twin_read *r = t->free;
+    struct pread_job *r = t->free;
     ASSERT(r != NULL);
     t->free = r->next;
     r->device = &t->devices[device];
@@ -99,25 +99,25 @@ void ext_twin_read(struct ext_twin *t, unsigned device, char *buf, uint32_t byte
     io_pool_submit(t->pool, &r->job);
 }
 
-unsigned ext_twin_reap(struct ext_twin *t, bool wait, void (*fn)(void *ctx, void *user, int result),
+unsigned ext_pread_reap(struct ext_pread *t, bool wait, void (*fn)(void *ctx, void *user, int result),
                        void *ctx)
 {
-    struct twin_read *list = atomic_exchange(&t->completed, NULL);
+    struct pread_job *list = atomic_exchange(&t->completed, NULL);
     while (wait && list == NULL) {
         struct pollfd p = {.fd = t->event_fd, .events = POLLIN};
         (void)poll(&p, 1, 100);
         list = atomic_exchange(&t->completed, NULL);
     }
-    struct twin_read *in_order = NULL;
+    struct pread_job *in_order = NULL;
     while (list != NULL) {
-        struct twin_read *next = list->next;
+        struct pread_job *next = list->next;
         list->next = in_order;
         in_order = list;
         list = next;
     }
     unsigned n = 0;
     while (in_order != NULL) {
-        struct twin_read *r = in_order;
+        struct pread_job *r = in_order;
         in_order = r->next;
         void *user = r->user;
         int result = r->result;

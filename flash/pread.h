@@ -3,26 +3,26 @@
  * Each read is a job of a pool; its completion goes back over a lock-free list, announced on the
  * caller's eventfd. Used by one thread; the pool's threads only complete.
  */
-#ifndef EXTANT_EXT_TWIN_H
-#define EXTANT_EXT_TWIN_H
+#ifndef EXTANT_EXT_PREAD_H
+#define EXTANT_EXT_PREAD_H
 
 #include "flash/device.h"
 #include "io_thread.h"
 
-struct ext_twin;
+struct ext_pread;
 
-/* devices and pool outlive the twin. 0 or -ENOMEM. */
-int ext_twin_create(struct ext_twin **out, unsigned depth, struct ext_device *devices,
+/* devices and pool outlive it. 0 or -ENOMEM. */
+int ext_pread_create(struct ext_pread **out, unsigned depth, struct ext_device *devices,
                     struct io_pool *pool, int event_fd);
 /* No read is in flight. */
-void ext_twin_destroy(struct ext_twin *t);
+void ext_pread_destroy(struct ext_pread *t);
 
 /* Starts a read at once; at most depth are under way. One system call: may come back short. */
-void ext_twin_read(struct ext_twin *t, unsigned device, char *buf, uint32_t bytes, uint64_t offset,
+void ext_pread_read(struct ext_pread *t, unsigned device, char *buf, uint32_t bytes, uint64_t offset,
                    void *user);
 /* Calls fn for each completion that is there; returns how many. With wait and none there, first
- * sleeps until there is one. fn may call ext_twin_read. */
-unsigned ext_twin_reap(struct ext_twin *t, bool wait, void (*fn)(void *ctx, void *user, int result),
+ * sleeps until there is one. fn may call ext_pread_read. */
+unsigned ext_pread_reap(struct ext_pread *t, bool wait, void (*fn)(void *ctx, void *user, int result),
                        void *ctx);
 
 #endif

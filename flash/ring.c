@@ -36,7 +36,7 @@ struct ext_ring {
     int event_fd;
     unsigned depth;
     struct ext_uring *uring; /* one of these two */
-    struct ext_twin *twin;
+    struct ext_pread *pread;
     uint64_t region; /* arena offset of the slots */
     uint64_t region_bytes; /* 0: not there */
     char *slots;
@@ -142,7 +142,7 @@ static int start_engine(struct ext_ring *ring)
     struct io_pool *pool = read_pool(e);
     if (pool == NULL)
         return -ENOMEM;
-    return ext_twin_create(&ring->twin, ring->depth, e->devices, pool, ring->event_fd);
+    return ext_pread_create(&ring->pread, ring->depth, e->devices, pool, ring->event_fd);
 }
 
 static int take_slots(struct ext_ring *ring)
@@ -175,7 +175,7 @@ static void free_ring(struct ext_ring *ring)
         }
     }
     ext_uring_destroy(ring->uring);
-    ext_twin_destroy(ring->twin);
+    ext_pread_destroy(ring->pread);
     if (ring->region_bytes != 0)
         arena_free(ring->e->arena, ARENA_USE_BUFFER, ring->region, ring->region_bytes);
     if (ring->event_fd >= 0)
@@ -513,7 +513,7 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
         ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
                        r);
     else
-        ext_twin_read(ring->twin, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
+        ext_pread_read(ring->pread, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
                       r);
 }
 
@@ -745,7 +745,7 @@ unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
     if (ring->uring != NULL)
         ext_uring_reap(ring->uring, false, on_result, ring);
     else
-        ext_twin_reap(ring->twin, false, on_result, ring);
+        ext_pread_reap(ring->pread, false, on_result, ring);
     unsigned done = 0;
     while (ring->completed.head != NULL && done < max) {
         struct ext_read *r = pop(&ring->completed);
@@ -773,7 +773,7 @@ void ext_ring_destroy(struct ext_ring *ring)
             if (ring->uring != NULL)
                 ext_uring_reap(ring->uring, true, on_result, ring);
             else
-                ext_twin_reap(ring->twin, true, on_result, ring);
+                ext_pread_reap(ring->pread, true, on_result, ring);
         }
         if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && waiting_count(ring) > 0) {
             /* All buffers are held by reads that are DONE: it can't be waited for them here. */

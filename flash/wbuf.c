@@ -1,4 +1,4 @@
-/* flash/wbuf.c: see flash/wbuf.h. In the order of a wbuf's life: open, append, close, flush, cure. */
+/* flash/wbuf.c: see flash/wbuf.h. In the order of a wbuf's life: open, append, close, flush, rewrite. */
 #include "flash/wbuf.h"
 
 #include "flash/engine.h"
@@ -38,7 +38,7 @@ static bool is_any_device_well(const struct extstore *e)
 
 /* The purpose of opening a wbuf, and how many of the last ones it must leave to others. Appends may all
  * wait for reclaim, reclaim for the rewrite of a failed buffer, and a rewrite for nothing. */
-enum wbuf_use { FOR_CURE, FOR_RECLAIM, FOR_APPEND };
+enum wbuf_use { FOR_REWRITE, FOR_RECLAIM, FOR_APPEND };
 static_assert(FOR_APPEND == EXT_RESERVED_WBUFS, "what appends leave");
 
 /* Takes a buffer without a range, or the least recently used clean one. */
@@ -633,7 +633,7 @@ static bool move_records(struct ext_wbuf *w)
     struct ext_bucket_files *b = &e->buckets[w->root->bucket];
     struct ext_wbuf *to;
     lock_take(&b->lock);
-    int rc = open_wbuf(e, w->root->bucket, FOR_CURE, &to);
+    int rc = open_wbuf(e, w->root->bucket, FOR_REWRITE, &to);
     lock_release(&b->lock);
     if (rc != 0)
         return false;

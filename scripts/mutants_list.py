@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant("moves to the other candidate aren't noted", "index.c",
            "        note_move(ix, s, to->at.row, to->at.group, slot);\n", "", INDEX),
     Mutant("attach keeps the copy of a move that was cut short", "index.c",
-           "    if (find_twin(ix, s, other_x(ix, x), w, NULL))\n        put_word(&b[(at - 1) & 7], 0);",
+           "    if (find_copy(ix, s, other_x(ix, x), w, NULL))\n        put_word(&b[(at - 1) & 7], 0);",
            "    (void)x;", INDEX),
     Mutant("attach leaves misplaced words", "index.c",
            "        int rc = attach_misplaced(ix, s, misplaced[i].group, misplaced[i].slot);",

@@ -677,7 +677,7 @@ static void race_add(uint32_t exptime)
     ext_drop(race.aid->ext, (ext_place)race.page * (PAGE / EXT_GRANULE_BYTES), 0);
 }
 
-static void *race_of_a_cure(void *arg UNUSED)
+static void *race_of_a_rewrite(void *arg UNUSED)
 {
     for (uint32_t exptime = 1; !atomic_load(&race.over); exptime++) {
         race_add(exptime);
@@ -686,16 +686,16 @@ static void *race_of_a_cure(void *arg UNUSED)
     return NULL;
 }
 
-/* A cure appends to a page beside its bucket's appends. */
+/* A rewrite appends to a page beside its bucket's appends. */
 Test(ext_reclaim, the_last_expiry_of_a_page_survives_appends_of_two_threads)
 {
-    pthread_t cure;
+    pthread_t rewrite;
     race.aid = aid_new(8, PAGE, WBUF);
     aid_start(race.aid);
     aid_set_wait(race.aid, 0, VALUE, EXT_BUCKET_DEFAULT);
     race.page = ext_page_of(race.aid->ext, race.aid->objects[0].place);
     struct ext_page *p = &race.aid->ext->pages[race.page];
-    cr_assert_eq(pthread_create(&cure, NULL, race_of_a_cure, NULL), 0);
+    cr_assert_eq(pthread_create(&rewrite, NULL, race_of_a_rewrite, NULL), 0);
     bool lost = false;
     for (uint32_t n = 1; n <= RACES && !lost; n++) {
         ext_raised_set(&p->exptime_max, 0);
@@ -705,7 +705,7 @@ Test(ext_reclaim, the_last_expiry_of_a_page_survives_appends_of_two_threads)
         lost = ext_raised_get(&p->exptime_max) != UINT32_MAX;
     }
     atomic_store(&race.over, true);
-    pthread_join(cure, NULL);
+    pthread_join(rewrite, NULL);
     cr_assert_not(lost);
     aid_free(race.aid);
 }
