@@ -75,7 +75,7 @@ static void view_record(struct cache *c, struct cache_op *op, const struct cache
     const struct ext_record *r = &read->rec;
     struct cache_view *v = &op->view;
     unsigned flags = item_flags_of(r->item_flags);
-    unsigned extra = (c->settings->use_cas ? ITEM_CAS : 0) | (r->client_flags ? ITEM_CFLAGS : 0);
+    unsigned extra = (c->config->use_cas ? ITEM_CAS : 0) | (r->client_flags ? ITEM_CFLAGS : 0);
     v->value = r->value;
     v->value_bytes = r->value_bytes;
     v->client_flags = r->client_flags;
@@ -98,7 +98,7 @@ static void view_record(struct cache *c, struct cache_op *op, const struct cache
 static void item_bump(struct cache *c, struct item *it, uint32_t now)
 {
     unsigned flags = item_flags(it);
-    if (!c->settings->lru_segmented) {
+    if (!c->config->lru_segmented) {
         item_flag_set(it, flags & ITEM_FETCHED ? ITEM_HIT_TWICE : ITEM_FETCHED);
         if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now ||
             !(flags & ITEM_FETCHED))
@@ -127,7 +127,7 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
  * leaves COLD. LOCK_COLUMN held. */
 static void item_freshen(struct cache *c, struct item *it, uint32_t now)
 {
-    if (!c->settings->lru_segmented) {
+    if (!c->config->lru_segmented) {
         if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now)
             atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
         lru_move(c->lru, it, LRU_COLD);
@@ -254,7 +254,7 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
     if (l->unread_count > 0)
         return true;
     l->hider = NULL;
-    if (op->verb == CACHE_STORE && !c->settings->lru_segmented)
+    if (op->verb == CACHE_STORE && !c->config->lru_segmented)
         class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
     else
         count_death(w, op, d);
@@ -341,7 +341,7 @@ static void lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l
  * flash only if its class has or can get them, as in memcached; otherwise no class is checked. */
 static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned len_class)
 {
-    if (likely(atomic_load_explicit(&c->settings->slab_automove, memory_order_relaxed) > 0) ||
+    if (likely(atomic_load_explicit(&c->config->slab_automove, memory_order_relaxed) > 0) ||
         op->verb != CACHE_GET || (op->options & CACHE_F_NO_VALUE) || len_class == 0)
         return true;
     uint64_t bytes_min = ext_len_bytes(len_class - 1);
@@ -444,7 +444,7 @@ void op_item_free(struct cache *c, struct cache_op *op)
 static enum step op_alloc(struct cache_worker *w, struct cache_op *op, struct item **to)
 {
     const struct op_need *n = &op->need;
-    uint64_t max_us = atomic_load_explicit(&w->cache->settings->ext_max_sleep, memory_order_relaxed);
+    uint64_t max_us = atomic_load_explicit(&w->cache->config->ext_max_sleep, memory_order_relaxed);
     bool force = !w->cache->ext ||
                  (op->wait_start_us != 0 && clock_mono_us() - op->wait_start_us >= max_us);
     switch (item_alloc(w->cache, n->key, n->key_bytes, n->value_bytes, n->client_flags, n->exptime_sec,
@@ -547,7 +547,7 @@ static void hold(struct cache_op *op, struct item *it)
 
 /* With -e a process may be killed between any two stores, and what it leaves is taken over. So changes that
  * need more than one store are made in a copy, which then takes the item's place by one store of its word. */
-static bool changes_copies(const struct cache *c) { return c->settings->memory_file != NULL; }
+static bool changes_copies(const struct cache *c) { return c->config->has_memory_file; }
 
 /* STEP_DONE: op->item is a copy of it, not linked. */
 static enum step want_copy(struct cache *c, struct cache_op *op, const struct item *it)
@@ -705,7 +705,7 @@ static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct ite
 static void get_recache(struct cache_worker *w, struct cache_op *op, struct cache_read *r)
 {
     struct cache *c = w->cache;
-    uint32_t rate = atomic_load_explicit(&c->settings->ext_recache_rate, memory_order_relaxed);
+    uint32_t rate = atomic_load_explicit(&c->config->ext_recache_rate, memory_order_relaxed);
     if (rate == 0 || (op->options & (CACHE_F_NOBUMP | CACHE_F_QUIET_STATS)) || ++w->recache_counter % rate != 0)
         return;
     struct lock *lock = index_lock(c->index, op->hash);
@@ -1380,12 +1380,12 @@ struct cache *cache_create(const struct cache_options *opt)
     if (!c)
         return NULL;
     memset(c, 0, sizeof(*c));
-    c->settings = opt->settings;
+    c->config = opt->config;
     c->arena = opt->arena;
     c->slab = opt->slab;
     c->index = opt->index;
     c->ext = opt->ext;
-    uint64_t share = opt->settings->maxbytes / DEPARTED_SHARE;
+    uint64_t share = opt->config->maxbytes / DEPARTED_SHARE;
     c->departed = departed_create(min_u64(max_u64(share, DEPARTED_BYTES_MIN), DEPARTED_BYTES_MAX));
     c->base = arena_base(opt->arena);
     c->handle_shift = slab_handle_shift(opt->slab);
@@ -1395,8 +1395,8 @@ struct cache *cache_create(const struct cache_options *opt)
     int rc = stale_init(&c->stale);
     if (rc != 0 || !c->lru || c->maint_fd < 0)
         goto fail;
-    if (opt->settings->track_sizes) {
-        c->sizes_count = opt->settings->item_size_max / 32 + 8;
+    if (opt->config->track_sizes) {
+        c->sizes_count = opt->config->item_size_max / 32 + 8;
         c->sizes = calloc(c->sizes_count, sizeof(c->sizes[0]));
         if (!c->sizes)
             goto fail;
@@ -1470,7 +1470,6 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
     }
     atomic_store(&c->root->planned_unix, limit <= now ? 0 : limit_unix);
     cache_root_flush_end(c->root);
-    atomic_store(&c->settings->oldest_live_sec, limit);
     if (c->ext && limit <= now)
         ext_flush_all(c->ext, limit_unix);
     if (c->flush_hook)
@@ -1503,7 +1502,6 @@ int cache_set_memlimit(struct cache *c, uint64_t bytes)
 {
     if (bytes > arena_reserve_bytes(c->arena) / 2)
         return -ENOMEM;
-    atomic_store(&c->settings->maxbytes, bytes);
     slab_set_limit(c->slab, bytes); /* with flash, maintenance takes the index off it */
     return 0;
 }

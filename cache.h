@@ -28,16 +28,16 @@
 #include "cache_op.h"
 #include "extstore.h"
 #include "index.h"
+#include "items/config.h"
 #include "items/figures.h"
 #include "items/item.h"
-#include "operator/settings.h"
 #include "operator/stats.h"
 #include "slab_mem.h"
 
 struct cache_worker;
 
 struct cache_options {
-    struct settings *settings; /* limits, LRU percentages, ext_* (live values are read from it) */
+    struct cache_config *config; /* outlives the cache */
     struct arena *arena;
     struct slab_mem *slab;
     struct index *index;

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "cache_step.h"
-#include "operator/settings.h"
 
 #define OP_ATTEMPTS_MAX 64 /* a word that moves during each of this many reads counts as a miss */
 
@@ -191,7 +190,7 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
             if (!w->cache->ext ||
                 (op->wait_start_us != 0 &&
                  clock_mono_us() - op->wait_start_us >
-                     2 * (uint64_t)atomic_load(&w->cache->settings->ext_max_sleep) + 100000)) {
+                     2 * (uint64_t)atomic_load(&w->cache->config->ext_max_sleep) + 100000)) {
                 give_up(w, op);
                 op->state = OP_FINISHED;
                 return true;
@@ -474,7 +473,7 @@ static int64_t wait_timeout_us(const struct cache_worker *w, uint64_t now_us)
 {
     if (!w->wait_head)
         return -1;
-    uint64_t max_us = atomic_load(&w->cache->settings->ext_max_sleep);
+    uint64_t max_us = atomic_load(&w->cache->config->ext_max_sleep);
     uint64_t waited = now_us - w->wait_head->wait_start_us;
     if (waited >= max_us)
         return 1000; /* given its last chance a little later */

@@ -10,7 +10,6 @@
 #include "cache_step.h"
 #include "items/object.h"
 #include "base/log.h"
-#include "operator/settings.h"
 #include "operator/watch.h"
 
 #define PIECE_BUCKETS 16
@@ -82,7 +81,7 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     case INDEX_RAM: {
         struct item *it = item_at(c, index_handle(c->index, w));
         unsigned cls = lru_class(it->lru_id);
-        uint32_t tocrawl = atomic_load_explicit(&c->settings->lru_crawler_tocrawl, memory_order_relaxed);
+        uint32_t tocrawl = atomic_load_explicit(&c->config->lru_crawler_tocrawl, memory_order_relaxed);
         if (!(cr->class_mask >> cls & 1) || (tocrawl != 0 && cr->checked[cls] >= tocrawl))
             return;
         cr->checked[cls]++;
@@ -134,7 +133,7 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
     if (cache_death(c, record_time_sec(&r), record_exptime_sec(&r), r.cas, now) != ITEM_ALIVE)
         return false;
     unsigned flags = item_flags_of(r.item_flags);
-    unsigned extra = (c->settings->use_cas ? ITEM_CAS : 0) | (r.client_flags ? ITEM_CFLAGS : 0);
+    unsigned extra = (c->config->use_cas ? ITEM_CAS : 0) | (r.client_flags ? ITEM_CFLAGS : 0);
     memcpy(m->key, r.key, r.key_bytes);
     m->key_bytes = r.key_bytes;
     m->exptime_sec = record_exptime_sec(&r);
@@ -147,7 +146,7 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
     m->binary_key = flags & ITEM_BINARY_KEY;
     m->on_flash = true;
     m->slab_class = (uint8_t)slab_class_of(c->slab, m->accounted_bytes);
-    uint64_t at = n->rd.place * EXT_GRANULE_BYTES, page_bytes = atomic_load(&c->settings->ext_page_size);
+    uint64_t at = n->rd.place * EXT_GRANULE_BYTES, page_bytes = c->config->ext_page_size;
     m->ext_page = (uint32_t)(at / page_bytes);
     m->ext_offset = (uint32_t)(at % page_bytes);
     return cr->class_mask >> m->slab_class & 1;
@@ -229,7 +228,7 @@ static bool crawl(struct crawler *cr, struct piece *p)
                     return false;
             } else if ((pos & 1023) < PIECE_BUCKETS) {
                 uint32_t pause_us =
-                    atomic_load_explicit(&c->settings->lru_crawler_sleep, memory_order_relaxed);
+                    atomic_load_explicit(&c->config->lru_crawler_sleep, memory_order_relaxed);
                 if (pause_us != 0)
                     usleep(pause_us);
             }
@@ -317,7 +316,7 @@ enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum 
                                   const struct crawler_sink *sink)
 {
     enum crawler_result result = CRAWLER_BUSY;
-    if (!atomic_load_explicit(&cr->cache->settings->lru_crawler, memory_order_relaxed))
+    if (!atomic_load_explicit(&cr->cache->config->lru_crawler, memory_order_relaxed))
         return CRAWLER_DISABLED;
     lock_take(&cr->lock);
     if (!cr->has_job) {

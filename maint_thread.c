@@ -13,7 +13,6 @@
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "operator/settings.h"
 #include "operator/watch.h"
 
 #define SLEEP_MAX_MS 50
@@ -38,7 +37,6 @@ struct class_window {
 struct maint {
     /* const after init */
     struct cache *cache;
-    struct settings *settings;
     struct crawler *crawler;
     bool stepped;
     pthread_t thread; /* unless stepped */
@@ -73,7 +71,7 @@ struct maint {
 static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
 {
     struct cache *c = m->cache;
-    const struct settings *s = m->settings;
+    const struct cache_config *s = m->cache->config;
     uint64_t total = 0;
     uint32_t hot_age = 0, warm_age = 0;
     bool did = false;
@@ -100,13 +98,14 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
 
 static bool step_juggle(struct maint *m, uint32_t now)
 {
+    struct cache *c = m->cache;
     bool did = false;
     uint64_t now_ms = clock_mono_ms();
-    if (!m->settings->lru_maintainer || now_ms < m->juggle_next_ms)
+    if (!c->config->lru_maintainer || now_ms < m->juggle_next_ms)
         return false;
-    for (unsigned cls = 1; cls <= slab_class_count(m->cache->slab); cls++)
+    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++)
         did |= juggle_class(m, cls, now);
-    cache_count(m->cache, CACHE_N_lru_maintainer_juggles, 1);
+    cache_count(c, CACHE_N_lru_maintainer_juggles, 1);
     m->juggle_next_ms = now_ms + (did ? SLEEP_BUSY_MS : SLEEP_MAX_MS);
     return false; /* has its own pace */
 }
@@ -156,11 +155,11 @@ static bool step_flush_ahead(struct maint *m, uint32_t now)
     (void)now;
     if (!c->ext)
         return false;
-    double ratio = atomic_load(&m->settings->slab_automove_freeratio);
+    double ratio = atomic_load(&c->config->slab_automove_freeratio);
     uint64_t target = max_u64(2, (uint64_t)((double)(slab_limit_bytes(c->slab) / SLAB_PAGE_BYTES) * ratio));
     if (slab_pages_left(c->slab) >= target)
         return false;
-    if (atomic_load(&m->settings->slab_automove) > 0) {
+    if (atomic_load(&c->config->slab_automove) > 0) {
         unsigned cls = class_with_most_pages(c);
         return cls != 0 && flush_page_of(m, cls, true);
     }
@@ -174,12 +173,12 @@ static bool step_flush_ahead(struct maint *m, uint32_t now)
 static bool step_flush_aged(struct maint *m, uint32_t now)
 {
     struct cache *c = m->cache;
-    uint32_t age = atomic_load(&m->settings->ext_item_age);
+    uint32_t age = atomic_load(&c->config->ext_item_age);
     bool did = false;
     (void)now;
     if (!c->ext || age == UINT32_MAX)
         return false;
-    unsigned first = slab_class_of(c->slab, atomic_load(&m->settings->ext_item_size));
+    unsigned first = slab_class_of(c->slab, atomic_load(&c->config->ext_item_size));
     for (unsigned cls = slab_class_count(c->slab); cls >= first && cls >= 1; cls--) {
         for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
             if (lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_FLUSH, age) != ROOM_MADE)
@@ -203,7 +202,7 @@ static bool step_index(struct maint *m, uint32_t now)
     }
     if (!c->ext)
         return did;
-    uint64_t limit = atomic_load(&m->settings->maxbytes);
+    uint64_t limit = atomic_load(&c->config->maxbytes);
     uint64_t bytes = round_up(arena_used_bytes(c->arena, ARENA_USE_INDEX), SLAB_PAGE_BYTES);
     if (bytes + limit != m->index_charged) {
         m->index_charged = bytes + limit;
@@ -363,7 +362,7 @@ static bool give_free_page(struct maint *m)
 static bool step_automove(struct maint *m, uint32_t now)
 {
     struct cache *c = m->cache;
-    const struct settings *s = m->settings;
+    const struct cache_config *s = m->cache->config;
     unsigned oldest = 0, youngest = 0;
     double oldest_age = -1, youngest_age = -1;
     bool same_second = now == m->last_automove_sec;
@@ -589,7 +588,6 @@ struct maint *maint_create(const struct maint_options *opt)
         return NULL;
     memset(m, 0, sizeof(*m));
     m->cache = opt->cache;
-    m->settings = opt->settings;
     m->crawler = opt->crawler;
     m->stepped = opt->stepped;
     atomic_init(&m->busy_status, "none");

@@ -18,7 +18,6 @@ struct maint;
 
 struct maint_options {
     struct cache *cache;
-    struct settings *settings;
     struct crawler *crawler; /* started now and then to find expired items; may be NULL */
     bool stepped;            /* tests: no thread; the caller runs its turns */
 };

@@ -33,12 +33,12 @@
 #include "operator/prefix.h"
 #include "operator/samples.h"
 #include "restart/check.h"
-#include "restart/restart.h"
 #include "net/http.h"
 #include "net/tls.h"
 #include "net/udp.h"
 #include "operator/watch.h"
 #include "net/worker.h"
+#include "storage_config.h"
 
 enum {
     EXIT_NO_USER = SETTINGS_EXIT_NO_USER,
@@ -51,6 +51,7 @@ enum {
 
 struct server {
     struct settings settings;
+    struct cache_config config;
     struct ext_tunables tunables;
     struct server_counters counters;
     struct command_env env;
@@ -351,16 +352,6 @@ static int hear_signals(struct server *s)
 
 /* ---- up ---- */
 
-static void fill_tunables(struct server *s)
-{
-    s->tunables.compact_under_pages = (uint32_t)s->settings.ext_compact_under;
-    s->tunables.drop_under_pages = (uint32_t)s->settings.ext_drop_under;
-    s->tunables.max_frag = (double)s->settings.ext_max_frag;
-    s->tunables.rewrite_pct = (uint32_t)s->settings.ext_rewrite_pct;
-    s->tunables.stay_pct = (uint32_t)s->settings.ext_stay_pct;
-    s->tunables.drop_unread = (bool)s->settings.ext_drop_unread;
-}
-
 /* One line if a limit would have the process killed. */
 static void compare_with_limit(const struct settings *s)
 {
@@ -379,15 +370,14 @@ static void compare_with_limit(const struct settings *s)
 static int open_storage(struct server *s)
 {
     char why[RESTART_LINE_BYTES];
-    fill_tunables(s);
     compare_with_limit(&s->settings);
-    struct restart_options opt = {
-        .settings = &s->settings,
-        .tunables = &s->tunables,
-        .ring_count = s->settings.num_threads + 3, /* maintenance, crawler and a clean stop read too */
-    };
+    storage_config_init(&s->settings, &s->config, &s->tunables);
+    /* Maintenance, crawler and a clean stop read too. */
+    struct restart_options opt =
+        storage_options(&s->settings, &s->config, &s->tunables, s->settings.num_threads + 3);
     if (restart_open(&opt, &s->storage, why, sizeof(why)) != 0)
         return fail(EXIT_OS, why, NULL);
+    s->settings.oldest_live_sec = cache_oldest_live_sec(s->storage.cache);
     if (s->storage.line[0])
         log_notice("%s", s->storage.line);
     struct arena *arena = s->storage.arena;
@@ -466,6 +456,7 @@ static int start_threads(struct server *s)
 {
     struct command_env *env = &s->env;
     env->settings = &s->settings;
+    env->config = &s->config;
     env->cache = s->storage.cache;
     env->arena = s->storage.arena;
     env->slab = s->storage.slab;
@@ -484,7 +475,7 @@ static int start_threads(struct server *s)
     if (!env->crawler)
         return fail(EXIT_OS, "failed to start the crawler thread", strerror(errno));
     struct maint_options maint = {
-        .cache = env->cache, .settings = &s->settings, .crawler = env->crawler};
+        .cache = env->cache, .crawler = env->crawler};
     env->maint = maint_create(&maint);
     if (!env->maint)
         return fail(EXIT_OS, "failed to start the maintenance thread", strerror(errno));

@@ -12,6 +12,7 @@
 #include "items/lru.h"
 #include "maint_thread.h"
 #include "operator/watch.h"
+#include "storage_config.h"
 
 enum { VERBOSITY_MAX = 3 };
 
@@ -48,7 +49,7 @@ static enum reply do_memlimit(struct session *s, const struct request *req)
         return REPLY_MEMLIMIT_UNITS;
     if (cache_set_memlimit(env->cache, req->number * MiB) != 0)
         return REPLY_MEMLIMIT_BOUNDS;
-    maint_wake(env->maint);
+    env->settings->maxbytes = req->number * MiB;
     log_info("maxbytes adjusted to %um", req->number);
     return REPLY_OK;
 }
@@ -166,16 +167,13 @@ static enum reply do_lru(struct session *s, const struct request *req)
     return REPLY_ERROR;
 }
 
-/* One of the numbers that `extstore` tunes: into the settings, and the engine's copy. */
-static enum reply tune_u32(const struct request *req, _Atomic(uint32_t) *setting,
-                           _Atomic(uint32_t) *engine)
+/* One of the numbers that `extstore` tunes. */
+static enum reply tune_u32(const struct request *req, _Atomic(uint32_t) *setting)
 {
     uint32_t v;
     if (!proto_token_u32(req, 2, &v))
         return REPLY_ERROR;
     *setting = v;
-    if (engine)
-        *engine = v;
     return REPLY_OK;
 }
 
@@ -195,7 +193,6 @@ static void do_refresh_certs(struct session *s, const struct request *req)
 static enum reply do_extstore(struct session *s, const struct request *req)
 {
     struct settings *set = s->w->env->settings;
-    struct ext_tunables *tun = s->w->env->tunables;
     uint32_t number, limit;
     double real;
     enum reply reply = REPLY_ERROR;
@@ -206,33 +203,30 @@ static enum reply do_extstore(struct session *s, const struct request *req)
             number < SLAB_CLASS_MAX)
             reply = REPLY_OK; /* long dead, still accepted */
     } else if (proto_token_abbreviates(req, 1, "item_size")) {
-        reply = tune_u32(req, &set->ext_item_size, NULL);
+        reply = tune_u32(req, &set->ext_item_size);
     } else if (proto_token_abbreviates(req, 1, "item_age")) {
-        reply = tune_u32(req, &set->ext_item_age, NULL);
+        reply = tune_u32(req, &set->ext_item_age);
     } else if (proto_token_abbreviates(req, 1, "low_ttl")) {
-        reply = tune_u32(req, &set->ext_low_ttl, NULL);
+        reply = tune_u32(req, &set->ext_low_ttl);
     } else if (proto_token_abbreviates(req, 1, "recache_rate")) {
-        reply = tune_u32(req, &set->ext_recache_rate, NULL);
+        reply = tune_u32(req, &set->ext_recache_rate);
     } else if (proto_token_abbreviates(req, 1, "compact_under")) {
-        reply = tune_u32(req, &set->ext_compact_under, &tun->compact_under_pages);
+        reply = tune_u32(req, &set->ext_compact_under);
     } else if (proto_token_abbreviates(req, 1, "drop_under")) {
-        reply = tune_u32(req, &set->ext_drop_under, &tun->drop_under_pages);
+        reply = tune_u32(req, &set->ext_drop_under);
     } else if (proto_token_abbreviates(req, 1, "max_sleep")) {
-        reply = tune_u32(req, &set->ext_max_sleep, NULL);
+        reply = tune_u32(req, &set->ext_max_sleep);
     } else if (proto_token_abbreviates(req, 1, "max_frag")) {
         if (proto_token_double(req, 2, &real)) {
             set->ext_max_frag = real;
-            tun->max_frag = real;
             reply = REPLY_OK;
         }
     } else if (proto_token_abbreviates(req, 1, "drop_unread")) {
         if (proto_token_u32(req, 2, &number)) {
             set->ext_drop_unread = number != 0;
-            tun->drop_unread = number != 0;
             reply = REPLY_OK;
         }
     }
-    maint_wake(s->w->env->maint);
     return reply;
 }
 
@@ -399,6 +393,14 @@ static enum reply do_misbehave(void)
 }
 #endif
 
+/* The cache and the engine see the settings that a command has changed. */
+static void apply_settings(const struct session *s)
+{
+    const struct command_env *env = s->w->env;
+    storage_config_apply(env->settings, env->config, env->tunables);
+    maint_wake(env->maint);
+}
+
 enum command_result command_admin(struct session *s, struct request *req)
 {
     enum reply reply;
@@ -414,6 +416,7 @@ enum command_result command_admin(struct session *s, struct request *req)
         reply = do_lru_crawler(s, req);
         if (reply == REPLY_NONE)
             return COMMAND_DUMP;
+        apply_settings(s);
         break;
     case VERB_FLUSH_ALL:
         reply = do_flush_all(s, req);
@@ -423,15 +426,19 @@ enum command_result command_admin(struct session *s, struct request *req)
         break;
     case VERB_CACHE_MEMLIMIT:
         reply = do_memlimit(s, req);
+        apply_settings(s);
         break;
     case VERB_SLABS:
         reply = do_slabs(s, req);
+        apply_settings(s);
         break;
     case VERB_LRU:
         reply = do_lru(s, req);
+        apply_settings(s);
         break;
     case VERB_EXTSTORE:
         reply = do_extstore(s, req);
+        apply_settings(s);
         break;
     case VERB_REFRESH_CERTS:
         do_refresh_certs(s, req);

@@ -63,6 +63,7 @@ struct command_env {
     struct slab_mem *slab;
     struct index *index;
     struct extstore *ext;          /* NULL without flash */
+    struct cache_config *config;   /* settings as the cache sees them (storage_config.h) */
     struct ext_tunables *tunables; /* of ext */
     const struct persist *persist; /* NULL without flash */
     struct maint *maint;

@@ -3,7 +3,6 @@
 
 #include "items/lru.h"
 #include "items/object.h"
-#include "operator/settings.h"
 
 struct dump_row {
     char key[CACHE_KEY_BYTES_MAX];

@@ -172,7 +172,7 @@ unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)
 
 static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_sec, uint32_t now)
 {
-    const struct settings *s = c->settings;
+    const struct cache_config *s = c->config;
     if (!s->lru_segmented)
         return lru_id_of(cls, LRU_COLD);
     if (s->temp_lru && exptime_sec > now && exptime_sec - now <= s->temporary_ttl)

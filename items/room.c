@@ -12,7 +12,6 @@
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/worth.h"
-#include "operator/settings.h"
 #include "operator/watch.h"
 
 #define PULL_TRIES_MAX 50   /* busy tails to skip when room is required */
@@ -28,7 +27,7 @@ static uint32_t unix_of(uint32_t rel_sec)
 
 static enum ext_bucket bucket_of(struct cache *c, const struct item *it, uint32_t exptime, uint32_t now)
 {
-    uint32_t low_ttl = atomic_load_explicit(&c->settings->ext_low_ttl, memory_order_relaxed);
+    uint32_t low_ttl = atomic_load_explicit(&c->config->ext_low_ttl, memory_order_relaxed);
     if (exptime != 0 && (exptime <= now || exptime - now < low_ttl))
         return EXT_BUCKET_LOWTTL;
     return it->value_bytes >= CHUNKED_BUCKET_MIN_BYTES ? EXT_BUCKET_CHUNKED : EXT_BUCKET_DEFAULT;
@@ -180,7 +179,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     lock_assert_held(index_lock(c->index, hash));
     unsigned cls = lru_class(it->lru_id);
     if (mode == ROOM_JUGGLE) {
-        if (!(item_flags(it) & ITEM_ACTIVE) || !c->settings->lru_segmented)
+        if (!(item_flags(it) & ITEM_ACTIVE) || !c->config->lru_segmented)
             return ROOM_NONE;
         item_flag_clear(it, ITEM_ACTIVE);
         class_count(c, cls, moves_to_warm);
@@ -195,7 +194,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     int rc = 0;
     unsigned class;
     enum worth worth = c->ext ? worth_of(c, it, hash, now, &class) : WORTH_NOT;
-    if (c->ext && worth != WORTH_WRITE && c->settings->evict_to_free) {
+    if (c->ext && worth != WORTH_WRITE && c->config->evict_to_free) {
         item_pass_up(c, it, hash, now, worth);
         return ROOM_MADE;
     }
@@ -212,7 +211,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
         if (mode == ROOM_EVICT && passes)
             return ROOM_WAIT;
     }
-    if (!c->settings->evict_to_free)
+    if (!c->config->evict_to_free)
         return ROOM_NONE;
     if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
         return pass_over(c, it, hash, true);
@@ -286,7 +285,7 @@ static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, bool 
 enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
                     enum room_mode mode, uint32_t max_age_sec)
 {
-    const struct settings *s = c->settings;
+    const struct cache_config *s = c->config;
     uint8_t id = lru_id_of(cls, seg);
     uint64_t hash;
     struct lock *column;
@@ -327,7 +326,7 @@ enum room room_make(struct cache *c, unsigned cls, bool force)
     enum room r = lru_pull_tail(c, cls, LRU_COLD, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
     if (r != ROOM_NONE)
         return r;
-    if (c->settings->lru_segmented) {
+    if (c->config->lru_segmented) {
         if (lru_pull_tail(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
             lru_pull_tail(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
             return ROOM_MADE;
@@ -356,7 +355,7 @@ static unsigned fullest_class(struct cache *c)
 int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t value_bytes,
                uint32_t client_flags, uint32_t exptime_sec, bool force, struct item **out)
 {
-    unsigned flags = (c->settings->use_cas ? ITEM_CAS : 0) | (client_flags ? ITEM_CFLAGS : 0);
+    unsigned flags = (c->config->use_cas ? ITEM_CAS : 0) | (client_flags ? ITEM_CFLAGS : 0);
     uint64_t accounted = item_accounted_bytes_of(key_bytes, value_bytes, flags);
     uint64_t real = item_real_bytes_of(key_bytes, value_bytes, flags);
     unsigned cls = slab_class_of(c->slab, accounted);
@@ -367,7 +366,7 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
         real = sizeof(struct item);
     unsigned pull = cls;
     for (unsigned tries = slab_chunks_of(c->slab, accounted) * 4 + ALLOC_TRIES_MAX;; tries--) {
-        if (!c->settings->lru_segmented && slab_pages_left(c->slab) == 0)
+        if (!c->config->lru_segmented && slab_pages_left(c->slab) == 0)
             lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_JUGGLE, 0);
         int rc = slab_alloc(c->slab, cls, accounted, real, &h);
         if (rc == 0)

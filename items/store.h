@@ -21,6 +21,7 @@
 #include "base/lock.h"
 #include "extstore.h"
 #include "index.h"
+#include "items/config.h"
 #include "items/counters.h"
 #include "items/item.h"
 #include "items/admission.h"
@@ -28,7 +29,6 @@
 #include "items/lru.h"
 #include "items/stale.h"
 #include "operator/departed.h"
-#include "operator/settings.h"
 #include "operator/stats.h"
 #include "slab_mem.h"
 #include "space/arena.h"
@@ -121,7 +121,7 @@ struct cache_holds {
 
 struct cache {
     /* const after init */
-    struct settings *settings;
+    struct cache_config *config; /* its owner changes live fields */
     struct arena *arena;
     struct slab_mem *slab;
     struct index *index;

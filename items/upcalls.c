@@ -11,7 +11,6 @@
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/worth.h"
-#include "operator/settings.h"
 
 /* Is a RAM item of this very hash there (so that the record is an overwritten one)? */
 static bool ram_item_of(struct cache *c, uint64_t hash)

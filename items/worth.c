@@ -1,14 +1,13 @@
 /* items/worth.c: see items/worth.h. */
 #include "items/worth.h"
 
-#include "operator/settings.h"
 
 #define GHOST_KEYS_MIN 2048u
 
 static uint64_t ghost_keys(const struct cache *c, uint64_t flash_bytes)
 {
     uint64_t bytes = min_u64(flash_bytes / WORTH_FLASH_BYTES_A_BYTE,
-                             (uint64_t)c->settings->maxbytes / WORTH_SHARE_OF_MEMORY);
+                             (uint64_t)c->config->maxbytes / WORTH_SHARE_OF_MEMORY);
     uint64_t keys = GHOST_KEYS_MIN;
     while (2 * keys * sizeof(uint16_t) <= bytes)
         keys *= 2;
@@ -34,15 +33,13 @@ static void *ghost_memory(struct cache *c, uint64_t bytes)
     return c->base + offset;
 }
 
-static_assert((int)SETTINGS_ADMISSION_LEARN == (int)ADMISSION_LEARN, "the same modes");
-
 void worth_open(struct cache *c, uint64_t flash_bytes)
 {
     uint64_t bytes = ghost_memory_bytes(ghost_keys(c, flash_bytes));
     void *memory = ghost_memory(c, bytes);
     if (memory != NULL)
         ghost_init(&c->ghost, memory, bytes, max_u64(flash_bytes, 1));
-    admission_init(&c->admission, (enum admission_mode)c->settings->ext_admission, flash_bytes);
+    admission_init(&c->admission, (enum admission_mode)c->config->ext_admission, flash_bytes);
 }
 
 unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)

@@ -32,7 +32,6 @@
 
 #include "items/lru.h"
 #include "items/object.h"
-#include "operator/settings.h"
 
 
 #define BATCH_ITEMS 64
@@ -184,7 +183,7 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
     if (flags != was)
         atomic_store_explicit(&it->flags, (uint16_t)flags, memory_order_relaxed);
     /* The only list of a flat LRU; the item was not yet linked. */
-    if (!c->settings->lru_segmented && it->next == 0 && it->prev == 0)
+    if (!c->config->lru_segmented && it->next == 0 && it->prev == 0)
         it->lru_id = lru_id_of(lru_class(it->lru_id), LRU_COLD);
     lru_attach_live(a->job->lru, a->part, h);
     cache_sizes_count(c, it, 1);
@@ -478,9 +477,8 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
     forget_suspects(c, a, count);
     for (unsigned i = 0; i < count; i++)
         unlink_expired(c, &a[i], out);
-    if (!c->settings->lru_segmented)
+    if (!c->config->lru_segmented)
         flatten(c);
-    c->settings->oldest_live_sec = cache_oldest_live_sec(c);
     take_numbers(c, a, count);
     if (c->ext)
         ext_attach_done(c->ext);

@@ -20,7 +20,12 @@
 enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
 
 struct persist {
-    struct settings *settings;
+    /* const after create */
+    enum persist_mode mode;
+    const char *memory_file;
+    struct ext_device_options devices[EXT_DEVICES_MAX];
+    uint32_t device_count;
+    uint64_t page_bytes, wbuf_bytes;
     char *path; /* NULL: off, and there is nothing to remove */
     enum plan plan;
     bool has_head;
@@ -51,7 +56,7 @@ static void say(char *to, size_t n, const char *fmt, ...)
 
 static bool is_on(const struct persist *p)
 {
-    return p->settings->ext_persist != SETTINGS_PERSIST_OFF;
+    return p->mode != PERSIST_OFF;
 }
 
 /* ---- what the head is compared with ---- */
@@ -68,18 +73,18 @@ uint64_t persist_layout(void)
 }
 
 /* The flash files as they are now. 0 or -errno. */
-static int describe_devices(const struct settings *s, struct checkpoint_head *h)
+static int describe_devices(const struct persist *p, struct checkpoint_head *h)
 {
-    static_assert(SETTINGS_EXT_FILES_MAX <= CHECKPOINT_DEVICES_MAX, "each file has its place");
-    h->device_count = s->ext_file_count;
+    static_assert(EXT_DEVICES_MAX <= CHECKPOINT_DEVICES_MAX, "each file has its place");
+    h->device_count = p->device_count;
     memset(h->devices, 0, sizeof(h->devices));
-    for (uint32_t i = 0; i < s->ext_file_count; i++) {
+    for (uint32_t i = 0; i < p->device_count; i++) {
         struct checkpoint_device *d = &h->devices[i];
         struct stat st;
-        if (stat(s->ext_files[i].path, &st) != 0)
+        if (stat(p->devices[i].path, &st) != 0)
             return -errno;
-        d->bytes = s->ext_files[i].bytes;
-        d->bucket = s->ext_files[i].bucket;
+        d->bytes = p->devices[i].bytes;
+        d->bucket = p->devices[i].free_bucket;
         if (!S_ISREG(st.st_mode))
             continue;
         d->ino = st.st_ino;
@@ -92,20 +97,19 @@ static int describe_devices(const struct settings *s, struct checkpoint_head *h)
 /* Why this start can't use the head's content, in any state; false: it can. */
 static bool is_misfit(const struct persist *p, char *why, size_t n)
 {
-    const struct settings *s = p->settings;
     const struct checkpoint_head *h = &p->found;
     struct checkpoint_head now = {0};
     if (h->layout != persist_layout()) {
         say(why, n, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
         return true;
     }
-    int rc = describe_devices(s, &now);
+    int rc = describe_devices(p, &now);
     if (rc != 0) {
         say(why, n, "the flash files can't be examined (%s)", strerror(-rc));
         return true;
     }
-    bool same = h->device_count == now.device_count && h->page_bytes == s->ext_page_size &&
-                h->wbuf_bytes == s->ext_wbuf_size;
+    bool same = h->device_count == now.device_count && h->page_bytes == p->page_bytes &&
+                h->wbuf_bytes == p->wbuf_bytes;
     for (uint32_t i = 0; same && i < now.device_count; i++)
         same = h->devices[i].bytes == now.devices[i].bytes &&
                h->devices[i].bucket == now.devices[i].bucket;
@@ -115,7 +119,7 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
     }
     for (uint32_t i = 0; i < now.device_count; i++) {
         if (h->devices[i].ino != now.devices[i].ino) {
-            say(why, n, "%s is another file now", s->ext_files[i].path);
+            say(why, n, "%s is another file now", p->devices[i].path);
             return true;
         }
     }
@@ -130,12 +134,12 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
 static bool is_outdated(const struct persist *p, char *why, size_t n)
 {
     struct checkpoint_head now = {0};
-    if (describe_devices(p->settings, &now) != 0)
+    if (describe_devices(p, &now) != 0)
         return true;
     for (uint32_t i = 0; i < now.device_count; i++) {
         const struct checkpoint_device *was = &p->found.devices[i], *is = &now.devices[i];
         if (was->mtime_sec != is->mtime_sec || was->mtime_nsec != is->mtime_nsec) {
-            say(why, n, "%s was written to since", p->settings->ext_files[i].path);
+            say(why, n, "%s was written to since", p->devices[i].path);
             return true;
         }
     }
@@ -144,8 +148,7 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
 
 static enum plan without_load(const struct persist *p)
 {
-    return p->has_head && p->settings->ext_persist == SETTINGS_PERSIST_SCAN ? PLAN_SCAN
-                                                                            : PLAN_EMPTY;
+    return p->has_head && p->mode == PERSIST_SCAN ? PLAN_SCAN : PLAN_EMPTY;
 }
 
 static void decide(struct persist *p)
@@ -172,16 +175,23 @@ static void decide(struct persist *p)
 
 /* ---- start ---- */
 
-struct persist *persist_create(struct settings *s)
+struct persist *persist_create(const struct persist_options *opt)
 {
-    ASSERT(s->ext_file_count > 0);
+    const struct ext_options *flash = opt->flash;
+    ASSERT(flash->device_count > 0 && flash->device_count <= EXT_DEVICES_MAX);
+    ASSERT(opt->mode <= PERSIST_SCAN);
     struct persist *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return NULL;
-    p->settings = s;
+    p->mode = opt->mode;
+    p->memory_file = opt->memory_file;
+    p->device_count = flash->device_count;
+    memcpy(p->devices, flash->devices, sizeof(p->devices));
+    p->page_bytes = flash->page_bytes;
+    p->wbuf_bytes = flash->wbuf_bytes;
     p->start_ns = clock_mono_ns();
     p->report.start = is_on(p) ? "empty" : "off";
-    if (asprintf(&p->path, "%s.checkpoint", s->ext_files[0].path) < 0) {
+    if (asprintf(&p->path, "%s.checkpoint", p->devices[0].path) < 0) {
         free(p);
         return NULL;
     }
@@ -322,8 +332,8 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     h->flush_cas = n.flush_cas;
     h->flush_unix = n.flush_unix;
     h->planned_unix = n.planned_unix;
-    h->page_bytes = p->settings->ext_page_size;
-    h->wbuf_bytes = p->settings->ext_wbuf_size;
+    h->page_bytes = p->page_bytes;
+    h->wbuf_bytes = p->wbuf_bytes;
     h->version_now = ext_version_now(e);
 }
 
@@ -397,19 +407,19 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
         return 0;
     }
     struct stat st;
-    if (stat(p->settings->ext_files[0].path, &st) != 0)
+    if (stat(p->devices[0].path, &st) != 0)
         return not_writable(p, -errno, why, why_bytes);
     if (!S_ISREG(st.st_mode)) {
         say(why, why_bytes,
             "ext_persist: the first ext_path must be a regular file, because the checkpoint is "
             "kept beside it; %s is none",
-            p->settings->ext_files[0].path);
+            p->devices[0].path);
         return -EINVAL;
     }
     p->running = (struct checkpoint_head){
         .state = CHECKPOINT_RUNNING, .generation = (p->has_head ? p->found.generation : 0) + 1};
     fill_head(p, c, e, &p->running);
-    int rc = describe_devices(p->settings, &p->running);
+    int rc = describe_devices(p, &p->running);
     if (rc == 0)
         rc = put_running(p);
     if (rc != 0)
@@ -417,7 +427,7 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     if (!attached && p->plan != PLAN_EMPTY && (rc = ext_begin_life(e, why, why_bytes)) != 0)
         return rc;
     p->cache = c;
-    if (p->settings->ext_persist == SETTINGS_PERSIST_SCAN)
+    if (p->mode == PERSIST_SCAN)
         cache_set_flush_hook(c, flush_all_happened, p);
     p->report.generation = p->running.generation;
     if (attached)
@@ -464,9 +474,9 @@ static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns,
     const char *what = rc == -ETIMEDOUT ? "no time was left"
                        : rc == -ENOSPC  ? "flash has no room"
                                         : strerror(-rc);
-    if (p->settings->memory_file != NULL) {
+    if (p->memory_file != NULL) {
         log_warning("checkpoint %s: not written: %" PRIu64 " items are still in %s (%s)", p->path,
-                    m.left, p->settings->memory_file, what);
+                    m.left, p->memory_file, what);
         return false;
     }
     *dropped = cache_drop_items(c, p->worker);
@@ -487,7 +497,7 @@ static int save(struct persist *p, struct index *ix, struct cache *c, struct ext
     head.index_tag_bits = g.tag_bits;
     head.index_place_bits = g.place_bits;
     fill_head(p, c, e, &head);
-    int rc = describe_devices(p->settings, &head);
+    int rc = describe_devices(p, &head);
     if (rc == 0)
         rc = checkpoint_create(p->path, &w);
     if (rc != 0)

@@ -39,12 +39,19 @@
 #include "restart/save.h"
 #include "extstore.h"
 #include "index.h"
-#include "operator/settings.h"
 
 #define PERSIST_STOP_SEC 60
 #define PERSIST_LINE_BYTES 360
 
 struct persist;
+
+enum persist_mode { PERSIST_OFF, PERSIST_ON, PERSIST_SCAN };
+
+struct persist_options {
+    enum persist_mode mode;
+    const char *memory_file; /* of -e, or NULL */
+    const struct ext_options *flash; /* has devices */
+};
 
 /* How the blocks of a checkpoint are to be read, beyond their own format numbers: of this build. Pure. */
 uint64_t persist_layout(void);
@@ -55,9 +62,9 @@ struct persist_report {
     uint64_t generation, objects, bytes, micros;
 };
 
-/* Reads the head, if there is a checkpoint, and decides. With flash in the settings, which outlive
- * it. NULL: no memory. */
-struct persist *persist_create(struct settings *s);
+/* Reads the head, if there is a checkpoint, and decides. The options are copied, their texts are not. NULL:
+ * no memory. */
+struct persist *persist_create(const struct persist_options *opt);
 void persist_destroy(struct persist *p); /* NULL is fine */
 
 /* Before the parts of an empty arena are created: continues the clock in the epoch of the content to

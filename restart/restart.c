@@ -12,7 +12,6 @@
 
 #define ROOT_MAGIC UINT64_C(0x3174726174736572) /* "restart1" */
 #define GEOMETRY_VERSION 1u
-#define ACCOUNTED_HEADER_BYTES ITEM_ACCOUNTED_HEADER_BYTES
 #define RESERVE_BYTES_MIN (1 * GiB)
 #define RESERVE_BYTES_ANONYMOUS (32 * GiB) /* costs nothing, and cache_memlimit may grow into it */
 #define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here handles count 16 bytes */
@@ -49,43 +48,28 @@ enum outcome { OPENED, UNFIT, AGAIN, FAILED };
 
 /* ---- sizes ---------------------------------------------------------------------------- */
 
-/* -m; 0 means no limit but the machine's memory. */
-static uint64_t limit_bytes(const struct settings *s)
-{
-    uint64_t limit = s->maxbytes;
-    if (limit != 0)
-        return limit;
-    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 16 * GiB;
-}
-
-static uint64_t buffer_bytes(const struct settings *s)
-{
-    return s->ext_file_count > 0 ? (uint64_t)s->ext_buffer_mem : 0;
-}
-
-static uint64_t flash_bytes(const struct settings *s)
+static uint64_t flash_bytes(const struct ext_options *flash)
 {
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < s->ext_file_count; i++)
-        sum += s->ext_files[i].bytes;
+    for (unsigned i = 0; i < flash->device_count; i++)
+        sum += flash->devices[i].bytes;
     return sum;
 }
 
 /* Less address space than this can't hold what -m allows. */
-static uint64_t reserve_bytes_needed(const struct settings *s)
+static uint64_t reserve_bytes_needed(const struct restart_options *o)
 {
-    uint64_t limit = limit_bytes(s);
-    return limit + limit / 2 + 2 * buffer_bytes(s) + 2 * RUNS_BYTES;
+    uint64_t limit = o->slab.limit_bytes;
+    return limit + limit / 2 + 2 * o->flash.buffer_bytes + 2 * RUNS_BYTES;
 }
 
 /* Room for cache_memlimit to grow, and for holes; a smaller handle shift if that leaves enough
  * room. */
-static uint64_t reserve_bytes_wanted(const struct settings *s)
+static uint64_t reserve_bytes_wanted(const struct restart_options *o)
 {
-    uint64_t need = reserve_bytes_needed(s);
-    uint64_t want = 4 * limit_bytes(s) + 2 * buffer_bytes(s) + 2 * RUNS_BYTES;
-    want = max_u64(want, s->memory_file ? RESERVE_BYTES_MIN : RESERVE_BYTES_ANONYMOUS);
+    uint64_t need = reserve_bytes_needed(o);
+    uint64_t want = 4 * o->slab.limit_bytes + 2 * o->flash.buffer_bytes + 2 * RUNS_BYTES;
+    want = max_u64(want, o->memory_file ? RESERVE_BYTES_MIN : RESERVE_BYTES_ANONYMOUS);
     if (want > RESERVE_BYTES_SHIFT4 && need <= RESERVE_BYTES_SHIFT4)
         want = RESERVE_BYTES_SHIFT4;
     return min_u64(want, RESERVE_BYTES_MAX);
@@ -100,31 +84,30 @@ static uint64_t hash_numbers(uint64_t hash, const uint64_t *v, size_t count)
     return hash;
 }
 
-static struct geometry geometry_of(const struct settings *s)
+static struct geometry geometry_of(const struct restart_options *o)
 {
+    const struct ext_options *flash = &o->flash;
     struct geometry g = {
         .version = GEOMETRY_VERSION,
         .item_header_bytes = ITEM_HEADER_BYTES,
-        .limit_bytes = limit_bytes(s),
-        .item_max_bytes = s->item_size_max,
-        .factor = s->factor,
-        .min_chunk_bytes = s->chunk_size + ACCOUNTED_HEADER_BYTES,
-        .chunk_max_bytes = (uint32_t)s->slab_chunk_max,
-        .use_cas = s->use_cas,
-        .flash_files = s->ext_file_count,
-        .flash_bytes = flash_bytes(s),
+        .limit_bytes = o->slab.limit_bytes,
+        .item_max_bytes = o->slab.item_max_bytes,
+        .factor = o->slab.factor,
+        .min_chunk_bytes = o->slab.min_chunk_bytes,
+        .chunk_max_bytes = o->slab.chunk_max_bytes,
+        .use_cas = o->config->use_cas,
+        .flash_files = flash->device_count,
+        .flash_bytes = flash_bytes(flash),
+        .page_bytes = flash->page_bytes,
+        .wbuf_bytes = flash->wbuf_bytes,
+        .buffer_bytes = flash->buffer_bytes,
     };
-    for (uint32_t i = 0; i < s->slab_size_count; i++)
-        g.slab_sizes_hash = hash_numbers(g.slab_sizes_hash, (uint64_t[]){s->slab_sizes[i]}, 1);
-    if (s->ext_file_count == 0)
-        return g;
+    for (const uint32_t *size = o->slab.slab_sizes; size && *size != 0; size++)
+        g.slab_sizes_hash = hash_numbers(g.slab_sizes_hash, (uint64_t[]){*size}, 1);
     /* The engine checks whether these are the same files. */
-    for (uint32_t i = 0; i < s->ext_file_count; i++)
+    for (unsigned i = 0; i < flash->device_count; i++)
         g.flash_files_hash = hash_numbers(
-            g.flash_files_hash, (uint64_t[]){s->ext_files[i].bytes, s->ext_files[i].bucket}, 2);
-    g.page_bytes = s->ext_page_size;
-    g.wbuf_bytes = s->ext_wbuf_size;
-    g.buffer_bytes = buffer_bytes(s);
+            g.flash_files_hash, (uint64_t[]){flash->devices[i].bytes, flash->devices[i].free_bucket}, 2);
     return g;
 }
 
@@ -154,10 +137,10 @@ static void say(char *why, size_t n, const char *fmt, ...)
 /* FILE.meta is memcached's, so the items in FILE are memcached's too and of no use here. It is removed, so
  * that memcached doesn't take FILE for its own later. A file that can't be memcached's is refused as
  * memcached refuses it. 0 or -errno with why. */
-static int drop_memcached_meta(const struct settings *s, char *why, size_t n)
+static int drop_memcached_meta(const struct restart_options *o, char *why, size_t n)
 {
     char path[PATH_MAX];
-    if (!s->memory_file || snprintf(path, sizeof(path), "%s.meta", s->memory_file) >= (int)sizeof(path))
+    if (!o->memory_file || snprintf(path, sizeof(path), "%s.meta", o->memory_file) >= (int)sizeof(path))
         return 0;
     FILE *f = fopen(path, "r");
     if (!f)
@@ -173,26 +156,26 @@ static int drop_memcached_meta(const struct settings *s, char *why, size_t n)
 }
 
 /* 0 or -errno with why. *note: a remark for the operator although it worked, or "". */
-static int open_arena(const struct settings *s, struct restart *r, char *note, char *why, size_t n)
+static int open_arena(const struct restart_options *o, struct restart *r, char *note, char *why, size_t n)
 {
-    struct geometry g = geometry_of(s);
+    struct geometry g = geometry_of(o);
     struct arena_options opt = {
-        .reserve_bytes = reserve_bytes_wanted(s),
-        .reserve_bytes_min = reserve_bytes_needed(s),
-        .file = s->memory_file,
-        .trust_file = s->trust_memory_file,
+        .reserve_bytes = reserve_bytes_wanted(o),
+        .reserve_bytes_min = reserve_bytes_needed(o),
+        .file = o->memory_file,
+        .trust_file = o->trust_memory_file,
         .format = RESTART_MEMORY_FORMAT,
         .geometry = &g,
         .geometry_bytes = sizeof(g),
         .geometry_fits = geometry_fits,
-        .lock_memory = s->lock_memory,
+        .lock_memory = o->lock_memory,
     };
     for (;;) {
         r->arena = arena_create(&opt, &r->attached, note, RESTART_LINE_BYTES);
         if (r->arena)
             return 0;
         int rc = -errno;
-        if (rc != -ENOMEM || s->memory_file || opt.reserve_bytes / 2 < reserve_bytes_needed(s)) {
+        if (rc != -ENOMEM || o->memory_file || opt.reserve_bytes / 2 < reserve_bytes_needed(o)) {
             say(why, n, "%s", note);
             return rc;
         }
@@ -200,18 +183,11 @@ static int open_arena(const struct settings *s, struct restart *r, char *note, c
     }
 }
 
-static int make_slab(const struct settings *s, struct restart *r)
+static int make_slab(const struct restart_options *o, struct restart *r)
 {
-    struct slab_options opt = {
-        .arena = r->arena,
-        .limit_bytes = limit_bytes(s),
-        .factor = s->factor,
-        .min_chunk_bytes = s->chunk_size + ACCOUNTED_HEADER_BYTES,
-        .chunk_max_bytes = (uint32_t)s->slab_chunk_max,
-        .item_max_bytes = s->item_size_max,
-        .slab_sizes = s->slab_size_count > 0 ? s->slab_sizes : NULL,
-        .attached = r->attached,
-    };
+    struct slab_options opt = o->slab;
+    opt.arena = r->arena;
+    opt.attached = r->attached;
     r->slab = slab_create(&opt);
     if (!r->slab)
         return -errno;
@@ -225,29 +201,27 @@ static int make_slab(const struct settings *s, struct restart *r)
 
 static int make_index(const struct restart_options *o, struct restart *r)
 {
-    const struct settings *s = o->settings;
-    uint64_t limit = limit_bytes(s), reserve = arena_reserve_bytes(r->arena);
+    uint64_t limit = o->slab.limit_bytes, reserve = arena_reserve_bytes(r->arena);
     unsigned shift = slab_handle_shift(r->slab);
     struct index_options opt = {
         .arena = r->arena,
-        .flash_bytes = max_u64(flash_bytes(s), o->index_reach_bytes),
+        .flash_bytes = max_u64(flash_bytes(&o->flash), o->index_reach_bytes),
         .limit_bytes = reserve / 2, /* without flash there can't be more items than -m holds */
         .handle_bits = 64 - (unsigned)__builtin_clzll((reserve >> shift) - 1),
         .attached = r->attached,
     };
-    if (s->hashpower_init > 0)
-        opt.initial_bytes =
-            min_u64(sizeof(index_word) << s->hashpower_init, limit / INDEX_START_SHARE);
-    if (s->ext_file_count > 0)
+    if (o->hashpower > 0)
+        opt.initial_bytes = min_u64(sizeof(index_word) << o->hashpower, limit / INDEX_START_SHARE);
+    if (o->flash.device_count > 0)
         opt.limit_bytes = cache_index_limit(limit);
     r->index = index_create(&opt);
     return r->index ? 0 : -errno;
 }
 
-static int make_cache(struct settings *s, struct restart *r)
+static int make_cache(const struct restart_options *o, struct restart *r)
 {
     struct cache_options opt = {
-        .settings = s,
+        .config = o->config,
         .arena = r->arena,
         .slab = r->slab,
         .index = r->index,
@@ -261,35 +235,10 @@ static int make_cache(struct settings *s, struct restart *r)
 static int make_extstore(const struct restart_options *o, struct restart *r, struct persist *p,
                          char *why, size_t n)
 {
-    const struct settings *s = o->settings;
-    struct ext_options opt = {
-        .arena = r->arena,
-        .attached = r->attached,
-        .device_count = s->ext_file_count,
-        .page_bytes = s->ext_page_size,
-        .wbuf_bytes = s->ext_wbuf_size,
-        .buffer_bytes = s->ext_buffer_mem,
-        .io_threads = s->ext_threads,
-        .io_depth = s->ext_io_depth,
-        .ring_count = o->ring_count,
-        .engine = (enum ext_engine)s->ext_io_engine,
-        .write_limit_bytes_per_sec = s->ext_write_limit,
-        .write_limit_bytes_per_day = s->ext_daily_writes,
-        .verify_writes = s->ext_verify_writes,
-        .callbacks = cache_ext_callbacks(r->cache),
-        .device_ops = o->device_ops,
-    };
-    static_assert(SETTINGS_EXT_FILES_MAX <= EXT_DEVICES_MAX, "each file is a device");
-    static_assert((int)SETTINGS_BUCKET_COUNT == (int)EXT_BUCKET_COUNT, "the same buckets");
-    static_assert((int)SETTINGS_ENGINE_URING == (int)EXT_ENGINE_URING &&
-                      (int)SETTINGS_ENGINE_THREADS == (int)EXT_ENGINE_THREADS,
-                  "the same engines");
-    for (uint32_t i = 0; i < s->ext_file_count; i++)
-        opt.devices[i] =
-            (struct ext_device_options){.path = s->ext_files[i].path,
-                                        .bytes = s->ext_files[i].bytes,
-                                        .format = s->ext_files[i].format,
-                                        .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
+    struct ext_options opt = o->flash;
+    opt.arena = r->arena;
+    opt.attached = r->attached;
+    opt.callbacks = cache_ext_callbacks(r->cache);
     int rc = r->attached ? 0 : persist_fill_options(p, &opt);
     if (rc != 0)
         return rc;
@@ -329,15 +278,15 @@ static void keep_clock(struct restart *r)
 
 /* ---- the two ways --------------------------------------------------------------------- */
 
-static enum outcome unfit(char *why, size_t n, const struct settings *s, const char *what)
+static enum outcome unfit(char *why, size_t n, const struct restart_options *o, const char *what)
 {
-    say(why, n, "memory file %s starts empty: %s", s->memory_file, what);
+    say(why, n, "memory file %s starts empty: %s", o->memory_file, what);
     return UNFIT;
 }
 
 /* If memory is short now, it would be short for an empty start too; all other errors are the
  * content's fault. */
-static enum outcome part_failed(const struct settings *s, const struct restart *r, int rc,
+static enum outcome part_failed(const struct restart_options *o, const struct restart *r, int rc,
                                 const char *part, char *why, size_t n)
 {
     char what[160];
@@ -346,14 +295,14 @@ static enum outcome part_failed(const struct settings *s, const struct restart *
         return FAILED;
     }
     say(what, sizeof(what), "its %s can't be used (%s)", part, strerror(-rc));
-    return unfit(why, n, s, what);
+    return unfit(why, n, o, what);
 }
 
 /* Does what was attached fit into this -m? Items move to flash, page by page, but the index doesn't shrink,
  * and without flash nothing does. NULL, or why not. */
-static const char *too_large(const struct settings *s, const struct restart *r)
+static const char *too_large(const struct restart_options *o, const struct restart *r)
 {
-    uint64_t limit = limit_bytes(s);
+    uint64_t limit = o->slab.limit_bytes;
     if (r->ext == NULL)
         return slab_taken_bytes(r->slab) > limit ? "its items are more than -m allows" : NULL;
     return arena_used_bytes(r->arena, ARENA_USE_INDEX) > cache_index_limit(limit)
@@ -372,19 +321,18 @@ static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
 static enum outcome make_parts(const struct restart_options *o, struct restart *r,
                                struct persist *p, int *error, char *why, size_t n)
 {
-    struct settings *s = o->settings;
     int rc;
     if (r->attached && (rc = continue_clock(r)) != 0)
-        return unfit(why, n, s,
+        return unfit(why, n, o,
                      rc == -EUCLEAN ? "its making was interrupted" : "its clock can't go on");
     if (!r->attached && p)
         persist_set_clock(p);
-    if ((rc = *error = make_slab(s, r)) != 0)
-        return part_failed(s, r, rc, "item memory", why, n);
+    if ((rc = *error = make_slab(o, r)) != 0)
+        return part_failed(o, r, rc, "item memory", why, n);
     if ((rc = *error = make_index(o, r)) != 0)
-        return part_failed(s, r, rc, "index", why, n);
-    if ((rc = *error = make_cache(s, r)) != 0)
-        return part_failed(s, r, rc, "cache", why, n);
+        return part_failed(o, r, rc, "index", why, n);
+    if ((rc = *error = make_cache(o, r)) != 0)
+        return part_failed(o, r, rc, "cache", why, n);
     if (p && (rc = *error = make_extstore(o, r, p, why, n)) != 0) {
         char what[RESTART_LINE_BYTES / 2];
         if (rc == -EAGAIN)
@@ -392,13 +340,13 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
         if (!r->attached || rc != -ESTALE)
             return FAILED;
         say(what, sizeof(what), "%.*s", (int)sizeof(what) - 1, why);
-        return unfit(why, n, s, what);
+        return unfit(why, n, o, what);
     }
     if (r->attached && (rc = *error = cache_attach(r->cache, &r->report)) != 0)
-        return part_failed(s, r, rc, "items", why, n);
-    const char *excess = r->attached ? too_large(s, r) : NULL;
+        return part_failed(o, r, rc, "items", why, n);
+    const char *excess = r->attached ? too_large(o, r) : NULL;
     if (excess != NULL)
-        return unfit(why, n, s, excess);
+        return unfit(why, n, o, excess);
     if (p && (rc = *error = take_over(r, p, why, n)) != 0)
         return rc == -EAGAIN ? AGAIN : FAILED;
     if (r->ext) /* as memcached does: all pages are in the pool from the start */
@@ -417,14 +365,14 @@ static void add_line(struct restart *r, const char *line)
         say(r->line + used, sizeof(r->line) - used, "%s%s", used > 0 ? "; " : "", line);
 }
 
-static void tell(const struct settings *s, struct restart *r, const char *note)
+static void tell(const struct restart_options *o, struct restart *r, const char *note)
 {
     const struct attach_report *a = &r->report;
     if (r->attached)
         say(r->line, sizeof(r->line),
             "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64
             " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were not whole",
-            s->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
+            o->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
             a->dropped_items + a->dropped_objects);
     add_line(r, note);
     if (r->persist)
@@ -435,24 +383,25 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
 {
     char note[RESTART_LINE_BYTES] = "", misfit[RESTART_LINE_BYTES] = "";
     struct persist *p = NULL;
-    int rc = drop_memcached_meta(o->settings, why, why_bytes);
+    int rc = drop_memcached_meta(o, why, why_bytes);
     if (rc != 0)
         return rc;
-    if (o->settings->ext_file_count > 0 && (p = persist_create(o->settings)) == NULL) {
+    const struct persist_options po = {.mode = o->persist, .memory_file = o->memory_file, .flash = &o->flash};
+    if (o->flash.device_count > 0 && (p = persist_create(&po)) == NULL) {
         say(why, why_bytes, "checkpoint: %s", strerror(ENOMEM));
         return -ENOMEM;
     }
     for (;;) {
         int error = 0;
         memset(r, 0, sizeof(*r));
-        if ((rc = open_arena(o->settings, r, note, why, why_bytes)) != 0) {
+        if ((rc = open_arena(o, r, note, why, why_bytes)) != 0) {
             persist_destroy(p);
             return rc;
         }
         switch (make_parts(o, r, p, &error, why, why_bytes)) {
         case OPENED:
             r->persist = p;
-            tell(o->settings, r, misfit[0] ? misfit : note);
+            tell(o, r, misfit[0] ? misfit : note);
             return 0;
         case UNFIT: /* once: the next arena is not attached */
             ASSERT(r->attached);

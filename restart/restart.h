@@ -1,5 +1,5 @@
 /* restart/restart.h: creates the storage (arena, slab_mem, index, cache, extstore) from
- * the settings, and decides whether it starts empty or with the content that an earlier
+ * its options, and decides whether it starts empty or with the content that an earlier
  * process left in the file of -e.
  *
  * The order, each step relying on those before it:
@@ -34,7 +34,6 @@
 #include "extstore.h"
 #include "index.h"
 #include "restart/persist.h"
-#include "operator/settings.h"
 #include "slab_mem.h"
 
 #define RESTART_LINE_BYTES 800
@@ -44,12 +43,17 @@
  * struct could change unnoticed, its size is asserted beside it. Checkpoints: CHECKPOINT_FORMAT. */
 #define RESTART_MEMORY_FORMAT 3u
 
+/* Texts and what config and tunables point to outlive the parts; their owner may change them meanwhile. */
 struct restart_options {
-    struct settings *settings;             /* outlives the parts; the cache reads live values */
-    struct ext_tunables *tunables;         /* of the engine, filled by the caller; outlives it */
-    unsigned ring_count;                   /* threads that will read flash through a ring */
-    const struct ext_device_ops *device_ops; /* tests: see flash/device.h; otherwise NULL */
-    uint64_t index_reach_bytes; /* tests: the index is made as for this much flash; otherwise 0 */
+    struct cache_config *config;
+    struct ext_tunables *tunables; /* of the engine */
+    const char *memory_file;       /* -e, or NULL */
+    bool trust_memory_file, lock_memory;
+    uint32_t hashpower;            /* hashpower_init; 0: the index grows from its smallest size */
+    enum persist_mode persist;
+    struct slab_options slab;      /* restart_open() adds the arena */
+    struct ext_options flash;      /* no device: no flash. restart_open() adds the arena and what depends on it */
+    uint64_t index_reach_bytes;    /* tests: the index is made as for this much flash; otherwise 0 */
 };
 
 struct restart {

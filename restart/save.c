@@ -20,7 +20,6 @@
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "operator/settings.h"
 
 #define WAIT_NS UINT64_C(200000)             /* for a buffer or a page */
 #define STALL_NS (UINT64_C(10) * 1000000000) /* nothing moved for this long: nothing will */
@@ -50,7 +49,6 @@ void cache_set_numbers(struct cache *c, const struct cache_numbers *n)
     atomic_store(&c->root->flush_unix, n->flush_unix);
     atomic_store(&c->root->planned_unix, n->planned_unix);
     cache_root_flush_end(c->root);
-    c->settings->oldest_live_sec = cache_oldest_live_sec(c);
 }
 
 /* ---- items to flash ---- */
@@ -384,7 +382,7 @@ int cache_scan(struct cache *c, struct cache_scan_report *out)
 {
     struct scanner *s = calloc(1, sizeof(*s));
     struct page_age *ages = calloc(ext_page_count(c->ext), sizeof(ages[0]));
-    uint64_t bytes = min_u64(max_u64(c->settings->maxbytes / MEMO_SHARE, MiB), MEMO_BYTES_MAX);
+    uint64_t bytes = min_u64(max_u64(c->config->maxbytes / MEMO_SHARE, MiB), MEMO_BYTES_MAX);
     uint64_t entries = UINT64_C(1) << (63 - __builtin_clzll(bytes / sizeof(struct memo)));
     int rc = -ENOMEM;
     memset(out, 0, sizeof(*out));

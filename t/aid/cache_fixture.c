@@ -56,6 +56,7 @@ static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, b
     clock_setup();
     atomic_store(&f->settings.maxbytes, memory_mb * MiB);
     atomic_store(&f->settings.ext_page_size, 2 * MiB);
+    storage_config_init(&f->settings, &f->config, &f->tunables);
     struct arena_options ao = {.reserve_bytes = RESERVE_BYTES, .geometry = "test", .geometry_bytes = 4};
     f->arena = arena_create(&ao, &attached, why, sizeof(why));
     must(f->arena != NULL, "arena_create");
@@ -79,7 +80,7 @@ static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, b
     f->index = index_create(&io);
     must(f->index != NULL, "index_create");
     struct cache_options co = {
-        .settings = &f->settings, .arena = f->arena, .slab = f->slab, .index = f->index};
+        .config = &f->config, .arena = f->arena, .slab = f->slab, .index = f->index};
     f->cache = cache_create(&co);
     must(f->cache != NULL, "cache_create");
     if (short_tags)

@@ -8,9 +8,11 @@
 #include "items/object.h"
 #include "items/room.h"
 #include "items/upcalls.h"
+#include "storage_config.h"
 
 struct fixture {
-    struct settings settings;
+    struct settings settings; /* of tests that parse a command line */
+    struct cache_config config;
     struct arena *arena;
     struct slab_mem *slab;
     struct index *index;

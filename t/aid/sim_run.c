@@ -11,7 +11,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "maint_thread.h"
-#include "restart/restart.h"
+#include "storage_config.h"
 #include "t/aid/sim_tags.h"
 
 #define OPS_MAX 16u
@@ -65,6 +65,7 @@ struct client_op {
 static struct life {
     struct sim *sim;
     struct settings settings;
+    struct cache_config config;
     struct ext_tunables tunables;
     struct ext_device_ops ops;
     struct ext_callbacks callbacks; /* of the cache; the engine has ours */
@@ -957,6 +958,7 @@ static void set_up_settings(const char *dir)
             .bytes = s->device.bytes[i],
             .bucket = (enum settings_bucket)(i == 0 ? EXT_BUCKET_DEFAULT : EXT_BUCKET_COMPACT)};
     }
+    storage_config_init(&me.settings, &me.config, &me.tunables);
     atomic_store(&me.tunables.compact_under_pages, 4);
     atomic_store(&me.tunables.drop_under_pages, 2);
     atomic_store(&me.tunables.max_frag, 0.8);
@@ -970,13 +972,9 @@ static void open_storage(void)
     char why[RESTART_LINE_BYTES] = "";
     me.ops = (struct ext_device_ops){
         .ctx = &s->device, .pread = sim_pread, .pwrite = sim_pwrite, .stepped = true};
-    struct restart_options opt = {
-        .settings = &me.settings,
-        .tunables = &me.tunables,
-        .ring_count = 2,
-        .device_ops = &me.ops,
-        .index_reach_bytes =
-            s->profile == SIM_TAGS || s->profile == SIM_ALL ? SIM_TAGS_REACH_BYTES : 0};
+    struct restart_options opt = storage_options(&me.settings, &me.config, &me.tunables, 2);
+    opt.flash.device_ops = &me.ops;
+    opt.index_reach_bytes = s->profile == SIM_TAGS || s->profile == SIM_ALL ? SIM_TAGS_REACH_BYTES : 0;
     if (!s->trace)
         log_setup(open("/dev/null", O_WRONLY | O_CLOEXEC), LOG_LEVEL_ERROR, 0);
     clock_simulate(s->now_ns);
@@ -1005,7 +1003,7 @@ static void open_storage(void)
     e->opt.callbacks.sweep = sim_sweep;
     me.worker = cache_worker_create(me.r.cache, &me.stats);
     me.maint = maint_create(
-        &(struct maint_options){.cache = me.r.cache, .settings = &me.settings, .stepped = true});
+        &(struct maint_options){.cache = me.r.cache, .stepped = true});
     MUST(me.worker && me.maint);
     cache_worker_set_put_away(me.worker, put_away, NULL);
 }

@@ -126,13 +126,12 @@ static int life_open(struct life *l)
     clock_setup();
     int rc = settings_parse(&l->f.settings, ARRAY_COUNT(argv) - 1, argv, nowhere, stderr);
     ASSERT(rc == SETTINGS_GO_ON);
+    storage_config_init(&l->f.settings, &l->f.config, &l->f.tunables);
     atomic_store(&l->f.tunables.compact_under_pages, 3);
     atomic_store(&l->f.tunables.drop_under_pages, 2);
     atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = {.settings = &l->f.settings,
-                                  .tunables = &l->f.tunables,
-                                  .ring_count = 1,
-                                  .device_ops = &stepped_ops};
+    struct restart_options opt = storage_options(&l->f.settings, &l->f.config, &l->f.tunables, 1);
+    opt.flash.device_ops = &stepped_ops;
     rc = restart_open(&opt, &l->r, why, sizeof(why));
     if (rc != 0) {
         settings_free(&l->f.settings);

@@ -8,6 +8,7 @@ The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at th
   long      a function is at most 70 lines long, or the comment above it says why: "Long: ..."
   global    what a file keeps at file scope and can change is static (BY_NAME: libraries look for these)
   floor     every file stands on a floor, and every floor has a file
+  settings  only KNOW_SETTINGS know the operator's settings; storage sees what storage_config.c hands out
   name      a function that a comment or a document names, as `name()` or between back-ticks, exists
 
 Exit 0: all right; 1: not.
@@ -18,6 +19,7 @@ import re
 import sys
 
 BY_NAME = ('malloc_conf',)
+KNOW_SETTINGS = ('operator', 'command', 'net', 'server', 'storage_config')  # rooms
 FUNCTION_LINES_MAX = 70
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 OUTSIDE = ('t', 'scripts', 'build')  # folders that are not the product
@@ -148,6 +150,13 @@ def long_functions(texts):
             yield 'long %s %s' % (path, name[0] if name else 'line %d' % start)
 
 
+def knows_settings(texts):
+    for path, text in texts.items():
+        if room_of(path) not in KNOW_SETTINGS and \
+                ('operator/settings.h' in includes_of(text) or 'struct settings' in text):
+            yield 'settings %s' % path
+
+
 def statements(text):
     """What stands at file scope, comments, strings and the insides of braces removed."""
     text = re.sub(r'/\*.*?\*/|//[^\n]*', ' ', text, flags=re.S)
@@ -222,7 +231,7 @@ def self_check():
         'high/b.h': '#include "low/a.h"\nint f(int x);\ntypedef int number;\n',
         'high/b.c': '#include "high/b.h"\nvoid far(void)\n' + body + '\n/* Long: a case a verb. */\nvoid well(void)\n' + body,
         'low/e.h': '/* f() is called, go() is not. */\n', 'low/e.c': '#include "low/e.h"\n/* set_up() and f(). */\n',
-        'high/c.c': 'struct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '',
+        'high/c.c': '#include "operator/settings.h"\nstruct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '',
     }
     found = broken_rules(texts, {'low': 1, 'high': 2, 'none': 3}, {'D.md': '`no_such`, `f`, gone(), far(), `a_tool`'},
                          'a_tool')

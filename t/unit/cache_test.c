@@ -298,7 +298,7 @@ Test(cache_flash, a_planned_flush_frees_the_pages_when_it_has_come)
 Test(cache_flash, recache_brings_an_active_object_back_with_its_cas)
 {
     struct cache_view before, after;
-    atomic_store(&f.settings.ext_recache_rate, 1);
+    atomic_store(&f.config.ext_recache_rate, 1);
     fixture_set(&f, "k", "v");
     fixture_get(&f, "k", value, sizeof(value), &before);
     fixture_flush(&f);
@@ -416,7 +416,7 @@ Test(cache_flash, recache_does_not_bring_back_what_was_overwritten_during_the_re
     set_many(MANY, "old");
     for (int i = 0; i < 3; i++)
         STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_OK);
-    atomic_store(&f.settings.ext_recache_rate, 1);
+    atomic_store(&f.config.ext_recache_rate, 1);
     cache_op_init(&op, CACHE_GET, "key-0", 5, cache_hash(f.cache, "key-0", 5));
     op.done = note_done;
     op.owner = &done;
@@ -871,7 +871,7 @@ Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_f
     fixture_settle(&f);
     cr_assert_eq(ext_sync(f.ext, 120000), 0);
     device_dies();
-    atomic_store(&f.settings.ext_max_sleep, 1000);
+    atomic_store(&f.config.ext_max_sleep, 1000);
     for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
         snprintf(key, sizeof(key), "fill-%u", i);
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
@@ -897,7 +897,7 @@ Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_f
 static void open_small(void)
 {
     fixture_open(&f, 8, 24);
-    atomic_store(&f.settings.ext_max_sleep, 600u * 1000 * 1000);
+    atomic_store(&f.config.ext_max_sleep, 600u * 1000 * 1000);
 }
 TestSuite(cache_worth, .init = open_small, .fini = close_it);
 

@@ -104,13 +104,12 @@ static int life_try(struct life *l, const char *words)
             argv[argc++] = word;
     cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
                  words);
+    storage_config_init(&l->f.settings, &l->f.config, &l->f.tunables);
     atomic_store(&l->f.tunables.compact_under_pages, 2);
     atomic_store(&l->f.tunables.drop_under_pages, 2);
     atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = {.settings = &l->f.settings,
-                                  .tunables = &l->f.tunables,
-                                  .ring_count = 4,
-                                  .device_ops = device_ops};
+    struct restart_options opt = storage_options(&l->f.settings, &l->f.config, &l->f.tunables, 4);
+    opt.flash.device_ops = device_ops;
     int rc = restart_open(&opt, &l->r, why, sizeof(why));
     if (rc != 0) {
         settings_free(&l->f.settings);

@@ -65,11 +65,11 @@ static int life_try(struct life *l, const char *words)
             argv[argc++] = word;
     cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
                  words);
+    storage_config_init(&l->f.settings, &l->f.config, &l->f.tunables);
     atomic_store(&l->f.tunables.compact_under_pages, 2);
     atomic_store(&l->f.tunables.drop_under_pages, 2);
     atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = {
-        .settings = &l->f.settings, .tunables = &l->f.tunables, .ring_count = 4};
+    struct restart_options opt = storage_options(&l->f.settings, &l->f.config, &l->f.tunables, 4);
     int rc = restart_open(&opt, &l->r, why, sizeof(why));
     if (rc != 0) {
         settings_free(&l->f.settings);
@@ -851,7 +851,10 @@ Test(restart, without_a_file_nothing_is_kept_and_nothing_said)
         char *argv[] = {"extant", "-m", "64"};
         struct restart r;
         cr_assert_eq(settings_parse(&s, 3, argv, stdout, stderr), SETTINGS_GO_ON);
-        struct restart_options opt = {.settings = &s};
+        struct cache_config config;
+        struct ext_tunables tunables;
+        storage_config_init(&s, &config, &tunables);
+        struct restart_options opt = storage_options(&s, &config, &tunables, 1);
         cr_assert_eq(restart_open(&opt, &r, why, sizeof(why)), 0, "%s", why);
         cr_assert(!r.attached);
         cr_assert_str_empty(r.line);
@@ -1470,7 +1473,7 @@ static _Noreturn void load_run(struct load *load, const char *words)
         fprintf(stderr, "%s\n", why);
         abort();
     }
-    struct maint_options mo = {.cache = l.r.cache, .settings = &l.f.settings};
+    struct maint_options mo = {.cache = l.r.cache};
     if (!maint_create(&mo))
         abort();
     for (unsigned i = 0; i < LOAD_THREADS; i++) {

@@ -75,8 +75,7 @@ struct storage {
     bool flush;     /* the end writes it out */
 };
 
-static int storage_open(const struct storage *s, struct settings *set, struct ext_tunables *tun,
-                        struct restart *r)
+static int storage_open(const struct storage *s, struct fixture *f, struct restart *r)
 {
     char text[512], *argv[24], *at = text;
     int argc = 0;
@@ -84,9 +83,10 @@ static int storage_open(const struct storage *s, struct settings *set, struct ex
     for (char *word; argc < 24 && (word = strsep(&at, " ")) != NULL;)
         if (*word)
             argv[argc++] = word;
-    struct restart_options opt = {.settings = set, .tunables = tun, .ring_count = 2};
     struct sys_armed armed = sys_set_aside();
-    cr_assert_eq(settings_parse(set, argc, argv, stdout, stderr), SETTINGS_GO_ON);
+    cr_assert_eq(settings_parse(&f->settings, argc, argv, stdout, stderr), SETTINGS_GO_ON);
+    storage_config_init(&f->settings, &f->config, &f->tunables);
+    struct restart_options opt = storage_options(&f->settings, &f->config, &f->tunables, 2);
     sys_arm_again(armed);
     return restart_open(&opt, r, why, sizeof(why));
 }
@@ -107,7 +107,7 @@ static void leave_one_item(const struct storage *s)
     struct restart r;
     clock_setup();
     unlink(file);
-    cr_assert_eq(storage_open(s, &f.settings, &f.tunables, &r), 0, "%s", why);
+    cr_assert_eq(storage_open(s, &f, &r), 0, "%s", why);
     fixture_over(&f, &r);
     cr_assert_eq(fixture_set(&f, "key", "value"), CACHE_OK);
     cache_worker_destroy(f.worker);
@@ -128,7 +128,7 @@ static bool try_storage(void *ctx)
         sys_arm_again(armed);
     }
     clock_setup();
-    int rc = storage_open(s, &f.settings, &f.tunables, &r);
+    int rc = storage_open(s, &f, &r);
     if (rc == 0) {
         fixture_over(&f, &r);
         rc = f.worker ? 0 : -ENOMEM;
