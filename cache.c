@@ -793,16 +793,16 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op, struct lo
     return STEP_DONE;
 }
 
-enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes, uint64_t hash,
-                                 struct cache_view *view, struct item **pin)
+enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes,
+                                 struct index_spot *spot, struct cache_view *view, struct item **pin)
 {
     struct cache *c = w->cache;
     index_slot *slots[INDEX_MATCH_MAX];
-    struct lock *lock = index_lock(c->index, hash);
+    struct lock *lock = index_lock(c->index, spot->hash);
     enum cache_quick result = CACHE_QUICK_MISS;
     uint32_t now = clock_now_sec();
     lock_take(lock);
-    unsigned n = index_match(c->index, hash, slots);
+    unsigned n = index_match_at(c->index, spot, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word word = index_load(slots[i]);
         if (index_kind(c->index, word) != INDEX_RAM) {
@@ -829,7 +829,7 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
     lock_release(lock);
     if (result == CACHE_QUICK_MISS) {
         stat_inc(w->stats, STAT_get_cmds);
-        stat_miss(w->stats, departed_find(c->departed, hash));
+        stat_miss(w->stats, departed_find(c->departed, spot->hash));
         worth_miss(c);
     }
     return result;
@@ -837,11 +837,14 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
 
 void cache_unpin(struct cache_worker *w, struct item *pin) { item_unref(w->cache, pin); }
 
-void cache_prefetch(struct cache_worker *w, uint64_t hash) { index_prefetch(w->cache->index, hash); }
-
-void cache_prefetch_item(struct cache_worker *w, uint64_t hash)
+void cache_find(struct cache_worker *w, const char *key, size_t key_bytes, struct index_spot *spot)
 {
-    uint32_t handle = index_peek_ram(w->cache->index, hash);
+    index_find(w->cache->index, cache_hash(w->cache, key, key_bytes), spot);
+}
+
+void cache_prefetch_item(struct cache_worker *w, const struct index_spot *spot)
+{
+    uint32_t handle = index_peek_ram(w->cache->index, spot);
     if (handle == 0)
         return;
     prefetch_lines(item_at(w->cache, handle), PREFETCH_ITEM_BYTES);

@@ -57,12 +57,11 @@ uint64_t cache_hash(const struct cache *c, const char *key, size_t key_bytes);
 /* The hot path of get: RAM hit or certain miss, without an op. *pin must be given to cache_unpin. */
 enum cache_quick { CACHE_QUICK_HIT, CACHE_QUICK_MISS, CACHE_QUICK_NEEDS_OP };
 enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_t key_bytes,
-                                 uint64_t hash, struct cache_view *view, struct item **pin);
+                                 struct index_spot *spot, struct cache_view *view, struct item **pin);
 void cache_unpin(struct cache_worker *w, struct item *pin);
-/* Prefetches a key's words of the index; and, once these had time to
- * arrive, its item. */
-void cache_prefetch(struct cache_worker *w, uint64_t hash);
-void cache_prefetch_item(struct cache_worker *w, uint64_t hash);
+/* Finds where the index has a key's words, and prefetches them; and, once these had time to arrive, its item. */
+void cache_find(struct cache_worker *w, const char *key, size_t key_bytes, struct index_spot *spot);
+void cache_prefetch_item(struct cache_worker *w, const struct index_spot *spot);
 
 /* With flash the index may take all of -m except a share for items. */
 #define CACHE_ITEMS_SHARE 16 /* one part in this many, at least two pages */

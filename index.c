@@ -29,14 +29,15 @@
  *    that is being expanded.
  * So a bucket is expanded completely or, if a word finds no room, restored completely.
  *
- * Threads: any. Words, directory entries and state of a shard change under its lock only; index_prefetch,
+ * Threads: any. Words, directory entries and state of a shard change under its lock only; index_find,
  * index_peek_ram, index_info read state, entries and counts without it, hence the relaxed atomics.
  */
 #include "index.h"
 
 #include "base/progress.h"
 
-#if defined(__SSE4_1__)
+#if defined(__SSE4_1__) && !defined(__SANITIZE_THREAD__) /* which doesn't know these loads as atomic */
+#define HAVE_SSE 1
 #include <smmintrin.h>
 #endif
 
@@ -399,7 +400,7 @@ static void set_grow_at(struct index *ix, unsigned s)
 /* Bit i is set iff word i, under mask, is `want`. */
 static inline unsigned bucket_match(const index_slot *bucket, uint64_t mask, uint64_t want)
 {
-#if defined(__SSE4_1__)
+#ifdef HAVE_SSE
     const __m128i *v = (const __m128i *)bucket;
     __m128i m = _mm_set1_epi64x((long long)mask), t = _mm_set1_epi64x((long long)want);
     __m128i a = _mm_cmpeq_epi64(_mm_and_si128(_mm_load_si128(v), m), t);
@@ -1149,21 +1150,40 @@ struct lock *index_shard_lock(struct index *ix, unsigned shard)
     return &ix->shard[shard].lock;
 }
 
-void index_prefetch(const struct index *ix, uint64_t hash)
+static inline void find_spot(const struct index *ix, uint64_t hash, struct index_spot *spot)
 {
-    struct candidate c[2];
-    /* If growth runs meanwhile, this is the wrong line or NULL; neither does harm. */
-    both_candidates(ix, index_shard_of(ix, hash), hash_x(ix, hash), c);
+    unsigned s = index_shard_of(ix, hash);
+    uint64_t state = shard_state(ix, s), x = hash_x(ix, hash);
+    struct candidate a = candidate_of(ix, s, state, x);
+    __builtin_prefetch(a.bucket);
+    struct candidate b = candidate_of(ix, s, state, other_x(ix, x));
+    __builtin_prefetch(b.bucket);
+    /* Directory entries never change, so one state of the shard means one place. */
+    *spot = (struct index_spot){.hash = hash,
+                                .state = likely(a.bucket && b.bucket) ? state : 0,
+                                .bucket = {a.bucket, b.bucket},
+                                .tag = {a.tag << ix->tag_shift, b.tag << ix->tag_shift}};
 }
 
-uint32_t index_peek_ram(const struct index *ix, uint64_t hash)
+void index_find(const struct index *ix, uint64_t hash, struct index_spot *spot)
 {
-    struct candidate c[2];
-    both_candidates(ix, index_shard_of(ix, hash), hash_x(ix, hash), c);
-    for (unsigned k = 0; k < 2; k++) {
-        for (unsigned i = 0; c[k].bucket && i < INDEX_BUCKET_WORDS; i++) {
-            index_word w = atomic_load_explicit(&c[k].bucket[i], memory_order_relaxed);
-            if (w != 0 && !(w & KIND_FLASH) && word_tag(ix, w) == c[k].tag)
+    find_spot(ix, hash, spot);
+}
+
+void index_prefetch(const struct index *ix, uint64_t hash)
+{
+    struct index_spot spot;
+    find_spot(ix, hash, &spot);
+}
+
+uint32_t index_peek_ram(const struct index *ix, const struct index_spot *spot)
+{
+    uint64_t mask = KIND_FLASH | ix->tag_field;
+    for (unsigned k = 0; k < 2 && spot->state != 0; k++) {
+        unsigned bits = bucket_match(spot->bucket[k], mask, spot->tag[k]);
+        for (; bits; bits &= bits - 1) {
+            index_word w = atomic_load_explicit(&spot->bucket[k][__builtin_ctz(bits)], memory_order_relaxed);
+            if (w != 0) /* tag 0 matches empty slots too */
                 return (uint32_t)(w & ix->place_mask);
         }
     }
@@ -1236,21 +1256,42 @@ index_word index_make_tombstone(const struct index *ix)
 
 /* ---- verbs --------------------------------------------------------------------------- */
 
-unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX])
+static inline unsigned match_spot(const struct index *ix, const struct index_spot *spot,
+                                  index_slot *slots[INDEX_MATCH_MAX])
 {
-    unsigned s = index_shard_of(ix, hash), count = 0;
-    lock_assert_held(&ix->shard[s].lock);
-    struct candidate c[2];
-    both_candidates(ix, s, hash_x(ix, hash), c);
+    unsigned count = 0;
     for (unsigned k = 0; k < 2; k++) {
-        unsigned bits = bucket_match(c[k].bucket, ix->tag_field, c[k].tag << ix->tag_shift);
+        unsigned bits = bucket_match(spot->bucket[k], ix->tag_field, spot->tag[k]);
         for (; bits; bits &= bits - 1) {
-            index_slot *slot = &c[k].bucket[__builtin_ctz(bits)];
+            index_slot *slot = &spot->bucket[k][__builtin_ctz(bits)];
             if (index_load(slot) != 0) /* tag 0 matches empty slots too */
                 slots[count++] = slot;
         }
     }
     return count;
+}
+
+unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX])
+{
+    struct index_spot spot;
+    lock_assert_held(&ix->shard[index_shard_of(ix, hash)].lock);
+    find_spot(ix, hash, &spot);
+    DEBUG_ASSERT(spot.state != 0);
+    return match_spot(ix, &spot, slots);
+}
+
+unsigned index_match_at(struct index *ix, struct index_spot *spot, index_slot *slots[INDEX_MATCH_MAX])
+{
+    unsigned s = index_shard_of(ix, spot->hash);
+    lock_assert_held(&ix->shard[s].lock);
+    if (unlikely(spot->state != shard_state(ix, s)))
+        find_spot(ix, spot->hash, spot);
+#ifdef EXTANT_DEBUG
+    struct index_spot again;
+    find_spot(ix, spot->hash, &again);
+    ASSERT(memcmp(&again, spot, sizeof(again)) == 0 && spot->state != 0);
+#endif
+    return match_spot(ix, spot, slots);
 }
 
 /* Gives the flash words of rank `from` the lower rank `to`. */

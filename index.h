@@ -95,10 +95,20 @@ void index_set_limit(struct index *ix, uint64_t limit_bytes);
 struct lock *index_lock(struct index *ix, uint64_t hash);
 unsigned index_shard_of(const struct index *ix, uint64_t hash);
 struct lock *index_shard_lock(struct index *ix, unsigned shard);
-void index_prefetch(const struct index *ix, uint64_t hash); /* needs no lock; a hint only */
+/* Where the words of a hash are, found once and used by several calls. It stays right for good: if the shard
+ * has grown since, those who use it find the place again. */
+struct index_spot {
+    uint64_t hash;
+    uint64_t state; /* of the shard when it was found; 0: find it again */
+    index_slot *bucket[2];
+    uint64_t tag[2]; /* as it stands in a word */
+};
+/* Finds it, and prefetches both buckets. Needs no lock. */
+void index_find(const struct index *ix, uint64_t hash, struct index_spot *spot);
+void index_prefetch(const struct index *ix, uint64_t hash); /* the same, for its prefetching alone */
 /* The handle of a RAM word with the hash's tag, 0: none. A hint for prefetching only: it needs no
  * lock, so the item may be gone. */
-uint32_t index_peek_ram(const struct index *ix, uint64_t hash);
+uint32_t index_peek_ram(const struct index *ix, const struct index_spot *spot);
 
 /* Words: taking apart and putting together (tag bits are the index's business). */
 enum index_kind index_kind(const struct index *ix, index_word w);
@@ -115,6 +125,7 @@ index_word index_make_tombstone(const struct index *ix);
 /* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how
  * many. */
 unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX]);
+unsigned index_match_at(struct index *ix, struct index_spot *spot, index_slot *slots[INDEX_MATCH_MAX]);
 /* The slot of the flash object at exactly this place, or NULL. */
 index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place);
 static inline index_word index_load(const index_slot *s)

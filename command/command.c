@@ -25,14 +25,24 @@ void command_refuse(struct session *s, const struct request *req)
     session_answer(s, req, req->error);
 }
 
-/* Of these bytes of the request's line: known from when it was looked at ahead, else made now. */
-static uint64_t hash_of(const struct session *s, const struct request *req, const char *key, uint32_t len)
+/* Where the index has this key of the request: known if it was looked at ahead, otherwise found now, into room. */
+static struct index_spot *find_key(const struct session *s, const char *key, uint32_t len,
+                                   struct index_spot *room)
 {
-    if (req->hashed.len == len && req->hashed.key == key) {
-        DEBUG_ASSERT(req->hashed.hash == cache_hash(s->w->env->cache, key, len));
-        return req->hashed.hash;
+    struct seen_key *seen = s->seen;
+    if (seen && seen->len == len && seen->key == key) {
+        DEBUG_ASSERT(seen->spot.hash == cache_hash(s->w->env->cache, key, len));
+        return &seen->spot;
     }
-    return cache_hash(s->w->env->cache, key, len);
+    cache_find(s->w->cache_worker, key, len, room);
+    return room;
+}
+
+static uint64_t hash_of(const struct session *s, const struct request *req)
+{
+    const struct seen_key *seen = s->seen;
+    bool known = seen && seen->len == req->key_len && seen->key == req->key;
+    return known ? seen->spot.hash : cache_hash(s->w->env->cache, req->key, req->key_len);
 }
 
 static bool details_wanted(const struct session *s)
@@ -292,11 +302,11 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
 
 /* get and mg without options that need an op: true iff answered. */
 static bool try_quick(struct session *s, const struct request *req, const char *key,
-                      uint32_t key_len, uint64_t hash)
+                      uint32_t key_len, struct index_spot *spot)
 {
     struct cache_view view;
     struct item *pin;
-    switch (cache_get_quick(s->w->cache_worker, key, (uint8_t)key_len, hash, &view, &pin)) {
+    switch (cache_get_quick(s->w->cache_worker, key, (uint8_t)key_len, spot, &view, &pin)) {
     case CACHE_QUICK_HIT:
         latency_count(&s->w->stats->latency, LATENCY_RAM, LATENCY_GET);
         answer_quick_hit(s, req, key, key_len, &view, pin);
@@ -319,12 +329,12 @@ static bool try_quick(struct session *s, const struct request *req, const char *
 
 /* False as of run_read(). */
 static bool get_one(struct session *s, struct request *req, const char *key, uint32_t key_len,
-                    uint64_t hash)
+                    struct index_spot *spot)
 {
     bool touch = verb_info(req->verb)->flags & VF_TOUCH;
-    if (!touch && try_quick(s, req, key, key_len, hash))
+    if (!touch && try_quick(s, req, key, key_len, spot))
         return true;
-    struct pending *p = pending_make(s, CACHE_GET, req, key, key_len, hash);
+    struct pending *p = pending_make(s, CACHE_GET, req, key, key_len, spot->hash);
     if (!p) {
         session_break(s);
         return true;
@@ -359,10 +369,11 @@ static void count_spoiled(struct session *s, const struct request *req)
     const char *key;
     uint32_t len;
     while (proto_next_key(&cursor, &key, &len) == 1) {
-        uint64_t hash = cache_hash(w->env->cache, key, len);
+        struct index_spot spot;
         struct cache_view view;
         struct item *pin;
-        switch (cache_get_quick(w->cache_worker, key, (uint8_t)len, hash, &view, &pin)) {
+        cache_find(w->cache_worker, key, len, &spot);
+        switch (cache_get_quick(w->cache_worker, key, (uint8_t)len, &spot, &view, &pin)) {
         case CACHE_QUICK_HIT:
             note_fetch(s, req->verb, key, len, &view, WATCH_FETCH_FOUND);
             cache_unpin(w->cache_worker, pin);
@@ -397,14 +408,10 @@ static enum command_result do_get(struct session *s, struct request *req)
     for (;;) {
         const char *key[PREFETCH_KEYS];
         uint32_t len[PREFETCH_KEYS];
-        uint64_t hash[PREFETCH_KEYS];
+        struct index_spot room[PREFETCH_KEYS], *spot[PREFETCH_KEYS];
         unsigned n = 0;
-        while (n < PREFETCH_KEYS && proto_next_key(&cursor, &key[n], &len[n]) == 1) {
-            hash[n] = hash_of(s, req, key[n], len[n]);
-            if (n > 0)
-                cache_prefetch(w->cache_worker, hash[n]);
-            n++;
-        }
+        for (; n < PREFETCH_KEYS && proto_next_key(&cursor, &key[n], &len[n]) == 1; n++)
+            spot[n] = find_key(s, key[n], len[n], &room[n]);
         for (unsigned i = 0; i < n; i++) {
             if (unlikely(s->broken))
                 return COMMAND_DONE;
@@ -418,7 +425,7 @@ static enum command_result do_get(struct session *s, struct request *req)
                 session_reply(s, REPLY_OOM_GET);
                 return COMMAND_DONE;
             }
-            if (unlikely(!get_one(s, req, key[i], len[i], hash[i]))) {
+            if (unlikely(!get_one(s, req, key[i], len[i], spot[i]))) {
                 s->get_offset = 0;
                 s->barrier = touch && s->parked > 0;
                 session_reply(s, REPLY_OOM_GET);
@@ -446,10 +453,10 @@ static enum command_result do_mg(struct session *s, struct request *req)
         s->barrier = true;
         return COMMAND_AGAIN;
     }
-    uint64_t hash = hash_of(s, req, req->key, req->key_len);
-    if (!changes && !meta_has(req, 'u') && try_quick(s, req, req->key, req->key_len, hash))
+    struct index_spot room, *spot = find_key(s, req->key, req->key_len, &room);
+    if (!changes && !meta_has(req, 'u') && try_quick(s, req, req->key, req->key_len, spot))
         return COMMAND_DONE;
-    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
+    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, spot->hash);
     if (!p) {
         session_break(s);
         return COMMAND_DONE;
@@ -482,7 +489,7 @@ static enum command_result do_mg(struct session *s, struct request *req)
 
 static enum command_result do_me(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req);
     struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -693,7 +700,7 @@ static void compare_cas(struct session *s, struct cache_op *op)
 
 static enum command_result do_store(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req);
     struct pending *p = pending_make(s, CACHE_ALLOC, req, req->key, req->key_len, hash);
     if (!p) {
         s->swallow_bytes = (uint64_t)req->value_bytes + req->value_end_bytes;
@@ -762,7 +769,7 @@ void command_store(struct session *s, bool good)
 
 static enum command_result do_delete(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req);
     struct pending *p = pending_make(s, CACHE_DELETE, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -793,7 +800,7 @@ static enum command_result do_delete(struct session *s, struct request *req)
 
 static enum command_result do_touch(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req);
     struct pending *p = pending_make(s, CACHE_TOUCH, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -806,7 +813,7 @@ static enum command_result do_touch(struct session *s, struct request *req)
 
 static enum command_result do_arith(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req, req->key, req->key_len);
+    uint64_t hash = hash_of(s, req);
     struct pending *p = pending_make(s, CACHE_ARITH, req, req->key, req->key_len, hash);
     if (!p) {
         session_break(s);
@@ -844,25 +851,27 @@ static enum command_result do_arith(struct session *s, struct request *req)
 
 /* ---- all of them ---- */
 
-struct hashed_key command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len)
+void command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len, struct seen_key *seen)
 {
-    uint64_t hash = cache_hash(w->env->cache, key, key_len);
-    cache_prefetch(w->cache_worker, hash);
-    return (struct hashed_key){.key = key, .len = key_len, .hash = hash};
+    seen->key = key;
+    seen->len = key_len;
+    cache_find(w->cache_worker, key, key_len, &seen->spot);
 }
 
-struct hashed_key command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
-                                     uint32_t *value_bytes)
+void command_look_ahead(struct command_worker *w, const char *line, size_t bytes, uint32_t *value_bytes,
+                        struct seen_key *seen)
 {
     const char *key;
     uint32_t len = proto_peek_key(line, bytes, &key, value_bytes);
-    return len == 0 ? (struct hashed_key){.len = 0} : command_look_at_key(w, key, len);
+    seen->len = 0;
+    if (len > 0)
+        command_look_at_key(w, key, len, seen);
 }
 
-void command_look_closer(struct command_worker *w, const struct hashed_key *seen)
+void command_look_closer(struct command_worker *w, const struct seen_key *seen)
 {
     if (seen->len > 0)
-        cache_prefetch_item(w->cache_worker, seen->hash);
+        cache_prefetch_item(w->cache_worker, &seen->spot);
 }
 
 static enum command_result execute(struct session *s, struct request *req)
@@ -929,11 +938,13 @@ static enum command_result execute(struct session *s, struct request *req)
     }
 }
 
-enum command_result command_execute(struct session *s, struct request *req)
+enum command_result command_execute(struct session *s, struct request *req, struct seen_key *seen)
 {
     DEBUG_ASSERT(!s->barrier && !s->store && s->swallow_bytes == 0);
     s->request = req;
+    s->seen = seen;
     enum command_result r = execute(s, req);
     s->request = NULL;
+    s->seen = NULL;
     return r;
 }

@@ -15,16 +15,15 @@
 #include "command/session.h"
 
 /* Lines that were received, but come later: fetches from memory what their keys will need. The first call for
- * each line gives its key and hash, which the second takes some time after it; len 0: there is nothing to fetch.
- * When the line is executed, they go into request.hashed. *value_bytes: of the value that stands between the line and
- * the next one. */
-struct hashed_key command_look_ahead(struct command_worker *w, const char *line, size_t bytes,
-                                     uint32_t *value_bytes);
-struct hashed_key command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len);
-void command_look_closer(struct command_worker *w, const struct hashed_key *seen);
+ * each line tells its key and where the index has it; the second takes that some time later, and so does
+ * command_execute() when it is this line's turn. *value_bytes: of the value between the line and the next one. */
+void command_look_ahead(struct command_worker *w, const char *line, size_t bytes, uint32_t *value_bytes,
+                        struct seen_key *seen);
+void command_look_at_key(struct command_worker *w, const char *key, uint32_t key_len, struct seen_key *seen);
+void command_look_closer(struct command_worker *w, const struct seen_key *seen);
 
-/* Executes a request that was parsed without an error. */
-enum command_result command_execute(struct session *s, struct request *req);
+/* Executes a request that was parsed without an error. seen: of its first key; NULL or len 0: it wasn't looked at. */
+enum command_result command_execute(struct session *s, struct request *req, struct seen_key *seen);
 /* Answers a line that could not be parsed. */
 void command_refuse(struct session *s, const struct request *req);
 

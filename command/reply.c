@@ -267,10 +267,10 @@ int reply_bytes(struct reply_queue *q, const void *p, size_t n)
 {
     const char *from = p;
     while (n > 0) {
-        char *to = reply_room(q, min_u64(n, REPLY_ROOM_MAX));
+        size_t piece = min_u64(n, REPLY_ROOM_MAX);
+        char *to = reply_room(q, piece);
         if (!to)
             return -ENOMEM;
-        size_t piece = min_u64(n, CHUNK_BYTES - q->chunk->used);
         memcpy(to, from, piece);
         reply_commit(q, piece);
         from += piece;

@@ -110,6 +110,13 @@ void command_worker_init(struct command_worker *w, const struct command_env *env
 /* No session is left. */
 void command_worker_drain(struct command_worker *w);
 
+/* A key in a line or packet, and where the index has it, so that it is hashed and found once; len 0: none. */
+struct seen_key {
+    const char *key;
+    uint32_t len;
+    struct index_spot spot;
+};
+
 struct session {
     /* const */
     struct command_worker *w;
@@ -124,6 +131,7 @@ struct session {
     /* state */
     struct reply_queue out;
     const struct request *request; /* within command_execute(): what is executed, else NULL */
+    struct seen_key *seen; /* the same: of its first key, or NULL */
     struct pending *store; /* its value is being received (once parked is 0) */
     uint32_t parked;       /* ops in flight */
     uint64_t parked_bytes; /* that these read, of gets */

@@ -436,8 +436,6 @@ static bool negotiate(struct conn *c)
 static void log_packet_of(struct conn *c, const struct request *req)
 {
     char key[LOG_LINE_BYTES], line[LOG_LINE_BYTES];
-    if (!log_is_on(LOG_LEVEL_DEBUG) && !watch_mask_has(c->session.w->watch_mask, WATCH_RAWCMDS))
-        return;
     int n = snprintf(line, sizeof(line), "binary %02x %s", req->bin.opcode,
                      log_key(key, sizeof(key) - 32, req->key, req->key_len));
     log_line_of(c, line, min_u64((size_t)n, sizeof(line) - 1));
@@ -455,6 +453,8 @@ static enum parse_result parse(struct conn *c, size_t *consumed)
 
 static void log_request(struct conn *c, size_t consumed)
 {
+    if (likely(!log_is_on(LOG_LEVEL_DEBUG) && !watch_mask_has(c->session.w->watch_mask, WATCH_RAWCMDS)))
+        return;
     if (c->session.is_binary)
         log_packet_of(c, &c->worker->request);
     else
@@ -475,75 +475,98 @@ static bool lies(const struct request *req)
     return req->error == REPLY_UNKNOWN_COMMAND && req->close_after;
 }
 
-/* Of the lines that come after the one that is executed. */
+/* Keys of the lines that come after the one that is executed. */
 struct ahead {
-    const char *at;            /* the first that was not looked at; NULL: the next one */
-    struct hashed_key seen[2]; /* the next line, and the one after it */
+    const char *at;          /* the first line that was not looked at; NULL: the next one */
+    struct seen_key seen[3]; /* a ring: that of the next line, the one after it, and room for the present one */
+    unsigned first;
 };
 
-/* The next packet with a key, from a->at on. */
-static struct hashed_key look_at_packet(struct conn *c, struct ahead *a)
+static struct seen_key *seen_at(struct ahead *a, unsigned i)
 {
-    const char *end = c->buf + c->end;
-    for (unsigned i = 0; i < LOOK_LINES_MAX && a->at < end; i++) {
-        const char *key;
-        uint64_t bytes;
-        uint32_t len = proto_peek_bin(a->at, (size_t)(end - a->at), &key, &bytes);
-        a->at = bytes == 0 || bytes > (size_t)(end - a->at) ? end : a->at + bytes;
-        if (len > 0)
-            return command_look_at_key(c->session.w, key, len);
-    }
-    return (struct hashed_key){.len = 0};
+    return &a->seen[(a->first + i) % ARRAY_COUNT(a->seen)];
 }
 
-/* The next line that looks like a request, from a->at on. */
-static struct hashed_key look_at_line(struct conn *c, struct ahead *a)
+/* The next packet with a key, from *at on. */
+static void look_at_packet(struct conn *c, const char **at, struct seen_key *seen)
 {
     const char *end = c->buf + c->end;
-    struct hashed_key seen = {.len = 0};
-    if (unlikely(c->session.is_binary))
-        return look_at_packet(c, a);
-    for (unsigned i = 0; seen.len == 0 && i < LOOK_LINES_MAX && a->at < end; i++) {
-        uint32_t value_bytes;
-        size_t bytes = min_u64((size_t)(end - a->at), LOOK_BYTES_MAX);
-        const char *newline = memchr(a->at, '\n', bytes);
-        seen = command_look_ahead(c->session.w, a->at, (size_t)(end - a->at), &value_bytes);
-        a->at = newline ? newline + 1 : a->at + bytes;
-        if (value_bytes > 0)
-            a->at += min_u64((size_t)(end - a->at), (uint64_t)value_bytes + 2);
+    seen->len = 0;
+    for (unsigned i = 0; seen->len == 0 && i < LOOK_LINES_MAX && *at < end; i++) {
+        const char *key;
+        uint64_t bytes;
+        uint32_t len = proto_peek_bin(*at, (size_t)(end - *at), &key, &bytes);
+        *at = bytes == 0 || bytes > (size_t)(end - *at) ? end : *at + bytes;
+        if (len > 0)
+            command_look_at_key(c->session.w, key, len, seen);
     }
-    return seen;
+}
+
+/* The next line that looks like a request, from *at on. */
+static void look_at_line(struct conn *c, const char **at, struct seen_key *seen)
+{
+    const char *end = c->buf + c->end;
+    seen->len = 0;
+    for (unsigned i = 0; seen->len == 0 && i < LOOK_LINES_MAX && *at < end; i++) {
+        uint32_t value_bytes;
+        size_t bytes = min_u64((size_t)(end - *at), LOOK_BYTES_MAX);
+        const char *newline = memchr(*at, '\n', bytes);
+        command_look_ahead(c->session.w, *at, (size_t)(end - *at), &value_bytes, seen);
+        *at = newline ? newline + 1 : *at + bytes;
+        if (value_bytes > 0)
+            *at += min_u64((size_t)(end - *at), (uint64_t)value_bytes + 2);
+    }
+}
+
+static void look_at_next(struct conn *c, const char **at, struct seen_key *seen)
+{
+    if (unlikely(c->session.is_binary))
+        look_at_packet(c, at, seen);
+    else
+        look_at_line(c, at, seen);
+}
+
+static void ahead_begin(struct ahead *a, struct conn *c)
+{
+    a->at = NULL;
+    a->first = 0;
+    a->seen[0].len = a->seen[1].len = a->seen[2].len = 0;
+    if (c->first.len == 0)
+        return;
+    a->seen[0] = c->first;
+    c->first.len = 0;
 }
 
 /* What was received begins with it. */
 static void look_at_first(struct conn *c)
 {
-    struct ahead a = {.at = c->buf + c->start};
-    c->first = look_at_line(c, &a);
+    const char *at = c->buf + c->start;
+    look_at_next(c, &at, &c->first);
 }
 
-/* The line is parsed: what is known of its key goes with it. While it is executed, the index for the line after
- * the next is on its way from memory, and the item of the next one. */
-static void look_ahead(struct conn *c, struct ahead *a, size_t consumed)
+/* The line is parsed, and about to be executed. Meanwhile the index for the line after the next is on its way from
+ * memory, and the item of the next one. Returns what is known of the line's own key. */
+static struct seen_key *look_ahead(struct conn *c, struct ahead *a, size_t consumed)
 {
-    struct request *req = &c->worker->request;
+    const struct request *req = &c->worker->request;
     const char *line = c->buf + c->start, *next = line + consumed, *end = c->buf + c->end;
-    if (unlikely(a->seen[0].len > 0 && a->seen[0].key < line)) { /* of a line that wasn't executed */
-        a->seen[0] = a->seen[1];
-        a->seen[1].len = 0;
+    if (unlikely(seen_at(a, 0)->len > 0 && seen_at(a, 0)->key < line)) { /* of a line that wasn't executed */
+        a->first++;
+        seen_at(a, 1)->len = 0;
     }
-    req->hashed = a->seen[0];
+    struct seen_key *seen = seen_at(a, 0);
     if (req->value_bytes > 0)
         next += min_u64((size_t)(end - next), (uint64_t)req->value_bytes + req->value_end_bytes);
     if (next == end)
-        return;
+        return seen;
     if (a->at < next) {
         a->at = next;
-        a->seen[1] = look_at_line(c, a);
+        look_at_next(c, &a->at, seen_at(a, 1));
     }
-    a->seen[0] = a->seen[1];
-    a->seen[1] = look_at_line(c, a);
-    command_look_closer(c->session.w, &a->seen[0]);
+    a->first++;
+    look_at_next(c, &a->at, seen_at(a, 1));
+    command_look_closer(c->session.w, seen_at(a, 0));
+    return seen;
 }
 
 /* One line or packet. True iff the loop may go on with the next. */
@@ -576,8 +599,7 @@ static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
     }
     if (s->get_offset == 0)
         log_request(c, consumed);
-    look_ahead(c, ahead, consumed);
-    switch (command_execute(s, req)) {
+    switch (command_execute(s, req, look_ahead(c, ahead, consumed))) {
     case COMMAND_DONE:
         consume(c, consumed);
         return true;
@@ -604,9 +626,9 @@ static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
 static enum next conn_execute(struct conn *c, uint32_t *budget)
 {
     struct session *s = &c->session;
-    struct ahead ahead = {.seen = {c->first}};
+    struct ahead ahead;
     enum next next;
-    c->first.len = 0;
+    ahead_begin(&ahead, c);
     for (;;) {
         if (unlikely(s->broken)) { /* at once, as memcached: a part of the replies helps nobody */
             stat_inc(s->w->stats, STAT_response_obj_oom);

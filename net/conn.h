@@ -108,7 +108,7 @@ struct conn {
     uint8_t apart; /* bits of enum conn_apart; most connections have none */
     bool more;     /* CONN_RECEIVED: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
-    struct hashed_key first; /* CONN_RECEIVED: what command_look_ahead() gave for the first line, or nothing */
+    struct seen_key first; /* CONN_RECEIVED: what command_look_ahead() told of the first line */
     /* read by others for stats */
     _Atomic(uint8_t) state;         /* enum conn_state */
     _Atomic(uint32_t) last_cmd_sec; /* clock */

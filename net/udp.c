@@ -278,7 +278,7 @@ static enum next execute(struct endpoint *e, struct request *req)
         return NEXT_COMMAND;
     }
     for (;;) {
-        switch (command_execute(s, req)) {
+        switch (command_execute(s, req, NULL)) {
         case COMMAND_DONE:
             return s->store ? take_value(e) : NEXT_COMMAND;
         case COMMAND_AGAIN: /* a long answer: its first part makes room */

@@ -273,13 +273,6 @@ struct meta_args {
  * so a copy of the struct must be given its own key pointer (proto_request_copy).
  * Fields that a command doesn't have are 0, except tokens[] beyond token_count, meta beyond
  * meta.flags and key_buf, which are not written. */
-/* A key whose hash is known, so that it isn't hashed again; len 0: none. */
-struct hashed_key {
-    const char *key;
-    uint32_t len;
-    uint64_t hash;
-};
-
 struct request {
     enum verb verb;
     enum reply error;          /* PARSE_ERROR: the answer, unless noreply */
@@ -297,7 +290,6 @@ struct request {
     uint32_t key_len;
     const char *key;            /* NULL if there is none, or VF_KEYS */
     struct key_cursor keys;     /* VF_KEYS */
-    struct hashed_key hashed;   /* the parsers know none; set after them, if one in this line is */
     uint64_t swallow_bytes;     /* PARSE_ERROR: bytes after the line to throw away */
     uint32_t value_bytes;       /* VF_VALUE: without the \r\n */
     uint32_t client_flags;      /* or F */

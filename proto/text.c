@@ -29,7 +29,6 @@ static void clear_request(struct request *req)
     req->key_len = 0;
     req->key = NULL;
     req->keys = (struct key_cursor){NULL, NULL, false};
-    req->hashed.len = 0;
     req->swallow_bytes = 0;
     req->value_bytes = 0;
     req->client_flags = 0;
@@ -252,16 +251,12 @@ enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed
 }
 
 /* The words between the key and the length of the value; 0: no value follows. */
-static unsigned words_before_length(const unsigned char *verb, size_t len)
+static unsigned words_before_length(const char *word, size_t len)
 {
-    static const char *const stores[] = {"set", "add", "cas", "append", "replace", "prepend"};
-    if (len == 2 && memcmp(verb, "ms", 2) == 0)
-        return 1;
-    for (size_t i = 0; i < ARRAY_COUNT(stores); i++) {
-        if (strlen(stores[i]) == len && memcmp(verb, stores[i], len) == 0)
-            return 3;
-    }
-    return 0;
+    enum verb verb = verb_find(word, len);
+    if (verb == VERB_UNKNOWN || !(verb_info(verb)->flags & VF_VALUE))
+        return 0;
+    return verb_info(verb)->verb_class == CLASS_META ? 1 : 3;
 }
 
 /* The number that is the nth word from p on; 0 if it isn't one, or the buffer ends in it. */
@@ -289,7 +284,7 @@ uint32_t proto_peek_key(const char *buf, size_t len, const char **key, uint32_t 
         p++;
     if (p == verb_end || *p != ' ' || p == verb)
         return 0;
-    unsigned words = words_before_length(verb, (size_t)(p - verb));
+    unsigned words = words_before_length(buf, (size_t)(p - verb));
     const unsigned char *word = ++p, *word_end = p + min_u64((size_t)(end - p), PROTO_KEY_MAX);
     while (p < word_end && *p > ' ')
         p++;

@@ -24,8 +24,8 @@ META = ("proto_meta_test",)
 MUTANTS = (
     # ---- index: the word of an object is found, counted, moved, and survives a kill
     Mutant("a look-up stops at the first candidate", "index.c",
-           "    for (unsigned k = 0; k < 2; k++) {\n        unsigned bits = bucket_match(c[k].bucket, ix->tag_field,",
-           "    for (unsigned k = 0; k < 1; k++) {\n        unsigned bits = bucket_match(c[k].bucket, ix->tag_field,",
+           "    for (unsigned k = 0; k < 2; k++) {\n        unsigned bits = bucket_match(spot->bucket[k], ix->tag_field,",
+           "    for (unsigned k = 0; k < 1; k++) {\n        unsigned bits = bucket_match(spot->bucket[k], ix->tag_field,",
            INDEX),
     Mutant("an empty slot matches tag 0", "index.c",
            "            if (index_load(slot) != 0) /* tag 0 matches empty slots too */\n                slots[count++] = slot;",
@@ -406,6 +406,6 @@ MUTANTS = (
            "    s->get_offset = 0;\n    s->barrier = touch && s->parked > 0;\n    if (!req->keys.whole)",
            "    s->get_offset = 0;\n    if (!req->keys.whole)", ("protocol_test",)),
     Mutant("an mg that changes passes parked gets", "command/command.c",
-           "    if (changes && s->parked > 0) {\n        s->barrier = true;\n        return COMMAND_AGAIN;\n    }\n    uint64_t hash",
-           "    uint64_t hash", ("protocol_test",)),
+           "    if (changes && s->parked > 0) {\n        s->barrier = true;\n        return COMMAND_AGAIN;\n    }\n    struct index_spot",
+           "    struct index_spot", ("protocol_test",)),
 )
