@@ -146,9 +146,9 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
     m->binary_key = flags & ITEM_BINARY_KEY;
     m->on_flash = true;
     m->slab_class = (uint8_t)slab_class_of(c->slab, m->accounted_bytes);
-    uint64_t at = n->rd.place * EXT_GRANULE_BYTES, page_bytes = c->config->ext_page_size;
-    m->ext_page = (uint32_t)(at / page_bytes);
-    m->ext_offset = (uint32_t)(at % page_bytes);
+    uint64_t offset;
+    m->ext_page = ext_page_of(c->ext, n->rd.place, &offset);
+    m->ext_offset = (uint32_t)offset;
     return cr->class_mask >> m->slab_class & 1;
 }
 

@@ -17,8 +17,10 @@
 
 /* ---- places ---- */
 
-unsigned ext_page_of(const struct extstore *e, ext_place place)
+unsigned ext_page_of(const struct extstore *e, ext_place place, uint64_t *offset)
 {
+    ASSERT(ext_place_page(e, place) < e->page_count);
+    *offset = place % e->page_granules * EXT_GRANULE_BYTES;
     return ext_place_page(e, place);
 }
 

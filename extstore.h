@@ -35,8 +35,8 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
 /* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
 void ext_destroy(struct extstore *e, bool flush);
 
-/* The page that a place is in. Pure. */
-unsigned ext_page_of(const struct extstore *e, ext_place place);
+/* The page that a place is in, and how many bytes from its start. Pure. */
+unsigned ext_page_of(const struct extstore *e, ext_place place, uint64_t *offset);
 
 /* A bound: every record appended so far has a lower seq, every later one has not. */
 uint64_t ext_seq_now(const struct extstore *e);

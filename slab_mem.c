@@ -950,12 +950,6 @@ void slab_run_done(struct slab_mem *sm, uint64_t run)
 
 unsigned slab_class_count(const struct slab_mem *sm) { return sm->class_count; }
 
-uint32_t slab_chunk_bytes(const struct slab_mem *sm, unsigned cls)
-{
-    ASSERT(cls >= 1 && cls <= sm->class_count);
-    return sm->class[cls].chunk_bytes;
-}
-
 unsigned slab_class_of(const struct slab_mem *sm, uint64_t accounted_bytes)
 {
     if (accounted_bytes == 0 || accounted_bytes > sm->item_max_bytes)

@@ -68,7 +68,6 @@ struct slab_mem *slab_create(const struct slab_options *opt);
 void slab_destroy(struct slab_mem *sm);
 
 unsigned slab_class_count(const struct slab_mem *sm); /* highest class id */
-uint32_t slab_chunk_bytes(const struct slab_mem *sm, unsigned cls);
 /* The class for an item of this many accounted bytes; 0 if larger than item_max_bytes. Pure. */
 unsigned slab_class_of(const struct slab_mem *sm, uint64_t accounted_bytes);
 /* Number of chunks such an item occupies in its class (1 up to slab_chunk_max). Pure. */

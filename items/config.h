@@ -14,7 +14,7 @@
 
 #define CACHE_CONFIG_CONST(X)                                                                      \
     X(bool, use_cas) X(bool, evict_to_free) X(bool, lru_maintainer) X(bool, slab_reassign)         \
-    X(bool, track_sizes) X(uint64_t, item_size_max) X(uint32_t, ext_admission) X(uint64_t, ext_page_size)
+    X(bool, track_sizes) X(uint64_t, item_size_max) X(uint32_t, ext_admission)
 
 #define CACHE_CONFIG_LIVE(X)                                                                       \
     X(uint64_t, maxbytes)                                                                          \

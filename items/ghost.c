@@ -102,11 +102,3 @@ bool ghost_has(const struct ghost *g, uint64_t hash)
     }
     return false;
 }
-
-uint64_t ghost_count(const struct ghost *g)
-{
-    uint64_t n = 0;
-    for (uint64_t i = 0; i < g->sets * GHOST_WAYS; i++)
-        n += atomic_load_explicit(&g->entries[i], memory_order_relaxed) != 0;
-    return n;
-}

@@ -41,7 +41,5 @@ void ghost_init(struct ghost *g, void *memory, uint64_t memory_bytes, uint64_t w
 /* Remembers a key whose object of this many bytes left. */
 void ghost_add(struct ghost *g, uint64_t hash, uint64_t object_bytes);
 bool ghost_has(const struct ghost *g, uint64_t hash);
-/* How many entries are in use; walks the table. */
-uint64_t ghost_count(const struct ghost *g);
 
 #endif

@@ -24,11 +24,6 @@ void departed_destroy(struct departed *d)
     free(d);
 }
 
-uint64_t departed_bytes(const struct departed *d)
-{
-    return d ? sizeof(*d) + (d->mask + 1) * sizeof(d->entries[0]) : 0;
-}
-
 /* The bits of the hash that its place doesn't imply. */
 static uint32_t tag_of(uint64_t hash)
 {

@@ -43,7 +43,6 @@ struct departed;
 /* A table of this size at most, a power of two; NULL: no memory. Untouched memory costs nothing. */
 struct departed *departed_create(uint64_t bytes_max);
 void departed_destroy(struct departed *d);
-uint64_t departed_bytes(const struct departed *d);
 
 /* Notes that the key of this hash left. d may be NULL. */
 void departed_note(struct departed *d, uint64_t hash, enum miss_reason reason);

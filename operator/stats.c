@@ -1,41 +1,11 @@
 /* operator/stats.c: see operator/stats.h. */
 #include "operator/stats.h"
 
-static const char *const counter_names[] = {
-#define X(name, help) #name,
-    STATS_COUNTER_TABLE(X)
-#undef X
-};
-
-static const char *const counter_helps[] = {
-#define X(name, help) help,
-    STATS_COUNTER_TABLE(X)
-#undef X
-};
-
 static const char *const class_names[] = {
 #define X(name, text) text,
     STATS_CLASS_TABLE(X)
 #undef X
 };
-
-const char *stats_counter_name(enum stat_id id)
-{
-    ASSERT(id < STAT_COUNT);
-    return counter_names[id];
-}
-
-const char *stats_counter_help(enum stat_id id)
-{
-    ASSERT(id < STAT_COUNT);
-    return counter_helps[id];
-}
-
-const char *stats_class_name(enum class_stat id)
-{
-    ASSERT(id < CSTAT_COUNT);
-    return class_names[id];
-}
 
 static uint64_t get(const _Atomic(uint64_t) *counter)
 {

@@ -138,10 +138,6 @@ uint64_t stats_sum_class_total(const struct stats_sum *sum, enum class_stat id);
 uint64_t stats_sum_get_hits(const struct stats_sum *sum);                    /* of all classes */
 uint64_t stats_sum_class_get_hits(const struct stats_sum *sum, unsigned cls); /* of all segments */
 
-const char *stats_counter_name(enum stat_id id);
-const char *stats_counter_help(enum stat_id id);
-const char *stats_class_name(enum class_stat id); /* as in `stats slabs` */
-
 /* ---- `stats` ---- */
 
 /* When a line is shown. */

@@ -48,7 +48,7 @@ struct arena_header {
     _Atomic(uint32_t) state; /* enum header_state; written last */
     uint64_t layout_id;
     uint64_t reserve_bytes;
-    uint64_t generation;
+    uint64_t reserved;
     char boot_id[48]; /* of the kernel, with NULs up to its end */
     uint32_t huge_pages;
     uint32_t geometry_bytes;
@@ -590,8 +590,8 @@ static int open_file(const struct arena_options *opt, bool *made, char *why, siz
     return fd;
 }
 
-/* Compares the open file with what is wanted. True iff it fits: *wanted has the generation and the size of
- * what is there then; else why[] is set. */
+/* Compares the open file with what is wanted. True iff it fits: *wanted then has the size of what is
+ * there; else why[] is set. */
 static bool file_fits(int fd, const struct arena_options *opt, struct arena_header *wanted, char *why,
                       size_t why_bytes)
 {
@@ -607,7 +607,6 @@ static bool file_fits(int fd, const struct arena_options *opt, struct arena_head
     if (misfit == NULL && (uint64_t)st.st_size != found.reserve_bytes)
         misfit = "it was cut off";
     if (misfit == NULL) {
-        wanted->generation = found.generation;
         wanted->reserve_bytes = found.reserve_bytes;
         return true;
     }
@@ -694,7 +693,6 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
     atomic_store(&a->used_bytes, a->meta_bytes);
     a->found_content = *attached;
     if (*attached) {
-        a->header->generation = wanted.generation + 1;
         memcpy(a->header->geometry, wanted.geometry, sizeof(wanted.geometry));
         return adopt_used(a);
     }
@@ -702,7 +700,6 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
     uint64_t touched_bytes = round_up(a->meta_bytes, a->touch_bytes);
     map_set(a->touched_map, 0, touched_bytes / ARENA_UNIT_BYTES);
     atomic_store(&a->touched_bytes, touched_bytes);
-    wanted.generation = 1;
     memcpy(a->header, &wanted, sizeof(wanted));
     atomic_store(&a->header->state, STATE_LIVE);
     return 0;
@@ -827,6 +824,5 @@ uint64_t arena_resident_bytes(const struct arena *a)
 
 uint64_t arena_reserve_bytes(const struct arena *a) { return a->reserve_bytes; }
 
-uint64_t arena_generation(const struct arena *a) { return a->header->generation; }
 
 struct extents *arena_extents(struct arena *a) { return a->set; }

@@ -121,7 +121,6 @@ uint64_t arena_touched_bytes(const struct arena *a); /* upper bound of the mappi
  * say. */
 uint64_t arena_resident_bytes(const struct arena *a);
 uint64_t arena_reserve_bytes(const struct arena *a);
-uint64_t arena_generation(const struct arena *a); /* processes that used this content */
 
 struct extents;
 /* The free units of ARENA_UNIT_BYTES, to be read only. */

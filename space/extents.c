@@ -1038,8 +1038,6 @@ uint64_t extents_free_count(const struct extents *set)
     return atomic_load_explicit(&set->free_count, memory_order_relaxed);
 }
 
-uint64_t extents_total(const struct extents *set) { return set->options.unit_count; }
-
 uint64_t extents_largest(struct extents *set)
 {
     lock_take(&set->lock);

@@ -117,7 +117,6 @@ int extents_find(struct extents *set, uint64_t unit, struct extents_range *run);
 
 /* Units free now; reads one atomic, takes no lock. */
 uint64_t extents_free_count(const struct extents *set);
-uint64_t extents_total(const struct extents *set);
 
 /* Length of the longest free run, 0 if none. May look through every region whose longest run
  * isn't known at the time (about a microsecond each). */

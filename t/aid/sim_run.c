@@ -325,7 +325,7 @@ static void count_word(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     if (index_kind(ix, w) == INDEX_RAM)
         n->ram++;
     else if (index_kind(ix, w) == INDEX_FLASH)
-        n->objects[ext_page_of(me.r.ext, index_place(ix, w))]++;
+        n->objects[ext_place_page(me.r.ext, index_place(ix, w))]++;
 }
 
 /* Nothing is half done: every count is exact. */

@@ -11,6 +11,8 @@ The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at th
   settings  only KNOW_SETTINGS know the operator's settings; storage sees what storage_config.c hands out
   name      a function that a comment or a document names, as `name()` or between back-ticks, exists
 
+  uncalled  a function of a header is called by the product, or is one of TEST_DOORS
+
 Exit 0: all right; 1: not.
 """
 
@@ -20,6 +22,8 @@ import sys
 
 BY_NAME = ('malloc_conf',)
 KNOW_SETTINGS = ('operator', 'command', 'net', 'server', 'storage_config')  # rooms
+# For tests that choose the order of events, or check a whole structure.
+TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', 'extmap_assert', 'auth_check')
 FUNCTION_LINES_MAX = 70
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 OUTSIDE = ('t', 'scripts', 'build')  # folders that are not the product
@@ -214,10 +218,25 @@ def wrong_names(texts, documents, tools):
                 yield 'name %s in %s' % (name, path)
 
 
+def uncalled(texts):
+    """A function is called if its name stands at one more place than its declaration and its definition."""
+    codes = {path: re.sub(r'"(\\.|[^"\\])*"', '""', COMMENT.sub(' ', text)) for path, text in texts.items()}
+    places = {}
+    for code in codes.values():
+        for word in re.findall(r'\b[a-z]\w+\b', code):
+            places[word] = places.get(word, 0) + 1
+    for path, code in codes.items():
+        if not path.endswith('.h'):
+            continue
+        for inline, name in re.findall(r'^(static )?(?!typedef|return|extern)\w[\w *]*?\b([a-z]\w+)\([^;{}]*\)[^;{}]*[;{]', code, re.M):
+            if places[name] <= (1 if inline else 2) and name not in TEST_DOORS:
+                yield 'uncalled %s %s' % (path, name)
+
+
 def broken_rules(texts, floor, documents, tools):
     return {line for lines in (wrong_floors(texts, floor), arrows_up(texts, floor), circles(texts),
                                without_header(texts), long_functions(texts), globals_of(texts),
-                               wrong_names(texts, documents, tools))
+                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts))
             for line in lines}
 
 
@@ -227,10 +246,10 @@ def self_check():
     texts = {
         'low/a.h': '#include "high/b.h"\nextern int told;\nstruct s {\n    int x;\n} ALIGNED;\n',
         'low/a.c': '#include "low/a.h"\nstatic int mine;\nconst char *const names[] = {"a"};\nint count = 1;\n'
-                   'int f(int x)\n{\n    int y;\n    return y;\n}\n',
+                   'int f(int x)\n{\n    int y;\n    return f(y);\n}\n',
         'high/b.h': '#include "low/a.h"\nint f(int x);\ntypedef int number;\n',
         'high/b.c': '#include "high/b.h"\nvoid far(void)\n' + body + '\n/* Long: a case a verb. */\nvoid well(void)\n' + body,
-        'low/e.h': '/* f() is called, go() is not. */\n', 'low/e.c': '#include "low/e.h"\n/* set_up() and f(). */\n',
+        'low/e.h': '/* f() is called, go() is not. */\nvoid alone(\n    int x);\nstatic inline int quick(void)\n{\n}\n', 'low/e.c': '#include "low/e.h"\n/* set_up() and f(). */\n',
         'high/c.c': '#include "operator/settings.h"\nstruct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '',
     }
     found = broken_rules(texts, {'low': 1, 'high': 2, 'none': 3}, {'D.md': '`no_such`, `f`, gone(), far(), `a_tool`'},
@@ -238,7 +257,8 @@ def self_check():
     wanted = {'floor d stands on none', 'floor none has no file', 'up low/a.h includes high/b.h',
               'circle high/b low/a', 'header high/c.c has none', 'long high/b.c far', 'global low/a.h told',
               'global low/a.c count', 'global high/c.c table', 'name go() in low/e.h', 'name set_up() in low/e.c',
-              'name no_such in D.md', 'name gone() in D.md'}
+              'name no_such in D.md', 'name gone() in D.md', 'settings high/c.c', 'uncalled low/e.h alone',
+              'uncalled low/e.h quick'}
     if found != wanted:
         raise SystemExit('the test is wrong: %s' % sorted(found ^ wanted))
 

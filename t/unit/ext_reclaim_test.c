@@ -693,7 +693,7 @@ Test(ext_reclaim, the_last_expiry_of_a_page_survives_appends_of_two_threads)
     race.aid = aid_new(8, PAGE, WBUF);
     aid_start(race.aid);
     aid_set_wait(race.aid, 0, VALUE, EXT_BUCKET_DEFAULT);
-    race.page = ext_page_of(race.aid->ext, race.aid->objects[0].place);
+    race.page = ext_place_page(race.aid->ext, race.aid->objects[0].place);
     struct ext_page *p = &race.aid->ext->pages[race.page];
     cr_assert_eq(pthread_create(&rewrite, NULL, race_of_a_rewrite, NULL), 0);
     bool lost = false;

@@ -389,7 +389,7 @@ Test(extents, the_whole_set_is_one_run)
     cr_assert_eq(extents_alloc(set, 1, 1, &start), -ENOSPC);
     extents_free(set, 3, 1000);
     cr_assert_eq(extents_largest(set), 1000);
-    cr_assert_eq(extents_total(set), 1000);
+    cr_assert_eq(extents_free_count(set), 1000);
     extents_destroy(set);
 }
 

@@ -27,6 +27,14 @@ static void open_ghost(uint64_t keys, uint64_t window)
 
 static void close_ghost(void) { free(memory); }
 
+static uint64_t entries_used(void)
+{
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < g.sets * GHOST_WAYS; i++)
+        n += atomic_load(&g.entries[i]) != 0;
+    return n;
+}
+
 TestSuite(ghost, .fini = close_ghost);
 
 Test(ghost, memory_is_two_bytes_a_key)
@@ -56,7 +64,7 @@ Test(ghost, a_key_twice_is_one_entry)
     open_ghost(KEYS, 1000 * OBJECT);
     ghost_add(&g, hash_of(1), OBJECT);
     ghost_add(&g, hash_of(1), OBJECT);
-    cr_assert_eq(ghost_count(&g), 1);
+    cr_assert_eq(entries_used(), 1);
 }
 
 /* Known within the window, forgotten after it and for good: no age is met a second time. */
@@ -74,7 +82,7 @@ Test(ghost, forgets_after_the_window)
         cr_assert_not(ghost_has(&g, hash_of(0)), "after %" PRIu64, others);
         ghost_add(&g, hash_of(1000000 + others % 50), OBJECT);
     }
-    cr_assert_leq(ghost_count(&g), 50);
+    cr_assert_leq(entries_used(), 50);
 }
 
 Test(ghost, an_object_as_large_as_the_window_ends_it)

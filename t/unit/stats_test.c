@@ -236,10 +236,3 @@ Test(stats, extant_section)
     cr_assert_eq(strncmp(lines, "extant_version 0.1.0\n", 21), 0);
     cr_assert_not_null(strstr(lines, "\nflash_objects 7\nram_bytes_per_flash_object 9.13\n"));
 }
-
-Test(stats, names_of_counters)
-{
-    cr_assert_str_eq(stats_counter_name(STAT_get_extstore), "get_extstore");
-    cr_assert_str_eq(stats_counter_help(STAT_get_extstore), "keys read from flash");
-    cr_assert_str_eq(stats_class_name(CSTAT_set_cmds), "cmd_set");
-}
