@@ -24,6 +24,11 @@ unsigned ext_page_of(const struct extstore *e, ext_place place, uint64_t *offset
     return ext_place_page(e, place);
 }
 
+uint32_t ext_version_of(const struct extstore *e, ext_place place)
+{
+    return atomic_load(&e->pages[ext_place_page(e, place)].version);
+}
+
 uint64_t ext_seq_now(const struct extstore *e)
 {
     return atomic_load_explicit(&e->root->next_seq, memory_order_relaxed) + 1;

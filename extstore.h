@@ -37,6 +37,8 @@ void ext_destroy(struct extstore *e, bool flush);
 
 /* The page that a place is in, and how many bytes from its start. Pure. */
 unsigned ext_page_of(const struct extstore *e, ext_place place, uint64_t *offset);
+/* The version of the page that a place is in; while a word refers to the place, it stays the same. No lock. */
+uint32_t ext_version_of(const struct extstore *e, ext_place place);
 
 /* A bound: every record appended so far has a lower seq, every later one has not. */
 uint64_t ext_seq_now(const struct extstore *e);

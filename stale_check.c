@@ -53,6 +53,8 @@ static void look_at_tag(struct cache *c, const struct stale_check *check, struct
     t->count = index_match(c->index, check->hash, t->slots);
     if (check->kind == STALE_DROP)
         t->victim = index_find_place(c->index, check->hash, check->place);
+    if (t->victim && ext_version_of(c->ext, check->place) != check->version)
+        t->victim = NULL; /* a later life of the page: another word */
     if (t->victim)
         t->victim_rank = index_rank(c->index, index_load(t->victim));
     for (unsigned i = 0; i < t->count; i++) {

@@ -34,7 +34,10 @@ enum stale_kind {
 
 struct stale_check {
     uint64_t hash;       /* of the key, or with !is_full one that stands for it in calls of index.h */
-    uint64_t seq_bound;  /* OVERWRITE */
+    union {
+        uint64_t seq_bound; /* OVERWRITE */
+        uint32_t version;   /* DROP: of the page of `place`, which may be reused before the check runs */
+    };
     ext_place place;     /* DROP */
     uint32_t bytes;      /* OVERWRITE: what it may free; DROP: of the record, for the counters */
     uint8_t kind;        /* enum stale_kind */

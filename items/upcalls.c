@@ -85,6 +85,7 @@ static enum ext_dropped cb_dropped(void *ctx, uint64_t hash, ext_place place, en
                                 .hash = hash,
                                 .is_full = true,
                                 .place = place,
+                                .version = ext_version_of(c->ext, place),
                                 .why = (uint8_t)why,
                                 .bytes = (uint32_t)record_bytes};
     struct lock *lock = index_lock(c->index, hash);
@@ -143,8 +144,11 @@ static void sweep_visit(void *ctx, uint64_t hash_like, index_slot *slot, index_w
     ext_place place = index_place(c->index, w);
     if (place < s->first || place >= s->end)
         return;
-    struct stale_check check = {
-        .kind = STALE_DROP, .hash = hash_like, .place = place, .why = (uint8_t)s->why};
+    struct stale_check check = {.kind = STALE_DROP,
+                                .hash = hash_like,
+                                .place = place,
+                                .version = ext_version_of(c->ext, place),
+                                .why = (uint8_t)s->why};
     drop_word(c, &check, slot); /* BUSY: the page is not empty then, and is swept again */
 }
 

@@ -639,6 +639,40 @@ Test(cache_tags, dropping_one_leaves_another_key_of_the_tag)
     cr_assert_eq(evicted(), 1);
 }
 
+/* Goes on storing the pair until the younger one is at the place. */
+static void fill_place_again(const char *key, ext_place place)
+{
+    ext_place places[INDEX_MATCH_MAX] = {0};
+    for (unsigned i = 0; places[1] != place; i++) {
+        cr_assert_lt(i, 200u, "no page was used again");
+        if (i > 0) {
+            STATUS(fixture_delete(&f, key), CACHE_OK);
+            cr_assert_eq(ext_sync(f.ext, 10000), 0);
+        }
+        store_on_flash(key, "next");
+        store_on_flash(key, "last");
+        cr_assert_eq(places_of(key, places), 2);
+    }
+}
+
+/* What was to go is gone by itself, and its page has another life by the time that the check runs. */
+Test(cache_flash, a_drop_that_waited_leaves_what_its_place_holds_by_now)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(places_of("k", places), 2);
+    cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    fill_place_again("k", places[1]);
+    fixture_settle(&f);
+    IS("k", "last");
+    cr_assert_eq(flash_count(), 1);
+    cr_assert_eq(evicted(), 0);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
 /* With many values of one tag the ranks run out: then the order is found by reading. */
 Test(cache_tags, values_without_a_rank_of_their_own_are_told_apart)
 {
