@@ -383,9 +383,9 @@ static void tell(struct persist *p, bool attached)
         say(p->line, sizeof(p->line),
             "checkpoint %s: scan took over %" PRIu64 " objects in %" PRIu64 " ms; of %" PRIu64
             " records %" PRIu64 " were older, %" PRIu64 " dead, %" PRIu64
-            " of another cache, %" PRIu64 " had no room",
+            " of another cache, %" PRIu64 " had no room; %" PRIu64 " could not be read",
             p->path, r->objects, r->micros / 1000, s->records, s->older, s->dead, s->foreign,
-            s->no_room);
+            s->no_room, s->unread);
     else
         say(p->line, sizeof(p->line), "checkpoint %s: starting empty: %s", p->path, p->why_not);
 }

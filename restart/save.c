@@ -8,6 +8,11 @@
  * flash. A dead record hides older ones of its key like a live one, so it gets a word too,
  * marked by its heat, until the scan ends.
  *
+ * A record that can't be read gets a word as well: it may be the youngest of its key, and readable later. Where
+ * two words could not be compared, both stay, with equal ranks, so that every look-up compares their records.
+ * Until then such a pair is a miss, never the older value. What is of no use (dead, or wrong bytes)
+ * stays too if other words have its tag, since it may hide one of them.
+ *
  * Once a shard of the index is full, it accepts no further key: otherwise an older value could be
  * stored after the younger one was refused.
  *
@@ -27,6 +32,7 @@
 #define MEMO_SHARE 8 /* of -m, which holds no items yet */
 #define MEMO_BYTES_MAX (256 * MiB)
 #define DEAD_HEAT 1                      /* of words, while a scan runs */
+#define WRONG_HEAT 2
 #define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
 
 /* ---- numbers ---- */
@@ -237,7 +243,8 @@ static struct memo *memo_of(struct scanner *s, uint64_t hash)
     return &s->memo[hash & s->memo_mask];
 }
 
-/* Does the word at this place belong to rec's key, and what is its seq? */
+/* Does the word at this place belong to rec's key, and what is its seq? False also if that can't be known
+ * now. */
 static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_place place,
                         uint64_t *seq)
 {
@@ -248,9 +255,8 @@ static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_pl
     }
     struct ext_scanned other;
     s->out->compared++;
-    *seq = UINT64_MAX; /* can't be read now, so its key is unknown; it was there first and stays */
     if (ext_scan_record(s->cache->ext, place, &other) != 0)
-        return true;
+        return false;
     *seq = other.seq;
     return other.key_bytes == rec->key_bytes && memcmp(other.key, rec->key, rec->key_bytes) == 0;
 }
@@ -280,15 +286,22 @@ static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_plac
     return false;
 }
 
+/* The mark of rec's word. */
+static unsigned heat_of(struct scanner *s, const struct ext_scanned *rec)
+{
+    if (rec->unread != 0)
+        return rec->unread == -EBADMSG ? WRONG_HEAT : 0;
+    enum item_death d = cache_death(s->cache, clock_sec_of_unix(rec->time_unix),
+                                    clock_sec_of_unix(rec->exptime_unix), rec->cas, s->now_sec);
+    return d == ITEM_ALIVE ? 0 : DEAD_HEAT;
+}
+
 /* Stores rec's word, in place of the one at `old` (if replaces). */
 static void put_record(struct scanner *s, const struct ext_scanned *rec, bool replaces,
                        ext_place old)
 {
     struct cache *c = s->cache;
-    bool dead =
-        cache_death(c, clock_sec_of_unix(rec->time_unix), clock_sec_of_unix(rec->exptime_unix),
-                    rec->cas, s->now_sec) != ITEM_ALIVE;
-    index_word w = index_make_flash(c->index, rec->place, rec->len_class, dead ? DEAD_HEAT : 0, 0);
+    index_word w = index_make_flash(c->index, rec->place, rec->len_class, heat_of(s, rec), 0);
     unsigned shard = index_shard_of(c->index, rec->hash);
     struct lock *lock = index_lock(c->index, rec->hash);
     int rc = 0;
@@ -310,7 +323,8 @@ static void put_record(struct scanner *s, const struct ext_scanned *rec, bool re
     }
     bool counted = ext_attach_object(c->ext, rec->place, rec->len_class);
     ASSERT(counted); /* it was just read from an existing page */
-    *memo_of(s, rec->hash) = (struct memo){rec->hash, rec->seq, rec->place};
+    if (rec->unread == 0)
+        *memo_of(s, rec->hash) = (struct memo){rec->hash, rec->seq, rec->place};
 }
 
 static void visit_record(void *ctx, const struct ext_scanned *rec)
@@ -318,6 +332,11 @@ static void visit_record(void *ctx, const struct ext_scanned *rec)
     struct scanner *s = ctx;
     ext_place old = 0;
     uint64_t seq = 0;
+    if (rec->unread != 0) {
+        s->out->unread++;
+        put_record(s, rec, false, 0);
+        return;
+    }
     s->out->records++;
     if (cache_hash(s->cache, rec->key, rec->key_bytes) != rec->hash) {
         s->out->foreign++;
@@ -332,18 +351,24 @@ static void visit_record(void *ctx, const struct ext_scanned *rec)
         put_record(s, rec, there, old);
 }
 
-static void visit_to_drop_dead(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+/* Takes the scan's marks off the words, or drops them. */
+static void visit_to_end(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct scanner *s = ctx;
     struct cache *c = s->cache;
     if (index_kind(c->index, w) != INDEX_FLASH)
         return;
-    if (index_heat(c->index, w) == DEAD_HEAT) {
+    unsigned heat = index_heat(c->index, w);
+    if (heat != 0 && !flash_may_hide(c, hash_like, slot)) {
         flash_forget(c, hash_like, slot, false);
-        s->out->dead++;
-    } else {
-        s->out->kept++;
+        s->out->dead += heat == DEAD_HEAT;
+        return;
     }
+    if (heat != 0)
+        index_replace(c->index, hash_like, slot,
+                      index_make_flash(c->index, index_place(c->index, w), index_len(c->index, w), 0,
+                                       index_rank(c->index, w)));
+    s->out->kept++;
 }
 
 struct page_age {
@@ -394,7 +419,7 @@ int cache_scan(struct cache *c, struct cache_scan_report *out)
         rc = scan_pages(s, ages);
     }
     if (rc == 0) {
-        walk_all(c, visit_to_drop_dead, s);
+        walk_all(c, visit_to_end, s);
         if (s->cas_max > atomic_load(&c->root->cas_counter))
             atomic_store(&c->root->cas_counter, s->cas_max);
     }

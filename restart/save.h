@@ -29,9 +29,11 @@ int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadli
 uint64_t cache_drop_items(struct cache *c, struct cache_worker *w);
 
 /* Fills the empty index from the records on flash, before ext_attach_done: of each key the record with the
- * highest seq, unless it is dead. Log lines tell its progress. 0 or -ENOMEM. */
+ * highest seq, unless it is dead; and those that can't be read or compared now. Log lines tell its progress.
+ * 0 or -ENOMEM. */
 struct cache_scan_report {
-    uint64_t records;   /* intact records */
+    uint64_t records;   /* that were read */
+    uint64_t unread;    /* that could not be */
     uint64_t kept;
     uint64_t older;     /* than another of the same key */
     uint64_t dead;      /* expired or flushed */

@@ -8,7 +8,8 @@
  * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
  * WINDOW_BYTES where they stand close, of one block where values are long. A record that fits
  * into the window is verified completely; the header of a longer one is compared with the table, and
- * the caller compares the key's hash; clients' reads verify the rest.
+ * the caller compares the key's hash; clients' reads verify the rest. Of a record that can't be read, the
+ * table still tells the hash: the caller hears of it, and numbers go on far above those that were read.
  *
  * Memory: two windows and one table (at most a slot's length). One thread; no locks. */
 #include "upkeep/scan.h"
@@ -19,6 +20,7 @@
 #define SMALL_WINDOW_BYTES ((uint64_t)64 * KiB)
 #define NEAR_BYTES ((uint64_t)16 * KiB) /* shorter records are read with their neighbours */
 #define HEAD_BYTES_MAX (sizeof(struct ext_record_head) + UINT8_MAX)
+#define SEQ_GAP (UINT64_C(1) << 40) /* no more records than this follow the last one whose seq is known */
 
 struct window { /* holds [start, start + length) of a device */
     char *memory;
@@ -31,6 +33,7 @@ struct ext_scan {
     struct window single; /* for single records: so that these don't cost the run its window */
     char *table;
     uint64_t table_bytes; /* room */
+    bool has_unread;      /* a record was not read, so its seq is not known */
 };
 
 static struct ext_scan *scan_of(struct extstore *e)
@@ -58,6 +61,8 @@ void ext_scan_end(struct extstore *e)
 {
     if (e->scan == NULL)
         return;
+    if (e->scan->has_unread)
+        atomic_fetch_add(&e->root->next_seq, SEQ_GAP);
     free(e->scan->run.memory);
     free(e->scan->single.memory);
     free(e->scan->table);
@@ -186,6 +191,26 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
     return 0;
 }
 
+/* Reads the record that the entry names; otherwise says why not. */
+static void read_record(struct extstore *e, uint64_t slot, const struct ext_entry *entry, uint64_t front,
+                        struct ext_scanned *out)
+{
+    uint32_t device = e->where[ext_slot_page(e, slot)].device;
+    uint64_t offset = ext_slot_offset(e, slot) + (uint64_t)entry->granule * EXT_GRANULE_BYTES;
+    uint64_t need = min_u64(entry->record_bytes, HEAD_BYTES_MAX);
+    bool is_near = entry->record_bytes <= NEAR_BYTES;
+    struct window *w = &e->scan->run;
+    const char *at = look_at(e, w, device, offset, is_near ? entry->record_bytes : need,
+                             is_near ? WINDOW_BYTES : need, front);
+    *out = (struct ext_scanned){.hash = entry->hash,
+                                .place = ext_slot_place(e, slot) + entry->granule,
+                                .len_class = ext_len_class(entry->record_bytes)};
+    out->unread = at == NULL ? -EIO : take_apart(e, w, at, out->place, entry->record_bytes, out);
+    ext_count(e, EXT_N_bad_checksums, out->unread == -EBADMSG);
+    ext_count(e, EXT_N_objects_read_reclaim, out->unread == 0);
+    e->scan->has_unread |= out->unread != 0;
+}
+
 /* Notes what ext_page_add_object would, except the object itself. */
 static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes,
                         const struct ext_scanned *rec)
@@ -194,7 +219,7 @@ static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes
     atomic_fetch_add(&p->bytes_appended, ext_len_bytes(rec->len_class));
     atomic_fetch_add(&p->bytes_real, record_bytes);
     ext_raise(&p->exptime_max, rec->exptime_unix == 0 ? UINT32_MAX : rec->exptime_unix);
-    ext_raise(&p->time_max, rec->time_unix);
+    ext_raise(&p->time_max, rec->unread != 0 ? UINT32_MAX : rec->time_unix);
     if (atomic_load(&e->root->next_seq) < rec->seq)
         atomic_store(&e->root->next_seq, rec->seq);
 }
@@ -231,7 +256,7 @@ static int scan_slot(struct extstore *e, uint64_t slot,
                      void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
 {
     char *end;
-    uint32_t count, page = ext_slot_page(e, slot), device = e->where[page].device;
+    uint32_t count, page = ext_slot_page(e, slot);
     int rc = read_table(e, slot, &end, &count);
     if (rc != 0) {
         ext_count(e, EXT_N_bad_checksums, rc == -EBADMSG);
@@ -245,21 +270,8 @@ static int scan_slot(struct extstore *e, uint64_t slot,
         if (entry.record_bytes < sizeof(struct ext_record_head) ||
             offset + entry.record_bytes > front)
             continue;
-        uint64_t need = min_u64(entry.record_bytes, HEAD_BYTES_MAX);
-        bool is_near = entry.record_bytes <= NEAR_BYTES;
-        struct window *w = &e->scan->run;
-        const char *at = look_at(e, w, device, offset, is_near ? entry.record_bytes : need,
-                                 is_near ? WINDOW_BYTES : need, front);
-        struct ext_scanned rec = {.hash = entry.hash};
-        if (at == NULL)
-            continue;
-        if (take_apart(e, w, at, ext_slot_place(e, slot) + entry.granule, entry.record_bytes,
-                       &rec) != 0) {
-            ext_count(e, EXT_N_bad_checksums, 1);
-            continue;
-        }
-        rec.len_class = ext_len_class(entry.record_bytes);
-        ext_count(e, EXT_N_objects_read_reclaim, 1);
+        struct ext_scanned rec;
+        read_record(e, slot, &entry, front, &rec);
         note_record(e, page, entry.record_bytes, &rec);
         visit(ctx, &rec);
     }

@@ -12,14 +12,16 @@ struct ext_scanned {
     uint64_t hash; /* as it was appended */
     ext_place place;
     unsigned len_class;
+    int unread;      /* 0; else why the record is not known: -EBADMSG (wrong bytes), -EIO ..; then all below
+                      * is 0 */
     const char *key; /* valid until the next call */
     uint8_t key_bytes;
     uint64_t cas, seq;
     uint32_t exptime_unix, time_unix;
 };
 /* Reads a page's tables and the headers of its records, in the order of appending, and calls visit
- * for each record that is sound: checksum, or of a long one the header alone. visit calls
- * ext_attach_object for those to keep. Unreadable parts are skipped and counted.
+ * for each record that a table names; it is read if its checksum is right, or of a long one the header.
+ * visit calls ext_attach_object for those to keep. Tables that can't be read are skipped and counted.
  * 0 or -ENOMEM. Waits for the device. */
 int ext_scan_page(struct extstore *e, unsigned page,
                   void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx);
