@@ -191,7 +191,7 @@ static unsigned unreadable_count(const struct cache_op *op)
  * are not counted. */
 static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
 {
-    unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max, NULL);
+    unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max);
     cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
 }
 

@@ -550,7 +550,7 @@ void ext_destroy(struct extstore *e, bool flush)
 
 /* ---- restart ---- */
 
-bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
+bool ext_attach_may_hold(struct extstore *e, ext_place place, unsigned len_class)
 {
     ASSERT(atomic_load(&e->attaching));
     if (place >= e->page_count * e->page_granules || len_class >= EXT_LEN_CLASSES)
@@ -559,10 +559,15 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
     if (room < sizeof(struct ext_record_head) ||
         (len_class > 0 && ext_len_bytes(len_class - 1) >= room))
         return false;
-    struct ext_page *p = &e->pages[ext_place_page(e, place)];
-    if (ext_page_state_of(p) == EXT_PAGE_FREE ||
-        extmap_get(e->map, ext_place_slot(e, place)).state == EXTMAP_FREE)
+    return ext_page_state_of(&e->pages[ext_place_page(e, place)]) != EXT_PAGE_FREE &&
+           extmap_get(e->map, ext_place_slot(e, place)).state != EXTMAP_FREE;
+}
+
+bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
+{
+    if (!ext_attach_may_hold(e, place, len_class))
         return false;
+    struct ext_page *p = &e->pages[ext_place_page(e, place)];
     atomic_fetch_add(&p->bytes_used, ext_len_bytes(len_class));
     atomic_fetch_add(&p->objects, 1);
     return true;

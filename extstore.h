@@ -65,6 +65,8 @@ void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
  * repairs what the former process left half done when it was killed. False: no record can be there (the
  * page is free or the place out of range): forget the object. */
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
+/* Would that be true? Counts nothing. */
+bool ext_attach_may_hold(struct extstore *e, ext_place place, unsigned len_class);
 void ext_attach_done(struct extstore *e);
 
 /* Puts a new stamp on every device (flash/mark.h): what others know of their content is outdated

@@ -1254,6 +1254,12 @@ index_word index_make_tombstone(const struct index *ix)
     return make_word(ix, KIND_FLASH, ix->place_mask, 0, 0, 0);
 }
 
+index_word index_make_drop_intent(const struct index *ix, unsigned rank)
+{
+    /* At best the last granule of flash: too short for a record. */
+    return make_word(ix, KIND_FLASH, ix->place_mask - 1, 0, 0, rank);
+}
+
 /* ---- verbs --------------------------------------------------------------------------- */
 
 static inline unsigned match_spot(const struct index *ix, const struct index_spot *spot,

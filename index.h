@@ -121,6 +121,9 @@ index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5
 index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat,
                             unsigned rank);
 index_word index_make_tombstone(const struct index *ix);
+/* The intent to drop several words, a flash word with a place where no record can be: while it stands, the flash
+ * words of its tag up to this rank are being dropped. Only an attach after a kill can find one (restart/attach.c). */
+index_word index_make_drop_intent(const struct index *ix, unsigned rank);
 
 /* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how
  * many. */

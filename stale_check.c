@@ -205,10 +205,13 @@ static bool drop_victim(struct cache *c, struct running *r)
     }
     if (unread || (unreadable_rank >= 0 && ++check->tries < TRIES_MAX))
         return false;
+    index_slot *intent = NULL;
     if (unreadable_rank >= 0) /* whose older values it hides, nobody can tell */
         cache_count(c, CACHE_N_evictions_same_tag,
-                    flash_forget_ranks(c, check->hash, (unsigned)unreadable_rank, t.victim));
+                    flash_forget_ranks_begin(c, check->hash, (unsigned)unreadable_rank, t.victim, &intent));
     flash_depart(c, check, t.victim);
+    if (intent)
+        index_clear(c->index, check->hash, intent);
     ext_count_dropped(c->ext, check->why, check->bytes);
     return true;
 }
@@ -243,7 +246,7 @@ static void drop_unreadable(struct cache *c, struct running *r)
             rank = (int)index_rank(c->index, w);
     }
     if (rank >= 0)
-        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_ranks(c, r->check.hash, (unsigned)rank, NULL));
+        cache_count(c, CACHE_N_evictions_same_tag, flash_forget_ranks(c, r->check.hash, (unsigned)rank));
 }
 
 /* Of a check that is no DROP: what becomes of what is not readable. True: it is over. */

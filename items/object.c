@@ -113,20 +113,34 @@ bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot)
     return false;
 }
 
-unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but)
+unsigned flash_forget_ranks_begin(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but,
+                          index_slot **intent)
 {
     lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, hash, slots), count = 0;
-    for (unsigned rank = 0; rank <= rank_max; rank++) { /* the youngest last: a kill may come between */
-        for (unsigned i = 0; i < n; i++) {
-            index_word w = index_load(slots[i]);
-            if (slots[i] == but || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) != rank)
-                continue;
+    *intent = NULL;
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (slots[i] == but || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) > rank_max)
+            continue;
+        if (count++ > 0) {
             flash_forget(c, hash, slots[i], false);
-            count++;
+            continue;
         }
+        *intent = slots[i];
+        index_replace(c->index, hash, slots[i], index_make_drop_intent(c->index, rank_max));
+        ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
     }
+    return count;
+}
+
+unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max)
+{
+    index_slot *intent;
+    unsigned count = flash_forget_ranks_begin(c, hash, rank_max, NULL, &intent);
+    if (intent)
+        index_clear(c->index, hash, intent);
     return count;
 }
 
@@ -164,7 +178,7 @@ unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)
     lock_assert_held(index_lock(c->index, hash));
     unsigned gone = 0;
     if (item_flags(it) & ITEM_MAY_HIDE_FLASH) /* before the word that hides them: a kill may come between */
-        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL);
+        gone = flash_forget_ranks(c, hash, INDEX_RANK_MAX);
     item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
     item_unlink(c, it, hash);
     return gone;

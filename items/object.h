@@ -88,9 +88,14 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot);
 /* May another flash word of the tag be an older value of this one's key? */
 bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot);
-/* Forgets every flash word of the tag whose rank is at most this, except the one in the slot (or NULL).
- * Returns their number. For words whose records can't be read. */
-unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but);
+/* Forgets every flash word of the tag whose rank is at most this; returns their number. For words whose records
+ * can't be read: which of two of one rank is the younger is not known, so a kill between two drops could
+ * leave the older one. Therefore the first becomes a drop intent (index.h), which goes last. */
+unsigned flash_forget_ranks(struct cache *c, uint64_t hash, unsigned rank_max);
+/* The same, except for the word in the slot `but`, and the intent stays in the slot *intent (NULL: there was no word to
+ * forget), for the caller to clear when that word is gone too, before the lock is released. */
+unsigned flash_forget_ranks_begin(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but,
+                          index_slot **intent);
 /* Queues a check: the key of this hash was stored again, and flash words of its tag, of about
  * this many bytes, are unread. */
 void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes);

@@ -18,8 +18,10 @@
  * The item of a word is complete at any instant, because it is finished before the
  * word is stored and its memory is freed after the word is cleared. So no kill
  * makes the checks of claim fail, only damaged memory. Then the shard is walked
- * word by word, and bad words go, with all flash words of their tag:
- * one of these could be an older value of the key.
+ * word by word, and bad words go, after the flash words of their tag that could be
+ * older values of the key. A kill in between leaves the bad word, so the next attach does the same again.
+ * A flash word that names no record is also what a kill leaves of a drop of several words
+ * (index_make_drop_intent).
  *
  * Threads: one caller, with no other thread in the cache; its helpers end before it
  * returns. Locks: LOCK_COLUMN of the shard at work, LOCK_SLAB and LOCK_IO_QUEUE inside.
@@ -59,13 +61,12 @@ struct attacher {
     bool running;
     unsigned part;
     struct attach_report report;
-    uint64_t *suspects; /* hashes whose flash words may be older than what was lost */
-    size_t suspect_count, suspect_room;
     struct found_list expired;
     struct found_list items, spare; /* of the shard at work; spare is for sorting */
     uint64_t cas_max;
     bool has_flash;             /* the shard at work has flash words */
-    uint64_t bad_words;            /* words of the shard at work that name no item */
+    uint64_t bad_words;         /* words of the shard at work that name no item */
+    uint64_t bad_flash_words;   /* those that name no record */
     int error;
 };
 
@@ -139,19 +140,23 @@ static void walk_shard(struct attacher *a, unsigned shard,
 
 /* ---- claim ---- */
 
-static void remember_suspect(struct attacher *a, uint64_t hash)
+/* Drops the word in the slot, which names nothing; before it, the flash words of its tag that may be older
+ * than what is lost. Their objects are counted by now. */
+static void drop_bad_word(struct attacher *a, uint64_t hash_like, index_slot *slot, unsigned rank_max)
 {
-    if (a->suspect_count == a->suspect_room) {
-        size_t room = a->suspect_room ? a->suspect_room * 2 : 64;
-        uint64_t *suspects = realloc(a->suspects, room * sizeof(suspects[0]));
-        if (!suspects) {
-            a->error = -ENOMEM;
-            return;
-        }
-        a->suspects = suspects;
-        a->suspect_room = room;
+    struct cache *c = a->job->cache;
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash_like, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (slots[i] == slot || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) > rank_max ||
+            !c->ext || !ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w)))
+            continue;
+        flash_forget(c, hash_like, slots[i], false);
+        cache_count(c, CACHE_N_evictions_same_tag, 1);
+        a->report.flash_objects--;
     }
-    a->suspects[a->suspect_count++] = hash;
+    index_clear(c->index, hash_like, slot);
 }
 
 /* Does its header look like an item's? */
@@ -260,18 +265,27 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
     struct attacher *a = ctx;
     struct cache *c = a->job->cache;
     enum index_kind kind = index_kind(c->index, w);
+    (void)slot;
     if (kind == INDEX_RAM) {
         found_list_add(a, &a->items, hash_like, index_handle(c->index, w));
     } else if (kind == INDEX_FLASH) {
         a->has_flash = true;
-        if (c->ext && ext_attach_object(c->ext, index_place(c->index, w), index_len(c->index, w))) {
-            a->report.flash_objects++;
-            return;
-        }
-        index_clear(c->index, hash_like, slot);
-        remember_suspect(a, hash_like);
-        a->report.dropped_objects++;
+        bool there = c->ext && ext_attach_object(c->ext, index_place(c->index, w), index_len(c->index, w));
+        a->report.flash_objects += there;
+        a->bad_flash_words += !there;
     }
+}
+
+/* After all records of the shard were counted. */
+static void visit_to_drop_bad_flash_word(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct attacher *a = ctx;
+    struct cache *c = a->job->cache;
+    if (index_kind(c->index, w) != INDEX_FLASH ||
+        (c->ext && ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w))))
+        return;
+    drop_bad_word(a, hash_like, slot, index_rank(c->index, w));
+    a->report.dropped_objects++;
 }
 
 /* The first of the key's words in the index that names the item; NULL if none does. */
@@ -300,17 +314,18 @@ static void visit_to_drop_bad_word(void *ctx, uint64_t hash_like, index_slot *sl
         if (index_is_word_of(c->index, hash_like, hash) && first_word_of(c, hash, h) == slot)
             return;
     }
-    index_clear(c->index, hash_like, slot);
-    remember_suspect(a, hash_like);
+    drop_bad_word(a, hash_like, slot, INDEX_RANK_MAX);
     a->report.dropped_items++;
 }
 
 static void claim_shard(struct attacher *a, unsigned shard)
 {
     a->items.count = 0;
-    a->bad_words = 0;
+    a->bad_words = a->bad_flash_words = 0;
     a->has_flash = false;
     walk_shard(a, shard, visit_to_claim);
+    if (a->bad_flash_words > 0)
+        walk_shard(a, shard, visit_to_drop_bad_flash_word);
     sort_items(a);
     const struct found *items = a->items.at;
     size_t count = a->error == 0 ? a->items.count : 0;
@@ -379,22 +394,6 @@ static unsigned thread_count(const struct cache *c)
 }
 
 /* ---- the end ---- */
-
-static void forget_tag(struct cache *c, uint64_t hash)
-{
-    struct lock *lock = index_lock(c->index, hash);
-    lock_take(lock);
-    cache_count(c, CACHE_N_evictions_same_tag, flash_forget_ranks(c, hash, INDEX_RANK_MAX, NULL));
-    lock_release(lock);
-}
-
-/* Drops the flash words that may be older than a lost item. */
-static void forget_suspects(struct cache *c, const struct attacher *a, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++)
-        for (size_t k = 0; k < a[i].suspect_count; k++)
-            forget_tag(c, a[i].suspects[k]);
-}
 
 static void unlink_expired(struct cache *c, const struct attacher *a, struct attach_report *out)
 {
@@ -474,7 +473,6 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
     }
     if (rc != 0)
         return rc;
-    forget_suspects(c, a, count);
     for (unsigned i = 0; i < count; i++)
         unlink_expired(c, &a[i], out);
     if (!c->config->lru_segmented)
@@ -497,7 +495,6 @@ int cache_attach(struct cache *c, struct attach_report *out)
     int rc = attach_with(c, a, count, out);
     progress_end();
     for (unsigned i = 0; i < count; i++) {
-        free(a[i].suspects);
         free(a[i].expired.at);
         free(a[i].items.at);
         free(a[i].spare.at);
