@@ -1272,7 +1272,7 @@ static void append_old(struct life *l, const char *key, const char *value, uint6
                                .value_bytes = (uint32_t)strlen(value),
                                .time_unix = (uint32_t)clock_unix_now_sec()};
     cr_assert_eq(ext_append_begin(l->f.ext, EXT_BUCKET_DEFAULT, &in, seq, true, &a), 0);
-    ext_page_add_object(l->f.ext, ext_page_of(l->f.ext, a.place), 64, a.len_class, 0, in.time_unix);
+    ext_page_add_object(l->f.ext, ext_place_page(l->f.ext, a.place), 64, a.len_class, 0, in.time_unix);
     ext_append_end(&a);
 }
 
