@@ -16,6 +16,7 @@
 
 #define PULL_TRIES_MAX 50   /* busy tails to skip when room is required */
 #define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
+#define SHARES_TRIES_MAX 4  /* items that HOT and WARM pass on for one that goes */
 #define CHUNKED_BUCKET_MIN_BYTES (512 * KiB)
 #define PREFETCH_VALUE_BYTES 512 /* the processor prefetches the rest */
 
@@ -321,8 +322,29 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
     return result;
 }
 
+/* HOT and WARM pass on what is beyond their shares, a few items a call. The maintenance thread does the same, but
+ * in a class of few items all of COLD may go between two of its rounds, and with it what was hit lately. */
+static void keep_shares(struct cache *c, unsigned cls)
+{
+    const struct cache_config *s = c->config;
+    const uint8_t hot = lru_id_of(cls, LRU_HOT), warm = lru_id_of(cls, LRU_WARM);
+    uint64_t total = lru_bytes(c->lru, hot) + lru_bytes(c->lru, warm) + lru_bytes(c->lru, lru_id_of(cls, LRU_COLD));
+    uint64_t hot_max = total * atomic_load_explicit(&s->hot_lru_pct, memory_order_relaxed) / 100;
+    uint64_t warm_max = total * atomic_load_explicit(&s->warm_lru_pct, memory_order_relaxed) / 100;
+    for (unsigned i = 0; i < SHARES_TRIES_MAX; i++) {
+        bool moved = lru_bytes(c->lru, hot) > hot_max &&
+                     lru_pull_tail(c, cls, LRU_HOT, total, ROOM_JUGGLE, UINT32_MAX) == ROOM_MADE;
+        moved |= lru_bytes(c->lru, warm) > warm_max &&
+                 lru_pull_tail(c, cls, LRU_WARM, total, ROOM_JUGGLE, UINT32_MAX) == ROOM_MADE;
+        if (!moved)
+            return;
+    }
+}
+
 enum room room_make(struct cache *c, unsigned cls, bool force)
 {
+    if (c->ext && c->config->lru_segmented)
+        keep_shares(c, cls);
     enum room r = lru_pull_tail(c, cls, LRU_COLD, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
     if (r != ROOM_NONE)
         return r;

@@ -925,6 +925,28 @@ Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_f
                      fixture_counter(&f, CACHE_N_evictions_write_wait), 1000);
 }
 
+/* ---- shares of the segments ---- */
+
+Test(cache_room, hot_keeps_to_its_share_without_the_maintenance_thread)
+{
+    fixture_open(&f, 8, 64);
+    memset(value, 'h', 16000);
+    unsigned cls = 0, beyond = 0;
+    for (unsigned i = 0; i < 1500; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "h%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 16000, 0, 0, 0), CACHE_OK);
+        cls = cls ? cls : slab_class_of(f.cache->slab, item_accounted_bytes_of(2, 16000, ITEM_CAS));
+        uint64_t hot = lru_bytes(f.cache->lru, lru_id_of(cls, LRU_HOT));
+        uint64_t all = hot + lru_bytes(f.cache->lru, lru_id_of(cls, LRU_COLD));
+        beyond += i > 1000 && hot * 100 > all * 25;
+    }
+    cr_assert(f.config.lru_segmented);
+    cr_assert_eq(f.config.hot_lru_pct, 20);
+    cr_assert_eq(beyond, 0, "%u times", beyond);
+    fixture_close(&f);
+}
+
 /* ---- what is worth a write to flash ---- */
 
 /* On a slow device nothing is evicted for having waited: what is worth a write is all that counts. */
