@@ -3,7 +3,8 @@
  *
  * A get, and on a miss a set. Up to --depth gets go out at once, as long as their keys differ; missed keys
  * are set before the next gets, so every server gets the same requests in the same order. Every value read
- * is checked for its length and its key.
+ * is checked for its length and its key. memcached under memory pressure now and then never answers a get: after
+ * STALL_SEC the connection is given up for a new one, and what was not answered counts as missed (`stalled`).
  *
  * scripts/replay.py starts the servers, calls this and makes the table.
  *
@@ -14,6 +15,7 @@
 #endif
 
 #include <err.h>
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,12 +30,15 @@
 
 #define DEPTH_MAX 64
 #define IN_BYTES (1u << 18)
+#define STALL_SEC 3
 
 struct player {
     const struct trace *t;
     unsigned depth;
     double bytes_per_sec; /* of values set, 0: as fast as it goes */
+    const char *path;
     int fd;
+    bool stalled; /* the connection gives no more answers */
     char in[IN_BYTES];
     size_t in_len, in_at;
     char *out;
@@ -43,19 +48,24 @@ struct player {
     bool hit[DEPTH_MAX];
     unsigned window_count;
     uint64_t replies_due; /* of sets and deletes in the window */
-    uint64_t gets, hits, get_bytes, hit_bytes, set_bytes, sets, refused, wrong, deletes;
+    uint64_t gets, hits, get_bytes, hit_bytes, set_bytes, sets, refused, stalls, wrong, deletes;
     struct timespec start;
 };
 
-static void connect_to(struct player *p, const char *path)
+static void open_connection(struct player *p)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof(at.sun_path))
-        errx(2, "%s: too long", path);
-    strcpy(at.sun_path, path);
+    struct timeval patience = {.tv_sec = STALL_SEC};
+    if (strlen(p->path) >= sizeof(at.sun_path))
+        errx(2, "%s: too long", p->path);
+    strcpy(at.sun_path, p->path);
     p->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&at, sizeof(at)) != 0)
-        err(3, "%s", path);
+    if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&at, sizeof(at)) != 0 ||
+        setsockopt(p->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0)
+        err(3, "%s", p->path);
+    p->in_len = p->in_at = 0;
+    p->replies_due = 0;
+    p->stalled = false;
 }
 
 static void out_bytes(struct player *p, const void *bytes, size_t n)
@@ -81,20 +91,29 @@ static void out_flush(struct player *p)
     p->out_len = 0;
 }
 
-static void in_more(struct player *p)
+/* False: no more comes. */
+static bool in_more(struct player *p)
 {
+    if (p->stalled)
+        return false;
     if (p->in_at > 0) {
         memmove(p->in, p->in + p->in_at, p->in_len - p->in_at);
         p->in_len -= p->in_at;
         p->in_at = 0;
     }
     ssize_t n = read(p->fd, p->in + p->in_len, sizeof(p->in) - p->in_len);
+    if (n < 0 && errno == EAGAIN) {
+        p->stalled = true;
+        p->stalls++;
+        return false;
+    }
     if (n <= 0)
         errx(3, "the server closed the connection");
     p->in_len += (size_t)n;
+    return true;
 }
 
-/* A line without its end; valid until the next call. */
+/* A line without its end; valid until the next call. NULL: no more comes. */
 static char *in_line(struct player *p)
 {
     for (;;) {
@@ -107,7 +126,8 @@ static char *in_line(struct player *p)
         }
         if (p->in_len - p->in_at == sizeof(p->in))
             errx(3, "a line without end");
-        in_more(p);
+        if (!in_more(p))
+            return NULL;
     }
 }
 
@@ -117,16 +137,18 @@ static bool in_value(struct player *p, uint32_t key, uint64_t bytes)
     char name[TRACE_KEY_BYTES + 1];
     snprintf(name, sizeof(name), "%016" PRIx64, p->t->name[key]);
     size_t front = bytes < TRACE_KEY_BYTES ? (size_t)bytes : TRACE_KEY_BYTES;
-    while (p->in_len - p->in_at < front)
-        in_more(p);
+    while (p->in_len - p->in_at < front && in_more(p))
+        ;
+    if (p->stalled)
+        return true;
     bool right = bytes == p->t->value_bytes[key] && memcmp(p->in + p->in_at, name, front) == 0;
     for (uint64_t left = bytes + 2; left > 0;) {
         size_t have = p->in_len - p->in_at;
         size_t step = have < left ? have : (size_t)left;
         p->in_at += step;
         left -= step;
-        if (left > 0)
-            in_more(p);
+        if (left > 0 && !in_more(p))
+            break;
     }
     return right;
 }
@@ -171,35 +193,52 @@ static void pace(const struct player *p)
 static void take_replies(struct player *p)
 {
     out_flush(p);
-    for (; p->replies_due > 0; p->replies_due--) {
+    for (; p->replies_due > 0 && !p->stalled; p->replies_due--) {
         const char *line = in_line(p);
+        if (line == NULL)
+            break;
         p->refused += strcmp(line, "STORED") != 0 && strcmp(line, "DELETED") != 0 &&
                       strcmp(line, "NOT_FOUND") != 0;
     }
+    if (p->stalled) {
+        close(p->fd);
+        open_connection(p);
+    }
     pace(p);
+}
+
+/* The answer to one get of the window. */
+static void take_answer(struct player *p, unsigned i)
+{
+    uint32_t key = p->window[i];
+    uint64_t bytes = 0;
+    const char *line = in_line(p);
+    p->hit[i] = line != NULL && sscanf(line, "VALUE %*s %*u %" SCNu64, &bytes) == 1;
+    bool no_memory = line != NULL && strncmp(line, "SERVER_ERROR", 12) == 0; /* in the place of all of the answer */
+    p->refused += no_memory;
+    p->gets++;
+    p->get_bytes += p->t->value_bytes[key];
+    if (p->hit[i]) {
+        bool right = in_value(p, key, bytes);
+        line = in_line(p);
+        p->hit[i] = line != NULL;
+        p->hits += p->hit[i];
+        p->hit_bytes += p->hit[i] ? bytes : 0;
+        p->wrong += p->hit[i] && !right;
+    }
+    if (line != NULL && !no_memory && strcmp(line, "END") != 0)
+        errx(3, "answer to a get: %s", line);
 }
 
 /* Takes the answers to the gets, then sets the keys that missed. */
 static void end_window(struct player *p)
 {
     out_flush(p);
-    for (unsigned i = 0; i < p->window_count; i++) {
-        uint32_t key = p->window[i];
-        uint64_t bytes = 0;
-        char *line = in_line(p);
-        p->hit[i] = sscanf(line, "VALUE %*s %*u %" SCNu64, &bytes) == 1;
-        bool no_memory = strncmp(line, "SERVER_ERROR", 12) == 0; /* in the place of all of the answer */
-        p->refused += no_memory;
-        p->gets++;
-        p->get_bytes += p->t->value_bytes[key];
-        if (p->hit[i]) {
-            p->hits++;
-            p->hit_bytes += bytes;
-            p->wrong += !in_value(p, key, bytes);
-            line = in_line(p);
-        }
-        if (!no_memory && strcmp(line, "END") != 0)
-            errx(3, "answer to a get: %s", line);
+    for (unsigned i = 0; i < p->window_count; i++)
+        take_answer(p, i);
+    if (p->stalled) {
+        close(p->fd);
+        open_connection(p);
     }
     for (unsigned i = 0; i < p->window_count; i++) {
         if (!p->hit[i])
@@ -261,13 +300,14 @@ static int play_server(const struct trace *t, const char *path, unsigned depth, 
     p->t = t;
     p->depth = depth;
     p->bytes_per_sec = bytes_per_sec;
-    connect_to(p, path);
+    p->path = path;
+    open_connection(p);
     play(p);
     printf("gets %" PRIu64 "\nhits %" PRIu64 "\nget_bytes %" PRIu64 "\nhit_bytes %" PRIu64
            "\nsets %" PRIu64 "\nset_bytes %" PRIu64 "\ndeletes %" PRIu64 "\nrefused %" PRIu64
-           "\nwrong %" PRIu64 "\n",
+           "\nstalled %" PRIu64 "\nwrong %" PRIu64 "\n",
            p->gets, p->hits, p->get_bytes, p->hit_bytes, p->sets, p->set_bytes, p->deletes, p->refused,
-           p->wrong);
+           p->stalls, p->wrong);
     int rc = p->wrong > 0;
     close(p->fd);
     free(p->out);
@@ -288,8 +328,9 @@ static void play_simulated(const struct trace *t, char *names, const struct sim_
         if (r.rewritten > 0)
             printf("%s_rewritten %" PRIu64 "\n", name, r.rewritten);
         printf("%s_gets %" PRIu64 "\n%s_hits %" PRIu64 "\n%s_get_bytes %" PRIu64 "\n%s_hit_bytes %" PRIu64
-               "\n%s_flash_written %" PRIu64 "\n",
-               name, r.gets, name, r.hits, name, r.get_bytes, name, r.hit_bytes, name, r.flash_written);
+               "\n%s_flash_hits %" PRIu64 "\n%s_flash_written %" PRIu64 "\n",
+               name, r.gets, name, r.hits, name, r.get_bytes, name, r.hit_bytes, name, r.flash_hits, name,
+               r.flash_written);
     }
 }
 
@@ -301,13 +342,13 @@ static const char usage[] =
     "  --simulate LIST      of lru, fifo, s3fifo, min, extant, with --ram, --flash and --page in bytes\n"
     "  --policy LIST        for extant: admit=0|1|2 (all, strict, learn) keep=SHARE second=SHARE ...\n"
     "  --sizes FILE         value_bytes,weight lines: sizes where the trace has none\n"
-    "  --scale F  --limit REQUESTS  --sample ONE_KEY_IN  --max-value BYTES\n"
+    "  --scale F  --skip REQUESTS  --limit REQUESTS  --seed NUMBER  --sample ONE_KEY_IN  --max-value BYTES\n"
     "  --deletes SHARE  --overwrites SHARE  --ttl-share SHARE  --ttl SECONDS\n"
     "  --depth GETS (16)  --rate BYTES_SET_PER_SECOND\n"
     "prints requests, keys and footprint_bytes first; without --server and --simulate only these\n";
 
 enum { SERVER = 1000, SIMULATE, RAM_BYTES, FLASH_BYTES, PAGE_BYTES, SIZES, SCALE, LIMIT, SAMPLE, MAX_VALUE,
-       DELETES, OVERWRITES, TTL_SHARE, TTL, DEPTH, RATE, POLICY };
+       DELETES, OVERWRITES, TTL_SHARE, TTL, DEPTH, RATE, POLICY, SKIP, SEED };
 
 struct arguments {
     struct trace_options trace;
@@ -330,6 +371,8 @@ static void take_option(struct arguments *a, int option, char *text)
     case PAGE_BYTES: a->sizes.page_bytes = (uint64_t)v; break;
     case SIZES: a->trace.sizes_csv = text; break;
     case SCALE: a->trace.scale = v; break;
+    case SKIP: a->trace.skip = (uint64_t)v; break;
+    case SEED: a->trace.seed = (uint64_t)v; break;
     case LIMIT: a->trace.limit = (uint64_t)v; break;
     case SAMPLE: a->trace.sample = (unsigned)v; break;
     case MAX_VALUE: a->trace.max_value_bytes = (uint32_t)v; break;
@@ -352,7 +395,8 @@ int main(int argc, char **argv)
         {"scale", 1, NULL, SCALE}, {"limit", 1, NULL, LIMIT}, {"sample", 1, NULL, SAMPLE},
         {"max-value", 1, NULL, MAX_VALUE}, {"deletes", 1, NULL, DELETES},
         {"overwrites", 1, NULL, OVERWRITES}, {"ttl-share", 1, NULL, TTL_SHARE}, {"ttl", 1, NULL, TTL},
-        {"depth", 1, NULL, DEPTH}, {"rate", 1, NULL, RATE}, {"policy", 1, NULL, POLICY}, {NULL, 0, NULL, 0}};
+        {"depth", 1, NULL, DEPTH}, {"rate", 1, NULL, RATE}, {"policy", 1, NULL, POLICY},
+        {"skip", 1, NULL, SKIP}, {"seed", 1, NULL, SEED}, {NULL, 0, NULL, 0}};
     struct arguments a = {.trace = {.scale = 1, .sample = 1, .max_value_bytes = 400000, .ttl_sec = 60},
                           .sizes = {.ram_bytes = 4 << 20, .flash_bytes = 64 << 20, .page_bytes = 2 << 20},
                           .depth = 16};

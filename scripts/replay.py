@@ -130,7 +130,7 @@ def figures(case, run):
         "evictions": {k: int(v) for k, v in sorted(s.items())
                       if v and (k.startswith("evictions") or k == "extstore_objects_evicted")},
         "cpu_us": (s["rusage_user"] + s["rusage_system"]) * 1e6 / case.requests,
-        "wrong": run["wrong"], "refused": run["refused"], "seconds": run["seconds"],
+        "wrong": run["wrong"], "refused": run["refused"], "stalled": run.get("stalled", 0), "seconds": run["seconds"],
     }
 
 

@@ -78,7 +78,7 @@ struct maker {
     struct trace *t;
     struct table seen;
     struct sizes sizes;
-    uint64_t requests_room, keys_room;
+    uint64_t requests_room, keys_room, passed;
 };
 
 static void grow_table(struct table *h)
@@ -129,6 +129,8 @@ static bool add_request(struct maker *m, uint64_t id, uint64_t bytes)
 {
     struct trace *t = m->t;
     if (t->opt.sample > 1 && trace_mix(id + 0xabcd) % t->opt.sample != 0)
+        return true;
+    if (m->passed++ < t->opt.skip)
         return true;
     if (2 * (t->keys + 1) > m->seen.mask)
         grow_table(&m->seen);
@@ -204,9 +206,9 @@ static uint64_t zipf_draw(const struct zipf *z, uint64_t hash)
 }
 
 /* Request number i of a made-up trace: keys and n are its two numbers. */
-static uint64_t made_id(const char *name, const struct zipf *z, uint64_t keys, uint64_t n, uint64_t i)
+static uint64_t made_id(const char *name, const struct zipf *z, uint64_t keys, uint64_t n, uint64_t i, uint64_t seed)
 {
-    uint64_t h = trace_mix(i * 2 + 1), hot = zipf_draw(z, trace_mix(h));
+    uint64_t h = trace_mix(i * 2 + 1 + (seed << 40)), hot = zipf_draw(z, trace_mix(h));
     if (strcmp(name, "loop") == 0) /* the same keys in the same order, again and again */
         return i % keys;
     if (strcmp(name, "twice") == 0) /* each key exactly twice, with some `keys` others between */
@@ -230,7 +232,7 @@ static void make_up(struct maker *m, const char *source)
         errx(2, "%s: NAME:KEYS:REQUESTS", source);
     struct zipf z;
     zipf_make(&z, keys, 0.9);
-    for (uint64_t i = 0; i < n && add_request(m, made_id(name, &z, keys, n, i), 0); i++)
+    for (uint64_t i = 0; i < n && add_request(m, made_id(name, &z, keys, n, i, m->t->opt.seed), 0); i++)
         ;
     free(z.below);
 }

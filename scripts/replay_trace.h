@@ -15,7 +15,8 @@ struct trace_options {
     const char *source;    /* a file of `id [size]` lines (.xz is unpacked), or NAME:A:B (made up) */
     const char *sizes_csv; /* value_bytes,weight: sizes for lines that have none */
     double scale;          /* of sizes */
-    uint64_t limit;        /* requests taken, 0: all */
+    uint64_t skip, limit;  /* requests passed over; then taken, 0: all */
+    uint64_t seed;         /* of made-up traces, deletes and overwrites */
     unsigned sample;       /* one key in this many, by hash */
     uint32_t max_value_bytes;
     double deletes, overwrites; /* shares of the requests */
@@ -53,7 +54,7 @@ static inline double trace_unit(uint64_t hash) { return (double)(hash >> 11) / 9
 /* The action of request number i. Pure. */
 static inline enum trace_op trace_op_of(const struct trace *t, uint64_t i)
 {
-    double u = trace_unit(trace_mix(i + 0x5eed));
+    double u = trace_unit(trace_mix(i + 0x5eed + (t->opt.seed << 32)));
     if (u < t->opt.deletes)
         return TRACE_DELETE;
     return u < t->opt.deletes + t->opt.overwrites ? TRACE_OVERWRITE : TRACE_GET;
