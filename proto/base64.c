@@ -42,6 +42,7 @@ size_t base64_encode(char *out, const void *src, size_t len)
         *p++ = len == 2 ? alphabet[(second & 15) << 2] : '=';
         *p++ = '=';
     }
+    DEBUG_ASSERT((size_t)(p - out) == BASE64_TEXT_BYTES((size_t)(in - (const unsigned char *)src) + len));
     return (size_t)(p - out);
 }
 
@@ -75,5 +76,6 @@ size_t base64_decode(char *out, size_t out_max, const char *src, size_t len)
         group = 0;
         in_group = 0;
     }
+    DEBUG_ASSERT((size_t)(p - out) <= out_max);
     return (size_t)(p - out);
 }

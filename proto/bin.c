@@ -59,18 +59,9 @@ static int32_t exptime_of(uint32_t raw)
     return raw > INT32_MAX ? INT32_MAX : (int32_t)raw;
 }
 
-static void clear_request(struct request *req, const char *head)
-{
-    memset(req, 0, offsetof(struct request, meta));
-    req->meta.flags = 0;
-    req->verb = VERB_UNKNOWN;
-    req->dialect = DIALECT_BINARY;
-    req->bin.opcode = (uint8_t)head[1];
-    memcpy(&req->bin.opaque, head + 12, sizeof(req->bin.opaque));
-}
-
 static enum parse_result fail(struct request *req, enum reply error, bool close_after)
 {
+    DEBUG_ASSERT(error != REPLY_NONE);
     req->error = error;
     req->close_after = close_after;
     return PARSE_ERROR;
@@ -78,6 +69,7 @@ static enum parse_result fail(struct request *req, enum reply error, bool close_
 
 static void add_token(struct request *req, const char *p, size_t len)
 {
+    DEBUG_ASSERT(req->token_count < PROTO_TOKENS_MAX);
     req->tokens[req->token_count++] = (struct proto_token){p, (uint32_t)len};
 }
 
@@ -124,9 +116,10 @@ static enum reply parse_stat(struct request *req)
     return REPLY_NOT_FOUND;
 }
 
-/* Extras of the opcode's length, or none. */
+/* Extras of the opcode's length, or none; has_shape() has checked it. */
 static void parse_extras(struct request *req, const char *extras, size_t bytes)
 {
+    DEBUG_ASSERT(bytes == 0 || bytes == opcodes[req->bin.opcode].extras);
     switch (req->verb) {
     case VERB_SET:
     case VERB_ADD:
@@ -181,8 +174,7 @@ static enum parse_result parse_login(struct request *req, const char *value, uin
     return PARSE_OK;
 }
 
-enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
-                                  struct request *req)
+static enum parse_result parse_packet(const char *buf, size_t len, size_t *consumed, struct request *req)
 {
     *consumed = 0;
     if (len > 0 && (unsigned char)buf[0] != BIN_MAGIC_ASK)
@@ -194,7 +186,11 @@ enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
     size_t head_bytes = BIN_HEAD_BYTES + extras_bytes + key_bytes;
     if (len < head_bytes)
         return PARSE_NEED_MORE;
-    clear_request(req, buf);
+    proto_request_clear(req);
+    req->dialect = DIALECT_BINARY;
+    req->value_end_bytes = 0;
+    req->bin.opcode = (uint8_t)buf[1];
+    memcpy(&req->bin.opaque, buf + 12, sizeof(req->bin.opaque));
     *consumed = head_bytes;
     if (extras_bytes + key_bytes > body_bytes)
         return fail(req, REPLY_UNKNOWN_COMMAND, true);
@@ -233,6 +229,18 @@ enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
     return error == REPLY_NONE ? PARSE_OK : fail(req, error, false);
 }
 
+enum parse_result proto_parse_bin(const char *buf, size_t len, size_t *consumed,
+                                  struct request *req)
+{
+    enum parse_result result = parse_packet(buf, len, consumed, req);
+    DEBUG_ASSERT(*consumed <= len && (*consumed == 0) == (result == PARSE_NEED_MORE || result == PARSE_CLOSE));
+    if (*consumed > 0) {
+        DEBUG_ASSERT((result == PARSE_ERROR) == (req->error != REPLY_NONE));
+        proto_request_assert(req, buf, *consumed);
+    }
+    return result;
+}
+
 uint32_t proto_peek_bin(const char *buf, size_t len, const char **key, uint64_t *packet_bytes)
 {
     *packet_bytes = 0;
@@ -243,6 +251,7 @@ uint32_t proto_peek_bin(const char *buf, size_t len, const char **key, uint64_t 
     if (key_bytes > PROTO_KEY_MAX || len < BIN_HEAD_BYTES + extras_bytes + key_bytes)
         return 0;
     *key = buf + BIN_HEAD_BYTES + extras_bytes;
+    DEBUG_ASSERT(*key + key_bytes <= buf + len);
     return key_bytes;
 }
 
@@ -291,6 +300,7 @@ enum bin_status proto_bin_status(enum reply reply, const char **text)
 static size_t put_head(char *out, const struct request *req, enum bin_status status,
                        size_t extras_bytes, size_t key_bytes, size_t value_bytes, uint64_t cas)
 {
+    DEBUG_ASSERT(extras_bytes <= UINT8_MAX && key_bytes <= UINT16_MAX);
     out[0] = (char)BIN_MAGIC_ANSWER;
     out[1] = (char)req->bin.opcode;
     write_u16(out + 2, (uint32_t)key_bytes);
@@ -310,6 +320,7 @@ size_t proto_put_bin_reply(char *out, const struct request *req, enum reply repl
     if (status == BIN_OK && req->noreply)
         return 0;
     size_t len = strlen(text), n = put_head(out, req, status, 0, 0, len, 0);
+    DEBUG_ASSERT(n + len <= BIN_REPLY_MAX);
     memcpy(out + n, text, len);
     return n + len;
 }
@@ -329,6 +340,7 @@ size_t proto_put_bin_hit(char *out, const struct request *req, const char *key, 
     size_t key_bytes = wants_key(req) ? key_len : 0;
     size_t n = put_head(out, req, BIN_OK, BIN_FLAGS_BYTES, key_bytes, *with_value ? value_bytes : 0,
                         cas);
+    DEBUG_ASSERT(n + BIN_FLAGS_BYTES + key_bytes <= BIN_REPLY_MAX);
     write_u32(out + n, client_flags);
     memcpy(out + n + BIN_FLAGS_BYTES, key, key_bytes);
     return n + BIN_FLAGS_BYTES + key_bytes;
@@ -341,6 +353,7 @@ size_t proto_put_bin_miss(char *out, const struct request *req, const char *key,
     if (!wants_key(req))
         return proto_put_bin_reply(out, req, REPLY_NOT_FOUND);
     size_t n = put_head(out, req, BIN_NOT_FOUND, 0, key_len, 0, 0);
+    DEBUG_ASSERT(n + key_len <= BIN_REPLY_MAX);
     memcpy(out + n, key, key_len);
     return n + key_len;
 }

@@ -41,6 +41,7 @@ static enum reply parse_argument(struct request *req, char c, const char *p, siz
         m->mode = len > 0 ? *p : ' '; /* no letter is a bad mode, a zero byte is no mode */
         return REPLY_NONE;
     case 'O':
+        DEBUG_ASSERT(p[-1] == 'O');
         m->opaque.ptr = p - 1;
         m->opaque.len = (uint32_t)len + 1;
         return REPLY_NONE;
@@ -54,6 +55,7 @@ static enum reply decode_key(struct request *req)
     size_t len = base64_decode(req->key_buf, sizeof(req->key_buf), req->key, req->key_len);
     if (len == 0)
         return REPLY_META_BAD_KEY;
+    DEBUG_ASSERT(len <= PROTO_KEY_MAX);
     req->key = req->key_buf;
     req->key_len = (uint32_t)len;
     req->key_is_binary = true;
@@ -79,6 +81,7 @@ static enum reply parse_flags(struct request *req, unsigned first)
         else if (c == 'T')
             m->touch_after_vivify = m->flags & META_FLAG('N');
         m->flags |= META_FLAG(c);
+        DEBUG_ASSERT(m->echo_count < sizeof(m->echo)); /* no flag comes twice */
         if (bits & FLAG_ECHO)
             m->echo[m->echo_count++] = (char)c;
         if (c == 'b') {
@@ -144,6 +147,7 @@ enum reply proto_meta_parse(struct request *req, const char *line, const char *e
     req->meta = (struct meta_args){0};
     if (req->verb == VERB_MN)
         return REPLY_NONE;
+    DEBUG_ASSERT(verb_info(req->verb)->verb_class == CLASS_META);
 
     unsigned first = verb_info(req->verb)->min_tokens;
     req->token_count = (uint8_t)proto_tokenize(line, end, req->tokens, PROTO_TOKENS_MAX);
@@ -223,6 +227,7 @@ static char *put_ttl(char *p, int64_t ttl_sec)
 static char *put_flag(char *p, char c, const struct request *req, const struct meta_reply *reply)
 {
     if (c == 'O') {
+        DEBUG_ASSERT(req->meta.opaque.len <= PROTO_OPAQUE_MAX);
         memcpy(p, req->meta.opaque.ptr, req->meta.opaque.len);
         return p + req->meta.opaque.len;
     }
@@ -283,6 +288,7 @@ size_t proto_put_meta_reply(char *out, const struct request *req, const struct m
         p += 2;
     }
     memcpy(p, "\r\n", 2);
+    DEBUG_ASSERT(p + 2 <= out + PROTO_META_REPLY_MAX);
     return (size_t)(p + 2 - out);
 }
 

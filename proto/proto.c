@@ -10,6 +10,9 @@ static const struct verb_info verb_infos[VERB_COUNT] = {
 #undef X
 };
 
+static_assert(VERB_COUNT <= UINT8_MAX, "a verb fits struct opcode of proto/bin.c");
+static_assert('z' - 'A' < 64, "META_FLAG fits a word");
+
 static const struct {
     const char *line;
     size_t len;
@@ -49,6 +52,49 @@ const char *reply_line(enum reply reply, size_t *len)
     return reply_lines[reply].line;
 }
 
+void proto_request_clear(struct request *req)
+{
+    memset(req, 0, offsetof(struct request, meta));
+    req->meta.flags = 0;
+    req->verb = VERB_UNKNOWN;
+    req->value_end_bytes = 2;
+}
+
+#ifdef EXTANT_DEBUG
+static bool is_within(const char *p, size_t len, const char *from, const char *end)
+{
+    return p >= from && len <= (size_t)(end - from) && (size_t)(p - from) <= (size_t)(end - from) - len;
+}
+
+void proto_request_assert(const struct request *req, const char *buf, size_t consumed)
+{
+    const char *end = buf + consumed;
+    bool is_packet = req->dialect == DIALECT_BINARY;
+    ASSERT(req->verb <= VERB_UNKNOWN && req->dialect < DIALECT_COUNT);
+    ASSERT(req->error < REPLY_COUNT && req->deferred_error < REPLY_COUNT);
+    ASSERT(req->token_count <= PROTO_TOKENS_MAX);
+    ASSERT(req->value_end_bytes == (is_packet ? 0 : 2));
+    for (unsigned i = 0; !is_packet && i < req->token_count; i++)
+        ASSERT(req->tokens[i].len > 0 && is_within(req->tokens[i].ptr, req->tokens[i].len, buf, end));
+    if (req->error != REPLY_NONE)
+        return;
+    const struct verb_info *info = verb_info(req->verb);
+    ASSERT(req->key_len <= PROTO_KEY_MAX && req->value_bytes <= PROTO_VALUE_MAX);
+    ASSERT(req->key_len == 0 || req->key == req->key_buf || is_within(req->key, req->key_len, buf, end));
+    ASSERT(req->value_bytes == 0 || (info->flags & VF_VALUE));
+    ASSERT(!req->close_after && (req->swallow_bytes == 0 || info->verb_class == CLASS_LOGIN));
+    ASSERT((info->verb_class == CLASS_META && !is_packet) == (req->dialect == DIALECT_META));
+    if (info->flags & VF_KEYS)
+        ASSERT(is_within(req->keys.next, (size_t)(req->keys.end - req->keys.next), buf, end));
+    else if (is_packet || info->verb_class != CLASS_ADMIN)
+        ASSERT(req->key_len > 0 || req->verb == VERB_MN || info->verb_class >= CLASS_ADMIN);
+    if (req->dialect == DIALECT_META) {
+        ASSERT(req->meta.echo_count <= PROTO_META_TOKENS_MAX && req->meta.opaque.len <= PROTO_OPAQUE_MAX);
+        ASSERT((req->meta.mode != '\0') == (req->verb == VERB_MS || req->verb == VERB_MA));
+    }
+}
+#endif
+
 void proto_request_copy(struct request *dst, const struct request *src)
 {
     *dst = *src;
@@ -59,6 +105,7 @@ void proto_request_copy(struct request *dst, const struct request *src)
 /* End of the token that starts at p: the next space, or end. */
 static inline const char *token_end(const char *p, const char *end)
 {
+    DEBUG_ASSERT(p <= end);
     const char *stop = end - p > SHORT_TOKEN_BYTES ? p + SHORT_TOKEN_BYTES : end;
     while (p < stop && *p != ' ')
         p++;
@@ -77,6 +124,7 @@ static inline const char *skip_spaces(const char *p, const char *end)
 
 int proto_next_key(struct key_cursor *cursor, const char **key, uint32_t *len)
 {
+    DEBUG_ASSERT(cursor->next <= cursor->end);
     if (unlikely(cursor->whole)) {
         *key = cursor->next;
         *len = (uint32_t)(cursor->end - cursor->next);
@@ -100,6 +148,7 @@ int proto_next_key(struct key_cursor *cursor, const char **key, uint32_t *len)
 unsigned proto_tokenize(const char *p, const char *end, struct proto_token *tokens, unsigned max)
 {
     unsigned count = 0;
+    DEBUG_ASSERT(p <= end);
     while (count < max && (p = skip_spaces(p, end)) < end) {
         const char *stop = token_end(p, end);
         tokens[count].ptr = p;
@@ -268,6 +317,7 @@ size_t proto_put_u64(char *out, uint64_t v)
         v /= 10;
     } while (v != 0);
     size_t len = (size_t)(text + sizeof(text) - p);
+    DEBUG_ASSERT(len > 0 && len <= PROTO_U64_TEXT_MAX);
     memcpy(out, p, len);
     return len;
 }
@@ -291,6 +341,7 @@ size_t proto_put_value_header(char *out, const char *key, size_t key_len, uint32
     }
     *p++ = '\r';
     *p++ = '\n';
+    DEBUG_ASSERT(p <= out + PROTO_VALUE_HEADER_MAX);
     return (size_t)(p - out);
 }
 
@@ -298,6 +349,7 @@ size_t proto_put_uri(char *out, const char *key, size_t key_len)
 {
     static const char hex[] = "0123456789ABCDEF";
     char *p = out;
+    DEBUG_ASSERT(key_len <= PROTO_KEY_MAX);
     for (size_t i = 0; i < key_len; i++) {
         unsigned char c = (unsigned char)key[i];
         if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||

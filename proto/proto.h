@@ -304,6 +304,18 @@ struct request {
     char key_buf[PROTO_KEY_MAX];
 };
 
+/* Before a parser fills it: as the comment above says, of no command, to be answered in lines. */
+void proto_request_clear(struct request *req);
+/* What is true of a request that was parsed from the `consumed` bytes at buf. In debug builds only. */
+#ifdef EXTANT_DEBUG
+void proto_request_assert(const struct request *req, const char *buf, size_t consumed);
+#else
+static inline void proto_request_assert(const struct request *req UNUSED, const char *buf UNUSED,
+                                        size_t consumed UNUSED)
+{
+}
+#endif
+
 /* A copy whose key does not lead into src. It still leads into the same line. */
 void proto_request_copy(struct request *dst, const struct request *src);
 

@@ -18,30 +18,6 @@ static bool is_long_get(const char *buf, size_t len)
            (len - i >= 5 && memcmp(buf + i, "gets ", 5) == 0);
 }
 
-static void clear_request(struct request *req)
-{
-    req->verb = VERB_UNKNOWN;
-    req->error = REPLY_NONE;
-    req->deferred_error = REPLY_NONE;
-    req->noreply = false;
-    req->key_is_binary = false;
-    req->token_count = 0;
-    req->key_len = 0;
-    req->key = NULL;
-    req->keys = (struct key_cursor){NULL, NULL, false};
-    req->swallow_bytes = 0;
-    req->value_bytes = 0;
-    req->client_flags = 0;
-    req->exptime = 0;
-    req->number = 0;
-    req->cas = 0;
-    req->delta = 0;
-    req->meta.flags = 0;
-    req->dialect = DIALECT_CLASSIC;
-    req->value_end_bytes = 2;
-    req->close_after = req->without_value = req->with_cas = req->makes_number = false;
-}
-
 static bool token_equals(const struct proto_token *t, const char *word, size_t len)
 {
     return t->len == len && memcmp(t->ptr, word, len) == 0;
@@ -50,12 +26,6 @@ static bool token_equals(const struct proto_token *t, const char *word, size_t l
 static bool last_token_is_noreply(const struct request *req)
 {
     return req->token_count > 0 && token_equals(&req->tokens[req->token_count - 1], "noreply", 7);
-}
-
-static void set_key(struct request *req, const struct proto_token *t)
-{
-    req->key = t->ptr;
-    req->key_len = t->len;
 }
 
 /* get K.., gets K.., gat E K.., gats E K..: p is what follows the command. */
@@ -82,6 +52,7 @@ static enum reply parse_store(struct request *req)
 {
     const struct proto_token *t = req->tokens;
     int32_t bytes;
+    DEBUG_ASSERT(req->token_count > 4);
     if (!proto_i32(t[4].ptr, t[4].len, &bytes) || bytes < 0 || bytes > PROTO_VALUE_MAX) {
         req->noreply = false; /* memcached hasn't seen it yet */
         return REPLY_BAD_FORMAT;
@@ -100,7 +71,8 @@ static enum reply parse_store(struct request *req)
 
 static enum reply parse_classic(struct request *req, unsigned flags)
 {
-    set_key(req, &req->tokens[1]);
+    req->key = req->tokens[1].ptr;
+    req->key_len = req->tokens[1].len;
     if (flags & VF_VALUE)
         return parse_store(req);
     if (req->key_len > PROTO_KEY_MAX)
@@ -168,6 +140,7 @@ static enum verb find_verb(struct request *req, const char *line, const char *en
 
 static enum parse_result fail(struct request *req, enum reply error)
 {
+    DEBUG_ASSERT(error != REPLY_NONE);
     req->error = error;
     return PARSE_ERROR;
 }
@@ -183,21 +156,12 @@ static enum parse_result parse_unknown(struct request *req)
     return fail(req, REPLY_ERROR);
 }
 
-enum parse_result proto_parse_line(const char *buf, size_t len, size_t *consumed,
-                                   struct request *req)
+/* The line of `consumed` bytes at buf; end is where its line end begins. */
+static ALWAYS_INLINE enum parse_result parse_line(const char *buf, const char *end, size_t consumed,
+                                                  struct request *req)
 {
-    *consumed = 0;
-    if (len == 0)
-        return PARSE_NEED_MORE;
-    const char *end = memchr(buf, '\n', len);
-    if (!end)
-        return len > PROTO_LINE_MAX && !is_long_get(buf, len) ? PARSE_CLOSE : PARSE_NEED_MORE;
-    *consumed = (size_t)(end + 1 - buf);
-    if (end > buf && end[-1] == '\r')
-        end--;
-
-    clear_request(req);
-    if (*consumed < SHORTEST_LINE)
+    proto_request_clear(req);
+    if (consumed < SHORTEST_LINE)
         return fail(req, REPLY_BAD_FORMAT);
 
     size_t word_len;
@@ -225,16 +189,39 @@ enum parse_result proto_parse_line(const char *buf, size_t len, size_t *consumed
     return error == REPLY_NONE ? PARSE_OK : fail(req, error);
 }
 
+/* Where the line at buf ends, before its \r\n; *consumed includes that. False: it is not complete. */
+static ALWAYS_INLINE bool find_line(const char *buf, size_t len, const char **end, size_t *consumed)
+{
+    *consumed = 0;
+    *end = len > 0 ? memchr(buf, '\n', len) : NULL;
+    if (!*end)
+        return false;
+    *consumed = (size_t)(*end + 1 - buf);
+    DEBUG_ASSERT(*consumed <= len);
+    if (*end > buf && (*end)[-1] == '\r')
+        (*end)--;
+    return true;
+}
+
+enum parse_result proto_parse_line(const char *buf, size_t len, size_t *consumed,
+                                   struct request *req)
+{
+    const char *end;
+    if (!find_line(buf, len, &end, consumed))
+        return len > PROTO_LINE_MAX && !is_long_get(buf, len) ? PARSE_CLOSE : PARSE_NEED_MORE;
+    enum parse_result result = parse_line(buf, end, *consumed, req);
+    DEBUG_ASSERT((result == PARSE_ERROR) == (req->error != REPLY_NONE) || result == PARSE_CLOSE);
+    if (result != PARSE_CLOSE)
+        proto_request_assert(req, buf, *consumed);
+    return result;
+}
+
 enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed,
                                    uint32_t *value_bytes, enum reply *error)
 {
-    *consumed = 0;
-    const char *end = len > 0 ? memchr(buf, '\n', len) : NULL;
-    if (!end)
+    const char *end;
+    if (!find_line(buf, len, &end, consumed))
         return len > PROTO_LINE_MAX ? PARSE_CLOSE : PARSE_NEED_MORE;
-    *consumed = (size_t)(end + 1 - buf);
-    if (end > buf && end[-1] == '\r')
-        end--;
 
     struct proto_token tokens[AUTH_TOKENS];
     if (proto_tokenize(buf, end, tokens, AUTH_TOKENS) < AUTH_TOKENS ||
@@ -290,6 +277,7 @@ uint32_t proto_peek_key(const char *buf, size_t len, const char **key, uint32_t 
         p++;
     if (words > 0)
         *value_bytes = peek_number(p, end, words);
+    DEBUG_ASSERT(p <= end && p - word <= PROTO_KEY_MAX);
     *key = (const char *)word;
     return (uint32_t)(p - word);
 }
