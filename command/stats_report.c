@@ -94,8 +94,8 @@ static void subtract_totals(struct cache_totals *a, const struct cache_totals *b
 
 void report_threads(const struct command_env *env, struct stats_sum *sum)
 {
-    sum_threads(env, sum);
     lock_take(&env->report->lock);
+    sum_threads(env, sum); /* after a reset that another thread has just made */
     stats_sum_subtract(sum, &env->report->threads);
     lock_release(&env->report->lock);
 }

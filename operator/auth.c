@@ -70,6 +70,7 @@ static bool next_line(const char **p, const char *end, const char **line, size_t
     const char *stop = nl ? nl : end;
     *line = *p;
     *p = nl ? nl + 1 : end;
+    DEBUG_ASSERT(*p > *line && *p <= end);
     if (stop > *line && stop[-1] == '\r')
         stop--;
     *len = (size_t)(stop - *line);
@@ -154,6 +155,7 @@ static unsigned differs(const char *line, size_t len, const char *user, size_t u
                         const char *password, size_t password_bytes)
 {
     size_t bytes = user_bytes + 1 + password_bytes, at = 0;
+    DEBUG_ASSERT(len > 0);
     unsigned diff = len != bytes;
     for (size_t i = 0; i < bytes; i++) {
         char c = i < user_bytes ? user[i] : i == user_bytes ? ':' : password[i - user_bytes - 1];
@@ -163,8 +165,8 @@ static unsigned differs(const char *line, size_t len, const char *user, size_t u
     return diff;
 }
 
-bool auth_check_user(struct auth *a, const char *user, size_t user_bytes, const char *password,
-                     size_t password_bytes)
+static bool is_user(struct auth *a, const char *user, size_t user_bytes, const char *password,
+                    size_t password_bytes)
 {
     bool found = false;
     lock_take(&a->lock);
@@ -176,15 +178,6 @@ bool auth_check_user(struct auth *a, const char *user, size_t user_bytes, const 
     }
     lock_release(&a->lock);
     return found;
-}
-
-bool auth_check(struct auth *a, const char *text, size_t bytes)
-{
-    const char *space = memchr(text, ' ', bytes);
-    if (!space)
-        return false;
-    size_t user_bytes = (size_t)(space - text);
-    return auth_check_user(a, text, user_bytes, space + 1, bytes - user_bytes - 1);
 }
 
 /* ---- failures ---- */
@@ -208,7 +201,7 @@ bool auth_log_in(struct auth *a, const char *peer, const char *user, size_t user
     lock_take(&a->lock);
     bool may_try = failures_of(a, peer)->count < AUTH_FAILURES_MAX;
     lock_release(&a->lock);
-    if (may_try && auth_check_user(a, user, user_bytes, password, password_bytes))
+    if (may_try && is_user(a, user, user_bytes, password, password_bytes))
         return true;
     lock_take(&a->lock);
     if (may_try)

@@ -25,13 +25,8 @@ struct auth *auth_create(const char *path);
 void auth_destroy(struct auth *a);
 /* 0 or -errno as above; then nothing has changed. */
 int auth_reload(struct auth *a);
-/* Is "user password" (one space between) in the file? */
-bool auth_check(struct auth *a, const char *text, size_t bytes);
-bool auth_check_user(struct auth *a, const char *user, size_t user_bytes, const char *password,
-                     size_t password_bytes);
-
-/* Like auth_check_user(), for a peer such as "tcp:1.2.3.4:5": also false while the peer has failed
- * too often. Counts a failure and logs a line with the peer. */
+/* Is this a user's name and password, given by a peer such as "tcp:1.2.3.4:5"? Also false while the peer has
+ * failed too often. Counts a failure and logs a line with the peer. */
 bool auth_log_in(struct auth *a, const char *peer, const char *user, size_t user_bytes,
                  const char *password, size_t password_bytes);
 

@@ -6,6 +6,17 @@ static bool is_blank(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+char *config_trim(char *text)
+{
+    while (is_blank(*text))
+        text++;
+    size_t len = strlen(text);
+    while (len > 0 && is_blank(text[len - 1]))
+        len--;
+    text[len] = '\0';
+    return text;
+}
+
 /* Cuts off the comment and the blanks at both ends. */
 static char *cut(char *line)
 {
@@ -15,13 +26,7 @@ static char *cut(char *line)
             break;
         }
     }
-    while (is_blank(*line))
-        line++;
-    size_t len = strlen(line);
-    while (len > 0 && is_blank(line[len - 1]))
-        len--;
-    line[len] = '\0';
-    return line;
+    return config_trim(line);
 }
 
 /* Ends the name; its value begins after blanks, or one '=' with blanks around it. */
@@ -32,6 +37,7 @@ static char *split(char *name)
         p++;
     if (*p == '\0')
         return NULL;
+    DEBUG_ASSERT(p > name || *p == '=');
     bool equals = *p == '=';
     *p++ = '\0';
     while (is_blank(*p) || (*p == '=' && !equals)) {
@@ -54,6 +60,7 @@ int config_file_read(const char *path, config_line_fn fn, void *ctx)
             break;
         }
         char *name = cut(text);
+        DEBUG_ASSERT(name >= text && strlen(name) <= CONFIG_FILE_LINE_MAX);
         if (*name != '\0')
             rc = fn(ctx, line, name, split(name));
     }

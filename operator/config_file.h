@@ -18,6 +18,9 @@ enum { CONFIG_FILE_LINE_MAX = 4096 };
  * reading. */
 typedef int (*config_line_fn)(void *ctx, unsigned line, char *name, char *value);
 
+/* Cuts blanks off both ends, in place. */
+char *config_trim(char *text);
+
 /* 0, the result of fn, or -errno if the file can't be read; -E2BIG: a line is longer than
  * CONFIG_FILE_LINE_MAX. */
 int config_file_read(const char *path, config_line_fn fn, void *ctx);

@@ -14,6 +14,7 @@ struct departed *departed_create(uint64_t bytes_max)
     while (count * 2 * sizeof(uint32_t) <= bytes_max)
         count *= 2;
     struct departed *d = calloc(1, sizeof(*d) + count * sizeof(d->entries[0]));
+    DEBUG_ASSERT(count % WAYS == 0 && (count & (count - 1)) == 0);
     if (d)
         d->mask = count - 1;
     return d;
@@ -42,6 +43,7 @@ static bool is_of(uint32_t entry, uint32_t tag)
 
 void departed_note(struct departed *d, uint64_t hash, enum miss_reason reason)
 {
+    DEBUG_ASSERT(reason != MISS_never_stored && reason < MISS_REASON_COUNT);
     if (!d)
         return;
     uint64_t first = hash & d->mask & ~(uint64_t)(WAYS - 1);
@@ -53,6 +55,7 @@ void departed_note(struct departed *d, uint64_t hash, enum miss_reason reason)
     for (uint64_t at = first; at < first + WAYS; at++)
         if (is_of(entry_at(d, at), tag))
             to = at;
+    DEBUG_ASSERT(to >= first && to < first + WAYS && to <= d->mask);
     atomic_store_explicit(&d->entries[to], tag | (uint32_t)reason, memory_order_relaxed);
 }
 

@@ -5,6 +5,7 @@
 
 void latency_turn_received(struct latency *l)
 {
+    DEBUG_ASSERT(l->measuring && l->began_ns == 0);
     l->began_ns = clock_mono_ns();
 }
 
@@ -24,6 +25,7 @@ static uint32_t draw_gap(struct latency *l, uint64_t now_ns, uint32_t commands)
 
 void latency_turn_measured(struct latency *l)
 {
+    DEBUG_ASSERT(l->measuring && l->skip == 0);
     l->measuring = false;
     if (l->began_ns == 0) {
         l->skip = l->stands_for > 0 ? l->stands_for - 1 : 0;
@@ -41,8 +43,10 @@ void latency_turn_measured(struct latency *l)
             *count = 0;
         }
     }
+    DEBUG_ASSERT(now_ns >= l->began_ns);
     l->began_ns = 0;
     l->stands_for = draw_gap(l, now_ns, commands);
+    DEBUG_ASSERT(l->stands_for > 0);
     l->skip = l->stands_for - 1;
 }
 
@@ -53,6 +57,7 @@ const char *latency_tier_name(enum latency_tier tier)
         LATENCY_TIER_TABLE(X)
 #undef X
     };
+    ASSERT(tier < LATENCY_TIERS);
     return names[tier];
 }
 
@@ -63,5 +68,6 @@ const char *latency_command_name(enum latency_command command)
         LATENCY_COMMAND_TABLE(X)
 #undef X
     };
+    ASSERT(command < LATENCY_COMMANDS);
     return names[command];
 }

@@ -77,6 +77,7 @@ static inline void latency_sent(struct latency *l)
 /* A command of this turn was answered without a wait. */
 static inline void latency_count(struct latency *l, enum latency_tier tier, enum latency_command command)
 {
+    DEBUG_ASSERT(tier < LATENCY_TIERS && command < LATENCY_COMMANDS);
     if (unlikely(l->measuring))
         l->counts[tier][command]++;
 }

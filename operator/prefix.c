@@ -68,8 +68,7 @@ void prefixes_clear(struct prefixes *p)
     }
 }
 
-/* The entry of the key's prefix, created if necessary; NULL if it has none or there is no room.
- * The lock is held. */
+/* The entry of the key's prefix, created if necessary; NULL if it has none or there is no room. */
 static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t key_len)
 {
     lock_assert_held(&p->lock);
@@ -77,6 +76,7 @@ static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t ke
     if (end == NULL)
         return NULL;
     size_t len = (size_t)(end - key);
+    DEBUG_ASSERT(len < PROTO_KEY_MAX && p->count <= PREFIX_MAX);
     struct prefix **chain = &p->chains[hash_key(key, len, p->seed) % CHAIN_COUNT];
     for (struct prefix *at = *chain; at != NULL; at = at->chain_next) {
         if (at->len == len && memcmp(at->name, key, len) == 0)
@@ -137,6 +137,7 @@ char *prefixes_dump(struct prefixes *p, size_t *len)
         text[0] = '\0';
         for (const struct prefix *at = p->first; at != NULL; at = at->list_next) {
             char shown[PROTO_URI_KEY_MAX];
+            DEBUG_ASSERT(at->hits <= at->gets);
             int len_shown = (int)proto_put_key(shown, at->name, at->len);
             n += (size_t)snprintf(text + n, size - n,
                                   "PREFIX %.*s get %" PRIu64 " hit %" PRIu64 " set %" PRIu64

@@ -36,6 +36,7 @@ void samples_destroy(struct samples *s)
 static struct sample *rarest(struct sample_table *t)
 {
     struct sample *found = &t->entries[0];
+    DEBUG_ASSERT(t->count > 0);
     for (unsigned i = 1; i < t->count; i++)
         if (t->entries[i].count < found->count)
             found = &t->entries[i];
@@ -46,6 +47,7 @@ static void table_add(struct sample_table *t, const char *key, size_t bytes, uin
                       uint64_t error)
 {
     uint32_t hash = (uint32_t)hash_key(key, bytes, 0);
+    DEBUG_ASSERT(t->count <= SAMPLES_ENTRIES && error <= count);
     struct sample *e = NULL;
     t->total += count;
     for (unsigned i = 0; i < t->count && !e; i++) {
@@ -67,6 +69,7 @@ static void table_add(struct sample_table *t, const char *key, size_t bytes, uin
     e->error = e->count + error;
     e->count += count;
     e->hash = hash;
+    DEBUG_ASSERT(bytes <= SAMPLES_KEY_BYTES && e->error <= e->count);
     e->bytes = (uint8_t)bytes;
     memcpy(e->key, key, bytes);
 }
@@ -116,6 +119,7 @@ static void table_age(struct sample_table *t)
         struct sample *e = &t->entries[i];
         e->count /= 2;
         e->error /= 2;
+        DEBUG_ASSERT(e->error <= e->count);
         if (e->count > 0)
             t->entries[kept++] = *e;
     }

@@ -2,12 +2,12 @@
  * that this build does not support; the settings themselves are the table in operator/settings.h. */
 #include "operator/settings.h"
 
-#include "operator/config_file.h"
-
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
+
+#include "operator/config_file.h"
 
 /* ---- the table as data ---- */
 
@@ -62,6 +62,8 @@ static double get_number(const struct settings *s, const struct setting *row)
 /* v is within the row's type. Numbers of settings stay below 2^53, so a double holds them. */
 static void put_number(struct settings *s, const struct setting *row, double v)
 {
+    DEBUG_ASSERT(row >= table && row < table + SETTING_COUNT);
+    DEBUG_ASSERT(v >= INT32_MIN && v <= (double)(1ull << 53));
     switch (row->type) {
     case SETTING_BOOL:
         FIELD(s, row, SETTING_C_BOOL) = v != 0;
@@ -149,6 +151,7 @@ static const char *const *words_of(ptrdiff_t id)
 static bool put_word(struct settings *s, ptrdiff_t id, const char *word)
 {
     const char *const *words = words_of(id);
+    ASSERT(words != NULL);
     for (unsigned i = 0; words[i] != NULL; i++) {
         if (strcmp(words[i], word) == 0) {
             put_number(s, &table[id], i);
@@ -216,23 +219,6 @@ static bool parse_bytes(const char *text, uint64_t scale, double *v)
         return false;
     *v *= (double)(unit != 0 ? unit : scale);
     return *v <= (double)(1ull << 53);
-}
-
-static bool is_blank(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/* Cuts blanks off both ends, in place. */
-static char *trim(char *text)
-{
-    while (is_blank(*text))
-        text++;
-    size_t len = strlen(text);
-    while (len > 0 && is_blank(text[len - 1]))
-        len--;
-    text[len] = '\0';
-    return text;
 }
 
 static bool in_range(const struct setting *row, double v)
@@ -661,6 +647,7 @@ out:
 static int sub_ext_format(struct parser *p, const char *value)
 {
     struct settings *s = p->s;
+    DEBUG_ASSERT(s->ext_format_count <= SETTINGS_EXT_FILES_MAX);
     if (value == NULL || *value == '\0')
         return refuse(p, "missing argument to ext_format, ie: ext_format=/dev/sdb");
     if (s->ext_format_count == SETTINGS_EXT_FILES_MAX)
@@ -715,6 +702,7 @@ static int refuse_range(struct parser *p, const struct suboption *o, double v)
 
 static int take_number(struct parser *p, const struct suboption *o, const char *value)
 {
+    ASSERT(o->id >= 0 && table[o->id].type != SETTING_TEXT);
     const struct setting *row = &table[o->id];
     double v;
     if (value == NULL && o->kind == SUB_OPTIONAL)
@@ -765,9 +753,9 @@ static int take_suboption(struct parser *p, char *name)
     const struct suboption *o = suboptions, *end = suboptions + ARRAY_COUNT(suboptions);
     if (value != NULL) {
         *value = '\0';
-        value = trim(value + 1);
+        value = config_trim(value + 1);
     }
-    name = trim(name);
+    name = config_trim(name);
     const char *reason = why_no_suboption(name);
     if (reason != NULL)
         return refuse(p, "-o %s: %s", name, reason);
@@ -954,7 +942,7 @@ static int flag_suboptions(struct parser *p, const struct flag *f UNUSED, const 
         return no_memory(p);
     int code = SETTINGS_GO_ON;
     while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",")) != NULL) {
-        if (rest != NULL || *trim(part) != '\0')
+        if (rest != NULL || *config_trim(part) != '\0')
             code = take_suboption(p, part);
     }
     free(copy);
@@ -1180,6 +1168,7 @@ static void print_license(FILE *out)
 static int take_flag(struct parser *p, const struct flag *f, const char *arg)
 {
     const char *reason = why_no_flag(f->letter);
+    ASSERT(f->take != NULL && (arg != NULL) == (*f->arg != '\0'));
     if (reason != NULL)
         return refuse(p, "%s", reason);
     if (arg == NULL || strchr("sPYe", f->letter) != NULL)
@@ -1187,7 +1176,7 @@ static int take_flag(struct parser *p, const struct flag *f, const char *arg)
     char *copy = strdup(arg);
     if (copy == NULL)
         return no_memory(p);
-    const char *value = trim(copy);
+    const char *value = config_trim(copy);
     if (f->letter == 'D' && *value == '\0')
         value = arg; /* a blank can be the delimiter */
     int code = f->take(p, f, value);
@@ -1286,7 +1275,7 @@ static int check_listen(struct parser *p)
         return no_memory(p);
     int code = SETTINGS_GO_ON;
     while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",;")) != NULL) {
-        part = trim(part);
+        part = config_trim(part);
         if (*part != '\0')
             code = take_address(p, part);
     }
@@ -1519,32 +1508,62 @@ static int check_log_in(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
-/* Checks that depend on several options, in any order. */
+static int check_threads(struct parser *p)
+{
+    struct settings *s = p->s;
+    if (s->num_napi_ids <= s->num_threads)
+        return SETTINGS_GO_ON;
+    return refuse(p, "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
+                  (unsigned)s->num_napi_ids, (unsigned)s->num_threads);
+}
+
+/* Checks that depend on several options, whose order doesn't matter. */
 static int check_together(struct parser *p)
 {
+    static int (*const checks[])(struct parser *) = {
+        check_log_in, check_threads, check_sizes, check_slab_sizes, check_flash, check_tls, check_listen,
+    };
     struct settings *s = p->s;
     if (p->udp_given && s->udpport != 0 && !p->tcp_given)
         s->port = (int32_t)s->udpport;
     s->num_threads_per_udp = (uint32_t)s->num_threads;
-    int code = check_log_in(p);
-    if (code != SETTINGS_GO_ON)
-        return code;
-    if (s->num_napi_ids > s->num_threads)
-        return refuse(p, "Number of napi_ids(%u) cannot be greater than number of threads(%u)",
-                      (unsigned)s->num_napi_ids, (unsigned)s->num_threads);
-    code = check_sizes(p);
-    if (code == SETTINGS_GO_ON)
-        code = check_slab_sizes(p);
-    if (code == SETTINGS_GO_ON)
-        code = check_flash(p);
-    if (code == SETTINGS_GO_ON)
-        code = check_tls(p);
-    if (code == SETTINGS_GO_ON)
-        code = check_listen(p);
+    int code = SETTINGS_GO_ON;
+    for (size_t i = 0; i < ARRAY_COUNT(checks) && code == SETTINGS_GO_ON; i++)
+        code = checks[i](p);
     if (code == SETTINGS_GO_ON && s->num_threads > 64)
         fprintf(p->err, "WARNING: Setting a high number of worker threads is not recommended.\n"
                         " Set this value to the number of cores in your machine or less.\n");
     return code;
+}
+
+/* What the modules rely on. */
+static void assert_settings(const struct settings *s)
+{
+    ASSERT(s->maxbytes / 2 >= s->item_size_max && s->item_size_max % s->slab_chunk_max == 0);
+    ASSERT(SETTINGS_SLAB_PAGE_BYTES % s->slab_chunk_max == 0);
+    ASSERT(s->hot_lru_pct + s->warm_lru_pct <= 80);
+    ASSERT(s->slab_size_count <= SETTINGS_SLAB_SIZES_MAX && s->listen_count <= SETTINGS_LISTEN_MAX);
+    ASSERT(s->num_napi_ids <= s->num_threads);
+    ASSERT(!s->auth_sasl || (s->auth_file && s->binding_protocol == SETTINGS_PROTOCOL_BINARY));
+    ASSERT(!s->auth_ascii || (s->auth_file && s->binding_protocol == SETTINGS_PROTOCOL_ASCII));
+    ASSERT(!s->ssl_enabled || s->ssl_chain_cert);
+    ASSERT(s->ssl_min_version <= s->ssl_max_version);
+    for (uint32_t i = 0; i < s->listen_count; i++)
+        ASSERT(s->ssl_enabled || s->listen[i].tls == SETTINGS_TLS_NONE);
+    if (s->ext_file_count == 0)
+        return;
+    ASSERT(s->ext_file_count <= SETTINGS_EXT_FILES_MAX && s->udpport == 0);
+    ASSERT(s->ext_page_size % s->ext_wbuf_size == 0 && s->item_size_max <= s->ext_wbuf_size);
+    ASSERT(s->ext_buffer_mem >= 4 * s->ext_wbuf_size);
+    ASSERT(settings_ext_page_count(s) <= SETTINGS_EXT_PAGES_MAX);
+}
+
+static void guess_from_flags(struct guess *g)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
+        if (flags[i].name != NULL)
+            guess_from(g, flags[i].name);
+    }
 }
 
 /* Refuses argv[i], which getopt did not know, in memcached's words, with a suggestion. */
@@ -1556,10 +1575,7 @@ static int refuse_option(struct parser *p, const char *arg)
     const char *name = arg + strspn(arg, "-");
     snprintf(word, sizeof(word), "%.*s", (int)strcspn(name, "="), name);
     struct guess g = {.word = word};
-    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
-        if (flags[i].name != NULL)
-            guess_from(&g, flags[i].name);
-    }
+    guess_from_flags(&g);
     for (size_t i = 0; i < OWN_COUNT; i++)
         guess_from(&g, own_options[i].name);
     return refuse(p, "%s: unrecognized option '%s'%s\nIllegal argument \"?\"", p->program, arg,
@@ -1590,6 +1606,7 @@ static int parse_flags(struct parser *p, int argc, char **argv)
             longs[long_count++] =
                 (struct option){flags[i].name, *flags[i].arg != '\0', NULL, flags[i].letter};
     }
+    ASSERT(n < sizeof(letters));
     letters[n] = '\0';
     optind = 0; /* makes getopt_long start again */
     opterr = 0;
@@ -1654,10 +1671,7 @@ static int take_line_word(struct parser *p, const char *word, const char *value)
         return take_line_flag(p, word, f, value);
     struct guess g = {.word = name};
     char hint[2 * WORD_MAX];
-    for (size_t i = 0; i < ARRAY_COUNT(flags); i++) {
-        if (flags[i].name != NULL)
-            guess_from(&g, flags[i].name);
-    }
+    guess_from_flags(&g);
     guess_from(&g, own_options[OWN_LOGFILE].name);
     guess_from(&g, own_options[OWN_HTTP].name);
     return refuse(p, "unknown option \"%s\"%s", word, guess_text(&g, hint, sizeof(hint)));
@@ -1881,6 +1895,17 @@ static void print_config(FILE *out, const struct settings *s)
     }
 }
 
+/* All is right: what --check-config or --print-config say of it. */
+static int finish(struct parser *p)
+{
+    assert_settings(p->s);
+    if (p->prints)
+        print_config(p->out, p->s);
+    else if (p->checks)
+        fprintf(p->out, "the configuration is right\n");
+    return p->checks || p->prints ? 0 : SETTINGS_GO_ON;
+}
+
 int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err)
 {
     struct parser p = {
@@ -1896,12 +1921,8 @@ int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *e
         code = parse_flags(&p, argc, copy);
     if (code == SETTINGS_GO_ON)
         code = check_together(&p);
-    if (code == SETTINGS_GO_ON && p.prints)
-        print_config(out, s);
-    else if (code == SETTINGS_GO_ON && p.checks)
-        fprintf(out, "the configuration is right\n");
-    if (code == SETTINGS_GO_ON && (p.checks || p.prints))
-        code = 0;
+    if (code == SETTINGS_GO_ON)
+        code = finish(&p);
     free(p.slab_sizes);
     free(copy);
     return code;

@@ -7,37 +7,36 @@ static const char *const class_names[] = {
 #undef X
 };
 
-static uint64_t get(const _Atomic(uint64_t) *counter)
+static void add(uint64_t *to, const _Atomic(uint64_t) *counters, size_t count)
 {
-    return atomic_load_explicit(counter, memory_order_relaxed);
+    for (size_t i = 0; i < count; i++)
+        to[i] += atomic_load_explicit(&counters[i], memory_order_relaxed);
 }
 
 void stats_sum_add(struct stats_sum *sum, const struct thread_stats *t)
 {
-    for (unsigned i = 0; i < STAT_COUNT; i++)
-        sum->counters[i] += get(&t->counters[i]);
-    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++) {
-        for (unsigned i = 0; i < CSTAT_COUNT; i++)
-            sum->classes[cls][i] += get(&t->classes[cls][i]);
+    add(sum->counters, t->counters, STAT_COUNT);
+    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++)
+        add(sum->classes[cls], t->classes[cls], CSTAT_COUNT);
+    add(sum->lru_hits, t->lru_hits, STATS_LRU_COUNT);
+    add(sum->misses, t->misses, MISS_REASON_COUNT);
+}
+
+static void subtract(uint64_t *from, const uint64_t *base, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        DEBUG_ASSERT(from[i] >= base[i]); /* they only grow */
+        from[i] -= base[i];
     }
-    for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
-        sum->lru_hits[i] += get(&t->lru_hits[i]);
-    for (unsigned i = 0; i < MISS_REASON_COUNT; i++)
-        sum->misses[i] += get(&t->misses[i]);
 }
 
 void stats_sum_subtract(struct stats_sum *sum, const struct stats_sum *base)
 {
-    for (unsigned i = 0; i < STAT_COUNT; i++)
-        sum->counters[i] -= base->counters[i];
-    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++) {
-        for (unsigned i = 0; i < CSTAT_COUNT; i++)
-            sum->classes[cls][i] -= base->classes[cls][i];
-    }
-    for (unsigned i = 0; i < STATS_LRU_COUNT; i++)
-        sum->lru_hits[i] -= base->lru_hits[i];
-    for (unsigned i = 0; i < MISS_REASON_COUNT; i++)
-        sum->misses[i] -= base->misses[i];
+    subtract(sum->counters, base->counters, STAT_COUNT);
+    for (unsigned cls = 0; cls < STATS_CLASS_COUNT; cls++)
+        subtract(sum->classes[cls], base->classes[cls], CSTAT_COUNT);
+    subtract(sum->lru_hits, base->lru_hits, STATS_LRU_COUNT);
+    subtract(sum->misses, base->misses, MISS_REASON_COUNT);
 }
 
 uint64_t stats_sum_class_total(const struct stats_sum *sum, enum class_stat id)

@@ -17,13 +17,14 @@
 #include "base/lock.h"
 #include "proto/proto.h"
 
-enum { LINE_MAX_BYTES = 4096, SKIPPED_LINE_BYTES = 40 };
+enum { LINE_MAX_BYTES = 4096, PREFIX_BYTES = 80, SKIPPED_LINE_BYTES = 40 };
 
 struct record {
     uint16_t bytes;
     uint16_t streams;
 };
 static_assert(WATCH_STREAM_COUNT <= 16, "streams of a record");
+static_assert(LINE_MAX_BYTES + PREFIX_BYTES <= UINT16_MAX, "bytes of a record");
 
 struct watcher {
     /* const */
@@ -107,11 +108,12 @@ static void log_text(enum watch_stream stream, const char *fmt, ...)
     line[len++] = '\n';
 
     int64_t us = clock_wall_us();
-    char prefix[80];
+    char prefix[PREFIX_BYTES];
     bool first = false;
     lock_take(&watch.lock);
     int prefix_len = snprintf(prefix, sizeof(prefix), "ts=%" PRId64 ".%d gid=%" PRIu64 " ",
                               us / 1000000, (int)(us % 1000000), watch.gid + 1);
+    DEBUG_ASSERT(prefix_len > 0 && prefix_len < PREFIX_BYTES && watch.staging.used <= watch.opt.staging_bytes);
     struct record rec = {.bytes = (uint16_t)((size_t)prefix_len + len),
                          .streams = (uint16_t)(1u << stream)};
     struct staging *s = &watch.staging;
@@ -227,6 +229,7 @@ static void ring_put(struct watcher *w, const char *p, size_t len)
 {
     size_t cap = watch.opt.watcher_bytes, at = (w->head + w->used) % cap;
     size_t first = min_u64(len, cap - at);
+    DEBUG_ASSERT(w->head < cap && w->used <= cap && len <= cap - w->used);
     memcpy(w->buf + at, p, first);
     memcpy(w->buf, p + first, len - first);
     w->used += len;
@@ -235,6 +238,7 @@ static void ring_put(struct watcher *w, const char *p, size_t len)
 static void put_skipped(struct watcher *w)
 {
     char text[SKIPPED_LINE_BYTES];
+    DEBUG_ASSERT(w->skipped > 0);
     int n = snprintf(text, sizeof(text), "skipped=%" PRIu64 "\n", w->skipped);
     ring_put(w, text, (size_t)n);
     w->skipped = 0;
@@ -268,6 +272,7 @@ static void watcher_send(struct watcher *w)
             w->broken = errno != EAGAIN && errno != EWOULDBLOCK;
             return;
         }
+        DEBUG_ASSERT((size_t)n <= piece);
         w->head = (w->head + (size_t)n) % watch.opt.watcher_bytes;
         w->used -= (size_t)n;
     }
@@ -282,9 +287,10 @@ static void watcher_listen(struct watcher *w)
         w->broken = true;
 }
 
-/* Lock held. */
 static void update_mask(void)
 {
+    lock_assert_held(&watch.lock);
+    DEBUG_ASSERT(watch.reserved <= WATCH_WATCHERS_MAX && watch.incoming_count <= watch.reserved);
     uint32_t mask = 0;
     for (unsigned i = 0; i < watch.reserved; i++)
         mask |= watch.streams_of[i];
@@ -294,13 +300,12 @@ static void update_mask(void)
 
 static void watcher_close(struct watcher *w)
 {
+    unsigned slot = 0;
     lock_take(&watch.lock);
-    for (unsigned i = 0; i < watch.reserved; i++) {
-        if (watch.streams_of[i] == w->streams) {
-            watch.streams_of[i] = watch.streams_of[--watch.reserved];
-            break;
-        }
-    }
+    while (slot < watch.reserved && watch.streams_of[slot] != w->streams)
+        slot++;
+    ASSERT(slot < watch.reserved);
+    watch.streams_of[slot] = watch.streams_of[--watch.reserved];
     update_mask();
     lock_release(&watch.lock);
     close(w->fd);
@@ -312,6 +317,7 @@ static void watcher_close(struct watcher *w)
 static void fetch_staging(void)
 {
     lock_take(&watch.lock);
+    DEBUG_ASSERT(watch.drained.used == 0 && watch.count + watch.incoming_count <= WATCH_WATCHERS_MAX);
     struct staging full = watch.staging;
     watch.staging = watch.drained;
     watch.drained = full;
@@ -328,6 +334,7 @@ static void distribute(void)
         struct record rec;
         memcpy(&rec, s->buf + at, sizeof(rec));
         const char *line = s->buf + at + sizeof(rec);
+        DEBUG_ASSERT(rec.streams != 0 && at + sizeof(rec) + rec.bytes <= s->used);
         for (unsigned i = 0; i < watch.count; i++)
             if (watch.watchers[i]->streams & rec.streams)
                 watcher_offer(watch.watchers[i], line, rec.bytes);
@@ -423,6 +430,7 @@ void watch_stop(void)
 
 int watch_add(int fd, uint32_t streams, void (*closed)(void *arg), void *arg)
 {
+    ASSERT(streams < 1u << WATCH_STREAM_COUNT);
     if (!watch.started)
         return -ESHUTDOWN;
     struct watcher *w = calloc(1, sizeof(*w));

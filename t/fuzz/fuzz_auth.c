@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "operator/auth.h"
 #include "t/fuzz/fuzz.h"
 
@@ -59,6 +60,16 @@ static void put_file(int fd, const char *text, size_t bytes)
     ASSERT(pwrite(fd, text, bytes, 0) == (ssize_t)bytes);
 }
 
+/* "user password". A reload forgets failures, so no input fails too often. */
+static bool gets_in(struct auth *a, const char *text, size_t bytes)
+{
+    const char *space = memchr(text, ' ', bytes);
+    if (!space)
+        return false;
+    size_t user_bytes = (size_t)(space - text);
+    return auth_log_in(a, "", text, user_bytes, space + 1, bytes - user_bytes - 1);
+}
+
 FUZZ_TARGET(auth)
 {
     const uint8_t *nl = size > 0 ? memchr(data, '\n', size) : NULL;
@@ -73,16 +84,17 @@ FUZZ_TARGET(auth)
     struct auth *a = auth_create(path);
     ASSERT((a != NULL) == is_good(file, file_bytes));
     ASSERT(a || errno == EINVAL);
+    log_set_level(LOG_LEVEL_ERROR);
     if (a) {
         bool let_in = is_user(file, file_bytes, client, client_bytes);
-        ASSERT(auth_check(a, client, client_bytes) == let_in);
+        ASSERT(gets_in(a, client, client_bytes) == let_in);
         put_file(fd, "no colon", 8);
         ASSERT(auth_reload(a) == -EINVAL);
-        ASSERT(auth_check(a, client, client_bytes) == let_in);
+        ASSERT(gets_in(a, client, client_bytes) == let_in);
         put_file(fd, "u:p\n", 4);
         ASSERT(auth_reload(a) == 0);
-        ASSERT(auth_check(a, "u p", 3));
-        ASSERT(auth_check(a, client, client_bytes) == is_user("u:p", 3, client, client_bytes));
+        ASSERT(gets_in(a, "u p", 3));
+        ASSERT(gets_in(a, client, client_bytes) == is_user("u:p", 3, client, client_bytes));
     }
     auth_destroy(a);
     free(client);
