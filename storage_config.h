@@ -3,7 +3,7 @@
  * The one place that knows both. Storage rooms (base to restart, cache.c, the maintenance thread) see only
  * struct cache_config, struct ext_tunables and the options of restart/restart.h.
  *
- * Threads: storage_options by one, at start; storage_apply also by workers, for commands that change settings.
+ * Threads: storage_options() by one, at start; storage_config_apply() also by workers, for commands that change settings.
  * No locks.
  */
 #ifndef EXTANT_STORAGE_CONFIG_H

@@ -111,7 +111,9 @@ static enum reply reassign(struct session *s, const struct request *req)
         return REPLY_REASSIGN_DISABLED;
     if (!proto_token_i32(req, 2, &src) || !proto_token_i32(req, 3, &dst))
         return REPLY_BAD_FORMAT;
-    return replies[maint_slab_reassign(s->w->env->maint, src, dst)];
+    enum maint_reassign result = maint_slab_reassign(s->w->env->maint, src, dst);
+    ASSERT(result < ARRAY_COUNT(replies));
+    return replies[result];
 }
 
 static enum reply do_slabs(struct session *s, const struct request *req)
@@ -167,16 +169,6 @@ static enum reply do_lru(struct session *s, const struct request *req)
     return REPLY_ERROR;
 }
 
-/* One of the numbers that `extstore` tunes. */
-static enum reply tune_u32(const struct request *req, _Atomic(uint32_t) *setting)
-{
-    uint32_t v;
-    if (!proto_token_u32(req, 2, &v))
-        return REPLY_ERROR;
-    *setting = v;
-    return REPLY_OK;
-}
-
 /* Why it failed is said in the words that memcached has for a start with such files. */
 static void do_refresh_certs(struct session *s, const struct request *req)
 {
@@ -190,44 +182,56 @@ static void do_refresh_certs(struct session *s, const struct request *req)
         session_printf(s, "%s\r\n", why);
 }
 
+/* One of the numbers that `extstore` changes; REPLY_NONE: the word is none of them. */
+static enum reply tune_number(struct settings *set, const struct request *req)
+{
+    const struct {
+        const char *word;
+        _Atomic(uint32_t) *setting;
+    } numbers[] = {
+        {"item_size", &set->ext_item_size},
+        {"item_age", &set->ext_item_age},
+        {"low_ttl", &set->ext_low_ttl},
+        {"recache_rate", &set->ext_recache_rate},
+        {"compact_under", &set->ext_compact_under},
+        {"drop_under", &set->ext_drop_under},
+        {"max_sleep", &set->ext_max_sleep},
+    };
+    uint32_t number;
+    for (size_t i = 0; i < ARRAY_COUNT(numbers); i++) {
+        if (!proto_token_abbreviates(req, 1, numbers[i].word))
+            continue;
+        if (!proto_token_u32(req, 2, &number))
+            return REPLY_ERROR;
+        *numbers[i].setting = number;
+        return REPLY_OK;
+    }
+    return REPLY_NONE;
+}
+
 static enum reply do_extstore(struct session *s, const struct request *req)
 {
     struct settings *set = s->w->env->settings;
     uint32_t number, limit;
     double real;
-    enum reply reply = REPLY_ERROR;
     if (req->token_count < 3)
         return REPLY_ERROR;
-    if (req->token_count > 3 && proto_token_abbreviates(req, 1, "free_memchunks")) {
-        if (proto_token_u32(req, 2, &number) && proto_token_u32(req, 3, &limit) &&
-            number < SLAB_CLASS_MAX)
-            reply = REPLY_OK; /* long dead, still accepted */
-    } else if (proto_token_abbreviates(req, 1, "item_size")) {
-        reply = tune_u32(req, &set->ext_item_size);
-    } else if (proto_token_abbreviates(req, 1, "item_age")) {
-        reply = tune_u32(req, &set->ext_item_age);
-    } else if (proto_token_abbreviates(req, 1, "low_ttl")) {
-        reply = tune_u32(req, &set->ext_low_ttl);
-    } else if (proto_token_abbreviates(req, 1, "recache_rate")) {
-        reply = tune_u32(req, &set->ext_recache_rate);
-    } else if (proto_token_abbreviates(req, 1, "compact_under")) {
-        reply = tune_u32(req, &set->ext_compact_under);
-    } else if (proto_token_abbreviates(req, 1, "drop_under")) {
-        reply = tune_u32(req, &set->ext_drop_under);
-    } else if (proto_token_abbreviates(req, 1, "max_sleep")) {
-        reply = tune_u32(req, &set->ext_max_sleep);
-    } else if (proto_token_abbreviates(req, 1, "max_frag")) {
-        if (proto_token_double(req, 2, &real)) {
-            set->ext_max_frag = real;
-            reply = REPLY_OK;
-        }
-    } else if (proto_token_abbreviates(req, 1, "drop_unread")) {
-        if (proto_token_u32(req, 2, &number)) {
-            set->ext_drop_unread = number != 0;
-            reply = REPLY_OK;
-        }
+    if (req->token_count > 3 && proto_token_abbreviates(req, 1, "free_memchunks")) /* long dead, still accepted */
+        return proto_token_u32(req, 2, &number) && proto_token_u32(req, 3, &limit) && number < SLAB_CLASS_MAX
+                   ? REPLY_OK
+                   : REPLY_ERROR;
+    enum reply reply = tune_number(set, req);
+    if (reply != REPLY_NONE)
+        return reply;
+    if (proto_token_abbreviates(req, 1, "max_frag") && proto_token_double(req, 2, &real)) {
+        set->ext_max_frag = real;
+        return REPLY_OK;
     }
-    return reply;
+    if (proto_token_abbreviates(req, 1, "drop_unread") && proto_token_u32(req, 2, &number)) {
+        set->ext_drop_unread = number != 0;
+        return REPLY_OK;
+    }
+    return REPLY_ERROR;
 }
 
 static enum command_result do_watch(struct session *s, const struct request *req)
@@ -278,6 +282,7 @@ static bool parse_classes(const struct proto_token *t, bool dump, uint64_t *mask
         uint32_t cls;
         if (len == 0 || !proto_u32(p, len, &cls) || cls < 1 || cls >= SLAB_CLASS_MAX - 1)
             return false;
+        static_assert(SLAB_CLASS_MAX <= 64, "a set of classes is a word");
         *mask |= (uint64_t)1 << cls;
         p += len + (comma ? 1 : 0);
     }
@@ -315,40 +320,33 @@ static enum reply do_lru_crawler(struct session *s, const struct request *req)
 {
     struct settings *set = s->w->env->settings;
     uint32_t number;
-    if (req->token_count == 3) {
-        if (proto_token_abbreviates(req, 1, "crawl"))
-            return crawl(s, req);
-        if (proto_token_abbreviates(req, 1, "metadump"))
-            return prepare_dump(s, req, CRAWLER_METADUMP);
-        if (proto_token_abbreviates(req, 1, "mgdump"))
-            return prepare_dump(s, req, CRAWLER_MGDUMP);
-        if (proto_token_abbreviates(req, 1, "tocrawl")) {
-            if (!proto_token_u32(req, 2, &number))
-                return REPLY_BAD_FORMAT;
-            set->lru_crawler_tocrawl = number;
-            return REPLY_OK;
-        }
-        if (proto_token_abbreviates(req, 1, "sleep")) {
-            if (!proto_token_u32(req, 2, &number))
-                return REPLY_BAD_FORMAT;
-            if (number > 1000000)
-                return REPLY_CRAWLER_BAD_SLEEP;
-            set->lru_crawler_sleep = number;
-            return REPLY_OK;
-        }
-    } else if (req->token_count == 2) {
-        if (proto_token_abbreviates(req, 1, "enable")) {
-            if (set->lru_crawler)
-                return REPLY_CRAWLER_START_FAILED;
-            set->lru_crawler = true;
-            return REPLY_OK;
-        }
-        if (proto_token_abbreviates(req, 1, "disable")) {
-            set->lru_crawler = false;
-            return REPLY_OK;
-        }
+    bool one = req->token_count == 2, two = req->token_count == 3; /* words after the command */
+    if (two && proto_token_abbreviates(req, 1, "crawl"))
+        return crawl(s, req);
+    if (two && proto_token_abbreviates(req, 1, "metadump"))
+        return prepare_dump(s, req, CRAWLER_METADUMP);
+    if (two && proto_token_abbreviates(req, 1, "mgdump"))
+        return prepare_dump(s, req, CRAWLER_MGDUMP);
+    if (two && proto_token_abbreviates(req, 1, "tocrawl")) {
+        if (!proto_token_u32(req, 2, &number))
+            return REPLY_BAD_FORMAT;
+        set->lru_crawler_tocrawl = number;
+    } else if (two && proto_token_abbreviates(req, 1, "sleep")) {
+        if (!proto_token_u32(req, 2, &number))
+            return REPLY_BAD_FORMAT;
+        if (number > 1000000)
+            return REPLY_CRAWLER_BAD_SLEEP;
+        set->lru_crawler_sleep = number;
+    } else if (one && proto_token_abbreviates(req, 1, "enable")) {
+        if (set->lru_crawler)
+            return REPLY_CRAWLER_START_FAILED;
+        set->lru_crawler = true;
+    } else if (one && proto_token_abbreviates(req, 1, "disable")) {
+        set->lru_crawler = false;
+    } else {
+        return REPLY_ERROR;
     }
-    return REPLY_ERROR;
+    return REPLY_OK;
 }
 
 /* ---- debug commands ---- */
@@ -403,6 +401,7 @@ static void apply_settings(const struct session *s)
 
 enum command_result command_admin(struct session *s, struct request *req)
 {
+    DEBUG_ASSERT(s->parked == 0 && verb_info(req->verb)->verb_class == CLASS_ADMIN);
     enum reply reply;
     switch (req->verb) {
     case VERB_STATS:

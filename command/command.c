@@ -1,9 +1,9 @@
 /* command/command.c: see command/command.h.
  *
- * Every op that may be parked lives in a struct pending: the op, a copy of what its reply needs
- * (the line it came in is gone when it is done), and the head of the reply. A get's pending stands
- * in the reply queue itself as a source, so its value is sent from where it is (item or read
- * buffer). What changes something is alone while it runs; its reply is simply added at the end. */
+ * Every op that may be parked lives in a struct pending: the op, a copy of what its reply needs (its line is
+ * gone by the time it is done), and the head of the reply. The pending of a get is itself an entry of the reply
+ * queue, so its value is sent from where it is (item or read buffer). A change runs alone, and its reply is
+ * added at the end. */
 #include "command/command.h"
 
 #include "base/clock.h"
@@ -20,6 +20,7 @@ static_assert(ENCODE_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX, "a copi
 
 void command_refuse(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->error != REPLY_NONE && !s->store && s->swallow_bytes == 0);
     s->swallow_bytes = req->swallow_bytes;
     s->get_offset = 0;
     session_answer(s, req, req->error);
@@ -43,6 +44,15 @@ static uint64_t hash_of(const struct session *s, const struct request *req)
     const struct seen_key *seen = s->seen;
     bool known = seen && seen->len == req->key_len && seen->key == req->key;
     return known ? seen->spot.hash : cache_hash(s->w->env->cache, req->key, req->key_len);
+}
+
+/* The op of a request about one key. NULL: there is no memory, so the connection ends. */
+static struct pending *make_op(struct session *s, enum cache_verb verb, const struct request *req, uint64_t hash)
+{
+    struct pending *p = pending_make(s, verb, req, req->key, req->key_len, hash);
+    if (!p)
+        session_break(s);
+    return p;
 }
 
 static bool details_wanted(const struct session *s)
@@ -70,8 +80,7 @@ static enum watch_fetch_status miss_of(const struct cache_op *op)
                              : WATCH_FETCH_NOT_FOUND;
 }
 
-/* What details and watchers want to know about a fetch; v NULL: a miss of this kind. Details know no
- * meta commands. */
+/* Tells `stats detail` and watchers of a fetch; v NULL: a miss of this kind. `stats detail` ignores meta commands. */
 static void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
                        const struct cache_view *v, enum watch_fetch_status miss)
 {
@@ -86,10 +95,11 @@ static void note_fetch(struct session *s, enum verb verb, const char *key, uint3
 
 /* ---- waits and latency ---- */
 
-/* The op waits for flash; the wait is over. */
+/* The op begins to wait for flash; then, the wait is over. */
 static void park(struct pending *p)
 {
-    DEBUG_ASSERT(!p->parked && !p->held);
+    DEBUG_ASSERT(!p->parked && !p->held && !p->source.ready);
+    DEBUG_ASSERT(!p->s->gone);
     p->parked = true;
     p->parked_ns = clock_mono_ns();
     p->s->parked++;
@@ -165,10 +175,11 @@ static void source_finished(struct reply_source *source)
     pending_free((struct pending *)((char *)source - offsetof(struct pending, source)));
 }
 
-/* An answer that is known: small ones are copied, others are sent from where they are. */
+/* Queues an answer that is known. A small value is copied, a larger one sent from where it is. */
 static void queue_ready(struct session *s, struct pending *p)
 {
     struct reply_source *src = &p->source;
+    DEBUG_ASSERT(!p->parked && !p->queued);
     if (!fill_source(p)) {
         pending_free(p);
         return;
@@ -201,6 +212,7 @@ static void read_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
+    DEBUG_ASSERT(op == &p->op && s->parked_bytes >= p->read_bytes);
     session_unpark(s);
     s->parked_bytes -= p->read_bytes;
     end_wait(p);
@@ -211,7 +223,7 @@ static void read_done(struct cache_op *op)
         pending_free(p);
     } else {
         fill_source(p);
-        if (p->source.value_bytes == 0) /* all is said: nothing of what was read is needed */
+        if (p->source.value_bytes == 0) /* nothing of what was read is sent */
             cache_release(s->w->cache_worker, &p->op);
         reply_source_ready(&s->out, &p->source);
         pending_hold(p);
@@ -219,8 +231,8 @@ static void read_done(struct cache_op *op)
     session_tell(s);
 }
 
-/* Runs a read op; its answer is in the queue, or has its place there. False: there is no memory to read
- * it from flash, and nothing is said yet. */
+/* Runs a read op. Afterwards its answer, or a place for it, is in the queue. False: there is no memory to read
+ * it from flash, and nothing was queued. */
 static bool run_read(struct session *s, struct pending *p)
 {
     p->op.done = read_done;
@@ -245,8 +257,7 @@ static bool run_read(struct session *s, struct pending *p)
     return true;
 }
 
-/* memcached looks up a key before it changes it, and its watchers of fetchers see that; ours do,
- * too, while there are any. */
+/* memcached looks up a key before it changes it, and watchers of fetchers see that; so do ours. */
 static void show_lookup(struct session *s, const struct request *req, uint64_t hash)
 {
     if (!watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
@@ -280,6 +291,7 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
         return;
     }
     size_t n = enc->hit(to, req, key, key_len, v, &with_value);
+    DEBUG_ASSERT(n > 0 && n <= ENCODE_MAX);
     if (with_value && copy) {
         memcpy(to + n, v->value, v->value_bytes);
         n += v->value_bytes;
@@ -327,7 +339,7 @@ static bool try_quick(struct session *s, const struct request *req, const char *
     return false;
 }
 
-/* False as of run_read(). */
+/* False as from run_read(). */
 static bool get_one(struct session *s, struct request *req, const char *key, uint32_t key_len,
                     struct index_spot *spot)
 {
@@ -347,7 +359,7 @@ static bool get_one(struct session *s, struct request *req, const char *key, uin
     return run_read(s, p);
 }
 
-/* Before anything is answered: is there a key that spoils the whole command? */
+/* Is there a key that spoils the whole command? Asked before anything is answered. */
 static bool has_long_key(struct key_cursor cursor)
 {
     const char *key;
@@ -360,8 +372,7 @@ static bool has_long_key(struct key_cursor cursor)
     return rc < 0;
 }
 
-/* The keys before the one that spoils the command count as if they had been fetched, and what would have
- * been read of flash for them as given up. */
+/* Keys before the one that spoils the command count as fetched, and those on flash as reads given up. */
 static void count_spoiled(struct session *s, const struct request *req)
 {
     struct command_worker *w = s->w;
@@ -389,13 +400,14 @@ static void count_spoiled(struct session *s, const struct request *req)
     }
 }
 
-/* get, gets, gat, gats: keys in small groups, so that memory is fetched ahead. */
+/* get, gets, gat, gats: keys in small groups, so that their memory is prefetched together. */
 static enum command_result do_get(struct session *s, struct request *req)
 {
     struct command_worker *w = s->w;
     bool touch = verb_info(req->verb)->flags & VF_TOUCH;
     struct key_cursor cursor = req->keys;
     if (s->get_offset > 0) {
+        DEBUG_ASSERT(s->get_offset < (size_t)(cursor.end - cursor.next));
         cursor.next += s->get_offset;
     } else if (touch && s->parked > 0) {
         s->barrier = true;
@@ -434,12 +446,12 @@ static enum command_result do_get(struct session *s, struct request *req)
         }
         if (n < PREFETCH_KEYS)
             break;
-        if (s->parked > 0) /* the device begins while the next keys are looked up */
+        if (s->parked > 0) /* the device starts reading while the next keys are looked up */
             cache_worker_submit(w->cache_worker);
     }
     s->get_offset = 0;
     s->barrier = touch && s->parked > 0;
-    if (!req->keys.whole) /* one answer is whole without it */
+    if (!req->keys.whole) /* a packet needs no END */
         session_reply(s, REPLY_END);
     return COMMAND_DONE;
 }
@@ -456,11 +468,9 @@ static enum command_result do_mg(struct session *s, struct request *req)
     struct index_spot room, *spot = find_key(s, req->key, req->key_len, &room);
     if (!changes && !meta_has(req, 'u') && try_quick(s, req, req->key, req->key_len, spot))
         return COMMAND_DONE;
-    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, spot->hash);
-    if (!p) {
-        session_break(s);
+    struct pending *p = make_op(s, CACHE_GET, req, spot->hash);
+    if (!p)
         return COMMAND_DONE;
-    }
     struct cache_op *op = &p->op;
     op->options = CACHE_F_META | (meta_has(req, 'v') ? 0 : CACHE_F_NO_VALUE) |
                   (meta_has(req, 'u') ? CACHE_F_NOBUMP : 0) |
@@ -489,12 +499,10 @@ static enum command_result do_mg(struct session *s, struct request *req)
 
 static enum command_result do_me(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req);
-    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
-    if (!p) {
-        session_break(s);
+    stat_inc(s->w->stats, STAT_meta_cmds); /* memcached counts no others */
+    struct pending *p = make_op(s, CACHE_GET, req, hash_of(s, req));
+    if (!p)
         return COMMAND_DONE;
-    }
     p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
     (void)run_read(s, p); /* without the value there is always room */
     return COMMAND_DONE;
@@ -550,7 +558,7 @@ static void log_delete(struct pending *p)
     watch_deleted(&it, p->req.verb == VERB_MD ? "md" : "delete");
 }
 
-/* What an op that was run to its end has come to. */
+/* Logs and answers a change that has ended. */
 static void answer_change(struct session *s, struct pending *p)
 {
     if (p->op.verb == CACHE_STORE)
@@ -558,15 +566,19 @@ static void answer_change(struct session *s, struct pending *p)
     else if (p->op.verb == CACHE_DELETE)
         log_delete(p);
     char *to = reply_room(&s->out, ENCODE_MAX);
-    if (to)
-        reply_commit(&s->out, encoder_of(&p->req)->done(to, &p->req, &p->op));
-    else
+    if (!to) {
         session_break(s);
+        return;
+    }
+    size_t n = encoder_of(&p->req)->done(to, &p->req, &p->op);
+    DEBUG_ASSERT(n <= ENCODE_MAX);
+    reply_commit(&s->out, n);
 }
 
 /* A store that was refused: the rest of its value is thrown away. */
 static void refuse_store(struct session *s, struct pending *p)
 {
+    DEBUG_ASSERT(!s->store && p->refusal != REPLY_NONE && p->received <= p->req.value_bytes);
     s->swallow_bytes = (uint64_t)p->req.value_bytes + p->req.value_end_bytes - p->received;
     session_answer(s, &p->req, p->refusal);
 }
@@ -583,8 +595,7 @@ static bool run_change(struct session *s, struct pending *p)
     return false;
 }
 
-/* An op that changes something is through with its present verb: true iff it is through in all, and
- * the pending can go. */
+/* The op of a change has finished its present verb. True iff that was the last one, so the pending can go. */
 static bool change_next(struct session *s, struct pending *p)
 {
     struct cache_op *op = &p->op;
@@ -601,6 +612,7 @@ static bool change_next(struct session *s, struct pending *p)
         }
         log_store(p);
         p->refusal = error;
+        DEBUG_ASSERT(p->refusal != REPLY_NONE && p->received == 0);
         if (!(verb_info(p->req.verb)->flags & VF_DROP_OLD)) {
             refuse_store(s, p);
             return true;
@@ -625,6 +637,7 @@ static void change_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
+    DEBUG_ASSERT(op == &p->op && !p->queued && s->parked == 1 && s->barrier); /* a change is alone */
     session_unpark(s);
     end_wait(p);
     if (s->gone || change_next(s, p))
@@ -673,7 +686,7 @@ static enum cache_store_mode meta_mode(char mode)
     }
 }
 
-/* The options that ms, md and ma have in common. */
+/* The options that ms, md and ma share. */
 static void set_meta_options(struct cache_op *op, const struct request *req)
 {
     op->options |= CACHE_F_META | (req->key_is_binary ? CACHE_F_BINARY_KEY : 0);
@@ -734,6 +747,7 @@ static enum command_result do_store(struct session *s, struct request *req)
 size_t command_value_room(struct session *s, char **to)
 {
     struct pending *p = s->store;
+    DEBUG_ASSERT(p && !p->parked && p->op.value && p->received <= p->req.value_bytes);
     *to = p->op.value + p->received;
     return p->req.value_bytes - p->received;
 }
@@ -754,6 +768,7 @@ void command_store(struct session *s, bool good)
 {
     struct pending *p = s->store;
     s->store = NULL;
+    DEBUG_ASSERT(s->parked == 0 && !p->dropping);
     ASSERT(p->received == p->req.value_bytes);
     if (!good) {
         /* memcached counts it */
@@ -770,11 +785,9 @@ void command_store(struct session *s, bool good)
 static enum command_result do_delete(struct session *s, struct request *req)
 {
     uint64_t hash = hash_of(s, req);
-    struct pending *p = pending_make(s, CACHE_DELETE, req, req->key, req->key_len, hash);
-    if (!p) {
-        session_break(s);
+    struct pending *p = make_op(s, CACHE_DELETE, req, hash);
+    if (!p)
         return COMMAND_DONE;
-    }
     if (req->verb == VERB_MD) {
         set_meta_options(&p->op, req);
         if (meta_has(req, 'I'))
@@ -801,11 +814,9 @@ static enum command_result do_delete(struct session *s, struct request *req)
 static enum command_result do_touch(struct session *s, struct request *req)
 {
     uint64_t hash = hash_of(s, req);
-    struct pending *p = pending_make(s, CACHE_TOUCH, req, req->key, req->key_len, hash);
-    if (!p) {
-        session_break(s);
+    struct pending *p = make_op(s, CACHE_TOUCH, req, hash);
+    if (!p)
         return COMMAND_DONE;
-    }
     p->op.exptime_sec = clock_exptime(req->exptime);
     show_lookup(s, &p->req, hash);
     return start_change(s, p);
@@ -814,11 +825,9 @@ static enum command_result do_touch(struct session *s, struct request *req)
 static enum command_result do_arith(struct session *s, struct request *req)
 {
     uint64_t hash = hash_of(s, req);
-    struct pending *p = pending_make(s, CACHE_ARITH, req, req->key, req->key_len, hash);
-    if (!p) {
-        session_break(s);
+    struct pending *p = make_op(s, CACHE_ARITH, req, hash);
+    if (!p)
         return COMMAND_DONE;
-    }
     struct cache_op *op = &p->op;
     op->delta = req->delta;
     if (req->verb == VERB_DECR)
@@ -887,14 +896,10 @@ static enum command_result execute(struct session *s, struct request *req)
     case VERB_GATS:
         return do_get(s, req);
     case VERB_MG:
+        return do_mg(s, req);
     case VERB_ME:
+        return do_me(s, req);
     case VERB_MN:
-        if (req->verb == VERB_MG)
-            return do_mg(s, req);
-        if (req->verb == VERB_ME) {
-            stat_inc(s->w->stats, STAT_meta_cmds); /* memcached counts no others */
-            return do_me(s, req);
-        }
         session_reply(s, REPLY_MN);
         return COMMAND_DONE;
     case VERB_VERSION:
@@ -941,9 +946,13 @@ static enum command_result execute(struct session *s, struct request *req)
 enum command_result command_execute(struct session *s, struct request *req, struct seen_key *seen)
 {
     DEBUG_ASSERT(!s->barrier && !s->store && s->swallow_bytes == 0);
+    DEBUG_ASSERT(!s->request && !s->gone && !s->broken && req->error == REPLY_NONE);
     s->request = req;
     s->seen = seen;
     enum command_result r = execute(s, req);
+    DEBUG_ASSERT(r != COMMAND_AGAIN || s->barrier || session_is_full(s));
+    DEBUG_ASSERT(!s->barrier || s->parked > 0);
+    DEBUG_ASSERT(s->get_offset == 0 || r == COMMAND_AGAIN || s->broken);
     s->request = NULL;
     s->seen = NULL;
     return r;

@@ -9,8 +9,8 @@
 #include "proto/base64.h"
 
 enum { DUMP_BUFFER_BYTES = 64 * 1024, DUMP_LINE_MAX = 1200, DUMP_POLL_MS = 100 };
-/* There is one crawler: a client that takes nothing of its dump for this long loses it, and its connection,
- * so that others, and the hunt for what has expired, get their turn. */
+/* There is one crawler, which others need too: a client that reads nothing for this long loses its dump and its
+ * connection. */
 enum { DUMP_PATIENCE_SEC = 30 };
 
 /* Belongs to the crawler's thread once started. */
@@ -28,6 +28,7 @@ struct dump {
 /* Sends all of the buffer, waiting for the client. */
 static void dump_flush(struct dump *d)
 {
+    DEBUG_ASSERT(d->used <= sizeof(d->buf));
     size_t at = 0;
     uint32_t last_sec = clock_now_sec();
     while (!d->broken && at < d->used) {
@@ -65,7 +66,7 @@ static int put_metadump(char *out, size_t size, const struct cache_meta *m)
     return n;
 }
 
-/* In base64 if it was given so, or no line could hold it; a zero byte is as good as any. */
+/* The key is in base64 if it was given so, or if no line could hold it. */
 static int put_mgdump(char *out, const struct cache_meta *m)
 {
     memcpy(out, "mg ", 3);
@@ -79,6 +80,8 @@ static int put_mgdump(char *out, const struct cache_meta *m)
     return (int)n + 4;
 }
 
+static_assert(DUMP_LINE_MAX > PROTO_URI_KEY_MAX + 300, "a line of metadump");
+
 static int dump_put(void *ctx, const struct cache_meta *m)
 {
     struct dump *d = ctx;
@@ -88,6 +91,7 @@ static int dump_put(void *ctx, const struct cache_meta *m)
         return -EPIPE;
     char *to = d->buf + d->used;
     size_t room = sizeof(d->buf) - d->used;
+    DEBUG_ASSERT(room >= DUMP_LINE_MAX && m->key_bytes > 0);
     d->used += (size_t)(d->job == CRAWLER_METADUMP ? put_metadump(to, room, m)
                                                    : put_mgdump(to, m));
     return 0;

@@ -1,5 +1,5 @@
-/* command/dump.h: `lru_crawler metadump` and `mgdump`: what the crawler finds, as lines, straight into the socket.
- * The crawler's thread writes it, and waits for a client that takes nothing, for half a minute at most.
+/* command/dump.h: `lru_crawler metadump` and `mgdump`: the crawler writes a line for each object straight into the
+ * socket, in its own thread, which waits for a client that reads nothing half a minute at most.
  *
  * Threads: dump_start() in the session's worker. No locks are held while it sends.
  */

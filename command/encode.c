@@ -63,6 +63,7 @@ static size_t put_line(char *out, enum reply reply)
 {
     size_t len;
     const char *text = reply_line(reply, &len);
+    DEBUG_ASSERT(len <= ENCODE_MAX);
     memcpy(out, text, len);
     return len;
 }
@@ -100,6 +101,7 @@ static size_t line_done(char *out, const struct request *req, const struct cache
         return line_fixed(out, req, error);
     switch (op->verb) {
     case CACHE_STORE:
+        ASSERT(op->status < ARRAY_COUNT(stores) && stores[op->status] != REPLY_NONE);
         return line_fixed(out, req, stores[op->status]);
     case CACHE_DELETE:
         return line_fixed(out, req, done ? REPLY_DELETED : REPLY_NOT_FOUND);
@@ -121,6 +123,7 @@ static size_t line_stat(char *out, const struct request *req UNUSED, const char 
 {
     int n = snprintf(out, ENCODE_STAT_MAX, "STAT %.*s %.*s\r\n", BIN_STAT_NAME_MAX, name,
                      (int)value_bytes, value);
+    DEBUG_ASSERT(n > 0 && n < ENCODE_STAT_MAX);
     return (size_t)n;
 }
 
@@ -141,8 +144,7 @@ static enum meta_status meta_status_of(enum cache_status status)
     }
 }
 
-static size_t put_me(char *out, const struct request *req, const char *key, uint32_t key_len,
-                     const struct cache_view *v)
+static size_t put_me(char *out, const char *key, uint32_t key_len, const struct cache_view *v)
 {
     struct meta_debug item = {
         .key = key,
@@ -155,7 +157,6 @@ static size_t put_me(char *out, const struct request *req, const char *key, uint
         .slab_class = v->slab_class,
         .item_bytes = v->accounted_bytes,
     };
-    (void)req;
     return proto_put_me(out, &item);
 }
 
@@ -164,7 +165,7 @@ static size_t meta_hit(char *out, const struct request *req, const char *key, ui
 {
     *with_value = false;
     if (req->verb == VERB_ME)
-        return put_me(out, req, key, key_len, v);
+        return put_me(out, key, key_len, v);
     *with_value = meta_has(req, 'v') && !(meta_has(req, 'C') && req->cas == v->cas);
     struct meta_reply reply = {
         .status = *with_value ? META_VA : META_HD,
@@ -184,7 +185,7 @@ static size_t meta_hit(char *out, const struct request *req, const char *key, ui
     return proto_put_meta_reply(out, req, &reply);
 }
 
-/* A line that tells nothing of an item but its cas. */
+/* A line that says nothing about an item except its cas. */
 static size_t put_status(char *out, const struct request *req, enum meta_status status,
                          uint64_t cas, uint32_t value_bytes)
 {
@@ -239,7 +240,7 @@ static size_t meta_done(char *out, const struct request *req, const struct cache
         return put_line(out, error);
     if (op->verb == CACHE_ARITH && done)
         return meta_number(out, req, op);
-    if (op->verb == CACHE_STORE && op->status == CACHE_OK) /* what was joined is told as a whole */
+    if (op->verb == CACHE_STORE && op->status == CACHE_OK) /* append: the length of the whole value */
         return put_status(out, req, META_HD, op->view.cas, op->view.value_bytes);
     return put_status(out, req, meta_status_of(op->status), 0, req->value_bytes);
 }
@@ -258,7 +259,7 @@ static size_t bin_hit(char *out, const struct request *req, const char *key, uin
                              with_value);
 }
 
-/* memcached tells by the command why a value was not stored, whatever the reason was. */
+/* For each command memcached gives one reason why a value was not stored, whatever it was. */
 static enum reply bin_refusal(const struct cache_op *op)
 {
     switch (op->mode) {
@@ -295,6 +296,7 @@ static size_t bin_stat(char *out, const struct request *req, const char *name, c
                        size_t value_bytes)
 {
     size_t n = proto_put_bin_stat(out, req, name, value_bytes);
+    DEBUG_ASSERT(n + value_bytes <= ENCODE_STAT_MAX);
     memcpy(out + n, value, value_bytes);
     return n + value_bytes;
 }

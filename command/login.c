@@ -5,7 +5,7 @@
 
 enum { PEER_BYTES = 160, MECHANISM_MAX = 32 };
 
-/* Is this a user's name and password? An empty name is nobody's: so what isn't even that fails, too. */
+/* Is this a user's name and password? No user has an empty name, which stands for malformed text. */
 static bool log_in(struct session *s, const char *user, size_t user_bytes, const char *password,
                    size_t password_bytes)
 {
@@ -18,6 +18,7 @@ static bool log_in(struct session *s, const char *user, size_t user_bytes, const
 
 static void count(struct session *s, bool good)
 {
+    DEBUG_ASSERT(good == s->authenticated);
     stat_inc(s->w->stats, STAT_auth_cmds);
     if (!good)
         stat_inc(s->w->stats, STAT_auth_errors);
@@ -51,6 +52,7 @@ static bool plain(struct session *s, const char *text, size_t bytes)
         return log_in(s, "", 0, "", 0);
     user++;
     password++;
+    DEBUG_ASSERT(text < user && user < password && password <= end);
     size_t user_bytes = (size_t)(password - 1 - user);
     if (for_bytes > 0 && (for_bytes != user_bytes || memcmp(text, user, user_bytes) != 0))
         return log_in(s, "", 0, "", 0);

@@ -1,7 +1,7 @@
-/* command/login.h: how a session logs in: by a line (-Y), or by SASL (-S), of which PLAIN is spoken.
+/* command/login.h: how a session logs in: by a line (-Y), or by SASL (-S), with the mechanism PLAIN.
  *
- * Until then only what has VF_NO_LOGIN is executed; all else is refused, in the binary protocol for good.
- * Each attempt begins by forgetting the last one: what fails leaves nobody logged in. Attempts and
+ * Until then only commands with VF_NO_LOGIN are executed. Others are refused, and in the binary protocol the
+ * connection ends. Each attempt first logs the session out, so after a failure nobody is logged in. Attempts and
  * failures are counted as auth_cmds and auth_errors; operator/auth.h bounds how many may fail.
  *
  * Threads: the session's. Nothing sleeps.
@@ -18,8 +18,8 @@ void command_authenticate(struct session *s, const char *value, size_t bytes, bo
 /* -S: one of the commands of CLASS_LOGIN. */
 void command_sasl(struct session *s, const struct request *req);
 
-/* True iff this request, parsed or refused, has to wait until the session has logged in. The answer is
- * REPLY_AUTH_NEEDED then, and the last one. */
+/* True iff this request, parsed or refused, needs a log-in first. Its answer is REPLY_AUTH_NEEDED, and the
+ * last one. */
 static inline bool command_needs_login(const struct session *s, const struct request *req)
 {
     if (likely(s->authenticated))

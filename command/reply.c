@@ -5,8 +5,8 @@
 
 enum { GATHER_MAX = 64, SOURCE_PIECES_MAX = 3, FIRST_CAPACITY = 8 };
 
-/* A buffer of the pool that holds text of replies; freed when the last entry that leads into it is
- * gone and it isn't being filled. */
+/* A buffer of the pool with the text of replies. It is freed once no entry points into it and it isn't being
+ * filled. */
 struct chunk {
     uint32_t used;
     uint32_t entries;
@@ -69,6 +69,7 @@ void pool_discharge(struct buffer_pool *p, size_t bytes)
 
 void pool_count_response(struct buffer_pool *p, int by)
 {
+    DEBUG_ASSERT(by > 0 || get(&p->responses) > 0);
     adjust(&p->responses, by);
 }
 
@@ -94,6 +95,7 @@ void *pool_take(struct buffer_pool *p)
 
 void pool_give(struct buffer_pool *p, void *buffer)
 {
+    DEBUG_ASSERT(buffer && get(&p->buffers) > get(&p->spare));
     if (get(&p->spare) < REPLY_SPARE_BUFFERS) {
         struct spare *s = buffer;
         s->next = p->spare_list;
@@ -108,15 +110,55 @@ void pool_give(struct buffer_pool *p, void *buffer)
 
 /* ---- the queue ---- */
 
+static struct reply_entry *entry_at(struct reply_queue *q, uint32_t i)
+{
+    DEBUG_ASSERT(i < q->capacity);
+    return &q->ring[(q->head + i) & (q->capacity - 1)];
+}
+
+static size_t source_bytes(const struct reply_source *s)
+{
+    return (size_t)s->head_bytes + s->value_bytes + (s->crlf ? 2 : 0);
+}
+
+static size_t entry_bytes(const struct reply_entry *e)
+{
+    return e->kind == REPLY_SOURCE ? source_bytes(e->source) : e->bytes;
+}
+
+static bool entry_is_ready(const struct reply_entry *e)
+{
+    return e->kind != REPLY_SOURCE || e->source->ready;
+}
+
+/* Counts a queue that isn't long: are its sums right? */
+static void assert_queue(struct reply_queue *q)
+{
+#ifdef EXTANT_DEBUG
+    enum { SHORT = 32 };
+    size_t bytes = 0;
+    uint32_t waiting = 0;
+    ASSERT(q->count <= q->capacity && (q->capacity & (q->capacity - 1)) == 0);
+    ASSERT(!q->chunk || q->chunk->used <= CHUNK_BYTES);
+    ASSERT(q->count > 0 || q->head_sent == 0);
+    if (q->count > SHORT)
+        return;
+    for (uint32_t i = 0; i < q->count; i++) {
+        const struct reply_entry *e = entry_at(q, i);
+        ASSERT(e->kind != REPLY_SOURCE || !e->source->ready || !e->source->away);
+        waiting += !entry_is_ready(e);
+        bytes += entry_is_ready(e) ? entry_bytes(e) - (i == 0 ? q->head_sent : 0) : 0;
+    }
+    ASSERT(waiting == q->waiting && bytes == q->bytes);
+#else
+    (void)q;
+#endif
+}
+
 void reply_init(struct reply_queue *q, struct buffer_pool *pool,
                 void (*release)(void *ctx, void *holder), void *release_ctx)
 {
     *q = (struct reply_queue){.pool = pool, .release = release, .release_ctx = release_ctx};
-}
-
-static struct reply_entry *entry_at(struct reply_queue *q, uint32_t i)
-{
-    return &q->ring[(q->head + i) & (q->capacity - 1)];
 }
 
 static void free_chunk_if_done(struct reply_queue *q, struct chunk *c)
@@ -133,7 +175,7 @@ static void end_chunk(struct reply_queue *q)
         free_chunk_if_done(q, c);
 }
 
-/* Without a chunk every way to add comes across `failed`. */
+/* Without a chunk, each way to add something checks `failed`. */
 void reply_fail(struct reply_queue *q)
 {
     q->failed = true;
@@ -166,8 +208,9 @@ static void drop_entry(struct reply_queue *q, struct reply_entry *e)
     switch (e->kind) {
     case REPLY_BYTES: {
         struct chunk *c = e->holder;
-        if (!c) /* text that nobody holds */
+        if (!c) /* static text */
             break;
+        DEBUG_ASSERT(c->entries > 0 && c->used <= CHUNK_BYTES);
         c->entries--;
         free_chunk_if_done(q, c);
         break;
@@ -189,8 +232,8 @@ static void free_ring(struct reply_queue *q)
     q->capacity = 0;
 }
 
-/* Nothing is left: the buffer goes back, and a ring that has grown. The first, small one is kept
- * for the next request. */
+/* The queue is empty: gives back the buffer, and a ring that has grown. A small ring is kept for the next
+ * request. */
 static void rest(struct reply_queue *q)
 {
     ASSERT(q->count == 0 && q->bytes == 0 && q->waiting == 0);
@@ -255,9 +298,11 @@ char *reply_room(struct reply_queue *q, size_t n)
 
 void reply_commit(struct reply_queue *q, size_t n)
 {
+    DEBUG_ASSERT(q->count > 0 && q->chunk);
     struct reply_entry *last = entry_at(q, q->count - 1);
     DEBUG_ASSERT(last->kind == REPLY_BYTES && last->holder == q->chunk);
     DEBUG_ASSERT(q->chunk->used + n <= CHUNK_BYTES);
+    DEBUG_ASSERT(last->data + last->bytes == q->chunk->data + q->chunk->used);
     last->bytes += n;
     q->chunk->used += (uint32_t)n;
     q->bytes += n;
@@ -301,16 +346,12 @@ int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder)
     return 0;
 }
 
-static size_t source_bytes(const struct reply_source *s)
-{
-    return (size_t)s->head_bytes + s->value_bytes + (s->crlf ? 2 : 0);
-}
-
-/* Of the source that is sent a part may be gone. */
+/* A part of the first source may have been sent. */
 static size_t unsent_bytes(struct reply_queue *q, const struct reply_source *s)
 {
     const struct reply_entry *first = entry_at(q, 0);
     bool is_first = first->kind == REPLY_SOURCE && first->source == s;
+    DEBUG_ASSERT(!is_first || q->head_sent <= source_bytes(s));
     return source_bytes(s) - (is_first ? q->head_sent : 0);
 }
 
@@ -333,6 +374,7 @@ void reply_source_ready(struct reply_queue *q, struct reply_source *s)
     s->ready = true;
     q->waiting--;
     q->bytes += unsent_bytes(q, s);
+    assert_queue(q);
 }
 
 void reply_source_put_away(struct reply_queue *q, struct reply_source *s)
@@ -343,6 +385,7 @@ void reply_source_put_away(struct reply_queue *q, struct reply_source *s)
     s->ready = false;
     s->away = true;
     s->value = NULL;
+    assert_queue(q);
 }
 
 struct reply_source *reply_source_wanted(struct reply_queue *q)
@@ -356,7 +399,7 @@ struct reply_source *reply_source_wanted(struct reply_queue *q)
 
 /* ---- sending ---- */
 
-/* Pieces of entries that were gathered; the first `skip` bytes are sent already. */
+/* The pieces gathered from entries; the first `skip` bytes were sent already. */
 struct gather {
     struct iovec *iov;
     unsigned count;
@@ -371,16 +414,6 @@ static void gather_piece(struct gather *g, const char *p, size_t n)
     }
     g->iov[g->count++] = (struct iovec){(void *)(uintptr_t)(p + g->skip), n - g->skip};
     g->skip = 0;
-}
-
-static size_t entry_bytes(const struct reply_entry *e)
-{
-    return e->kind == REPLY_SOURCE ? source_bytes(e->source) : e->bytes;
-}
-
-static bool entry_is_ready(const struct reply_entry *e)
-{
-    return e->kind != REPLY_SOURCE || e->source->ready;
 }
 
 bool reply_is_ready(struct reply_queue *q)
@@ -400,9 +433,11 @@ static void gather_entry(struct gather *g, const struct reply_entry *e)
     gather_piece(g, "\r\n", s->crlf ? 2 : 0);
 }
 
-/* This many bytes went out, or n is 0: drops finished entries. */
+/* n bytes were sent (0 is allowed): drops the entries that are finished. */
 static void advance(struct reply_queue *q, size_t n)
 {
+    ASSERT(n <= q->bytes);
+    assert_queue(q);
     q->bytes -= n;
     q->head_sent += n;
     while (q->count > 0) {
@@ -420,6 +455,7 @@ static void advance(struct reply_queue *q, size_t n)
 void reply_take(struct reply_queue *q, char *to)
 {
     ASSERT(q->waiting == 0 && q->head_sent == 0);
+    assert_queue(q);
     for (uint32_t i = 0; i < q->count; i++) {
         struct iovec iov[SOURCE_PIECES_MAX];
         struct gather g = {.iov = iov};
@@ -434,6 +470,7 @@ void reply_take(struct reply_queue *q, char *to)
 
 unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
 {
+    DEBUG_ASSERT(max >= SOURCE_PIECES_MAX);
     struct gather g = {.iov = pieces, .skip = q->head_sent};
     for (uint32_t i = 0; i < q->count && g.count + SOURCE_PIECES_MAX <= max; i++) {
         const struct reply_entry *e = entry_at(q, i);
@@ -456,7 +493,7 @@ enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
     for (;;) {
         struct iovec iov[GATHER_MAX];
         unsigned count = reply_pieces(q, iov, GATHER_MAX);
-        if (count == 0) { /* what is there may be empty */
+        if (count == 0) { /* the entries may be empty */
             reply_sent(q, 0);
             return q->count == 0 ? REPLY_SENT_ALL : REPLY_NOT_READY;
         }

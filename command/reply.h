@@ -2,17 +2,17 @@
  *
  * A reply queue is a FIFO of entries. Each is
  *   BYTES   text in a buffer of the pool; neighbours grow together into one entry;
- *   VALUE   bytes that somebody else owns (a pinned item), given back once they are sent;
+ *   VALUE   bytes with another owner (a pinned item), to whom they go back once they are sent;
  *   SOURCE  a reply that may not be known yet; nothing behind it is sent before it is ready. Its value
- *           may be put away again, also when a part of it is sent, until it is asked back.
+ *           may be put away again, even if a part of it was sent, until it is asked back.
  * reply_send() gathers many entries into one sendmsg(); reply_pieces() and reply_sent() are for callers
- * that send them by other means. After a failed addition for lack of memory, nothing more is added until
- * reply_drop(): the client always gets the beginning of the answer.
+ * that send them by other means. If there is no memory to add something, nothing more is added until
+ * reply_drop(): what a client gets is always the beginning of the answer.
  *
- * The pool hands out buffers of one size, for reading and for replies, and keeps a few spare ones.
- * Its limit is what read_buf_mem_limit allows each worker; limit 0 is none.
+ * The pool has buffers of one size, for reading and for replies, and keeps a few spare ones.
+ * Its limit is what read_buf_mem_limit allows each worker; 0 is none.
  *
- * Threads: pool and queues belong to one worker thread; the figures of the pool may be read by any.
+ * Threads: pool and queues belong to one worker thread; any thread may read the figures of the pool.
  * No locks. Nothing waits; sockets are non-blocking.
  */
 #ifndef EXTANT_REPLY_H
@@ -30,9 +30,9 @@
 struct buffer_pool {
     /* const */
     uint64_t limit_bytes;
-    /* owned by the thread; atomic for who reads figures */
+    /* owned by the thread; atomic, because others read the figures */
     _Atomic(uint64_t) buffers, bytes, spare, oom_count;
-    _Atomic(uint64_t) responses; /* that their makers are working on, beside the buffers */
+    _Atomic(uint64_t) responses; /* pending ones, not counted in the buffers */
     void *spare_list;
 };
 
@@ -41,10 +41,10 @@ void pool_drain(struct buffer_pool *p); /* all buffers were given back */
 /* A buffer of REPLY_BUFFER_BYTES, or NULL (limit, no memory), which is counted. */
 void *pool_take(struct buffer_pool *p);
 void pool_give(struct buffer_pool *p, void *buffer);
-/* For buffers of other sizes that count to the limit: false if it would be passed. */
+/* For buffers of other sizes that count toward the limit: false if it would be exceeded. */
 bool pool_charge(struct buffer_pool *p, size_t bytes);
 void pool_discharge(struct buffer_pool *p, size_t bytes);
-/* One response more is in the making, or one less; only counted. */
+/* Counts one pending response more (1) or less (-1). */
 void pool_count_response(struct buffer_pool *p, int by);
 
 /* A reply that will be known later. Belongs to its maker until the queue calls finished(). */
@@ -96,35 +96,34 @@ static inline bool reply_is_empty(const struct reply_queue *q)
     return q->count == 0;
 }
 
-/* One more reply begins (of a multiget: one more key). False: with the pool's limit it is too many, as
- * memcached counts, where each costs REPLY_COST_BYTES until all are sent. */
+/* One more reply begins (of a multiget: one more key). False: too many for the pool's limit. As in memcached, each
+ * counts for REPLY_COST_BYTES until all are sent. */
 bool reply_begin(struct reply_queue *q);
 
 /* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of
- * as many or less; NULL: no memory. */
+ * at most n; NULL: no memory. */
 char *reply_room(struct reply_queue *q, size_t n);
 void reply_commit(struct reply_queue *q, size_t n);
 /* Adds a copy of any length. 0 or -ENOMEM (then a part of it may have been added). */
 int reply_bytes(struct reply_queue *q, const void *p, size_t n);
-/* Adds text that stays where it is forever: behind a source without a copy, which would take a buffer of
- * the pool for a line. 0 or -ENOMEM. */
+/* Adds static text. Behind a source it isn't copied: for one line that would take a buffer of the pool.
+ * 0 or -ENOMEM. */
 int reply_text(struct reply_queue *q, const char *text, size_t n);
 /* Adds bytes in place. 0 or -ENOMEM (holder stays the caller's). */
 int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder);
 /* Adds a source; ready or not. 0 or -ENOMEM. */
 int reply_source(struct reply_queue *q, struct reply_source *s);
-/* What should come next can't be added: nothing is any more, so that what is sent stays the
- * beginning of what should have been. */
+/* The next reply can't be added, so nothing more is: the client gets the beginning of the answer. */
 void reply_fail(struct reply_queue *q);
 /* A source of this queue has become ready. */
 void reply_source_ready(struct reply_queue *q, struct reply_source *s);
-/* The value of a ready one is given up for now. It waits, without anybody working on it, until
- * reply_source_wanted() gives it; if the queue is dropped before, finished() is called. */
+/* The value of a ready one is given up for now. Nothing happens to it until reply_source_wanted() returns it; if
+ * the queue is dropped before, finished() is called. */
 void reply_source_put_away(struct reply_queue *q, struct reply_source *s);
-/* What is to be sent next, if it was put away; its maker works on it from now on, and says when it is ready
+/* The next one to send, if it was put away; its maker fetches it back from now on, and says when it is ready
  * again. NULL: something else is next. */
 struct reply_source *reply_source_wanted(struct reply_queue *q);
-/* May the next bytes be sent, as far as the queue knows? */
+/* Is the next entry, if there is one, ready to be sent? */
 bool reply_is_ready(struct reply_queue *q);
 
 enum reply_progress {
@@ -136,14 +135,14 @@ enum reply_progress {
 /* Sends what can be sent; *sent grows by the bytes. */
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent);
 
-/* What is to be sent next, in order: up to `max` (>= 3) pieces; returns how many. They are the
- * queue's, until it changes. 0: nothing is left, or the next source isn't ready. */
+/* The next bytes to send, in order: up to `max` (>= 3) pieces; returns how many. They belong to the queue
+ * and are valid until it changes. 0: nothing is left, or the next source isn't ready. */
 unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max);
-/* The first n bytes of them are sent. */
+/* The first n bytes of them were sent. */
 void reply_sent(struct reply_queue *q, size_t n);
 
-/* Copies all of it (q->bytes) to `to` instead of sending it, and empties the queue. No source may be
- * waiting, nothing be sent of it. */
+/* Copies all of it (q->bytes) to `to` instead of sending it, and empties the queue. All sources are ready, and
+ * nothing was sent yet. */
 void reply_take(struct reply_queue *q, char *to);
 
 #endif

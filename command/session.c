@@ -15,6 +15,8 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
 {
     struct command_worker *w = s->w;
     struct pending *p = w->spare;
+    DEBUG_ASSERT(key_len > 0 && key_len <= PROTO_KEY_MAX && !s->gone);
+    DEBUG_ASSERT((p != NULL) == (w->spare_count > 0));
     if (p) {
         w->spare = p->next;
         w->spare_count--;
@@ -35,6 +37,7 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
     if (verb_info(req->verb)->verb_class == CLASS_META) {
         proto_request_copy(&p->req, req);
         if (meta_has(req, 'O')) {
+            DEBUG_ASSERT(req->meta.opaque.len <= sizeof(p->opaque));
             memcpy(p->opaque, req->meta.opaque.ptr, req->meta.opaque.len);
             p->req.meta.opaque.ptr = p->opaque;
         }
@@ -59,6 +62,8 @@ static void value_forget(struct pending *p)
     struct command_worker *w = p->s->w;
     if (!p->held)
         return;
+    DEBUG_ASSERT((p->older == NULL) == (w->oldest_value == p));
+    DEBUG_ASSERT((p->younger == NULL) == (w->youngest_value == p));
     p->held = false;
     if (p->older)
         p->older->younger = p->younger;
@@ -115,7 +120,7 @@ static uint64_t put_values_away(void *ctx, bool want_large)
         bool large;
         next = p->younger;
         if (since == 0) {
-            if (reply_is_ready(&s->out)) /* is about to be sent */
+            if (reply_is_ready(&s->out)) /* about to be sent */
                 continue;
             since = p->held_ms;
         }
@@ -125,6 +130,7 @@ static uint64_t put_values_away(void *ctx, bool want_large)
             again_ms = min_u64(again_ms, SESSION_PATIENCE_MS - (now - since));
             continue;
         }
+        DEBUG_ASSERT(p->queued || p->source.ready);
         value_forget(p);
         reply_source_put_away(&s->out, &p->source);
         if (cache_put_away(&p->op) > 0)
@@ -149,6 +155,7 @@ void command_worker_init(struct command_worker *w, const struct command_env *env
 
 void command_worker_drain(struct command_worker *w)
 {
+    DEBUG_ASSERT(!w->oldest_value && !w->youngest_value);
     for (struct pending *p = w->spare, *next; p; p = next) {
         next = p->next;
         free(p);
@@ -179,7 +186,7 @@ void session_init(struct session *s, struct command_worker *w, int fd,
 
 bool session_close(struct session *s)
 {
-    ASSERT(!s->gone);
+    ASSERT(!s->gone && !s->request);
     s->gone = true;
     reply_drop(&s->out);
     if (s->store && !s->store->parked) {
@@ -195,6 +202,7 @@ void session_unpark(struct session *s)
     s->parked--;
     if (s->parked == 0)
         s->barrier = false;
+    DEBUG_ASSERT(s->parked > 0 || !s->store || !s->store->parked);
 }
 
 void session_tell(struct session *s)
@@ -215,16 +223,16 @@ void session_sent(struct session *s, bool blocked, bool progress)
     }
     if (progress || s->blocked_ms == 0)
         s->blocked_ms = clock_mono_ms();
-    cache_nudge(s->w->cache_worker); /* what waits for read buffers may have this one's in a while */
+    cache_nudge(s->w->cache_worker); /* ops that wait for a read buffer may soon have this one's */
 }
 
-/* The value is here again, or can't be read any more: then, since its head is said, nothing more is. */
+/* The value is back, or can't be read any more. Then nothing more is sent, because its head may have been. */
 static void value_returned(struct session *s, struct pending *p)
 {
     p->source.value = p->op.view.value;
     if (p->source.value == NULL) {
         p->source.value_bytes = 0;
-        p->source.away = true; /* is finished when the queue is dropped */
+        p->source.away = true; /* it is finished when the queue is dropped */
         session_break(s);
         return;
     }
@@ -252,6 +260,7 @@ bool session_fetch(struct session *s)
     if (!source)
         return false;
     struct pending *p = (struct pending *)((char *)source - offsetof(struct pending, source));
+    DEBUG_ASSERT(p->s == s && !source->ready);
     p->op.done = fetch_done;
     if (cache_bring_back(s->w->cache_worker, &p->op)) {
         value_returned(s, p);
@@ -280,10 +289,13 @@ void session_bytes(struct session *s, const void *p, size_t n)
 void session_answer(struct session *s, const struct request *req, enum reply reply)
 {
     char *to = reply_room(&s->out, ENCODE_MAX);
-    if (to)
-        reply_commit(&s->out, encoder_of(req)->fixed(to, req, reply));
-    else
+    if (!to) {
         session_break(s);
+        return;
+    }
+    size_t n = encoder_of(req)->fixed(to, req, reply);
+    DEBUG_ASSERT(n <= ENCODE_MAX);
+    reply_commit(&s->out, n);
 }
 
 void session_reply(struct session *s, enum reply reply)
@@ -318,11 +330,15 @@ void session_block(struct session *s, const char *name, const char *text, size_t
 
 void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes)
 {
+    DEBUG_ASSERT(s->request && value_bytes <= ENCODE_STAT_VALUE_MAX);
     char *to = reply_room(&s->out, ENCODE_STAT_MAX);
-    if (to)
-        reply_commit(&s->out, encoder_of(s->request)->stat(to, s->request, name, value, value_bytes));
-    else
+    if (!to) {
         session_break(s);
+        return;
+    }
+    size_t n = encoder_of(s->request)->stat(to, s->request, name, value, value_bytes);
+    DEBUG_ASSERT(n < ENCODE_STAT_MAX);
+    reply_commit(&s->out, n);
 }
 
 void session_printf(struct session *s, const char *fmt, ...)

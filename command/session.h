@@ -1,16 +1,16 @@
-/* command/session.h: a session is one client's side of the conversation: what was asked and isn't answered
- * yet, and what it works on. command/command.h executes requests; command/admin.h and command/login.h have
- * those that ask about the server, and who is there.
+/* command/session.h: a session is the server's side of one client's conversation: its unanswered requests
+ * and its state. command/command.h executes requests, command/admin.h those about the server, command/login.h
+ * those that log in.
  *
- * Bounds: SESSION_PARKED_MAX ops in flight, SESSION_READ_BYTES_MAX of what they read,
- * SESSION_REPLY_BYTES_MAX of unsent replies (and one reply more); a session beyond them executes
- * nothing until it is below again. Where replies and requests of all sessions of a worker are beyond its
+ * Bounds: SESSION_PARKED_MAX ops in flight, which read SESSION_READ_BYTES_MAX, and
+ * SESSION_REPLY_BYTES_MAX of unsent replies (and one reply more). A session beyond them executes
+ * nothing until it is below again. If replies and requests of all sessions of a worker exceed its
  * share of SESSION_ALL_BYTES_MAX, each session has one request at a time.
  *
- * Values read from flash stand in the worker's read buffers until they are sent. When others wait for
- * these, a value that could not be sent for SESSION_PATIENCE_MS, since its client takes nothing or something
- * before it is missing, is put away and read again when it is its turn: clients that are many, or slow,
- * or don't read at all, cost no memory and stop nobody.
+ * Values read from flash stay in the worker's read buffers until they are sent. If others wait for a buffer, a value
+ * that could not be sent for SESSION_PATIENCE_MS, because its client reads nothing or an earlier reply is
+ * missing, is put away and read again when its turn comes. So many clients, slow ones, and those that never
+ * read cost no memory and hold nobody up.
  *
  * Threads: a session and its command_worker belong to one worker thread. No locks on entry.
  */
@@ -35,7 +35,7 @@
 #define SESSION_READ_BYTES_MAX ((uint64_t)1024 * 1024)
 #define SESSION_ALL_BYTES_MAX ((uint64_t)16 * 1024 * 1024) /* of all workers */
 #define SESSION_PATIENCE_MS 10
-#define SESSION_PENDING_BYTES_MAX 4096 /* a request that is being worked on takes less */
+#define SESSION_PENDING_BYTES_MAX 4096 /* a pending request takes less */
 #define COMMAND_COPY_BYTES_MAX 1024 /* values up to this are copied into the reply */
 
 struct report;
@@ -79,7 +79,7 @@ struct command_env {
     uint64_t reserved_fds;
     uint64_t connection_bytes; /* of one connection, beside its buffers */
     _Atomic(bool) stopping; /* set at the end: dumps give up */
-    /* upwards, to who owns sockets and threads; each gets `upper` */
+    /* upward calls, to the owner of sockets and threads; each gets `upper` */
     void *upper;
     void (*stop)(void *upper, bool graceful);
     /* `refresh_certs`: 0, or negative with a line in why[]; NULL without -Z */
@@ -121,10 +121,10 @@ struct session {
     /* const */
     struct command_worker *w;
     int fd; /* for log lines only */
-    /* Called in the worker's thread when a parked op is done: there may be something to send or to
-     * execute. Never from within a call of this module. */
+    /* A parked op is done, so there may be something to send or to execute. Called in the worker's thread, never
+     * from within a call of this module. */
     void (*resumed)(struct session *s);
-    /* Who it is, for the log: "tcp:1.2.3.4:5". NULL with -U, which nobody can log in to. */
+    /* The client's address for the log: "tcp:1.2.3.4:5". NULL with -U, where nobody can log in. */
     void (*peer)(const struct session *s, char *out, size_t size);
     /* After session_close() said false: the last parked op is done. */
     void (*ended)(struct session *s);
@@ -135,8 +135,8 @@ struct session {
     struct pending *store; /* its value is being received (once parked is 0) */
     uint32_t parked;       /* ops in flight */
     uint64_t parked_bytes; /* that these read, of gets */
-    uint64_t blocked_ms;   /* since when the client has taken nothing; 0: it takes what there is */
-    uint32_t get_offset;   /* bytes of a get's keys that are dealt with */
+    uint64_t blocked_ms;   /* when the client last took something, if it is slow; 0: it takes what there is */
+    uint32_t get_offset;   /* bytes of a get's keys that were executed */
     uint64_t swallow_bytes; /* of a refused value, to be thrown away */
     uint64_t handover;     /* COMMAND_WATCH: streams; COMMAND_DUMP: slab classes */
     uint8_t dump_job;      /* COMMAND_DUMP: enum crawler_job */
@@ -150,10 +150,10 @@ struct session {
 
 void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
-/* The client has left: forgets replies. True: no op is parked, the session may be freed; false:
+/* The client has left: drops its replies. True: no op is parked, the session may be freed; false:
  * ended() will be called. */
 bool session_close(struct session *s);
-/* Of replies and of requests that are being worked on, beside values. */
+/* Memory of replies and of pending requests, without values. */
 static inline uint64_t command_worker_bytes(const struct command_worker *w)
 {
     return atomic_load_explicit(&w->pool.bytes, memory_order_relaxed) +
@@ -169,14 +169,14 @@ static inline bool session_is_full(const struct session *s)
            s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
            (unlikely(session_is_crowded(s)) && s->out.count > 0);
 }
-/* After each sending: what became of it. blocked: the socket takes no more; progress: it took something. */
+/* To be called after each send. blocked: the socket takes no more; progress: it took something. */
 void session_sent(struct session *s, bool blocked, bool progress);
-/* What comes next is not ready. True: it is now, its value was put away and is back. */
+/* The next reply is not ready. If its value was put away, fetches it back; true iff it is ready now. */
 bool session_fetch(struct session *s);
 
 enum command_result {
-    COMMAND_DONE,  /* the line is dealt with; look at store and swallow_bytes next */
-    COMMAND_AGAIN, /* not now: the same line again when barrier is gone, or the session not full */
+    COMMAND_DONE,  /* it was executed; look at store and swallow_bytes next */
+    COMMAND_AGAIN, /* not now: the same line again once barrier is false and the session not full */
     COMMAND_CLOSE, /* send what is there, then close */
     COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */
     COMMAND_DUMP,  /* hand the socket to dump_start(); no reply waits */
@@ -184,7 +184,7 @@ enum command_result {
 
 /* ---- ops that may be parked ---- */
 
-/* An op, a copy of what its reply needs (the line it came in is gone when it is done), and the head of the
+/* An op, a copy of what its reply needs (its line is gone by the time it is done), and the head of the
  * reply. Its life, with the function on each edge (asserted):
  *
  *   made       pending_make: the op is set up and not run
@@ -207,9 +207,9 @@ struct pending {
     uint32_t received;    /* stores: bytes of the value that are there */
     uint64_t read_bytes;  /* gets: counted in the session's parked_bytes */
     struct pending *older, *younger; /* while `held`: the worker's list of values */
-    uint64_t held_ms;     /* since when */
+    uint64_t held_ms;     /* when that began */
     bool held;            /* its value is in a read buffer */
-    uint64_t parked_ns, waited_ns; /* when the present wait began; all that are over together */
+    uint64_t parked_ns, waited_ns; /* when the present wait began; the sum of those that are over */
     bool parked;
     bool queued;          /* stands in the reply queue */
     bool lookup;          /* only for watchers: does the key of a change exist? */
@@ -221,16 +221,16 @@ struct pending {
     char head[ENCODE_MAX];
 };
 
-static_assert(sizeof(struct pending) <= SESSION_PENDING_BYTES_MAX, "a request that is worked on");
+static_assert(sizeof(struct pending) <= SESSION_PENDING_BYTES_MAX, "a pending request");
 
 /* A pending with its op (cache_op_init), for this request. NULL: no memory. */
 struct pending *pending_make(struct session *s, enum cache_verb verb, const struct request *req,
                              const char *key, uint32_t key_len, uint64_t hash);
-/* Releases what the op holds, too. */
+/* Also releases what the op holds. */
 void pending_free(struct pending *p);
-/* A get is ready and in the queue: if its value stands in a read buffer, it may be put away from now on. */
+/* A get is ready and in the queue: if its value is in a read buffer, it may be put away from now on. */
 void pending_hold(struct pending *p);
-/* An op that was parked is done: what waited for that may go on. Then, once all else is done: say so. */
+/* A parked op is done. First: one op less is parked. At the end: tells the session's owner. */
 void session_unpark(struct session *s);
 void session_tell(struct session *s);
 
@@ -241,12 +241,12 @@ void session_answer(struct session *s, const struct request *req, enum reply rep
 /* One statistic (value_bytes <= ENCODE_STAT_VALUE_MAX); one that is a text of many lines. */
 void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes);
 void session_block(struct session *s, const char *name, const char *text, size_t bytes);
-/* A fixed reply to the request that is executed, or a line when none is; text of any length. */
+/* A fixed reply to the request that is executed, or a line if none is; text of any length. */
 void session_reply(struct session *s, enum reply reply);
 void session_bytes(struct session *s, const void *p, size_t n);
 void session_printf(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* There was no memory for a reply: nothing is said after it, the connection closes. */
+/* There was no memory for a reply: nothing more is sent, and the connection closes. */
 void session_break(struct session *s);
 
 #endif

@@ -14,7 +14,7 @@
  *   memory_bytes     what the set needs now
  *   run:N            the first SPACE_RUNS_MAX free runs, "FIRST .. LAST"
  *
- * Numbers of one set are read one after the other, so they may be of different moments.
+ * The numbers of a set are read one after the other, so they may not belong to the same moment.
  */
 #ifndef EXTANT_COMMAND_SPACE_H
 #define EXTANT_COMMAND_SPACE_H

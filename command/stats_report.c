@@ -56,6 +56,7 @@ static void emit(void *ctx, const char *name, const char *fmt, ...)
     va_start(ap, fmt);
     int n = vsnprintf(value, sizeof(value), fmt, ap);
     va_end(ap);
+    DEBUG_ASSERT(n >= 0);
     session_stat(ctx, name, value, min_u64((size_t)n, sizeof(value) - 1));
 }
 
@@ -72,21 +73,28 @@ static void emit_numbered(struct session *s, const char *group, unsigned n, cons
 static void sum_threads(const struct command_env *env, struct stats_sum *sum)
 {
     memset(sum, 0, sizeof(*sum));
+    DEBUG_ASSERT(env->thread_count > 0);
     for (unsigned i = 0; i < env->thread_count; i++)
         stats_sum_add(sum, env->thread_stats[i]);
+}
+
+/* With another thread's reset in between there may be less than there was. */
+static void subtract(uint64_t *from, uint64_t then)
+{
+    *from -= min_u64(*from, then);
 }
 
 /* The counters of a class; gauges are left as they are. */
 static void subtract_class(struct cache_class_stats *a, const struct cache_class_stats *b)
 {
-#define X(n) a->n -= min_u64(a->n, b->n);
+#define X(n) subtract(&a->n, b->n);
     CACHE_ITEM_STATS(X)
 #undef X
 }
 
 static void subtract_totals(struct cache_totals *a, const struct cache_totals *b)
 {
-#define X(name, help) a->name -= min_u64(a->name, b->name);
+#define X(name, help) subtract(&a->name, b->name);
     CACHE_COUNTER_TABLE(X)
 #undef X
     subtract_class(&a->sum, &b->sum);
@@ -114,10 +122,10 @@ static void watch_since_reset(const struct command_env *env, struct watch_info *
     watch_info(out);
     lock_take(&env->report->lock);
     const struct watch_info *then = &env->report->watch;
-    out->worker_dropped -= min_u64(out->worker_dropped, then->worker_dropped);
-    out->worker_written -= min_u64(out->worker_written, then->worker_written);
-    out->watcher_skipped -= min_u64(out->watcher_skipped, then->watcher_skipped);
-    out->watcher_sent -= min_u64(out->watcher_sent, then->watcher_sent);
+    subtract(&out->worker_dropped, then->worker_dropped);
+    subtract(&out->worker_written, then->worker_written);
+    subtract(&out->watcher_skipped, then->watcher_skipped);
+    subtract(&out->watcher_sent, then->watcher_sent);
     lock_release(&env->report->lock);
 }
 
@@ -127,30 +135,29 @@ static void ext_since_reset(const struct command_env *env, struct ext_info *out)
     ext_info(env->ext, out);
     lock_take(&env->report->lock);
     const struct ext_info *then = &env->report->ext;
-    out->compact_lost -= min_u64(out->compact_lost, then->compact_lost);
-    out->compact_rescues -= min_u64(out->compact_rescues, then->compact_rescues);
-    out->compact_resc_cold -= min_u64(out->compact_resc_cold, then->compact_resc_cold);
-    out->compact_resc_old -= min_u64(out->compact_resc_old, then->compact_resc_old);
-    out->compact_skipped -= min_u64(out->compact_skipped, then->compact_skipped);
+    subtract(&out->compact_lost, then->compact_lost);
+    subtract(&out->compact_rescues, then->compact_rescues);
+    subtract(&out->compact_resc_cold, then->compact_resc_cold);
+    subtract(&out->compact_resc_old, then->compact_resc_old);
+    subtract(&out->compact_skipped, then->compact_skipped);
     lock_release(&env->report->lock);
 }
 
 void report_class(const struct command_env *env, unsigned cls, struct cache_class_stats *out)
 {
+    DEBUG_ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
     cache_class_stats(env->cache, cls, out);
     lock_take(&env->report->lock);
     subtract_class(out, &env->report->classes[cls]);
     lock_release(&env->report->lock);
 }
 
-static void stats_reset(struct session *s)
+static enum reply stats_reset(struct session *s, const struct request *req UNUSED)
 {
     const struct command_env *env = s->w->env;
     struct report *now = calloc(1, sizeof(*now));
-    if (!now) {
-        session_reply(s, REPLY_OOM_STATS);
-        return;
-    }
+    if (!now)
+        return REPLY_OOM_STATS;
     sum_threads(env, &now->threads);
     cache_totals(env->cache, &now->totals);
     for (unsigned cls = 1; cls <= slab_class_count(env->slab); cls++)
@@ -167,17 +174,15 @@ static void stats_reset(struct session *s)
     r->ext = now->ext;
     lock_release(&r->lock);
     free(now);
-    atomic_store(&env->counters->total_conns, 0);
-    atomic_store(&env->counters->rejected_conns, 0);
-    atomic_store(&env->counters->listen_disabled_num, 0);
-    atomic_store(&env->counters->listen_disabled_us, 0);
-    atomic_store(&env->counters->tls_new_sessions, 0);
-    atomic_store(&env->counters->tls_handshake_errors, 0);
-    atomic_store(&env->counters->tls_proto_errors, 0);
-    atomic_store(&env->counters->unexpected_napi_ids, 0);
-    atomic_store(&env->counters->round_robin_fallback, 0);
+    struct server_counters *n = env->counters;
+    _Atomic(uint64_t) *const cleared[] = {
+        &n->total_conns,          &n->rejected_conns,   &n->listen_disabled_num, &n->listen_disabled_us, &n->tls_new_sessions,
+        &n->tls_handshake_errors, &n->tls_proto_errors, &n->unexpected_napi_ids, &n->round_robin_fallback,
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cleared); i++)
+        atomic_store(cleared[i], 0);
     prefixes_clear(env->prefixes);
-    session_reply(s, REPLY_RESET);
+    return REPLY_RESET;
 }
 
 /* ---- stats: general ---- */
@@ -318,17 +323,17 @@ int report_general(const struct command_env *env, stats_emit_fn emit, void *ctx)
     return 0;
 }
 
-static void stats_general(struct session *s)
+static enum reply stats_general(struct session *s, const struct request *req UNUSED)
 {
-    session_reply(s, report_general(s->w->env, emit, s) == 0 ? REPLY_END : REPLY_OOM_STATS);
+    return report_general(s->w->env, emit, s) == 0 ? REPLY_END : REPLY_OOM_STATS;
 }
 
 /* ---- stats: the other groups ---- */
 
-static void stats_settings(struct session *s)
+static enum reply stats_settings(struct session *s, const struct request *req UNUSED)
 {
     settings_print_stats(s->w->env->settings, emit, s);
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
 static void emit_class_items(struct session *s, const struct stats_sum *sum, unsigned cls)
@@ -365,29 +370,25 @@ static void emit_class_items(struct session *s, const struct stats_sum *sum, uns
 #undef LINE
 }
 
-static void stats_items(struct session *s)
+static enum reply stats_items(struct session *s, const struct request *req UNUSED)
 {
     struct stats_sum *sum = malloc(sizeof(*sum));
-    if (!sum) {
-        session_reply(s, REPLY_OOM_STATS);
-        return;
-    }
+    if (!sum)
+        return REPLY_OOM_STATS;
     report_threads(s->w->env, sum);
     unsigned count = slab_class_count(s->w->env->slab);
     for (unsigned cls = 1; cls <= count; cls++)
         emit_class_items(s, sum, cls);
     free(sum);
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
-static void stats_slabs(struct session *s)
+static enum reply stats_slabs(struct session *s, const struct request *req UNUSED)
 {
     const struct command_env *env = s->w->env;
     struct stats_sum *sum = malloc(sizeof(*sum));
-    if (!sum) {
-        session_reply(s, REPLY_OOM_STATS);
-        return;
-    }
+    if (!sum)
+        return REPLY_OOM_STATS;
     report_threads(env, sum);
     unsigned active = 0, count = slab_class_count(env->slab);
     for (unsigned cls = 1; cls <= count; cls++) {
@@ -408,10 +409,10 @@ static void stats_slabs(struct session *s)
     free(sum);
     emit(s, "active_slabs", "%u", active);
     emit(s, "total_malloced", "%" PRIu64, slab_taken_bytes(env->slab));
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
-static void stats_sizes(struct session *s)
+static enum reply stats_sizes(struct session *s, const struct request *req UNUSED)
 {
     const _Atomic(uint64_t) *sizes;
     size_t count = cache_sizes(s->w->env->cache, &sizes);
@@ -424,10 +425,10 @@ static void stats_sizes(struct session *s)
         if (n)
             emit(s, size, "%" PRIu64, n);
     }
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
-static void stats_extstore(struct session *s)
+static enum reply stats_extstore(struct session *s, const struct request *req UNUSED)
 {
     struct extstore *ext = s->w->env->ext;
     unsigned count = ext ? ext_page_count(ext) : 0;
@@ -439,7 +440,7 @@ static void stats_extstore(struct session *s)
         emit_numbered(s, "", page, "bucket", v.bucket);
         emit_numbered(s, "", page, "free_bucket", v.free_bucket);
     }
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
 static void emit_conn(void *ctx, int fd, const char *name, const char *text)
@@ -449,13 +450,13 @@ static void emit_conn(void *ctx, int fd, const char *name, const char *text)
     emit(ctx, full, "%s", text);
 }
 
-static void stats_conns(struct session *s)
+static enum reply stats_conns(struct session *s, const struct request *req UNUSED)
 {
     s->w->env->each_conn(s->w->env->upper, emit_conn, s);
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
-/* Where the process's memory is. */
+/* What the resident memory of the process is used for. */
 static void fill_resident(const struct command_env *env, const struct memory_heap *heap,
                           const struct ext_info *ext, struct stats_extant *out)
 {
@@ -467,10 +468,10 @@ static void fill_resident(const struct command_env *env, const struct memory_hea
     uint64_t mapped = r.file_bytes + r.shared_bytes, anonymous = r.anonymous_bytes;
     uint64_t *holds_arena = env->settings->memory_file ? &mapped : &anonymous;
     out->rss_bytes = anonymous + mapped;
-    arena = min_u64(arena, *holds_arena); /* it has grown meanwhile */
+    arena = min_u64(arena, *holds_arena); /* it may have grown in between */
     *holds_arena -= arena;
     out->resident_arena_bytes = arena;
-    /* The allocator counts what nobody has written to, too. */
+    /* The allocator also counts memory that was never written to. */
     out->resident_heap_bytes = min_u64(heap->resident_bytes, anonymous);
     out->resident_program_bytes = mapped;
     out->resident_other_bytes = anonymous - out->resident_heap_bytes;
@@ -511,19 +512,19 @@ static void emit_checkpoint(const struct persist *persist, stats_emit_fn emit, v
     emit(ctx, "checkpoint_seconds", "%.3f", (double)v.micros / 1e6);
 }
 
-/* Of one tier and command: half of the requests, and 99 of 100, took no longer than this. */
+/* The median and the 99th percentile of one tier and command. */
 static void emit_latency(const struct command_env *env, enum latency_tier tier,
                          enum latency_command command, stats_emit_fn emit, void *ctx)
 {
+    static const int percents[] = {50, 99};
     struct histogram_sum sum;
     char name[64];
     report_latency(env, tier, command, &sum);
-    snprintf(name, sizeof(name), "latency_%s_%s_p50_us", latency_command_name(command),
-             latency_tier_name(tier));
-    emit(ctx, name, "%.1f", (double)histogram_quantile_ns(&sum, 0.5) / 1e3);
-    snprintf(name, sizeof(name), "latency_%s_%s_p99_us", latency_command_name(command),
-             latency_tier_name(tier));
-    emit(ctx, name, "%.1f", (double)histogram_quantile_ns(&sum, 0.99) / 1e3);
+    for (size_t i = 0; i < ARRAY_COUNT(percents); i++) {
+        snprintf(name, sizeof(name), "latency_%s_%s_p%d_us", latency_command_name(command),
+                 latency_tier_name(tier), percents[i]);
+        emit(ctx, name, "%.1f", (double)histogram_quantile_ns(&sum, percents[i] / 100.0) / 1e3);
+    }
 }
 
 static void emit_requests(const struct command_env *env, stats_emit_fn emit, void *ctx)
@@ -610,16 +611,16 @@ void report_extant(const struct command_env *env, stats_emit_fn emit, void *ctx)
     emit_requests(env, emit, ctx);
 }
 
-static void stats_extant(struct session *s)
+static enum reply stats_extant(struct session *s, const struct request *req UNUSED)
 {
     report_extant(s->w->env, emit, s);
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
-static void stats_extents(struct session *s)
+static enum reply stats_extents(struct session *s, const struct request *req UNUSED)
 {
     space_emit(s->w->env, emit, s);
-    session_reply(s, REPLY_END);
+    return REPLY_END;
 }
 
 static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
@@ -631,78 +632,73 @@ static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t v
     session_printf(ctx, "ITEM %.*s [%u b; %" PRId64 " s]\r\n", len, shown, value_bytes, unix_sec);
 }
 
-static void stats_cachedump(struct session *s, const struct request *req)
+static enum reply stats_cachedump(struct session *s, const struct request *req)
 {
     uint32_t cls, limit;
-    if (!s->w->env->settings->dump_enabled) {
-        session_reply(s, REPLY_CACHEDUMP_DENIED);
-    } else if (req->token_count < 4) {
-        session_reply(s, REPLY_BAD_LINE);
-    } else if (!proto_token_u32(req, 2, &cls) || !proto_token_u32(req, 3, &limit)) {
-        session_reply(s, REPLY_BAD_FORMAT);
-    } else if (cls >= SLAB_CLASS_MAX) {
-        session_reply(s, REPLY_CACHEDUMP_BAD_CLASS);
-    } else {
-        if (cls >= 1 && cls <= slab_class_count(s->w->env->slab))
-            cache_dump_class(s->w->env->cache, cls, limit, dump_item, s);
-        session_reply(s, REPLY_END);
-    }
+    if (!s->w->env->settings->dump_enabled)
+        return REPLY_CACHEDUMP_DENIED;
+    if (req->token_count < 4)
+        return REPLY_BAD_LINE;
+    if (!proto_token_u32(req, 2, &cls) || !proto_token_u32(req, 3, &limit))
+        return REPLY_BAD_FORMAT;
+    if (cls >= SLAB_CLASS_MAX)
+        return REPLY_CACHEDUMP_BAD_CLASS;
+    if (cls >= 1 && cls <= slab_class_count(s->w->env->slab))
+        cache_dump_class(s->w->env->cache, cls, limit, dump_item, s);
+    return REPLY_END;
 }
 
-static void stats_detail(struct session *s, const struct request *req)
+static enum reply stats_detail(struct session *s, const struct request *req)
 {
     const struct command_env *env = s->w->env;
     unsigned word = req->token_count < 3 ? 0 : 2; /* memcached looks at "stats" itself then */
-    if (!env->settings->dump_enabled) {
-        session_reply(s, REPLY_STATS_DETAIL_DENIED);
-    } else if (proto_token_abbreviates(req, word, "on")) {
-        env->settings->detail_enabled = true;
-        session_reply(s, REPLY_OK);
-    } else if (proto_token_abbreviates(req, word, "off")) {
-        env->settings->detail_enabled = false;
-        session_reply(s, REPLY_OK);
-    } else if (proto_token_abbreviates(req, word, "dump")) {
-        size_t len;
-        char *text = prefixes_dump(env->prefixes, &len);
-        if (!text) {
-            session_reply(s, REPLY_OOM_STATS);
-            return;
-        }
-        session_block(s, "detailed", text, len);
-        free(text);
-        session_reply(s, REPLY_END);
-    } else {
-        session_reply(s, REPLY_STATS_DETAIL_USAGE);
+    bool on = proto_token_abbreviates(req, word, "on");
+    if (!env->settings->dump_enabled)
+        return REPLY_STATS_DETAIL_DENIED;
+    if (on || proto_token_abbreviates(req, word, "off")) {
+        env->settings->detail_enabled = on;
+        return REPLY_OK;
     }
+    if (!proto_token_abbreviates(req, word, "dump"))
+        return REPLY_STATS_DETAIL_USAGE;
+    size_t len;
+    char *text = prefixes_dump(env->prefixes, &len);
+    if (!text)
+        return REPLY_OOM_STATS;
+    session_block(s, "detailed", text, len);
+    free(text);
+    return REPLY_END;
 }
+
+/* The groups, in memcached's order: first those whose names may be abbreviated. */
+static const struct {
+    const char *word;
+    bool may_abbreviate;
+    enum reply (*answer)(struct session *s, const struct request *req);
+} groups[] = {
+    {"reset", true, stats_reset},
+    {"detail", true, stats_detail},
+    {"settings", true, stats_settings},
+    {"cachedump", true, stats_cachedump},
+    {"conns", true, stats_conns},
+    {"extstore", true, stats_extstore},
+    {"items", false, stats_items},
+    {"slabs", false, stats_slabs},
+    {"sizes", false, stats_sizes},
+    {"extant", false, stats_extant},
+    {"extents", false, stats_extents},
+};
 
 void report_answer(struct session *s, const struct request *req)
 {
-    /* abbreviations in memcached's order, then whole words */
+    enum reply reply = REPLY_ERROR;
+    size_t i = 0;
+    while (i < ARRAY_COUNT(groups) && !(groups[i].may_abbreviate ? proto_token_abbreviates(req, 1, groups[i].word)
+                                                                 : proto_token_is(req, 1, groups[i].word)))
+        i++;
     if (req->token_count == 1)
-        stats_general(s);
-    else if (proto_token_abbreviates(req, 1, "reset"))
-        stats_reset(s);
-    else if (proto_token_abbreviates(req, 1, "detail"))
-        stats_detail(s, req);
-    else if (proto_token_abbreviates(req, 1, "settings"))
-        stats_settings(s);
-    else if (proto_token_abbreviates(req, 1, "cachedump"))
-        stats_cachedump(s, req);
-    else if (proto_token_abbreviates(req, 1, "conns"))
-        stats_conns(s);
-    else if (proto_token_abbreviates(req, 1, "extstore"))
-        stats_extstore(s);
-    else if (proto_token_is(req, 1, "items"))
-        stats_items(s);
-    else if (proto_token_is(req, 1, "slabs"))
-        stats_slabs(s);
-    else if (proto_token_is(req, 1, "sizes"))
-        stats_sizes(s);
-    else if (proto_token_is(req, 1, "extant"))
-        stats_extant(s);
-    else if (proto_token_is(req, 1, "extents"))
-        stats_extents(s);
-    else
-        session_reply(s, REPLY_ERROR);
+        reply = stats_general(s, req);
+    else if (i < ARRAY_COUNT(groups))
+        reply = groups[i].answer(s, req);
+    session_reply(s, reply);
 }

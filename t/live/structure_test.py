@@ -10,7 +10,6 @@ The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at th
   floor     every file stands on a floor, and every floor has a file
   settings  only KNOW_SETTINGS know the operator's settings; storage sees what storage_config.c hands out
   name      a function that a comment or a document names, as `name()` or between back-ticks, exists
-
   uncalled  a function of a header is called by the product, or is one of TEST_DOORS
 
 Exit 0: all right; 1: not.
@@ -23,7 +22,7 @@ import sys
 BY_NAME = ('malloc_conf',)
 KNOW_SETTINGS = ('operator', 'command', 'net', 'server', 'storage_config')  # rooms
 # For tests that choose the order of events, or check a whole structure.
-TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', 'extmap_assert', 'auth_check')
+TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', 'extmap_assert')
 FUNCTION_LINES_MAX = 70
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 OUTSIDE = ('t', 'scripts', 'build')  # folders that are not the product

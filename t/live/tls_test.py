@@ -221,8 +221,8 @@ def listeners():
         with server.tls(server.context('client'), mutual) as s:
             expect('a good one', ask(s, b'get a\r\n') == b'END\r\n')
         expect('not any', refused(server.tls, server.context('stranger'), mutual) != '')
-        expect('counted', server.stats()['ssl_handshake_errors'] == '2', server.stats())
-        expect('told', server.log_tail().count('handshake with tcp:127.0.0.1:') == 2,
+        expect('counted', wait_for(lambda: server.stats()['ssl_handshake_errors'] == '2'), server.stats())
+        expect('told', wait_for(lambda: server.log_tail().count('handshake with tcp:127.0.0.1:') == 2),
                server.log_tail())
 
 
@@ -407,7 +407,7 @@ def stalled_handshakes_are_bounded():
                 return False
             return True
         expect('closed', all(is_closed(s) for s in stalled + silent))
-        expect('counted', int(server.stats()['ssl_handshake_errors']) == 2 * LIMIT,
+        expect('counted', wait_for(lambda: int(server.stats()['ssl_handshake_errors']) == 2 * LIMIT),
                server.stats()['ssl_handshake_errors'])
         expect('nobody is left', wait_for(
             lambda: int(server.stats()['curr_connections']) <= 3, 20), server.stats())
