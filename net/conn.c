@@ -741,14 +741,12 @@ static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
     return true;
 }
 
-static bool conn_flush(struct conn *c)
+static ALWAYS_INLINE void conn_put_as(struct conn *c, enum conn_list clear, enum conn_list sealed, const bool tls)
 {
-    return conn_flush_as(c, false);
-}
-
-bool conn_flush_tls(struct conn *c)
-{
-    return conn_flush_as(c, true);
+    if (tls)
+        c->worker->conn_tls->put(c, sealed);
+    else
+        worker_put(c->worker, &c->in_loop, clear);
 }
 
 /* There is no more input. */
@@ -782,9 +780,9 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         }
         if (next == NEXT_YIELD && c->session.out.bytes < YIELD_FLUSH_BYTES)
             break;
-        if (!tls && next == NEXT_INPUT && !c->closing && c->worker->netring) {
+        if (next == NEXT_INPUT && !c->closing && c->worker->netring) {
             if (!reply_is_empty(&c->session.out))
-                worker_put(c->worker, &c->in_loop, CONN_UNSENT);
+                conn_put_as(c, CONN_UNSENT, CONN_TLS_UNSENT, tls);
             break;
         }
         if (!conn_flush_as(c, tls))
@@ -826,72 +824,108 @@ void conn_run_tls(struct conn *c, bool readable)
     conn_run_as(c, readable, true);
 }
 
-/* Receives, and leaves the rest to conns_execute(). */
-static void conn_receive_first(struct conn *c)
+static ALWAYS_INLINE void conn_run_again(struct conn *c, bool readable, const bool tls)
 {
-    enum read_result r = conn_receive(c, false);
+    tls ? conn_run_tls(c, readable) : conn_run(c, readable);
+}
+
+static ALWAYS_INLINE void conns_execute_as(struct worker *w, const bool tls)
+{
+    const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
+    struct loop_conn *l = w->list[list].head;
+    for (; l; l = l->list[list].next)
+        command_look_closer(&w->command, &conn_of(l)->first);
+    for (struct conn *c; (c = conn_of(worker_take(w, list)));)
+        conn_run_again(c, c->more, tls);
+}
+
+void conns_execute(struct worker *w)
+{
+    conns_execute_as(w, false);
+}
+
+void conns_execute_tls(struct worker *w)
+{
+    conns_execute_as(w, true);
+}
+
+/* Receives, and leaves the rest to conns_execute(). */
+static ALWAYS_INLINE void conn_receive_first(struct conn *c, const bool tls)
+{
+    const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
+    enum read_result r = conn_receive(c, tls);
     if (r == READ_NOTHING) {
         buffer_trim(c);
         return;
     }
     if (r == READ_END || r == READ_ERROR) {
         conn_input_ended(c, r);
-        conn_run(c, false);
+        conn_run_again(c, false, tls);
         return;
     }
     struct worker *w = c->worker;
     c->more = r == READ_FULL;
-    if (w->list[CONN_RECEIVED].count == 1)
-        look_at_first(conn_of(w->list[CONN_RECEIVED].head));
-    if (w->list[CONN_RECEIVED].count > 0)
+    if (w->list[list].count == 1)
+        look_at_first(conn_of(w->list[list].head));
+    if (w->list[list].count > 0)
         look_at_first(c);
-    worker_put(w, &c->in_loop, CONN_RECEIVED);
-    if (w->list[CONN_RECEIVED].count >= RECEIVED_MAX)
-        conns_execute(w);
+    conn_put_as(c, CONN_RECEIVED, CONN_TLS_RECEIVED, tls);
+    if (w->list[list].count >= RECEIVED_MAX)
+        tls ? conns_execute_tls(w) : conns_execute(w);
 }
 
-void conns_execute(struct worker *w)
+static ALWAYS_INLINE void conn_event_as(struct conn *c, short what, const bool tls)
 {
-    struct loop_conn *l = w->list[CONN_RECEIVED].head;
-    for (; l; l = l->list[CONN_RECEIVED].next)
-        command_look_closer(&w->command, &conn_of(l)->first);
-    for (struct conn *c; (c = conn_of(worker_take(w, CONN_RECEIVED)));)
-        conn_run(c, c->more);
-}
-
-static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
-{
-    struct conn *c = arg;
     if (what & EV_WRITE) { /* it reads: slow, but not idle */
         atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
-        if (conn_flush(c) && !c->blocked)
-            conn_run(c, false);
+        if (conn_flush_as(c, tls) && !c->blocked)
+            conn_run_again(c, tls && c->worker->conn_tls->has_input(c), tls);
         return;
     }
     if (c->in_loop.list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
         return;
     if (c->session.barrier || session_is_full(&c->session)) {
-        set_interest(c, 0);
+        set_interest_as(c, 0, tls);
         return;
     }
     latency_received(&c->worker->stats->latency);
     atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
     if (buffered(c) == 0 && !c->session.store)
-        conn_receive_first(c);
+        conn_receive_first(c, tls);
     else
-        conn_run(c, true);
+        conn_run_again(c, true, tls);
+}
+
+static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
+{
+    conn_event_as(arg, what, false);
+}
+
+void conn_event_tls(struct conn *c, short what)
+{
+    conn_event_as(c, what, true);
 }
 
 /* Sends what is left to be sent of a connection that waits for input. */
-static void conn_send_rest(struct conn *c)
+static ALWAYS_INLINE void conn_send_rest_as(struct conn *c, const bool tls)
 {
-    if (!conn_flush(c) || !c->blocked)
+    if (!conn_flush_as(c, tls) || !c->blocked)
         return;
     set_state(c, NEXT_INPUT);
-    if (unlikely(!set_interest(c, EV_WRITE)))
+    if (unlikely(!set_interest_as(c, EV_WRITE, tls)))
         conn_close(c, CONN_ERROR);
     else
         conn_assert(c);
+}
+
+static void conn_send_rest(struct conn *c)
+{
+    conn_send_rest_as(c, false);
+}
+
+void conn_send_rest_tls(struct conn *c)
+{
+    conn_send_rest_as(c, true);
 }
 
 static void conn_was_sent(void *user, int result)
@@ -905,11 +939,9 @@ static void conn_was_sent(void *user, int result)
         conn_send_rest(c);
 }
 
-/* Hands what the ring holds to the kernel. Without memory there for it the ring goes, and
- * everybody's replies are sent one by one from then on. */
-static void run_netring(struct worker *w)
+void conns_run_ring(struct worker *w, void (*fn)(void *user, int result))
 {
-    if (netring_run(w->netring, conn_was_sent))
+    if (netring_run(w->netring, fn))
         return;
     netring_destroy(w->netring);
     w->netring = NULL;
@@ -931,10 +963,10 @@ void conns_send(struct worker *w)
         }
         netring_send(w->netring, c->origin.fd, n, c);
         if (netring_is_full(w->netring))
-            run_netring(w);
+            conns_run_ring(w, conn_was_sent);
     }
     if (w->netring)
-        run_netring(w);
+        conns_run_ring(w, conn_was_sent);
 }
 
 void conn_continue(struct conn *c)

@@ -106,9 +106,9 @@ struct conn {
     bool closing;  /* send what is there, then close */
     bool blocked;  /* the socket takes nothing more */
     uint8_t apart; /* bits of enum conn_apart; most connections have none */
-    bool more;     /* CONN_RECEIVED: there may be more input */
+    bool more;     /* received: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
-    struct seen_key first; /* CONN_RECEIVED: what command_look_ahead() told of the first line */
+    struct seen_key first; /* received: what command_look_ahead() told of the first line */
     /* read by others for stats */
     _Atomic(uint8_t) state;         /* enum conn_state */
     _Atomic(uint32_t) last_cmd_sec; /* clock */
@@ -131,6 +131,8 @@ struct conn_tls {
     ssize_t (*readv)(struct conn *c, const struct iovec *iov, int count);
     /* Is there input now, whatever the socket's event says? */
     bool (*has_input)(const struct conn *c);
+    /* Into CONN_TLS_RECEIVED or CONN_TLS_UNSENT. */
+    void (*put)(struct conn *c, enum conn_list list);
     enum reply_progress (*send)(struct conn *c, uint64_t *sent); /* as reply_send() */
     /* A non-blocking socket, what is written to which goes to the client from now on; -1 with errno. For a
      * watcher it is its own (it ends when the connection does); for a dump it stays the connection's. */
@@ -161,8 +163,15 @@ void conn_dump_over(struct conn *c, bool alive);
 
 /* Receives (if it may), executes, sends, until it has to wait for something, or is closed. */
 void conn_run_tls(struct conn *c, bool readable);
-/* Sends what is ready. False: the connection is gone. */
-bool conn_flush_tls(struct conn *c);
+/* Sends what is left to be sent of a connection that waits for input. */
+void conn_send_rest_tls(struct conn *c);
+/* Its socket is ready. */
+void conn_event_tls(struct conn *c, short what);
+/* Executes what those in CONN_TLS_RECEIVED have received. */
+void conns_execute_tls(struct worker *w);
+/* Hands what the ring holds to the kernel; fn as for netring_run(). Without memory there for it the ring goes,
+ * and everybody's replies are sent one by one from then on. */
+void conns_run_ring(struct worker *w, void (*fn)(void *user, int result));
 /* Waits for EV_READ, EV_WRITE or nothing, with c->worker->conn_tls->event. False: no memory for that. */
 bool conn_await_tls(struct conn *c, short want);
 

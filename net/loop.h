@@ -24,6 +24,8 @@ enum conn_list {
     CONN_RESUMED,  /* has something to send or to go on with: at the end of this turn */
     CONN_UNSENT,   /* its replies go out with those of others: at the end of this turn */
     CONN_YIELDING, /* has had its share: in the next turn */
+    CONN_TLS_RECEIVED, /* as CONN_RECEIVED and CONN_UNSENT; see net/tls_conn.h */
+    CONN_TLS_UNSENT,
     CONN_LISTS,
 };
 

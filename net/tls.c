@@ -1,5 +1,13 @@
 /* net/tls.c: see net/tls.h. OpenSSL's queue of errors belongs to the thread, and what lies in it
- * spoils the meaning of the next result: each function here leaves it empty. */
+ * spoils the meaning of the next result: each function here leaves it empty.
+ *
+ * A stream's bytes come and go by a BIO of our own ("the wire"). It receives from the socket, and sends to it,
+ * but while seal() is at work: then what OpenSSL writes is put where the caller wants it. The library's own
+ * for sockets does more for each record, and is used only where the kernel's TLS may be (ssl_kernel_tls): it
+ * knows how to turn that on. If the kernel makes the records, "sealed" bytes are the clear ones, else the
+ * wire is put in for sending after the handshake.
+ *
+ * What OpenSSL allocates is counted: a word before each block has its size. */
 #include "net/tls.h"
 
 #include <netinet/in.h>
@@ -23,6 +31,7 @@ struct server_tls {
     /* const */
     const struct settings *settings;
     struct server_counters *counters;
+    BIO_METHOD *wire;
     struct lock lock;
     /* under lock */
     SSL_CTX *context;
@@ -30,10 +39,178 @@ struct server_tls {
 
 struct tls_stream {
     SSL *ssl;
-    struct server_counters *counters;
+    const struct server_tls *server;
+    int fd;
     bool greeted; /* the handshake is done */
     bool broken;
+    bool ended;   /* the socket has nothing more */
+    bool in_kernel; /* the kernel makes the records that are sent */
+    char *sealing;  /* where what is written goes; NULL: to the socket */
+    size_t sealed_bytes;
 };
+
+/* ---- memory ---- */
+
+struct block {
+    _Alignas(max_align_t) size_t bytes; /* that follow */
+};
+
+/* What one thread has allocated, less what it has freed: only the sum of all means something. Threads leave
+ * theirs behind when they end. */
+struct account {
+    _Atomic(int64_t) bytes;
+    struct account *next;
+};
+
+static _Atomic(struct account *) accounts;
+static __thread struct account *account;
+
+static struct account *open_account(void)
+{
+    account = calloc(1, sizeof(*account));
+    if (!account)
+        return NULL;
+    account->next = atomic_load_explicit(&accounts, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak(&accounts, &account->next, account))
+        ;
+    return account;
+}
+
+/* False: no memory for the thread's account. */
+static bool count_bytes(int64_t by)
+{
+    struct account *a = likely(account) ? account : open_account();
+    if (!a)
+        return false;
+    int64_t now = atomic_load_explicit(&a->bytes, memory_order_relaxed);
+    atomic_store_explicit(&a->bytes, now + by, memory_order_relaxed);
+    return true;
+}
+
+static void block_free(void *p, const char *file UNUSED, int line UNUSED)
+{
+    struct block *b = (struct block *)p - 1;
+    if (!p)
+        return;
+    count_bytes(-(int64_t)b->bytes);
+    free(b);
+}
+
+static void *block_alloc(size_t bytes, const char *file UNUSED, int line UNUSED)
+{
+    if (bytes == 0 || bytes > SIZE_MAX / 2)
+        return NULL;
+    struct block *b = malloc(sizeof(*b) + bytes);
+    if (!b)
+        return NULL;
+    b->bytes = bytes;
+    if (likely(count_bytes((int64_t)bytes)))
+        return b + 1;
+    free(b);
+    return NULL;
+}
+
+static void *block_realloc(void *p, size_t bytes, const char *file, int line)
+{
+    if (bytes == 0) {
+        block_free(p, file, line);
+        return NULL;
+    }
+    void *fresh = block_alloc(bytes, file, line);
+    if (fresh && p) {
+        memcpy(fresh, p, min_u64(bytes, ((struct block *)p - 1)->bytes));
+        block_free(p, file, line);
+    }
+    return fresh;
+}
+
+/* Before the library allocates anything; afterwards it refuses. */
+static void count_memory(void)
+{
+    static _Atomic(bool) counted;
+    if (!atomic_exchange(&counted, true))
+        (void)CRYPTO_set_mem_functions(block_alloc, block_realloc, block_free);
+}
+
+uint64_t tls_bytes(void)
+{
+    int64_t sum = 0;
+    for (struct account *a = atomic_load(&accounts); a; a = a->next)
+        sum += atomic_load_explicit(&a->bytes, memory_order_relaxed);
+    return sum > 0 ? (uint64_t)sum : 0;
+}
+
+/* ---- the wire ---- */
+
+static bool may_come_later(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+}
+
+static int wire_read(BIO *wire, char *to, size_t room, size_t *got)
+{
+    struct tls_stream *s = BIO_get_data(wire);
+    ssize_t n = recv(s->fd, to, room, MSG_DONTWAIT);
+    BIO_clear_retry_flags(wire);
+    if (likely(n > 0)) {
+        *got = (size_t)n;
+        return 1;
+    }
+    s->ended = n == 0;
+    if (n < 0 && may_come_later())
+        BIO_set_retry_read(wire);
+    return (int)n;
+}
+
+static int wire_write(BIO *wire, const char *p, size_t n, size_t *taken)
+{
+    struct tls_stream *s = BIO_get_data(wire);
+    BIO_clear_retry_flags(wire);
+    if (likely(s->sealing)) {
+        if (n > TLS_SEALED_BYTES_MAX - s->sealed_bytes)
+            return -1;
+        memcpy(s->sealing + s->sealed_bytes, p, n);
+        s->sealed_bytes += n;
+        *taken = n;
+        return 1;
+    }
+    ssize_t sent = send(s->fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) {
+        if (may_come_later())
+            BIO_set_retry_write(wire);
+        return -1;
+    }
+    *taken = (size_t)sent;
+    return 1;
+}
+
+static long wire_control(BIO *wire, int what, long n UNUSED, void *p UNUSED)
+{
+    const struct tls_stream *s = BIO_get_data(wire);
+    if (what == BIO_CTRL_EOF)
+        return s->ended;
+    return what == BIO_CTRL_FLUSH; /* nothing is held back */
+}
+
+static BIO_METHOD *wire_method(void)
+{
+    BIO_METHOD *m = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "wire");
+    if (m && BIO_meth_set_read_ex(m, wire_read) == 1 && BIO_meth_set_write_ex(m, wire_write) == 1 &&
+        BIO_meth_set_ctrl(m, wire_control) == 1)
+        return m;
+    BIO_meth_free(m);
+    return NULL;
+}
+
+static BIO *wire_new(BIO_METHOD *method, struct tls_stream *s)
+{
+    BIO *wire = BIO_new(method);
+    if (!wire)
+        return NULL;
+    BIO_set_data(wire, s);
+    BIO_set_init(wire, 1);
+    return wire;
+}
 
 /* ---- the context ---- */
 
@@ -87,7 +264,7 @@ static bool load_files(SSL_CTX *ctx, const struct settings *s, char *why, size_t
 static int session_is_new(SSL *ssl, SSL_SESSION *session UNUSED)
 {
     struct tls_stream *stream = SSL_get_app_data(ssl);
-    atomic_fetch_add_explicit(&stream->counters->tls_new_sessions, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&stream->server->counters->tls_new_sessions, 1, memory_order_relaxed);
     return 0; /* it stays the library's */
 }
 
@@ -121,8 +298,7 @@ static SSL_CTX *context_create(const struct settings *s, char *why, size_t why_b
                                  SSL_OP_IGNORE_UNEXPECTED_EOF);
     if (s->ssl_kernel_tls)
         SSL_CTX_set_options(ctx, SSL_OP_ENABLE_KTLS);
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
-                              SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     /* One read for a whole record, not one for its head first; the kernel's TLS gives whole ones. */
     SSL_CTX_set_read_ahead(ctx, !s->ssl_kernel_tls);
     SSL_CTX_set_max_cert_list(ctx, CLIENT_CHAIN_BYTES_MAX);
@@ -174,6 +350,17 @@ int tls_refresh(struct tls *t, char *why, size_t why_bytes)
 
 /* ---- streams ---- */
 
+/* How it receives and sends at first. */
+static bool connect_stream(const struct server_tls *server, struct tls_stream *s)
+{
+    if (server->settings->ssl_kernel_tls)
+        return SSL_set_fd(s->ssl, s->fd) == 1;
+    BIO *wire = wire_new(server->wire, s);
+    if (wire)
+        SSL_set_bio(s->ssl, wire, wire);
+    return wire;
+}
+
 static struct tls_stream *stream_open(struct tls *t, int fd, enum settings_tls mode)
 {
     struct server_tls *server = (struct server_tls *)t;
@@ -186,13 +373,14 @@ static struct tls_stream *stream_open(struct tls *t, int fd, enum settings_tls m
     lock_release(&server->lock);
     s->ssl = SSL_new(ctx);
     SSL_CTX_free(ctx);
-    if (!s->ssl || SSL_set_fd(s->ssl, fd) != 1) {
+    s->fd = fd;
+    s->server = server;
+    if (!s->ssl || !connect_stream(server, s)) {
         SSL_free(s->ssl);
         free(s);
         ERR_clear_error();
         return NULL;
     }
-    s->counters = server->counters;
     SSL_set_app_data(s->ssl, s);
     if (mode == SETTINGS_TLS_NO_CLIENT_CERT)
         SSL_set_verify(s->ssl, SSL_VERIFY_NONE, NULL);
@@ -221,18 +409,34 @@ static enum tls_result result_of(struct tls_stream *s, int rc, char *why, size_t
     return r;
 }
 
+/* After the handshake: what is sent isn't the library's to send any more, unless the kernel encrypts it. */
+static bool prepare_to_seal(struct tls_stream *s)
+{
+    if (!s->server->settings->ssl_kernel_tls)
+        return true;
+    s->in_kernel = BIO_get_ktls_send(SSL_get_wbio(s->ssl));
+    if (s->in_kernel)
+        return true;
+    BIO *wire = wire_new(s->server->wire, s);
+    if (wire)
+        SSL_set0_wbio(s->ssl, wire);
+    return wire;
+}
+
 static enum tls_result stream_handshake(struct tls_stream *s, char *why, size_t why_bytes)
 {
     ASSERT(!s->greeted && !s->broken);
     int rc = SSL_accept(s->ssl);
     if (rc == 1) {
         s->greeted = true;
+        s->broken = !prepare_to_seal(s);
+        *why = '\0';
         ERR_clear_error();
-        return TLS_OK;
+        return s->broken ? TLS_BROKEN : TLS_OK;
     }
     enum tls_result r = result_of(s, rc, why, why_bytes);
     if (r == TLS_BROKEN || r == TLS_END)
-        atomic_fetch_add_explicit(&s->counters->tls_handshake_errors, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&s->server->counters->tls_handshake_errors, 1, memory_order_relaxed);
     return r;
 }
 
@@ -242,7 +446,7 @@ static enum tls_result use_failed(struct tls_stream *s, int rc)
     char why[256];
     enum tls_result r = result_of(s, rc, why, sizeof(why));
     if (r == TLS_BROKEN && *why) {
-        atomic_fetch_add_explicit(&s->counters->tls_proto_errors, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&s->server->counters->tls_proto_errors, 1, memory_order_relaxed);
         log_info("TLS connection broken: %s", why);
     }
     return r;
@@ -257,13 +461,27 @@ static enum tls_result stream_read(struct tls_stream *s, void *to, size_t room, 
     return likely(rc == 1) ? TLS_OK : use_failed(s, rc);
 }
 
-static enum tls_result stream_write(struct tls_stream *s, const void *p, size_t n, size_t *taken)
+static bool stream_seal(struct tls_stream *s, const void *p, size_t n, char *to, size_t *sealed)
 {
-    ASSERT(s->greeted && n > 0);
+    size_t taken;
+    ASSERT(s->greeted && n > 0 && n <= TLS_RECORD_BYTES);
     if (unlikely(s->broken))
-        return TLS_BROKEN;
-    int rc = SSL_write_ex(s->ssl, p, n, taken);
-    return likely(rc == 1) ? TLS_OK : use_failed(s, rc);
+        return false;
+    if (s->in_kernel) {
+        memcpy(to, p, n);
+        *sealed = n;
+        return true;
+    }
+    s->sealing = to;
+    s->sealed_bytes = 0;
+    int rc = SSL_write_ex(s->ssl, p, n, &taken);
+    s->sealing = NULL;
+    *sealed = s->sealed_bytes;
+    if (likely(rc == 1))
+        return true;
+    use_failed(s, rc);
+    s->broken = true;
+    return false;
 }
 
 static bool stream_has_input(const struct tls_stream *s)
@@ -271,9 +489,9 @@ static bool stream_has_input(const struct tls_stream *s)
     return SSL_has_pending(s->ssl);
 }
 
-static void stream_close(struct tls_stream *s)
+static void stream_close(struct tls_stream *s, bool all_sent)
 {
-    if (s->greeted && !s->broken)
+    if (s->greeted && !s->broken && all_sent)
         SSL_shutdown(s->ssl);
     SSL_free(s->ssl);
     ERR_clear_error();
@@ -284,7 +502,7 @@ static const struct tls_ops stream_ops = {
     .open = stream_open,
     .handshake = stream_handshake,
     .read = stream_read,
-    .write = stream_write,
+    .seal = stream_seal,
     .has_input = stream_has_input,
     .close = stream_close,
 };
@@ -294,8 +512,12 @@ static const struct tls_ops stream_ops = {
 struct tls *tls_create(const struct settings *s, struct server_counters *n, char *why,
                        size_t why_bytes)
 {
+    count_memory();
     struct server_tls *server = calloc(1, sizeof(*server));
-    if (!server) {
+    if (server)
+        server->wire = wire_method();
+    if (!server || !server->wire) {
+        free(server);
         snprintf(why, why_bytes, "out of memory");
         return NULL;
     }
@@ -304,6 +526,7 @@ struct tls *tls_create(const struct settings *s, struct server_counters *n, char
     server->counters = n;
     server->context = context_create(s, why, why_bytes);
     if (!server->context) {
+        BIO_meth_free(server->wire);
         free(server);
         return NULL;
     }
@@ -320,6 +543,7 @@ void tls_destroy(struct tls *t)
     if (!server)
         return;
     SSL_CTX_free(server->context);
+    BIO_meth_free(server->wire);
     lock_destroy(&server->lock);
     free(server);
 }

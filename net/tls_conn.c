@@ -110,6 +110,17 @@ static void peer_text(const struct tls_conn *t, char *out, size_t size)
     address_text(&t->conn.origin.peer, NULL, out, size);
 }
 
+/* A list of connections of this kind, and the event that deals with it. */
+static void put_in_batch(struct conn *c, enum conn_list list)
+{
+    struct tls_worker *w = c->worker->tls;
+    worker_put(c->worker, &c->in_loop, list);
+    if (w->batch_is_due)
+        return;
+    w->batch_is_due = true;
+    event_active(&w->batch, EV_TIMEOUT, 0);
+}
+
 /* Waits for the socket; without memory for that it is closed. */
 static void await(struct tls_conn *t, short what)
 {
@@ -237,6 +248,110 @@ static void timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
     set_timer(w, crowded);
 }
 
+/* ---- sealing and sending ---- */
+
+static bool may_come_later(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+}
+
+static void free_kept(struct tls_conn *t)
+{
+    if (!t->kept)
+        return;
+    free(t->kept);
+    pool_discharge(&t->conn.session.w->pool, t->kept_bytes);
+    t->kept = NULL;
+}
+
+/* What is unsent stays when the worker's buffer is used for others. False: no memory. */
+static bool keep_unsent(struct tls_conn *t)
+{
+    struct buffer_pool *pool = &t->conn.session.w->pool;
+    if (t->kept)
+        return true;
+    if (!pool_charge(pool, t->unsent_bytes))
+        return false;
+    t->kept = malloc(t->unsent_bytes);
+    if (!t->kept) {
+        pool_discharge(pool, t->unsent_bytes);
+        return false;
+    }
+    t->kept_bytes = t->unsent_bytes;
+    t->unsent = memcpy(t->kept, t->unsent, t->unsent_bytes);
+    return true;
+}
+
+static void note_sent(struct tls_conn *t, size_t bytes)
+{
+    ASSERT(bytes <= t->unsent_bytes);
+    t->unsent += bytes;
+    t->unsent_bytes -= bytes;
+    if (t->unsent_bytes == 0)
+        free_kept(t);
+}
+
+/* REPLY_SENT_ALL: nothing is unsent. */
+static enum reply_progress send_unsent(struct tls_conn *t)
+{
+    while (t->unsent_bytes > 0) {
+        ssize_t n = send(t->conn.origin.fd, t->unsent, t->unsent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0)
+            note_sent(t, (size_t)n);
+        else if (n < 0 && errno != EINTR)
+            return may_come_later() && keep_unsent(t) ? REPLY_BLOCKED : REPLY_BROKEN;
+    }
+    return REPLY_SENT_ALL;
+}
+
+/* p becomes what is unsent, at to. */
+static bool seal(struct tls_conn *t, const char *p, size_t n, char *to)
+{
+    ASSERT(t->unsent_bytes == 0);
+    t->unsent = to;
+    if (worker_of(t)->tls->ops->seal(t->stream, p, n, to, &t->unsent_bytes))
+        return true;
+    t->unsent_bytes = 0;
+    return false;
+}
+
+/* What the next record is made of: a long piece as it lies there, short ones put together. */
+static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned count, const char **at)
+{
+    size_t bytes = 0;
+    *at = iov[0].iov_base;
+    if (count == 1 || iov[0].iov_len >= w->gather_bytes)
+        return min_u64(iov[0].iov_len, w->gather_bytes);
+    for (unsigned i = 0; i < count && bytes < w->gather_bytes; i++) {
+        size_t n = min_u64(iov[i].iov_len, w->gather_bytes - bytes);
+        memcpy(w->gathered + bytes, iov[i].iov_base, n);
+        bytes += n;
+    }
+    *at = w->gathered;
+    return bytes;
+}
+
+enum sealed { SEALED, SEALED_NOTHING, SEALED_BROKEN };
+
+/* A record of the replies that can be sent leaves the queue, and is unsent, at to; *sent grows by its bytes. */
+static enum sealed seal_next(struct tls_conn *t, char *to, uint64_t *sent)
+{
+    struct reply_queue *out = &t->conn.session.out;
+    struct iovec iov[GATHER_MAX];
+    const char *at;
+    unsigned count = reply_pieces(out, iov, GATHER_MAX);
+    if (count == 0) { /* what is there may be empty */
+        reply_sent(out, 0);
+        return SEALED_NOTHING;
+    }
+    size_t bytes = gather(worker_of(t), iov, count, &at);
+    if (!seal(t, at, bytes, to))
+        return SEALED_BROKEN;
+    *sent += bytes;
+    reply_sent(out, bytes);
+    return SEALED;
+}
+
 /* ---- lent: what comes out of the pair goes to the client ---- */
 
 static void relay_ready(evutil_socket_t fd, short what, void *arg);
@@ -292,41 +407,35 @@ static void relay_end(struct tls_conn *t)
     conn_run_tls(&t->conn, true);
 }
 
-/* What was sent leaves the pair. */
-static void relay_take(struct tls_conn *t, size_t n)
-{
-    struct tls_worker *w = worker_of(t);
-    stat_add(t->conn.session.w->stats, STAT_bytes_written, n);
-    while (n > 0) {
-        ssize_t got = recv(t->relay_fd, w->buf, n, MSG_DONTWAIT);
-        ASSERT(got > 0 && (size_t)got <= n); /* it was seen there */
-        n -= (size_t)got;
-    }
-}
-
-/* Sends what is in the pair. It is looked at first and taken out when it is sent: so the same bytes are
- * there for the next try. */
+/* Sends what is in the pair. */
 static void relay(struct tls_conn *t)
 {
     struct tls_worker *w = worker_of(t);
     for (unsigned i = 0; i < RELAY_PIECES_MAX; i++) {
-        size_t taken;
-        ssize_t n = recv(t->relay_fd, w->buf, w->buf_bytes, MSG_PEEK | MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        enum reply_progress p = send_unsent(t);
+        if (p == REPLY_BLOCKED && relay_await(t, 0) && conn_await_tls(&t->conn, EV_WRITE))
+            return;
+        if (p != REPLY_SENT_ALL) {
+            relay_fail(t);
+            return;
+        }
+        ssize_t n = recv(t->relay_fd, w->gathered, w->gather_bytes, MSG_DONTWAIT);
+        if (n < 0 && may_come_later())
             break;
         if (n == 0) {
             relay_end(t);
             return;
         }
-        enum tls_result r = n < 0 ? TLS_BROKEN
-                                  : w->tls->ops->write(t->stream, w->buf, (size_t)n, &taken);
-        if (r == TLS_WANT_WRITE && relay_await(t, 0) && conn_await_tls(&t->conn, EV_WRITE))
-            return;
-        if (r != TLS_OK) {
+        if (n < 0 || !seal(t, w->gathered, (size_t)n, w->one)) {
             relay_fail(t);
             return;
         }
-        relay_take(t, taken);
+        stat_add(t->conn.session.w->stats, STAT_bytes_written, (uint64_t)n);
+    }
+    if (t->unsent_bytes > 0) { /* others first */
+        if (!keep_unsent(t) || !relay_await(t, 0) || !conn_await_tls(&t->conn, EV_WRITE))
+            relay_fail(t);
+        return;
     }
     /* a dump's client may have sent its next requests: these stay in the socket till then */
     if (!relay_await(t, EV_READ) || !conn_await_tls(&t->conn, t->watching ? EV_READ : 0))
@@ -343,7 +452,7 @@ static void relay_listen(struct tls_conn *t)
 {
     struct tls_worker *w = worker_of(t);
     size_t got;
-    enum tls_result r = w->tls->ops->read(t->stream, w->buf, w->buf_bytes, &got);
+    enum tls_result r = w->tls->ops->read(t->stream, w->gathered, w->gather_bytes, &got);
     if (r == TLS_END || r == TLS_BROKEN)
         relay_fail(t);
 }
@@ -397,7 +506,6 @@ static ssize_t stream_readv(struct conn *c, const struct iovec *iov, int count)
     size_t total = 0, at = 0;
     enum tls_result r = TLS_OK;
     t->more = false;
-    t->wants_write = false;
     for (int i = 0; i < count;) {
         size_t got = 0;
         r = ops->read(t->stream, (char *)iov[i].iov_base + at, iov[i].iov_len - at, &got);
@@ -413,14 +521,13 @@ static ssize_t stream_readv(struct conn *c, const struct iovec *iov, int count)
         if (!t->more)
             break;
     }
-    t->wants_write = r == TLS_WANT_WRITE;
-    if (r == TLS_WANT_READ || r == TLS_WANT_WRITE)
+    if (r == TLS_WANT_READ)
         t->more = false;
     if (total > 0)
         return (ssize_t)total;
     if (r == TLS_END)
         return 0;
-    errno = r == TLS_BROKEN ? ECONNRESET : EAGAIN;
+    errno = r == TLS_WANT_READ ? EAGAIN : ECONNRESET; /* it never has to send first */
     return -1;
 }
 
@@ -429,112 +536,88 @@ static bool stream_has_input(const struct conn *c)
     return ((const struct tls_conn *)c)->more;
 }
 
-/* What the next write is given: a long piece as it lies there, short ones put together; buf_bytes at
- * most. */
-static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned count, const char **at)
-{
-    size_t bytes = 0;
-    *at = iov[0].iov_base;
-    if (count == 1 || iov[0].iov_len >= w->buf_bytes)
-        return min_u64(iov[0].iov_len, w->buf_bytes);
-    for (unsigned i = 0; i < count && bytes < w->buf_bytes; i++) {
-        size_t n = min_u64(iov[i].iov_len, w->buf_bytes - bytes);
-        memcpy(w->buf + bytes, iov[i].iov_base, n);
-        bytes += n;
-    }
-    *at = w->buf;
-    return bytes;
-}
-
-/* A write that has to be tried again must be given the same bytes. They are kept apart: what is in the queue
- * may be put away meanwhile. False: no memory. */
-static bool keep_left(struct tls_conn *t, const char *at, size_t bytes)
-{
-    t->left = malloc(bytes);
-    if (!t->left)
-        return false;
-    memcpy(t->left, at, bytes);
-    t->left_bytes = bytes;
-    reply_sent(&t->conn.session.out, bytes);
-    return true;
-}
-
-static enum tls_result send_left(struct tls_conn *t, uint64_t *sent)
-{
-    size_t taken;
-    while (t->left) {
-        enum tls_result r = worker_of(t)->tls->ops->write(t->stream, t->left, t->left_bytes, &taken);
-        if (r != TLS_OK)
-            return r;
-        *sent += taken;
-        t->left_bytes -= taken;
-        memmove(t->left, t->left + taken, t->left_bytes);
-        if (t->left_bytes == 0) {
-            free(t->left);
-            t->left = NULL;
-        }
-    }
-    return TLS_OK;
-}
-
 static enum reply_progress stream_send(struct conn *c, uint64_t *sent)
 {
     struct tls_conn *t = of(c);
-    struct tls_worker *w = worker_of(t);
-    enum tls_result left = send_left(t, sent);
-    if (left != TLS_OK)
-        return left == TLS_WANT_WRITE ? REPLY_BLOCKED : REPLY_BROKEN;
     for (;;) {
-        struct iovec iov[GATHER_MAX];
-        const char *at;
-        size_t taken;
-        unsigned count = reply_pieces(&c->session.out, iov, GATHER_MAX);
-        if (count == 0) {
-            reply_sent(&c->session.out, 0);
-            if (t->wants_write)
-                return REPLY_BLOCKED;
-            return reply_is_empty(&c->session.out) ? REPLY_SENT_ALL : REPLY_NOT_READY;
-        }
-        size_t bytes = gather(w, iov, count, &at);
-        switch (w->tls->ops->write(t->stream, at, bytes, &taken)) {
-        case TLS_OK:
-            *sent += taken;
-            reply_sent(&c->session.out, taken);
+        enum reply_progress p = send_unsent(t);
+        if (p != REPLY_SENT_ALL)
+            return p;
+        switch (seal_next(t, worker_of(t)->one, sent)) {
+        case SEALED:
             break;
-        case TLS_WANT_WRITE:
-            return keep_left(t, at, bytes) ? REPLY_BLOCKED : REPLY_BROKEN;
-        default: /* it never has to read first: nothing is negotiated again */
+        case SEALED_NOTHING:
+            return reply_is_empty(&c->session.out) ? REPLY_SENT_ALL : REPLY_NOT_READY;
+        case SEALED_BROKEN:
             return REPLY_BROKEN;
         }
     }
 }
 
+/* ---- open: replies of many go out together ---- */
+
+static void was_sent(void *user, int result)
+{
+    struct tls_conn *t = user;
+    struct conn *c = &t->conn;
+    if (result > 0)
+        note_sent(t, (size_t)result);
+    if (t->unsent_bytes > 0 && !keep_unsent(t))
+        conn_close(c, CONN_ERROR);
+    else if (t->unsent_bytes > 0 || !reply_is_empty(&c->session.out) || c->closing)
+        conn_send_rest_tls(c);
+}
+
+static void send_many(struct tls_worker *w)
+{
+    conns_run_ring(w->worker, was_sent);
+    w->many_used = 0;
+}
+
+/* True iff there is something of it to be sent with the others. */
+static bool join_many(struct tls_worker *w, struct tls_conn *t)
+{
+    uint64_t sent = 0;
+    struct netring *ring = w->worker->netring;
+    if (!ring || seal_next(t, w->many + w->many_used, &sent) != SEALED)
+        return false;
+    stat_add(t->conn.session.w->stats, STAT_bytes_written, sent);
+    *netring_pieces(ring) = (struct iovec){(char *)t->unsent, t->unsent_bytes};
+    netring_send(ring, t->conn.origin.fd, 1, t);
+    w->many_used += t->unsent_bytes;
+    if (netring_is_full(ring) || sizeof(w->many) - w->many_used < TLS_SEALED_BYTES_MAX)
+        send_many(w);
+    return true;
+}
+
+/* All that was received is executed, all that waits to be sent is sent. */
+static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct tls_worker *w = arg;
+    conns_execute_tls(w->worker);
+    struct conn *c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT));
+    bool alone = w->worker->list[CONN_TLS_UNSENT].head == NULL;
+    for (; c; c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT))) {
+        if (c->blocked) /* the socket's event goes on with it */
+            continue;
+        if (alone || !join_many(w, of(c)))
+            conn_send_rest_tls(c);
+    }
+    if (w->many_used > 0)
+        send_many(w);
+    w->batch_is_due = false;
+    DEBUG_ASSERT(!w->worker->list[CONN_TLS_RECEIVED].head && !w->worker->list[CONN_TLS_UNSENT].head);
+}
+
 /* ---- events ---- */
-
-/* The socket takes something again. */
-static void writable(struct tls_conn *t)
-{
-    struct conn *c = &t->conn;
-    t->more = t->more || t->wants_write;
-    t->wants_write = false;
-    if (conn_flush_tls(c) && !c->blocked)
-        conn_run_tls(c, t->more);
-}
-
-static void readable(struct tls_conn *t)
-{
-    struct conn *c = &t->conn;
-    if (c->in_loop.list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
-        return;
-    if (c->session.barrier || session_is_full(&c->session))
-        await(t, 0);
-    else
-        conn_run_tls(c, true);
-}
 
 static void socket_ready(evutil_socket_t fd UNUSED, short what, void *arg)
 {
     struct tls_conn *t = arg;
+    if (likely(t->stage == TLS_OPEN)) {
+        conn_event_tls(&t->conn, what);
+        return;
+    }
     atomic_store_explicit(&t->conn.last_cmd_sec, clock_now_sec(), memory_order_relaxed);
     switch (t->stage) {
     case TLS_SILENT:
@@ -544,10 +627,6 @@ static void socket_ready(evutil_socket_t fd UNUSED, short what, void *arg)
         set_timer(worker_of(t), false);
         break;
     case TLS_OPEN:
-        if (what & EV_WRITE)
-            writable(t);
-        else
-            readable(t);
         break;
     case TLS_LENT:
         if (what & EV_WRITE)
@@ -599,10 +678,10 @@ static void end(struct conn *c)
         close(t->lent_fd);
     relay_close(t);
     if (t->stream)
-        w->tls->ops->close(t->stream);
+        w->tls->ops->close(t->stream, t->unsent_bytes == 0);
     t->stream = NULL;
-    free(t->left);
-    t->left = NULL;
+    t->unsent_bytes = 0;
+    free_kept(t);
 }
 
 const struct conn_tls tls_conn_calls = {
@@ -613,6 +692,7 @@ const struct conn_tls tls_conn_calls = {
     .event = socket_ready,
     .readv = stream_readv,
     .has_input = stream_has_input,
+    .put = put_in_batch,
     .send = stream_send,
     .lend = lend,
     .take_back = take_back,
@@ -621,13 +701,13 @@ const struct conn_tls tls_conn_calls = {
 
 struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
 {
-    size_t bytes = w->env->settings->ssl_wbuf_size;
-    struct tls_worker *t = calloc(1, sizeof(*t) + bytes);
+    struct tls_worker *t = calloc(1, sizeof(*t));
     if (!t)
         return NULL;
     t->worker = w;
     t->tls = tls;
-    t->buf_bytes = bytes;
+    t->gather_bytes = min_u64(w->env->settings->ssl_wbuf_size, TLS_RECORD_BYTES);
+    event_assign(&t->batch, w->base, -1, 0, batch_due, t);
     evtimer_assign(&t->timer, w->base, timer_due, t);
     struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
     if (evtimer_add(&t->timer, &soon) != 0) {

@@ -2,6 +2,11 @@
  * the clear. net/conn.c is compiled twice, for either kind, and calls this (struct conn_tls) for the
  * one; so the other doesn't pay for it.
  *
+ * Requests and replies go in batches as those in the clear do (net/conn.h), in lists of their own: when
+ * the first connection gets into one, an event is put behind those of the sockets that are ready, and deals with
+ * all. What is sealed goes out at once. If the socket doesn't take all of it, the rest is kept apart, a record's
+ * at most for each connection; and until that is sent, nothing more is sealed for it, nor read from it.
+ *
  * Stages:
  *   silent   accepted, nothing was heard; costs a struct
  *   greeting in its handshake; costs what OpenSSL needs for one (tens of KB)
@@ -32,7 +37,6 @@ struct tls_conn {
     struct tls_stream *stream; /* NULL while silent */
     enum tls_stage stage;
     bool more;         /* the stream may have input that the socket's event doesn't tell of */
-    bool wants_write;  /* a read waits for the socket to take something */
     uint32_t since_sec; /* silent, greeting: in this stage */
     struct tls_conn *prev, *next; /* silent, greeting: in the worker's list of the stage */
     bool is_ready;
@@ -40,8 +44,10 @@ struct tls_conn {
     /* lent; -1: none */
     bool watching; /* to a watcher; else to a dump */
     int lent_fd;   /* of a dump: the end that it writes into */
-    char *left;    /* what a write must be given again, NULL: nothing; out of the queue */
-    size_t left_bytes;
+    const char *unsent; /* sealed, and not sent: in a buffer of the worker for the time of a call, then in kept */
+    size_t unsent_bytes;
+    char *kept; /* NULL: none; counted to the pool */
+    size_t kept_bytes;
     int relay_fd; /* the end that is read here */
     struct event relay_event;
     short relay_interest; /* as conn.interest */
@@ -61,8 +67,14 @@ struct tls_worker {
         struct tls_conn *head, *tail;
     } ready[2];
     struct event timer;
-    size_t buf_bytes; /* ssl_wbuf_size */
-    char buf[];       /* what one write is put together in, for the time of a call */
+    struct event batch; /* the lists CONN_TLS_RECEIVED and CONN_TLS_UNSENT wait for it */
+    bool batch_is_due;
+    size_t gather_bytes; /* ssl_wbuf_size, or a record's */
+    size_t many_used;
+    /* for the time of a call */
+    char gathered[TLS_RECORD_BYTES];    /* what one record is made of */
+    char one[TLS_SEALED_BYTES_MAX];     /* what one connection sends */
+    char many[4 * TLS_SEALED_BYTES_MAX]; /* what many send with one call */
 };
 
 /* For a worker whose loop is made and not running. NULL: no memory. */
