@@ -272,6 +272,7 @@ static int open_tls(struct server *s)
     if (!s->env.tls)
         return fail(SETTINGS_EXIT_USAGE, why, NULL);
     s->env.refresh_certs = refresh_certs;
+    s->env.tls_bytes = tls_bytes;
     return 0;
 }
 

@@ -89,6 +89,8 @@ struct command_env {
                       void (*fn)(void *ctx, int fd, const char *name, const char *text), void *ctx);
     /* the sum of the workers' buffer pools */
     void (*buffer_info)(void *upper, struct buffer_pool *sum);
+    /* what TLS has allocated, beside the buffers; NULL without -Z */
+    uint64_t (*tls_bytes)(void);
 };
 
 /* What one worker thread keeps for its sessions. */

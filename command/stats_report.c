@@ -478,7 +478,8 @@ static void fill_resident(const struct command_env *env, const struct memory_hea
     out->heap_allocated_bytes = heap->allocated_bytes;
     out->heap_values_bytes = ext->read_copies_bytes;
     out->heap_connections_bytes = pool.bytes + pool.responses * sizeof(struct pending) +
-                                  atomic_load(&env->counters->curr_conns) * env->connection_bytes;
+                                  atomic_load(&env->counters->curr_conns) * env->connection_bytes +
+                                  (env->tls_bytes ? env->tls_bytes() : 0);
 }
 
 static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)

@@ -7,7 +7,8 @@
  * knows how to turn that on. If the kernel makes the records, "sealed" bytes are the clear ones, else the
  * wire is put in for sending after the handshake.
  *
- * What OpenSSL allocates is counted: a word before each block has its size. */
+ * What OpenSSL allocates is counted: a word before each block has its size. For each record it asks for a
+ * buffer and a few small blocks, and frees them; so each thread keeps some of these for the next one. */
 #include "net/tls.h"
 
 #include <netinet/in.h>
@@ -53,6 +54,21 @@ struct tls_stream {
 
 struct block {
     _Alignas(max_align_t) size_t bytes; /* that follow */
+    struct block *next;                 /* spare */
+};
+
+/* Kinds of blocks that come and go with each record. */
+enum kind { KIND_TINY, KIND_RECORD, KINDS };
+enum {
+    TINY_BYTES_MAX = 48,
+    RECORD_BYTES_MIN = TLS_RECORD_BYTES,
+    RECORD_BYTES_MAX = TLS_RECORD_BYTES + 1024,
+#ifdef __SANITIZE_ADDRESS__
+    KEEPS_SPARES = 0, /* so that it sees each block's end */
+#else
+    KEEPS_SPARES = 1,
+#endif
+    SPARES_MAX = 8 /* of a kind */
 };
 
 /* What one thread has allocated, less what it has freed: only the sum of all means something. Threads leave
@@ -60,6 +76,10 @@ struct block {
 struct account {
     _Atomic(int64_t) bytes;
     struct account *next;
+    struct {
+        struct block *first;
+        unsigned count;
+    } spare[KINDS];
 };
 
 static _Atomic(struct account *) accounts;
@@ -76,38 +96,60 @@ static struct account *open_account(void)
     return account;
 }
 
-/* False: no memory for the thread's account. */
-static bool count_bytes(int64_t by)
+static void count_bytes(struct account *a, int64_t by)
 {
-    struct account *a = likely(account) ? account : open_account();
-    if (!a)
-        return false;
     int64_t now = atomic_load_explicit(&a->bytes, memory_order_relaxed);
     atomic_store_explicit(&a->bytes, now + by, memory_order_relaxed);
-    return true;
+}
+
+/* KINDS: of none. */
+static enum kind kind_of(size_t bytes)
+{
+    if (bytes <= TINY_BYTES_MAX)
+        return KIND_TINY;
+    return bytes >= RECORD_BYTES_MIN && bytes <= RECORD_BYTES_MAX ? KIND_RECORD : KINDS;
 }
 
 static void block_free(void *p, const char *file UNUSED, int line UNUSED)
 {
+    struct account *a = likely(account) ? account : open_account();
     struct block *b = (struct block *)p - 1;
     if (!p)
         return;
-    count_bytes(-(int64_t)b->bytes);
-    free(b);
+    enum kind kind = kind_of(b->bytes);
+    if (unlikely(!a)) { /* it stays counted */
+        free(b);
+        return;
+    }
+    count_bytes(a, -(int64_t)b->bytes);
+    if (!KEEPS_SPARES || kind == KINDS || a->spare[kind].count >= SPARES_MAX) {
+        free(b);
+        return;
+    }
+    b->next = a->spare[kind].first;
+    a->spare[kind].first = b;
+    a->spare[kind].count++;
 }
 
 static void *block_alloc(size_t bytes, const char *file UNUSED, int line UNUSED)
 {
-    if (bytes == 0 || bytes > SIZE_MAX / 2)
+    static const size_t most[] = {[KIND_TINY] = TINY_BYTES_MAX, [KIND_RECORD] = RECORD_BYTES_MAX};
+    struct account *a = likely(account) ? account : open_account();
+    if (bytes == 0 || bytes > SIZE_MAX / 2 || !a)
         return NULL;
-    struct block *b = malloc(sizeof(*b) + bytes);
-    if (!b)
-        return NULL;
+    enum kind kind = kind_of(bytes);
+    struct block *b = kind == KINDS ? NULL : a->spare[kind].first;
+    if (b) {
+        a->spare[kind].first = b->next;
+        a->spare[kind].count--;
+    } else {
+        b = malloc(sizeof(*b) + (!KEEPS_SPARES || kind == KINDS ? bytes : most[kind]));
+        if (!b)
+            return NULL;
+    }
     b->bytes = bytes;
-    if (likely(count_bytes((int64_t)bytes)))
-        return b + 1;
-    free(b);
-    return NULL;
+    count_bytes(a, (int64_t)bytes);
+    return b + 1;
 }
 
 static void *block_realloc(void *p, size_t bytes, const char *file, int line)

@@ -331,7 +331,7 @@ void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn e
     X(TEXT, allocator, "behind malloc")                                                            \
     X(GAUGE, heap_allocated_bytes, "in use, of what the allocator holds")                          \
     X(GAUGE, heap_values_bytes, "of it: large values read from flash and not yet sent")            \
-    X(GAUGE, heap_connections_bytes, "of it: connections, their read and reply buffers")           \
+    X(GAUGE, heap_connections_bytes, "of it: connections, their read and reply buffers, all that OpenSSL has")           \
     X(GAUGE, memory_limit_bytes, "bound for items and index (-m)")                                 \
     X(GAUGE, memory_items_bytes, "of it, held by slab pages")                                      \
     X(GAUGE, memory_index_bytes, "of it, held by the index")                                       \

@@ -353,6 +353,105 @@ def sessions_are_resumed():
                 expect('both', int(stats['ssl_new_sessions']) >= 2, stats['ssl_new_sessions'])
 
 
+def allocated(server):
+    """heap_connections_bytes, heap_allocated_bytes, bytes of memory."""
+    s = server.stats(b'extant')
+    return int(s['heap_connections_bytes']), int(s['heap_allocated_bytes']), server.rss_kb() * 1024
+
+
+def connections_are_counted():
+    """What OpenSSL has for a connection is part of heap_connections_bytes, and is given back."""
+    count = 200
+    with TlsServer(flags=['-t', '2', '-c', '1000']) as server:
+        with server.tls() as s:
+            ask(s, b'get a\r\n')
+        counted, allocated_before, _ = allocated(server)
+        clients = [server.tls() for _ in range(count)]
+        for s in clients:
+            ask(s, b'get a\r\n')
+        more, allocated_now, _ = [(now - then) / count for now, then in zip(
+            allocated(server), (counted, allocated_before, 0))]
+        print('       %d bytes for each of %d idle connections, of %d that were allocated' % (
+            more, count, allocated_now))
+        expect('most of it', allocated_now * 0.7 < more < allocated_now * 1.05 + 4096, (more, allocated_now))
+        for s in clients:
+            s.close()
+        expect('given back', wait_for(lambda: allocated(server)[0] < counted + 10 * more),
+               (counted, allocated(server)))
+
+
+def clients_that_do_not_read():
+    """400 ask for 1 MB each, from flash, and don't read it: a record's bytes are kept for each, others are served, and
+    those that read after all get every byte. Afterwards nothing of it is left."""
+    size, values, count = 1000000, 100, 400
+    flags = ['-m', '64', '-t', '2', '-I', '2m', '-c', '1000',
+             '-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,ext_item_age=0']
+    with TlsServer(flags=flags) as server, server.tls() as honest:
+        for i in range(values):
+            ask(honest, b'set big%d 0 0 %d\r\n%s\r\n' % (i, size, value_of(i, size)), b'\r\n')
+        expect('on flash', wait_for(lambda: int(server.stats(b'extant')['flash_objects']) >= values),
+               server.stats(b'extant'))
+        ask(honest, b'get big0\r\n')
+        idle = [server.tls() for _ in range(count)]
+        for s in idle:
+            ask(s, b'get none\r\n')
+        counted, _, before = allocated(server)
+        for i, s in enumerate(idle):
+            s.sendall(b'get big%d\r\n' % (i % values))
+        expect('all have asked', wait_for(lambda: int(server.stats()['get_hits']) >= count // 2))
+        for i in range(0, values, 10):
+            expect('others are served', ask(honest, b'get big%d\r\n' % i) ==
+                   b'VALUE big%d 0 %d\r\n%s\r\nEND\r\n' % (i, size, value_of(i, size)), i)
+        now_counted, _, now = allocated(server)
+        print('       %d clients x 1 MB unread: RSS +%.1f MB, +%.1f MB counted' % (
+            count, (now - before) / 1e6, (now_counted - counted) / 1e6))
+        bound = 2 * (size + 100000) + count * 24576 + 8e6  # a value for each thread, a record for each client
+        expect('memory', now - before < bound or 'asan' in BINARY, (now - before, bound))
+        expect('counted', now_counted - counted < count * 24576 + 4e6, now_counted - counted)
+        for i in range(0, count, 40):
+            expect('who reads late gets it all', read_until(idle[i], b'END\r\n') ==
+                   b'VALUE big%d 0 %d\r\n%s\r\nEND\r\n' % (i % values, size, value_of(i % values, size)), i)
+        for s in idle:
+            s.close()
+        expect('nothing is left', wait_for(lambda: allocated(server)[0] < counted, 20), allocated(server))
+
+
+def keys_are_updated():
+    """A client that asks for new keys in the middle of a pipeline gets all replies, and an answer to that."""
+    value = value_of(7, 5000)
+    with TlsServer() as server:
+        clear(server, b'set a 0 0 5000\r\n' + value + b'\r\n', b'\r\n')
+        client = subprocess.Popen(
+            ['openssl', 's_client', '-connect', '127.0.0.1:%d' % server.tls_port, '-msg',
+             '-CAfile', os.path.join(server.dir, 'ca.crt')],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            os.set_blocking(client.stdout.fileno(), False)
+            shown = bytearray()
+
+            def has_shown(what, times):
+                shown.extend(client.stdout.read() or b'')
+                return shown.count(what) >= times
+            for i in range(1, 4):
+                client.stdin.write(b'get a\n')
+                client.stdin.flush()
+                expect('a value', wait_for(lambda: has_shown(b'END\r\n', i)), bytes(shown[-300:]))
+                client.stdin.write(b'K\n')
+                client.stdin.flush()
+                expect('asked for new keys', wait_for(lambda: has_shown(b'>>> TLS 1.3, Handshake [length 0005], KeyUpdate', i)),
+                       bytes(shown[-300:]))
+            client.stdin.write(b'get a\n')
+            client.stdin.flush()
+            expect('a value at the end', wait_for(lambda: has_shown(b'END\r\n', 4)), bytes(shown[-300:]))
+            expect('its keys are new, too', shown.count(b'<<< TLS 1.3, Handshake [length 0005], KeyUpdate') == 3,
+                   shown.count(b'KeyUpdate'))
+        finally:
+            client.kill()
+            client.wait()
+            client.stdin.close()
+            client.stdout.close()
+
+
 def kernel_tls_is_no_hindrance():
     with TlsServer('ssl_kernel_tls') as server, server.tls() as s:
         value = value_of(1, 100000)
@@ -538,8 +637,9 @@ def main():
     return servers.run_scenarios([
         conversation, long_replies_keep_their_order, thousands_in_a_pipeline, records_are_filled,
         listeners, clients_are_verified, versions_and_ciphers, certificates_are_replaced,
-        keys_of_each_kind, sessions_are_resumed, kernel_tls_is_no_hindrance,
-        stalled_handshakes_are_bounded, dumps_and_watchers, with_dropped_privileges, broken_records,
+        keys_of_each_kind, keys_are_updated, sessions_are_resumed, kernel_tls_is_no_hindrance,
+        connections_are_counted, clients_that_do_not_read, stalled_handshakes_are_bounded,
+        dumps_and_watchers, with_dropped_privileges, broken_records,
         strangers_are_told_of])
 
 
