@@ -112,10 +112,10 @@ static enum kind kind_of(size_t bytes)
 
 static void block_free(void *p, const char *file UNUSED, int line UNUSED)
 {
-    struct account *a = likely(account) ? account : open_account();
-    struct block *b = (struct block *)p - 1;
     if (!p)
         return;
+    struct account *a = likely(account) ? account : open_account();
+    struct block *b = (struct block *)p - 1;
     enum kind kind = kind_of(b->bytes);
     if (unlikely(!a)) { /* it stays counted */
         free(b);

@@ -373,7 +373,7 @@ def connections_are_counted():
             allocated(server), (counted, allocated_before, 0))]
         print('       %d bytes for each of %d idle connections, of %d that were allocated' % (
             more, count, allocated_now))
-        expect('most of it', allocated_now * 0.7 < more < allocated_now * 1.05 + 4096, (more, allocated_now))
+        expect('most of it', 'asan' in BINARY or allocated_now * 0.7 < more < allocated_now * 1.05 + 4096, (more, allocated_now))
         for s in clients:
             s.close()
         expect('given back', wait_for(lambda: allocated(server)[0] < counted + 10 * more),
@@ -491,7 +491,7 @@ def stalled_handshakes_are_bounded():
             expect('served all the same', ask(s, b'get a\r\n') == b'END\r\n')
         expect('in the clear, too', server.command(b'get a') == b'END\r\n')
         grown = server.rss_kb() - before
-        expect('memory', grown < LIMIT * 128, '%d KB for %d handshakes' % (grown, LIMIT))
+        expect('memory', grown < LIMIT * 128 or 'asan' in BINARY, '%d KB for %d handshakes' % (grown, LIMIT))
         print('       %d KB for %d stalled handshakes and 100 silent clients' % (grown, 2 * LIMIT))
         server.command(b'debugtime %d' % (PATIENCE + 2))
 
