@@ -8,6 +8,7 @@
 #define BETTER_LEAST 0.02 /* this share of what RAM misses, at least */
 #define LATE_FACTOR 2.0   /* this many more keys come back late than are hit on flash: try */
 #define SHARE_MIN (ADMISSION_SHARE_ALL / 16)
+#define GROUPS (ADMISSION_SIZES * ADMISSION_CLASSES)
 #define IDLE_RATIO 0.01   /* flash that is hit this rarely is worth at most SHARE_MIN of the writes */
 
 void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes)
@@ -19,7 +20,7 @@ void admission_init(struct admission *a, enum admission_mode mode, uint64_t flas
     a->sample = ADMISSION_SAMPLE;
     a->period_bytes = max_u64(flash_bytes, 2);
     a->wait = FIRST_WAIT_PERIODS;
-    atomic_store(&a->admitted, (1u << ADMISSION_CLASSES) - 1);
+    atomic_store(&a->admitted, (1u << GROUPS) - 1);
     atomic_store(&a->share, ADMISSION_SHARE_ALL);
 }
 
@@ -35,29 +36,41 @@ static uint64_t take(_Atomic(uint64_t) *at) { return atomic_exchange_explicit(at
 
 /* ---- classes ---- */
 
-static bool is_strict(unsigned class)
+static_assert(GROUPS < 32, "a bit for each");
+
+/* A class and a size. */
+static unsigned group_of(const struct admission *a, unsigned class, uint64_t bytes)
 {
-    return class >= ADMISSION_RAM_HITS || class % ADMISSION_RAM_HITS == ADMISSION_RAM_HITS - 1;
+    uint64_t mean = get(&a->leaving_bytes) / max_u64(get(&a->leaving), 1);
+    unsigned size = bytes < mean / 2 ? 0 : bytes < mean ? 1 : bytes < 2 * mean ? 2 : 3;
+    return size * ADMISSION_CLASSES + class;
 }
+
+/* Known, or hit in RAM. */
+static bool is_strict(unsigned group) { return group % ADMISSION_CLASSES != 0; }
+
+static void forget_some(_Atomic(uint64_t) *at) { add(at, -(get(at) / DECAY)); }
 
 static void judge_classes(struct admission *a)
 {
     double hits = 0, written = 0;
     uint32_t admitted = 0, was = atomic_load_explicit(&a->admitted, memory_order_relaxed);
-    for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
-        hits += (double)get(&a->hits[c]);
-        written += (double)get(&a->written[c]);
+    for (unsigned g = 0; g < GROUPS; g++) {
+        hits += (double)get(&a->hits[g]);
+        written += (double)get(&a->written[g]);
     }
-    for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
-        double h = (double)get(&a->hits[c]), w = (double)get(&a->written[c]);
-        bool worth = w == 0 ? was >> c & 1 : h * written >= (is_strict(c) ? a->worth_strict : a->worth) * hits * w;
-        admitted |= (uint32_t)worth << c;
+    for (unsigned g = 0; g < GROUPS; g++) {
+        double h = (double)get(&a->hits[g]), w = (double)get(&a->written[g]);
+        bool worth = w == 0 ? was >> g & 1 : h * written >= (is_strict(g) ? a->worth_strict : a->worth) * hits * w;
+        admitted |= (uint32_t)worth << g;
     }
     atomic_store_explicit(&a->admitted, admitted, memory_order_relaxed);
-    for (unsigned c = 0; c < ADMISSION_CLASSES; c++) {
-        add(&a->hits[c], -(get(&a->hits[c]) / DECAY));
-        add(&a->written[c], -(get(&a->written[c]) / DECAY));
+    for (unsigned g = 0; g < GROUPS; g++) {
+        forget_some(&a->hits[g]);
+        forget_some(&a->written[g]);
     }
+    forget_some(&a->leaving);
+    forget_some(&a->leaving_bytes);
 }
 
 /* ---- the share ---- */
@@ -139,6 +152,12 @@ static void decide(struct admission *a)
 
 /* ---- asked and told ---- */
 
+void admission_leaves(struct admission *a, uint64_t object_bytes)
+{
+    add(&a->leaving, 1);
+    add(&a->leaving_bytes, object_bytes);
+}
+
 bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_t object_bytes)
 {
     bool known = class >= ADMISSION_RAM_HITS;
@@ -153,20 +172,21 @@ bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_
         decide(a);
     if ((hash >> 12 & (ADMISSION_SHARE_ALL - 1)) >= atomic_load_explicit(&a->share, memory_order_relaxed))
         return false;
-    return (atomic_load_explicit(&a->admitted, memory_order_relaxed) >> class & 1) != 0 ||
+    unsigned group = group_of(a, class, object_bytes);
+    return (atomic_load_explicit(&a->admitted, memory_order_relaxed) >> group & 1) != 0 ||
            (hash >> 40) % a->sample == 0;
 }
 
 void admission_written(struct admission *a, unsigned class, uint64_t object_bytes)
 {
     ASSERT(class < ADMISSION_CLASSES);
-    add(&a->written[class], object_bytes);
+    add(&a->written[group_of(a, class, object_bytes)], object_bytes);
 }
 
-void admission_hit(struct admission *a, unsigned class)
+void admission_hit(struct admission *a, unsigned class, uint64_t object_bytes)
 {
     ASSERT(class < ADMISSION_CLASSES);
-    add(&a->hits[class], 1);
+    add(&a->hits[group_of(a, class, object_bytes)], 1);
     add(&a->flash_hits, 1);
 }
 

@@ -1,9 +1,10 @@
 /* items/admission.h: which objects that leave RAM are worth a write to flash, once flash is full.
  *
- * An object leaves RAM in a class: was its key known (items/ghost.h) when it came back, or only now;
- * how often was it hit in RAM (0, 1, more). What each class has brought is counted: hits on flash
+ * An object leaves RAM in a class: was its key known (items/ghost.h) when it came back, or only now; how often was
+ * it hit in RAM (0, 1, more); and how large is it (below half of the mean of what leaves RAM, below the
+ * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
- * was known or hit twice, ADMISSION_WORTH_STRICT of it: such are seldom a mistake. Of the others one
+ * was known or hit, ADMISSION_WORTH_STRICT of it: such are seldom a mistake. Of the others one
  * key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
  * known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
  * and classes are judged by chance; more, and a change of the clients' ways is noticed late.
@@ -30,9 +31,10 @@
 #include "base/base.h"
 
 #define ADMISSION_RAM_HITS 3u /* 0, 1, 2 and more */
-#define ADMISSION_CLASSES (2 * ADMISSION_RAM_HITS)
+#define ADMISSION_CLASSES (2 * ADMISSION_RAM_HITS) /* as they are kept in a record: its length tells its size */
+#define ADMISSION_SIZES 4u /* of the mean: under 1/2, under 1, under 2, above */
 #define ADMISSION_SAMPLE 32u
-#define ADMISSION_WORTH 0.95
+#define ADMISSION_WORTH 0.8
 #define ADMISSION_WORTH_STRICT 0.3
 #define ADMISSION_SHARE_ALL 256u
 
@@ -51,8 +53,9 @@ struct admission {
     double worth, worth_strict; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
     unsigned sample;
     /* atomic */
-    _Atomic(uint64_t) written[ADMISSION_CLASSES], hits[ADMISSION_CLASSES]; /* bytes; decayed */
-    _Atomic(uint32_t) admitted; /* a bit for each class */
+    _Atomic(uint64_t) written[ADMISSION_SIZES * ADMISSION_CLASSES], hits[ADMISSION_SIZES * ADMISSION_CLASSES]; /* bytes; decayed */
+    _Atomic(uint64_t) leaving, leaving_bytes; /* objects, for their mean; decayed */
+    _Atomic(uint32_t) admitted; /* a bit for each class and size */
     _Atomic(uint32_t) share;    /* of the keys, of ADMISSION_SHARE_ALL */
     _Atomic(uint64_t) left;     /* bytes that left RAM since the last decision */
     _Atomic(uint64_t) flash_hits, misses, known, unknown; /* of this period; known: by objects that left */
@@ -73,12 +76,14 @@ static inline unsigned admission_class(bool known, unsigned ram_hits)
     unsigned hits = ram_hits < ADMISSION_RAM_HITS ? ram_hits : ADMISSION_RAM_HITS - 1;
     return (known ? ADMISSION_RAM_HITS : 0) + hits;
 }
-/* Must an object of the class that leaves RAM be written? Counts it as leaving. */
+/* Notes the size of an object that leaves RAM, whatever becomes of it; the calls below are about such. */
+void admission_leaves(struct admission *a, uint64_t object_bytes);
+/* Must an object of the class that leaves RAM be written? Once flash is full. */
 bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_t object_bytes);
 /* Notes that it was written. */
 void admission_written(struct admission *a, unsigned class, uint64_t object_bytes);
 /* Notes a hit on flash of an object of the class; notes a key that was found nowhere. */
-void admission_hit(struct admission *a, unsigned class);
+void admission_hit(struct admission *a, unsigned class, uint64_t object_bytes);
 void admission_miss(struct admission *a);
 
 #endif

@@ -66,6 +66,8 @@ enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint3
     *class = worth_class(c, it, hash);
     if (flags & ITEM_MAY_HIDE_FLASH)
         return WORTH_WRITE;
+    uint64_t bytes = ext_record_bytes(it->key_bytes, it->value_bytes);
+    admission_leaves(&c->admission, bytes);
     if (!is_within_limits(c, *class))
         return WORTH_TOO_MUCH;
     if (c->admission.mode == ADMISSION_ALL || !ext_is_full(c->ext))
@@ -73,7 +75,6 @@ enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint3
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     if (exptime != 0 && exptime <= now + ext_flush_sec(c->ext))
         return WORTH_TOO_SHORT;
-    uint64_t bytes = ext_record_bytes(it->key_bytes, it->value_bytes);
     return admission_wants(&c->admission, hash, *class, bytes) ? WORTH_WRITE : WORTH_NOT;
 }
 
@@ -87,5 +88,5 @@ void worth_hit(struct cache *c, const struct ext_record *r)
 {
     unsigned class = (unsigned)r->item_flags >> ITEM_FLASH_CLASS_SHIFT;
     if (class < ADMISSION_CLASSES)
-        admission_hit(&c->admission, class);
+        admission_hit(&c->admission, class, ext_record_bytes(r->key_bytes, r->value_bytes));
 }

@@ -1,15 +1,19 @@
-/* replay_policy.c: see replay_policy.h. RAM is one LRU; flash is pages of records, each with two heat
- * bits, as upkeep/reclaim.h describes it. */
+/* replay_policy.c: see replay_policy.h. RAM is an LRU for each slab class; flash is pages of records, each with two
+ * heat bits, as upkeep/reclaim.h describes it. */
 #include "scripts/replay_policy.h"
 
 #include <err.h>
+#include <math.h>
 
 #include "items/admission.h"
 #include "items/ghost.h"
 
 #define NONE UINT32_MAX
 #define HEAT_MAX 3u
-
+#define FREE_PAGES 3u /* as for a small server: reserved, and to be opened */
+#define LISTS 64u
+#define SMALLEST_BYTES 96.0 /* of slab classes */
+#define SLAB_FACTOR 1.25
 
 enum where { OUT, RAM, FLASH };
 
@@ -30,11 +34,11 @@ struct state {
     /* of each key */
     uint8_t *where, *ram_hits, *known, *heat, *class;
     uint32_t *next, *prev, *page;
-    uint32_t head, tail;
-    uint64_t ram_bytes;
+    uint32_t head[LISTS], tail[LISTS]; /* of each slab class */
+    uint64_t ram_bytes[LISTS];
     struct page *pages;
     uint64_t page_count, pages_used, order;
-    uint32_t open;
+    uint32_t open[2]; /* pages for what comes from RAM, and for what is written again */
 };
 
 static void *need(void *p)
@@ -45,51 +49,62 @@ static void *need(void *p)
 }
 
 static uint64_t bytes_of(const struct state *s, uint32_t k) { return trace_object_bytes(s->t, k); }
-static uint64_t hash_of(const struct state *s, uint32_t k) { return trace_mix(s->t->name[k] + 77); }
+static uint64_t hash_of(const struct state *s, uint32_t k) { return trace_mix(s->t->name[k] + 77 + (s->t->opt.seed << 40)); }
+
+static unsigned list_of(const struct state *s, uint32_t k)
+{
+    if (s->p->slab_mb <= 0)
+        return 0;
+    double class = log((double)bytes_of(s, k) / SMALLEST_BYTES) / log(SLAB_FACTOR);
+    return class < 0 ? 0 : class > LISTS - 1 ? LISTS - 1 : (unsigned)class;
+}
 
 static void ram_take(struct state *s, uint32_t k)
 {
+    unsigned l = list_of(s, k);
     if (s->prev[k] != NONE)
         s->next[s->prev[k]] = s->next[k];
     else
-        s->head = s->next[k];
+        s->head[l] = s->next[k];
     if (s->next[k] != NONE)
         s->prev[s->next[k]] = s->prev[k];
     else
-        s->tail = s->prev[k];
-    s->ram_bytes -= bytes_of(s, k);
+        s->tail[l] = s->prev[k];
+    s->ram_bytes[l] -= bytes_of(s, k);
 }
 
 static void ram_put(struct state *s, uint32_t k)
 {
-    s->next[k] = s->head;
+    unsigned l = list_of(s, k);
+    s->next[k] = s->head[l];
     s->prev[k] = NONE;
-    if (s->head != NONE)
-        s->prev[s->head] = k;
+    if (s->head[l] != NONE)
+        s->prev[s->head[l]] = k;
     else
-        s->tail = k;
-    s->head = k;
-    s->ram_bytes += bytes_of(s, k);
+        s->tail[l] = k;
+    s->head[l] = k;
+    s->ram_bytes[l] += bytes_of(s, k);
 }
 
 /* ---- flash ---- */
 
 static bool reclaim(struct state *s);
 
-static void flash_put(struct state *s, uint32_t k, unsigned heat)
+static void flash_put(struct state *s, uint32_t k, unsigned heat, bool again)
 {
     uint64_t bytes = bytes_of(s, k);
-    if (s->open == NONE || s->pages[s->open].bytes + bytes > s->sizes.page_bytes) {
+    uint32_t *open = &s->open[again];
+    if (*open == NONE || s->pages[*open].bytes + bytes > s->sizes.page_bytes) {
         uint32_t i = 0;
         while (i < s->page_count && s->pages[i].count > 0)
             i++;
         if (i == s->page_count)
             errx(2, "no page");
-        s->open = i;
+        *open = i;
         s->pages_used++;
         s->pages[i].order = ++s->order;
     }
-    struct page *p = &s->pages[s->open];
+    struct page *p = &s->pages[*open];
     if (p->count == p->room) {
         p->room = p->room == 0 ? 64 : 2 * p->room;
         p->keys = need(realloc(p->keys, p->room * sizeof(*p->keys)));
@@ -97,7 +112,7 @@ static void flash_put(struct state *s, uint32_t k, unsigned heat)
     p->keys[p->count++] = k;
     p->bytes += bytes;
     p->hot_bytes += heat >= s->p->hot ? bytes : 0;
-    s->page[k] = s->open;
+    s->page[k] = *open;
     s->where[k] = FLASH;
     s->heat[k] = (uint8_t)heat;
     s->out->flash_written += bytes;
@@ -137,7 +152,7 @@ static void evict_page(struct state *s, uint32_t page)
                 continue;
             budget -= bytes_of(s, k);
             s->out->rewritten += bytes_of(s, k);
-            flash_put(s, k, heat / 2);
+            flash_put(s, k, heat / 2, true);
         }
     }
     for (uint64_t i = 0; i < p.count; i++) {
@@ -157,7 +172,7 @@ static bool reclaim(struct state *s)
     for (unsigned looks = 0; looks < 2 * s->page_count; looks++) {
         oldest = NONE;
         for (uint32_t i = 0; i < s->page_count; i++) {
-            if (i != s->open && s->pages[i].count > 0 &&
+            if (i != s->open[0] && i != s->open[1] && s->pages[i].count > 0 &&
                 (oldest == NONE || s->pages[i].order < s->pages[oldest].order))
                 oldest = i;
         }
@@ -176,7 +191,8 @@ static void leave_ram(struct state *s, uint32_t k)
 {
     uint64_t hash = hash_of(s, k), bytes = bytes_of(s, k);
     unsigned class = admission_class(s->known[k] || ghost_has(&s->ghost, hash), s->ram_hits[k]);
-    bool full = s->pages_used + 2 >= s->page_count;
+    bool full = s->pages_used + FREE_PAGES >= s->page_count;
+    admission_leaves(&s->admission, bytes);
     s->where[k] = OUT;
     if (full && !admission_wants(&s->admission, hash, class, bytes)) {
         ghost_add(&s->ghost, hash, bytes);
@@ -184,8 +200,8 @@ static void leave_ram(struct state *s, uint32_t k)
     }
     s->class[k] = (uint8_t)class;
     admission_written(&s->admission, class, bytes);
-    flash_put(s, k, 0);
-    while (s->pages_used + 1 >= s->page_count)
+    flash_put(s, k, 0, false);
+    while (s->pages_used + FREE_PAGES > s->page_count)
         reclaim(s);
 }
 
@@ -204,7 +220,7 @@ static bool hit(struct state *s, uint32_t k)
     struct page *p = &s->pages[s->page[k]];
     p->hot_bytes += s->heat[k] + 1u == s->p->hot ? bytes_of(s, k) : 0;
     s->heat[k] += s->heat[k] < HEAT_MAX;
-    admission_hit(&s->admission, s->class[k]);
+    admission_hit(&s->admission, s->class[k], bytes_of(s, k));
     s->out->flash_hits++;
     return true;
 }
@@ -226,8 +242,10 @@ static void put(struct state *s, uint32_t k, bool known)
     s->ram_hits[k] = 0;
     s->known[k] = known;
     ram_put(s, k);
-    while (s->ram_bytes > s->sizes.ram_bytes) {
-        uint32_t old = s->tail;
+    unsigned l = list_of(s, k);
+    uint64_t room = s->p->slab_mb > 0 ? (uint64_t)(s->p->slab_mb * 1048576) : s->sizes.ram_bytes;
+    while (s->ram_bytes[l] > room) {
+        uint32_t old = s->tail[l];
         ram_take(s, old);
         leave_ram(s, old);
     }
@@ -236,7 +254,7 @@ static void put(struct state *s, uint32_t k, bool known)
 void policy_parse(struct policy *p, char *text)
 {
     *p = (struct policy){.admit = ADMISSION_LEARN, .worth = ADMISSION_WORTH, .sample = ADMISSION_SAMPLE, .strict = ADMISSION_WORTH_STRICT, .keep = 0.1, .second = 0.33, .hot = 2, .ghost_keys = 0.5, .window = 1,
-                         .evicted_known = true};
+                         .slab_mb = 0.9, .evicted_known = true};
     for (char *part; (part = strsep(&text, ",")) != NULL;) {
         char name[32];
         double v;
@@ -262,12 +280,14 @@ void policy_parse(struct policy *p, char *text)
             p->ghost_keys = v;
         else if (strcmp(name, "window") == 0)
             p->window = v;
+        else if (strcmp(name, "slab") == 0)
+            p->slab_mb = v;
         else if (strcmp(name, "evicted_known") == 0)
             p->evicted_known = v != 0;
         else if (strcmp(name, "verbose") == 0)
             p->verbose = v != 0;
         else
-            errx(2, "%s: admit, worth, strict, sample, keep, second, hot, ghost, window, evicted_known", name);
+            errx(2, "%s: admit, worth, strict, sample, keep, second, hot, ghost, window, slab, evicted_known", name);
     }
 }
 
@@ -309,7 +329,9 @@ void policy_run(const struct policy *p, const struct trace *t, const struct sim_
                 struct sim_result *out)
 {
     *out = (struct sim_result){0};
-    struct state s = {.p = p, .t = t, .sizes = *sizes, .out = out, .head = NONE, .tail = NONE, .open = NONE};
+    struct state s = {.p = p, .t = t, .sizes = *sizes, .out = out, .open = {NONE, NONE}};
+    memset(s.head, 0xff, sizeof(s.head)); /* NONE */
+    memset(s.tail, 0xff, sizeof(s.tail));
     s.page_count = sizes->flash_bytes / sizes->page_bytes;
     s.pages = need(calloc(s.page_count, sizeof(*s.pages)));
     uint8_t **bytes[] = {&s.where, &s.ram_hits, &s.known, &s.heat, &s.class};

@@ -14,6 +14,7 @@ struct policy {
     unsigned hot;       /* hits since the last look that make a record hot */
     double ghost_keys;  /* entries for each key that fits flash */
     double window;      /* of the ghost, in flash sizes */
+    double slab_mb;     /* RAM of each slab class: a page, as in servers with so little; 0: one LRU of all RAM */
     bool evicted_known; /* keys of evicted pages enter the ghost */
     bool verbose;
 };

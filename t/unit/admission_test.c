@@ -18,19 +18,26 @@ static uint64_t next_hash(void)
     return x ^ x >> 31;
 }
 
-/* Objects of the class leave RAM; each one that is written is hit this many times. Returns how many were. */
-static unsigned leave(unsigned class, unsigned objects, unsigned hits)
+/* Objects of the class and of this size leave RAM; each one that is written is hit this many times. Returns how
+ * many were written. */
+static unsigned leave_sized(unsigned class, unsigned objects, unsigned hits, uint64_t bytes)
 {
     unsigned written = 0;
     for (unsigned i = 0; i < objects; i++) {
-        if (!admission_wants(&a, next_hash(), class, OBJECT))
+        admission_leaves(&a, bytes);
+        if (!admission_wants(&a, next_hash(), class, bytes))
             continue;
         written++;
-        admission_written(&a, class, OBJECT);
+        admission_written(&a, class, bytes);
         for (unsigned k = 0; k < hits; k++)
-            admission_hit(&a, class);
+            admission_hit(&a, class, bytes);
     }
     return written;
+}
+
+static unsigned leave(unsigned class, unsigned objects, unsigned hits)
+{
+    return leave_sized(class, objects, hits, OBJECT);
 }
 
 Test(admission, all_takes_all)
@@ -90,6 +97,42 @@ Test(admission, classes_that_are_hit_alike_are_all_taken)
     }
 }
 
+/* Small objects and large ones, each hit once: for their bytes the small ones bring ten times as much. */
+Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled)
+{
+    unsigned once = admission_class(false, 0);
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 100; i++) {
+        leave_sized(once, 50, 1, OBJECT);
+        leave_sized(once, 50, 1, 10 * OBJECT);
+    }
+    cr_assert_eq(leave_sized(once, 500, 1, OBJECT), 500);
+    unsigned large = 0;
+    for (unsigned i = 0; i < 64; i++) {
+        leave_sized(once, 50, 1, OBJECT);
+        large += leave_sized(once, 50, 1, 10 * OBJECT);
+    }
+    cr_assert(large > 60 && large < 160, "%u", large);
+    for (unsigned i = 0; i < 100; i++) { /* now these are hit as often for their bytes */
+        leave_sized(once, 50, 1, OBJECT);
+        leave_sized(once, 50, 10, 10 * OBJECT);
+    }
+    cr_assert_eq(leave_sized(once, 100, 10, 10 * OBJECT), 100);
+}
+
+/* What was hit in RAM has to fail more clearly than what never was. */
+Test(admission, an_object_hit_in_ram_is_given_up_later_than_one_never_hit)
+{
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 100; i++) {
+        leave(admission_class(true, 2), 60, 2);
+        leave(admission_class(false, 0), 30, i % 2);
+        leave(admission_class(false, 1), 30, i % 2);
+    }
+    cr_assert_lt(leave(admission_class(false, 0), 320, 0), 60);
+    cr_assert_eq(leave(admission_class(false, 1), 320, 0), 320);
+}
+
 /* A loop: all keys are known and none is hit, until so few are taken that they fit. */
 static void turn_of_a_loop(uint32_t fits)
 {
@@ -97,11 +140,12 @@ static void turn_of_a_loop(uint32_t fits)
     for (unsigned i = 0; i < 2 * FLASH / OBJECT; i++) {
         seed = first + i * 977;
         bool hit = a.trial != ADMISSION_SETTLING && atomic_load(&a.share) <= fits;
+        admission_leaves(&a, OBJECT);
         bool wants = admission_wants(&a, next_hash(), admission_class(true, 0), OBJECT);
         if (wants)
             admission_written(&a, admission_class(true, 0), OBJECT);
         if (wants && hit)
-            admission_hit(&a, admission_class(true, 0));
+            admission_hit(&a, admission_class(true, 0), OBJECT);
         else
             admission_miss(&a);
     }
