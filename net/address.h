@@ -1,4 +1,4 @@
-/* net/address.h: the address of a socket in little space, and as text. Pure functions; any thread. */
+/* net/address.h: a socket's address in compact form, and as text. Pure functions; any thread. */
 #ifndef EXTANT_ADDRESS_H
 #define EXTANT_ADDRESS_H
 
@@ -14,7 +14,7 @@ struct address {
     uint8_t ip[16];
 };
 
-/* What is neither IPv4 nor IPv6 counts as AF_UNIX. */
+/* Every family other than IPv4 and IPv6 counts as AF_UNIX. */
 void address_of(struct address *out, const struct sockaddr *sa);
 /* "tcp:127.0.0.1:11211", "tcp6:[::1]:11211", "unix:PATH" into out. */
 void address_text(const struct address *a, const char *unix_path, char *out, size_t size);

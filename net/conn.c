@@ -18,9 +18,9 @@
 enum {
     YIELD_FLUSH_BYTES = 32 * 1024,
     RAW_LOG_BYTES = 512,
-    RECEIVED_MAX = 32,    /* connections that have received, before they execute */
-    LOOK_LINES_MAX = 4,   /* before one that is a request */
-    LOOK_BYTES_MAX = 4096 /* of a long line */
+    RECEIVED_MAX = 32,    /* connections that receive before all of them execute */
+    LOOK_LINES_MAX = 4,   /* lines that are looked at to find one with a key */
+    LOOK_BYTES_MAX = 4096 /* of a line */
 };
 
 static const char *const state_names[] = {
@@ -66,7 +66,7 @@ static void conn_become(struct conn *c, enum conn_state state)
     atomic_store_explicit(&c->state, (uint8_t)state, memory_order_relaxed);
 }
 
-/* What net/conn.h says of the state that it waits in; the event is set. */
+/* The connection waits: checks what net/conn.h says of its state. */
 static void conn_assert(const struct conn *c)
 {
 #ifdef EXTANT_DEBUG
@@ -117,6 +117,7 @@ static void log_event(struct conn *c, const char *reason)
 
 static size_t buffered(const struct conn *c)
 {
+    DEBUG_ASSERT(c->start <= c->end && c->end <= c->buf_bytes);
     return c->end - c->start;
 }
 
@@ -135,7 +136,7 @@ static void buffer_free(struct conn *c)
     c->buf_bytes = c->start = c->end = 0;
 }
 
-/* A buffer of so many bytes takes the place of the present one, with its content. */
+/* Replaces the buffer by one of this size, with the same content. */
 static bool buffer_change(struct conn *c, size_t bytes)
 {
     struct buffer_pool *pool = &c->session.w->pool;
@@ -151,6 +152,7 @@ static bool buffer_change(struct conn *c, size_t bytes)
     }
     if (!fresh)
         return false;
+    DEBUG_ASSERT(c->start <= c->end && c->end <= c->buf_bytes);
     if (have)
         memcpy(fresh, c->buf + c->start, have);
     buffer_free(c);
@@ -175,7 +177,7 @@ static bool buffer_prepare(struct conn *c)
     return c->buf_bytes < CONN_LINE_BYTES_MAX && buffer_change(c, (size_t)c->buf_bytes * 2);
 }
 
-/* Before waiting for input: nothing is kept for nothing. */
+/* Before waiting for input: an empty buffer is given back, a large one with little in it exchanged. */
 static void buffer_trim(struct conn *c)
 {
     if (!c->buf)
@@ -188,6 +190,7 @@ static void buffer_trim(struct conn *c)
 
 static void consume(struct conn *c, size_t n)
 {
+    DEBUG_ASSERT(n <= c->end - c->start);
     c->start += (uint32_t)n;
     if (c->start == c->end)
         c->start = c->end = 0;
@@ -197,7 +200,7 @@ static void consume(struct conn *c, size_t n)
 
 enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_ERROR };
 
-/* tls: known when this is compiled, here and below; without it nothing is left of what it asks. */
+/* tls is a constant in each caller, here and below, so the variant in the clear contains nothing of TLS. */
 static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tls)
 {
     struct iovec iov[2];
@@ -228,13 +231,14 @@ static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tl
         return READ_END;
     stat_add(c->session.w->stats, STAT_bytes_read, (uint64_t)n);
     size_t to_value = min_u64((uint64_t)n, value_bytes);
+    DEBUG_ASSERT((size_t)n <= want);
     if (to_value)
         command_value_got(&c->session, to_value);
     c->end += (uint32_t)((size_t)n - to_value);
     return (tls ? c->worker->conn_tls->has_input(c) : (size_t)n == want) ? READ_FULL : READ_SHORT;
 }
 
-/* Moves what is there of a value to its item: true iff the value is complete and dealt with. */
+/* Copies the received part of a value to its item. True iff the value is complete, and stored. */
 static bool take_value(struct conn *c)
 {
     char *to;
@@ -259,9 +263,9 @@ static bool take_value(struct conn *c)
 enum next {
     NEXT_INPUT, /* needs more bytes */
     NEXT_WAIT,  /* for an op, or for replies to be sent */
-    NEXT_YIELD, /* has had its share */
+    NEXT_YIELD, /* it has had its share of the turn */
     NEXT_CLOSE, /* c->reason is set */
-    NEXT_GONE,  /* the connection doesn't exist any more, or isn't ours to use */
+    NEXT_GONE,  /* the connection is gone, or lent to another thread */
 };
 
 static enum next close_because(struct conn *c, enum conn_reason reason)
@@ -277,7 +281,6 @@ static void watcher_closed(void *arg)
 }
 
 static bool set_interest(struct conn *c, short want);
-static void conn_free(struct conn *c);
 
 static enum next refuse_watcher(struct conn *c, int rc)
 {
@@ -287,10 +290,10 @@ static enum next refuse_watcher(struct conn *c, int rc)
 
 static void tls_watcher_closed(void *arg UNUSED)
 {
-    /* the connection is still counted, and sees it */
+    /* the connection is still counted, and notices */
 }
 
-/* The log writes in the clear; the connection stays, and sends that on. */
+/* The log writes plain text; the connection stays, and encrypts it. */
 static enum next tls_becomes_watcher(struct conn *c)
 {
     int fd = c->worker->conn_tls->lend(c, false);
@@ -305,7 +308,7 @@ static enum next tls_becomes_watcher(struct conn *c)
     return refuse_watcher(c, rc);
 }
 
-/* The socket leaves us for the log. */
+/* The log takes over the socket. */
 static enum next become_watcher(struct conn *c)
 {
     ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
@@ -321,7 +324,7 @@ static enum next become_watcher(struct conn *c)
     buffer_free(c);
     bool idle = session_close(&c->session);
     ASSERT(idle);
-    conn_free(c);
+    free(c);
     return NEXT_GONE;
 }
 
@@ -364,7 +367,7 @@ static void log_line_of(struct conn *c, const char *line, size_t len)
         log_debug("<%d %.*s", c->origin.fd, (int)len, line);
 }
 
-/* It speaks what -B doesn't allow: closed, and the operator is told what would help. */
+/* It speaks a protocol that -B doesn't allow: it is closed, and the log says what would help. */
 static enum next reject_protocol(struct conn *c)
 {
     struct server_counters *n = c->session.w->env->counters;
@@ -381,7 +384,7 @@ static enum next reject_protocol(struct conn *c)
     return close_because(c, CONN_ERROR);
 }
 
-/* -Y: nothing but the line that logs in is understood. True iff something was dealt with. */
+/* -Y: only the line that logs in is understood. True iff one line was read. */
 static bool authenticate(struct conn *c, enum next *next)
 {
     size_t consumed;
@@ -411,9 +414,9 @@ static bool authenticate(struct conn *c, enum next *next)
     }
 }
 
-/* The first byte tells which protocol is spoken; -B which may be. False: not this one. What is neither
- * goes on as text, and gets the answers that memcached has for it; but no TLS client waits for
- * any. */
+/* The first byte tells which protocol is spoken, and -B says which is allowed. False: not this one. A client that
+ * speaks neither is served as text, and gets memcached's answers; only a TLS client is refused, as it would
+ * understand none. */
 static bool negotiate(struct conn *c)
 {
     const struct settings *set = c->session.w->env->settings;
@@ -432,7 +435,7 @@ static bool negotiate(struct conn *c)
     return !refused;
 }
 
-/* For the log: what a packet asks. */
+/* Logs what a packet asks. */
 static void log_packet_of(struct conn *c, const struct request *req)
 {
     char key[LOG_LINE_BYTES], line[LOG_LINE_BYTES];
@@ -441,14 +444,15 @@ static void log_packet_of(struct conn *c, const struct request *req)
     log_line_of(c, line, min_u64((size_t)n, sizeof(line) - 1));
 }
 
-/* What is next of what was received. */
+/* Parses the next line or packet. */
 static enum parse_result parse(struct conn *c, size_t *consumed)
 {
     struct request *req = &c->worker->request;
     const char *from = c->buf + c->start;
-    if (likely(!c->session.is_binary))
-        return proto_parse_line(from, buffered(c), consumed, req);
-    return proto_parse_bin(from, buffered(c), consumed, req);
+    enum parse_result result = likely(!c->session.is_binary) ? proto_parse_line(from, buffered(c), consumed, req)
+                                                             : proto_parse_bin(from, buffered(c), consumed, req);
+    DEBUG_ASSERT(*consumed <= buffered(c));
+    return result;
 }
 
 static void log_request(struct conn *c, size_t consumed)
@@ -461,7 +465,7 @@ static void log_request(struct conn *c, size_t consumed)
         log_line_of(c, c->buf + c->start, consumed);
 }
 
-/* -S: what is said before the log-in, and isn't part of it, is the last that is heard. */
+/* -S: the first request that is not part of the log-in ends the connection. */
 static bool refuse_stranger(struct conn *c, enum next *next)
 {
     session_answer(&c->session, &c->worker->request, REPLY_AUTH_NEEDED);
@@ -469,8 +473,8 @@ static bool refuse_stranger(struct conn *c, enum next *next)
     return false;
 }
 
-/* Lengths that contradict each other are refused in the same words for every client. */
-static bool lies(const struct request *req)
+/* A packet whose lengths contradict each other is refused in the same words with and without log-in. */
+static bool has_wrong_lengths(const struct request *req)
 {
     return req->error == REPLY_UNKNOWN_COMMAND && req->close_after;
 }
@@ -569,7 +573,7 @@ static struct seen_key *look_ahead(struct conn *c, struct ahead *a, size_t consu
     return seen;
 }
 
-/* One line or packet. True iff the loop may go on with the next. */
+/* Executes one line or packet. True iff the next one may follow at once. */
 static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
 {
     struct session *s = &c->session;
@@ -584,7 +588,7 @@ static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
         return false;
     case PARSE_ERROR:
         log_request(c, consumed);
-        if (command_needs_login(s, req) && !lies(req))
+        if (command_needs_login(s, req) && !has_wrong_lengths(req))
             return refuse_stranger(c, next);
         command_refuse(s, req);
         consume(c, consumed);
@@ -597,7 +601,7 @@ static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
             return refuse_stranger(c, next);
         break;
     }
-    if (s->get_offset == 0)
+    if (s->get_offset == 0) /* else it was logged before */
         log_request(c, consumed);
     switch (command_execute(s, req, look_ahead(c, ahead, consumed))) {
     case COMMAND_DONE:
@@ -622,7 +626,7 @@ static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
     return true;
 }
 
-/* Deals with what was received as far as possible; *budget requests at most. */
+/* Executes what was received, as far as possible; *budget requests at most. */
 static enum next conn_execute(struct conn *c, uint32_t *budget)
 {
     struct session *s = &c->session;
@@ -630,7 +634,8 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
     enum next next;
     ahead_begin(&ahead, c);
     for (;;) {
-        if (unlikely(s->broken)) { /* at once, as memcached: a part of the replies helps nobody */
+        DEBUG_ASSERT(c->state == CONN_PARSE && !c->closing);
+        if (unlikely(s->broken)) { /* as in memcached: a part of the replies is no use */
             stat_inc(s->w->stats, STAT_response_obj_oom);
             conn_close(c, CONN_ERROR);
             return NEXT_GONE;
@@ -638,6 +643,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         if (s->barrier || session_is_full(s))
             return NEXT_WAIT;
         if (s->swallow_bytes > 0) {
+            DEBUG_ASSERT(!s->store);
             size_t n = min_u64(s->swallow_bytes, buffered(c));
             consume(c, n);
             s->swallow_bytes -= n;
@@ -669,7 +675,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
 
 static void conn_event(evutil_socket_t fd, short what, void *arg);
 
-/* False: no memory to wait for that; the connection can only be closed. Never if want is 0. */
+/* False: no memory to wait for that, so the connection can only be closed. Never false if want is 0. */
 static ALWAYS_INLINE bool set_interest_as(struct conn *c, short want, const bool tls)
 {
     if (c->interest == want)
@@ -752,6 +758,7 @@ static ALWAYS_INLINE void conn_put_as(struct conn *c, enum conn_list clear, enum
 /* There is no more input. */
 static void conn_input_ended(struct conn *c, enum read_result r)
 {
+    DEBUG_ASSERT(r == READ_END || r == READ_ERROR);
     c->closing = true;
     c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
 }
@@ -759,6 +766,8 @@ static void conn_input_ended(struct conn *c, enum read_result r)
 /* Reads (if it may), executes, sends, until it has to wait for something. */
 static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool tls)
 {
+    worker_assert_mine(c->worker);
+    DEBUG_ASSERT(tls == ((c->apart & CONN_TLS) != 0) && !c->session.gone);
     conn_become(c, CONN_PARSE);
     uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
                                            memory_order_relaxed);
@@ -797,7 +806,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         worker_put(c->worker, &c->in_loop, CONN_YIELDING);
     }
     set_state(c, next);
-    /* input that comes early switches its event off (conn_event) */
+    /* an event of input that can't be read yet removes itself (conn_event) */
     short want = c->interest & EV_READ;
     if (c->blocked)
         want = EV_WRITE;
@@ -833,6 +842,7 @@ static ALWAYS_INLINE void conns_execute_as(struct worker *w, const bool tls)
 {
     const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
     struct loop_conn *l = w->list[list].head;
+    DEBUG_ASSERT(w->list[list].count <= RECEIVED_MAX);
     for (; l; l = l->list[list].next)
         command_look_closer(&w->command, &conn_of(l)->first);
     for (struct conn *c; (c = conn_of(worker_take(w, list)));)
@@ -849,7 +859,7 @@ void conns_execute_tls(struct worker *w)
     conns_execute_as(w, true);
 }
 
-/* Receives, and leaves the rest to conns_execute(). */
+/* Receives; conns_execute() does the rest. */
 static ALWAYS_INLINE void conn_receive_first(struct conn *c, const bool tls)
 {
     const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
@@ -876,7 +886,8 @@ static ALWAYS_INLINE void conn_receive_first(struct conn *c, const bool tls)
 
 static ALWAYS_INLINE void conn_event_as(struct conn *c, short what, const bool tls)
 {
-    if (what & EV_WRITE) { /* it reads: slow, but not idle */
+    worker_assert_mine(c->worker);
+    if (what & EV_WRITE) { /* the client reads: slow, but not idle */
         atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
         if (conn_flush_as(c, tls) && !c->blocked)
             conn_run_again(c, tls && c->worker->conn_tls->has_input(c), tls);
@@ -906,7 +917,7 @@ void conn_event_tls(struct conn *c, short what)
     conn_event_as(c, what, true);
 }
 
-/* Sends what is left to be sent of a connection that waits for input. */
+/* Sends the remaining replies of a connection that waits for input. */
 static ALWAYS_INLINE void conn_send_rest_as(struct conn *c, const bool tls)
 {
     if (!conn_flush_as(c, tls) || !c->blocked)
@@ -935,7 +946,7 @@ static void conn_was_sent(void *user, int result)
         stat_add(c->session.w->stats, STAT_bytes_written, (uint64_t)result);
         reply_sent(&c->session.out, (size_t)result);
     }
-    if (!reply_is_empty(&c->session.out) || c->closing) /* too much for one send, or no room */
+    if (!reply_is_empty(&c->session.out) || c->closing) /* too much for one send, or the socket is full */
         conn_send_rest(c);
 }
 
@@ -984,6 +995,7 @@ void conn_continue(struct conn *c)
 void conn_dump_over(struct conn *c, bool alive)
 {
     ASSERT(c->apart & CONN_DUMPING);
+    worker_assert_mine(c->worker);
     c->apart &= (uint8_t)~CONN_DUMPING;
     if (c->apart)
         c->worker->conn_tls->dump_over(c, alive);
@@ -1007,16 +1019,12 @@ static void session_peer(const struct session *s, char *out, size_t size)
     address_text(&c->origin.peer, c->worker->env->settings->socketpath, out, size);
 }
 
-static void conn_free(struct conn *c)
-{
-    free(c);
-}
-
 static void session_ended(struct session *s)
 {
     struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    DEBUG_ASSERT(c->worker->zombies > 0);
     c->worker->zombies--;
-    conn_free(c);
+    free(c);
 }
 
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
@@ -1033,6 +1041,8 @@ struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
 
 void conn_start(struct conn *c)
 {
+    worker_assert_mine(c->worker);
+    DEBUG_ASSERT(!c->buf && !c->interest && c->state == CONN_READ);
     session_init(&c->session, &c->worker->command, c->origin.fd, session_resumed, session_ended);
     c->session.peer = session_peer;
     worker_link(c->worker, &c->in_loop);
@@ -1045,6 +1055,8 @@ void conn_start(struct conn *c)
 
 void conn_close(struct conn *c, enum conn_reason reason)
 {
+    worker_assert_mine(c->worker);
+    DEBUG_ASSERT(!(c->apart & CONN_DUMPING));
     if (unlikely(c->apart))
         c->worker->conn_tls->end(c);
     struct server_counters *n = c->session.w->env->counters;
@@ -1056,7 +1068,7 @@ void conn_close(struct conn *c, enum conn_reason reason)
     close(c->origin.fd);
     atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
     if (session_close(&c->session))
-        conn_free(c);
+        free(c);
     else
         c->worker->zombies++;
 }

@@ -1,40 +1,39 @@
 /* net/conn.h: one client's connection: bytes in, requests to command/command.h, replies out.
  *
- * States, as `stats conns` names them (CONN_STATE_TABLE); each is left by what it waits for. What is true in each,
- * conn_assert() checks in debug builds:
- *   read      the next request, or more of it: nothing of a value is missing; an idle connection holds no buffer
+ * States, as `stats conns` names them (CONN_STATE_TABLE), and what a connection waits for in each. conn_assert() checks
+ * in debug builds what is true in each:
+ *   read      the next request, or the rest of it; no value is incomplete; an idle connection holds no buffer
  *   parse     nothing: its requests are being executed; only within conn_run(), never between two events
- *   nread     the rest of a value, read straight into the item: session.store is where
- *   swallow   the rest of a refused value, thrown away: session.swallow_bytes
- *   mwrite    the client to read its replies (the socket is full); nothing more is read from it
+ *   nread     the rest of a value, which is read straight into its item (session.store)
+ *   swallow   the rest of a refused value, which is thrown away (session.swallow_bytes)
+ *   mwrite    the client: the socket is full until it reads; nothing more is read from it
  *   io_queue  flash: an op is parked, or a reply in the queue isn't ready
- *   yield     its turn: it has had `-R` requests, others come first; it is in CONN_YIELDING
- *   dump      a dump that the crawler writes into the socket, or (TLS) a watcher
- *   closing   replies on their way to be sent, then it closes
+ *   yield     its next turn: it has had `-R` requests, and others come first; it is in CONN_YIELDING
+ *   dump      the end of a dump that the crawler writes into the socket, or (TLS) of a watcher
+ *   closing   the last replies to be sent, then it closes
  *
  * Edges, and the function on each; conn_become() checks them in debug builds:
- *   all but parse -> parse              conn_run, called for input by conn_event and conns_execute, for room in the
- *                                       socket by conn_event, for a turn or an op that is done by conn_continue, for
- *                                       a dump that is over by conn_dump_over
- *   parse -> all but dump               set_state, when conn_run has to wait; which one it is, conn_execute (its
- *                                       enum next) and conn_flush tell
+ *   all but parse -> parse              conn_run: conn_event and conns_execute call it for input, conn_event for room in
+ *                                       the socket, conn_continue for a turn or an op that is done, conn_dump_over for a
+ *                                       dump that has ended
+ *   parse -> all but dump               set_state, when conn_run has to wait, by what conn_execute (enum next) and
+ *                                       conn_flush returned
  *   parse -> dump                       start_dump, tls_becomes_watcher; if it is refused, back to parse
  *   read, nread, swallow, io_queue -> mwrite, closing
  *                                       conn_send_rest: replies that were left for the end of the turn meet a full
  *                                       socket, or the end
  *   each but dump -> gone               conn_close; parse -> gone also become_watcher
  *
- * One read() for one readiness, no second one after a short read. Buffers are borrowed from the
- * worker's pool while there is something in them.
+ * There is one read() for each readiness, and none after a short read. Buffers are borrowed from the
+ * worker's pool while they hold something.
  *
- * In a turn of the loop many connections are ready. First all receive, then all execute, so that
- * the memory that their requests need is fetched meanwhile (command_look_ahead; a connection that is
- * alone in this has nothing to do meanwhile, and doesn't look); and a connection
- * that has answered all it has received leaves its replies in the queue, until at the end of the
- * turn those of all go out with one call (net/netring.h).
+ * In a turn of the loop many connections are ready. First all receive, then all execute, so that the memory that
+ * their requests need is prefetched in between (command_look_ahead; a single ready connection doesn't look ahead, as it
+ * would only wait). A connection that has answered everything leaves its replies in the queue, and at the end of
+ * the turn those of all connections go out with one call (net/netring.h).
  *
- * Threads: all calls in the worker's thread, but where said. What `stats conns` shows is read by
- * any, with the worker's LOCK_CONN held (a connection is in the worker's list until it closes).
+ * Threads: all calls in the worker's thread, except where stated. Any thread reads what `stats conns` shows, with the
+ * worker's LOCK_CONN held (a connection is in the worker's list until it closes).
  */
 #ifndef EXTANT_CONN_H
 #define EXTANT_CONN_H
@@ -46,7 +45,7 @@
 #include "net/address.h"
 #include "net/loop.h"
 
-#define CONN_SMALL_BUFFER_BYTES 2048u /* a half-received line is kept in so much */
+#define CONN_SMALL_BUFFER_BYTES 2048u /* for a line that is partly received */
 #define CONN_LINE_BYTES_MAX (64u * 1024 * 1024) /* the longest multiget */
 
 /*      state          name in stats */
@@ -66,7 +65,7 @@ enum conn_state {
 #undef X
 };
 
-/* How it came to its end, in memcached's words. */
+/* Why it ended, in memcached's words. */
 #define CONN_REASON_TABLE(X)                                                                       \
     X(CONN_ERROR, "error")                                                                         \
     X(CONN_NORMAL, "normal")                                                                       \
@@ -78,7 +77,7 @@ enum conn_reason {
 #undef X
 };
 
-/* Why a connection goes other ways than most. */
+/* How a connection differs from most. */
 enum conn_apart {
     CONN_DUMPING = 1, /* a dump has its socket */
     CONN_TLS = 2,     /* it is the first part of a struct tls_conn */
@@ -93,19 +92,19 @@ struct conn_origin {
 
 struct conn {
     struct session session;
-    struct loop_conn in_loop; /* what its thread knows it by; see conn_of() */
+    struct loop_conn in_loop; /* its place in the worker's lists; see conn_of() */
     /* const */
     struct worker *worker;
     struct conn_origin origin;
     /* owned by the worker's thread */
     struct event event;
     short interest; /* what event waits for; 0: not added */
-    char *buf;      /* received and not dealt with: [start, end) */
+    char *buf;      /* received and not yet executed: [start, end) */
     uint32_t buf_bytes, start, end;
     bool negotiated; /* the first byte has told which protocol is spoken */
     bool closing;  /* send what is there, then close */
     bool blocked;  /* the socket takes nothing more */
-    uint8_t apart; /* bits of enum conn_apart; most connections have none */
+    uint8_t apart; /* bits of enum conn_apart */
     bool more;     /* received: there may be more input */
     uint8_t reason; /* enum conn_reason, why closing */
     struct seen_key first; /* received: what command_look_ahead() told of the first line */
@@ -119,8 +118,7 @@ static inline struct conn *conn_of(struct loop_conn *l)
     return l ? (struct conn *)((char *)l - offsetof(struct conn, in_loop)) : NULL;
 }
 
-/* How a connection goes whose bytes aren't sent as they are: net/tls_conn.h is one. Calls in the
- * worker's thread, but for create. */
+/* The calls of a connection whose bytes are encrypted (net/tls_conn.h). All in the worker's thread, except create. */
 struct conn_tls {
     struct conn *(*create)(void); /* calloc'ed, in place of a struct conn; NULL: no memory */
     void (*start)(struct conn *c);
@@ -129,34 +127,34 @@ struct conn_tls {
     void (*event)(evutil_socket_t fd, short what, void *arg);
     /* As readv() on a socket that doesn't wait. */
     ssize_t (*readv)(struct conn *c, const struct iovec *iov, int count);
-    /* Is there input now, whatever the socket's event says? */
+    /* Is there input now, even if the socket has none? */
     bool (*has_input)(const struct conn *c);
     /* Into CONN_TLS_RECEIVED or CONN_TLS_UNSENT. */
     void (*put)(struct conn *c, enum conn_list list);
     enum reply_progress (*send)(struct conn *c, uint64_t *sent); /* as reply_send() */
-    /* A non-blocking socket, what is written to which goes to the client from now on; -1 with errno. For a
-     * watcher it is its own (it ends when the connection does); for a dump it stays the connection's. */
+    /* Returns a non-blocking socket; what is written to it goes to the client. -1 with errno. A watcher owns it
+     * (and ends when the connection does); that of a dump stays the connection's. */
     int (*lend)(struct conn *c, bool to_dump);
-    /* Not lent after all: the dump or watcher didn't start. */
+    /* The dump or watcher didn't start: closes the socket. */
     void (*take_back)(struct conn *c, int lent_fd);
-    /* The dump is done; not alive: it could not send all. */
+    /* The dump has ended; not alive: it could not send everything. */
     void (*dump_over)(struct conn *c, bool alive);
 };
 
 /* A connection for an accepted, non-blocking socket, which it owns from now on. NULL: no memory
  * (the socket is still the caller's). Any thread. */
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin);
-/* It enters the worker's list and waits for input. */
+/* Adds it to the worker's list; it waits for input. */
 void conn_start(struct conn *c);
-/* Ends it now; the memory goes when the last parked op is done. Not while dumping. */
+/* Ends it now; its memory is freed once the last parked op is done. Not while dumping. */
 void conn_close(struct conn *c, enum conn_reason reason);
-/* It may go on: its turn, or an op is done. */
+/* It may go on: its turn has come, or an op is done. */
 void conn_continue(struct conn *c);
-/* Executes what those in CONN_RECEIVED have received. */
+/* Executes what the connections in CONN_RECEIVED have received. */
 void conns_execute(struct worker *w);
-/* Sends the replies of all in CONN_UNSENT. */
+/* Sends the replies of the connections in CONN_UNSENT. */
 void conns_send(struct worker *w);
-/* A dump into its socket is over. */
+/* A dump into its socket has ended; alive: it sent everything. */
 void conn_dump_over(struct conn *c, bool alive);
 
 /* ---- for net/tls_conn.c ---- */

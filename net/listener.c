@@ -33,7 +33,7 @@ struct listeners {
     uint64_t max_clients;
     struct own_file unix_file; /* to be removed at the end, if it is still ours */
     bool accepting;
-    struct event retry; /* while not accepting for want of room */
+    struct event retry; /* while it doesn't accept because there is no room */
     uint64_t stopped_us;
 };
 
@@ -43,7 +43,7 @@ static int complain(char *why, size_t why_bytes, const char *what, int err)
     return -err;
 }
 
-/* Takes the socket into the set and listens. 0 or -errno; then the socket is closed. */
+/* Adds the socket to the set and listens. 0, or -errno and the socket is closed. */
 static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
 {
     struct sockaddr_storage ss;
@@ -68,9 +68,9 @@ static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
 
 /* ---- TCP ---- */
 
-/* What the kernel takes of a reply before the client has window for it: else a client that doesn't read
- * costs up to 4 MB (tcp_wmem) of memory that counts as ours in a control group. Accepted sockets have it
- * from the one that listens. */
+/* How much of a reply the kernel buffers beyond the client's window. Without a limit, a client that doesn't read
+ * costs up to 4 MB (tcp_wmem), which counts as our memory in a control group. Accepted sockets inherit it from
+ * the listening one. */
 enum { UNSENT_BYTES_MAX = 128 * 1024 };
 
 static void set_options(int fd, const struct addrinfo *ai, uint32_t mark)
@@ -95,7 +95,7 @@ static void cannot_listen(char *why, size_t why_bytes, const char *host, int por
              *host ? host : "*");
 }
 
-/* Every address that the name stands for. One in use is passed over as long as another is not. */
+/* Listens on every address of the name. It may skip those in use, as long as one is free. */
 static int open_tcp(struct listeners *l, const char *host, int port, enum settings_tls tls, char *why,
                     size_t why_bytes)
 {
@@ -193,7 +193,7 @@ static void write_port_file(const struct listeners *l)
         log_warning("failed to write \"%s\": %s", path, strerror(errno));
 }
 
-/* Sockets that the service manager listens on for us. They take the place of -l, -p and -s. */
+/* Takes the sockets that the service manager passes, instead of those of -l, -p and -s. */
 static int take_passed(struct listeners *l, char *why, size_t why_bytes)
 {
     const struct settings *s = l->opt.settings;
@@ -246,7 +246,7 @@ static int open_all(struct listeners *l, char *why, size_t why_bytes)
 static void retry_accepting(evutil_socket_t fd, short what, void *arg);
 static void accept_ready(evutil_socket_t fd, short what, void *arg);
 
-/* The loop keeps the memory that an event needed: later none of them can fail for want of it. */
+/* Adds and removes each event once. The loop keeps the memory, so later none of them can fail. */
 static bool reserve_events(struct listeners *l)
 {
     struct timeval later = {1, 0};
@@ -342,14 +342,14 @@ static void retry_accepting(evutil_socket_t fd UNUSED, short what UNUSED, void *
         start_accepting(l);
 }
 
-/* In the clear: with TLS nobody would understand it. */
+/* The line is sent in the clear only: a TLS client would not understand it. */
 static void reject(struct listeners *l, int fd, enum settings_tls tls)
 {
     size_t len;
     const char *line = reply_line(REPLY_TOO_MANY_CONNS, &len);
     if (tls == SETTINGS_TLS_NONE) {
         ssize_t rc = send(fd, line, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-        (void)rc; /* it is closed in any case */
+        (void)rc; /* the socket is closed in any case */
     }
     atomic_fetch_add_explicit(&l->opt.counters->rejected_conns, 1, memory_order_relaxed);
     /* Listening sockets close with a reset, which could overtake the line. */
@@ -358,7 +358,7 @@ static void reject(struct listeners *l, int fd, enum settings_tls tls)
     close(fd);
 }
 
-/* One connection. False: none is left, or accepting has stopped. */
+/* Accepts one connection. False: none is left, or accepting has stopped. */
 static bool accept_one(struct listener *one)
 {
     struct listeners *l = one->set;
@@ -387,6 +387,7 @@ static bool accept_one(struct listener *one)
         address_of(&origin.local, (struct sockaddr *)&ss);
     atomic_fetch_add_explicit(&l->opt.counters->curr_conns, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&l->opt.counters->total_conns, 1, memory_order_relaxed);
+    DEBUG_ASSERT(l->accepting);
     if (l->opt.accepted(l->opt.ctx, &origin) != 0) {
         atomic_fetch_sub_explicit(&l->opt.counters->curr_conns, 1, memory_order_relaxed);
         close(fd);
@@ -402,6 +403,7 @@ static void accept_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg
 
 static void start_accepting(struct listeners *l)
 {
+    DEBUG_ASSERT(!l->accepting);
     l->accepting = true;
     for (unsigned i = 0; i < l->count; i++) {
         struct listener *one = &l->list[i];

@@ -1,8 +1,8 @@
-/* net/listener.h: the sockets that clients connect to, and taking in who does.
+/* net/listener.h: the sockets that clients connect to, and accepting them.
  *
- * Accepting happens in the event loop given at start (the main thread's); accepted sockets go to
- * `accepted`. Above the limit of connections a client is told so and closed (maxconns_fast), or
- * nobody is accepted until there is room; so too when the process has no descriptors left.
+ * Clients are accepted in the event loop given at start (the main thread's); accepted sockets go to
+ * `accepted`. Above the limit of connections a client gets an error line and is closed (maxconns_fast), or
+ * no client is accepted until there is room. The latter also happens when the process has no descriptors left.
  *
  * Threads: all calls in the thread of the event loop. No locks.
  */
@@ -27,17 +27,17 @@ struct listener_options {
     void *ctx;
 };
 
-/* Opens the sockets that the settings name, or takes those of base/passed.h instead; nothing is accepted before listeners_accept(). NULL,
- * with one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
+/* Opens the sockets that the settings name, or takes those of base/passed.h; nothing is accepted before
+ * listeners_accept(). NULL: failed, with one line in why[]. Writes the port file of MEMCACHED_PORT_FILENAME. */
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes);
-/* How many clients there may be; before listeners_accept(). */
+/* The most clients; call it before listeners_accept(). */
 void listeners_set_limit(struct listeners *l, uint64_t max_clients);
 void listeners_accept(struct listeners *l);
 /* Closes the sockets, removes the unix socket's file. */
 void listeners_close(struct listeners *l);
 
-/* Where they listen, as `stats conns` writes it, with commas; "nowhere" if nothing is open. True iff one of
- * them takes clients of every address. */
+/* The addresses, as `stats conns` writes them, with commas; "nowhere" if nothing is open. True iff one of
+ * them is a wildcard, which clients reach from anywhere. */
 bool listeners_text(const struct listeners *l, char *out, size_t size);
 
 /* For `stats conns`: the lines of the listening sockets. Any thread while they are open. */

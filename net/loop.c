@@ -3,11 +3,30 @@
 
 #include <unistd.h>
 
+/* ---- ownership ---- */
+
+#ifdef EXTANT_DEBUG
+static _Thread_local const struct worker *entered;
+
+void worker_enter(const struct worker *w)
+{
+    ASSERT(!entered);
+    entered = w;
+}
+
+void worker_assert_mine(const struct worker *w)
+{
+    ASSERT(entered == w);
+}
+#endif
+
 /* ---- lists ---- */
 
 void worker_link(struct worker *w, struct loop_conn *c)
 {
+    worker_assert_mine(w);
     lock_take(&w->lock);
+    DEBUG_ASSERT(!w->conns || !w->conns->prev);
     c->prev = NULL;
     c->next = w->conns;
     if (w->conns)
@@ -18,7 +37,9 @@ void worker_link(struct worker *w, struct loop_conn *c)
 
 void worker_unlink(struct worker *w, struct loop_conn *c)
 {
+    worker_assert_mine(w);
     lock_take(&w->lock);
+    DEBUG_ASSERT(c->prev ? c->prev->next == c : w->conns == c);
     if (c->prev)
         c->prev->next = c->next;
     else
@@ -30,8 +51,12 @@ void worker_unlink(struct worker *w, struct loop_conn *c)
 
 void worker_put(struct worker *w, struct loop_conn *c, enum conn_list list)
 {
+    worker_assert_mine(w);
+    DEBUG_ASSERT(list < CONN_LISTS);
     if (c->list[list].is_in)
         return;
+    DEBUG_ASSERT((w->list[list].head == NULL) == (w->list[list].count == 0));
+    DEBUG_ASSERT(!w->list[list].tail || !w->list[list].tail->list[list].next);
     c->list[list].is_in = true;
     c->list[list].next = NULL;
     if (w->list[list].tail)
@@ -45,8 +70,10 @@ void worker_put(struct worker *w, struct loop_conn *c, enum conn_list list)
 struct loop_conn *worker_take(struct worker *w, enum conn_list list)
 {
     struct loop_conn *c = w->list[list].head;
+    worker_assert_mine(w);
     if (!c)
         return NULL;
+    DEBUG_ASSERT(c->list[list].is_in && w->list[list].count > 0);
     w->list[list].head = c->list[list].next;
     if (!w->list[list].head)
         w->list[list].tail = NULL;
@@ -61,8 +88,10 @@ void worker_forget(struct worker *w, struct loop_conn *c)
         if (!c->list[list].is_in)
             continue;
         struct loop_conn *before = NULL, *at = w->list[list].head;
-        for (; at != c; at = at->list[list].next)
+        for (; at != c; at = at->list[list].next) {
+            ASSERT(at);
             before = at;
+        }
         if (before)
             before->list[list].next = c->list[list].next;
         else
@@ -87,6 +116,7 @@ void worker_post(struct worker *w, struct loop_conn *c)
 {
     c->next_mail = NULL;
     lock_take(&w->lock);
+    DEBUG_ASSERT((w->mail_head == NULL) == (w->mail_tail == NULL) && w->mail_tail != c);
     if (w->mail_tail)
         w->mail_tail->next_mail = c;
     else

@@ -1,10 +1,10 @@
-/* net/loop.h: one worker's event loop: what a connection needs of the thread that serves it. The thread
- * itself, and what a turn of its loop is, has net/worker.h.
+/* net/loop.h: one worker's event loop: what a connection needs of the thread that serves it. net/worker.h has the
+ * thread itself, and describes a turn of its loop.
  *
- * A connection is known here by the struct loop_conn inside it: it is in the list of all connections of this
- * worker from worker_link() to worker_unlink(), and meanwhile in any of the lists of enum conn_list.
+ * Here a connection is the struct loop_conn inside it. It is in the list of all connections of this
+ * worker from worker_link() to worker_unlink(), and in between in any of the lists of enum conn_list.
  *
- * Threads: the worker's own, but where said. Lock: LOCK_CONN, one for each worker: its mailbox and its list
+ * Threads: the worker's own, except where stated. Lock: LOCK_CONN, one for each worker: its mailbox and its list
  * of connections, which only this thread changes.
  */
 #ifndef EXTANT_LOOP_H
@@ -20,10 +20,10 @@
 
 /* Lists in which the worker keeps connections for later. */
 enum conn_list {
-    CONN_RECEIVED, /* has input that waits to be executed, at the latest when all was received */
-    CONN_RESUMED,  /* has something to send or to go on with: at the end of this turn */
-    CONN_UNSENT,   /* its replies go out with those of others: at the end of this turn */
-    CONN_YIELDING, /* has had its share: in the next turn */
+    CONN_RECEIVED, /* has input, which is executed once all connections have received */
+    CONN_RESUMED,  /* has something to send or to execute at the end of this turn */
+    CONN_UNSENT,   /* its replies go out with those of others at the end of this turn */
+    CONN_YIELDING, /* has had its share, and goes on in the next turn */
     CONN_TLS_RECEIVED, /* as CONN_RECEIVED and CONN_UNSENT; see net/tls_conn.h */
     CONN_TLS_UNSENT,
     CONN_LISTS,
@@ -60,7 +60,7 @@ struct worker {
     struct event mail_event, ring_event, wake_event, cache_timer, idle_timer; /* fd < 0: unused */
     bool cache_timer_on;
     bool reaped;     /* in this turn */
-    bool more_reads; /* are completed than were dealt with */
+    bool more_reads; /* are completed than were answered */
     struct {
         struct loop_conn *head, *tail;
         unsigned count;
@@ -70,7 +70,7 @@ struct worker {
     struct request request; /* the line being executed */
     struct udp_worker *udp; /* NULL without -U; const once the thread runs */
     struct tls_worker *tls; /* NULL without -Z; const once the thread runs */
-    const struct conn_tls *conn_tls; /* with -Z: how TLS connections go; const before the thread runs */
+    const struct conn_tls *conn_tls; /* with -Z: the calls of TLS connections; const before the thread runs */
     /* atomic */
     _Atomic(bool) stop;
     _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
@@ -80,19 +80,30 @@ struct worker {
     struct loop_conn *conns;
 };
 
-/* Into the list of connections, and out of it. */
+/* Adds it to the list of connections; removes it. */
 void worker_link(struct worker *w, struct loop_conn *c);
 void worker_unlink(struct worker *w, struct loop_conn *c);
-/* At the end of a list, unless it is there; the first of a list, out of it, or NULL; out of all. */
+/* Appends it to a list, unless it is in there. */
 void worker_put(struct worker *w, struct loop_conn *c, enum conn_list list);
+/* Removes the first of a list and returns it, or NULL. */
 struct loop_conn *worker_take(struct worker *w, enum conn_list list);
+/* Removes it from all lists of enum conn_list. */
 void worker_forget(struct worker *w, struct loop_conn *c);
 
-/* From any thread: c with c->mail into the mailbox, which the worker reads in a turn of its loop. */
+/* Debug builds: worker_enter() says that this thread is the worker's, worker_assert_mine() checks it. */
+#ifdef EXTANT_DEBUG
+void worker_enter(const struct worker *w);
+void worker_assert_mine(const struct worker *w);
+#else
+static inline void worker_enter(const struct worker *w UNUSED) {}
+static inline void worker_assert_mine(const struct worker *w UNUSED) {}
+#endif
+
+/* From any thread: puts c, with c->mail set, into the mailbox, which the worker reads in a turn of its loop. */
 void worker_post(struct worker *w, struct loop_conn *c);
-/* From any thread: conn_dump_over(c, alive) in the worker's. */
+/* From any thread: the worker's thread will call conn_dump_over(c, alive). */
 void worker_post_dump_over(struct worker *w, struct loop_conn *c, bool alive);
-/* From any thread: ends the worker's wait, if it waits. */
+/* From any thread: wakes the worker. */
 void worker_wake(struct worker *w);
 
 #endif

@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "proto/bin.h"
 
-/* The second version of the proxies' header begins so, the first in words. */
+/* How version 2 of the PROXY header begins; version 1 is text. */
 #define PROXY_2 "\r\n\r\n\0\r\nQUIT\n"
 
 static bool begins(const char *first, size_t bytes, const char *word, size_t len)
@@ -35,24 +35,25 @@ void stranger_tell(enum stranger who, enum stranger_port port, const char *peer)
 {
     static const char *const texts[][STRANGERS] = {
         [STRANGER_PORT_CLEAR] =
-            {[STRANGER_TEXT] = "speaks the text protocol, which is refused: -B auto takes both",
-             [STRANGER_BINARY] = "speaks the binary protocol, which is refused: -B auto takes both",
-             [STRANGER_TLS] = "speaks TLS to a port without: -Z is what it needs, and a port that is "
-                              "not notls:",
-             [STRANGER_HTTP] = "speaks HTTP: this is no web server",
-             [STRANGER_PROXY] = "sends the header of a proxy (PROXY protocol), which is not "
-                                "understood: switch it off there (send-proxy)"},
+            {[STRANGER_TEXT] = "speaks the text protocol, which is refused: -B auto accepts both",
+             [STRANGER_BINARY] = "speaks the binary protocol, which is refused: -B auto accepts both",
+             [STRANGER_TLS] = "speaks TLS to a port without TLS: it needs -Z, and a port without the "
+                              "prefix notls:",
+             [STRANGER_HTTP] = "speaks HTTP: this is not a web server",
+             [STRANGER_PROXY] = "sends a header of the PROXY protocol, which is not supported: turn it "
+                                "off in the proxy (send-proxy)"},
         [STRANGER_PORT_TLS] =
-            {[STRANGER_TEXT] = "speaks without TLS to a port that needs it: -l notls:ADDRESS opens "
+            {[STRANGER_TEXT] = "speaks without TLS to a port that requires it: -l notls:ADDRESS opens "
                                "one that doesn't",
-             [STRANGER_BINARY] = "speaks the binary protocol without TLS to a port that needs it: -l "
+             [STRANGER_BINARY] = "speaks the binary protocol without TLS to a port that requires it: -l "
                                  "notls:ADDRESS opens one that doesn't",
-             [STRANGER_TLS] = "speaks an old TLS",
-             [STRANGER_HTTP] = "speaks HTTP, without TLS: this is no web server",
-             [STRANGER_PROXY] = "sends the header of a proxy (PROXY protocol) before its handshake, "
-                                "which is not understood: switch it off there (send-proxy)"},
+             [STRANGER_TLS] = "speaks an old version of TLS",
+             [STRANGER_HTTP] = "speaks HTTP, without TLS: this is not a web server",
+             [STRANGER_PROXY] = "sends a header of the PROXY protocol before its handshake, which is "
+                                "not supported: turn it off in the proxy (send-proxy)"},
     };
     static struct log_site sites[ARRAY_COUNT(texts)][STRANGERS];
+    ASSERT(port < ARRAY_COUNT(texts) && who < STRANGERS);
     if (log_is_on(LOG_LEVEL_WARNING))
         log_line(&sites[port][who], LOG_LEVEL_WARNING, "client %s %s", peer, texts[port][who]);
 }

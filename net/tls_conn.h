@@ -33,7 +33,7 @@
 enum tls_stage { TLS_SILENT, TLS_GREETING, TLS_OPEN, TLS_LENT };
 
 struct tls_conn {
-    struct conn conn; /* first: conn_create() and conn_free() */
+    struct conn conn; /* first: conn_create() and free() take it for a struct conn */
     struct tls_stream *stream; /* NULL while silent */
     enum tls_stage stage;
     bool more;         /* the stream may have input that the socket's event doesn't tell of */

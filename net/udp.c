@@ -1,5 +1,5 @@
-/* net/udp.c: see net/udp.h. An endpoint is one socket as one worker sees it: a session whose answers are taken
- * out of its queue after each command and cut into datagrams. */
+/* net/udp.c: see net/udp.h. An endpoint is one socket in one worker: a session whose answers are taken
+ * from its queue after each command and cut into datagrams. */
 #include "net/udp.h"
 
 #include <arpa/inet.h>
@@ -33,13 +33,13 @@ struct endpoint {
     int fd;
     struct address local;
     _Atomic(uint32_t) last_cmd_sec; /* read by others for stats */
-    /* the datagram being dealt with */
+    /* the present datagram */
     struct sockaddr_storage peer;
     socklen_t peer_bytes;
     bool trusted;         /* a loopback peer */
     uint8_t request_id[2];
-    size_t remote_left;   /* bytes that a peer that isn't may still get */
-    const char *at, *end; /* what is not dealt with */
+    size_t remote_left;   /* bytes that another peer may still get */
+    const char *at, *end; /* the part that was not executed yet */
 };
 
 struct udp_worker {
@@ -162,6 +162,7 @@ static void send_datagrams(struct endpoint *e, const char *reply, size_t bytes)
 {
     const size_t room = UDP_DATAGRAM_BYTES - UDP_HEAD_BYTES;
     size_t total = (bytes + room - 1) / room;
+    ASSERT(bytes > 0 && total <= UINT16_MAX);
     char head[UDP_HEAD_BYTES] = {0};
     memcpy(head, e->request_id, sizeof(e->request_id));
     put_u16(head + 4, (unsigned)total);
@@ -179,9 +180,10 @@ static void send_datagrams(struct endpoint *e, const char *reply, size_t bytes)
     }
 }
 
-/* Takes what the session has to say out of its queue; false: too much, or no memory. */
+/* Moves the session's answers from its queue to the reply. False: too much, or no memory. */
 static bool collect(struct endpoint *e)
 {
+    DEBUG_ASSERT(e->session.parked == 0 && e->of->reply_bytes <= e->of->reply_room);
     struct udp_worker *w = e->of;
     size_t need = w->reply_bytes + e->session.out.bytes;
     if (need > UDP_REPLY_BYTES_MAX)
@@ -236,7 +238,7 @@ static void session_begin(struct endpoint *e)
     session_init(&e->session, e->of->command, e->fd, never_parked, never_parked);
 }
 
-/* Forgets a value that is incomplete, and answers that can't be given. */
+/* Drops an incomplete value, and answers that can't be sent. */
 static void session_again(struct endpoint *e)
 {
     bool idle = session_close(&e->session);
@@ -259,6 +261,7 @@ static enum next take_value(struct endpoint *e)
     char *to;
     size_t room = command_value_room(s, &to);
     unsigned end_bytes = command_value_end_bytes(s);
+    DEBUG_ASSERT(e->at <= e->end);
     if ((size_t)(e->end - e->at) < room + end_bytes)
         return NEXT_DATAGRAM;
     memcpy(to, e->at, room);
@@ -281,7 +284,7 @@ static enum next execute(struct endpoint *e, struct request *req)
         switch (command_execute(s, req, NULL)) {
         case COMMAND_DONE:
             return s->store ? take_value(e) : NEXT_COMMAND;
-        case COMMAND_AGAIN: /* a long answer: its first part makes room */
+        case COMMAND_AGAIN: /* a long answer: taking its first part makes room */
             ASSERT(s->parked == 0);
             if (!collect(e))
                 return NEXT_DATAGRAM;
@@ -303,6 +306,7 @@ static enum next one_command(struct endpoint *e)
     size_t consumed;
     enum next next = NEXT_COMMAND;
     size_t left = (size_t)(e->end - e->at);
+    DEBUG_ASSERT(left > 0 && !s->store && s->swallow_bytes == 0);
     switch (s->is_binary ? proto_parse_bin(e->at, left, &consumed, req)
                          : proto_parse_line(e->at, left, &consumed, req)) {
     case PARSE_OK:
@@ -357,7 +361,7 @@ static bool is_loopback(const struct sockaddr_storage *ss)
            IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)ss)->sin6_addr);
 }
 
-/* Each datagram tells by itself which protocol it is in; false: not one of -B. */
+/* The first byte of each datagram tells its protocol. False: -B doesn't allow it. */
 static bool negotiate(struct endpoint *e)
 {
     const struct settings *set = e->session.w->env->settings;

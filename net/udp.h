@@ -1,14 +1,14 @@
 /* net/udp.h: the protocols over UDP, as memcached frames them.
  *
  * A datagram has an 8-byte head, four 16-bit numbers in network order: request id, sequence, total,
- * reserved. A request is one datagram (total 1), of any number of complete commands; what is incomplete
- * is dropped with its datagram. The answer of each command comes in datagrams of at most
+ * reserved. A request is one datagram (total 1) with any number of complete commands; an incomplete one is dropped.
+ * Each command is answered in datagrams of at most
  * UDP_DATAGRAM_BYTES with the request's id, numbered from 0, each naming their total. Nothing is sent
- * twice, nothing waits: what the network doesn't take is lost, as with UDP anyway.
+ * twice and nothing waits: what the network doesn't take is lost, as always with UDP.
  *
  * A source address can be forged, and an answer can be a thousand times as long as its request. So only
- * loopback peers are served like TCP clients. Others get no admin commands, and of the answers to one
- * request no more than fits one datagram: what would be more is UDP_TOO_LONG_LINE. That is also why UDP
+ * loopback peers are served like TCP clients. Others get no admin commands, and at most one datagram of answers
+ * to one request; a longer answer is replaced by UDP_TOO_LONG_LINE. For the same reason UDP
  * is off unless -U asks for it. With -Y or flash it is refused (operator/settings.c), so no op is ever parked here.
  *
  * Threads: the sockets belong to the main thread; each worker reads all of them through descriptors of

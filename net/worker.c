@@ -13,12 +13,13 @@
 
 /* ---- turns of connections ---- */
 
-/* Those that wait now; who yields again comes in the next turn. */
+/* Those that wait now; a connection that yields again goes on in the next turn. */
 static void run_yielded(struct worker *w)
 {
     struct loop_conn *last = w->list[CONN_YIELDING].tail;
     for (bool more = last != NULL; more;) {
         struct loop_conn *l = worker_take(w, CONN_YIELDING);
+        DEBUG_ASSERT(l);
         more = l != last;
         conn_continue(conn_of(l));
     }
@@ -110,6 +111,8 @@ static void set_cache_timer(struct worker *w)
 
 static void turn(struct worker *w, int flags)
 {
+    worker_assert_mine(w);
+    DEBUG_ASSERT(!w->list[CONN_RECEIVED].head && !w->list[CONN_RESUMED].head && !w->list[CONN_UNSENT].head);
     set_cache_timer(w);
     lock_assert_none_held();
     w->reaped = false;
@@ -122,13 +125,13 @@ static void turn(struct worker *w, int flags)
     run_yielded(w);
     cache_worker_submit(w->cache_worker);
     run_resumed(w);
-    cache_worker_submit(w->cache_worker); /* what these started */
+    cache_worker_submit(w->cache_worker); /* the reads of these */
     conns_send(w);
-    cache_worker_submit(w->cache_worker); /* values that were put away are read again once it is their turn */
+    cache_worker_submit(w->cache_worker); /* values that were put away, and are read again */
     latency_sent(&w->stats->latency);
 }
 
-/* Ends when no connection is left: a dump has to be told by the crawler, an op by the flash. */
+/* Ends when no connection is left: some wait for the crawler to end a dump, or for flash. */
 static void close_all(struct worker *w)
 {
     for (;;) {
@@ -141,7 +144,7 @@ static void close_all(struct worker *w)
         }
         if (!w->conns && w->zombies == 0)
             return;
-        cache_worker_submit(w->cache_worker); /* reads that got the buffers of those just dropped */
+        cache_worker_submit(w->cache_worker); /* reads that now have buffers */
         turn(w, 0);
     }
 }
@@ -154,7 +157,7 @@ static bool add_reader(struct worker *w, struct event *ev, int fd, event_callbac
     return event_add(ev, NULL) == 0;
 }
 
-/* 0 or -errno; what was made is left for loop_close(). */
+/* 0 or -errno; loop_close() destroys what was made. */
 static int loop_open(struct worker *w)
 {
     struct event_config *config = event_config_new();
@@ -172,7 +175,7 @@ static int loop_open(struct worker *w)
     command_worker_init(&w->command, w->env, w->cache_worker, w->stats, limit);
     w->netring = netring_create();
     evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
-    struct timeval soon = {0, 0}; /* so that the loop has memory for it whenever it is needed */
+    struct timeval soon = {0, 0}; /* so that the loop always has memory for it */
     if (!add_reader(w, &w->mail_event, w->mail_fd, mail_ready) ||
         !add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), ring_ready) ||
         !add_reader(w, &w->wake_event, cache_worker_wake_fd(w->cache_worker), wake_ready) ||
@@ -200,6 +203,7 @@ static int loop_open(struct worker *w)
 
 static void loop_close(struct worker *w)
 {
+    DEBUG_ASSERT(!w->conns && w->zombies == 0);
     udp_stop(w->udp);
     if (w->cache_worker) {
         command_worker_drain(&w->command);
@@ -221,6 +225,7 @@ static void *worker_main(void *arg)
     char name[16];
     snprintf(name, sizeof(name), "extant-work-%u", w->number % 1000);
     pthread_setname_np(pthread_self(), name);
+    worker_enter(w);
     int err = loop_open(w);
     atomic_store_explicit(&w->started, err ? err : 1, memory_order_release);
     if (!err) {
@@ -234,6 +239,14 @@ static void *worker_main(void *arg)
 
 /* ---- the set ---- */
 
+static void worker_destroy(struct worker *w, bool has_thread)
+{
+    if (has_thread)
+        pthread_join(w->thread, NULL);
+    lock_destroy(&w->lock);
+    close(w->mail_fd);
+}
+
 static int worker_begin(struct worker *w)
 {
     w->mail_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -241,17 +254,11 @@ static int worker_begin(struct worker *w)
         return -errno;
     lock_init(&w->lock, LOCK_CONN);
     int err = -pthread_create(&w->thread, NULL, worker_main, w);
-    if (err) {
-        lock_destroy(&w->lock);
-        close(w->mail_fd);
-        return err;
-    }
-    err = lock_await_start(&w->started);
-    if (!err)
-        return 0;
-    pthread_join(w->thread, NULL);
-    lock_destroy(&w->lock);
-    close(w->mail_fd);
+    bool runs = err == 0;
+    if (runs)
+        err = lock_await_start(&w->started);
+    if (err)
+        worker_destroy(w, runs);
     return err;
 }
 
@@ -259,9 +266,7 @@ static void worker_end(struct worker *w)
 {
     atomic_store_explicit(&w->stop, true, memory_order_release);
     worker_wake(w);
-    pthread_join(w->thread, NULL);
-    lock_destroy(&w->lock);
-    close(w->mail_fd);
+    worker_destroy(w, true);
 }
 
 int workers_start(struct workers *set, struct command_env *env)
@@ -294,8 +299,8 @@ void workers_stop(struct workers *set)
     set->count = 0;
 }
 
-/* -N: the worker of the network card's receive queue that this connection came through; NULL: it isn't
- * known, or there are more queues than were promised. */
+/* -N: the worker of the network card's receive queue that this connection came through; NULL: the queue isn't
+ * known, or there are more queues than -N says. */
 static struct worker *worker_of_queue(struct workers *set, int fd)
 {
     struct server_counters *n = set->env->counters;
@@ -313,6 +318,7 @@ static struct worker *worker_of_queue(struct workers *set, int fd)
         atomic_fetch_add_explicit(&n->unexpected_napi_ids, 1, memory_order_relaxed);
         return NULL;
     }
+    ASSERT(set->napi_count < set->count);
     struct worker *w = &set->list[set->napi_count++];
     w->napi_id = id;
     return w;
@@ -347,7 +353,7 @@ static struct conn_facts *snapshot(struct worker *w, unsigned *count)
     struct conn_facts *facts = NULL;
     uint32_t now = clock_now_sec();
     unsigned n = 0, room = 0;
-    for (;;) { /* allocates without the lock, until it is enough */
+    for (;;) { /* allocates without the lock, until there is enough room */
         n = 0;
         lock_take(&w->lock);
         for (struct loop_conn *l = w->conns; l; l = l->next, n++) {

@@ -1,11 +1,11 @@
 /* net/worker.h: the threads that serve connections, each with its own event loop, flash ring, buffers
  * and counters (net/loop.h); connections are dealt out to them in turn and stay with one thread for life.
  *
- * A loop's turn: sockets and completions that are ready; connections that had used up their share
- * of the turn before; then everything queued for flash is handed to the kernel at once, and replies
- * that became ready are sent.
+ * A turn of the loop: first the sockets and completions that are ready, then the connections that had used up their
+ * share of the turn before. Then everything queued for flash goes to the kernel at once, and replies
+ * that are ready are sent.
  *
- * Threads: workers_* by the thread that created the set, but for what says otherwise. Lock:
+ * Threads: workers_* by the thread that created the set, except where stated. Lock:
  * LOCK_CONN, one for each worker: its mailbox and its list of connections.
  */
 #ifndef EXTANT_WORKER_H
@@ -19,13 +19,13 @@ struct workers {
     struct command_env *env;
     struct worker *list;
     unsigned count, next;
-    unsigned napi_count; /* workers that a receive queue is known for: the first ones */
+    unsigned napi_count; /* the first workers, whose receive queue is known */
 };
 
 /* Starts env->thread_count threads, whose counters are env->thread_stats. 0 or -errno (nothing
  * left). */
 int workers_start(struct workers *set, struct command_env *env);
-/* Closes all connections, ends the threads. */
+/* Closes all connections and ends the threads. */
 void workers_stop(struct workers *set);
 /* Gives a connection to the next worker. 0 or -ENOMEM (the socket is still the caller's). */
 int workers_add(struct workers *set, const struct conn_origin *origin);

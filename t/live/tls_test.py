@@ -584,16 +584,16 @@ def strangers_are_told_of():
     """One line each: the peer, what it seems to be, what helps. What memcached answers is answered."""
     hello = b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + b'r' * 20
     clear_port = (
-        (hello, b'', 'speaks TLS to a port without: -Z is what it needs'),
-        (b'GET / HTTP/1.1\r\n', b'', 'speaks HTTP: this is no web server'),
+        (hello, b'', 'speaks TLS to a port without TLS: it needs -Z'),
+        (b'GET / HTTP/1.1\r\n', b'', 'speaks HTTP: this is not a web server'),
         (b'PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\nmn\r\nquit\r\n', b'ERROR\r\nMN\r\n',
-         'sends the header of a proxy'),
-        (b'\r\n\r\n\0\r\nQUIT\nquit\r\n', None, 'sends the header of a proxy'))
+         'sends a header of the PROXY protocol'),
+        (b'\r\n\r\n\0\r\nQUIT\nquit\r\n', None, 'sends a header of the PROXY protocol'))
     tls_port = (
-        (b'get a\r\n', b'', 'speaks without TLS to a port that needs it: -l notls:ADDRESS'),
+        (b'get a\r\n', b'', 'speaks without TLS to a port that requires it: -l notls:ADDRESS'),
         (b'\x80\x0a' + b'\0' * 22, b'', 'speaks the binary protocol without TLS'),
         (b'GET / HTTP/1.1\r\n\r\n', b'', 'speaks HTTP, without TLS'),
-        (b'PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n' + hello, b'', 'sends the header of a proxy'))
+        (b'PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n' + hello, b'', 'sends a header of the PROXY protocol'))
 
     def meets(server, port, cases):
         for request, answer, told in cases:
