@@ -260,14 +260,18 @@ fuzz:
 
 # ---- running, measuring, installing --------------------------------------------------
 
-SERVE_ARGS ?= -l 127.0.0.1 -p 11211 -m 64 -o ext_path=data/extant.flash:1g
+SERVE_ARGS ?= -l 127.0.0.1 -p 11211 -m 64 -o ext_path=data/extant.flash:1g,ext_persist
+# Where tmpfs has room, memory survives a kill as well. SERVE_MEMORY= leaves it out.
+SERVE_MEMORY ?= /dev/shm/extant-$(shell id -u).memory
 .PHONY: serve
 serve:
 	@scripts/install-deps.sh build
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@mkdir -p data
-	@if [ "$$(id -u)" = 0 ]; then user='-u root'; fi; \
-	 echo "extant: ./extant $$user $(SERVE_ARGS)"; exec ./extant $$user $(SERVE_ARGS)
+	@if [ "$$(id -u)" = 0 ]; then args='-u root'; fi; \
+	 free=$$(df --output=avail -k $(dir $(SERVE_MEMORY)) 2>/dev/null | tail -n 1); \
+	 if [ -n '$(SERVE_MEMORY)' ] && [ "$${free:-0}" -gt 131072 ]; then args="$$args -e $(SERVE_MEMORY)"; fi; \
+	 echo "extant: ./extant $$args $(SERVE_ARGS)"; exec ./extant $$args $(SERVE_ARGS)
 
 # The load generator stands alone; the benches of a module are built on the library.
 build/load: scripts/load.c scripts/load_gen.h scripts/load_hist.h scripts/load_tls.h | build/.checked
