@@ -10,7 +10,6 @@
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/room.h"
-#include "items/worth.h"
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -140,7 +139,7 @@ static bool flush_page_of(struct maint *m, unsigned cls, bool may_move)
         if (info.free_chunks >= info.chunks_per_page)
             return (may_move && slab_page_move(c->slab, cls, 0) == 0) || did;
         enum room r = lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_FLUSH, 0);
-        if (r == ROOM_NONE && lru_pull_tail(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) != ROOM_MADE &&
+        if ((r == ROOM_NONE || r == ROOM_PASSED) && lru_pull_tail(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) != ROOM_MADE &&
             lru_pull_tail(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) != ROOM_MADE)
             return did;
         if (r == ROOM_WAIT)
@@ -215,12 +214,9 @@ static bool step_index(struct maint *m, uint32_t now)
         did |= cls != 0 && flush_page_of(m, cls, true);
     }
     if (atomic_exchange(&c->index_full, false)) {
-        worth_index_full(c);
         ext_evict_oldest(c->ext);
         did = true;
     }
-    if (atomic_load_explicit(&c->index_crowded, memory_order_relaxed))
-        worth_index_look(c, index_capacity(cache_index_limit(limit)));
     return did;
 }
 

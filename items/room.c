@@ -17,6 +17,8 @@
 #define PULL_TRIES_MAX 50   /* busy tails to skip when room is required */
 #define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
 #define SHARES_TRIES_MAX 4  /* items that HOT and WARM pass on for one that goes */
+#define PASSES_MAX 50       /* hiders to pass over in one list, for one pull */
+#define ROOM_CHECKS_MAX 1024 /* with more checks waiting, hiders that are passed over queue none */
 #define CHUNKED_BUCKET_MIN_BYTES (512 * KiB)
 #define PREFETCH_VALUE_BYTES 512 /* the processor prefetches the rest */
 
@@ -158,13 +160,13 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
 static enum room pass_over(struct cache *c, struct item *it, uint64_t hash, bool must)
 {
     lock_assert_held(index_lock(c->index, hash));
-    if (must)
-        stale_put(&c->stale, &(struct stale_check){.kind = STALE_ROOM, .hash = hash});
-    else
+    if (!must)
         stale_note_overwrite(c, hash, 0);
+    else if (stale_waiting(&c->stale) < ROOM_CHECKS_MAX)
+        stale_put(&c->stale, &(struct stale_check){.kind = STALE_ROOM, .hash = hash});
     cache_wake_maint(c);
     lru_move(c->lru, it, LRU_COLD);
-    return ROOM_MADE;
+    return ROOM_PASSED;
 }
 
 /* A dead item that may hide older values of its key goes to flash, where it hides them by its rank. */
@@ -173,7 +175,7 @@ static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash
     return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash, true);
 }
 
-/* Handles a COLD tail. LOCK_COLUMN held. */
+/* Handles a COLD tail; with EVICT and FORCE the tail of any list. LOCK_COLUMN held. */
 static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode,
                            uint32_t max_age, uint32_t now)
 {
@@ -309,7 +311,7 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
         departed_note(c->departed, hash, item_death(c, it, now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
         item_unlink(c, it, hash);
         result = ROOM_MADE;
-    } else if (seg == LRU_COLD) {
+    } else if (seg == LRU_COLD || must) {
         result = pull_cold(c, it, hash, mode, max_age_sec, now);
     } else if (seg == LRU_TEMP) {
         result = ROOM_NONE;
@@ -341,21 +343,35 @@ static void keep_shares(struct cache *c, unsigned cls)
     }
 }
 
+/* Takes an item from the list; hiders are passed over. */
+static enum room pull_out(struct cache *c, unsigned cls, enum lru_segment seg, bool force)
+{
+    uint64_t passes = min_u64(lru_count(c->lru, lru_id_of(cls, seg)), PASSES_MAX);
+    enum room r;
+    do {
+        r = lru_pull_tail(c, cls, seg, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
+    } while (r == ROOM_PASSED && passes-- > 1);
+    return r;
+}
+
 enum room room_make(struct cache *c, unsigned cls, bool force)
 {
+    static const enum lru_segment upper[] = {LRU_HOT, LRU_WARM, LRU_TEMP};
     if (c->ext && c->config->lru_segmented)
         keep_shares(c, cls);
-    enum room r = lru_pull_tail(c, cls, LRU_COLD, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
-    if (r != ROOM_NONE)
+    enum room r = pull_out(c, cls, LRU_COLD, force);
+    if (!c->config->lru_segmented || (r != ROOM_NONE && r != ROOM_PASSED))
         return r;
-    if (c->config->lru_segmented) {
-        if (lru_pull_tail(c, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
-            lru_pull_tail(c, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
-            return ROOM_MADE;
-        if (lru_pull_tail(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
-            return ROOM_MADE;
+    /* COLD has nothing, or only hiders, which would stay ahead of what is moved there. */
+    for (unsigned i = 0; i < ARRAY_COUNT(upper); i++) {
+        enum room other = r == ROOM_PASSED ? pull_out(c, cls, upper[i], force)
+                                           : lru_pull_tail(c, cls, upper[i], 0, ROOM_JUGGLE, 0);
+        if (other == ROOM_MADE || other == ROOM_WAIT)
+            return other;
+        if (other == ROOM_PASSED && r == ROOM_NONE)
+            return ROOM_MADE; /* it went to COLD: a dead one, which may go to flash from there */
     }
-    return ROOM_NONE;
+    return r;
 }
 
 /* The class with the most memory in its lists: it makes room when the arena itself is full. */

@@ -9,6 +9,7 @@ enum room {
     ROOM_MADE,   /* an item moved or left: try again */
     ROOM_NONE,   /* no item could go */
     ROOM_WAIT,   /* only a write buffer or a free page is missing: wait for the engine */
+    ROOM_PASSED, /* the item hides what must be compared first: it waits at the head of COLD, others are next */
 };
 enum room_mode {
     ROOM_JUGGLE, /* move between segments by their limits; never evict */

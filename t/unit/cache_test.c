@@ -882,6 +882,131 @@ Test(cache_flash, an_unreadable_older_value_does_not_hide_the_younger)
     cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
 }
 
+/* Turns over the first bytes of the record at the place, wherever they are; once more, and it is readable. */
+static void turn_place(ext_place place)
+{
+    struct extstore *e = f.ext;
+    char path[96], bytes[EXT_GRANULE_BYTES];
+    uint64_t slot = ext_place_slot(e, place), in_slot = (place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;
+    off_t at = (off_t)(ext_slot_offset(e, slot) + in_slot);
+    snprintf(path, sizeof(path), "%s/flash", f.dir);
+    int fd = open(path, O_RDWR);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(pread(fd, bytes, sizeof(bytes), at), sizeof(bytes));
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        bytes[i] = (char)~bytes[i];
+    cr_assert_eq(pwrite(fd, bytes, sizeof(bytes), at), sizeof(bytes));
+    close(fd);
+    for (uint32_t i = 0; i < e->wbuf_count; i++)
+        for (size_t k = 0; k < sizeof(bytes) && e->wbufs[i].slot == slot; k++)
+            e->wbufs[i].memory[in_slot + k] = (char)~e->wbufs[i].memory[in_slot + k];
+}
+
+/* The key has an old value and a new one on flash; those of the mask (1: old, 2: new) can't be read for a while.
+ * What a set stores in that time is the newest from then on. */
+static void set_while_unreadable(unsigned mask, bool flush_before, bool flush_after)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(places_of("k", places), 2);
+    for (unsigned i = 0; i < 2; i++)
+        if (mask & 1u << i)
+            turn_place(places[i]);
+    if (mask & 2)
+        STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    else
+        IS("k", "new");
+    STATUS(fixture_set(&f, "k", "newest"), CACHE_OK);
+    IS("k", "newest");
+    if (flush_before)
+        fixture_flush(&f);
+    IS("k", "newest");
+    fixture_settle(&f);
+    IS("k", "newest");
+    for (unsigned i = 0; i < 2; i++)
+        if (mask & 1u << i)
+            turn_place(places[i]);
+    IS("k", "newest");
+    if (flush_after)
+        fixture_flush(&f);
+    IS("k", "newest");
+    atomic_store(&f.cache->stale.walk_wanted, true);
+    for (uint64_t at = 0; stale_walk_step(f.worker, &at);)
+        ;
+    fixture_settle(&f);
+    IS("k", "newest");
+    cr_assert_eq(flash_count() + ram_count(), 1);
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count() + ram_count(), 0);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+Test(cache_flash, a_set_while_values_cannot_be_read_is_the_newest_for_ever)
+{
+    for (unsigned mask = 1; mask <= 3; mask++)
+        for (unsigned when = 0; when < 4; when++)
+            set_while_unreadable(mask, when & 1, when & 2);
+}
+
+Test(cache_flash, a_miss_while_the_newest_cannot_be_read_ends_when_it_can)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(places_of("k", places), 2);
+    turn_place(places[1]);
+    for (unsigned i = 0; i < 5; i++) {
+        STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+        fixture_settle(&f);
+    }
+    turn_place(places[1]);
+    IS("k", "new");
+    cr_assert_eq(flash_count(), 1);
+}
+
+Test(cache_flash, a_delete_while_the_newest_cannot_be_read_is_for_ever)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(places_of("k", places), 2);
+    turn_place(places[1]);
+    STATUS(fixture_delete(&f, "k"), CACHE_NOT_FOUND);
+    turn_place(places[1]);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(flash_count(), 0);
+}
+
+/* While the check reads the older one, a rescue moves it: what stands at its new place has not been read. */
+Test(cache_flash, a_drop_waits_for_what_a_rescue_has_moved_meanwhile)
+{
+    struct ext_callbacks cb = cache_ext_callbacks(f.cache);
+    ext_place places[INDEX_MATCH_MAX];
+    struct ext_append a;
+    set_many(MANY, "old"); /* so that the first of it is on the device alone */
+    fixture_settle(&f);
+    store_on_flash("key-0", "new");
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
+    cr_assert_eq(places_of("key-0", places), 2);
+    cr_assert_eq(drop("key-0", places[1]), EXT_DROPPED_LATER);
+    stale_step(f.worker);
+    cr_assert_gt(cache_worker_parked(f.worker), 0, "it is being read");
+    struct ext_record_in in = {.hash = hash_of("key-0"), .key = "key-0", .key_bytes = 5, .value = "old",
+                               .value_bytes = 3, .time_unix = 1};
+    cr_assert_eq(ext_append_begin(f.ext, EXT_BUCKET_COMPACT, &in, 1, false, &a), 0);
+    ext_place moved = a.place;
+    cr_assert(cb.moved(cb.ctx, in.hash, places[0], moved, a.len_class));
+    ext_append_end(&a);
+    fixture_settle(&f);
+    STATUS(fixture_get(&f, "key-0", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(places_of("key-0", places), 0);
+}
+
 static void open_little_ram(void) { fixture_open(&f, 8, 160); }
 TestSuite(cache_dead_device, .init = open_little_ram, .fini = close_it);
 
@@ -910,10 +1035,13 @@ Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_f
         snprintf(key, sizeof(key), "fill-%u", i);
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
     }
-    for (unsigned i = 0; i < 1000; i++) { /* until memory holds nothing but hiders */
+    enum cache_status status = CACHE_OK;
+    f.cache->stale.behind_bytes = UINT64_MAX; /* or sets would read before they store */
+    for (unsigned i = 0; i < 2000 && status == CACHE_OK; i++) { /* until memory holds nothing but hiders */
         snprintf(key, sizeof(key), "key-%u", i);
-        fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
+        status = fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
     }
+    STATUS(status, CACHE_NO_MEMORY);
     for (unsigned i = 0; i < 1500; i++) {
         snprintf(key, sizeof(key), "more-%u", i);
         if (fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0) == CACHE_OK)
@@ -923,6 +1051,50 @@ Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_f
     }
     cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_device) +
                      fixture_counter(&f, CACHE_N_evictions_write_wait), 1000);
+}
+
+/* Moves what is in HOT and WARM to COLD. */
+static void all_to_cold(void)
+{
+    for (unsigned cls = 1; cls <= slab_class_count(f.slab); cls++)
+        while (lru_pull_tail(f.cache, cls, LRU_HOT, 0, ROOM_JUGGLE, 0) == ROOM_MADE ||
+               lru_pull_tail(f.cache, cls, LRU_WARM, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
+            ;
+}
+
+/* COLD is full of items that can't leave memory; each set takes the room of others, which are in HOT. No check
+ * runs meanwhile, and none has to. */
+Test(cache_dead_device, a_cold_list_of_hiders_leaves_room_for_sets)
+{
+    enum { HIDERS = 150 };
+    char key[32];
+    set_many(MANY, "old");
+    fixture_settle(&f);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
+    device_dies();
+    atomic_store(&f.config.ext_max_sleep, 1000);
+    for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
+        snprintf(key, sizeof(key), "fill-%u", i);
+        fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
+    }
+    for (unsigned cls = 1; cls <= slab_class_count(f.slab); cls++)
+        while (room_make(f.cache, cls, true) == ROOM_MADE)
+            ;
+    cr_assert_eq(ram_count(), 0);
+    for (unsigned i = 0; i < HIDERS; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    all_to_cold();
+    for (unsigned i = 0; i < 3000; i++) {
+        snprintf(key, sizeof(key), "more-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    for (unsigned i = 0; i < HIDERS; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_OK);
+    }
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
 }
 
 /* ---- shares of the segments ---- */
@@ -949,10 +1121,14 @@ Test(cache_room, hot_keeps_to_its_share_without_the_maintenance_thread)
 
 /* ---- what is worth a write to flash ---- */
 
+/* As the maintenance thread does: reclaim waits for checks. */
+static void run_checks(struct fixture *fx) { stale_step(fx->worker); }
+
 /* On a slow device nothing is evicted for having waited: what is worth a write is all that counts. */
 static void open_small(void)
 {
     fixture_open(&f, 8, 24);
+    f.idle = run_checks;
     atomic_store(&f.config.ext_max_sleep, 600u * 1000 * 1000);
 }
 TestSuite(cache_worth, .init = open_small, .fini = close_it);
@@ -1015,18 +1191,6 @@ Test(cache_worth, a_key_that_was_deleted_on_flash_is_known)
     store_range(0, 100);
     store_range(3 * FLASH_HOLDS, 600);
     cr_assert_gt(hits_of_range(0, 100), 85);
-}
-
-Test(cache_worth, a_crowded_index_counts_as_full_flash)
-{
-    f.cache->admission.mode = ADMISSION_STRICT;
-    store_range(0, FLASH_HOLDS / 2);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 0);
-    atomic_store(&f.cache->index_crowded, true);
-    uint64_t flushed = fixture_counter(&f, CACHE_N_flushed_items);
-    store_range(FLASH_HOLDS, 300);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 300);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed);
 }
 
 Test(cache_worth, all_writes_all)

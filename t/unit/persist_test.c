@@ -14,6 +14,7 @@
 #include "flash/mark.h"
 #include "restart/restart.h"
 #include "t/aid/cache_fixture.h"
+#include "upkeep/save.h"
 
 static char dir[64], flash_file[96], check_file[112], memory_file[96], why[RESTART_LINE_BYTES];
 
@@ -747,6 +748,71 @@ Test(persist, a_checkpoint_without_sense_is_refused)
     free(body);
 }
 
+/* Makes a checkpoint of 200 objects, has `change` change its head and body, and opens the next life. */
+static void open_changed(struct life *l, void (*change)(struct checkpoint_head *head, char *body))
+{
+    struct checkpoint_head head;
+    struct checkpoint_reader *r;
+    struct checkpoint_writer *w;
+    struct stat st;
+    char fault[CHECKPOINT_WHY_BYTES];
+    unlink(check_file);
+    unlink(flash_file);
+    life_open(l);
+    for (unsigned i = 0; i < 200; i++)
+        set(l, numbered("key", i), "value");
+    life_stop(l);
+    cr_assert_eq(checkpoint_read_head(check_file, &head, fault), 0);
+    cr_assert_eq(checkpoint_open(check_file, &head, &r), 0);
+    char *body = malloc(head.body_bytes);
+    cr_assert_eq(checkpoint_get(r, body, head.body_bytes), 0);
+    cr_assert_eq(checkpoint_close(r), 0);
+    change(&head, body);
+    cr_assert_eq(stat(flash_file, &st), 0);
+    head.devices[0].mtime_sec = st.st_mtim.tv_sec;
+    head.devices[0].mtime_nsec = (uint32_t)st.st_mtim.tv_nsec;
+    cr_assert_eq(checkpoint_create(check_file, &w), 0);
+    cr_assert_eq(checkpoint_put(w, body, head.body_bytes), 0);
+    cr_assert_eq(checkpoint_commit(w, &head), 0);
+    free(body);
+    life_open(l);
+}
+
+static void change_nothing(struct checkpoint_head *head, char *body) { (void)head, (void)body; }
+
+static void count_in_head(struct checkpoint_head *head, char *body)
+{
+    (void)body;
+    head->objects++;
+}
+
+static void count_in_page(struct checkpoint_head *head, char *body)
+{
+    struct ext_saved_page *first = (struct ext_saved_page *)(body + sizeof(struct ext_saved_engine));
+    (void)head;
+    cr_assert_eq(first->objects, 200);
+    first->objects++;
+}
+
+/* Words, page table and head have to agree on the number of objects, or counts would be wrong for ever. */
+Test(persist, a_checkpoint_whose_parts_count_differently_is_refused)
+{
+    struct life l;
+    struct cache_totals t;
+    open_changed(&l, change_nothing);
+    assert_start(&l, "checkpoint");
+    cache_totals(l.f.cache, &t);
+    cr_assert_eq(t.curr_items, 200, "right after the start");
+    cr_assert_eq(ext_objects(l.f.ext), 200);
+    life_kill(&l);
+    open_changed(&l, count_in_head);
+    assert_empty(&l, "its index makes no sense");
+    life_kill(&l);
+    open_changed(&l, count_in_page);
+    assert_empty(&l, "its index makes no sense");
+    life_kill(&l);
+}
+
 Test(persist, a_place_that_cannot_be_written_refuses_the_start)
 {
     struct life l;
@@ -1168,6 +1234,30 @@ Test(persist, a_scan_passes_over_what_is_damaged)
     cr_assert_eq(report_of(&l).objects, 0);
     set(&l, "key", "value");
     cr_assert_str_eq(value_of(&l, "key"), "value");
+    life_kill(&l);
+}
+
+/* Numbers that clients were given for items that only RAM held are not given again: a cas with one of them would
+ * overwrite what it never saw. */
+Test(persist, cas_numbers_of_a_killed_process_do_not_come_again_after_a_scan)
+{
+    struct life l;
+    struct cache_view seen, after;
+    life_scan(&l);
+    set(&l, "disk", "value");
+    all_to_disk(&l);
+    for (unsigned i = 0; i < 1000; i++)
+        set(&l, "ram", numbered("", i));
+    cr_assert_eq(fixture_get(&l.f, "ram", NULL, 0, &seen), CACHE_OK);
+    life_kill(&l);
+    life_scan(&l);
+    assert_start(&l, "scan");
+    for (unsigned i = 0; i < 1000; i++) {
+        set(&l, "ram", "another");
+        cr_assert_eq(fixture_get(&l.f, "ram", NULL, 0, &after), CACHE_OK);
+        cr_assert_gt(after.cas, seen.cas);
+    }
+    cr_assert_eq(fixture_store(&l.f, CACHE_CAS, "ram", "x", 1, 0, 0, seen.cas), CACHE_EXISTS);
     life_kill(&l);
 }
 

@@ -1197,6 +1197,34 @@ Test(restart, a_word_that_names_no_item_is_dropped_and_its_neighbours_stay)
     life_end(&l);
 }
 
+/* It could never be found again, neither by its key nor when memory is wanted. */
+Test(restart, an_item_whose_word_has_another_tag_is_dropped)
+{
+    struct life l;
+    struct cache_totals t;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "a", "value");
+    fixture_set(&l.f, "b", "value");
+    uint64_t a = cache_hash(l.f.cache, "a", 1), stray = a ^ 0x123;
+    uint32_t handle = slab_handle_of(l.f.slab, item_of(&l, "a"));
+    index_slot *slots[INDEX_MATCH_MAX];
+    lock_take(index_lock(l.f.index, a));
+    cr_assert_eq(index_match(l.f.index, a, slots), 1);
+    index_clear(l.f.index, a, slots[0]);
+    cr_assert_eq(index_insert(l.f.index, stray, index_make_ram(l.f.index, handle, 0, 0)), 0);
+    lock_release(index_lock(l.f.index, a));
+    life_again(&l, "-m 64");
+    cr_assert_eq(l.r.report.dropped_items, 1);
+    cr_assert_eq(l.r.report.ram_items, 1);
+    cache_totals(l.f.cache, &t);
+    cr_assert_eq(t.curr_items, 1);
+    cr_assert_str_eq(value_of(&l, "a"), "(none)");
+    cr_assert_str_eq(value_of(&l, "b"), "value");
+    cr_assert_eq(fixture_delete(&l.f, "b"), CACHE_OK);
+    cr_assert_eq(slab_real_bytes(l.f.slab), 0);
+    life_end(&l);
+}
+
 Test(restart, two_words_of_one_item_are_one_item)
 {
     struct life l;
