@@ -31,13 +31,13 @@ import hashlib
 import multiprocessing
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t", "aid"))
+import servers  # noqa: E402
 from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
 
 VALUE_BYTES = 8000
@@ -92,31 +92,7 @@ class Mount:
                 self.process.wait()
 
 
-class Broken(Exception):
-    """The server closed a connection, or answered nothing for 20 s."""
-
-
-class Client:
-    def __init__(self, server):
-        self.socket = server.connect()
-        self.socket.settimeout(PATIENCE_SECONDS)
-        self.reader = self.socket.makefile("rb", 1 << 16)
-
-    def send(self, data):
-        try:
-            self.socket.sendall(data)
-        except OSError as e:
-            raise Broken(str(e)) from e
-
-    def line(self):
-        try:
-            line = self.reader.readline()
-        except OSError as e:
-            raise Broken(str(e)) from e
-        if not line.endswith(b"\n"):
-            raise Broken("closed")
-        return line.rstrip(b"\r\n")
-
+class Client(servers.Client):
     def get(self, keys):
         """{key: value} of the hits, and how many error lines came."""
         self.send(b"".join(b"get %s\r\n" % k for k in keys))
@@ -130,13 +106,9 @@ class Client:
                     errors += 1
                     break
                 word = line.split()
-                data = self.reader.read(int(word[3]) + 2)
+                data = self.exactly(int(word[3]) + 2)
                 hits[word[1]] = data[:-2] if word[1] == key and data[-2:] == b"\r\n" else b""
         return hits, errors
-
-    def close(self):
-        self.reader.close()
-        self.socket.close()
 
 
 class History:
@@ -239,7 +211,7 @@ def probe(server, stop, out):
             took["get"].append(time.perf_counter() - middle)
             errors += found.get(b"in-ram") != b"yes"
             time.sleep(0.002)
-    except Broken:
+    except OSError:
         errors += 1
     result = {"errors": errors}
     for name, times in took.items():
@@ -384,7 +356,7 @@ class Matrix:
                 mount.set("seed=%d stall_ms=%d" % (self.args.seed, STALL_MS))
                 try:
                     body(server, client, mount, History(self.args.objects))
-                except Broken as e:
+                except OSError as e:
                     self.must(cell, False, "connection broken: %s; %s" % (
                         e, server.log_tail()[-300:]))
                     print("%-22s BROKEN: %s" % (cell, e), flush=True)

@@ -27,13 +27,13 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 't', 'aid'))
+import servers  # noqa: E402
 from servers import PATIENCE_SECONDS  # noqa: E402
 
 MISSING = None
@@ -46,10 +46,6 @@ EXPIRY_SLACK = 1.5  # clocks count whole seconds
 START_SECONDS = PATIENCE_SECONDS
 SWEEPERS, SWEEPER_KEYS = 2, 30000
 NEARLY_FULL = 'nearly full'
-
-
-class Broken(Exception):
-    """The connection ended."""
 
 
 class State:
@@ -75,47 +71,11 @@ class State:
         return (unit * (self.length // len(unit) + 1))[:self.length] + b'+' * self.appended
 
 
-class Connection:
-    def __init__(self, path):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(path)
-        self.sock.settimeout(PATIENCE_SECONDS)
-        self.file = self.sock.makefile('rb')
-
-    def send(self, data):
-        try:
-            self.sock.sendall(data)
-        except OSError as e:
-            raise Broken from e
-
-    def line(self):
-        try:
-            line = self.file.readline()
-        except OSError as e:
-            raise Broken from e
-        if not line.endswith(b'\r\n'):
-            raise Broken
-        return line[:-2]
-
-    def exactly(self, n):
-        try:
-            data = self.file.read(n)
-        except OSError as e:
-            raise Broken from e
-        if len(data) != n:
-            raise Broken
-        return data
-
-    def close(self):
-        self.file.close()
-        self.sock.close()
-
-
 def connect(path):
     end = time.monotonic() + START_SECONDS
     while True:
         try:
-            return Connection(path)
+            return servers.Client(path)
         except OSError:
             if time.monotonic() > end:
                 raise
@@ -255,13 +215,13 @@ class Client:
     def load(self, seconds):
         """Until the connection breaks (True) or the time is over (False)."""
         end = time.monotonic() + seconds
+        conn = connect(self.path)
         try:
-            conn = connect(self.path)
             while time.monotonic() < end:
                 self.one_batch(conn)
             conn.close()
             return False
-        except Broken:
+        except OSError:
             return True
 
     # ---- check ----
@@ -419,13 +379,13 @@ class Sweeper:
 
     def load(self, seconds):
         end = time.monotonic() + seconds
+        conn = connect(self.path)
         try:
-            conn = connect(self.path)
             while time.monotonic() < end:
                 self.one_batch(conn, self.random.sample(range(len(self.keys)), self.BATCH))
             conn.close()
             return False
-        except Broken:
+        except OSError:
             return True
 
     def look(self, conn, i, before):
@@ -545,7 +505,7 @@ class Torture:
                 continue
             while True:
                 try:
-                    Connection(self.path).close()
+                    servers.Client(self.path).close()
                     break
                 except OSError:
                     if self.server.poll() is not None:

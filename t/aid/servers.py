@@ -28,6 +28,16 @@ def seed():
     return number
 
 
+def connect_unix(path):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        s.connect(path)
+    except OSError:
+        s.close()
+        raise
+    return s
+
+
 class Server:
     """One server process; use as a context manager."""
 
@@ -91,13 +101,7 @@ class Server:
             s = socket.create_connection(("127.0.0.1", self.port))
             s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return s
-        s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            s.connect(self.path)
-        except OSError:
-            s.close()
-            raise
-        return s
+        return connect_unix(self.path)
 
     def command(self, line):
         """Sends one line, returns the answer up to END, OK, RESET or an error."""
@@ -151,23 +155,42 @@ class Server:
         return code
 
 
-class Client:
-    """One connection: a request is sent and its answer waited for. Lines come without their ends."""
+class Closed(ConnectionError):
+    """The server, or the network, ended the connection."""
 
-    def __init__(self, server):
-        self.server = server
-        self.sock = server.connect()
+
+class Client:
+    """One connection to a Server, or to the unix socket at a path: a request is sent and its answer waited for.
+    Lines come without their ends. A connection that ends raises Closed, silence TimeoutError."""
+
+    def __init__(self, where):
+        self.sock = connect_unix(where) if isinstance(where, str) else where.connect()
         self.sock.settimeout(PATIENCE_SECONDS)
         self.file = self.sock.makefile("rb")
 
     def send(self, data):
-        self.sock.sendall(data)
+        try:
+            self.sock.sendall(data)
+        except ConnectionError as e:
+            raise Closed(str(e)) from e
+
+    def read(self, what, *args):
+        try:
+            return what(*args)
+        except ConnectionError as e:
+            raise Closed(str(e)) from e
 
     def line(self):
-        line = self.file.readline()
-        if not line:
-            raise ConnectionError("closed")
+        line = self.read(self.file.readline)
+        if not line.endswith(b"\n"):
+            raise Closed("closed after %r" % line)
         return line.rstrip(b"\r\n")
+
+    def exactly(self, count):
+        data = self.read(self.file.read, count)
+        if len(data) < count:
+            raise Closed("closed after %d of %d bytes" % (len(data), count))
+        return data
 
     def ask(self, request):
         """The first line of the answer."""
@@ -190,7 +213,7 @@ class Client:
         line = self.ask(b"get %s" % key)
         if line == b"END":
             return None
-        value = self.file.read(int(line.split()[3]) + 2)[:-2]
+        value = self.exactly(int(line.split()[3]) + 2)[:-2]
         assert self.line() == b"END"
         return value
 

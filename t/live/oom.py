@@ -23,7 +23,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
-from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
+import servers  # noqa: E402
+from servers import PATIENCE_SECONDS, Closed, Server, is_extant  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BINARY = os.environ.get("EXTANT", "./extant")
@@ -42,10 +43,6 @@ class Failed(Exception):
     pass
 
 
-class Closed(Exception):
-    pass
-
-
 def value_of(key, size):
     head = b"%s %d " % (key, size)
     return (head + hashlib.shake_128(head).digest(max(0, size - len(head))))[:size]
@@ -56,39 +53,28 @@ class Client:
 
     def __init__(self, server):
         self.server = server
-        self.socket = self.reader = self.last = None
+        self.connection = self.last = None
         self.closed = self.errors = self.hits = self.stored = 0
 
     def request(self, data):
-        if self.socket is None:
+        if self.connection is None:
             try:
-                self.socket = self.server.connect()
+                self.connection = servers.Client(self.server)
             except OSError as e:
                 raise Closed(str(e)) from e
-            self.socket.settimeout(PATIENCE_SECONDS)
-            self.reader = self.socket.makefile("rb")
         self.last = data
-        try:
-            self.socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError) as e:
-            raise Closed(str(e)) from e
+        self.connection.send(data)
 
     def line(self):
         try:
-            line = self.reader.readline()
-        except ConnectionResetError as e:
-            raise Closed(str(e)) from e
-        except socket.timeout:
+            return self.connection.line()
+        except TimeoutError:
             raise Failed("no answer to %r" % self.last[:100]) from None
-        if not line.endswith(b"\r\n"):
-            raise Closed("closed after %r" % line)
-        return line[:-2]
 
     def drop(self):
-        if self.socket is not None:
-            self.reader.close()
-            self.socket.close()
-            self.socket = self.reader = None
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
     def error(self, line):
         if line not in SERVER_ERRORS and line != b"ERROR Too many open connections":
@@ -116,12 +102,7 @@ class Client:
                 self.error(line)
                 return found
             word = line.split()
-            try:
-                data = self.reader.read(int(word[3]) + 2)
-            except ConnectionResetError as e:
-                raise Closed(str(e)) from e
-            if len(data) < int(word[3]) + 2:
-                raise Closed("in a value")
+            data = self.connection.exactly(int(word[3]) + 2)
             if word[1] not in keys or int(word[3]) not in sizes or \
                     data != value_of(word[1], int(word[3])) + b"\r\n":
                 raise Failed("a wrong value of %s bytes for %r, it ends with %r" % (
@@ -138,10 +119,7 @@ class Client:
             if word[0] in end:
                 return line
             if word[0] == b"VA":
-                try:
-                    self.reader.read(int(word[1]) + 2)
-                except ConnectionResetError as e:
-                    raise Closed(str(e)) from e
+                self.connection.exactly(int(word[1]) + 2)
             if line.startswith((b"SERVER_ERROR", b"ERROR Too")):
                 self.error(line)
                 if b"MN" not in end:  # else that is still to come
@@ -274,7 +252,7 @@ def malloc_fails():
         flags = ["-m", "32", "-c", "200", "-t", "2"]
         if flash:
             flags += ["-o", "ext_page_size=2,ext_wbuf_size=2,ext_path=@DIR@/flash:64m,"
-                      "ext_item_age=0,ext_item_size=512"]
+                      "ext_item_age=0,ext_item_size=512,ext_admission=all"]  # what is stored has to stay
         with Steered(flags) as server:
             churn(server, 1, 60)
             with server.connect() as s:  # -m is full: what grows from here on is no item
@@ -510,7 +488,7 @@ def item_memory():
         key = stored.pop(0)
         line = client.line()
         if size and (line != b"VALUE %s 0 200000" % key or
-                     client.reader.read(size + 7) != value_of(key, size) + b"\r\nEND\r\n"):
+                     client.connection.exactly(size + 7) != value_of(key, size) + b"\r\nEND\r\n"):
             raise Failed("overwritten in a full cache: %r" % line)
         if not size and line != b"END":
             raise Failed("a refused overwrite leaves the old value")
