@@ -8,16 +8,16 @@ import re
 import socket
 import subprocess
 
-from servers import PATIENCE_SECONDS, Server, make_cert
+from servers import PATIENCE_SECONDS, Client, Server, make_cert
 
 FEW, MANY = 200, 700
 PIPELINE = 20
 VALUE = b'v' * 100
 FLASH_VALUE = b'v' * 1000
-FLASH_KEYS = 8192  # more than the memory of FLASH holds
+FLASH_KEYS = 24576  # more than the memory and the write buffers of FLASH hold
 STORED = b'STORED\r\n'
 FLASH = ['-o', 'ext_path=@DIR@/flash:256m,ext_page_size=2,ext_wbuf_size=2,ext_item_age=0,ext_item_size=512,'
-               'ext_recache_rate=0']
+               'ext_recache_rate=0,ext_buffer_mem=12']
 
 
 class Counted(Server):
@@ -116,6 +116,8 @@ def on_flash(server, count):
         for key in keys[:count]:
             exchange(getting, b'get %s\r\n' % key, get_answer(key, FLASH_VALUE))
         assert flash_hits(server) - before == count, 'not all of them came from flash'
+        reads = int(Client(server).stats(b'extant')['ext_device_reads'])
+        assert reads >= count, 'only %d of %d were read from the device' % (reads, count)
 
 
 def run(binary, word, count, tls=False):
