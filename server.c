@@ -44,8 +44,8 @@ enum {
     EXIT_NO_USER = SETTINGS_EXIT_NO_USER,
     EXIT_OS = SETTINGS_EXIT_OS,
     FDS_OF_A_WORKER = 8,    /* event loop, wake-ups, a ring for the network and one for flash */
-    FDS_OF_OURS = 64,       /* all else: files, listeners, other threads */
-    FDS_FOR_LATER = 16,     /* of these, for files opened now and then: dumps, the log, a checkpoint */
+    FDS_OF_OURS = 64,       /* for everything else: files, listeners, other threads */
+    FDS_FOR_LATER = 16,     /* of these, for files opened later: dumps, the log, a checkpoint */
     FDS_PER_THREAD_IN_C = 5 /* what memcached's -c counts for a thread */
 };
 
@@ -74,8 +74,8 @@ static int fail(int code, const char *what, const char *why)
 
 /* ---- identity: descriptors, limits, daemon, user ---- */
 
-/* If these were closed at the start, the first socket or flash file would take their place, and
- * log lines would be written into it. */
+/* If one of these is closed, the first socket or flash file would get its number, and log lines would be
+ * written into it. */
 static void open_standard_files(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
@@ -84,7 +84,7 @@ static void open_standard_files(void)
     }
 }
 
-/* From now on standard error is the end of this file. 0 or -errno. */
+/* From now on standard error is appended to this file. 0 or -errno. */
 static int log_to_file(const char *path)
 {
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
@@ -118,7 +118,7 @@ static int raise_limits(const struct settings *s)
     r.rlim_max = old_max < wish ? wish : old_max;
     if (setrlimit(RLIMIT_NOFILE, &r) == 0)
         return 0;
-    r.rlim_cur = r.rlim_max = old_max; /* the most that we may have */
+    r.rlim_cur = r.rlim_max = old_max; /* the most that is allowed */
     if (old_max >= need && setrlimit(RLIMIT_NOFILE, &r) == 0)
         return 0;
     return fail(EXIT_OS,
@@ -201,7 +201,7 @@ static int take_identity(const struct settings *s)
     return 0;
 }
 
-/* A new file that takes its name when it is complete. */
+/* Writes a new file, which gets its name when it is complete. */
 static void write_pid_file(const char *path, struct own_file *ours)
 {
     char tmp[4096];
@@ -219,7 +219,7 @@ static void write_pid_file(const char *path, struct own_file *ours)
     own_file_note(ours, path);
 }
 
-/* ---- what the parts tell each other ---- */
+/* ---- calls between the parts ---- */
 
 static void log_ext_event(void *ctx UNUSED, const char *line)
 {
@@ -297,7 +297,7 @@ static void close_tls(struct server *s)
 
 static const int heard_signals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
 
-/* SIGHUP: files that may have been changed or moved away. */
+/* SIGHUP: opens files again that may have been changed or moved away. */
 static void hear_hangup(struct server *s)
 {
     const struct settings *set = &s->settings;
@@ -330,7 +330,7 @@ static void signal_heard(evutil_socket_t sig, short what UNUSED, void *arg)
     event_base_loopbreak(s->base);
 }
 
-/* Threads created from now on receive none of them; the main thread does once its loop runs. */
+/* Threads created from now on receive none of these signals; the main thread does once its loop runs. */
 static void block_signals(int how)
 {
     sigset_t set;
@@ -353,7 +353,7 @@ static int hear_signals(struct server *s)
 
 /* ---- up ---- */
 
-/* One line if a limit would have the process killed. */
+/* Logs a line if the kernel might kill the process for exceeding the limit of its control group. */
 static void compare_with_limit(const struct settings *s)
 {
     uint64_t limit = memory_cgroup_limit(""), need = settings_memory_bytes(s);
@@ -385,13 +385,12 @@ static int open_storage(struct server *s)
     if (s->settings.large_pages &&
         madvise(arena_base(arena), arena_reserve_bytes(arena), MADV_HUGEPAGE) != 0)
         log_warning("-L: no huge pages: %s", strerror(errno));
-    if (!s->storage.ext)
-        return 0;
-    ext_set_event_hook(s->storage.ext, log_ext_event, NULL);
+    if (s->storage.ext)
+        ext_set_event_hook(s->storage.ext, log_ext_event, NULL);
     return 0;
 }
 
-/* Counters of threads, users, details and the log for watchers. */
+/* Makes the counters of threads, the users, `stats detail` and the log for watchers. */
 static int make_aids(struct server *s)
 {
     struct command_env *env = &s->env;
@@ -556,7 +555,7 @@ static const char *what_survives(const struct settings *set)
 }
 
 /* One line with the essentials, and one for each choice that is probably unintended. */
-static void tell_start(struct server *s)
+static void log_start(struct server *s)
 {
     const struct settings *set = &s->settings;
     char where[400], flash[600] = "no flash";
@@ -582,8 +581,34 @@ static void tell_start(struct server *s)
     notify_send("READY=1\nMAINPID=%ld\nSTATUS=serving on %s", (long)getpid(), where);
 }
 
+static int tell_start(struct server *s)
+{
+    if (s->settings.pid_file)
+        write_pid_file(s->settings.pid_file, &s->pid_file);
+    log_start(s);
+    return 0;
+}
+
+static int confine(struct server *s)
+{
+    const struct settings *set = &s->settings;
+    if (!set->drop_privileges && !set->log_privileges)
+        return 0;
+    if (s->storage.persist)
+        persist_prepare_end(s->storage.persist);
+    enum confine_mode mode = set->log_privileges       ? CONFINE_LOG
+                             : set->relaxed_privileges ? CONFINE_RELAXED
+                                                       : CONFINE_FULLY;
+    int err = confine_process(mode);
+    return err ? fail(EXIT_OS, "failed to drop privileges", strerror(-err)) : 0;
+}
+
 static int bring_up(struct server *s)
 {
+    static int (*const steps[])(struct server *) = {
+        make_aids,     open_http,       open_storage, open_tls, open_udp,
+        start_threads, start_listening, tell_start,   confine,
+    };
     clock_setup();
     if (clock_wall_is_odd())
         log_warning("the machine's clock is before 1970 or after 2096: expiry times given as unix time are "
@@ -591,37 +616,13 @@ static int bring_up(struct server *s)
     s->base = event_base_new();
     if (!s->base || hear_signals(s) != 0)
         return fail(EXIT_OS, "failed to make an event loop", NULL);
-    int code = make_aids(s);
-    if (!code)
-        code = open_http(s);
-    if (!code)
-        code = open_storage(s);
-    if (!code)
-        code = open_tls(s);
-    if (!code)
-        code = open_udp(s);
-    if (!code)
-        code = start_threads(s);
-    if (!code)
-        code = start_listening(s);
-    if (!code && s->settings.pid_file)
-        write_pid_file(s->settings.pid_file, &s->pid_file);
-    if (!code)
-        tell_start(s);
-    if (!code && (s->settings.drop_privileges || s->settings.log_privileges)) {
-        if (s->storage.persist)
-            persist_prepare_end(s->storage.persist);
-        enum confine_mode mode = s->settings.log_privileges       ? CONFINE_LOG
-                                 : s->settings.relaxed_privileges ? CONFINE_RELAXED
-                                                                  : CONFINE_FULLY;
-        int err = confine_process(mode);
-        if (err)
-            return fail(EXIT_OS, "failed to drop privileges", strerror(-err));
-    }
+    int code = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(steps) && !code; i++)
+        code = steps[i](s);
     return code;
 }
 
-/* ---- down: all that bring_up has made, however far it came ---- */
+/* ---- down: everything that bring_up has made, even if it failed half way ---- */
 
 static void tell_stop(const struct server *s, uint64_t items, uint64_t objects, uint64_t start_ns)
 {
