@@ -347,38 +347,46 @@ struct conn_facts {
     uint32_t idle_sec;
 };
 
-/* The connections of a worker as they are now; NULL: none, or no memory. */
-static struct conn_facts *snapshot(struct worker *w, unsigned *count)
+/* Connections as they were a moment ago. */
+struct snapshot {
+    struct conn_facts *facts;
+    unsigned count, room;
+};
+
+/* Adds the connections of a worker. False: no memory; the snapshot is as it was. */
+static bool snapshot_add(struct snapshot *s, struct worker *w)
 {
-    struct conn_facts *facts = NULL;
     uint32_t now = clock_now_sec();
-    unsigned n = 0, room = 0;
     for (;;) { /* allocates without the lock, until there is enough room */
-        n = 0;
+        unsigned n = s->count;
         lock_take(&w->lock);
         for (struct loop_conn *l = w->conns; l; l = l->next, n++) {
-            if (n >= room)
+            if (n >= s->room)
                 continue;
             struct conn *c = conn_of(l);
             uint32_t last = atomic_load_explicit(&c->last_cmd_sec, memory_order_relaxed);
-            facts[n] = (struct conn_facts){
+            s->facts[n] = (struct conn_facts){
                 .origin = c->origin,
                 .state = atomic_load_explicit(&c->state, memory_order_relaxed),
                 .idle_sec = now > last ? now - last : 0};
         }
         lock_release(&w->lock);
-        if (n <= room)
-            break;
-        room = n + 16;
-        free(facts);
-        facts = malloc(room * sizeof(*facts));
-        if (!facts) {
-            *count = 0;
-            return NULL;
+        if (n <= s->room) {
+            s->count = n;
+            return true;
         }
+        struct conn_facts *larger = realloc(s->facts, (n + 16) * sizeof(*larger));
+        if (!larger)
+            return false;
+        s->facts = larger;
+        s->room = n + 16;
     }
-    *count = n;
-    return facts;
+}
+
+static int by_fd(const void *a, const void *b)
+{
+    const struct conn_facts *x = a, *y = b;
+    return (x->origin.fd > y->origin.fd) - (x->origin.fd < y->origin.fd);
 }
 
 void workers_each_conn(struct workers *set,
@@ -386,23 +394,28 @@ void workers_each_conn(struct workers *set,
 {
     char text[160];
     const char *path = set->env->settings->socketpath;
+    struct snapshot all = {NULL, 0, 0};
     for (unsigned i = 0; i < set->count; i++) {
-        unsigned count;
         if (set->list[i].udp)
             udp_each(set->list[i].udp, fn, ctx);
-        struct conn_facts *facts = snapshot(&set->list[i], &count);
-        for (unsigned k = 0; k < count; k++) {
-            const struct conn_facts *f = &facts[k];
-            address_text(&f->origin.peer, path, text, sizeof(text));
-            fn(ctx, f->origin.fd, "addr", text);
-            address_text(&f->origin.local, path, text, sizeof(text));
-            fn(ctx, f->origin.fd, "listen_addr", text);
-            fn(ctx, f->origin.fd, "state", conn_state_name(f->state));
-            snprintf(text, sizeof(text), "%u", f->idle_sec);
-            fn(ctx, f->origin.fd, "secs_since_last_cmd", text);
-        }
-        free(facts);
     }
+    for (unsigned i = 0; i < set->count; i++) {
+        if (!snapshot_add(&all, &set->list[i]))
+            break;
+    }
+    if (all.count > 1)
+        qsort(all.facts, all.count, sizeof(*all.facts), by_fd);
+    for (unsigned k = 0; k < all.count; k++) {
+        const struct conn_facts *f = &all.facts[k];
+        address_text(&f->origin.peer, path, text, sizeof(text));
+        fn(ctx, f->origin.fd, "addr", text);
+        address_text(&f->origin.local, path, text, sizeof(text));
+        fn(ctx, f->origin.fd, "listen_addr", text);
+        fn(ctx, f->origin.fd, "state", conn_state_name(f->state));
+        snprintf(text, sizeof(text), "%u", f->idle_sec);
+        fn(ctx, f->origin.fd, "secs_since_last_cmd", text);
+    }
+    free(all.facts);
 }
 
 void workers_buffer_info(struct workers *set, struct buffer_pool *sum)

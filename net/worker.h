@@ -30,7 +30,7 @@ void workers_stop(struct workers *set);
 /* Gives a connection to the next worker. 0 or -ENOMEM (the socket is still the caller's). */
 int workers_add(struct workers *set, const struct conn_origin *origin);
 
-/* Calls fn for each line of `stats conns` about clients; holds no lock meanwhile. Any thread. */
+/* Calls fn for each line of `stats conns` about clients, by descriptor; holds no lock meanwhile. Any thread. */
 void workers_each_conn(struct workers *set,
                        void (*fn)(void *ctx, int fd, const char *name, const char *text),
                        void *ctx);

@@ -1485,13 +1485,23 @@ static int check_tls(struct parser *p)
     return SETTINGS_GO_ON;
 }
 
+/* -S without -Y: memcached's builds that have a password file of their own read its name from the environment. */
+static int take_sasl_users(struct parser *p)
+{
+    const char *file = getenv("MEMCACHED_SASL_PWDB");
+    if (file == NULL || *file == '\0')
+        return refuse(p, "-S needs a file of user:password lines: -Y <file>, or its name in MEMCACHED_SASL_PWDB");
+    return take_text(p, ID_auth_file, file);
+}
+
 /* Log-in fixes the protocol: binary with -S, text with -Y alone. */
 static int check_log_in(struct parser *p)
 {
     struct settings *s = p->s;
     if (s->auth_sasl) {
-        if (s->auth_file == NULL)
-            return refuse(p, "-S needs a file of users: -Y <file>");
+        int rc = s->auth_file == NULL ? take_sasl_users(p) : SETTINGS_GO_ON;
+        if (rc != SETTINGS_GO_ON)
+            return rc;
         if (s->udpport != 0)
             return refuse(p, "Cannot enable UDP while using binary SASL authentication.");
         if (p->protocol_given && s->binding_protocol != SETTINGS_PROTOCOL_BINARY)

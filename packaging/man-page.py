@@ -51,6 +51,12 @@ and
 .TP
 .B MEMCACHED_PORT_FILENAME
 A file that the ports are written to.
+.TP
+.B MEMCACHED_SASL_PWDB
+The file of users for
+.B \-S
+without
+.BR \-Y .
 .SH FILES
 .TP
 .I /etc/extant.conf

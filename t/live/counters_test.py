@@ -130,6 +130,13 @@ def connections():
         half.sendall(b'4567890\r\n')
         expect('and made', wait_for(lambda: c.stats()['response_obj_count'] == '0'), c.stats())
         half.close()
+    with server_with('-t', '4') as server:
+        c, others = Client(server), [server.connect() for _ in range(9)]
+        expect('all are accepted', wait_for(lambda: int(c.stats()['curr_connections']) >= 11))
+        fds = [int(k.split(':')[0]) for k in c.stats(b'conns') if k.endswith(':addr')]
+        expect('connections of all threads are listed by descriptor', len(fds) >= 11 and fds == sorted(fds), fds)
+        for o in others:
+            o.close()
     with server_with('-t', '1', '-c', '5', '-o', 'no_maxconns_fast') as server:
         c = Client(server)
         others = [server.connect() for _ in range(8)]

@@ -189,13 +189,29 @@ Test(settings, refusals_of_item_size)
             "slab_chunk_max (bytes: 524288) cannot be larger than -I (item_size_max 262144)");
 }
 
+Test(settings, sasl_users_may_be_named_by_the_environment)
+{
+    setenv("MEMCACHED_SASL_PWDB", "/from/environment", 1);
+    accepted("-S");
+    cr_assert_str_eq(s.auth_file, "/from/environment");
+    cr_assert(s.auth_sasl && !s.auth_ascii);
+    accepted("-S -Y /from/flag");
+    cr_assert_str_eq(s.auth_file, "/from/flag");
+    accepted(""); /* without -S it means nothing */
+    cr_assert_null(s.auth_file);
+    cr_assert_not(s.auth_ascii);
+}
+
 Test(settings, unsupported_is_refused_by_name)
 {
 #ifndef EXTANT_TLS
     refused("-Z", 64, "This server is not built with TLS support.");
     refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\"");
 #endif
-    refused("-S", 64, "-S needs a file of users: -Y <file>");
+    unsetenv("MEMCACHED_SASL_PWDB");
+    refused("-S", 64, "-S needs a file of user:password lines: -Y <file>, or its name in MEMCACHED_SASL_PWDB");
+    setenv("MEMCACHED_SASL_PWDB", "", 1);
+    refused("-S", 64, "-S needs a file of user:password lines: -Y <file>, or its name in MEMCACHED_SASL_PWDB");
     refused("-S -Y /x -U 11211", 64, "Cannot enable UDP while using binary SASL authentication.");
     refused("-S -Y /x -B auto", 64, "You cannot allow the ASCII protocol while using SASL.");
     refused("-S -Y /x -B binary -B ascii", 64, "You cannot allow the ASCII protocol while using SASL.");
