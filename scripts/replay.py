@@ -2,20 +2,23 @@
 """Real traces, played to Extant and to memcached with extstore, with the same RAM and flash.
 
   replay.py [--ram MB] [--percent 10,1] [--data DIR] [--only TRACE,..] [--servers extant,memcached]
-            [--save FILE] [--extant-options ...] [--policy LIST] [--list]
+            [--repeat N] [--save FILE] [--extant-options ...] [--policy LIST] [--list]
                                                               needs build/replay and extant (make)
 
 A cache has 5% of its bytes as RAM (-m) and 95% as flash, and is 10% or 1% of the trace's footprint:
 values are scaled so that this comes out with --ram MB of RAM. Clients look aside: a get, and on a
 miss a set. Each trace is played to each server alone, from empty, one after the other, and to
 simulated caches of the same size (scripts/replay_sim.h). Traces: every *.txt.xz of --data, in lines
-of `id [size]`, and the generated adversaries (--list). A line a trace: misses and bytes
-written to flash, as ratios to extstore's; write amplification (bytes given to the device for each
+of `id [size]`, and the generated adversaries (--list). A line a trace: misses, bytes
+missed and bytes written to flash, as ratios to extstore's; write amplification (bytes given to the device for each
 byte of a record's first writing); hits from RAM and from flash; evictions; CPU a request.
 
 memcached's flash bytes are its extstore_bytes_written, Extant's all that it gave to devices (with
 tables, alignment and rewrites). memcached loses what it has no time to flush, so both are played at
 --rate, which leaves it the time; evictions tell what it lost all the same.
+Short of memory (-m 4) memcached now and then breaks off in an answer; such a connection is given up after some seconds
+(`stalled`, with --verbose), and what it still had to answer counts as missed.
+--repeat N plays each trace N times to Extant: the smallest and the largest result; medians at the end are of means.
 --save FILE keeps memcached's results and simulations for the next run: they don't change with Extant.
 """
 
@@ -73,8 +76,9 @@ class Case:
         flash = self.ram * 19
         self.flash = flash - flash % (2 * MIB)
         self.call = [*extra, "--max-value", MAX_VALUE]
-        if args.limit:
-            self.call += ["--limit", args.limit]
+        for option in ("skip", "limit", "seed"):
+            if getattr(args, option):
+                self.call += ["--" + option, getattr(args, option)]
         if args.sizes:
             self.call += ["--sizes", args.sizes]
         target, scale = (self.ram + self.flash) / share, 1.0
@@ -87,7 +91,8 @@ class Case:
         self.reaches = seen["footprint_bytes"] > 0.9 * target
 
     def id(self):
-        return "%s %g%% %d MB" % (self.name, self.percent, self.args.ram)
+        part = ["%s %d" % (o, getattr(self.args, o)) for o in ("skip", "seed") if getattr(self.args, o)]
+        return " ".join(["%s %g%% %d MB" % (self.name, self.percent, self.args.ram), *part])
 
     def simulate(self):
         return replay(self.source, [*self.call, "--simulate", ",".join(SIMULATED), "--ram", self.ram,
@@ -141,19 +146,25 @@ def measure(args, case, kept):
     out = {"simulated": {n: 1 - known["simulated"][n + "_hits"] / known["simulated"][n + "_gets"]
                          for n in SIMULATED}}
     for kind in args.servers.split(","):
-        run = known.get(kind) if kind == "memcached" else None
-        if run is None:
-            run = case.serve(kind)
         if kind == "memcached":
-            known[kind] = run
-        out[kind] = figures(case, run)
-        if out[kind]["wrong"]:
-            raise RuntimeError("%s: %s gave %d wrong values" % (case.id(), kind, out[kind]["wrong"]))
+            known[kind] = known.get(kind) or case.serve(kind)
+            out[kind] = figures(case, known[kind])
+            continue
+        out["runs"] = [figures(case, case.serve(kind)) for _ in range(args.repeat)]
+        if any(run["wrong"] for run in out["runs"]):
+            raise RuntimeError("%s: wrong values" % case.id())
+        out[kind] = {k: statistics.mean(run[k] for run in out["runs"]) for k in SHOWN}
     return out
 
 
-HEAD = ("| trace | misses: extstore, Extant | ratio | flash MB: extstore, Extant | ratio | WA "
-        "| RAM, flash hits | us a request | LRU, FIFO, S3-FIFO, MIN |\n|---|---|---|---|---|---|---|---|---|")
+SHOWN = ("misses", "byte_misses", "flash_bytes", "wa", "ram_hits", "flash_hits", "cpu_us")
+HEAD = ("| trace | misses: extstore, Extant | ratio | bytes missed, ratio | flash MB: extstore, Extant | ratio | WA "
+        "| RAM, flash hits | us a request | LRU, FIFO, S3-FIFO, MIN |\n|---|---|---|---|---|---|---|---|---|---|")
+
+
+def spread(form, values):
+    least, most = form % min(values), form % max(values)
+    return least if least == most else least + ".." + most
 
 
 def row(case, out):
@@ -162,9 +173,13 @@ def row(case, out):
         return "| %s | %s |" % (case.id(), json.dumps(e or m))
     out["ratio"] = e["misses"] / m["misses"]
     out["flash_ratio"] = e["flash_bytes"] / max(m["flash_bytes"], 1)
-    return "| %s | %.4f, %.4f | %.3f | %.0f, %.0f | %.3f | %.2f | %.3f, %.3f | %.1f, %.1f | %s |" % (
-        case.id(), m["misses"], e["misses"], out["ratio"], m["flash_bytes"] / MIB,
-        e["flash_bytes"] / MIB, out["flash_ratio"], e["wa"], e["ram_hits"], e["flash_hits"],
+    runs = out["runs"]
+    ratio = {n: spread("%.3f", [run[n] / max(m[n], 1e-9) for run in runs])
+             for n in ("misses", "byte_misses", "flash_bytes")}
+    return "| %s | %.4f, %s | %s | %s | %.0f, %s | %s | %s | %.3f, %.3f | %.1f, %.1f | %s |" % (
+        case.id(), m["misses"], spread("%.4f", [run["misses"] for run in runs]), ratio["misses"],
+        ratio["byte_misses"], m["flash_bytes"] / MIB, spread("%.0f", [run["flash_bytes"] / MIB for run in runs]),
+        ratio["flash_bytes"], spread("%.2f", [run["wa"] for run in runs]), e["ram_hits"], e["flash_hits"],
         m["cpu_us"], e["cpu_us"], ", ".join("%.4f" % s[n] for n in SIMULATED))
 
 
@@ -215,12 +230,15 @@ def arguments():
     p.add_argument("--data")
     p.add_argument("--only")
     p.add_argument("--limit", type=int, default=0, help="requests of each trace")
+    p.add_argument("--skip", type=int, default=0, help="requests of each trace that are passed over first")
+    p.add_argument("--seed", type=int, default=0, help="of generated traces")
     p.add_argument("--rate", type=float, default=100, help="MB of values set in a second, 0: any")
     p.add_argument("--depth", type=int, default=16)
     p.add_argument("--servers", default="memcached,extant")
     p.add_argument("--extant", default=os.path.join(ROOT, "extant"))
     p.add_argument("--memcached", default="memcached")
     p.add_argument("--extant-options", default="")
+    p.add_argument("--repeat", type=int, default=1)
     p.add_argument("--dir", default=os.path.join(ROOT, "build"))
     p.add_argument("--save")
     p.add_argument("--policy", help="only simulate Extant's policy, with these numbers changed: keep=0,.. or ''")

@@ -10,7 +10,7 @@
 
 #define NONE UINT32_MAX
 #define HEAT_MAX 3u
-#define FREE_PAGES 3u /* as for a small server: reserved, and to be opened */
+#define FREE_PAGES 2u /* as for a small server: reserved, and to be opened */
 #define LISTS 64u
 #define SMALLEST_BYTES 96.0 /* of slab classes */
 #define SLAB_FACTOR 1.25

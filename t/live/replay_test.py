@@ -6,9 +6,11 @@ a server is played a trace, and each of its answers is counted.
 """
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -83,6 +85,41 @@ class Replay(unittest.TestCase):
     def test_each_key_twice(self):
         out = run(["twice:100:10000"])
         self.assertEqual(int(out["keys"]), 100 + 9900 // 2)
+
+    def test_a_part_of_a_trace_and_another_seed(self):
+        out = run(["--skip", 1000, "--limit", 500, self.file.name])
+        self.assertEqual((int(out["requests"]), int(out["keys"])), (500, len(set(TRACE[1000:1500]))))
+        keys = {seed: run(["--seed", seed, "zipf:5000:5000"])["keys"] for seed in (0, 1, 2)}
+        self.assertEqual(len(set(keys.values())), 3)
+        self.assertEqual(run(["--seed", 1, "zipf:5000:5000"])["keys"], keys[1])
+
+    def test_a_server_that_stops_answering_does_not_stop_the_run(self):
+        """It answers half of the gets of the first connection, and then all misses."""
+        path = os.path.join(tempfile.mkdtemp(), "sock")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+        self.addCleanup(listener.close)
+        gets = [0, 0]
+
+        def serve():
+            for connection in (0, 1):
+                peer = listener.accept()[0]
+                lines = peer.makefile("rb")
+                for line in lines:
+                    if line.startswith(b"get "):
+                        gets[connection] += 1
+                        if connection == 1 or gets[0] <= 8:
+                            peer.sendall(b"END\r\n")
+                    elif line.startswith(b"set "):
+                        lines.read(int(line.split()[4]) + 2)
+                        peer.sendall(b"STORED\r\n")
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        out = run(["--server", path, "--depth", 16, "--limit", 64, self.file.name])
+        self.assertEqual((int(out["stalled"]), int(out["hits"])), (1, 0))
+        self.assertEqual((int(out["gets"]), int(out["sets"])), (64, 64))
+        self.assertGreater(gets[0], 8)
 
     def test_a_server_is_played_to(self):
         extant = os.environ.get("EXTANT", os.path.join(ROOT, "extant"))
