@@ -2,6 +2,7 @@
 # nginx's memcached_pass: pages are stored by their URI, move to flash, and nginx sends them from there, 32 at a
 # time; a missing key is nginx's 404, and a stop of the server its 502.
 # row: nginx memcached_pass | nginx-core | text | 300 pages from flash, 32 at once; 404 and 502
+# row: nginx memc module | libnginx-mod-http-memc | text | PUT, POST, GET and DELETE of 100 pages, read from flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
@@ -13,7 +14,10 @@ python=$(python_with socket) || skip "python3 isn't installed"
 # shellcheck disable=SC2046
 start_server -m 64 $(all_flash_flags)
 WEB=$TMP/web
+memc=/usr/lib/nginx/modules/ngx_http_memc_module.so
+[ -f $memc ] || { echo "the memc module isn't installed"; memc=; }
 cat > "$TMP/nginx.conf" << CONF
+${memc:+load_module $memc;}
 daemon off;
 master_process off;
 pid $TMP/nginx.pid;
@@ -35,6 +39,7 @@ http {
             memcached_read_timeout 120s;
             default_type text/html;
         }
+        ${memc:+location /memc/ { client_body_buffer_size 1m; memc_read_timeout 120s; set \$memc_key \$uri; memc_pass cache; \}}
     }
 }
 CONF
@@ -69,6 +74,25 @@ if is_extant; then
     check "from flash" "$(($(stat_of get_extstore) - before))" 300
 fi
 check "what is not there" "$(code_of /page/300)" 404
+if [ -n "$memc" ]; then
+    mkdir "$TMP/memc" "$TMP/memc-got"
+    for i in $(seq 100); do
+        head -c $((i * 3000)) /dev/urandom > "$TMP/memc/$i"
+    done
+    ask -T "$TMP/memc/{$(seq -s, 100)}" http://web/memc/ 2> /dev/null || fail "PUT"
+    ask -d x http://web/memc/1 > /dev/null # add: the key is there
+    if is_extant; then
+        wait_for '[ "$(stat_of ram_items extant)" = 0 ]'
+        before=$(stat_of get_extstore)
+    fi
+    ask --parallel --parallel-max 32 -o "$TMP/memc-got/#1" "http://web/memc/[1-100]" 2> /dev/null || fail "curl"
+    check "memc: all are what was stored" "$(diff -rq "$TMP/memc" "$TMP/memc-got" 2>&1 | head -n 3)" ""
+    if is_extant; then
+        check "memc: from flash" "$(($(stat_of get_extstore) - before))" 100
+    fi
+    check "DELETE" "$(ask -o /dev/null -w '%{http_code}' -X DELETE http://web/memc/100)" 200
+    check "is gone" "$(code_of /memc/100)" 404
+fi
 stop_server
 check "clean stop" "$SERVER_RC" 0
 check "without a server" "$(code_of /page/1)" 502

@@ -1,11 +1,11 @@
-# client.pl MODULE PORT: Cache::Memcached::Fast or Cache::Memcached against the server; dies
+# client.pl MODULE PORT: Cache::Memcached::Fast, ::Fast::Safe or Cache::Memcached against the server; dies
 # at the first wrong answer. What a module doesn't have isn't asked for.
 use strict;
 use warnings;
 use Time::HiRes qw(time sleep);
 
 my ($module, $port) = @ARGV;
-my $fast = $module eq 'Cache::Memcached::Fast';
+my $fast = $module =~ /::Fast/;
 
 sub check { my ($what, $ok) = @_; die "$module: $what\n" unless $ok; }
 sub wait_until {
