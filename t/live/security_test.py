@@ -134,7 +134,7 @@ def clean_stop(server):
 
 
 def lengths():
-    """Sizes and numbers out of range or signed. CVE-2011-4971, CVE-2016-8704, -8705, -8706,
+    """Sizes and numbers out of range or signed. CVE-2009-2415, CVE-2011-4971, CVE-2016-8704, -8705, -8706,
     CVE-2017-9951, CVE-2020-10931: there in the binary protocol, here wherever text has them."""
     with Server(BINARY, ["-m", "16"]) as server:
         data = b"payload\r\n"
@@ -513,6 +513,24 @@ def leaks():
         clean_stop(server)
 
 
+def long_addresses():
+    """Addresses that fill a sockaddr_un to the last byte are shown as they are. CVE-2019-15026."""
+    server = Server(BINARY, ["-m", "16"])
+    longest = server.path = server.dir + "/" + "p" * (106 - len(server.dir))
+    with server:
+        for own in (None, b"\0" + b"a" * 107, (server.dir + "/" + "c" * (106 - len(server.dir))).encode()):
+            with socket.socket(socket.AF_UNIX) as s:
+                if own is not None:
+                    s.bind(own)
+                s.connect(longest)
+                s.sendall(b"stats conns\r\n")
+                answer = read_until(s, b"END\r\n")[0]
+            addresses = re.findall(rb"STAT \d+:(?:listen_)?addr ([^\r]*)\r\n", answer)
+            if len(addresses) < 3 or set(addresses) - {b"unix:" + longest.encode()}:
+                raise Failed("stats conns of %r: %r" % (own, addresses))
+        clean_stop(server)
+
+
 def broken_base64():
     """Keys that are not base64, or decode to something odd. CVE-2020-22570 (meta)."""
     with Server(BINARY, ["-m", "16"]) as server:
@@ -869,7 +887,7 @@ def garbage():
 
 
 PARTS = (lengths, long_lines, refcounts, log_of_keys, auth_file, auth_first, few_arguments,
-         empty_lines, leaks, broken_base64, dumps_forbidden, no_udp, binary_protocol, privileges,
+         empty_lines, leaks, long_addresses, broken_base64, dumps_forbidden, no_udp, binary_protocol, privileges,
          drop_privileges, drop_privileges_lasting, misbehaviour, hash_flood, garbage)
 
 
