@@ -1259,7 +1259,9 @@ static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup
 {
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
-    if (len > l->it->value_bytes || item_refs(l->it) != 1)
+    /* One from a life without cas gets a cas with its first change. */
+    bool lacks_cas = c->config->use_cas && !(item_flags(l->it) & ITEM_CAS);
+    if (len > l->it->value_bytes || item_refs(l->it) != 1 || lacks_cas)
         return arith_replace(c, op, l, digits, len, now);
     bool copies = changes_copies(c);
     enum step s = copies ? want_copy(c, op, l->it) : STEP_DONE;

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 
 #include "flash/engine.h"
+#include "flash/numbers.h"
 #include "flash/uring.h"
 #include "upkeep/probe.h"
 
@@ -109,6 +110,7 @@ static const struct ext_device *same_file(const struct extstore *e, const char *
 
 static int open_devices(struct extstore *e, char *why, size_t n)
 {
+    uint64_t all_pages = 0;
     for (; e->device_count < e->opt.device_count; e->device_count++) {
         struct ext_device *d = &e->devices[e->device_count];
         const struct ext_device_options *o = &e->opt.devices[e->device_count];
@@ -119,7 +121,7 @@ static int open_devices(struct extstore *e, char *why, size_t n)
         if (rc != 0)
             return rc;
         e->device_fds[e->device_count] = d->fd;
-        e->page_count += d->page_count;
+        all_pages += d->page_count;
     }
     uint64_t pages = ext_pages_total(e, EXT_BUCKET_DEFAULT);
     if (pages < PAGES_MIN)
@@ -127,22 +129,12 @@ static int open_devices(struct extstore *e, char *why, size_t n)
                       "flash: files of class default hold %" PRIu64 " pages of %" PRIu64
                       " bytes; at least %u are needed",
                       pages, e->page_bytes, PAGES_MIN);
-    if (e->page_count * e->page_granules > (UINT64_C(1) << 40) - 1)
-        return refuse(why, n, -EINVAL, "flash: more than 16 TB can't be addressed");
+    if (all_pages > EXT_UNITS_MAX || all_pages * e->page_granules > (UINT64_C(1) << 40) - 1)
+        return refuse(why, n, -EINVAL, "flash: more than 16 TB or %u pages can't be addressed", EXT_UNITS_MAX);
     return 0;
 }
 
-static int number_pages(struct extstore *e, char *why, size_t n)
-{
-    e->where = calloc(e->page_count, sizeof(*e->where));
-    if (e->where == NULL)
-        return refuse(why, n, -ENOMEM, "flash: no memory for the page numbers");
-    uint32_t pages[EXT_DEVICES_MAX];
-    for (uint32_t d = 0; d < e->device_count; d++)
-        pages[d] = e->devices[d].page_count;
-    ext_number_pages(e->where, pages, e->device_count);
-    return 0;
-}
+/* ---- tables ---- */
 
 static uint64_t pages_table_bytes(const struct extstore *e)
 {
@@ -157,98 +149,251 @@ static uint64_t wbufs_table_bytes(const struct extstore *e)
     return e->wbuf_count * sizeof(struct ext_wbuf_root);
 }
 
-/* Takes the tables from the arena, empty. */
-static int make_tables(struct extstore *e)
+static struct ext_root *root_in(struct arena *a)
+{
+    static_assert(EXT_ROOT_OFFSET + sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
+    return (struct ext_root *)((char *)arena_root(a, ARENA_ROOT_EXTSTORE) + EXT_ROOT_OFFSET);
+}
+
+void ext_forget(struct arena *arena)
+{
+    root_in(arena)->format = 0;
+    *(uint64_t *)arena_root(arena, ARENA_ROOT_EXTSTORE) = 0; /* of format 3 */
+}
+
+static int no_memory(const struct extstore *e, int rc, char *why, size_t n)
+{
+    return refuse(why, n, rc, "flash: no memory for the page table and %u write buffers (%s)", e->wbuf_count,
+                  strerror(-rc));
+}
+
+/* Numbers that no earlier process gave; or with saved or scan, those that are found. */
+static int number_new(struct extstore *e, char *why, size_t n)
+{
+    if (e->opt.saved == NULL && !e->opt.scan) {
+        int rc = ext_numbers_assign(e, NULL, 0, NULL);
+        return rc == 0 ? 0 : no_memory(e, rc, why, n);
+    }
+    int rc = e->opt.saved != NULL ? ext_load_numbers(e, e->opt.saved, why, n) : ext_scan_numbers(e);
+    if (rc == 0 || rc == -ENOMEM)
+        return rc == 0 ? 0 : no_memory(e, rc, why, n);
+    return e->opt.saved == NULL ? no_memory(e, rc, why, n) : rc;
+}
+
+/* Takes tables from the arena, empty, and switches to them. */
+static int make_tables(struct extstore *e, char *why, size_t n)
 {
     struct ext_root *root = e->root;
-    memset(root, 0, sizeof(*root));
-    int rc = arena_alloc(e->arena, ARENA_USE_META, pages_table_bytes(e), ARENA_UNIT_BYTES,
-                         &root->pages, NULL);
+    bool goes_on = e->opt.attached && root->format == EXT_ROOT_FORMAT;
+    if (!goes_on)
+        memset(root, 0, sizeof(*root));
+    if (!e->opt.attached)
+        atomic_store(&root->next_version, e->saved != NULL ? e->saved->engine.next_version : e->opt.version_floor);
+    uint32_t place = goes_on ? 1 - atomic_load(&root->current) : 0;
+    struct ext_tables *t = &root->tables[place];
+    memset(t, 0, sizeof(*t));
+    int rc = arena_alloc(e->arena, ARENA_USE_META, pages_table_bytes(e), ARENA_UNIT_BYTES, &t->pages, NULL);
     if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_META, wbufs_table_bytes(e), ARENA_UNIT_BYTES,
-                         &root->wbufs, NULL);
+        rc = arena_alloc(e->arena, ARENA_USE_META, wbufs_table_bytes(e), ARENA_UNIT_BYTES, &t->wbufs, NULL);
     if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES,
-                         &root->words, NULL);
+        rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES, &t->words, NULL);
     if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES,
-                         &root->reclaim, NULL);
+        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &t->reclaim, NULL);
+    if (rc != 0)
+        return no_memory(e, rc, why, n);
+    char *base = arena_base(e->arena);
+    memset(base + t->pages, 0, pages_table_bytes(e));
+    memset(base + t->wbufs, 0, wbufs_table_bytes(e));
+    memset(base + t->words, 0, words_table_bytes(e));
+    struct ext_page *pages = (struct ext_page *)(base + t->pages);
+    for (uint32_t i = 0; i < e->page_count; i++)
+        pages[i].where = ext_where_pack(e->where[i]);
+    struct ext_wbuf_root *wbufs = (struct ext_wbuf_root *)(base + t->wbufs);
+    for (uint32_t i = 0; i < e->wbuf_count; i++) {
+        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &wbufs[i].memory, NULL);
+        if (rc != 0)
+            return no_memory(e, rc, why, n);
+    }
+    rc = ext_numbers_describe(e, t, e->known, e->known_count, e->device_of, why, n);
     if (rc != 0)
         return rc;
-    char *base = arena_base(e->arena);
-    memset(base + root->pages, 0, pages_table_bytes(e));
-    memset(base + root->wbufs, 0, wbufs_table_bytes(e));
-    struct ext_wbuf_root *wbufs = (struct ext_wbuf_root *)(base + root->wbufs);
-    for (uint32_t i = 0; i < e->wbuf_count; i++) {
-        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES,
-                         &wbufs[i].memory, NULL);
-        if (rc != 0)
-            return rc;
-    }
-    atomic_store(&root->next_version, e->opt.version_floor);
-    root->page_bytes = e->page_bytes;
-    root->wbuf_bytes = e->wbuf_bytes;
-    root->page_count = e->page_count;
-    root->wbuf_count = e->wbuf_count;
-    root->device_count = e->device_count;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        root->devices[i].dev = e->devices[i].dev;
-        root->devices[i].ino = e->devices[i].ino;
-        root->devices[i].bytes = e->devices[i].bytes;
-    }
+    atomic_store(&root->current, place);
+    e->tables = t;
     return 0;
 }
 
-static bool same_devices(const struct extstore *e)
+static int take_tables(struct extstore *e, const struct ext_tables *t)
 {
-    const struct ext_root *root = e->root;
-    if (root->device_count != e->device_count)
-        return false;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        const struct ext_device *d = &e->devices[i];
-        if (root->devices[i].dev != d->dev || root->devices[i].ino != d->ino ||
-            root->devices[i].bytes != d->bytes)
-            return false;
-    }
-    return true;
+    uint64_t page_count = t->page_count;
+    int rc = arena_take(e->arena, ARENA_USE_META, t->pages, page_count * sizeof(struct ext_page));
+    if (rc == 0)
+        rc = arena_take(e->arena, ARENA_USE_META, t->wbufs, t->wbuf_count * sizeof(struct ext_wbuf_root));
+    if (rc == 0)
+        rc = arena_take(e->arena, ARENA_USE_META, t->words, page_count * e->slots_per_page * sizeof(extmap_word));
+    if (rc == 0)
+        rc = arena_take(e->arena, ARENA_USE_BUFFER, t->reclaim, e->wbuf_bytes);
+    const struct ext_wbuf_root *wbufs =
+        rc == 0 ? (const struct ext_wbuf_root *)(arena_base(e->arena) + t->wbufs) : NULL;
+    for (uint32_t i = 0; rc == 0 && i < t->wbuf_count; i++)
+        rc = arena_take(e->arena, ARENA_USE_BUFFER, wbufs[i].memory, e->wbuf_bytes);
+    return rc;
 }
 
-/* Has another process written to the devices since they got the root's stamp? */
-static int check_stamps(const struct extstore *e, char *why, size_t n)
+/* Are tables for these numbers and devices the ones that there are? */
+static bool is_as_before(const struct extstore *e, const struct ext_tables *t)
+{
+    bool same = t->page_count == e->page_count && t->wbuf_count == e->wbuf_count && t->device_count == e->device_count;
+    for (uint32_t i = 0; same && i < e->device_count; i++) {
+        const struct ext_device *d = &e->devices[i];
+        const struct ext_known *k = &t->devices[i];
+        same = k->dev == d->dev && k->ino == d->ino && k->bytes == d->bytes && k->stamp == d->stamp;
+    }
+    return same;
+}
+
+/* What has become of devices, for the log. */
+static void note_devices(struct extstore *e)
 {
     for (uint32_t i = 0; i < e->device_count; i++) {
         const struct ext_device *d = &e->devices[i];
-        if (e->root->stamp == 0 || d->stamp != e->root->stamp)
-            return refuse(why, n, -ESTALE, "flash: %s was written to by another process since",
-                          d->path);
+        const struct ext_known *k = NULL;
+        for (uint32_t was = 0; was < e->known_count; was++)
+            k = e->device_of[was] == i ? &e->known[was] : k;
+        if (k == NULL)
+            ext_note(e, "%s is new", d->path);
+        else if (k->bytes != d->bytes)
+            ext_note(e, "%s has %" PRIu64 " MB, not %" PRIu64, d->path, d->bytes / MiB, k->bytes / MiB);
     }
-    return 0;
+    unsigned gone = 0;
+    for (uint32_t was = 0; was < e->known_count; was++)
+        gone += e->device_of[was] == EXT_NO_DEVICE;
+    if (gone > 0)
+        ext_note(e, "%u %s gone", gone, gone == 1 ? "file is" : "files are");
 }
 
-/* Claims the tables and buffers of an earlier process. */
+/* The tables of an earlier process stay, or are copied for the devices and buffers of this one. */
+static int keep_tables(struct extstore *e, const struct ext_tables *was, char *why, size_t n)
+{
+    int rc = take_tables(e, was);
+    if (rc != 0)
+        return refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
+    const struct ext_page *pages = (const struct ext_page *)(arena_base(e->arena) + was->pages);
+    uint32_t *where = calloc(was->page_count, sizeof(*where));
+    for (uint32_t i = 0; where != NULL && i < was->page_count; i++)
+        where[i] = pages[i].where;
+    rc = where == NULL ? -ENOMEM : ext_numbers_assign(e, where, was->page_count, e->device_of);
+    free(where);
+    if (rc == -EUCLEAN)
+        return refuse(why, n, -ESTALE, "flash: the page numbers kept in memory are damaged");
+    if (rc != 0)
+        return no_memory(e, rc, why, n);
+    if (is_as_before(e, was)) {
+        e->tables = (struct ext_tables *)was;
+        return 0;
+    }
+    struct ext_tables *now = &e->root->tables[1 - atomic_load(&e->root->current)];
+    memset(now, 0, sizeof(*now));
+    note_devices(e);
+    rc = ext_numbers_describe(e, now, e->known, e->known_count, e->device_of, why, n);
+    if (rc != 0)
+        return rc;
+    rc = ext_numbers_rebuild(e, was, now);
+    if (rc == -ESTALE)
+        return refuse(why, n, rc, "flash: the map of ranges kept in memory is damaged");
+    return rc == 0 ? 0 : no_memory(e, rc, why, n);
+}
+
+/* Goes on with what an earlier process knew of flash, as far as it can. If nothing of it can be kept, e->tables
+ * stays NULL, and pages have new numbers. */
 static int claim_tables(struct extstore *e, char *why, size_t n)
 {
     const struct ext_root *root = e->root;
-    if (root->format != EXT_ROOT_FORMAT || root->page_bytes != e->page_bytes ||
-        root->wbuf_bytes != e->wbuf_bytes || root->page_count != e->page_count ||
-        root->wbuf_count != e->wbuf_count || !same_devices(e))
-        return refuse(why, n, -ESTALE,
-                      "flash: what was kept in memory belongs to other files or sizes");
-    int rc = check_stamps(e, why, n);
+    uint32_t current = atomic_load(&root->current);
+    if (root->format == 0) {
+        e->is_all_gone = true;
+        ext_note(e, "there was no flash before");
+        return number_new(e, why, n);
+    }
+    const struct ext_tables *was = &root->tables[current & 1];
+    if (root->format != EXT_ROOT_FORMAT || current > 1 || was->device_count == 0 ||
+        was->device_count > EXT_DEVICES_MAX || was->page_count == 0 || was->page_count > EXT_UNITS_MAX ||
+        was->wbuf_count > EXTMAP_MAX_BUFFERS)
+        return refuse(why, n, -ESTALE, "flash: what was kept in memory makes no sense");
+    e->known_count = was->device_count;
+    memcpy(e->known, was->devices, sizeof(e->known));
+    int rc = ext_numbers_match(e, e->known, e->known_count, true, e->device_of, why, n);
     if (rc != 0)
         return rc;
-    rc = arena_take(e->arena, ARENA_USE_META, root->pages, pages_table_bytes(e));
-    if (rc == 0)
-        rc = arena_take(e->arena, ARENA_USE_META, root->wbufs, wbufs_table_bytes(e));
-    if (rc == 0)
-        rc = arena_take(e->arena, ARENA_USE_META, root->words, words_table_bytes(e));
-    if (rc == 0)
-        rc = arena_take(e->arena, ARENA_USE_BUFFER, root->reclaim, e->wbuf_bytes);
-    const struct ext_wbuf_root *wbufs =
-        rc == 0 ? (const struct ext_wbuf_root *)(arena_base(e->arena) + root->wbufs) : NULL;
-    for (uint32_t i = 0; rc == 0 && i < e->wbuf_count; i++)
-        rc = arena_take(e->arena, ARENA_USE_BUFFER, wbufs[i].memory, e->wbuf_bytes);
-    return rc == 0 ? 0 : refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
+    if (was->page_bytes == e->page_bytes && was->wbuf_bytes == e->wbuf_bytes)
+        return keep_tables(e, was, why, n);
+    e->is_all_gone = true;
+    ext_note(e, "nothing on flash can be kept with another %s",
+             was->page_bytes != e->page_bytes ? "ext_page_size" : "ext_wbuf_size");
+    return number_new(e, why, n);
+}
+
+/* The root of format 3 of the memory file. All devices had one stamp, and their pages' numbers went round them. */
+struct ext_root_3 {
+    uint64_t format; /* EXT_ROOT_FORMAT_3; set to 0 once it is converted */
+    uint64_t page_bytes, wbuf_bytes;
+    uint32_t page_count, wbuf_count, device_count, reserved;
+    struct {
+        uint64_t dev, ino, bytes;
+    } devices[EXT_DEVICES_MAX];
+    uint64_t pages, wbufs, words, stamp, reclaim;
+    _Atomic(uint64_t) next_seq;
+    _Atomic(uint32_t) next_version, flush_unix;
+    _Atomic(uint64_t) counters[EXT_COUNTER_ROOM];
+};
+#define EXT_ROOT_FORMAT_3 UINT64_C(0x0631746f6f527845)
+static_assert(sizeof(struct ext_root_3) == 992, "format 3");
+static_assert(sizeof(struct ext_root_3) <= EXT_ROOT_OFFSET, "both have room");
+
+/* Writes down in the page table where each page is. False: it isn't in the arena. */
+static bool convert_pages(struct extstore *e, const struct ext_root_3 *old)
+{
+    uint32_t counts[EXT_DEVICES_MAX] = {0};
+    uint64_t sum = 0, end = old->pages + (uint64_t)old->page_count * sizeof(struct ext_page);
+    for (uint32_t i = 0; old->page_bytes > 0 && i < old->device_count && i < EXT_DEVICES_MAX; i++)
+        sum += counts[i] = (uint32_t)(old->devices[i].bytes / old->page_bytes);
+    if (sum != old->page_count || sum == 0 || old->pages % ARENA_UNIT_BYTES != 0 ||
+        old->pages < ARENA_ROOT_BYTES || end < old->pages || end > arena_reserve_bytes(e->arena))
+        return false;
+    struct ext_page_where *where = calloc(sum, sizeof(*where));
+    if (where == NULL)
+        return false;
+    ext_number_pages(where, counts, old->device_count);
+    struct ext_page *pages = (struct ext_page *)(arena_base(e->arena) + old->pages);
+    for (uint32_t i = 0; i < sum; i++)
+        pages[i].where = ext_where_pack(where[i]);
+    free(where);
+    return true;
+}
+
+/* A root of format 3 becomes one of this format beside it; a kill finds the one or the other. */
+static void convert_root(struct extstore *e)
+{
+    struct ext_root_3 *old = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
+    struct ext_root *root = e->root;
+    if (old->format != EXT_ROOT_FORMAT_3 || old->device_count > EXT_DEVICES_MAX || !convert_pages(e, old))
+        return;
+    memset(root, 0, sizeof(*root));
+    struct ext_tables *t = &root->tables[0];
+    *t = (struct ext_tables){.page_bytes = old->page_bytes, .wbuf_bytes = old->wbuf_bytes,
+                             .page_count = old->page_count, .wbuf_count = old->wbuf_count,
+                             .device_count = old->device_count, .pages = old->pages, .wbufs = old->wbufs,
+                             .words = old->words, .reclaim = old->reclaim};
+    for (uint32_t i = 0; i < old->device_count; i++)
+        t->devices[i] = (struct ext_known){.dev = old->devices[i].dev, .ino = old->devices[i].ino,
+                                           .bytes = old->devices[i].bytes, .stamp = old->stamp};
+    atomic_store(&root->next_seq, atomic_load(&old->next_seq));
+    atomic_store(&root->next_version, atomic_load(&old->next_version));
+    atomic_store(&root->flush_unix, atomic_load(&old->flush_unix));
+    for (unsigned i = 0; i < EXT_COUNTER_ROOM; i++)
+        atomic_store(&root->counters[i], atomic_load(&old->counters[i]));
+    atomic_thread_fence(memory_order_release);
+    *(volatile uint64_t *)&root->format = EXT_ROOT_FORMAT;
+    *(volatile uint64_t *)&old->format = 0;
 }
 
 /* Can this be an entry of the page table? Not all fields matter: counts and references are
@@ -354,9 +499,10 @@ static bool slots_are_sound(struct extstore *e, struct ext_wbuf_root *roots)
 static void free_unused_pages(struct extstore *e)
 {
     for (uint32_t i = 0; i < e->page_count; i++) {
-        struct ext_device *d = ext_page_device(e, i);
+        if (!ext_page_is_there(e, i))
+            continue;
         if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_FREE)
-            extents_free(d->free, e->where[i].unit, 1); /* sets are made all used */
+            extents_free(ext_page_device(e, i)->free, e->where[i].unit, 1); /* sets are made all used */
     }
 }
 
@@ -382,18 +528,18 @@ static bool is_taken_over(const struct extstore *e)
 
 static int open_tables(struct extstore *e, char *why, size_t n)
 {
-    e->root = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
-    int rc = e->opt.attached ? claim_tables(e, why, n) : make_tables(e);
+    e->root = root_in(e->arena);
+    if (e->opt.attached)
+        convert_root(e);
+    int rc = e->opt.attached ? claim_tables(e, why, n) : number_new(e, why, n);
+    if (rc == 0 && e->tables == NULL)
+        rc = make_tables(e, why, n);
     if (rc != 0)
-        return rc == -ESTALE ? rc
-                             : refuse(why, n, rc,
-                                      "flash: no memory for the page table and %u write "
-                                      "buffers (%s)",
-                                      e->wbuf_count, strerror(-rc));
+        return rc;
     char *base = arena_base(e->arena);
-    e->pages = (struct ext_page *)(base + e->root->pages);
-    struct ext_wbuf_root *roots = (struct ext_wbuf_root *)(base + e->root->wbufs);
-    struct extmap_options mo = {.words = (extmap_word *)(base + e->root->words),
+    e->pages = (struct ext_page *)(base + e->tables->pages);
+    struct ext_wbuf_root *roots = (struct ext_wbuf_root *)(base + e->tables->wbufs);
+    struct extmap_options mo = {.words = (extmap_word *)(base + e->tables->words),
                                 .range_count = (uint64_t)e->page_count * e->slots_per_page,
                                 .buffer_count = e->wbuf_count};
     if (e->opt.attached && (rc = reset_pages(e, why, n)) != 0)
@@ -401,8 +547,6 @@ static int open_tables(struct extstore *e, char *why, size_t n)
     if (e->opt.saved != NULL && (rc = ext_load_tables(e, e->opt.saved)) != 0)
         return refuse(why, n, rc == -ENOMEM ? rc : -ESTALE, "its page table can't be used (%s)",
                       rc == -EBADMSG ? "damaged" : strerror(-rc));
-    if (e->opt.saved != NULL && (rc = check_stamps(e, why, n)) != 0)
-        return rc;
     if (e->opt.scan && (rc = ext_scan_tables(e)) != 0)
         return refuse(why, n, rc, "flash: no memory to look for what is on it");
     rc = is_taken_over(e) ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
@@ -443,9 +587,6 @@ static int start(struct extstore *e, char *why, size_t n)
     } else {
         for (uint32_t i = e->wbuf_count; i-- > 0;)
             e->free_wbufs[e->free_wbuf_count++] = i;
-        int rc = ext_begin_life(e, why, n);
-        if (rc != 0)
-            return rc;
     }
     e->root->format = EXT_ROOT_FORMAT;
     return 0;
@@ -453,15 +594,14 @@ static int start(struct extstore *e, char *why, size_t n)
 
 int ext_begin_life(struct extstore *e, char *why, size_t n)
 {
-    uint64_t stamp = ext_mark_new_stamp();
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_device *d = &e->devices[i];
+        uint64_t stamp = ext_mark_new_stamp();
         int rc = ext_mark_write(d->fd, stamp);
         if (rc != 0)
             return refuse(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
-        d->stamp = stamp;
+        d->stamp = e->tables->devices[i].stamp = stamp;
     }
-    e->root->stamp = stamp;
     return 0;
 }
 
@@ -472,6 +612,7 @@ static void release(struct extstore *e)
     ext_reclaim_destroy(e->reclaim);
     extmap_destroy(e->map);
     ext_scan_end(e);
+    ext_load_end(e);
     for (uint32_t i = 0; i < e->device_count; i++)
         ext_device_close(&e->devices[i]);
     for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
@@ -481,7 +622,7 @@ static void release(struct extstore *e)
     lock_destroy(&e->pool_lock);
     lock_destroy(&e->rings_lock);
     ext_room_end(e);
-    free(e->where);
+    ext_numbers_end(e);
     free(e->wbufs);
     free(e->free_wbufs);
     free(e);
@@ -524,8 +665,6 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     e->wbuf_count = e->opt.wbuf_count;
     if (rc == 0)
         rc = open_devices(e, why, why_bytes);
-    if (rc == 0)
-        rc = number_pages(e, why, why_bytes);
     if (rc == 0)
         rc = open_tables(e, why, why_bytes);
     if (rc == 0)
@@ -573,9 +712,25 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
     return true;
 }
 
+bool ext_attach_is_gone(const struct extstore *e, ext_place place)
+{
+    ASSERT(atomic_load(&e->attaching));
+    uint64_t page = place / e->page_granules;
+    return e->is_all_gone || (page < e->gone_count && e->gone[page]);
+}
+
+const char *ext_attach_note(const struct extstore *e)
+{
+    return e->note;
+}
+
 void ext_attach_done(struct extstore *e)
 {
     ext_scan_end(e);
+    free(e->gone);
+    e->gone = NULL;
+    e->gone_count = 0;
+    e->is_all_gone = false;
     /* Not before: a write that fails moves objects, which must be counted then. */
     ext_wbuf_attach(e);
     atomic_store(&e->attaching, false);
@@ -610,6 +765,9 @@ static void count_pages(struct extstore *e, struct ext_info *out)
     for (uint32_t i = 0; i < e->page_count; i++) {
         struct ext_page *p = &e->pages[i];
         enum ext_page_state s = ext_page_state_of(p);
+        if (!ext_page_is_there(e, i))
+            continue;
+        out->limit_maxbytes += e->page_bytes;
         if (s == EXT_PAGE_FREE) {
             out->pages_free++;
             continue;
@@ -621,7 +779,6 @@ static void count_pages(struct extstore *e, struct ext_info *out)
         out->bytes_used += bytes;
         out->bytes_fragmented += e->page_bytes - min_u64(bytes, e->page_bytes);
     }
-    out->limit_maxbytes = e->page_count * e->page_bytes;
 }
 
 void ext_info(struct extstore *e, struct ext_info *out)
@@ -715,6 +872,10 @@ void ext_page_info(struct extstore *e, unsigned page, struct ext_page_info *out)
 {
     ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
+    if (!ext_page_is_there(e, page)) {
+        *out = (struct ext_page_info){.device = EXT_NO_DEVICE};
+        return;
+    }
     *out = (struct ext_page_info){
         .state = ext_page_state_of(p),
         .version = atomic_load(&p->version),

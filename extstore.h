@@ -60,13 +60,21 @@ void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *li
  * maintenance thread) when ext_maint_step has work again before its usual time. Set once. */
 void ext_set_maint_hook(struct extstore *e, void (*fn)(void *ctx), void *ctx);
 
-/* Restart: after ext_create with attached, call ext_attach_object for each flash object that the
+/* Devices may be more, fewer, larger, smaller or in another order than they were (flash/numbers.h).
+ *
+ * Restart: after ext_create with attached, call ext_attach_object for each flash object that the
  * index holds, then ext_attach_done, before any other call. Counts are rebuilt from that, which
  * repairs what the former process left half done when it was killed. False: no record can be there (the
  * page is free or the place out of range): forget the object. */
 bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 /* Would that be true? Counts nothing. */
 bool ext_attach_may_hold(struct extstore *e, ext_place place, unsigned len_class);
+/* Does it refer to a page that is gone with its device, or all that was on flash? Until ext_attach_done. */
+bool ext_attach_is_gone(const struct extstore *e, ext_place place);
+/* What became of devices that this start found otherwise than they were, in a few words for the log; or "". */
+const char *ext_attach_note(const struct extstore *e);
+/* A start without flash on attached memory: a later one must not look for flash in it. */
+void ext_forget(struct arena *arena);
 void ext_attach_done(struct extstore *e);
 
 /* Puts a new stamp on every device (flash/mark.h): what others know of their content is outdated

@@ -987,6 +987,11 @@ void index_geometry(const struct index *ix, struct index_geometry *out)
     *out = (struct index_geometry){ix->group_bits, ix->tag_bits, ix->place_bits};
 }
 
+uint64_t index_place_limit(const struct index *ix)
+{
+    return ix->place_mask - 1; /* a tombstone's, and that of an intent to drop */
+}
+
 int index_save_rows(const struct index *ix, struct checkpoint_writer *w)
 {
     int rc = 0;
@@ -1045,11 +1050,16 @@ static int create_rows(struct index *ix)
     return 0;
 }
 
-/* Fills in everything that follows from the number of groups. 0 or -EINVAL. */
-static int set_geometry(struct index *ix, const struct index_options *opt, unsigned group_bits)
+/* Fills in everything that follows from the number of groups, and of tag bits (0: as many as the places leave). 0 or
+ * -EINVAL. */
+static int set_geometry(struct index *ix, const struct index_options *opt, unsigned group_bits,
+                        unsigned tag_bits_given)
 {
     /* Places are below the number of granules; all ones is the tombstone. */
-    unsigned place_bits = bit_length(opt->flash_bytes >> GRANULE_SHIFT);
+    unsigned place_bits = tag_bits_given != 0 ? 64 - FIXED_BITS - tag_bits_given
+                                              : bit_length(opt->flash_bytes >> GRANULE_SHIFT);
+    if (tag_bits_given != 0 && place_bits < opt->handle_bits)
+        return -EINVAL;
     if (place_bits < opt->handle_bits)
         place_bits = opt->handle_bits;
     if (opt->handle_bits > HANDLE_BITS_MAX || place_bits > 64 - FIXED_BITS - TAG_BITS_MIN)
@@ -1082,10 +1092,16 @@ struct index *index_create(const struct index_options *opt)
     group_bits = group_bits > GROUP_BITS_MIN ? group_bits - 1 : GROUP_BITS_MIN;
     if (group_bits > GROUP_BITS_MAX)
         group_bits = GROUP_BITS_MAX;
+    unsigned tag_bits = 0;
+    if (opt->like != NULL) {
+        group_bits = opt->like->group_bits;
+        tag_bits = opt->like->tag_bits;
+    }
     if (opt->attached) {
         group_bits = root->group_bits;
+        tag_bits = root->tag_bits;
         if (root->magic != ROOT_MAGIC || group_bits < GROUP_BITS_MIN ||
-            group_bits > GROUP_BITS_MAX) {
+            group_bits > GROUP_BITS_MAX || tag_bits < TAG_BITS_MIN || tag_bits > TAG_BITS_MAX) {
             errno = EUCLEAN;
             return NULL;
         }
@@ -1106,8 +1122,8 @@ struct index *index_create(const struct index_options *opt)
         lock_init(&ix->shard[s].lock, LOCK_COLUMN);
         ix->shard[s].ensured = UINT64_MAX;
     }
-    int rc = set_geometry(ix, opt, group_bits);
-    if (rc == 0 && opt->attached && ix->tag_bits != root->tag_bits)
+    int rc = set_geometry(ix, opt, group_bits, tag_bits);
+    if (rc == 0 && tag_bits != 0 && ix->tag_bits != tag_bits)
         rc = -EINVAL;
     if (rc == 0)
         rc = opt->attached ? attach(ix) : create_rows(ix);

@@ -60,10 +60,12 @@ typedef _Atomic(uint64_t) index_slot;
 enum index_kind { INDEX_NONE, INDEX_RAM, INDEX_FLASH, INDEX_TOMBSTONE };
 
 struct index;
+struct index_geometry;
 
 struct index_options {
     struct arena *arena;
-    uint64_t flash_bytes;     /* all devices together, 0 without flash */
+    uint64_t flash_bytes;     /* what places are to reach: all devices together, 0 without flash */
+    const struct index_geometry *like; /* unless NULL, words are laid out so, whatever flash_bytes say */
     uint64_t initial_bytes;   /* a hint; rounded down to 512 KiB * 2^k, at least 512 KiB */
     uint64_t limit_bytes;     /* growth beyond this is refused; may be changed later */
     unsigned handle_bits;     /* how many bits a RAM handle needs */
@@ -81,9 +83,9 @@ struct index_info {
 };
 
 /* Makes the first rows in the arena; or, attached, claims all rows (arena_take), counts the words and
- * repairs what a kill left half done, in about 5 ns a word. Options must then equal the earlier ones
- * (except initial_bytes, which is ignored). NULL with errno: EINVAL more flash or handles than a word can
- * name, or options that differ; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. Call it before
+ * repairs what a kill left half done, in about 5 ns a word. Words then stay as they are laid out; initial_bytes and
+ * flash_bytes are ignored. NULL with errno: EINVAL more flash or handles than a word can
+ * name; EUCLEAN the arena holds no valid index; ENOSPC, ENOMEM. Call it before
  * other threads run. */
 struct index *index_create(const struct index_options *opt);
 /* Frees the process's private memory; rows stay in the arena for an attach. */
@@ -172,6 +174,8 @@ struct index_geometry {
     unsigned group_bits, tag_bits, place_bits;
 };
 void index_geometry(const struct index *ix, struct index_geometry *out);
+/* Places of objects are below this one. */
+uint64_t index_place_limit(const struct index *ix);
 /* Writes the rows as they are. The index holds no RAM word, and no other thread uses it. 0 or
  * checkpoint_put's error. */
 int index_save_rows(const struct index *ix, struct checkpoint_writer *w);

@@ -258,7 +258,7 @@ static const char *head_fault(const struct checkpoint_head *h, ssize_t bytes)
         return "it is cut short";
     if (h->magic != HEAD_MAGIC)
         return "it is not a checkpoint";
-    if (h->format != CHECKPOINT_FORMAT)
+    if (h->format < CHECKPOINT_FORMAT_OLDEST || h->format > CHECKPOINT_FORMAT)
         return "it has another format";
     if (h->crc != head_crc(h))
         return "its head is damaged";

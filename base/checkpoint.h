@@ -25,7 +25,8 @@
 
 #include "base/base.h"
 
-#define CHECKPOINT_FORMAT 1u
+#define CHECKPOINT_FORMAT 2u
+#define CHECKPOINT_FORMAT_OLDEST 1u /* that is read as well */
 #define CHECKPOINT_HEAD_BYTES 4096u
 #define CHECKPOINT_BLOCK_BYTES ((size_t)1 * MiB)
 #define CHECKPOINT_DEVICES_MAX 16
@@ -67,7 +68,10 @@ struct checkpoint_head {
     struct checkpoint_device devices[CHECKPOINT_DEVICES_MAX];
     uint32_t rel_sec; /* when the file was made; 0: not known */
     uint32_t planned_unix; /* of the cache */
-    uint8_t unused[CHECKPOINT_HEAD_BYTES - 680];
+    /* since format 2; before 0 */
+    uint64_t stamps[CHECKPOINT_DEVICES_MAX]; /* of the devices' marks, when the head was made */
+    uint32_t since[CHECKPOINT_DEVICES_MAX];  /* what stands on the device from page versions up to this isn't the cache's */
+    uint8_t unused[CHECKPOINT_HEAD_BYTES - 680 - 192];
 };
 static_assert(sizeof(struct checkpoint_head) == CHECKPOINT_HEAD_BYTES, "head layout");
 static_assert(offsetof(struct checkpoint_head, devices) == 160, "head layout");

@@ -2,6 +2,7 @@
  *
  *   extstore.c     create, attach, destroy, info, reconcile
  *   flash/room.c     how much is free, and the callers waiting for room
+ *   flash/numbers.c  which page of which device has which number; tables for other devices
  *   flash/page.c     the page table: states, versions, counts, pins, free pages
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
  *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict
@@ -27,6 +28,8 @@
 #include "base/lock.h"
 
 #define EXT_NO_PAGE UINT32_MAX
+#define EXT_NOTE_BYTES 320
+#define EXT_ROOT_BYTES 1952u
 #define EXT_COUNTER_ROOM 64
 #define EXT_WBUF_MIN_COUNT 4u
 /* Buffers and pages that only reclaim and the rewrite of failed writes may take, the last buffer only
@@ -81,7 +84,7 @@ struct ext_page { /* 80 bytes */
     _Atomic(uint64_t) bytes_appended; /* of all objects of this life, by length class */
     _Atomic(uint64_t) bytes_real;     /* of all objects of this life, exactly */
     _Atomic(uint32_t) order;          /* its age: a version number, of when it was opened or last stayed */
-    uint32_t reserved;
+    uint32_t where;                   /* its device and its number there (flash/numbers.h) */
 };
 static_assert(sizeof(struct ext_page) == 80, "page table entry");
 
@@ -134,25 +137,37 @@ enum ext_counter {
         EXT_COUNTER_COUNT
 };
 
-struct ext_root {
-    uint64_t format; /* EXT_ROOT_FORMAT; 0: nothing was ever made here */
+/* The tables of one set of devices, and what they are good for. */
+struct ext_tables {
     uint64_t page_bytes, wbuf_bytes;
     uint32_t page_count, wbuf_count, device_count, reserved;
-    struct {
+    struct ext_known {
         uint64_t dev, ino, bytes;
+        uint64_t stamp; /* that stands on it; 0: none of ours does yet (flash/mark.h) */
+        uint32_t since; /* it joined when this was the newest version of a page */
+        uint32_t reserved;
     } devices[EXT_DEVICES_MAX];
     uint64_t pages; /* arena offsets of the tables */
     uint64_t wbufs;
     uint64_t words; /* extmap's */
-    uint64_t stamp; /* that stands on the devices; 0: none of ours does yet (flash/mark.h) */
     uint64_t reclaim; /* reclaim's buffer, wbuf_bytes: a start must not depend on free memory */
+};
+
+struct ext_root {
+    uint64_t format; /* EXT_ROOT_FORMAT; 0: there is no flash */
+    /* A start with other devices makes new tables in the place that is not in use, and then switches: a kill
+     * finds the ones or the others. */
+    struct ext_tables tables[2];
+    _Atomic(uint32_t) current;
+    uint32_t reserved;
     _Atomic(uint64_t) next_seq;
     _Atomic(uint32_t) next_version;
     _Atomic(uint32_t) flush_unix; /* ext_flush_all */
     _Atomic(uint64_t) counters[EXT_COUNTER_ROOM]; /* for stats alone, so their order may change */
 };
-#define EXT_ROOT_FORMAT UINT64_C(0x0631746f6f527845)
-static_assert(sizeof(struct ext_root) == 992, "RESTART_MEMORY_FORMAT");
+#define EXT_ROOT_FORMAT UINT64_C(0x0731746f6f527845)
+#define EXT_ROOT_OFFSET 1024u /* in the module's root; what format 3 had stands before it */
+static_assert(sizeof(struct ext_root) == EXT_ROOT_BYTES, "RESTART_MEMORY_FORMAT");
 static_assert(EXT_COUNTER_COUNT <= EXT_COUNTER_ROOM, "counters of later builds have room");
 
 /* ---- what belongs to this process ---- */
@@ -236,6 +251,7 @@ struct ext_read_counters { /* one for each ring: written by its thread only */
 };
 
 struct ext_reclaim;
+struct ext_saved;
 struct ext_scan;
 
 enum ext_probe_kind { EXT_PROBE_WRITE, EXT_PROBE_READ, EXT_PROBE_PAGE };
@@ -262,8 +278,17 @@ struct extstore {
     struct ext_tunables *tun;
     struct arena *arena;
     struct ext_root *root;
+    struct ext_tables *tables; /* of root, those in use */
     struct ext_page *pages;
-    struct ext_page_where *where;
+    struct ext_page_where *where;      /* device EXT_NO_DEVICE: none has this page (any more) */
+    uint32_t *numbers[EXT_DEVICES_MAX]; /* of each device: the number of each of its pages */
+    bool *gone;                        /* until ext_attach_done: pages whose objects are gone with their device.. */
+    uint32_t gone_count;               /* .. of so many; */
+    bool is_all_gone;                  /* or all of them */
+    struct ext_known known[EXT_DEVICES_MAX]; /* devices of an earlier numbering, .. */
+    uint32_t known_count;
+    uint32_t device_of[EXT_DEVICES_MAX]; /* .. and which device each of them is now, or EXT_NO_DEVICE */
+    char note[EXT_NOTE_BYTES];         /* what became of devices that the start found otherwise than they were */
     struct ext_wbuf *wbufs;
     uint32_t page_count, wbuf_count, device_count;
     uint32_t slots_per_page;
@@ -276,6 +301,7 @@ struct extstore {
     bool uring;                 /* the engine that rings try first */
     uint64_t ring_bytes;        /* read buffers of one ring: slots, and as much for large reads */
     struct ext_reclaim *reclaim;
+    struct ext_saved *saved; /* what a checkpoint has, while it is loaded */
     struct ext_scan *scan; /* buffers of upkeep/scan.c, until ext_attach_done */
     void (*event_fn)(void *ctx, const char *line);
     void *event_ctx;
@@ -370,8 +396,14 @@ static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
 {
     return (enum ext_page_state)atomic_load_explicit(&p->state, memory_order_acquire);
 }
+/* Has a device the page? */
+static inline bool ext_page_is_there(const struct extstore *e, uint32_t page)
+{
+    return e->where[page].device != EXT_NO_DEVICE;
+}
 static inline struct ext_device *ext_page_device(struct extstore *e, uint32_t page)
 {
+    ASSERT(ext_page_is_there(e, page));
     return &e->devices[e->where[page].device];
 }
 

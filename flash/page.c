@@ -22,19 +22,6 @@ void ext_number_pages(struct ext_page_where *where, const uint32_t *device_pages
     }
 }
 
-/* The page's number from where it is: numbers go round the devices, so they are found by search. */
-static uint32_t page_number(const struct extstore *e, uint32_t device, uint32_t unit)
-{
-    /* A page's number is at least its unit, and at most unit * device_count + device_count - 1. */
-    uint64_t last = min_u64(e->page_count, ((uint64_t)unit + 1) * e->device_count);
-    for (uint32_t page = unit; page < last; page++) {
-        if (e->where[page].device == device && e->where[page].unit == unit)
-            return page;
-    }
-    ASSERT(!"a unit has a page");
-    return EXT_NO_PAGE;
-}
-
 bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more)
 {
     uint32_t share = (e->wbuf_count - EXT_RESERVED_WBUFS) / e->device_count;
@@ -62,7 +49,7 @@ static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle
             continue;
         if (extents_alloc(d->free, 1, 1, &unit) == 0) {
             e->device_turn[device_class] = at + 1;
-            *page = page_number(e, at, (uint32_t)unit);
+            *page = e->numbers[at][unit];
             return 0;
         }
     }

@@ -20,6 +20,22 @@
 
 struct ext_page;
 
+#define EXT_NOWHERE UINT32_MAX
+#define EXT_WHERE_UNIT_BITS 28u
+#define EXT_UNITS_MAX ((UINT32_C(1) << EXT_WHERE_UNIT_BITS) - 1) /* pages of a device */
+
+/* A page's device and its number there, as tables keep it. */
+static inline uint32_t ext_where_pack(struct ext_page_where at)
+{
+    return at.device == EXT_NO_DEVICE ? EXT_NOWHERE : at.device << EXT_WHERE_UNIT_BITS | at.unit;
+}
+static inline struct ext_page_where ext_where_unpack(uint32_t packed)
+{
+    return packed == EXT_NOWHERE
+               ? (struct ext_page_where){EXT_NO_DEVICE, 0}
+               : (struct ext_page_where){packed >> EXT_WHERE_UNIT_BITS, packed & EXT_UNITS_MAX};
+}
+
 /* Fills where[], one for each page of all devices: neighbours are on different devices. Pure. */
 void ext_number_pages(struct ext_page_where *where, const uint32_t *device_pages, uint32_t device_count);
 

@@ -39,6 +39,7 @@
 
 #define EXT_GRANULE_BYTES 16
 #define EXT_DEVICES_MAX 16
+#define EXT_NO_DEVICE UINT32_MAX
 #define EXT_LEN_CLASSES 32
 #define EXT_WHY_BYTES 256
 
@@ -143,6 +144,9 @@ struct ext_options {
     struct checkpoint_reader *saved;
     bool scan;
     uint32_t version_floor; /* pages get versions above this one */
+    /* With scan: what stands on a device from times up to this version is older than its joining the cache. */
+    uint32_t since[EXT_DEVICES_MAX];
+    uint64_t place_limit;   /* places are below this one, since no word can name others; 0: any */
     struct ext_device_options devices[EXT_DEVICES_MAX];
     unsigned device_count;
     uint64_t page_bytes, wbuf_bytes;
@@ -252,7 +256,7 @@ struct ext_info {
 struct ext_page_info {
     enum ext_page_state state;
     uint32_t version; /* of its present life: later lives of any page have higher ones */
-    unsigned device;
+    unsigned device; /* EXT_NO_DEVICE: none has this page, and nothing below tells anything */
     uint64_t bytes_used, objects;
     enum ext_bucket bucket, free_bucket;
 };

@@ -718,7 +718,7 @@ static bool begin_turn(struct ext_wbuf *w, uint32_t device)
 static void flush(struct ext_wbuf *w)
 {
     if (w->written == 0 && ext_slot_front(w->e, w->slot) > 0)
-        ext_mark_fill(w->memory, w->e->root->stamp);
+        ext_mark_fill(w->memory, ext_page_device(w->e, w->page)->stamp);
     if (w->written == 0)
         ext_trailer_write(w->memory, w->e->wbuf_bytes, w->slot, w->root->version, w->fill_count,
                           w->fill_bytes);

@@ -284,8 +284,10 @@ static void visit_to_drop_bad_flash_word(void *ctx, uint64_t hash_like, index_sl
     if (index_kind(c->index, w) != INDEX_FLASH ||
         (c->ext && ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w))))
         return;
+    bool is_gone = !c->ext || ext_attach_is_gone(c->ext, index_place(c->index, w));
     drop_bad_word(a, hash_like, slot, index_rank(c->index, w));
-    a->report.dropped_objects++;
+    a->report.dropped_objects += !is_gone;
+    a->report.gone_objects += is_gone;
 }
 
 /* The first of the key's words in the index that names the item; NULL if none does. */
@@ -434,6 +436,7 @@ static void add_reports(struct attach_report *sum, const struct attach_report *r
     sum->flash_objects += r->flash_objects;
     sum->dropped_items += r->dropped_items;
     sum->dropped_objects += r->dropped_objects;
+    sum->gone_objects += r->gone_objects;
     sum->shadow_items += r->shadow_items;
 }
 

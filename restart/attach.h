@@ -12,6 +12,7 @@ struct attach_report {
     uint64_t expired_items;            /* RAM items dropped because their time was over */
     uint64_t dropped_items;            /* words of damaged RAM items */
     uint64_t dropped_objects;          /* words of flash objects whose page holds none */
+    uint64_t gone_objects;             /* words of flash objects on devices that are gone */
     uint64_t shadow_items;             /* RAM items that may hide older values on flash */
     uint64_t lru_pieces;               /* number of pieces from which the LRUs were joined */
     uint64_t micros;

@@ -18,6 +18,7 @@
 #include "space/extents.h"
 #include "upkeep/save.h"
 
+#define NO_NUMBER UINT32_MAX
 #define FAULTS_SHOWN 12u
 #define RUNS_SHOWN 12u
 #define ROWS_AT_FIRST_BYTES ((uint64_t)32 * KiB) /* of the index with 2^0 groups */
@@ -125,7 +126,7 @@ static int read_head(struct check *c)
                           c->checkpoint);
     if (rc != 0)
         return unreadable(c, "%s: %s", c->checkpoint, rc == -EBADMSG ? why : strerror(-rc));
-    if (h->layout != persist_layout())
+    if (h->layout != persist_layout(h->format))
         return unreadable(c, "%s was made by another build (%.*s)", c->checkpoint, (int)sizeof(h->version),
                           h->version);
     if (h->device_count != c->file_count)
@@ -133,11 +134,9 @@ static int read_head(struct check *c)
     if (h->wbuf_bytes < EXT_SLOT_BLOCK_BYTES || h->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
         h->page_bytes < h->wbuf_bytes || h->page_bytes % h->wbuf_bytes != 0)
         return unreadable(c, "%s: sizes of pages and buffers make no sense", c->checkpoint);
-    uint32_t pages[EXT_DEVICES_MAX];
     for (unsigned i = 0; i < c->file_count; i++) {
         struct file *f = &c->files[i];
-        pages[i] = f->pages = (uint32_t)(h->devices[i].bytes / h->page_bytes);
-        c->page_count += f->pages;
+        f->pages = (uint32_t)(h->devices[i].bytes / h->page_bytes);
         off_t end = lseek(f->fd, 0, SEEK_END);
         if (end >= 0 && (uint64_t)end < f->pages * h->page_bytes)
             fault(c, "%s has %" PRIu64 " bytes, not %" PRIu64 ": it was cut", f->path, (uint64_t)end,
@@ -145,14 +144,34 @@ static int read_head(struct check *c)
     }
     c->slots_per_page = (uint32_t)(h->page_bytes / h->wbuf_bytes);
     c->slot_granules = h->wbuf_bytes / EXT_GRANULE_BYTES;
-    c->where = calloc(c->page_count, sizeof(*c->where));
-    c->pages = calloc(c->page_count, sizeof(*c->pages));
-    c->slots = calloc((uint64_t)c->page_count * c->slots_per_page, sizeof(*c->slots));
     c->image = aligned_alloc(EXT_SLOT_BLOCK_BYTES, h->wbuf_bytes);
-    if (!c->where || !c->pages || !c->slots || !c->image)
-        return unreadable(c, "no memory for %u pages", c->page_count);
-    ext_number_pages(c->where, pages, c->file_count);
-    return CHECK_CLEAN;
+    return c->image ? CHECK_CLEAN : unreadable(c, "no memory for a write buffer");
+}
+
+/* Tables for this many pages, which are nowhere yet. 0 or -ENOMEM. */
+static int make_tables(struct check *c, uint32_t page_count)
+{
+    free(c->where);
+    free(c->pages);
+    free(c->slots);
+    c->page_count = page_count;
+    c->where = calloc(page_count + 1, sizeof(*c->where));
+    c->pages = calloc(page_count + 1, sizeof(*c->pages));
+    c->slots = calloc((uint64_t)page_count * c->slots_per_page + 1, sizeof(*c->slots));
+    for (uint32_t page = 0; c->where && page < page_count; page++)
+        c->where[page].device = EXT_NO_DEVICE;
+    return c->where && c->pages && c->slots ? 0 : -ENOMEM;
+}
+
+/* Sizes went with the order of the files before format 2 of the checkpoint, and so did numbers. */
+static void number_as_format_1(struct check *c)
+{
+    uint32_t counts[EXT_DEVICES_MAX];
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < c->file_count; i++)
+        sum += counts[i] = c->files[i].pages;
+    if (sum == c->page_count)
+        ext_number_pages(c->where, counts, c->file_count);
 }
 
 /* ---- page table and index ---- */
@@ -178,24 +197,29 @@ static int load_slots(struct check *c, struct checkpoint_reader *r)
 
 static int load_pages(struct check *c, struct checkpoint_reader *r)
 {
-    struct ext_saved_engine saved;
-    int rc = checkpoint_get(r, &saved, sizeof(saved));
-    if (rc != 0)
-        return rc;
-    if (saved.magic != EXT_SAVED_MAGIC || saved.page_count != c->page_count)
-        return -EUCLEAN;
-    for (unsigned i = 0; i < c->file_count; i++) {
-        if (c->files[i].stamp != 0 && c->files[i].stamp != saved.stamp)
+    struct ext_saved saved;
+    int rc = ext_saved_get(r, &saved);
+    if (rc == 0)
+        rc = make_tables(c, saved.engine.page_count);
+    for (unsigned i = 0; rc == 0 && i < c->file_count; i++) {
+        if (c->files[i].stamp != 0 && c->files[i].stamp != saved.devices[i].stamp)
             fault(c, "%s was written to by another process since", c->files[i].path);
     }
-    for (uint32_t page = 0; page < c->page_count; page++) {
-        struct ext_saved_page *p = &c->pages[page].saved;
-        if ((rc = checkpoint_get(r, p, sizeof(*p))) != 0)
-            return rc;
-        if (!ext_saved_page_is_sound(p, c->slots_per_page))
+    for (uint32_t page = 0; rc == 0 && page < c->page_count; page++) {
+        c->pages[page].saved = saved.pages[page];
+        c->where[page] = ext_where_unpack(saved.pages[page].where);
+        if (!ext_saved_page_is_sound(&saved.pages[page], c->slots_per_page))
             fault(c, "page %u: its entry in the page table makes no sense", page);
     }
-    return load_slots(c, r);
+    if (rc == 0 && saved.engine.magic == EXT_SAVED_MAGIC_2)
+        number_as_format_1(c);
+    for (uint32_t page = 0; rc == 0 && page < c->page_count; page++) {
+        struct ext_page_where *at = &c->where[page];
+        if (at->device != EXT_NO_DEVICE && (at->device >= c->file_count || at->unit >= c->files[at->device].pages))
+            rc = -EUCLEAN;
+    }
+    ext_saved_free(&saved);
+    return rc == 0 ? load_slots(c, r) : rc;
 }
 
 /* An empty index of the geometry that the checkpoint's has. 0 or -errno. */
@@ -279,11 +303,10 @@ static void load_tables(struct check *c)
 /* ---- slots ---- */
 
 /* The last `bytes` of a slot, at the end of the image. 0 or -errno. */
-static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)
+static int read_end_at(struct check *c, const struct ext_page_where *at, uint32_t index, uint64_t bytes)
 {
-    const struct ext_page_where *at = &c->where[slot / c->slots_per_page];
     uint64_t wbuf = c->head.wbuf_bytes;
-    uint64_t end = at->unit * c->head.page_bytes + (slot % c->slots_per_page + 1) * wbuf;
+    uint64_t end = at->unit * c->head.page_bytes + (index + 1) * wbuf;
     for (uint64_t done = 0; done < bytes;) {
         ssize_t n = pread(c->files[at->device].fd, c->image + wbuf - bytes + done, bytes - done,
                           (off_t)(end - bytes + done));
@@ -294,6 +317,62 @@ static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)
         done += (uint64_t)n;
     }
     return 0;
+}
+
+static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)
+{
+    const struct ext_page_where *at = &c->where[slot / c->slots_per_page];
+    if (at->device == EXT_NO_DEVICE)
+        return -ENODATA;
+    return read_end_at(c, at, (uint32_t)(slot % c->slots_per_page), bytes);
+}
+
+/* The number of a page by its latest trailer; NO_NUMBER: it has none. */
+static uint32_t number_of(struct check *c, const struct ext_page_where *at, uint32_t *version)
+{
+    uint32_t number = NO_NUMBER;
+    *version = 0;
+    for (uint32_t i = 0; i < c->slots_per_page; i++) {
+        struct ext_trailer t = {0};
+        if (read_end_at(c, at, i, EXT_SLOT_BLOCK_BYTES) == 0)
+            memcpy(&t, c->image + c->head.wbuf_bytes - sizeof(t), sizeof(t));
+        if (t.magic != EXT_TRAILER_MAGIC || t.version == 0 || t.slot % c->slots_per_page != i ||
+            (number != NO_NUMBER && (int32_t)(t.version - *version) <= 0))
+            continue;
+        number = (uint32_t)min_u64(t.slot / c->slots_per_page, NO_NUMBER);
+        *version = t.version;
+    }
+    return number;
+}
+
+/* Without a page table: trailers tell the numbers of pages; pages without one get those that are left. 0 or -ENOMEM. */
+static int number_by_trailers(struct check *c)
+{
+    uint64_t units = 0, next = 0;
+    for (unsigned i = 0; i < c->file_count; i++)
+        units += c->files[i].pages;
+    /* Files may have been taken away. */
+    uint32_t most = (uint32_t)min_u64((EXT_DEVICES_MAX + 1) * units + 1024, EXT_UNITS_MAX);
+    int rc = make_tables(c, most);
+    for (unsigned pass = 0; rc == 0 && pass < 2; pass++) {
+        for (unsigned i = 0; i < c->file_count; i++) {
+            for (uint32_t unit = 0; unit < c->files[i].pages; unit++) {
+                struct ext_page_where at = {i, unit};
+                uint32_t version, number = number_of(c, &at, &version);
+                if (pass == 1 && number != NO_NUMBER)
+                    continue;
+                while (pass == 1 && next < most && c->where[next].device != EXT_NO_DEVICE)
+                    next++;
+                number = pass == 1 ? (uint32_t)next : number;
+                if (number >= most || (c->where[number].device != EXT_NO_DEVICE &&
+                                       (int32_t)(version - c->pages[number].saved.version) <= 0))
+                    continue;
+                c->where[number] = at;
+                c->pages[number].saved.version = version;
+            }
+        }
+    }
+    return rc;
 }
 
 /* Without a page table: the version of each page is the highest that a trailer in it bears. */
@@ -513,8 +592,11 @@ static int check_all(struct check *c)
     print_head(c);
     if (c->head.state == CHECKPOINT_CLEAN)
         load_tables(c);
-    if (!c->has_tables)
+    if (!c->has_tables) {
+        if (number_by_trailers(c) != 0)
+            return unreadable(c, "no memory for the page numbers");
         find_versions(c);
+    }
     for (uint64_t slot = 0; slot < slot_count(c); slot++) {
         if (c->slots[slot].is_written)
             check_slot(c, slot);

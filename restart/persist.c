@@ -15,6 +15,8 @@
                                          */
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
+#define NO_DEVICE UINT32_MAX
+#define NO_FILE UINT64_MAX /* as inode */
 #define FLUSH_LEAST_NS (UINT64_C(2) * 1000000000) /* for buffers, if items took all the time */
 
 enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
@@ -34,6 +36,7 @@ struct persist {
     uint64_t start_ns;
     struct persist_report report;
     struct cache_scan_report scan;
+    uint64_t gone; /* objects of the checkpoint on flash that is gone */
     char why_not[PERSIST_LINE_BYTES / 2]; /* ... LOAD, or SCAN */
     char line[PERSIST_LINE_BYTES];
     /* the head that says RUNNING, for the flush_all hook */
@@ -61,9 +64,9 @@ static bool is_on(const struct persist *p)
 
 /* ---- what the head is compared with ---- */
 
-uint64_t persist_layout(void)
+uint64_t persist_layout(uint32_t format)
 {
-    const uint64_t parts[] = {CHECKPOINT_FORMAT, EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
+    const uint64_t parts[] = {format,            EXT_RECORD_FORMAT, EXT_GRANULE_BYTES,
                               EXT_LEN_CLASSES,   INDEX_SHARD_COUNT, INDEX_BUCKET_WORDS,
                               EXT_BUCKET_COUNT,  EXT_MARK_FORMAT};
     uint64_t hash = UINT64_C(14695981039346656037);
@@ -81,10 +84,14 @@ static int describe_devices(const struct persist *p, struct checkpoint_head *h)
     for (uint32_t i = 0; i < p->device_count; i++) {
         struct checkpoint_device *d = &h->devices[i];
         struct stat st;
-        if (stat(p->devices[i].path, &st) != 0)
-            return -errno;
         d->bytes = p->devices[i].bytes;
         d->bucket = p->devices[i].free_bucket;
+        if (stat(p->devices[i].path, &st) != 0) {
+            if (errno != ENOENT)
+                return -errno;
+            d->ino = NO_FILE; /* it is going to be made */
+            continue;
+        }
         if (!S_ISREG(st.st_mode))
             continue;
         d->ino = st.st_ino;
@@ -94,12 +101,30 @@ static int describe_devices(const struct persist *p, struct checkpoint_head *h)
     return 0;
 }
 
+/* The head's device that this file is; NO_DEVICE: none, or a block device, which only its stamp tells. */
+static uint32_t known_device(const struct checkpoint_head *h, const struct checkpoint_head *now, uint32_t device)
+{
+    for (uint32_t i = 0; i < h->device_count; i++) {
+        if (now->devices[device].ino != 0 && h->devices[i].ino == now->devices[device].ino)
+            return i;
+    }
+    return NO_DEVICE;
+}
+
+static bool is_same_flash(const struct checkpoint_head *h, const struct checkpoint_head *now)
+{
+    bool same = h->device_count == now->device_count;
+    for (uint32_t i = 0; same && i < now->device_count; i++)
+        same = h->devices[i].bytes == now->devices[i].bytes && h->devices[i].ino == now->devices[i].ino;
+    return same;
+}
+
 /* Why this start can't use the head's content, in any state; false: it can. */
 static bool is_misfit(const struct persist *p, char *why, size_t n)
 {
     const struct checkpoint_head *h = &p->found;
     struct checkpoint_head now = {0};
-    if (h->layout != persist_layout()) {
+    if (h->layout != persist_layout(h->format)) {
         say(why, n, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
         return true;
     }
@@ -108,20 +133,20 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
         say(why, n, "the flash files can't be examined (%s)", strerror(-rc));
         return true;
     }
-    bool same = h->device_count == now.device_count && h->page_bytes == p->page_bytes &&
-                h->wbuf_bytes == p->wbuf_bytes;
-    for (uint32_t i = 0; same && i < now.device_count; i++)
-        same = h->devices[i].bytes == now.devices[i].bytes &&
-               h->devices[i].bucket == now.devices[i].bucket;
-    if (!same) {
-        say(why, n, "it was made with other flash sizes");
+    if (h->page_bytes != p->page_bytes || h->wbuf_bytes != p->wbuf_bytes) {
+        say(why, n, "it was made with another %s", h->page_bytes != p->page_bytes ? "ext_page_size" : "ext_wbuf_size");
         return true;
     }
-    for (uint32_t i = 0; i < now.device_count; i++) {
-        if (h->devices[i].ino != now.devices[i].ino) {
-            say(why, n, "%s is another file now", p->devices[i].path);
-            return true;
-        }
+    if (h->format < CHECKPOINT_FORMAT && !is_same_flash(h, &now)) {
+        say(why, n, "it was made with other flash files, by a build that could not change them");
+        return true;
+    }
+    bool any = false;
+    for (uint32_t i = 0; i < now.device_count; i++)
+        any |= known_device(h, &now, i) != NO_DEVICE || now.devices[i].ino == 0;
+    if (!any) {
+        say(why, n, "%s is another file now", p->devices[0].path);
+        return true;
     }
     if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec) {
         say(why, n, "the machine's clock stands before the time when it was made");
@@ -137,7 +162,10 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
     if (describe_devices(p, &now) != 0)
         return true;
     for (uint32_t i = 0; i < now.device_count; i++) {
-        const struct checkpoint_device *was = &p->found.devices[i], *is = &now.devices[i];
+        uint32_t known = known_device(&p->found, &now, i);
+        if (known == NO_DEVICE)
+            continue;
+        const struct checkpoint_device *was = &p->found.devices[known], *is = &now.devices[i];
         if (was->mtime_sec != is->mtime_sec || was->mtime_nsec != is->mtime_nsec) {
             say(why, n, "%s was written to since", p->devices[i].path);
             return true;
@@ -146,9 +174,36 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
     return false;
 }
 
-static enum plan without_load(const struct persist *p)
+/* Is some of the head's flash not there? A scan of the rest would find older values of keys whose latest was there. */
+static bool is_less(const struct persist *p)
 {
-    return p->has_head && p->mode == PERSIST_SCAN ? PLAN_SCAN : PLAN_EMPTY;
+    struct checkpoint_head now = {0};
+    if (describe_devices(p, &now) != 0)
+        return true;
+    uint64_t blocks_were = 0, blocks = 0;
+    for (uint32_t i = 0; i < now.device_count; i++)
+        blocks += now.devices[i].ino == 0 ? now.devices[i].bytes : 0;
+    for (uint32_t i = 0; i < p->found.device_count; i++) {
+        const struct checkpoint_device *was = &p->found.devices[i];
+        bool is_there = was->ino == 0;
+        for (uint32_t k = 0; k < now.device_count; k++)
+            is_there |= now.devices[k].ino == was->ino && now.devices[k].bytes >= was->bytes;
+        if (!is_there)
+            return true;
+        blocks_were += was->ino == 0 ? was->bytes : 0;
+    }
+    return blocks < blocks_were;
+}
+
+static enum plan without_load(struct persist *p)
+{
+    if (!p->has_head || p->mode != PERSIST_SCAN)
+        return PLAN_EMPTY;
+    if (!is_less(p))
+        return PLAN_SCAN;
+    size_t used = strlen(p->why_not);
+    say(p->why_not + used, sizeof(p->why_not) - used, "; no scan, since a part of the flash is gone");
+    return PLAN_EMPTY;
 }
 
 static void decide(struct persist *p)
@@ -226,6 +281,29 @@ void persist_set_clock(struct persist *p)
         (void)persist_give_up(p, "the machine's clock is far from the time when it was made");
 }
 
+bool persist_index_geometry(const struct persist *p, struct index_geometry *out)
+{
+    *out = (struct index_geometry){p->found.index_group_bits, p->found.index_tag_bits, p->found.index_place_bits};
+    return is_on(p) && p->plan == PLAN_LOAD;
+}
+
+/* What of each device a scan may take: of one that the head doesn't know, nothing that is there. */
+static void set_since(const struct persist *p, struct ext_options *opt)
+{
+    struct checkpoint_head now = {0};
+    (void)describe_devices(p, &now);
+    for (uint32_t i = 0; i < p->device_count; i++) {
+        uint32_t known = known_device(&p->found, &now, i);
+        for (uint32_t k = 0; now.devices[i].ino == 0 && known == NO_DEVICE && k < p->found.device_count; k++) {
+            if (p->found.devices[k].ino == 0 && (p->found.format < CHECKPOINT_FORMAT
+                                                     ? k == i
+                                                     : ext_device_stamp(p->devices[i].path) == p->found.stamps[k]))
+                known = k;
+        }
+        opt->since[i] = known != NO_DEVICE ? p->found.since[known] : opt->version_floor;
+    }
+}
+
 int persist_fill_options(struct persist *p, struct ext_options *opt)
 {
     if (!is_on(p))
@@ -234,6 +312,8 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
     opt->version_floor =
         p->has_head ? p->found.version_now + VERSION_GAP : (uint32_t)(clock_wall_us() / 1000000);
     opt->scan = p->plan == PLAN_SCAN;
+    if (opt->scan)
+        set_since(p, opt);
     if (opt->scan)
         log_notice("checkpoint %s: scanning flash: %s", p->path, p->why_not);
     if (p->plan != PLAN_LOAD)
@@ -265,8 +345,7 @@ static int load(struct persist *p, struct index *ix, struct cache *c, struct ext
     index_geometry(ix, &g);
     if (g.group_bits != p->found.index_group_bits || g.tag_bits != p->found.index_tag_bits ||
         g.place_bits != p->found.index_place_bits) {
-        (void)persist_give_up(p,
-                              "its index does not fit (-m, hashpower or the flash size changed)");
+        (void)persist_give_up(p, "its index makes no sense");
         return -EAGAIN;
     }
     take_numbers(p, c, 0);
@@ -276,7 +355,12 @@ static int load(struct persist *p, struct index *ix, struct cache *c, struct ext
         p->reader = NULL;
     }
     index_info(ix, &info);
-    if (rc == 0 && (info.flash_count != ext_objects(e) || info.flash_count != p->found.objects))
+    if (rc == 0 && info.flash_count != p->found.objects)
+        rc = -EUCLEAN;
+    if (rc == 0)
+        p->gone = cache_drop_gone(c);
+    index_info(ix, &info);
+    if (rc == 0 && info.flash_count != ext_objects(e))
         rc = -EUCLEAN;
     if (rc != 0) {
         (void)persist_give_up(p, rc == -ENOSPC    ? "its index is larger than -m allows"
@@ -324,7 +408,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
 {
     struct cache_numbers n;
     cache_numbers(c, &n);
-    h->layout = persist_layout();
+    h->layout = persist_layout(CHECKPOINT_FORMAT);
     h->unix_epoch_sec = clock_unix_epoch_sec();
     h->rel_sec = clock_now_sec();
     h->hash_seed = n.hash_seed;
@@ -335,6 +419,10 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     h->page_bytes = p->page_bytes;
     h->wbuf_bytes = p->wbuf_bytes;
     h->version_now = ext_version_now(e);
+    for (uint32_t i = 0; i < p->device_count; i++) {
+        h->since[i] = ext_device_since(e, i);
+        h->stamps[i] = ext_device_stamp_of(e, i);
+    }
 }
 
 /* Replaces the file by a RUNNING head. */
@@ -374,12 +462,15 @@ static void tell(struct persist *p, bool attached)
     if (attached) {
         if (p->plan == PLAN_LOAD)
             say(p->line, sizeof(p->line), "checkpoint %s: not needed, used up", p->path);
-    } else if (p->plan == PLAN_LOAD)
+    } else if (p->plan == PLAN_LOAD) {
         say(p->line, sizeof(p->line),
             "checkpoint %s: took over %" PRIu64 " objects on flash in %" PRIu64
             " ms (generation %" PRIu64 ")",
             p->path, r->objects, r->micros / 1000, p->found.generation);
-    else if (p->plan == PLAN_SCAN)
+        size_t used = strlen(p->line);
+        if (p->gone > 0)
+            say(p->line + used, sizeof(p->line) - used, "; %" PRIu64 " were on flash that is gone", p->gone);
+    } else if (p->plan == PLAN_SCAN)
         say(p->line, sizeof(p->line),
             "checkpoint %s: scan took over %" PRIu64 " objects in %" PRIu64 " ms; of %" PRIu64
             " records %" PRIu64 " were older, %" PRIu64 " dead, %" PRIu64
@@ -424,8 +515,13 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
         rc = put_running(p);
     if (rc != 0)
         return not_writable(p, rc, why, why_bytes);
-    if (!attached && p->plan != PLAN_EMPTY && (rc = ext_begin_life(e, why, why_bytes)) != 0)
-        return rc;
+    if (!attached && p->plan != PLAN_EMPTY) {
+        if ((rc = ext_begin_life(e, why, why_bytes)) != 0)
+            return rc;
+        fill_head(p, c, e, &p->running);
+        if ((rc = put_running(p)) != 0)
+            return not_writable(p, rc, why, why_bytes);
+    }
     p->cache = c;
     if (p->mode == PERSIST_SCAN)
         cache_set_flush_hook(c, flush_all_happened, p);

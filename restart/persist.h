@@ -53,8 +53,8 @@ struct persist_options {
     const struct ext_options *flash; /* has devices */
 };
 
-/* How the blocks of a checkpoint are to be read, beyond their own format numbers: of this build. Pure. */
-uint64_t persist_layout(void);
+/* How the blocks of a checkpoint of this format are to be read, beyond their own format numbers: of this build. Pure. */
+uint64_t persist_layout(uint32_t format);
 
 /* How the start used the checkpoint; for stats. */
 struct persist_report {
@@ -70,6 +70,8 @@ void persist_destroy(struct persist *p); /* NULL is fine */
 /* Before the parts of an empty arena are created: continues the clock in the epoch of the content to
  * be taken over. */
 void persist_set_clock(struct persist *p);
+/* How the index has to be laid out, so that the rows of the checkpoint fit. False: as it likes. */
+bool persist_index_geometry(const struct persist *p, struct index_geometry *out);
 /* Tells the engine where its page table comes from. 0, or -EAGAIN as persist_take_over. */
 int persist_fill_options(struct persist *p, struct ext_options *opt);
 /* Fills the parts, which were created with these options. 0; -EAGAIN: the content can't be used;

@@ -17,10 +17,11 @@
 #define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here handles count 16 bytes */
 #define RESERVE_BYTES_MAX (UINT64_C(1) << 45)
 #define RUNS_BYTES (256 * MiB)  /* one run of each size */
+#define REACH_BYTES_LEAST ((UINT64_C(1) << 40) - 1) /* of flash */
+#define REACH_BYTES_MAX (UINT64_C(1) << 44) /* 16 TB */
 #define INDEX_START_SHARE 4     /* of -m that hashpower may take at once */
 
-/* What must be equal before the content of a file can be used, but for the two that geometry_fits() leaves
- * out. */
+/* What the content of a file depends on; geometry_fits() says how. */
 struct geometry {
     uint32_t version;
     uint32_t item_header_bytes;
@@ -111,15 +112,22 @@ static struct geometry geometry_of(const struct restart_options *o)
     return g;
 }
 
-/* -m and -I only bound what is there: too_large() sees whether it is too much. */
-static bool geometry_fits(const void *found, const void *wanted)
+/* Items lie in memory by slab classes, so a file keeps the classes that it was made with. All others only bound what
+ * is there (too_large() sees whether it is too much), or are for the engine to judge. */
+static bool geometry_fits(const void *found, void *wanted)
 {
     struct geometry was, is;
     memcpy(&was, found, sizeof(was));
     memcpy(&is, wanted, sizeof(is));
-    was.limit_bytes = is.limit_bytes;
-    was.item_max_bytes = is.item_max_bytes;
-    return memcmp(&was, &is, sizeof(was)) == 0;
+    if (was.version != is.version || was.item_header_bytes != is.item_header_bytes ||
+        (was.slab_sizes_hash != 0 && was.slab_sizes_hash != is.slab_sizes_hash))
+        return false;
+    is.factor = was.factor;
+    is.min_chunk_bytes = was.min_chunk_bytes;
+    is.chunk_max_bytes = was.chunk_max_bytes;
+    is.slab_sizes_hash = was.slab_sizes_hash;
+    memcpy(wanted, &is, sizeof(is));
+    return true;
 }
 
 /* ---- the parts ------------------------------------------------------------------------ */
@@ -165,6 +173,7 @@ static int open_arena(const struct restart_options *o, struct restart *r, char *
         .file = o->memory_file,
         .trust_file = o->trust_memory_file,
         .format = RESTART_MEMORY_FORMAT,
+        .format_oldest = RESTART_MEMORY_FORMAT_OLDEST,
         .geometry = &g,
         .geometry_bytes = sizeof(g),
         .geometry_fits = geometry_fits,
@@ -188,6 +197,16 @@ static int make_slab(const struct restart_options *o, struct restart *r)
     struct slab_options opt = o->slab;
     opt.arena = r->arena;
     opt.attached = r->attached;
+    if (r->attached) {
+        struct geometry g;
+        memcpy(&g, arena_geometry(r->arena), sizeof(g));
+        r->keeps_classes = opt.factor != g.factor || opt.min_chunk_bytes != g.min_chunk_bytes ||
+                           opt.chunk_max_bytes != g.chunk_max_bytes || (opt.slab_sizes && g.slab_sizes_hash == 0);
+        opt.factor = g.factor;
+        opt.min_chunk_bytes = g.min_chunk_bytes;
+        opt.chunk_max_bytes = g.chunk_max_bytes;
+        opt.slab_sizes = g.slab_sizes_hash != 0 ? opt.slab_sizes : NULL;
+    }
     r->slab = slab_create(&opt);
     if (!r->slab)
         return -errno;
@@ -199,13 +218,26 @@ static int make_slab(const struct restart_options *o, struct restart *r)
     return 0;
 }
 
-static int make_index(const struct restart_options *o, struct restart *r)
+/* What places are to reach. An index that outlives its process has room for twice the flash, and for 1 TB at least:
+ * devices may be added. That costs a bit of the tags, and some where there is little flash. */
+static uint64_t reach_bytes(const struct restart_options *o)
 {
+    uint64_t bytes = flash_bytes(&o->flash);
+    if (o->index_reach_bytes != 0)
+        return max_u64(bytes, o->index_reach_bytes);
+    if (o->memory_file != NULL || (bytes > 0 && o->persist != PERSIST_OFF))
+        bytes = max_u64(min_u64(2 * bytes, max_u64(bytes, REACH_BYTES_MAX)), REACH_BYTES_LEAST);
+    return bytes;
+}
+
+static int make_index(const struct restart_options *o, struct restart *r, const struct persist *p)
+{
+    struct index_geometry saved;
     uint64_t limit = o->slab.limit_bytes, reserve = arena_reserve_bytes(r->arena);
     unsigned shift = slab_handle_shift(r->slab);
     struct index_options opt = {
         .arena = r->arena,
-        .flash_bytes = max_u64(flash_bytes(&o->flash), o->index_reach_bytes),
+        .flash_bytes = reach_bytes(o),
         .limit_bytes = reserve / 2, /* without flash there can't be more items than -m holds */
         .handle_bits = 64 - (unsigned)__builtin_clzll((reserve >> shift) - 1),
         .attached = r->attached,
@@ -214,7 +246,11 @@ static int make_index(const struct restart_options *o, struct restart *r)
         opt.initial_bytes = min_u64(sizeof(index_word) << o->hashpower, limit / INDEX_START_SHARE);
     if (o->flash.device_count > 0)
         opt.limit_bytes = cache_index_limit(limit);
+    if (!r->attached && p && persist_index_geometry(p, &saved))
+        opt.like = &saved;
     r->index = index_create(&opt);
+    if (!r->index && opt.like && errno == EINVAL)
+        return -EAGAIN;
     return r->index ? 0 : -errno;
 }
 
@@ -239,6 +275,7 @@ static int make_extstore(const struct restart_options *o, struct restart *r, str
     opt.arena = r->arena;
     opt.attached = r->attached;
     opt.callbacks = cache_ext_callbacks(r->cache);
+    opt.place_limit = index_place_limit(r->index);
     int rc = r->attached ? 0 : persist_fill_options(p, &opt);
     if (rc != 0)
         return rc;
@@ -329,7 +366,10 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
         persist_set_clock(p);
     if ((rc = *error = make_slab(o, r)) != 0)
         return part_failed(o, r, rc, "item memory", why, n);
-    if ((rc = *error = make_index(o, r)) != 0)
+    if ((rc = *error = make_index(o, r, p)) == -EAGAIN &&
+        persist_give_up(p, "its index has no room for the numbers of this much memory (-m)"))
+        return AGAIN;
+    if (rc != 0)
         return part_failed(o, r, rc, "index", why, n);
     if ((rc = *error = make_cache(o, r)) != 0)
         return part_failed(o, r, rc, "cache", why, n);
@@ -344,6 +384,8 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
     }
     if (r->attached && (rc = *error = cache_attach(r->cache, &r->report)) != 0)
         return part_failed(o, r, rc, "items", why, n);
+    if (r->attached && !p)
+        ext_forget(r->arena);
     const char *excess = r->attached ? too_large(o, r) : NULL;
     if (excess != NULL)
         return unfit(why, n, o, excess);
@@ -374,6 +416,18 @@ static void tell(const struct restart_options *o, struct restart *r, const char 
             " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were not whole",
             o->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
             a->dropped_items + a->dropped_objects);
+    if (r->attached && a->gone_objects > 0) {
+        char gone[80];
+        snprintf(gone, sizeof(gone), "%" PRIu64 " were on flash that is gone", a->gone_objects);
+        add_line(r, gone);
+    }
+    if (r->attached && r->keeps_classes)
+        add_line(r, "slab classes (-f, -n, slab_sizes, slab_chunk_max) stay as they were in it");
+    if (r->ext && ext_attach_note(r->ext)[0]) {
+        char flash[RESTART_LINE_BYTES / 2];
+        snprintf(flash, sizeof(flash), "flash: %s", ext_attach_note(r->ext));
+        add_line(r, flash);
+    }
     add_line(r, note);
     if (r->persist)
         add_line(r, persist_line(r->persist));

@@ -41,7 +41,8 @@
  * takes over the content of builds with the same number. A change of anything that lives in the arena (roots,
  * items, index words, page table, write buffers), or of its meaning, needs a new number. If a
  * struct could change unnoticed, its size is asserted beside it. Checkpoints: CHECKPOINT_FORMAT. */
-#define RESTART_MEMORY_FORMAT 3u
+#define RESTART_MEMORY_FORMAT 4u
+#define RESTART_MEMORY_FORMAT_OLDEST 3u /* from this one on they are converted */
 
 /* Texts and what config and tunables point to outlive the parts; their owner may change them meanwhile. */
 struct restart_options {
@@ -63,6 +64,7 @@ struct restart {
     struct cache *cache;
     struct extstore *ext;           /* NULL without flash */
     bool attached;                  /* with the objects of an earlier process */
+    bool keeps_classes;             /* its slab classes are not those of the options */
     struct attach_report report;    /* zero unless attached */
     struct persist *persist;        /* NULL without flash */
     bool is_saved;                  /* after restart_close() */

@@ -197,6 +197,39 @@ static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot
     }
 }
 
+struct gone_words {
+    struct cache *cache;
+    uint64_t count;
+};
+
+static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct gone_words *g = ctx;
+    struct cache *c = g->cache;
+    if (index_kind(c->index, w) != INDEX_FLASH || !ext_attach_is_gone(c->ext, index_place(c->index, w)))
+        return;
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash_like, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word other = index_load(slots[i]);
+        if (slots[i] == slot || index_kind(c->index, other) != INDEX_FLASH ||
+            index_rank(c->index, other) > index_rank(c->index, w) ||
+            ext_attach_is_gone(c->ext, index_place(c->index, other)))
+            continue;
+        flash_forget(c, hash_like, slots[i], false);
+        cache_count(c, CACHE_N_evictions_same_tag, 1);
+    }
+    index_clear(c->index, hash_like, slot);
+    g->count++;
+}
+
+uint64_t cache_drop_gone(struct cache *c)
+{
+    struct gone_words g = {.cache = c};
+    walk_all(c, visit_to_drop_gone, &g);
+    return g.count;
+}
+
 static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct mover *m = ctx;

@@ -236,12 +236,13 @@ static bool is_large_enough(const struct arena_header *found, const struct arena
 }
 
 /* Why content with header `found` can't be used where `wanted` is needed; NULL if it can. */
-static const char *header_misfit(const struct arena_header *found, const struct arena_header *wanted,
+static const char *header_misfit(const struct arena_header *found, struct arena_header *wanted,
                                  const struct arena_options *opt)
 {
     if (memcmp(found->magic, wanted->magic, sizeof(found->magic)) != 0)
         return "it is not a memory file";
-    if (found->format != wanted->format || found->layout_id != wanted->layout_id)
+    bool is_older = opt->format_oldest != 0 && found->format >= opt->format_oldest && found->format < wanted->format;
+    if ((found->format != wanted->format && !is_older) || found->layout_id != wanted->layout_id)
         return "its format is not this build's";
     if (found->state == STATE_DISCARDED)
         return "it was given up on purpose";
@@ -694,6 +695,7 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
     a->found_content = *attached;
     if (*attached) {
         memcpy(a->header->geometry, wanted.geometry, sizeof(wanted.geometry));
+        a->header->format = wanted.format; /* an older build must not take it back */
         return adopt_used(a);
     }
     map_set(a->used_map, 0, meta_units);
@@ -761,6 +763,11 @@ void arena_discard(struct arena *a) { atomic_store(&a->header->state, STATE_DISC
 /* ---- questions ---------------------------------------------------------------------- */
 
 char *arena_base(const struct arena *a) { return a->base; }
+
+const void *arena_geometry(const struct arena *a)
+{
+    return a->header->geometry;
+}
 
 void *arena_root(const struct arena *a, enum arena_root_id id)
 {

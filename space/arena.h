@@ -67,13 +67,14 @@ struct arena_options {
                               * rounded up to 64 KiB, with huge pages to 2 MiB */
     const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
     bool trust_file;         /* it may belong to another user, be writable by others, or be a link */
-    uint32_t format;         /* of what the modules keep in it: another one is not attached */
+    uint32_t format;         /* of what the modules keep in it: another one is not attached, .. */
+    uint32_t format_oldest;  /* .. but for those from this one on, whose content the modules convert; 0: none */
     uint64_t reserve_bytes_min; /* a file of another size is attached, and stays so large, if it has as
                               * much; 0: only one of just reserve_bytes */
     const void *geometry;    /* what must be the same for an attach: compared byte for byte, */
     uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX; */
-    bool (*geometry_fits)(const void *found, const void *wanted); /* unless there is this, which says
-                              * whether content of the one can be used with the other */
+    bool (*geometry_fits)(const void *found, void *wanted); /* unless there is this, which says whether
+                              * content of the one can be used with the other, and may change what is wanted */
     bool huge_pages;         /* ask for transparent huge pages; else ask for none */
     bool lock_memory;        /* -k: touched memory stays resident */
 };
@@ -94,6 +95,8 @@ void arena_discard(struct arena *a);
 
 /* The mapping's start, aligned to 2 MiB; constant for the arena's life. */
 char *arena_base(const struct arena *a);
+/* The geometry that its content has now: what was wanted, as geometry_fits left it. */
+const void *arena_geometry(const struct arena *a);
 /* A module's persistent root (zeroed in a fresh arena): ARENA_ROOT_MODULE_BYTES, 4 KiB aligned. */
 void *arena_root(const struct arena *a, enum arena_root_id id);
 

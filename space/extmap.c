@@ -115,6 +115,22 @@ uint64_t extmap_written_word(void)
     return word_make(EXTMAP_WRITTEN, 0, 0, 1);
 }
 
+uint64_t extmap_delayed_word(uint32_t buffer)
+{
+    ASSERT(buffer < EXTMAP_MAX_BUFFERS);
+    return word_make(EXTMAP_DELAYED, buffer, 0, 1);
+}
+
+struct extmap_range extmap_of_word(uint64_t w)
+{
+    return (struct extmap_range){
+        .state = word_state(w),
+        .buffer = state_has_buffer(word_state(w)) ? word_buffer(w) : EXTMAP_NO_BUFFER,
+        .pins = word_pins(w),
+        .generation = (uint32_t)word_generation(w),
+    };
+}
+
 static extmap_word *map_word(const struct extmap *map, uint64_t range)
 {
     ASSERT(range < map->range_count);
@@ -341,13 +357,7 @@ int extmap_shrink(struct extmap *map, uint32_t *buffer)
 
 struct extmap_range extmap_get(const struct extmap *map, uint64_t range)
 {
-    uint64_t w = word_load(map_word(map, range));
-    return (struct extmap_range){
-        .state = word_state(w),
-        .buffer = state_has_buffer(word_state(w)) ? word_buffer(w) : EXTMAP_NO_BUFFER,
-        .pins = word_pins(w),
-        .generation = (uint32_t)word_generation(w),
-    };
+    return extmap_of_word(word_load(map_word(map, range)));
 }
 
 int extmap_buffer_range(struct extmap *map, uint32_t buffer, uint64_t *range)

@@ -96,6 +96,10 @@ int extmap_attach(const struct extmap_options *options, struct extmap **out);
 /* The word of a range that is WRITTEN, for words that are made from a file instead of being kept in
  * memory: extmap_attach() takes them as any others. */
 uint64_t extmap_written_word(void);
+/* The same for one that is DELAYED, in this buffer. */
+uint64_t extmap_delayed_word(uint32_t buffer);
+/* Takes a word apart that no map has yet. Pure. */
+struct extmap_range extmap_of_word(uint64_t word);
 
 /* Frees the map, not the words. No other thread is inside a call. NULL is fine. */
 void extmap_destroy(struct extmap *map);

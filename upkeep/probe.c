@@ -38,7 +38,7 @@ static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t b
         return -ENOMEM;
     memset(zeroes, 0, bytes);
     if (offset == 0 && !reads)
-        ext_mark_fill(zeroes, e->root->stamp);
+        ext_mark_fill(zeroes, d->stamp);
     int rc = reads ? ext_device_read(d, zeroes, bytes, offset, &c)
                    : ext_device_write(d, zeroes, bytes, offset, &c);
     if (!reads)

@@ -91,7 +91,7 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
         return NULL;
     }
     r->e = e;
-    r->buffer = arena_base(e->arena) + e->root->reclaim;
+    r->buffer = arena_base(e->arena) + e->tables->reclaim;
     r->job.run = read_run;
     return r;
 }
@@ -179,7 +179,7 @@ static bool device_takes_part(const struct extstore *e, uint32_t page)
 
 static bool page_is_of(const struct extstore *e, uint32_t page, enum ext_bucket device_class)
 {
-    return e->devices[e->where[page].device].free_bucket == device_class &&
+    return ext_page_is_there(e, page) && e->devices[e->where[page].device].free_bucket == device_class &&
            device_takes_part(e, page);
 }
 

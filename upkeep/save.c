@@ -1,9 +1,11 @@
 /* upkeep/save.c: see upkeep/save.h. */
 #include "upkeep/save.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "flash/engine.h"
+#include "flash/numbers.h"
 #include "flash/wbuf.h"
 
 /* ---- stop ---- */
@@ -32,6 +34,29 @@ uint64_t ext_objects(const struct extstore *e)
     return sum;
 }
 
+uint32_t ext_device_since(const struct extstore *e, unsigned device)
+{
+    ASSERT(device < e->device_count);
+    return e->tables->devices[device].since;
+}
+
+uint64_t ext_device_stamp_of(const struct extstore *e, unsigned device)
+{
+    ASSERT(device < e->device_count);
+    return e->tables->devices[device].stamp;
+}
+
+uint64_t ext_device_stamp(const char *path)
+{
+    struct ext_mark_found found = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || ext_mark_look(fd, &found) != 0)
+        found.stamp = 0;
+    if (fd >= 0)
+        close(fd);
+    return found.stamp;
+}
+
 uint32_t ext_version_now(const struct extstore *e) { return atomic_load(&e->root->next_version); }
 
 /* ---- save ---- */
@@ -52,6 +77,7 @@ static struct ext_saved_page saved_of(const struct ext_page *p)
         .bytes_used = atomic_load(&p->bytes_used),
         .bytes_appended = atomic_load(&p->bytes_appended),
         .bytes_real = atomic_load(&p->bytes_real),
+        .where = p->where,
     };
 }
 
@@ -83,12 +109,17 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
         .page_bytes = e->page_bytes,
         .wbuf_bytes = e->wbuf_bytes,
         .next_seq = atomic_load(&e->root->next_seq),
-        .stamp = e->root->stamp,
         .page_count = e->page_count,
         .next_version = atomic_load(&e->root->next_version),
         .flush_unix = atomic_load(&e->root->flush_unix),
+        .device_count = e->device_count,
     };
     int rc = checkpoint_put(w, &head, sizeof(head));
+    for (uint32_t i = 0; rc == 0 && i < e->device_count; i++) {
+        const struct ext_known *k = &e->tables->devices[i];
+        struct ext_saved_device d = {.bytes = k->bytes, .stamp = k->stamp, .since = k->since};
+        rc = checkpoint_put(w, &d, sizeof(d));
+    }
     for (uint32_t i = 0; rc == 0 && i < e->page_count; i++) {
         struct ext_saved_page p = saved_of(&e->pages[i]);
         rc = checkpoint_put(w, &p, sizeof(p));
@@ -122,10 +153,12 @@ static void page_from(struct ext_page *to, const struct ext_saved_page *p)
     atomic_store(&to->bytes_real, p->bytes_real);
 }
 
-static int get_slots(struct extstore *e, struct checkpoint_reader *r)
+/* Of slots whose page is gone nothing is kept. */
+static int get_slots(struct extstore *e, struct checkpoint_reader *r, const struct ext_saved *saved)
 {
-    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->root->words);
-    for (uint64_t slot = 0; slot < slot_count(e); slot += 8) {
+    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->tables->words);
+    uint64_t count = (uint64_t)saved->engine.page_count * e->slots_per_page;
+    for (uint64_t slot = 0; slot < count; slot += 8) {
         uint8_t bits;
         int rc = checkpoint_get(r, &bits, sizeof(bits));
         if (rc != 0)
@@ -133,35 +166,138 @@ static int get_slots(struct extstore *e, struct checkpoint_reader *r)
         for (unsigned i = 0; i < 8; i++) {
             if (!(bits >> i & 1))
                 continue;
-            if (slot + i >= slot_count(e) ||
-                ext_page_state_of(&e->pages[ext_slot_page(e, slot + i)]) == EXT_PAGE_FREE)
+            uint32_t page = ext_slot_page(e, slot + i);
+            if (slot + i >= count || saved->pages[page].state == EXT_PAGE_FREE)
                 return -ESTALE;
-            words[slot + i] = extmap_written_word();
+            if (!e->gone[page])
+                words[slot + i] = extmap_written_word();
         }
     }
     return 0;
 }
 
-int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
+void ext_saved_free(struct ext_saved *saved)
 {
-    struct ext_saved_engine head;
-    int rc = checkpoint_get(r, &head, sizeof(head));
+    free(saved->pages);
+    saved->pages = NULL;
+}
+
+int ext_saved_get(struct checkpoint_reader *r, struct ext_saved *out)
+{
+    struct ext_saved_engine *head = &out->engine;
+    memset(out, 0, sizeof(*out));
+    int rc = checkpoint_get(r, head, sizeof(*head));
     if (rc != 0)
         return rc;
-    if (head.magic != EXT_SAVED_MAGIC || head.page_bytes != e->page_bytes ||
-        head.wbuf_bytes != e->wbuf_bytes || head.page_count != e->page_count)
-        return -ESTALE;
-    atomic_store(&e->root->next_seq, head.next_seq);
-    e->root->stamp = head.stamp;
-    atomic_store(&e->root->next_version, head.next_version);
-    atomic_store(&e->root->flush_unix, head.flush_unix);
-    for (uint32_t i = 0; i < e->page_count; i++) {
-        struct ext_saved_page p;
-        if ((rc = checkpoint_get(r, &p, sizeof(p))) != 0)
-            return rc;
-        if (!ext_saved_page_is_sound(&p, e->slots_per_page))
-            return -ESTALE;
-        page_from(&e->pages[i], &p);
+    bool is_old = head->magic == EXT_SAVED_MAGIC_2;
+    if ((head->magic != EXT_SAVED_MAGIC && !is_old) || head->device_count > EXT_DEVICES_MAX ||
+        head->page_count == 0 || head->page_count > EXT_UNITS_MAX || head->page_bytes == 0)
+        return -EUCLEAN;
+    for (uint32_t i = 0; rc == 0 && !is_old && i < head->device_count; i++)
+        rc = checkpoint_get(r, &out->devices[i], sizeof(out->devices[i]));
+    if (rc != 0)
+        return rc;
+    for (uint32_t i = 0; is_old && i < EXT_DEVICES_MAX; i++)
+        out->devices[i].stamp = head->stamp_2;
+    out->pages = calloc(head->page_count, sizeof(*out->pages));
+    if (out->pages == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; rc == 0 && i < head->page_count; i++)
+        rc = checkpoint_get(r, &out->pages[i], is_old ? EXT_SAVED_PAGE_2_BYTES : sizeof(out->pages[i]));
+    return rc;
+}
+
+void ext_load_end(struct extstore *e)
+{
+    if (e->saved != NULL)
+        ext_saved_free(e->saved);
+    free(e->saved);
+    e->saved = NULL;
+}
+
+/* A Table2 fits the same devices only, as their numbers follow from their sizes. */
+static int number_table_2(struct extstore *e, struct ext_saved *saved)
+{
+    uint64_t pages = 0;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        pages += e->devices[i].page_count;
+        e->known[i] = (struct ext_known){.bytes = e->devices[i].bytes, .stamp = saved->engine.stamp_2};
+        e->device_of[i] = e->devices[i].stamp == saved->engine.stamp_2 ? i : EXT_NO_DEVICE;
+        if (e->device_of[i] == EXT_NO_DEVICE)
+            return -EXDEV;
     }
-    return get_slots(e, r);
+    e->known_count = e->device_count;
+    if (pages != saved->engine.page_count)
+        return -ESTALE;
+    uint32_t counts[EXT_DEVICES_MAX];
+    struct ext_page_where *where = calloc(pages, sizeof(*where));
+    if (where == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < e->device_count; i++)
+        counts[i] = e->devices[i].page_count;
+    ext_number_pages(where, counts, e->device_count);
+    for (uint32_t i = 0; i < pages; i++)
+        saved->pages[i].where = ext_where_pack(where[i]);
+    free(where);
+    return 0;
+}
+
+static int find_devices(struct extstore *e, struct ext_saved *saved, char *why, size_t n)
+{
+    if (saved->engine.magic == EXT_SAVED_MAGIC_2)
+        return number_table_2(e, saved);
+    e->known_count = saved->engine.device_count;
+    unsigned found = 0;
+    for (uint32_t i = 0; i < e->known_count; i++)
+        e->known[i] = (struct ext_known){.bytes = saved->devices[i].bytes, .stamp = saved->devices[i].stamp,
+                                         .since = saved->devices[i].since};
+    int rc = ext_numbers_match(e, e->known, e->known_count, false, e->device_of, why, n);
+    for (uint32_t i = 0; rc == 0 && i < e->known_count; i++)
+        found += e->device_of[i] != EXT_NO_DEVICE;
+    return rc == 0 && found == 0 ? -EXDEV : rc;
+}
+
+int ext_load_numbers(struct extstore *e, struct checkpoint_reader *r, char *why, size_t n)
+{
+    e->saved = calloc(1, sizeof(*e->saved));
+    if (e->saved == NULL)
+        return -ENOMEM;
+    int rc = ext_saved_get(r, e->saved);
+    const struct ext_saved_engine *head = &e->saved->engine;
+    if (rc == 0 && (head->page_bytes != e->page_bytes || head->wbuf_bytes != e->wbuf_bytes))
+        rc = -ESTALE;
+    if (rc == 0)
+        rc = find_devices(e, e->saved, why, n);
+    uint32_t *where = rc == 0 ? calloc(head->page_count, sizeof(*where)) : NULL;
+    if (rc == 0 && where == NULL)
+        rc = -ENOMEM;
+    for (uint32_t i = 0; rc == 0 && i < head->page_count; i++)
+        where[i] = e->saved->pages[i].where;
+    if (rc == 0)
+        rc = ext_numbers_assign(e, where, head->page_count, e->device_of);
+    free(where);
+    if (rc == 0 || rc == -ENOMEM)
+        return rc;
+    if (rc == -EXDEV)
+        snprintf(why, n, "flash: the files were written to by another process since");
+    else
+        snprintf(why, n, "its page table can't be used (%s)", rc == -EBADMSG ? "damaged" : strerror(-rc));
+    return -ESTALE;
+}
+
+int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
+{
+    const struct ext_saved_engine *head = &e->saved->engine;
+    atomic_store(&e->root->next_seq, head->next_seq);
+    atomic_store(&e->root->next_version, head->next_version);
+    atomic_store(&e->root->flush_unix, head->flush_unix);
+    for (uint32_t i = 0; i < head->page_count; i++) {
+        if (!ext_saved_page_is_sound(&e->saved->pages[i], e->slots_per_page))
+            return -ESTALE;
+        if (!e->gone[i])
+            page_from(&e->pages[i], &e->saved->pages[i]);
+    }
+    int rc = get_slots(e, r, e->saved);
+    ext_load_end(e);
+    return rc;
 }

@@ -15,6 +15,7 @@
 #include "upkeep/scan.h"
 
 #include "flash/engine.h"
+#include "flash/numbers.h"
 
 #define WINDOW_BYTES ((uint64_t)256 * KiB)
 #define SMALL_WINDOW_BYTES ((uint64_t)64 * KiB)
@@ -82,32 +83,102 @@ static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t 
 
 /* ---- trailers ---- */
 
-/* The version in the slot's trailer; 0: there is none. Its checksum comes with its table.
- */
-static uint32_t trailer_version(struct extstore *e, struct ext_scan *s, uint64_t slot)
+static bool is_later(uint32_t a, uint32_t b) { return b == 0 || (int32_t)(a - b) > 0; }
+
+/* Reads the trailer of the slot that ends at `end` of a device. False: there is none of the device's time in the
+ * cache. Its checksum comes with its table. */
+static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, struct ext_trailer *t)
+{
+    char *block = e->scan->table;
+    struct ext_io_counts c = {0};
+    int rc = ext_device_read(&e->devices[device], block, EXT_IO_ALIGN_BYTES, end - EXT_IO_ALIGN_BYTES, &c);
+    if (rc != 0)
+        return false;
+    memcpy(t, block + EXT_IO_ALIGN_BYTES - sizeof(*t), sizeof(*t));
+    uint32_t since = e->opt.since[device];
+    return t->magic == EXT_TRAILER_MAGIC && t->version != 0 && (since == 0 || is_later(t->version, since)) &&
+           t->count <= (e->wbuf_bytes - sizeof(*t)) / sizeof(struct ext_entry);
+}
+
+/* The version in the slot's trailer; 0: there is none. */
+static uint32_t trailer_version(struct extstore *e, uint64_t slot)
 {
     struct ext_trailer t;
     uint32_t device = e->where[ext_slot_page(e, slot)].device;
     uint64_t end = ext_slot_offset(e, slot) + e->wbuf_bytes;
-    if (read_device(e, device, s->table, EXT_IO_ALIGN_BYTES, end - EXT_IO_ALIGN_BYTES) != 0)
-        return 0;
-    memcpy(&t, s->table + EXT_IO_ALIGN_BYTES - sizeof(t), sizeof(t));
-    bool ours = t.magic == EXT_TRAILER_MAGIC && t.slot == slot &&
-                t.count <= (e->wbuf_bytes - sizeof(t)) / sizeof(struct ext_entry);
-    return ours ? t.version : 0;
+    return read_trailer(e, device, end, &t) && t.slot == slot ? t.version : 0;
 }
 
-static bool is_later(uint32_t a, uint32_t b) { return b == 0 || (int32_t)(a - b) > 0; }
-
-static void scan_page_table(struct extstore *e, struct ext_scan *s, uint32_t page,
-                            uint32_t *versions)
+/* The number that the latest trailer in a page of a device gives it; EXT_NO_PAGE: there is none. */
+static uint32_t trailer_number(struct extstore *e, struct ext_page_where at, uint32_t *version)
 {
-    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->root->words);
+    uint32_t number = EXT_NO_PAGE;
+    *version = 0;
+    for (uint32_t i = 0; i < e->slots_per_page; i++) {
+        struct ext_trailer t;
+        uint64_t end = at.unit * e->page_bytes + (i + 1) * e->wbuf_bytes;
+        if (read_trailer(e, at.device, end, &t) && t.slot % e->slots_per_page == i &&
+            is_later(t.version, *version)) {
+            *version = t.version;
+            number = (uint32_t)min_u64(t.slot / e->slots_per_page, EXT_NO_PAGE);
+        }
+    }
+    return number;
+}
+
+struct claim { /* to a number */
+    uint32_t where, version;
+};
+
+/* Of two pages with one number the later has it. */
+static void claim_numbers(struct extstore *e, struct claim *claims, uint64_t count, uint32_t *used)
+{
+    for (uint32_t d = 0; d < e->device_count; d++) {
+        for (uint32_t unit = 0; unit < e->devices[d].page_count; unit++) {
+            struct ext_page_where at = {d, unit};
+            uint32_t version, number = trailer_number(e, at, &version);
+            if (number >= count || !is_later(version, claims[number].version))
+                continue;
+            claims[number] = (struct claim){ext_where_pack(at), version};
+            *used = (uint32_t)max_u64(*used, number + 1);
+        }
+    }
+}
+
+int ext_scan_numbers(struct extstore *e)
+{
+    uint64_t units = 0, count;
+    uint32_t used = 0, identity[EXT_DEVICES_MAX];
+    for (uint32_t d = 0; d < e->device_count; d++)
+        units += e->devices[d].page_count;
+    /* Numbers go beyond the pages that there are where devices were taken away; far beyond, they are foreign. */
+    count = min_u64(EXT_DEVICES_MAX * units + 1024, EXT_UNITS_MAX);
+    if (e->opt.place_limit != 0)
+        count = min_u64(count, e->opt.place_limit / e->page_granules);
+    struct claim *claims = calloc(count, sizeof(*claims));
+    uint32_t *where = calloc(count, sizeof(*where));
+    int rc = claims == NULL || where == NULL || scan_of(e) == NULL ? -ENOMEM : 0;
+    if (rc == 0) {
+        claim_numbers(e, claims, count, &used);
+        for (uint32_t page = 0; page < used; page++)
+            where[page] = claims[page].version != 0 ? claims[page].where : EXT_NOWHERE;
+        for (uint32_t d = 0; d < EXT_DEVICES_MAX; d++)
+            identity[d] = d;
+        rc = ext_numbers_assign(e, where, used, identity);
+    }
+    free(claims);
+    free(where);
+    return rc;
+}
+
+static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *versions)
+{
+    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->tables->words);
     struct ext_page *p = &e->pages[page];
     uint64_t first = (uint64_t)page * e->slots_per_page;
     uint32_t latest = 0, used = 0;
     for (uint32_t i = 0; i < e->slots_per_page; i++) {
-        versions[i] = trailer_version(e, s, first + i);
+        versions[i] = trailer_version(e, first + i);
         if (versions[i] != 0 && is_later(versions[i], latest))
             latest = versions[i];
     }
@@ -131,14 +202,15 @@ static void scan_page_table(struct extstore *e, struct ext_scan *s, uint32_t pag
 
 int ext_scan_tables(struct extstore *e)
 {
-    struct ext_scan *s = scan_of(e);
     uint32_t *versions = calloc(e->slots_per_page, sizeof(*versions));
-    if (s == NULL || versions == NULL) {
+    if (scan_of(e) == NULL || versions == NULL) {
         free(versions);
         return -ENOMEM;
     }
-    for (uint32_t page = 0; page < e->page_count; page++)
-        scan_page_table(e, s, page, versions);
+    for (uint32_t page = 0; page < e->page_count; page++) {
+        if (ext_page_is_there(e, page))
+            scan_page_table(e, page, versions);
+    }
     free(versions);
     return 0;
 }

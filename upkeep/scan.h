@@ -29,7 +29,10 @@ int ext_scan_page(struct extstore *e, unsigned page,
  * -EIO .. */
 int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out);
 
-/* Fills the empty tables of a new engine from the trailers on flash: slots found are WRITTEN in SEALED
+/* Numbers the pages of a new engine as the trailers on flash say. Pages without one, and those of times before their
+ * device joined the cache (opt.since), get the numbers that are left. 0 or -ENOMEM. */
+int ext_scan_numbers(struct extstore *e);
+/* After it, fills the empty tables of a new engine from the trailers on flash: slots found are WRITTEN in SEALED
  * pages. 0 or -ENOMEM. */
 int ext_scan_tables(struct extstore *e);
 /* Frees the buffers of these functions. */

@@ -145,8 +145,8 @@ static int life_open(struct life *l)
     l->f.idle = step_others;
     if (!l->r.attached) {
         cache_root_set_seed(l->r.cache->root, draw());
-        l->r.ext->root->stamp = draw();
-        ASSERT(ext_mark_write(l->r.ext->devices[0].fd, l->r.ext->root->stamp) == 0);
+        l->r.ext->tables->devices[0].stamp = draw();
+        ASSERT(ext_mark_write(l->r.ext->devices[0].fd, l->r.ext->tables->devices[0].stamp) == 0);
     }
     l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
     ASSERT(l->f.worker);
@@ -275,7 +275,7 @@ static void prepare(void)
         put_key(key, n);
         fixture_delete(&l.f, key);
     }
-    const struct ext_root *root = l.f.ext->root;
+    const struct ext_tables *root = l.f.ext->tables;
     tables[0] = (struct table){0, ARENA_ROOT_BYTES};
     tables[1] = (struct table){root->pages, l.f.ext->page_count * sizeof(struct ext_page)};
     tables[2] = (struct table){root->wbufs, l.f.ext->wbuf_count * sizeof(struct ext_wbuf_root)};

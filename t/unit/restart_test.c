@@ -504,22 +504,53 @@ Test(restart, more_items_than_a_smaller_size_allows_start_empty)
     expect_empty("-m 16", "its items are more than -m allows");
 }
 
-Test(restart, other_slab_classes_start_empty)
+Test(restart, slab_classes_of_a_file_stay)
 {
-    leave_one_item("-m 64 -f 1.25");
-    expect_empty("-m 64 -f 1.3", "the settings are others");
-}
-
-Test(restart, items_without_cas_are_of_no_use_with_it)
-{
-    leave_one_item("-m 64 -C");
+    static const char *const words[] = {"-m 64 -f 1.25", "-m 64 -f 1.3", "-m 64 -n 100", "-m 64 -o slab_chunk_max=256",
+                                        "-m 64 -o slab_sizes=200-4000"};
+    expect_kept(words, ARRAY_COUNT(words), false);
+    unlink(memory_file);
+    leave_one_item("-m 64 -o slab_sizes=200-4000");
     expect_empty("-m 64", "the settings are others");
 }
 
-Test(restart, flash_that_was_not_there_starts_empty)
+/* An item from a life without cas has the cas 0 until it changes; any change gives it one, so no change is missed. */
+Test(restart, items_without_cas_get_one_with_their_first_change)
 {
-    leave_one_item("-m 64");
-    expect_empty(with_flash("-m 64", 64), "the settings are others");
+    struct life l;
+    life_open(&l, "-m 64 -C");
+    fixture_set(&l.f, "number", "41");
+    life_again(&l, "-m 64");
+    cr_assert_str_eq(value_of(&l, "number"), "41");
+    uint64_t number;
+    cr_assert_eq(item_cas(item_of(&l, "number")), 0);
+    cr_assert_eq(fixture_arith(&l.f, "number", false, 1, &number), CACHE_OK);
+    cr_assert_eq(number, 42);
+    cr_assert_neq(item_cas(item_of(&l, "number")), 0);
+    life_end(&l);
+}
+
+Test(restart, flash_comes_and_goes_without_the_items_of_memory)
+{
+    struct life l;
+    char key[16];
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "ram", "value");
+    for (unsigned i = 0; i < 6; i++) {
+        life_again(&l, i % 2 == 0 ? with_flash("-m 64", 64) : "-m 64");
+        cr_assert_str_eq(value_of(&l, "ram"), "value");
+        if (i % 2 == 0) {
+            snprintf(key, sizeof(key), "flash%u", i);
+            cr_assert_str_eq(value_of(&l, "flash0"), "(none)");
+            fixture_set(&l.f, key, "value");
+            to_flash(&l, key);
+            cr_assert_str_eq(value_of(&l, key), "value");
+            cr_assert_eq(ext_reconcile(l.f.ext), 0);
+        } else {
+            cr_assert_str_eq(value_of(&l, key), "(none)");
+        }
+    }
+    life_end(&l);
 }
 
 Test(restart, a_cut_file_starts_empty)
@@ -628,8 +659,8 @@ static void spoil_page_bucket(struct life *l) { open_page(l)->bucket = 77; }
 static void spoil_page_state(struct life *l) { atomic_store(&open_page(l)->state, 9); }
 static void spoil_slots_used(struct life *l) { atomic_store(&open_page(l)->slots_used, 9999); }
 static void spoil_next_version(struct life *l) { atomic_store(&l->f.ext->root->next_version, 0); }
-static void spoil_stamp(struct life *l) { l->f.ext->root->stamp ^= 1; }
-static void spoil_reclaim(struct life *l) { l->f.ext->root->reclaim = l->f.ext->root->pages; }
+static void spoil_stamp(struct life *l) { l->f.ext->tables->devices[0].stamp ^= 1; }
+static void spoil_reclaim(struct life *l) { l->f.ext->tables->reclaim = l->f.ext->tables->pages; }
 static void spoil_growing(struct life *l)
 {
     atomic_store(shard_state(l, 5), atomic_load(shard_state(l, 5)) | 1u << 20 | UINT64_C(30) << 22);
@@ -740,15 +771,34 @@ Test(restart, other_damaged_numbers_cost_nothing)
     }
 }
 
-Test(restart, another_flash_file_starts_empty)
+Test(restart, another_flash_file_is_a_new_device)
 {
     char other[128];
     snprintf(other, sizeof(other), "%s.other", flash_file);
-    leave_one_item(with_flash("-m 64", 64));
+    struct life l;
+    life_open(&l, with_flash("-m 64", 64));
+    fixture_set(&l.f, "ram", "value");
+    fixture_set(&l.f, "flash", "value");
+    to_flash(&l, "flash");
+    cr_assert_eq(ext_sync(l.f.ext, 20000), 0);
+    life_end(&l);
     cr_assert_eq(rename(flash_file, other),
                  0); /* its inode stays in use, so the new file has another */
-    expect_empty(with_flash("-m 64", 64), "other files");
-    unlink(other);
+    life_open(&l, with_flash("-m 64", 64));
+    cr_assert(l.r.attached);
+    cr_assert_not_null(strstr(l.r.line, "is new, 1 file is gone"), "%s", l.r.line);
+    cr_assert_eq(l.r.report.gone_objects, 1);
+    cr_assert_str_eq(value_of(&l, "ram"), "value");
+    cr_assert_str_eq(value_of(&l, "flash"), "(none)");
+    fixture_set(&l.f, "flash", "young");
+    to_flash(&l, "flash");
+    life_end(&l);
+    cr_assert_eq(rename(other, flash_file), 0); /* comes back: not what it knew */
+    life_open(&l, with_flash("-m 64", 64));
+    cr_assert_str_eq(value_of(&l, "ram"), "value");
+    cr_assert_str_eq(value_of(&l, "flash"), "(none)");
+    cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    life_end(&l);
 }
 
 /* A process that used the flash file, but not the memory file, and was killed at once. */
@@ -820,7 +870,7 @@ Test(restart, the_mark_outlives_the_records_beside_it)
     struct life l;
     const char *words = with_flash("-m 64", 64);
     life_open(&l, words);
-    uint64_t stamp = l.f.ext->root->stamp;
+    uint64_t stamp = l.f.ext->tables->devices[0].stamp;
     cr_assert_neq(stamp, 0);
     for (unsigned i = 0; i < 3; i++) {
         struct ext_mark_found found;

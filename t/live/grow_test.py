@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Other settings at a restart: what of the cache stays, printed as a table.
+
+One row per setting and kind of stop. Each row fills a cache, stops it, starts it with the change, and then with the
+first settings again. After both starts every key is read: a value is there as it was stored last, or it is a miss;
+the table says how many are in memory, on flash, and missing. Devices that are gone take their own objects along, no
+others; one that comes back serves nothing. Exit 0: all right; 1: not.
+
+grow_test.py [SCENARIO ...]
+"""
+
+import os
+import re
+import shutil
+import signal
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
+import servers  # noqa: E402
+from servers import Client, expect  # noqa: E402
+
+BINARY = os.environ.get('EXTANT', './extant')
+KEYS = 2500
+SIZES = 'ext_page_size=2,ext_wbuf_size=1,ext_item_size=400'
+MODES = {'-e, kill -9': ('-e', signal.SIGKILL), '-e, SIGTERM': ('-e', signal.SIGTERM),
+         'ext_persist': ('ext_persist', signal.SIGTERM), 'scan, kill -9': ('ext_persist=scan', signal.SIGKILL)}
+
+
+def value_of(i, generation):
+    text = b'%d:%d;' % (i, generation)
+    return text * ((400 + i * 37 % 16000) // len(text) + 1)
+
+
+class Cache:
+    """A server whose settings change from start to start, and what clients stored last."""
+
+    def __init__(self, mode, **settings):
+        self.mode, self.how = MODES[mode]
+        self.server = servers.Server(BINARY, (), 'grow')
+        self.generations = {}
+        self.was = settings
+        self.start(**settings)
+
+    def start(self, devices=('a:20m', 'b:20m'), sizes=SIZES, memory=8, flags=()):
+        options = ','.join(['ext_path=@DIR@/%s' % d for d in devices] + ([sizes] if devices else []))
+        if self.mode != '-e' and devices:
+            options += ',' + self.mode
+        self.server.flags = ['-m', str(memory)] + (['-o', options] if options else []) + list(flags) + \
+            (['-e', '@DIR@/memory'] if self.mode == '-e' else [])
+        self.server.start()
+        self.client = Client(self.server)
+
+    def stop(self):
+        if self.how == signal.SIGKILL and self.mode != '-e':  # a scan finds what is on flash; so put all there
+            self.end_process(signal.SIGTERM)
+            self.server.start()
+            self.client = Client(self.server)
+        self.end_process(self.how)
+
+    def end_process(self, how):
+        self.client.close()
+        self.server.process.send_signal(how)
+        status = self.server.process.wait(servers.PATIENCE_SECONDS)
+        expect('it stops', status == 0 or how == signal.SIGKILL, (status, self.server.log_tail()))
+        if os.path.exists(self.server.path):
+            os.unlink(self.server.path)
+
+    def store(self, keys, generation):
+        for i in keys:
+            value = value_of(i, generation)
+            self.client.send(b'set key%d %d 0 %d noreply\r\n%s\r\n' % (i, i % 1000, len(value), value))
+            self.generations[i] = generation
+        self.client.ask(b'mn')
+
+    def count(self, what):
+        """How many keys are there, as they were stored last. Anything else but a miss is a failure."""
+        found, wrong = 0, []
+        keys = sorted(self.generations)
+        for at in range(0, len(keys), 50):
+            some = keys[at:at + 50]
+            self.client.send(b'get ' + b' '.join(b'key%d' % i for i in some) + b'\r\n')
+            while True:
+                line = self.client.line()
+                if line == b'END':
+                    break
+                word = line.split()
+                i = int(word[1][3:])
+                value = self.client.file.read(int(word[3]) + 2)[:-2]
+                if value == value_of(i, self.generations[i]) and int(word[2]) == i % 1000:
+                    found += 1
+                else:
+                    wrong.append((i, value[:20], self.generations[i]))
+        expect('%s: no wrong value' % what, not wrong, wrong[:3])
+        return found
+
+    def said(self):
+        with open(self.server.log) as log:
+            return ' '.join(line.strip() for line in log if re.search('took over|starts? empty|starting empty', line))
+
+    def taken(self):
+        """(items in memory, objects on flash) that the log says were taken over."""
+        said = self.said()
+        memory = re.search(r'took over (\d+) items in memory and (\d+) on flash', said)
+        if memory:
+            return int(memory.group(1)), int(memory.group(2))
+        flash = re.search(r'took over (\d+) objects', said)
+        return (0, int(flash.group(1))) if flash else (0, 0)
+
+    def reconciles(self, what):
+        """Counts of pages and objects agree with what is there."""
+        stats = self.client.stats()
+        if 'extstore_pages_free' not in stats:
+            return
+        expect('%s: pages add up' % what, int(stats['extstore_pages_free']) + int(stats['extstore_pages_used']) ==
+               int(stats['extstore_limit_maxbytes']) // (int(re.search(r'page_size=(\d+)', ' '.join(
+                   self.server.flags)).group(1)) << 20), stats)
+
+    def end(self):
+        self.client.close()
+        self.server.stop()
+
+
+def row(name, mode, change, back, **base):
+    """change, back: settings, and what has to stay: 'all', 'memory', 'some' (a part of what is on flash) or 'none'."""
+    cache = Cache(mode, **base)
+    try:
+        cache.store(range(KEYS), 1)
+        cache.store(range(0, KEYS, 3), 2)
+        before = cache.count(name)
+        cells = []
+        for settings, stays in (change, back):
+            what = '%s, %s' % (name, mode)
+            cache.stop()
+            cache.start(**dict(base, **settings))
+            memory, flash = cache.taken()
+            found = cache.count(what)
+            cache.reconciles(what)
+            expect('%s: %s stays' % (what, stays), {
+                'all': found == before, 'none': found == 0, 'some': 0 < found < before,
+                'most': 0.99 * before <= found <= before,
+                'memory': memory > 0 and flash == 0 and found == memory}[stays],
+                (found, before, cache.said(), cache.server.log_tail()[-600:]))
+            cells.append('%-6s %5d + %5d = %5d of %5d' % (stays, memory, flash, found, before))
+            cache.store(range(0, KEYS, 2), 3)  # and goes on
+            before = cache.count(what)
+        print('%-34s %-14s | %s | %s' % (name, mode, *cells), flush=True)
+    finally:
+        cache.end()
+
+
+ALL = tuple(MODES)
+CLEAN = ('-e, kill -9', '-e, SIGTERM', 'ext_persist')
+
+
+def rows(name, change, back=({}, 'all'), modes=CLEAN, **base):
+    for mode in modes:
+        row(name, mode, change, back, **base)
+
+
+def tunables():
+    rows('-t 8, -c, -R, -b', ({'flags': ['-t', '8', '-c', '100', '-R', '5', '-b', '99']}, 'all'))
+    rows('-m 64 and back', ({'memory': 64}, 'all'))
+    rows('-I 600k', ({'flags': ['-I', '600k']}, 'all'))
+    rows('ext_io_depth, ext_threads', ({'sizes': SIZES + ',ext_io_depth=8,ext_threads=2'}, 'all'))
+
+
+def buffers():
+    rows('ext_buffer_mem 64 and back', ({'sizes': SIZES + ',ext_buffer_mem=64'}, 'all'))
+    rows('ext_buffer_mem 8 and back', ({'sizes': SIZES + ',ext_buffer_mem=8'}, 'all'))
+
+
+def items():
+    rows('-C', ({'flags': ['-C']}, 'all'))
+    rows('-f 2, -n 100', ({'flags': ['-f', '2', '-n', '100']}, 'all'))
+
+
+def devices():
+    rows('one device more', ({'devices': ('a:20m', 'b:20m', 'c:20m')}, 'all'), ({}, 'some'))
+    rows('one device more', ({'devices': ('a:20m', 'b:20m', 'c:20m')}, 'all'), ({}, 'none'), ALL[3:])
+    rows('one device less', ({'devices': ('a:20m',)}, 'some'))
+    rows('the first device less', ({'devices': ('b:20m',)}, 'some'), modes=CLEAN[:2])
+    rows('a larger device', ({'devices': ('a:24m', 'b:20m')}, 'all'), ({}, 'most'))
+    rows('a larger device', ({'devices': ('a:24m', 'b:20m')}, 'all'), ({}, 'none'), ALL[3:])
+    rows('a smaller device', ({'devices': ('a:4m', 'b:20m')}, 'some'))
+    rows('a smaller device', ({'devices': ('a:4m', 'b:20m')}, 'none'), modes=ALL[3:])
+    rows('devices in another order', ({'devices': ('b:20m', 'a:20m')}, 'all'), modes=CLEAN[:2])
+    rows('another device class', ({'devices': ('a:20m', 'b:20m:compact')}, 'all'), modes=CLEAN[:2])
+
+
+def pages():
+    other = 'ext_page_size=4,ext_wbuf_size=1,ext_item_size=400'
+    rows('ext_page_size 4', ({'sizes': other}, 'memory'), ({}, 'memory'), CLEAN[:2])
+    rows('ext_page_size 4', ({'sizes': other}, 'none'), ({}, 'none'), CLEAN[2:])
+    rows('ext_wbuf_size 2', ({'sizes': SIZES.replace('wbuf_size=1', 'wbuf_size=2')}, 'memory'), ({}, 'memory'),
+         CLEAN[:2])
+    rows('no flash any more', ({'devices': (), 'memory': 32}, 'memory'), ({}, 'most'), CLEAN[:2])
+    rows('flash for the first time', ({'devices': ('a:20m', 'b:20m')}, 'all'), ({}, 'memory'), CLEAN[:2],
+         devices=(), memory=32)
+
+
+def a_device_comes_back():
+    """With what it had when it was left out, or as an older copy of itself, a device serves nothing old."""
+    for mode in ALL:
+        cache = Cache(mode)
+        try:
+            cache.store(range(KEYS), 1)
+            cache.stop()
+            for name in ('a', 'b'):
+                shutil.copy(os.path.join(cache.server.dir, name), os.path.join(cache.server.dir, name + '.old'))
+            cache.start(devices=('a:20m',))
+            cache.store(range(KEYS // 2), 2)
+            cache.client.delete([b'key%d' % i for i in range(KEYS // 2, KEYS // 2 + 500)])
+            for i in range(KEYS // 2, KEYS // 2 + 500):
+                cache.generations[i] = 0  # no value is right
+            cache.count('%s: without it' % mode)
+            cache.stop()
+            cache.start()
+            cache.count('%s: it is back' % mode)
+            cache.store(range(0, KEYS // 4), 3)
+            cache.stop()
+            if mode == '-e, SIGTERM':
+                os.replace(os.path.join(cache.server.dir, 'b.old'), os.path.join(cache.server.dir, 'b'))
+                cache.start(devices=('a:20m', 'b:20m'))
+                cache.count('%s: as an older copy' % mode)
+                cache.stop()
+            cache.start(devices=('a:20m', 'a.old:20m', 'b:20m'))
+            found = cache.count('%s: with a copy beside it' % mode)
+            expect('%s: something is there' % mode, found > 0, cache.said())
+        finally:
+            cache.end()
+
+
+if __name__ == '__main__':
+    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, a_device_comes_back)))
