@@ -1018,21 +1018,48 @@ Test(extstore, pages_without_objects_are_free_after_a_restart)
     aid_free(a);
 }
 
-Test(extstore, memory_of_other_files_is_not_attached)
+/* Killed with buffers that were not written, and started with more flash and other buffers. */
+Test(extstore, more_flash_and_other_buffers_keep_all_objects)
 {
     struct aid *a = aid_new(8, MiB, 128 * KiB);
     aid_arena_file(a);
     aid_start(a);
-    aid_set_wait(a, 0, 1000, EXT_BUCKET_DEFAULT);
-    ext_destroy(a->ext, true);
-    a->opt.attached = true;
-    a->opt.devices[0].bytes = 9 * MiB;
-    char why[256];
-    cr_assert_null(ext_create(&a->opt, &a->tun, why, sizeof(why)));
-    cr_assert_eq(errno, ESTALE);
-    cr_assert_not_null(strstr(why, "other files or sizes"));
-    arena_destroy(a->arena);
-    aid_forget(a);
+    static const unsigned wbufs[] = {24, 6, 16, 7};
+    uint32_t count = 0, gen = 1;
+    for (unsigned i = 0; i < ARRAY_COUNT(wbufs); i++) {
+        for (unsigned k = 0; k < 10; k++, count++)
+            aid_set_wait(a, count, 50000, EXT_BUCKET_DEFAULT);
+        a->opt.devices[0].bytes += (1 + i) * MiB;
+        if (i % 2 == 0)
+            aid_add_device(a, 3 + i, EXT_BUCKET_DEFAULT);
+        a->opt.wbuf_count = wbufs[i];
+        a->opt.buffer_bytes = (wbufs[i] + 1) * a->opt.wbuf_bytes + 16 * MiB;
+        aid_restart(a);
+        all_there(a, 0, count);
+        cr_assert_eq(ext_reconcile(a->ext), 0);
+        cr_assert_eq(aid_info(a).objects_used, count);
+        aid_set_wait(a, gen++, 50000, EXT_BUCKET_DEFAULT);
+    }
+    aid_sync(a);
+    all_there(a, 0, count);
+    cr_assert_eq(aid_info(a).limit_maxbytes, (8 + 1 + 2 + 3 + 4 + 3 + 5) * MiB);
+    aid_free(a);
+}
+
+/* Pages that no word can name are not used, and it says so. */
+Test(extstore, flash_that_no_place_reaches_is_left_alone)
+{
+    struct aid *a = aid_new(8, MiB, 128 * KiB);
+    aid_arena_file(a);
+    aid_start(a);
+    aid_set_wait(a, 0, 50000, EXT_BUCKET_DEFAULT);
+    a->opt.place_limit = 10 * MiB / EXT_GRANULE_BYTES + 1;
+    a->opt.devices[0].bytes = 16 * MiB;
+    aid_restart(a);
+    all_there(a, 0, 1);
+    cr_assert_eq(aid_info(a).limit_maxbytes, 10 * MiB);
+    cr_assert_not_null(strstr(ext_attach_note(a->ext), "6 of 16 pages of "), "%s", ext_attach_note(a->ext));
+    aid_free(a);
 }
 
 /* ---- threads ---- */
