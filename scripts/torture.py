@@ -7,6 +7,10 @@ instant it gets SIGKILL (now and then SIGTERM or SIGUSR1; now and then while it 
 started again, and every client compares each of its keys with its history: what was answered must be
 there; what was sent but not answered may have happened or not, in the order in which it was sent.
 
+With flash, each start may have another device more or less, larger or smaller ones, in another order, and other
+buffers. A key that is missing after a device went or became smaller may have been on it; it must not be an older
+value, and without such a change nothing is missing.
+
 A third part of the cycles, "nearly full", only overwrites: all keys, 70% of a small flash, with and without
 TTL, at full speed, and nothing is read for four lives in a row, since a read would settle which of two values
 is the older. Missing keys then count as lost, minus those that the server says it evicted.
@@ -272,8 +276,9 @@ class Client:
             return 'stale', text
         return 'wrong', text
 
-    def check(self):
-        """Compares every key and adopts the values found. Returns (kind, text) of each error."""
+    def check(self, shrunk=False):
+        """Compares every key and adopts the values found. Returns (kind, text) of each error. shrunk: what is missing
+        may have been on a device that is gone."""
         conn = connect(self.path)
         actual = {}
         for at in range(0, len(self.keys), 100):
@@ -287,9 +292,9 @@ class Client:
         for key in self.keys:
             allowed = [self.acked[key]] + ([after[key]] if key in after else [])
             what = self.judge(key, actual[key], allowed)
-            if what:
+            if what and not (shrunk and what[0] == 'lost'):
                 wrong.append(what)
-        wrong += self.check_order(actual)
+        wrong += [] if shrunk else self.check_order(actual)
         for key, state in self.pending:
             if self.matches(key, actual[key], state):
                 self.acked[key] = state
@@ -407,7 +412,7 @@ class Sweeper:
             return None  # refused, or never answered: either may stand there
         return 'stale', '%s: found %s.., wanted version %d' % (self.keys[i], value[:40], self.acked[i])
 
-    def check(self):
+    def check(self, _=False):
         """What was not answered stays unsure until the next value of its key is."""
         self.checks += 1
         self.missing = 0
@@ -436,7 +441,7 @@ def client_main(number, seed, path, keys, pipe, kind):
             if what == 'load':
                 answer = client.load(*args)
             elif what == 'check':
-                answer = client.check()
+                answer = client.check(*args)
             elif what == 'flushed':
                 answer = client.flushed()
             elif what == 'all_missing':
@@ -473,6 +478,8 @@ class Torture:
         self.server = None
         self.shared = [0] * SHARED_KEYS
         self.pipes = []
+        self.devices = {'flash': 1024}  # MB
+        self.shrunk, self.grown, self.shrinks = False, 0, 0
 
     # ---- server ----
 
@@ -486,8 +493,23 @@ class Torture:
             cmd += ['-u', 'root']
         if not flash:
             return cmd + ['-m', '512']
-        return cmd + ['-m', '32', '-o', 'ext_path=%s:1g,ext_page_size=8,ext_wbuf_size=2,ext_item_size=64,ext_item_age=1'
-                      % os.path.join(self.dir, 'flash')]
+        paths = ['ext_path=%s:%dm' % (os.path.join(self.dir, name), size) for name, size in self.devices.items()]
+        self.random.shuffle(paths)
+        return cmd + ['-m', '32', '-o', ','.join(paths) + ',ext_page_size=8,ext_wbuf_size=2,ext_item_size=64,'
+                      'ext_item_age=1,ext_buffer_mem=%d' % self.random.choice((48, 48, 48, 24, 96))]
+
+    def change_devices(self, may_shrink):
+        """Another set of devices, for the next start."""
+        was = self.devices
+        self.devices = {'flash': self.random.choice((1024, 1024, 1200, 400))}
+        for name in ('second', 'third'):
+            if self.random.random() < (0.5 if name == 'second' else 0.2):
+                self.devices[name] = self.random.choice((200, 320))
+        if not may_shrink:
+            self.devices = {name: max(self.devices.get(name, 0), was.get(name, 0)) for name in {**was, **self.devices}}
+        self.shrunk = any(self.devices.get(name, 0) < size for name, size in was.items())
+        self.shrinks += self.shrunk
+        self.grown += any(was.get(name, 0) < size for name, size in self.devices.items())
 
     def start(self, flash):
         """Starts; now and then kills it on the way and starts it again."""
@@ -594,7 +616,11 @@ class Torture:
             conn.send(b'get shared%d\r\n' % i)
             line = conn.line()
             if line == b'END':
-                self.tell([('lost', 'shared%d' % i)])
+                if not self.shrunk:
+                    self.tell([('lost', 'shared%d' % i)])
+                conn.send(b'add shared%d 0 0 1\r\n0\r\n' % i)
+                conn.line()
+                self.shared[i] = 0
                 continue
             value = int(conn.exactly(int(line.split()[3]) + 2))
             conn.line()
@@ -622,9 +648,12 @@ class Torture:
         if False in self.answers():
             self.fail('a client did not notice the end')
         self.kills += 1
+        if flash and self.random.random() < 0.5:
+            self.change_devices(self.random.random() < 0.3)
         self.start(flash)
         self.check_shared()
-        self.all('check')
+        self.all('check', self.shrunk)
+        self.shrunk = False
         for found in self.answers():
             self.tell(found)
         self.checked += self.args.keys * self.args.clients
@@ -742,6 +771,7 @@ class Torture:
               '%d operations acknowledged, %d refused, %d keys checked, slowest start %d ms, slowest stop %d ms, %.0f s'
               % (self.args.seed, self.kills + self.early_kills, self.early_kills, self.flushes, self.operations, self.refusals,
                  self.checked, self.slowest_start * 1000, self.slowest_stop * 1000, time.monotonic() - begin))
+        print('torture: %d starts with more flash, %d with less' % (self.grown, self.shrinks))
         print('torture: %d lost, %d stale, %d wrong, %d brought back'
               % tuple(self.found[k] for k in ('lost', 'stale', 'wrong', 'brought back')))
         return not self.texts
