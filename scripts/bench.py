@@ -167,7 +167,7 @@ class Bench:
                                           for _ in range(self.pairs)])
 
     def tls(self):
-        """The same gets as in ram_get, through TLS 1.3 with the ciphers that both choose."""
+        """The same gets as in ram_get, and sets, through TLS 1.3 with the ciphers that both choose."""
         for binary in (self.memcached, self.extant):
             shown = subprocess.run([binary, "-h"], capture_output=True, text=True, check=False)
             if "--enable-ssl" not in shown.stdout:
@@ -183,8 +183,11 @@ class Bench:
                     Server(self, self.extant, "extant", flags) as b:
                 for s in (a, b):
                     self.fill(s, tls=True, keys=keys, value=value, conns=10, depth=32)
-                pairs = self.pairs_of(a, b, tls=True, keys=keys, value=value, conns=50, get_ratio=1)
-                self.record("tls_get", self.column(pairs, "cpu_us"))
+                for name, get_ratio in (("tls_get", 1), ("tls_set", 0)):
+                    if self.wants(name):
+                        pairs = self.pairs_of(a, b, tls=True, keys=keys, value=value, conns=50,
+                                              get_ratio=get_ratio)
+                        self.record(name, self.column(pairs, "cpu_us"))
         finally:
             for path in (crt, key):
                 os.unlink(path)
@@ -567,7 +570,7 @@ class Bench:
 
     def measure_all(self):
         self.each((("ram_get", "ram_get_pipe", "ram_set_pipe", *GROUPS["binary"], "memcaslap"), self.ram),
-                  (("tls_get",), self.tls),
+                  (("tls_get", "tls_set"), self.tls),
                   (("ram_overhead",), self.ram_overhead),
                   (tuple(GROUPS["flash"]), self.flash),
                   (tuple(GROUPS["load"]), self.load_rows),

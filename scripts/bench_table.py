@@ -41,6 +41,8 @@ ROWS = [
     Row("ram_set_pipe", "RAM set 100 B, pipeline 32: CPU per op", "us", 0.70, 0.50),
     Row("tls_get", "RAM get with TLS, 50 connections, one request at a time: CPU per op", "us", 0.75,
         0.60),
+    Row("tls_set", "RAM set 100 B with TLS, 50 connections, one request at a time: CPU per op", "us", 0.75,
+        0.60),
     Row("bin_get", "binary get, 50 connections, one request at a time: CPU per op", "us", 0.75, 0.70),
     Row("bin_get_pipe", "binary get, pipeline 32: CPU per op", "us", 0.75, 0.50),
     Row("bin_set", "binary set 100 B, 50 connections, one request at a time: CPU per op", "us", 0.75, 0.70),
@@ -85,7 +87,7 @@ LOSSES = ("load_lost", "overwrite_lost")  # counts, of which zero is right
 
 # What a name of BENCH_ROWS may stand for beside itself.
 GROUPS = {
-    "ram": ["ram_get", "ram_get_pipe", "ram_set_pipe", "tls_get", "ram_overhead", "memcaslap"],
+    "ram": ["ram_get", "ram_get_pipe", "ram_set_pipe", "tls_get", "tls_set", "ram_overhead", "memcaslap"],
     "binary": ["bin_get", "bin_get_pipe", "bin_set", "bin_set_pipe"],
     "flash_get": ["flash_cpu", "flash_rate50", "flash_rate200", "flash_p99", "flash_p50"],
     "flash": ["flash_cpu", "flash_rate50", "flash_rate200", "flash_p99", "flash_p50", "flash_fio",
