@@ -6,8 +6,10 @@ begin a handshake and don't end it.
 EXTANT_DEBUG_BIN names the server; names of scenarios as arguments run only these. Exit 77: no TLS here.
 """
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -463,6 +465,65 @@ def kernel_tls_is_no_hindrance():
                server.log_tail())
 
 
+KERNEL_WITH_TLS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <linux/tls.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#define OVERRIDE(type, name, args) type name args
+
+/* A kernel that has TLS, for sending, and doesn't encrypt. */
+OVERRIDE(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t len))
+{
+    int (*real)(int, int, int, const void *, socklen_t) = dlsym(RTLD_NEXT, "setsockopt");
+    if (level == IPPROTO_TCP && name == TCP_ULP)
+        return 0;
+    if (level == 282) /* SOL_TLS */
+        return name == TLS_TX ? 0 : -1;
+    return real(fd, level, name, value, len);
+}
+"""
+
+
+@contextlib.contextmanager
+def preloaded(library):
+    os.environ['LD_PRELOAD'] = library
+    try:
+        yield
+    finally:
+        del os.environ['LD_PRELOAD']
+
+
+def kernel_tls_is_given_the_clear_bytes():
+    """Where the kernel makes the records, it gets the replies as they are: whole, in order."""
+    if 'asan' in BINARY or not shutil.which('cc'):
+        print('       skipped: no compiler, or a server that bears no preloaded library')
+        return
+    value = value_of(3, 50000)
+    server = TlsServer('ssl_kernel_tls')
+    source, shim = (os.path.join(server.dir, 'kernel.' + end) for end in ('c', 'so'))
+    with open(source, 'w') as f:
+        f.write(KERNEL_WITH_TLS)
+    subprocess.run(['cc', '-shared', '-fPIC', '-o', shim, source], check=True, timeout=120)
+    with preloaded(shim), server:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = server.context().wrap_bio(incoming, outgoing, server_hostname='localhost')
+        with socket.create_connection(('127.0.0.1', server.tls_port), timeout=120) as s:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    s.sendall(outgoing.read())
+                    incoming.write(s.recv(1 << 16))
+            tls.write(b'set a 0 0 50000\r\n' + value + b'\r\nget a\r\nget b\r\n')
+            s.sendall(outgoing.read())
+            got = read_until(s, b'END\r\nEND\r\n')
+            expect('in the clear', got == b'STORED\r\nVALUE a 0 50000\r\n' + value + b'\r\nEND\r\nEND\r\n', got[:100])
+
+
 def hello_of(server):
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = server.context().wrap_bio(incoming, outgoing, server_hostname='localhost')
@@ -638,6 +699,7 @@ def main():
         conversation, long_replies_keep_their_order, thousands_in_a_pipeline, records_are_filled,
         listeners, clients_are_verified, versions_and_ciphers, certificates_are_replaced,
         keys_of_each_kind, keys_are_updated, sessions_are_resumed, kernel_tls_is_no_hindrance,
+        kernel_tls_is_given_the_clear_bytes,
         connections_are_counted, clients_that_do_not_read, stalled_handshakes_are_bounded,
         dumps_and_watchers, with_dropped_privileges, broken_records,
         strangers_are_told_of])
