@@ -10,6 +10,7 @@
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/room.h"
+#include "items/worth.h"
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -214,9 +215,12 @@ static bool step_index(struct maint *m, uint32_t now)
         did |= cls != 0 && flush_page_of(m, cls, true);
     }
     if (atomic_exchange(&c->index_full, false)) {
+        worth_index_full(c);
         ext_evict_oldest(c->ext);
         did = true;
     }
+    if (atomic_load_explicit(&c->index_crowded, memory_order_relaxed))
+        worth_index_look(c, index_capacity(cache_index_limit(limit)));
     return did;
 }
 

@@ -30,7 +30,7 @@ uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
 uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
 {
     uint64_t total = ext_pages_total(e, device_class);
-    uint64_t margin = 1 + min_u64(total / 32, 8);
+    uint64_t margin = 1 + min_u64(total / 64, 8);
     if (device_class != EXT_BUCKET_DEFAULT)
         return margin;
     return EXT_RESERVED_PAGES + (total < SMALL_PAGES ? 0 : margin);

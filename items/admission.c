@@ -18,7 +18,7 @@ void admission_init(struct admission *a, enum admission_mode mode, uint64_t flas
     a->worth = ADMISSION_WORTH;
     a->worth_strict = ADMISSION_WORTH_STRICT;
     a->sample = ADMISSION_SAMPLE;
-    a->period_bytes = max_u64(flash_bytes, 2);
+    admission_set_period(a, flash_bytes);
     a->wait = FIRST_WAIT_PERIODS;
     atomic_store(&a->admitted, (1u << GROUPS) - 1);
     atomic_store(&a->share, ADMISSION_SHARE_ALL);
@@ -33,6 +33,11 @@ static void add(_Atomic(uint64_t) *at, uint64_t by)
     atomic_fetch_add_explicit(at, by, memory_order_relaxed);
 }
 static uint64_t take(_Atomic(uint64_t) *at) { return atomic_exchange_explicit(at, 0, memory_order_relaxed); }
+
+void admission_set_period(struct admission *a, uint64_t bytes)
+{
+    atomic_store_explicit(&a->period_bytes, max_u64(bytes, 2), memory_order_relaxed);
+}
 
 /* ---- classes ---- */
 
@@ -141,7 +146,7 @@ static void decide(struct admission *a)
 {
     if (atomic_exchange(&a->deciding, true))
         return;
-    if (get(&a->left) >= a->period_bytes / 2) {
+    if (get(&a->left) >= get(&a->period_bytes) / 2) {
         atomic_store_explicit(&a->left, 0, memory_order_relaxed);
         judge_classes(a);
         if (++a->halves % 2 == 0)
@@ -168,7 +173,7 @@ bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_
         return known || class % ADMISSION_RAM_HITS == ADMISSION_RAM_HITS - 1;
     add(known ? &a->known : &a->unknown, 1);
     add(&a->left, object_bytes);
-    if (get(&a->left) >= a->period_bytes / 2)
+    if (get(&a->left) >= get(&a->period_bytes) / 2)
         decide(a);
     if ((hash >> 12 & (ADMISSION_SHARE_ALL - 1)) >= atomic_load_explicit(&a->share, memory_order_relaxed))
         return false;

@@ -49,10 +49,10 @@ enum admission_trial { ADMISSION_STEADY, ADMISSION_SETTLING, ADMISSION_MEASURING
 struct admission {
     /* const after init */
     enum admission_mode mode;
-    uint64_t period_bytes;
     double worth, worth_strict; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
     unsigned sample;
     /* atomic */
+    _Atomic(uint64_t) period_bytes;
     _Atomic(uint64_t) written[ADMISSION_SIZES * ADMISSION_CLASSES], hits[ADMISSION_SIZES * ADMISSION_CLASSES]; /* bytes; decayed */
     _Atomic(uint64_t) leaving, leaving_bytes; /* objects, for their mean; decayed */
     _Atomic(uint32_t) admitted; /* a bit for each class and size */
@@ -70,6 +70,8 @@ struct admission {
 };
 
 void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes);
+/* Not flash is what fills up, but something that holds as many bytes of objects as this: a period is so long. */
+void admission_set_period(struct admission *a, uint64_t bytes);
 /* The class of an object: known, and hits in RAM. Pure. */
 static inline unsigned admission_class(bool known, unsigned ram_hits)
 {

@@ -141,6 +141,7 @@ struct cache {
     int maint_fd; /* eventfd, const: readable wakes the maintenance thread */
     uint32_t planned_told; /* the maintenance thread's: planned_unix that the engine knows of */
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
+    _Atomic(bool) index_crowded; /* pages go for it: until an eighth of it is free, objects must be worth a place */
     struct stale_queue stale;
     struct ghost ghost;         /* no entries: there was no memory for it */
     struct admission admission; /* with flash */

@@ -42,6 +42,27 @@ void worth_open(struct cache *c, uint64_t flash_bytes)
     admission_init(&c->admission, (enum admission_mode)c->config->ext_admission, flash_bytes);
 }
 
+void worth_index_full(struct cache *c)
+{
+    struct ext_info info;
+    if (atomic_exchange_explicit(&c->index_crowded, true, memory_order_relaxed))
+        return;
+    ext_info(c->ext, &info);
+    admission_set_period(&c->admission, info.bytes_used);
+}
+
+void worth_index_look(struct cache *c, uint64_t capacity)
+{
+    struct index_info info;
+    struct ext_info ext;
+    index_info(c->index, &info);
+    if (info.ram_count + info.flash_count > capacity / 8 * 7)
+        return;
+    ext_info(c->ext, &ext);
+    admission_set_period(&c->admission, ext.limit_maxbytes);
+    atomic_store_explicit(&c->index_crowded, false, memory_order_relaxed);
+}
+
 unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)
 {
     unsigned flags = item_flags(it);
@@ -70,7 +91,8 @@ enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint3
     admission_leaves(&c->admission, bytes);
     if (!is_within_limits(c, *class))
         return WORTH_TOO_MUCH;
-    if (c->admission.mode == ADMISSION_ALL || !ext_is_full(c->ext))
+    bool full = ext_is_full(c->ext) || atomic_load_explicit(&c->index_crowded, memory_order_relaxed);
+    if (c->admission.mode == ADMISSION_ALL || !full)
         return WORTH_WRITE;
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     if (exptime != 0 && exptime <= now + ext_flush_sec(c->ext))

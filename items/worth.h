@@ -1,7 +1,7 @@
 /* items/worth.h: is an item that leaves RAM worth a write to flash? This file passes the cache's facts to
  * items/admission.h and items/ghost.h, which decide.
  *
- * While flash has free pages everything is written (ext_is_full). Then an object is written that its class
+ * While flash has free pages, and the index free places, everything is written (ext_is_full, index_crowded). Then an object is written that its class
  * (admission.h) speaks for. Not written is also what will have expired by the time it could have been
  * (ext_flush_sec), and, full or not, what the limits of writing leave no room for (flash/pace.h): the less
  * they leave, the more an object must have shown. What may hide older values of its key on flash is always
@@ -22,6 +22,11 @@
 #define WORTH_FLASH_BYTES_A_BYTE 2048u
 #define WORTH_SHARE_OF_MEMORY 64u
 void worth_open(struct cache *c, uint64_t flash_bytes);
+
+/* An insert into the index found no room: from now on objects must be worth a place in it. */
+void worth_index_full(struct cache *c);
+/* Ends that once an eighth of the index, which can hold this many objects, is free. */
+void worth_index_look(struct cache *c, uint64_t capacity);
 
 enum worth { WORTH_WRITE, WORTH_NOT, WORTH_TOO_SHORT, WORTH_TOO_MUCH };
 /* Decides about an item that leaves RAM, and counts it. *class: for the record. LOCK_COLUMN held. */

@@ -42,7 +42,7 @@ struct ext_reclaim {
     /* owned by the maintenance thread; by the I/O thread while reading is true */
     enum phase phase;
     enum mode mode;
-    bool for_index;   /* EVICT since the index is full: nothing is kept */
+    bool for_index;   /* EVICT since the index is full: nothing is written again */
     bool drop_unread; /* RESCUE that leaves behind what was never hit */
     bool to_old;      /* RESCUE to bucket old, since the page went only for its age */
     uint32_t page, version;
@@ -518,6 +518,13 @@ static void start_sweep(struct ext_reclaim *r, bool whole_page)
     r->sweep_cursor = 0;
 }
 
+/* Is it places in the index that are short? Then what was hit stays where it is, cooler, and the rest goes. */
+static bool leaves_hot(const struct ext_reclaim *r)
+{
+    return r->mode == EVICT && r->for_index && stay_pct(r) > 0 &&
+           ext_page_state_of(&r->e->pages[r->page]) == EXT_PAGE_DRAINING;
+}
+
 /* Goes to the next slot with records, or to the end of the page. */
 static void begin_slot(struct ext_reclaim *r)
 {
@@ -532,7 +539,9 @@ static void begin_slot(struct ext_reclaim *r)
         begin_slot(r);
         return;
     }
-    if (r->slot_index >= used && r->mode == STAY && !is_empty) {
+    if (r->slot_index >= used && !is_empty && (r->mode == STAY || leaves_hot(r))) {
+        if (r->for_index && r->page_evicted > 0)
+            atomic_store(&e->evict_requests, 0);
         ext_page_stay(e, r->page);
         event(r, "type=compact_end id=%" PRIu32, r->page);
         end_job(r);
@@ -814,6 +823,10 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
         return NEXT;
     if (r->mode == LOOK) {
         r->heat_bytes[heat] += entry->record_bytes;
+        return NEXT;
+    }
+    if (heat > 0 && leaves_hot(r)) {
+        cb->cool(cb->ctx, entry->hash, place);
         return NEXT;
     }
     if (r->mode == EVICT) {

@@ -8,6 +8,8 @@
  *     STAY   stay_pct of it and more: it stays as the youngest page, each heat is halved, and nothing is
  *            rewritten. Some in a row may; then one goes even if it is hot. Its version stays, so its records do.
  *     EVICT  else: the hottest are written again, up to rewrite_pct of a page, the rest is dropped and counted.
+ *            If it is the index that is full, nothing is written again: what was hit stays where it is, its heat halved,
+ *            and the rest goes.
  *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
  *            compact (cold ones that were rescued before to coldcompact, where such devices are),

@@ -1193,6 +1193,18 @@ Test(cache_worth, a_key_that_was_deleted_on_flash_is_known)
     cr_assert_gt(hits_of_range(0, 100), 85);
 }
 
+Test(cache_worth, a_crowded_index_counts_as_full_flash)
+{
+    f.cache->admission.mode = ADMISSION_STRICT;
+    store_range(0, FLASH_HOLDS / 2);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 0);
+    atomic_store(&f.cache->index_crowded, true);
+    uint64_t flushed = fixture_counter(&f, CACHE_N_flushed_items);
+    store_range(FLASH_HOLDS, 300);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 300);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed);
+}
+
 Test(cache_worth, all_writes_all)
 {
     f.cache->admission.mode = ADMISSION_ALL;

@@ -449,6 +449,39 @@ Test(ext_reclaim, a_full_index_makes_the_oldest_page_go)
     aid_free(a);
 }
 
+Test(ext_reclaim, for_a_full_index_what_was_hit_stays_where_it_is)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    a->tun.stay_pct = 33;
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    uint32_t n = per_page();
+    fill(a, 0, 3 * n);
+    aid_sync(a);
+    for (uint32_t i = 0; i < n; i += 4)
+        a->objects[i].heat = 2;
+    uint64_t written = aid_info(a).device_bytes_written;
+    ext_evict_oldest(a->ext);
+    aid_maintain(a);
+    for (uint32_t i = 0; i < n - 1; i++) {
+        cr_assert_eq(a->objects[i].present, i % 4 == 0, "object %u", i);
+        cr_assert(i % 4 != 0 || a->objects[i].heat == 1, "object %u", i);
+    }
+    cr_assert(a->objects[n].present);
+    cr_assert_eq(aid_info(a).evicted_index_full, a->evicted);
+    cr_assert_eq(aid_info(a).device_bytes_written, written);
+    cr_assert_eq(read_all(a, ring, 0, n), (n + 3) / 4);
+    /* All is hot: pages cool down in turn, until something goes. */
+    for (uint32_t i = 0; i < 3 * n; i++)
+        a->objects[i].heat = a->objects[i].present ? 3 : 0;
+    uint64_t before = a->evicted;
+    ext_evict_oldest(a->ext);
+    AID_WAIT_FOR((aid_step(a), a->evicted > before));
+    cr_assert_eq(ext_reconcile(a->ext), 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(ext_reclaim, a_full_index_makes_even_the_page_go_that_is_being_filled)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
