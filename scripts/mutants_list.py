@@ -192,6 +192,22 @@ MUTANTS = (
     Mutant("the rank above is taken already", "index.c",
            "            used |= 1u << index_rank(ix, w);", "            used |= 1u << (index_rank(ix, w) / 2);", INDEX + CACHE),
 
+    # ---- worth: what is written, and what stays
+    Mutant("worth: an object's size plays no part", "items/admission.c",
+           "    return size * ADMISSION_CLASSES + class;", "    return (size & 0) * ADMISSION_CLASSES + class;",
+           ("admission_test",)),
+    Mutant("worth: hit in RAM is judged like never hit", "items/admission.c",
+           "{ return group % ADMISSION_CLASSES != 0; }",
+           "{ return group % ADMISSION_CLASSES >= ADMISSION_RAM_HITS; }", ("admission_test",)),
+    Mutant("worth: HOT keeps more than its share", "items/room.c",
+           "    if (c->ext && c->config->lru_segmented)\n        keep_shares",
+           "    if (!c->ext && c->config->lru_segmented)\n        keep_shares", ("cache_test:cache_room/*",)),
+    Mutant("worth: a crowded index takes all", "items/worth.c",
+           "ext_is_full(c->ext) || atomic_load", "ext_is_full(c->ext) && atomic_load",
+           ("cache_test:cache_worth/a_crowded*",)),
+    Mutant("worth: a full index drops what was hit", "upkeep/reclaim.c",
+           "    if (heat > 0 && leaves_hot(r)) {", "    if (heat > 3 && leaves_hot(r)) {",
+           ("ext_reclaim_test:ext_reclaim/for_a_full*",)),
     # ---- reclaim: live records move, records that don't verify are dropped
     Mutant("reclaim gives a moved record a new number", "upkeep/reclaim.c",
            "    int rc = ext_append_begin(e, bucket, &in, rec.seq, true, &a);", "    int rc = ext_append_begin(e, bucket, &in, 0, true, &a);",
