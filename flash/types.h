@@ -142,6 +142,10 @@ struct ext_options {
     /* Else the page table may come from a checkpoint, as ext_save() put it there, or be put
      * together from the tables in the pages. Both end with ext_attach_done(), as an attach does. */
     struct checkpoint_reader *saved;
+    /* Of a checkpoint of format 1, whose page table doesn't tell: how many devices it had, the bytes of each, and which
+     * of devices[] it is now (EXT_NO_DEVICE: none). */
+    uint32_t saved_count, saved_device[EXT_DEVICES_MAX];
+    uint64_t saved_bytes[EXT_DEVICES_MAX];
     bool scan;
     uint32_t version_floor; /* pages get versions above this one */
     /* With scan: what stands on a device from times up to this version is older than its joining the cache. */

@@ -111,14 +111,6 @@ static uint32_t known_device(const struct checkpoint_head *h, const struct check
     return NO_DEVICE;
 }
 
-static bool is_same_flash(const struct checkpoint_head *h, const struct checkpoint_head *now)
-{
-    bool same = h->device_count == now->device_count;
-    for (uint32_t i = 0; same && i < now->device_count; i++)
-        same = h->devices[i].bytes == now->devices[i].bytes && h->devices[i].ino == now->devices[i].ino;
-    return same;
-}
-
 /* Why this start can't use the head's content, in any state; false: it can. */
 static bool is_misfit(const struct persist *p, char *why, size_t n)
 {
@@ -135,10 +127,6 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
     }
     if (h->page_bytes != p->page_bytes || h->wbuf_bytes != p->wbuf_bytes) {
         say(why, n, "it was made with another %s", h->page_bytes != p->page_bytes ? "ext_page_size" : "ext_wbuf_size");
-        return true;
-    }
-    if (h->format < CHECKPOINT_FORMAT && !is_same_flash(h, &now)) {
-        say(why, n, "it was made with other flash files, by a build that could not change them");
         return true;
     }
     bool any = false;
@@ -304,6 +292,24 @@ static void set_since(const struct persist *p, struct ext_options *opt)
     }
 }
 
+/* What the devices of a head of format 1 are now; a block device is known by its place and size. */
+static void set_saved(const struct persist *p, struct ext_options *opt)
+{
+    struct checkpoint_head now = {0};
+    (void)describe_devices(p, &now);
+    opt->saved_count = p->found.device_count;
+    for (uint32_t i = 0; i < p->found.device_count; i++) {
+        const struct checkpoint_device *was = &p->found.devices[i];
+        opt->saved_bytes[i] = was->bytes;
+        opt->saved_device[i] = EXT_NO_DEVICE;
+        for (uint32_t k = 0; k < now.device_count; k++) {
+            if (was->ino == 0 ? k == i && now.devices[k].ino == 0 && now.devices[k].bytes == was->bytes
+                              : now.devices[k].ino == was->ino)
+                opt->saved_device[i] = k;
+        }
+    }
+}
+
 int persist_fill_options(struct persist *p, struct ext_options *opt)
 {
     if (!is_on(p))
@@ -324,6 +330,7 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
         return -EAGAIN;
     }
     opt->saved = p->reader;
+    set_saved(p, opt);
     return 0;
 }
 

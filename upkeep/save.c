@@ -215,27 +215,26 @@ void ext_load_end(struct extstore *e)
     e->saved = NULL;
 }
 
-/* A Table2 fits the same devices only, as their numbers follow from their sizes. */
+/* Before Table3 numbers followed from the sizes of devices. */
 static int number_table_2(struct extstore *e, struct ext_saved *saved)
 {
+    uint32_t counts[EXT_DEVICES_MAX];
     uint64_t pages = 0;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        pages += e->devices[i].page_count;
-        e->known[i] = (struct ext_known){.bytes = e->devices[i].bytes, .stamp = saved->engine.stamp_2};
-        e->device_of[i] = e->devices[i].stamp == saved->engine.stamp_2 ? i : EXT_NO_DEVICE;
-        if (e->device_of[i] == EXT_NO_DEVICE)
+    e->known_count = e->opt.saved_count;
+    for (uint32_t i = 0; i < e->known_count; i++) {
+        uint32_t device = e->opt.saved_device[i];
+        pages += counts[i] = (uint32_t)(e->opt.saved_bytes[i] / saved->engine.page_bytes);
+        e->known[i] = (struct ext_known){.bytes = counts[i] * saved->engine.page_bytes, .stamp = saved->engine.stamp_2};
+        e->device_of[i] = device;
+        if (device != EXT_NO_DEVICE && e->devices[device].stamp != saved->engine.stamp_2)
             return -EXDEV;
     }
-    e->known_count = e->device_count;
     if (pages != saved->engine.page_count)
         return -ESTALE;
-    uint32_t counts[EXT_DEVICES_MAX];
     struct ext_page_where *where = calloc(pages, sizeof(*where));
     if (where == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < e->device_count; i++)
-        counts[i] = e->devices[i].page_count;
-    ext_number_pages(where, counts, e->device_count);
+    ext_number_pages(where, counts, e->known_count);
     for (uint32_t i = 0; i < pages; i++)
         saved->pages[i].where = ext_where_pack(where[i]);
     free(where);

@@ -221,7 +221,7 @@ def memory_and_flash():
 def checkpoints():
     expect("this build's checkpoint format has a sample (formats_test.py make)", os.path.exists(CHECKPOINT_NOW))
     for sample in sorted(glob.glob(os.path.join(SAMPLES, "checkpoint-*.xz"))):
-        for more in [[], ["-m", "512", "-I", "512k"]] + ([SECOND] if sample == CHECKPOINT_NOW else []):
+        for more in ([], ["-m", "512", "-I", "512k"], SECOND):
             take_over(sample, FLASH_FLAGS + more, ["flash", "flash.checkpoint"], claim_checkpoint)
 
 

@@ -230,5 +230,21 @@ def a_device_comes_back():
             cache.end()
 
 
+def a_device_moves():
+    """A file that was copied elsewhere while nothing ran is the same device."""
+    for mode in CLEAN:
+        cache = Cache(mode)
+        try:
+            cache.store(range(KEYS), 1)
+            cache.stop()
+            os.rename(os.path.join(cache.server.dir, 'b'), os.path.join(cache.server.dir, 'b.gone'))
+            shutil.copy(os.path.join(cache.server.dir, 'b.gone'), os.path.join(cache.server.dir, 'elsewhere'))
+            cache.start(devices=('elsewhere:20m', 'a:20m') if mode != 'ext_persist' else ('a:20m', 'elsewhere:20m'))
+            found = cache.count(mode)
+            expect('%s: all is there' % mode, found == KEYS, (found, cache.said()))
+        finally:
+            cache.end()
+
+
 if __name__ == '__main__':
-    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, a_device_comes_back)))
+    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, a_device_comes_back, a_device_moves)))
