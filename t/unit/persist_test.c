@@ -802,7 +802,8 @@ static void count_in_head(struct checkpoint_head *head, char *body)
 
 static void count_in_page(struct checkpoint_head *head, char *body)
 {
-    struct ext_saved_page *first = (struct ext_saved_page *)(body + sizeof(struct ext_saved_engine));
+    struct ext_saved_page *first =
+        (struct ext_saved_page *)(body + sizeof(struct ext_saved_engine) + sizeof(struct ext_saved_device));
     (void)head;
     cr_assert_eq(first->objects, 200);
     first->objects++;
