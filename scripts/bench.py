@@ -35,16 +35,16 @@ from bench_table import (GROUPS, MIB, ROWS, ROW_BY_NAME, BenchError, Result, Ski
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GIB = 1 << 30
-SETTLE_SECONDS = 120      # values are on flash within, after a load
-MISS_SHARE_MAX = 0.01     # more than that and a row about hits isn't one
-FLASH_READ_BYTES_MIN = 256  # less from the device for a get and a row about flash isn't one
+SETTLE_SECONDS = 120      # longest wait until the values of a load are on flash
+MISS_SHARE_MAX = 0.01     # with more misses, a row about hits means nothing
+FLASH_READ_BYTES_MIN = 256  # with fewer bytes read from the device for each get, a row about flash means nothing
 VALUE_1K = 1024
 MARK_BEGIN = "<!-- table -->"
 MARK_END = "<!-- end of table -->"
 
 
 class Bench:
-    """Sizes, places and the figures gathered so far."""
+    """Sizes, directories and the results so far."""
 
     def __init__(self, extant, memcached, rows, quick, directory, load, nolock=None):
         self.extant = extant
@@ -86,11 +86,11 @@ class Bench:
     # -- one run ------------------------------------------------------------------------
 
     def run(self, server, **options):
-        """The load generator once, to its end."""
+        """Runs the load generator once, to its end."""
         return Client(self, server, {k.replace("_", "-"): v for k, v in options.items()}).done()
 
     def fill(self, server, **options):
-        """Every key once; all of them stored."""
+        """Sets every key once; all must be stored."""
         keys = self.run(server, mode="load", **options)
         if keys["stored"] != options["keys"]:
             raise BenchError("%s stored %d of %d" % (server.name, keys["stored"], options["keys"]))
@@ -324,7 +324,7 @@ class Bench:
         pairs = [(self.measure(b, conns=1, seed=i + 1, **same)["get_p50_us"],
                   self.measure(b, conns=1, seed=i + 1, multiget=100, **same)["get_p50_us"])
                  for i in range(self.pairs)]
-        # What no server can go below here: 100 reads handed to the device at once.
+        # The lower bound on this machine: 100 reads given to the device at once.
         rate = self.fio(b.flash, "read", rw="randread", bs="4k", iodepth=100, allow_file_create=0,
                         size=6 * self.limit, runtime=self.seconds, time_based=1)["rate"]
         least = 100e6 / rate
@@ -335,7 +335,7 @@ class Bench:
 
     def disturbed(self, server, quiet, loud):
         """p99.9 of the quiet load alone, and while the loud one runs: one pair. The quiet
-        client goes before the loud one on their core, so what is seen is the server."""
+        client runs before the loud one on their core, so the server is what is measured."""
         alone = Client(self, server, quiet, fifo=True).done()
         other = Client(self, server, loud)
         time.sleep(0.5)
@@ -412,7 +412,7 @@ class Bench:
                               figure(into_ram / statistics.median(t[0] for t in times))))
 
     def overwrite_rows(self):
-        """Nothing is read before the end: a read would settle what an overwrite left behind."""
+        """Nothing is read before the end: a read would drop what an overwrite left behind."""
         file_bytes = 256 * MIB
         keys = file_bytes * 7 // 10 // 1088  # a record of a 1,000-byte value
         lost = []
@@ -425,10 +425,10 @@ class Bench:
         self.record("overwrite_lost", [tuple(lost)])
 
     def load_into_ram(self, keys):
-        """Seconds that client and server need for as many sets when nothing goes to flash."""
+        """Seconds that client and server need for the same number of sets when nothing goes to flash."""
         part = keys // 4
         with Server(self, self.extant, "extant", ["-m", "2048", "-t", "1"]) as s:
-            for _ in range(2):  # the second time over memory that is there already
+            for _ in range(2):  # the second time, in memory that was touched before
                 r = self.fill(s, keys=part, value=VALUE_1K, conns=10, depth=50)
             return 4 * r["seconds"]
 
@@ -531,7 +531,7 @@ class Bench:
                 self.flash_server(self.extant, "extant", 100, 2 * GIB) as b:
             for s in (a, b):
                 self.fill_flash(s, keys)
-            # A per cent is less than what two runs differ by: many short pairs, one median. With
+            # Two runs differ by more than a per cent, so it takes many short pairs and their median. With
             # many requests on each connection the server never sleeps, which would cost more.
             pairs = self.pairs_of(a, b, count=self.pairs if self.quick else 12 * self.pairs,
                                   flash=True, keys=keys, value=VALUE_1K, conns=50, depth=8,
@@ -549,7 +549,7 @@ class Bench:
     # -- all ----------------------------------------------------------------------------
 
     def each(self, *parts):
-        """Runs the parts that are wanted; what goes wrong in one fails its rows only."""
+        """Runs the requested parts; a failure in one fails only its rows."""
         for names, measure in parts:
             if not self.wants(*names):
                 continue

@@ -16,7 +16,7 @@ from bench_table import BenchError, parse_kv, parse_stats
 
 MIB = 1 << 20
 KEY_BYTES = 20
-START_SECONDS = 20  # a server answers within
+START_SECONDS = 20  # longest wait for a server to answer
 
 
 def cpu_seconds(pid):
@@ -47,7 +47,7 @@ def pinned(cores, fifo=False):
 
 
 class Cores:
-    """Who runs where: one core for the server, one for clients; the rest where asked for."""
+    """Which core runs what: one for the server, one for clients, the rest as requested."""
 
     def __init__(self):
         all_cores = sorted(os.sched_getaffinity(0))
@@ -83,7 +83,7 @@ class Cgroup:
                 os.rmdir(path)
 
     def join(self):
-        """Called in the child: this process and what it becomes belong to the group."""
+        """Called in the child: puts this process into the group."""
         if self.path:
             with open(os.path.join(self.path, "cgroup.procs"), "w") as f:
                 f.write("%d" % os.getpid())
@@ -106,7 +106,7 @@ class Cgroup:
 
 
 def drop_caches():
-    """Without a cgroup the next best: the page cache is cold at the start of a run."""
+    """Without a cgroup, at least empties the page cache before a run."""
     os.sync()
     with contextlib.suppress(OSError):
         with open("/proc/sys/vm/drop_caches", "w") as f:

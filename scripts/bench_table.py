@@ -16,7 +16,7 @@ class BenchError(Exception):
 
 
 class Skip(Exception):
-    """A row that this machine can't have, and why."""
+    """A row that this machine can't measure, and why."""
 
 
 # ---- rows: the promises ------------------------------------------------------------
@@ -83,9 +83,9 @@ ROWS = [
     Row("memcaslap", "check: the first row as memcaslap sees it", "us", None, None),
 ]
 ROW_BY_NAME = {row.name: row for row in ROWS}
-LOSSES = ("load_lost", "overwrite_lost")  # counts, of which zero is right
+LOSSES = ("load_lost", "overwrite_lost")  # counts that should be zero
 
-# What a name of BENCH_ROWS may stand for beside itself.
+# Names in BENCH_ROWS that stand for several rows.
 GROUPS = {
     "ram": ["ram_get", "ram_get_pipe", "ram_set_pipe", "tls_get", "tls_set", "ram_overhead", "memcaslap"],
     "binary": ["bin_get", "bin_get_pipe", "bin_set", "bin_set_pipe"],
@@ -127,7 +127,7 @@ def verdict(row, value):
 
 
 class Result:
-    """What was measured for one row: pairs (left, right), or why there is nothing."""
+    """The measurements of one row: pairs (left, right), or why there are none."""
 
     def __init__(self, row, pairs=(), failed=None, skipped=None):
         self.row = row

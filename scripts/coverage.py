@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sums up what gcov tells: coverage.py OBJECT_DIR [FILE...]
+"""Sums up gcov's results: coverage.py OBJECT_DIR [FILE...]
 
 A line for each top-level source: lines that were run, lines there are, per cent; worst first. Then
 the total. For each FILE also the numbers of the lines that nothing ran.

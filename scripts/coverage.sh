@@ -1,13 +1,13 @@
 #!/bin/bash
 # Line coverage of the server's sources: builds with --coverage into build/cov, runs the module tests
-# and the short ones of the scripts, prints a line a file and the total. About four minutes on two cores.
+# and the short scripts, prints a line for each file and the total. About four minutes on two cores.
 #
 #   scripts/coverage.sh            all of it
 #   scripts/coverage.sh -u FILE..  also the line numbers of FILE (say space/arena.c) that nothing ran;
 #                                  adds to what ran before, and runs nothing again
 # Settable: COVERAGE_TESTS="build/cov/t/unit/x_test t/y.py" runs only these; COVERAGE_TIMEOUT seconds for
-# one of them (240). A test that fails is named, and counts as far as it got. What a killed process
-# ran is lost, as gcov writes at exit.
+# one of them (240). A test that fails is named, and what it covered counts. The coverage of a killed process
+# is lost, because gcov writes at exit.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 cov=build/cov

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 struct failmalloc {
-    _Atomic(uint64_t) every, min_bytes; /* the steerer's */
+    _Atomic(uint64_t) every, min_bytes; /* the controlling program's */
     _Atomic(uint64_t) calls, failed;    /* ours */
 };
 static_assert(sizeof(struct failmalloc) == 32, "written by scripts as 4 words");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The effects of a sick device: one server per cell, its flash file on faultfs.
+"""The effects of a faulty device: one server for each cell, its flash file on faultfs.
 
 Started by scripts/fault-matrix.sh. In each cell a fresh server gets more objects than its
 RAM and write buffers hold, in three passes of overwrites (same order, same sizes, so that a
@@ -43,11 +43,11 @@ from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
 VALUE_BYTES = 8000
 PASSES = 3
 BATCH = 10
-LOAD_SECONDS = PATIENCE_SECONDS  # for all passes; many times what they need
+LOAD_SECONDS = PATIENCE_SECONDS  # for all passes, which need much less
 STALL_MS = 300
 READ_FAULTS = ("eio", "short", "flip", "misdirect")
 WRITE_FAULTS = ("eio", "short", "enospc", "flip", "misdirect", "lost")
-DETECTED = ("eio", "short", "enospc")  # the writer is told
+DETECTED = ("eio", "short", "enospc")  # the writer learns of it
 COUNTERS = re.compile(r"err|retr|short|bad|degrad|write_m|lost|crc|evictions_", re.I)
 
 
@@ -260,7 +260,7 @@ class Matrix:
 
     @staticmethod
     def degraded(stats):
-        """None if the server doesn't say; else whether it does."""
+        """Is the server degraded? None if it doesn't say."""
         named = [v for k, v in stats.items() if "degraded" in k and "reason" not in k]
         return None if not named else any(v not in ("0", "no", "", "none", "ok") for v in named)
 
@@ -304,7 +304,7 @@ class Matrix:
             self.breaches.append("%s: %s" % (cell, what))
 
     def must_be_quick(self, cell, p99_ms):
-        """With --quick only a note: it runs beside other tests, on a machine that may be busy."""
+        """With --quick only a note, because other tests may keep the machine busy."""
         claim = self.note if self.args.quick else self.must
         claim(cell, p99_ms < STALL_MS / 3, "p99 of others is %.0f ms" % p99_ms)
 
@@ -397,7 +397,7 @@ class Matrix:
             _, _, wrong2, errors2, missing = history.verify(client)
             after = self.stats(server)
             was, still = self.degraded(armed), self.recovered(server, history, client)
-            # A device that is well again takes and keeps everything.
+            # A device that works again takes and keeps everything.
             again = history.store(client, history.keys, self.args.pace * 1e6)
             self.settle(server)
             final = history.verify(client)
@@ -577,7 +577,7 @@ class Matrix:
             for one_in in (() if self.args.quick and fault == "short" else
                            rates[:1] if self.args.quick and fault != "eio" else rates):
                 self.plain("write", fault, one_in)
-            if fault in ("flip", "lost"):  # a misdirected write also hits what it was not meant for
+            if fault in ("flip", "lost"):  # a misdirected write also damages other data
                 self.plain("write", fault, 5, verified=True)
         for way in ("read", "write"):
             for one_in in (5,) if self.args.quick else rates:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A real server on a sick device: what each fault, at each rate, costs. Builds faultfs and
+# A real server on a faulty device: the cost of each fault at each rate. Builds faultfs and
 # runs scripts/fault-matrix.py on it; see there for the cells, the columns and the musts.
 #
 #   scripts/fault-matrix.sh [--quick] [--seed N] [--only TEXT] [--objects N] [SERVER]

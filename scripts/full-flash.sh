@@ -43,7 +43,7 @@ figure "read back: right, wrong, gone" "$((hits - wrong)), $wrong, $misses"
 [ "$LOAD_RC" = 0 ] || bad "the reading client ended with $LOAD_RC"
 survived=$(sed -n 's/^survived_by_decile=//p' "$TMP/verify.run")
 figure "survived, oldest to youngest tenth" "$survived"
-# Oldest first: no tenth may keep more than a younger one does, give or take 3%, and
+# Oldest first: no tenth may keep more than a younger one, plus or minus 3%, and
 # the youngest is all there.
 echo "$survived" | awk -F, '{
     for (i = 2; i <= NF; i++) if ($(i - 1) > $i + 0.03) exit 1

@@ -3,7 +3,7 @@
 #
 #   install-deps.sh build   compiler and libraries, enough for `make` and `make serve`
 #   install-deps.sh test    those, the test tools and the memcached clients that tests use
-#   install-deps.sh bench   what `make bench` compares with and measures by, beside the first
+#   install-deps.sh bench   those of build, and what `make bench` compares with and measures with
 #   install-deps.sh check   installs nothing: one line and exit 1 if `make` can't work
 #
 # Quiet and quick when nothing is missing. Packages come from apt-get, as root or
@@ -16,11 +16,11 @@ build_packages=(gcc libc6-dev libevent-dev liburing-dev libjemalloc-dev libxxhas
 test_packages=(clang libcriterion-dev procps memcached libmemcached-tools php-cli php-memcached
                openssl python3 python3-pymemcache perl libcache-memcached-fast-perl nodejs npm)
 
-# Packages that are not needed if the command is there, which may have come another way.
+# Packages that are needed only if their command isn't installed in another way.
 declare -A command_of=([gcc]=gcc [clang]=clang [procps]=ps [memcached]=memcached [openssl]=openssl
                        [libmemcached-tools]=memccapable [php-cli]=php [nodejs]=node [npm]=npm)
 
-# Tools that few tests need name their packages beside themselves, in NAME.packages.
+# The packages of tools that few tests need are in NAME.packages beside those tests.
 more_packages()
 {
     cat /dev/null scripts/*.packages t/*/*.packages 2>/dev/null | sed 's/#.*//' | tr -s ' \n' '\n'

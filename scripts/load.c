@@ -117,7 +117,7 @@ struct connection {
     struct asked_key *asked;  /* ring of depth * multiget */
     uint32_t request_head, request_count;
     uint32_t asked_head, asked_count;
-    uint32_t asked_done; /* keys of the first request that are answered or passed over */
+    uint32_t asked_done; /* keys of the first request that were answered or missed */
     int fd;
     void *tls; /* NULL: in the clear */
     bool want_write;

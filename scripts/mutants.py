@@ -26,11 +26,11 @@ from mutants_list import MUTANTS  # noqa: E402
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 TREE = os.environ.get("MUTANTS_TREE", os.path.join(ROOT, "build", "mutants", "tree"))
-TEST_SECONDS = 120  # a test that takes longer hangs
+TEST_SECONDS = 120  # a test that takes longer counts as hanging
 
 
 class Unfit(Exception):
-    """A mutant, or a test of it, that says nothing."""
+    """A mutant that can't be planted or built, or a test that fails without it."""
 
 
 def read(path):
@@ -97,7 +97,7 @@ def build(programs, jobs):
 
 
 def fails(test):
-    """How a test ends badly, None if it passes."""
+    """How a test failed; None: it passed."""
     program, _, pattern = test.partition(":")
     command = ["build/asan/t/unit/" + program, "--jobs", "2", "--fail-fast"]
     command += ["--filter", pattern] if pattern else []

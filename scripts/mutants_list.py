@@ -389,7 +389,7 @@ MUTANTS = (
            ("checkpoint_test", "persist_test:persist/*damage*")),
     Mutant("blocks may come in any order", "base/checkpoint.c",
            "b->head.bytes != bytes || b->head.number != n ||\n", "b->head.bytes != bytes ||\n", ("checkpoint_test",)),
-    Mutant("what is left of a checkpoint is ignored", "base/checkpoint.c",
+    Mutant("trailing bytes of a checkpoint are ignored", "base/checkpoint.c",
            "    if (rc == 0 && (!is_at_end(r) || read_some(r->fd, &more, 1) != 0))", "    if (rc == 0 && ((is_at_end(r) && rc) || read_some(r->fd, &more, 1) != 0))",
            ("checkpoint_test",)),
     Mutant("a checkpoint is put in place before it is on disk", "base/checkpoint.c",

@@ -40,8 +40,8 @@ MIB = 1 << 20
 EXTRA = 56  # replay_trace.h: TRACE_RECORD_EXTRA_BYTES
 MAX_VALUE = 400000
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?$")
-# Generated traces: the trace, and further arguments for replay. Their number of keys makes a cache of 10% of
-# the footprint fit their names.
+# Generated traces: the trace, and further arguments for replay. Their number of keys suits a cache of 10% of
+# the footprint.
 ADVERSARIES = {
     "loop": ("loop:4000:24000", ["of-cache", "1.2"]),
     "twice": ("twice:900:30000", ["of-cache", "4"]),
@@ -118,7 +118,7 @@ class Case:
 
 
 def figures(case, run):
-    """What the table shows of one run."""
+    """The columns of one run."""
     s = {k: float(v) for k, v in run["stats"].items()}
     written = s.get("ext_device_bytes_written", s["extstore_bytes_written"])
     # memcached counts reads that it begins, Extant those that hit.
@@ -203,7 +203,7 @@ def simulate_policy(args, traces):
     for name in (args.only.split(",") if args.only else traces):
         case = Case(args, name, *traces[name], float(args.percent.split(",")[0]))
         if name == "ttl":
-            continue  # no clock here
+            continue  # without a clock
         out = replay(case.source, [*case.call, "--simulate", "fifo,extant", "--policy", args.policy, "--ram",
                                    case.ram, "--flash", case.flash, "--page", 2 * MIB])
         miss = {n: out[n + "_gets"] - out[n + "_hits"] for n in ("fifo", "extant")}

@@ -55,7 +55,7 @@ run_one()
 
 passed=0 failed=0 skipped=0
 
-# Counts one that has ended and prints its line.
+# Counts a test that has ended and prints its line.
 report()
 {
     local test=$1 name status seconds synthesis ok=1 bad=0 word=ok

@@ -3,7 +3,7 @@
 
 size.py --objects 200m --value 2k --sets 5000 --device 1t --dwpd 1
 
-Sizes take k, m, g, t (of 1024), counts and rates k, m, g (of 1000). Prints what each number is made of and the options to start with;
+Sizes take k, m, g, t (of 1024), counts and rates k, m, g (of 1000). Prints how each number is computed, and the options to start with;
 --json prints the numbers alone. The costs are README's ("Sizing"); t/live/size_test.py stores what it computes.
 """
 
@@ -17,8 +17,8 @@ RECORD_HEAD, GRANULE, TABLE_ENTRY = 40, 16, 16  # bytes: of a record, what it is
 INDEX_BYTES = 10           # of RAM for an object on flash, at most
 PROGRAM_MB, REPLIES_MB, CONNECTION_KB = 8, 16, 1
 SPARE_SHARE, SPARE_PAGES = 0.02, 6  # pages that are free, being filled (one a bucket), or being emptied
-REWRITES = 1.1             # of a page that goes, a tenth is written again at most
-RATED_YEARS = 5            # what drive makers' full writes a day are for
+REWRITES = 1.1             # at most a tenth of an evicted page is written again
+RATED_YEARS = 5            # the years that a drive's rating in writes a day covers
 
 
 def number(units, base):

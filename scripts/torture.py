@@ -43,7 +43,7 @@ from servers import PATIENCE_SECONDS  # noqa: E402
 MISSING = None
 SHARED_KEYS = 8
 BATCH_MAX = 12
-FAR_TTLS = (10000, 20000, 30000, 40000)  # told apart by far more than the time a run takes
+FAR_TTLS = (10000, 20000, 30000, 40000)  # they differ by far more than the time a run takes
 TTL_SLACK = 3000
 SHORT_TTLS = (2, 3, 5)
 EXPIRY_SLACK = 1.5  # clocks count whole seconds
@@ -53,7 +53,7 @@ NEARLY_FULL = 'nearly full'
 
 
 class State:
-    """What a key holds. kind: value or number."""
+    """The state of a key: a value or a number."""
 
     __slots__ = ('version', 'length', 'appended', 'number', 'ttl', 'stale', 'gone_after', 'sure_until')
 
@@ -308,7 +308,7 @@ class Client:
         return wrong
 
     def check_order(self, actual):
-        """Of what was not answered, a first part happened and the rest did not."""
+        """Of the unanswered requests, a first part was executed and the rest was not."""
         happened = [self.matches(key, actual[key], state) for key, state in self.pending]
         surely_not = [not self.matches(key, actual[key], state) and self.matches(key, actual[key], self.acked[key])
                       for key, state in self.pending]
@@ -409,11 +409,11 @@ class Sweeper:
                 self.acked[i] = version
                 return None
         if not self.acked[i]:
-            return None  # refused, or never answered: either may stand there
+            return None  # refused, or never answered: the key may hold either
         return 'stale', '%s: found %s.., wanted version %d' % (self.keys[i], value[:40], self.acked[i])
 
     def check(self, _=False):
-        """What was not answered stays unsure until the next value of its key is."""
+        """An unanswered set stays uncertain until the next one of its key is answered."""
         self.checks += 1
         self.missing = 0
         if self.checks % self.CHECK_EVERY:
@@ -512,7 +512,7 @@ class Torture:
         self.grown += any(was.get(name, 0) < size for name, size in self.devices.items())
 
     def start(self, flash):
-        """Starts; now and then kills it on the way and starts it again."""
+        """Starts the server; now and then kills it while it is starting, and starts it again."""
         while True:
             if os.path.exists(self.path):
                 os.unlink(self.path)
@@ -668,7 +668,7 @@ class Torture:
         return flash
 
     def overwrite_cycle(self):
-        """Everything is overwritten, and nothing looked at."""
+        """Everything is overwritten and nothing read."""
         self.all('load', 60)
         time.sleep(0.1 + self.random.random() * self.args.seconds * 2)
         self.given_up()

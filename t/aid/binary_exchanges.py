@@ -1,7 +1,7 @@
 """Exchanges of the text protocol told in the binary one, and answers of that compared.
 
 Translator.exchange() draws an exchange from the text generator, and returns the packets that ask the same
-(or, for what has no counterpart, packets of its own: quiet forms, odd keys, commands nobody knows). A packet's
+(or, where a line has no counterpart, packets of its own: quiet forms, odd keys, unknown commands). A packet's
 cas may be a token that each server knows its own value of. Written from the protocol, not from any server.
 """
 
@@ -209,7 +209,7 @@ class Translator:
     def odd(self):
         r = self.r
         kind = r.randrange(8)
-        if kind == 0:  # nobody knows it
+        if kind == 0:  # unknown
             return [Packet(r.choice((0x1f, 0x25, 0x2f, 0x40, 0x7f, 0x81, 0xff)), value=b"x" * r.randrange(9))]
         if kind == 1:  # nobody may log in to it
             return [Packet(0x20) if r.random() < 0.5 else Packet(r.choice((0x21, 0x22)), b"PLAIN", value=b"\0u\0p")]

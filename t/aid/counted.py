@@ -1,5 +1,5 @@
-"""What requests cost in instructions, counted by callgrind in the worker's thread: the difference between a
-run with few and one with many, so that start and end of a server are not in it. The kernel's don't count.
+"""The cost of requests in instructions, counted by callgrind in the worker's thread: the difference between a
+run with few requests and one with many, so that it excludes the server's start and end. The kernel's are not counted.
 """
 
 import glob
@@ -167,14 +167,14 @@ def by_function(path):
 
 
 def cost(binary, word, tls=False):
-    """What one get or set in memory, or one get from flash, needs of the worker's thread:
+    """The cost of one get or set in memory, or one get from flash, in the worker's thread:
     {(object, function): instructions}."""
     few, many = (run(binary, word, n, tls) for n in (FEW, MANY))
     return {key: (many[key] - few.get(key, 0)) / (MANY - FEW) for key in many}
 
 
 def own(counts, binary):
-    """Of these, what the program itself needs, without libraries."""
+    """The program's own part of them, without libraries."""
     return sum(n for (ob, _), n in counts.items() if ob == os.path.realpath(binary))
 
 

@@ -622,7 +622,7 @@ static void judge_store(struct client_op *o)
     case CACHE_NOT_STORED:
         if (joins && sim_can_be_there(o->key, o->from_sec))
             refused(
-                o); /* or there was no memory for the joined value, which is said in the same way */
+                o); /* or there was no memory for the joined value, which gets the same answer */
         else
             found(o, o->verb == V_ADD, false);
         break;

@@ -33,7 +33,7 @@ fi
 
 # shellcheck disable=SC2046
 start_tls -m 64 $(all_flash_flags)
-# talk [FLAGS]: what is said to it goes to the server, up to its quit; the answers come back without \r
+# talk [FLAGS]: sends its input to the server, up to quit; prints the answers without \r
 talk() {
     timeout 60 openssl s_client -quiet -connect "127.0.0.1:$PORT" -servername localhost \
         -CAfile "$TMP/cert" -verify_return_error "$@" 2> "$TMP/err" | tr -d '\r'

@@ -125,7 +125,7 @@ def connections():
             o.close()
         half = server.connect()
         half.sendall(b'set half 0 0 10\r\n123')
-        expect('a response in the making', wait_for(lambda: c.stats()['response_obj_count'] == '1') and
+        expect('a pending response', wait_for(lambda: c.stats()['response_obj_count'] == '1') and
                int(c.stats()['response_obj_bytes']) > 0, c.stats())
         half.sendall(b'4567890\r\n')
         expect('and made', wait_for(lambda: c.stats()['response_obj_count'] == '0'), c.stats())

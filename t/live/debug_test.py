@@ -75,7 +75,7 @@ def a_held_item_goes_to_flash_and_its_rescue_is_told():
         while seen == 0:
             found = re.search(rb'rescues_realloc=(\d+)', watcher.file.readline())
             seen = int(found[1]) if found else 0
-        expect('a rescue of what is held is told', seen > 0)
+        expect('a rescue of a locked item is counted', seen > 0)
         expect('deleted ones are no skips', c.stat('extstore_compact_skipped') == 0)
         expect('it is let go', c.ask(b'debugitem unref reffed') == b'OK')
         expect('once', c.ask(b'debugitem unref reffed') == b'MISS')

@@ -200,7 +200,7 @@ def udp():
         expect('packets in one datagram have an answer each', (udp_ask(s, get + noop, 10), s.recv(100)) ==
                (hit, struct.pack('>HHHH', 10, 0, 1, 0) + head.pack(0x81, 0x0a, 0, 0, 0, 0, 0, 78, 0)))
         bad = head.pack(0x80, 0x00, 0, 0, 0, 0, 0, 79, 0)
-        expect('what is after a packet that lies is not looked at', udp_ask(s, bad + noop, 11)[6:8] == b'\0\4')
+        expect('nothing is read behind a packet with wrong lengths', udp_ask(s, bad + noop, 11)[6:8] == b'\0\4')
         s.send(struct.pack('>HHHH', 7, 0, 2, 0) + b'get k\r\n')
         s.send(b'short')
         expect('parts of requests, and datagrams without a header, are ignored', udp_ask(s, b'get none\r\n', 8) == b'END\r\n')

@@ -160,7 +160,7 @@ def claim_checkpoint(flash, checkpoint):
         f.write(head)
 
 
-# ---- what is made, and what becomes of it ----
+# ---- samples, and what a start makes of them ----
 
 def number_of(header, name):
     with open(os.path.join(TOP, header)) as f:

@@ -120,7 +120,7 @@ def clients_that_do_not_read():
                 expect(name + ': they are put away, not refused', s['ext_reads_put_away'] > 0, s)
             print('# %s: %d clients x 1 MB unread: RSS +%.1f MB' % (name, count, grown / MB), flush=True)
             for i in range(0, count, 40):
-                expect(name + ': who reads late gets it all', read_value(deaf[i], i * 7 % values, size), i)
+                expect(name + ': a client that reads late gets everything', read_value(deaf[i], i * 7 % values, size), i)
             for s in deaf:
                 s.close()
             fresh.close()

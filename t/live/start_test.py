@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Starting in places that lack something, as sandboxes, containers and service managers make them; and
-what is said about it. One scenario each, on servers of its own.
+what is logged about it. One scenario each, on servers of its own.
 
 EXTANT names the binary. Exit 0: all right; 1: not.
 """

@@ -161,7 +161,7 @@ def knows_settings(texts):
 
 
 def statements(text):
-    """What stands at file scope, comments, strings and the insides of braces removed."""
+    """The statements at file scope, without comments, strings and the insides of braces."""
     text = re.sub(r'/\*.*?\*/|//[^\n]*', ' ', text, flags=re.S)
     text = re.sub(r'"(\\.|[^"\\])*"|\'(\\.|[^\'\\])*\'', '""', text)
     text = re.sub(r'^[ \t]*#(\\\n|[^\n])*', '', text, flags=re.M)
@@ -218,7 +218,7 @@ def wrong_names(texts, documents, tools):
 
 
 def uncalled(texts):
-    """A function is called if its name stands at one more place than its declaration and its definition."""
+    """A function is called if its name occurs at one more place than its declaration and its definition."""
     codes = {path: re.sub(r'"(\\.|[^"\\])*"', '""', COMMENT.sub(' ', text)) for path, text in texts.items()}
     places = {}
     for code in codes.values():

@@ -299,7 +299,7 @@ def certificates_are_replaced():
             with server.tls() as s:
                 return serial_of(s) not in (old, second)
         expect('by a signal too', wait_for(is_third, 20), server.log_tail())
-        expect('who was there goes on', ask(old_connection, b'get a\r\n') == b'END\r\n')
+        expect('an older connection goes on', ask(old_connection, b'get a\r\n') == b'END\r\n')
         old_connection.close()
 
 
@@ -411,7 +411,7 @@ def clients_that_do_not_read():
         expect('memory', now - before < bound or 'asan' in BINARY, (now - before, bound))
         expect('counted', now_counted - counted < count * 24576 + 4e6, now_counted - counted)
         for i in range(0, count, 40):
-            expect('who reads late gets it all', read_until(idle[i], b'END\r\n') ==
+            expect('a client that reads late gets everything', read_until(idle[i], b'END\r\n') ==
                    b'VALUE big%d 0 %d\r\n%s\r\nEND\r\n' % (i % values, size, value_of(i % values, size)), i)
         for s in idle:
             s.close()

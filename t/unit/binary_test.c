@@ -675,7 +675,7 @@ Test(sasl, what_is_wrong_fails)
     cr_assert_eq(seen, 2);
 }
 
-/* CVE-2013-7239: who was let in stays so after a failed attempt. */
+/* CVE-2013-7239: a client stayed logged in after a failed attempt. */
 Test(sasl, each_attempt_forgets_the_last)
 {
     ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));

@@ -982,7 +982,7 @@ Test(cache_flash, a_delete_while_the_newest_cannot_be_read_is_for_ever)
     cr_assert_eq(flash_count(), 0);
 }
 
-/* While the check reads the older one, a rescue moves it: what stands at its new place has not been read. */
+/* While the check reads the older one, a rescue moves it: the record at its new place has not been read. */
 Test(cache_flash, a_drop_waits_for_what_a_rescue_has_moved_meanwhile)
 {
     struct ext_callbacks cb = cache_ext_callbacks(f.cache);
@@ -1124,7 +1124,7 @@ Test(cache_room, hot_keeps_to_its_share_without_the_maintenance_thread)
 /* As the maintenance thread does: reclaim waits for checks. */
 static void run_checks(struct fixture *fx) { stale_step(fx->worker); }
 
-/* On a slow device nothing is evicted for having waited: what is worth a write is all that counts. */
+/* On a slow device nothing is evicted because it waited; only its worth counts. */
 static void open_small(void)
 {
     fixture_open(&f, 8, 24);

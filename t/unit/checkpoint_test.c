@@ -256,7 +256,7 @@ Test(checkpoint, only_ours_is_removed)
     cr_assert_eq(file_size(check_file), sizeof(foreign));
 }
 
-/* What stands at the new file's name is replaced, never written to or followed. */
+/* An existing file of the new file's name is replaced, never written to or followed. */
 Test(checkpoint, a_link_at_the_new_files_name_is_not_followed)
 {
     static const char text[] = "precious";

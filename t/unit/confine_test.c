@@ -40,7 +40,7 @@ static bool memory_and_files(void)
            kill(getpid(), 0) == 0;
 }
 
-/* What becomes of a process that does this: its wait status. */
+/* The wait status of a process that does this. */
 static int status_of(bool (*what)(void), enum confine_mode mode)
 {
     pid_t pid = fork();

@@ -52,7 +52,7 @@ Test(memory, limit_of_a_v2_group_is_the_lowest_up_to_the_top)
     remove_root();
 }
 
-/* A container's own group stands at its top, under whatever name the host gave it. */
+/* A container sees its own group at the top, though the host knows it by another name. */
 Test(memory, limit_of_a_group_whose_name_is_not_seen)
 {
     make_root("0::/kubepods/pod7/c1\n");
