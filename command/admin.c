@@ -352,7 +352,7 @@ static enum reply do_lru_crawler(struct session *s, const struct request *req)
 /* ---- debug commands ---- */
 
 #ifdef EXTANT_DEBUG
-static enum reply do_debugtime(const struct request *req)
+static enum reply do_debugtime(struct session *s UNUSED, const struct request *req)
 {
     int64_t delta;
     if (proto_token_abbreviates(req, 1, "p"))
@@ -381,7 +381,7 @@ static enum reply do_debugitem(struct session *s, const struct request *req)
 }
 
 /* Tries what drop_privileges forbids: ERROR if that can be done. */
-static enum reply do_misbehave(void)
+static enum reply do_misbehave(struct session *s UNUSED, const struct request *req UNUSED)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -399,10 +399,28 @@ static void apply_settings(const struct session *s)
     maint_wake(env->maint);
 }
 
+/* Commands that are answered with one reply, and whether they change settings. */
+static const struct {
+    enum reply (*execute)(struct session *s, const struct request *req);
+    bool changes_settings;
+} simple[VERB_COUNT] = {
+    [VERB_FLUSH_ALL] = {do_flush_all, false},
+    [VERB_VERBOSITY] = {do_verbosity, false},
+    [VERB_CACHE_MEMLIMIT] = {do_memlimit, true},
+    [VERB_SLABS] = {do_slabs, true},
+    [VERB_LRU] = {do_lru, true},
+    [VERB_LRU_CRAWLER] = {do_lru_crawler, true},
+    [VERB_EXTSTORE] = {do_extstore, true},
+#ifdef EXTANT_DEBUG
+    [VERB_DEBUGTIME] = {do_debugtime, false},
+    [VERB_DEBUGITEM] = {do_debugitem, false},
+    [VERB_MISBEHAVE] = {do_misbehave, false},
+#endif
+};
+
 enum command_result command_admin(struct session *s, struct request *req)
 {
     DEBUG_ASSERT(s->parked == 0 && verb_info(req->verb)->verb_class == CLASS_ADMIN);
-    enum reply reply;
     switch (req->verb) {
     case VERB_STATS:
         report_answer(s, req);
@@ -411,51 +429,18 @@ enum command_result command_admin(struct session *s, struct request *req)
         return do_watch(s, req);
     case VERB_SHUTDOWN:
         return do_shutdown(s, req);
-    case VERB_LRU_CRAWLER:
-        reply = do_lru_crawler(s, req);
-        if (reply == REPLY_NONE)
-            return COMMAND_DUMP;
-        apply_settings(s);
-        break;
-    case VERB_FLUSH_ALL:
-        reply = do_flush_all(s, req);
-        break;
-    case VERB_VERBOSITY:
-        reply = do_verbosity(s, req);
-        break;
-    case VERB_CACHE_MEMLIMIT:
-        reply = do_memlimit(s, req);
-        apply_settings(s);
-        break;
-    case VERB_SLABS:
-        reply = do_slabs(s, req);
-        apply_settings(s);
-        break;
-    case VERB_LRU:
-        reply = do_lru(s, req);
-        apply_settings(s);
-        break;
-    case VERB_EXTSTORE:
-        reply = do_extstore(s, req);
-        apply_settings(s);
-        break;
     case VERB_REFRESH_CERTS:
         do_refresh_certs(s, req);
         return COMMAND_DONE;
-#ifdef EXTANT_DEBUG
-    case VERB_DEBUGTIME:
-        reply = do_debugtime(req);
-        break;
-    case VERB_DEBUGITEM:
-        reply = do_debugitem(s, req);
-        break;
-    case VERB_MISBEHAVE:
-        reply = do_misbehave();
-        break;
-#endif
     default:
-        reply = REPLY_ERROR;
+        break;
     }
+    ASSERT(simple[req->verb].execute);
+    enum reply reply = simple[req->verb].execute(s, req);
+    if (reply == REPLY_NONE)
+        return COMMAND_DUMP;
+    if (simple[req->verb].changes_settings)
+        apply_settings(s);
     session_answer(s, req, reply);
     return COMMAND_DONE;
 }

@@ -2,6 +2,9 @@
 #include "net/address.h"
 
 #include <arpa/inet.h>
+#include <netdb.h>
+
+static_assert(sizeof(struct in6_addr) == sizeof(((struct address *)0)->ip), "room for an address");
 
 void address_of(struct address *out, const struct sockaddr *sa)
 {
@@ -17,6 +20,19 @@ void address_of(struct address *out, const struct sockaddr *sa)
     } else {
         out->family = AF_UNIX;
     }
+}
+
+struct addrinfo *address_resolve(const char *host, int port, int socktype, char *why, size_t why_bytes)
+{
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = socktype}, *list;
+    char text[16];
+    snprintf(text, sizeof(text), "%d", port < 0 ? 0 : port);
+    int rc = getaddrinfo(*host ? host : NULL, text, &hints, &list);
+    if (rc == 0)
+        return list;
+    snprintf(why, why_bytes, "getaddrinfo(): %s: %s", *host ? host : "*",
+             rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
+    return NULL;
 }
 
 void address_text(const struct address *a, const char *unix_path, char *out, size_t size)

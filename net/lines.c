@@ -15,6 +15,7 @@ void lines_emit(void *ctx, const char *name, const char *fmt, ...)
         l->room = room;
     }
     struct line *to = &l->list[l->count];
+    DEBUG_ASSERT(l->count < l->room);
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(to->value, sizeof(to->value), fmt, ap);

@@ -58,6 +58,7 @@ static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
         close(fd);
         return err;
     }
+    DEBUG_ASSERT(!l->accepting);
     struct listener *one = &l->list[l->count++];
     one->fd = fd;
     one->set = l;
@@ -99,15 +100,9 @@ static void cannot_listen(char *why, size_t why_bytes, const char *host, int por
 static int open_tcp(struct listeners *l, const char *host, int port, enum settings_tls tls, char *why,
                     size_t why_bytes)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list;
-    char text[16];
-    snprintf(text, sizeof(text), "%d", port < 0 ? 0 : port);
-    int rc = getaddrinfo(*host ? host : NULL, text, &hints, &list);
-    if (rc != 0) {
-        snprintf(why, why_bytes, "getaddrinfo(): %s: %s", *host ? host : "*",
-                 rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
+    struct addrinfo *list = address_resolve(host, port, SOCK_STREAM, why, why_bytes);
+    if (!list)
         return -EINVAL;
-    }
     unsigned before = l->count;
     int err = -EADDRNOTAVAIL;
     cannot_listen(why, why_bytes, host, port, "no address");
@@ -320,6 +315,7 @@ static void stop_accepting(struct listeners *l)
     struct timeval retry = {0, RETRY_US};
     if (!l->accepting)
         return;
+    DEBUG_ASSERT(l->count > 0);
     l->accepting = false;
     l->stopped_us = clock_mono_us();
     for (unsigned i = 0; i < l->count; i++)
@@ -334,6 +330,7 @@ static void retry_accepting(evutil_socket_t fd UNUSED, short what UNUSED, void *
     struct listeners *l = arg;
     struct timeval retry = {0, RETRY_US};
     uint64_t now = clock_mono_us();
+    DEBUG_ASSERT(!l->accepting && now >= l->stopped_us);
     atomic_fetch_add(&l->opt.counters->listen_disabled_us, now - l->stopped_us);
     l->stopped_us = now;
     if (is_full(l))

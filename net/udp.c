@@ -85,15 +85,9 @@ static int open_address(struct udp_sockets *u, const struct addrinfo *ai, uint32
 static int open_host(struct udp_sockets *u, const char *host, int port, uint32_t mark, char *why,
                      size_t why_bytes)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_DGRAM}, *list;
-    char text[16];
-    snprintf(text, sizeof(text), "%d", port < 0 ? 0 : port);
-    int rc = getaddrinfo(*host ? host : NULL, text, &hints, &list);
-    if (rc != 0) {
-        snprintf(why, why_bytes, "getaddrinfo(): %s",
-                 rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
+    struct addrinfo *list = address_resolve(host, port, SOCK_DGRAM, why, why_bytes);
+    if (!list)
         return -EINVAL;
-    }
     unsigned before = u->count;
     int err = -EADDRNOTAVAIL;
     for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {

@@ -44,6 +44,7 @@ static void read_mail(struct worker *w)
     lock_release(&w->lock);
     while (l) {
         struct loop_conn *next = l->next_mail;
+        DEBUG_ASSERT(conn_of(l)->worker == w);
         if (l->mail == MAIL_NEW)
             conn_start(conn_of(l));
         else
@@ -75,6 +76,7 @@ static void ring_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 static void cache_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct worker *w = arg;
+    DEBUG_ASSERT(w->cache_timer_on);
     w->cache_timer_on = false;
     cache_worker_poll(w->cache_worker);
 }
@@ -272,6 +274,7 @@ static void worker_end(struct worker *w)
 int workers_start(struct workers *set, struct command_env *env)
 {
     *set = (struct workers){.env = env};
+    ASSERT(env->thread_count > 0);
     set->list = calloc(env->thread_count, sizeof(*set->list));
     if (!set->list)
         return -ENOMEM;

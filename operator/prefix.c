@@ -99,33 +99,33 @@ static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t ke
     return fresh;
 }
 
-void prefixes_get(struct prefixes *p, const char *key, size_t key_len, bool is_hit)
+static void count(struct prefixes *p, const char *key, size_t key_len, unsigned gets, unsigned hits, unsigned sets,
+                  unsigned deletes)
 {
     lock_take(&p->lock);
     struct prefix *at = find_or_add(p, key, key_len);
     if (at != NULL) {
-        at->gets++;
-        at->hits += is_hit;
+        at->gets += gets;
+        at->hits += hits;
+        at->sets += sets;
+        at->deletes += deletes;
     }
     lock_release(&p->lock);
 }
 
+void prefixes_get(struct prefixes *p, const char *key, size_t key_len, bool is_hit)
+{
+    count(p, key, key_len, 1, is_hit, 0, 0);
+}
+
 void prefixes_set(struct prefixes *p, const char *key, size_t key_len)
 {
-    lock_take(&p->lock);
-    struct prefix *at = find_or_add(p, key, key_len);
-    if (at != NULL)
-        at->sets++;
-    lock_release(&p->lock);
+    count(p, key, key_len, 0, 0, 1, 0);
 }
 
 void prefixes_delete(struct prefixes *p, const char *key, size_t key_len)
 {
-    lock_take(&p->lock);
-    struct prefix *at = find_or_add(p, key, key_len);
-    if (at != NULL)
-        at->deletes++;
-    lock_release(&p->lock);
+    count(p, key, key_len, 0, 0, 0, 1);
 }
 
 char *prefixes_dump(struct prefixes *p, size_t *len)

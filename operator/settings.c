@@ -770,6 +770,7 @@ static int take_suboption(struct parser *p, char *name)
     case SUB_OFF:
         if (value != NULL)
             return refuse(p, "%s takes no value", o->name);
+        DEBUG_ASSERT(table[o->id].type != SETTING_TEXT);
         put_number(p->s, &table[o->id], o->kind == SUB_ON);
         return SETTINGS_GO_ON;
     case SUB_NUMBER:
@@ -807,12 +808,14 @@ struct flag {
 
 static int flag_on(struct parser *p, const struct flag *f, const char *arg UNUSED)
 {
+    DEBUG_ASSERT(table[f->id].type == SETTING_BOOL);
     put_number(p->s, &table[f->id], true);
     return SETTINGS_GO_ON;
 }
 
 static int flag_off(struct parser *p, const struct flag *f, const char *arg UNUSED)
 {
+    DEBUG_ASSERT(table[f->id].type == SETTING_BOOL);
     put_number(p->s, &table[f->id], false);
     return SETTINGS_GO_ON;
 }
@@ -827,6 +830,7 @@ static int flag_number(struct parser *p, const struct flag *f, const char *arg)
 {
     const struct setting *row = &table[f->id];
     double v;
+    DEBUG_ASSERT(row->type != SETTING_TEXT && row->type != SETTING_BOOL);
     bool is_number = parse_whole(arg, true, &v);
     if (f->below != NULL && (!is_number || v < row->min))
         return refuse(p, "%s", f->below);
@@ -1230,6 +1234,7 @@ static int take_address(struct parser *p, char *text)
     struct settings *s = p->s;
     if (s->listen_count == SETTINGS_LISTEN_MAX)
         return refuse(p, "more than %d addresses in -l", SETTINGS_LISTEN_MAX);
+    DEBUG_ASSERT(s->listen_count < SETTINGS_LISTEN_MAX);
     struct settings_listen *to = &s->listen[s->listen_count];
     to->port = SETTINGS_PORT_DEFAULT;
     to->tls = s->ssl_enabled ? SETTINGS_TLS_DEFAULT : SETTINGS_TLS_NONE;
@@ -1369,6 +1374,7 @@ static bool is_unit_size(uint64_t bytes)
 static void shrink_pages(struct parser *p)
 {
     struct settings *s = p->s;
+    DEBUG_ASSERT(s->ext_wbuf_size > 0 && s->ext_file_count > 0);
     while (!p->page_size_given && settings_ext_page_count(s) < SETTINGS_EXT_PAGES_WISH) {
         uint64_t half = s->ext_page_size / 2;
         if (half % s->ext_wbuf_size != 0 || !is_unit_size(half))
@@ -1392,6 +1398,7 @@ static void grow_wbuf(struct parser *p)
     while (bytes < s->item_size_max ||
            (step != 0 && bytes < s->ext_page_size && s->ext_page_size % bytes != 0))
         bytes = step != 0 ? bytes + step : 2 * bytes;
+    DEBUG_ASSERT(bytes >= s->item_size_max);
     s->ext_wbuf_size = bytes;
     if (!p->page_size_given)
         s->ext_page_size = max_u64(s->ext_page_size, bytes);

@@ -433,6 +433,7 @@ int watch_add(int fd, uint32_t streams, void (*closed)(void *arg), void *arg)
     ASSERT(streams < 1u << WATCH_STREAM_COUNT);
     if (!watch.started)
         return -ESHUTDOWN;
+    DEBUG_ASSERT(fd >= 0 && closed);
     struct watcher *w = calloc(1, sizeof(*w));
     char *buf = malloc(watch.opt.watcher_bytes);
     int err = -ENOMEM;
