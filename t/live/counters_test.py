@@ -234,7 +234,7 @@ def memory():
 
 
 def crawling():
-    with server_with('-t', '1') as server:
+    with server_with('-t', '1', '-o', 'no_lru_maintainer') as server:
         c = Client(server)
         c.ask(b'set stays 0 0 1\r\nx', *[b'set k%d 0 10 1\r\nx' % i for i in range(1000)])
         c.ask(b'debugtime 20')
