@@ -41,13 +41,13 @@ struct tls_conn {
     struct tls_conn *prev, *next; /* silent, greeting: in the worker's list of the stage */
     bool is_ready;
     struct tls_conn *next_ready;
+    const char *unsent; /* sealed, and not sent: in a buffer of the worker for the time of a call, then in kept */
+    size_t unsent_bytes;
+    char *kept; /* NULL: none; counted to the pool, and if that is full, the connection is closed */
+    size_t kept_bytes;
     /* lent; -1: none */
     bool watching; /* to a watcher; else to a dump */
     int lent_fd;   /* of a dump: the end that it writes into */
-    const char *unsent; /* sealed, and not sent: in a buffer of the worker for the time of a call, then in kept */
-    size_t unsent_bytes;
-    char *kept; /* NULL: none; counted to the pool */
-    size_t kept_bytes;
     int relay_fd; /* the end that is read here */
     struct event relay_event;
     short relay_interest; /* as conn.interest */
