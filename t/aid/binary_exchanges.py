@@ -19,6 +19,15 @@ OP = dict(get=0x00, set=0x01, add=0x02, replace=0x03, delete=0x04, incr=0x05, de
 NAMES = {number: name for name, number in OP.items()}
 LONG_AGO = 1000000000  # for "at once": the protocol's expiry has no sign
 
+# How many bytes of extras each command takes, and whether it takes a key.
+SHAPES = {"get": ((0,), True), "set": ((8,), True), "incr": ((20,), True), "touch": ((4,), True),
+          "flush": ((0, 4), False), "noop": ((0,), False), "stat": ((0,), None)}
+SHAPE_OF = {name: SHAPES[like] for like, names in (
+    ("get", "get getq getk getkq delete deleteq append appendq prepend prependq"),
+    ("set", "set setq add addq replace replaceq"), ("incr", "incr incrq decr decrq"),
+    ("touch", "touch gat gatq gatk gatkq"), ("flush", "flush flushq"), ("noop", "noop version quit quitq"),
+    ("stat", "stat")) for name in names.split()}
+
 # Not generated, because the servers part ways, Extant on purpose:
 NOT_GENERATED = (
     ("verbosity", "memcached doesn't know it, and passes over too many bytes then"),
@@ -226,10 +235,21 @@ class Translator:
             return [Packet(OP["getkq"], self.g.key()) for _ in range(r.choice((10, 50)))] + [Packet(OP["noop"])]
         return [Packet(OP["setq"], b"k3", b"\0\0\0\0" + struct.pack(">I", int(time.time()) + 5000), b"later")]
 
+    def misshapen(self):
+        """Any command with extras it doesn't take, without its key, or with one that it has no use for."""
+        while True:
+            name = self.r.choice(list(OP))
+            lengths, has_key = SHAPE_OF[name]
+            extras, key = bytes(self.r.choice((0, 1, 4, 7, 8, 19, 20))), self.r.choice((b"", b"a", b"k" * 250))
+            if len(extras) not in lengths or (has_key is not None and has_key != bool(key)):
+                return Packet(OP[name], key, extras)
+
     def closing(self):
         """A packet after whose answer both servers close. None has a value: what isn't read when a connection
         closes can cost the answer."""
         r = self.r
+        if r.random() < 0.7:
+            return self.misshapen()
         return r.choice((
             Packet(OP["quit"]), Packet(OP["quitq"]), Packet(OP["get"]), Packet(OP["get"], b"a", b"1234"),
             Packet(OP["set"], b"a"), Packet(OP["set"], b"", b"12345678"), Packet(OP["setq"], b"a", b"1234"),
