@@ -256,9 +256,12 @@ static void *crawler_main(void *arg)
             continue;
         }
         lock_release(&cr->lock);
-        bool complete = crawl(cr, p);
         struct crawler_sink sink = cr->sink;
         bool dump = cr->job != CRAWLER_EXPIRE;
+        index_hold_growth(cr->cache->index, dump); /* a dump names each key once */
+        bool complete = crawl(cr, p);
+        index_hold_growth(cr->cache->index, false);
+        cache_wake_maint(cr->cache);
         lock_take(&cr->lock);
         cr->has_job = false;
         atomic_store(&cr->running, false);

@@ -126,6 +126,7 @@ struct index {
     /* atomic */
     _Atomic(uint64_t) limit_bytes;
     _Atomic(uint64_t) overhead_bytes; /* everything except the rows */
+    _Atomic(bool) growth_held;
     struct shard shard[INDEX_SHARD_COUNT];
 };
 
@@ -1461,9 +1462,15 @@ bool index_grow_step(struct index *ix, unsigned shard)
     ASSERT(shard < INDEX_SHARD_COUNT);
     struct lock *l = &ix->shard[shard].lock;
     lock_take(l);
-    bool more = grow(ix, shard, MAINTENANCE_STEP_BUCKETS, false);
+    bool more = !atomic_load_explicit(&ix->growth_held, memory_order_relaxed) &&
+                grow(ix, shard, MAINTENANCE_STEP_BUCKETS, false);
     lock_release(l);
     return more;
+}
+
+void index_hold_growth(struct index *ix, bool hold)
+{
+    atomic_store_explicit(&ix->growth_held, hold, memory_order_relaxed);
 }
 
 void index_info(struct index *ix, struct index_info *out)

@@ -167,6 +167,9 @@ bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash)
 /* One bounded step of growth in one shard (takes and releases its lock itself); true iff there is
  * more to do. For the maintenance thread, so that inserts rarely have to. */
 bool index_grow_step(struct index *ix, unsigned shard);
+/* While growth is held, index_grow_step() does nothing: without inserts no word moves, so walks that begin after
+ * this call see each word once. Inserts still grow what they need. Any thread, no lock. */
+void index_hold_growth(struct index *ix, bool hold);
 
 /* The layout of a word and its position: rows saved under one geometry are meaningless under
  * another. */

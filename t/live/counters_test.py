@@ -248,6 +248,21 @@ def crawling():
                                              'lru_crawler_starts': AtLeast(1), 'curr_items': -1000})
 
 
+def dumps_while_the_index_grows():
+    """Right after many sets the index still grows; a dump names each key once all the same."""
+    with server_with('-t', '1', '-m', '512') as server:
+        c, stored = Client(server), 0
+        for step in range(20):
+            upto = stored + 9000 + 1500 * step
+            c.send(b''.join(b'set key%d 0 0 1 noreply\r\nz\r\n' % n for n in range(stored, upto)))
+            c.ask(b'mn')
+            stored = upto
+            c.send(b'lru_crawler metadump hash\r\n')
+            keys = [line.split()[0] for line in iter(c.line, b'END') if line.startswith(b'key=')]
+            expect('each key once', len(keys) == len(set(keys)) == stored, (stored, len(keys), len(set(keys))))
+            wait_for(lambda: c.stats()['lru_crawler_running'] == '0')
+
+
 def logs():
     with server_with('-t', '1') as server:
         c, w = Client(server), Client(server)
@@ -392,8 +407,8 @@ def own():
 
 
 def main():
-    return servers.run_scenarios((commands, connections, authentication, memory, crawling, logs, held_items,
-                                  flash, own))
+    return servers.run_scenarios((commands, connections, authentication, memory, crawling, dumps_while_the_index_grows, logs,
+                                  held_items, flash, own))
 
 
 if __name__ == '__main__':

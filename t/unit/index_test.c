@@ -478,6 +478,30 @@ Test(index, large_rows_in_several_blocks_grow_too)
     end_world(&w);
 }
 
+Test(index, held_growth_waits_for_its_release)
+{
+    struct world w = new_world(FLASH_1T, 1 * MiB, UINT64_MAX);
+    uint64_t id = 0;
+    while (info_of(w.ix).steps == 0)
+        cr_assert_eq(add(w.ix, id++), 0);
+    uint64_t before = info_of(w.ix).steps;
+    index_hold_growth(w.ix, true);
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++)
+        cr_assert_not(index_grow_step(w.ix, s));
+    cr_assert_eq(info_of(w.ix).steps, before);
+    while (info_of(w.ix).steps < before + 100) /* inserts go on growing */
+        cr_assert_eq(add(w.ix, id++), 0);
+    index_hold_growth(w.ix, false);
+    before = info_of(w.ix).steps;
+    bool more = false;
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++)
+        more |= index_grow_step(w.ix, s);
+    cr_assert(more);
+    cr_assert_gt(info_of(w.ix).steps, before);
+    assert_all_there(w.ix, 0, id);
+    end_world(&w);
+}
+
 Test(index, grow_step_ends_and_leaves_nothing_for_inserts)
 {
     struct world w = new_world(FLASH_1T, 1 * MiB, UINT64_MAX);
