@@ -895,10 +895,8 @@ static uint64_t reconcile_device(struct extstore *e, uint32_t device, struct ext
     lock_assert_held(&e->page_lock);
     size_t n = 0;
     uint32_t probed = atomic_load(&e->probes[device].unit);
-    for (uint32_t page = 0; page < e->page_count; page++) {
-        uint32_t unit = e->where[page].unit;
-        if (e->where[page].device != device)
-            continue;
+    for (uint32_t unit = 0; unit < e->devices[device].page_count; unit++) { /* in the order of units */
+        uint32_t page = e->numbers[device][unit];
         ext_page_assert(e, page);
         if (ext_page_state_of(&e->pages[page]) != EXT_PAGE_FREE || unit == probed)
             used[n++] = (struct extents_range){unit, 1};

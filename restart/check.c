@@ -501,17 +501,21 @@ static int reconcile_file(struct check *c, unsigned device)
     struct extents_options o = {.unit_count = f->pages, .all_used = true};
     struct extents_range *used = calloc(f->pages, sizeof(*used));
     struct extents_reconciled result;
+    uint32_t *number = calloc(f->pages, sizeof(*number)); /* plus 1; 0: it has none */
     size_t n = 0;
-    int rc = used ? extents_create(&o, &f->free) : -ENOMEM;
+    int rc = used && number ? extents_create(&o, &f->free) : -ENOMEM;
     for (uint32_t page = 0; rc == 0 && page < c->page_count; page++) {
-        const struct page *p = &c->pages[page];
-        if (c->where[page].device != device)
-            continue;
-        if (p->saved.state == EXT_PAGE_FREE)
-            extents_free(f->free, c->where[page].unit, 1);
-        if (p->saved.state != EXT_PAGE_FREE || p->words > 0)
-            used[n++] = (struct extents_range){c->where[page].unit, 1};
+        if (c->where[page].device == device)
+            number[c->where[page].unit] = page + 1;
     }
+    for (uint32_t unit = 0; rc == 0 && unit < f->pages; unit++) { /* ranges are to be in order */
+        const struct page *p = number[unit] != 0 ? &c->pages[number[unit] - 1] : NULL;
+        if (p == NULL || p->saved.state == EXT_PAGE_FREE) /* without a number it was never used */
+            extents_free(f->free, unit, 1);
+        if (p != NULL && (p->saved.state != EXT_PAGE_FREE || p->words > 0))
+            used[n++] = (struct extents_range){unit, 1};
+    }
+    free(number);
     struct space_fault ctx = {c, f->path};
     if (rc == 0)
         rc = extents_reconcile(f->free, used, n, space_is_wrong, &ctx, &result);

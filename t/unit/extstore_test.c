@@ -1046,6 +1046,30 @@ Test(extstore, more_flash_and_other_buffers_keep_all_objects)
     aid_free(a);
 }
 
+/* New pages take the numbers of a device that is gone, so numbers don't follow the order of pages any more. */
+Test(extstore, numbers_of_a_device_that_is_gone_are_given_again)
+{
+    struct aid *a = aid_new(8, MiB, 128 * KiB);
+    aid_add_device(a, 8, EXT_BUCKET_DEFAULT);
+    aid_arena_file(a);
+    aid_start(a);
+    cr_assert_eq(ext_page_count(a->ext), 16);
+    a->opt.device_count = 1;
+    aid_restart(a);
+    cr_assert_eq(ext_page_count(a->ext), 15); /* its last page is number 14 */
+    cr_assert_eq(aid_info(a).pages_free, 8);
+    a->opt.devices[0].bytes = 12 * MiB;
+    aid_restart(a);
+    cr_assert_eq(ext_page_count(a->ext), 15);
+    cr_assert_eq(aid_info(a).pages_free, 12);
+    cr_assert_eq(ext_reconcile(a->ext), 0);
+    for (uint32_t i = 0; i < 100; i++)
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+    aid_restart(a);
+    all_there(a, 0, 100);
+    aid_free(a);
+}
+
 /* Pages that no word can name are not used, and it says so. */
 Test(extstore, flash_that_no_place_reaches_is_left_alone)
 {
