@@ -435,6 +435,8 @@ static enum reply stats_extstore(struct session *s, const struct request *req UN
     for (unsigned page = 0; page < count; page++) {
         struct ext_page_info v;
         ext_page_info(ext, page, &v);
+        if (v.device == EXT_NO_DEVICE)
+            continue;
         emit_numbered(s, "", page, "version", v.state == EXT_PAGE_FREE ? 0 : v.version);
         emit_numbered(s, "", page, "bytes", v.bytes_used);
         emit_numbered(s, "", page, "bucket", v.bucket);

@@ -385,7 +385,7 @@ static void write_pages(struct extstore *ext, struct evbuffer *out)
     for (unsigned page = 0; page < ext_page_count(ext); page++) {
         struct ext_page_info v;
         ext_page_info(ext, page, &v);
-        counts[v.state]++;
+        counts[v.state] += v.device != EXT_NO_DEVICE;
     }
     describe(out, "extant_flash_pages", "gauge", "Flash pages by state.");
     for (size_t i = 0; i < ARRAY_COUNT(names); i++)
