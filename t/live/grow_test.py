@@ -160,7 +160,7 @@ def rows(name, change, back=({}, 'all'), modes=CLEAN, **base):
 def tunables():
     rows('-t 8, -c, -R, -b', ({'flags': ['-t', '8', '-c', '100', '-R', '5', '-b', '99']}, 'all'))
     rows('-m 64 and back', ({'memory': 64}, 'all'))
-    rows('-I 600k', ({'flags': ['-I', '600k']}, 'all'))
+    rows('-I 512k', ({'flags': ['-I', '512k']}, 'all'))
     rows('ext_io_depth, ext_threads', ({'sizes': SIZES + ',ext_io_depth=8,ext_threads=2'}, 'all'))
 
 

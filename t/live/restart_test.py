@@ -210,6 +210,12 @@ def other_sizes(memory):
     os.unlink(memory)
 
 
+def another_boot(path):
+    with open(path, 'r+b') as f:
+        f.seek(40)  # boot_id in space/arena.c's header
+        f.write(b'x')
+
+
 def main():
     where = tempfile.mkdtemp(prefix='extant-restart-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
     try:
@@ -221,7 +227,7 @@ def main():
         a_successors_names_stay()
         memory_files_that_others_could_write(memory)
         other_sizes(memory)
-        starts_empty(memory, 'another -f', lambda path: None, ['-m', '64', '-f', '1.3'])
+        starts_empty(memory, 'a boot before', another_boot, ['-m', '64'])
         starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])
         starts_empty(memory, 'some other file', lambda path: open(path, 'w').write('x' * 100000), ['-m', '64'])
     finally:
