@@ -14,7 +14,6 @@
 #define DEFAULT_RING_COUNT 4u
 #define DEFAULT_RING_BYTES ((uint64_t)8 * MiB)
 #define NO_PAGE_NS UINT64_C(1000000000) /* shorter waits are not worth a line */
-#define PAGES_MIN 4u /* of class default: one in use, one reserved, and two to move between */
 
 /* ---- places ---- */
 
@@ -90,7 +89,7 @@ static int share_memory(struct extstore *e, char *why, size_t n)
         return refuse(why, n, -EINVAL,
                       "flash: buffer memory of %" PRIu64 " bytes can't hold %u write "
                       "buffers of %" PRIu64 " bytes; %u are needed at least",
-                      o->buffer_bytes, o->wbuf_count + 1, o->wbuf_bytes, EXT_WBUF_MIN_COUNT + 1);
+                      o->buffer_bytes, o->wbuf_count + 1, o->wbuf_bytes, EXT_BUFFERS_MIN);
     e->ring_bytes = (o->buffer_bytes - (o->wbuf_count + 1) * o->wbuf_bytes) / rings;
     return 0;
 }
@@ -124,11 +123,11 @@ static int open_devices(struct extstore *e, char *why, size_t n)
         all_pages += d->page_count;
     }
     uint64_t pages = ext_pages_total(e, EXT_BUCKET_DEFAULT);
-    if (pages < PAGES_MIN)
+    if (pages < EXT_PAGES_MIN)
         return refuse(why, n, -EINVAL,
                       "flash: files of class default hold %" PRIu64 " pages of %" PRIu64
                       " bytes; at least %u are needed",
-                      pages, e->page_bytes, PAGES_MIN);
+                      pages, e->page_bytes, EXT_PAGES_MIN);
     if (all_pages > EXT_UNITS_MAX || all_pages * e->page_granules > (UINT64_C(1) << 40) - 1)
         return refuse(why, n, -EINVAL, "flash: more than 16 TB or %u pages can't be addressed", EXT_UNITS_MAX);
     return 0;

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "io_thread.h"
 #include "items/admission.h"
 
 static_assert((int)SETTINGS_ADMISSION_STRICT == (int)ADMISSION_STRICT &&
@@ -15,6 +16,9 @@ static_assert((int)SETTINGS_ENGINE_URING == (int)EXT_ENGINE_URING &&
 static_assert((int)SETTINGS_PERSIST_ON == (int)PERSIST_ON && (int)SETTINGS_PERSIST_SCAN == (int)PERSIST_SCAN,
               "the same modes");
 static_assert(SETTINGS_EXT_FILES_MAX <= EXT_DEVICES_MAX, "each file is a device");
+static_assert(SETTINGS_EXT_PAGES_MIN == EXT_PAGES_MIN && SETTINGS_EXT_BUFFERS_MIN == EXT_BUFFERS_MIN &&
+                  SETTINGS_EXT_THREADS_MAX <= IO_THREADS_MAX,
+              "the engine takes what settings accept");
 
 /* Two threads may copy at once: each goes on until its copy is what the setting is. Compares bytes, because a
  * number may be NaN. */

@@ -31,7 +31,6 @@
 #define EXT_NOTE_BYTES 320
 #define EXT_ROOT_BYTES 1952u
 #define EXT_COUNTER_ROOM 64
-#define EXT_WBUF_MIN_COUNT 4u
 /* Buffers and pages that only reclaim and the rewrite of failed writes may take, the last buffer only
  * the rewrite: without them neither could begin, and nothing would ever become free again. */
 #define EXT_RESERVED_WBUFS 2u

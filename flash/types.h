@@ -40,6 +40,9 @@
 #define EXT_GRANULE_BYTES 16
 #define EXT_DEVICES_MAX 16
 #define EXT_NO_DEVICE UINT32_MAX
+#define EXT_PAGES_MIN 4u      /* of class default: one in use, one reserved, and two to move between */
+#define EXT_WBUF_MIN_COUNT 4u
+#define EXT_BUFFERS_MIN (EXT_WBUF_MIN_COUNT + 1) /* of wbuf_bytes, in buffer_bytes: one is reclaim's */
 #define EXT_LEN_CLASSES 32
 #define EXT_WHY_BYTES 256
 

@@ -1369,14 +1369,29 @@ static bool is_unit_size(uint64_t bytes)
                                                     : SETTINGS_EXT_UNIT_BYTES) == 0;
 }
 
+/* Pages of files of class default, which the engine needs a few of. */
+static uint64_t default_page_count(const struct settings *s)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < s->ext_file_count; i++)
+        if (s->ext_files[i].bucket == SETTINGS_BUCKET_DEFAULT)
+            count += s->ext_files[i].bytes / s->ext_page_size;
+    return count;
+}
+
 /* Small files would have very few pages of the default size. memcached accepts such files, so pages get
- * smaller, unless their size was given. */
+ * smaller, unless their size was given, and if they are too few then, write buffers too. */
 static void shrink_pages(struct parser *p)
 {
     struct settings *s = p->s;
     DEBUG_ASSERT(s->ext_wbuf_size > 0 && s->ext_file_count > 0);
-    while (!p->page_size_given && settings_ext_page_count(s) < SETTINGS_EXT_PAGES_WISH) {
+    while (!p->page_size_given) {
+        bool too_few = default_page_count(s) < SETTINGS_EXT_PAGES_MIN;
         uint64_t half = s->ext_page_size / 2;
+        if (!too_few && settings_ext_page_count(s) >= SETTINGS_EXT_PAGES_WISH)
+            break;
+        if (too_few && !p->wbuf_size_given && half < s->ext_wbuf_size && half > s->item_size_max && is_unit_size(half))
+            s->ext_wbuf_size = half;
         if (half % s->ext_wbuf_size != 0 || !is_unit_size(half))
             break;
         s->ext_page_size = half;
@@ -1463,6 +1478,9 @@ static int check_flash(struct parser *p)
         bytes += s->ext_files[i].bytes;
     }
     uint64_t pages = settings_ext_page_count(s);
+    if (default_page_count(s) < SETTINGS_EXT_PAGES_MIN)
+        return refuse(p, "%s page_count of class default must total to at least %u. Lower page_size or increase "
+                         "path sizes", failed, SETTINGS_EXT_PAGES_MIN);
     if (pages > SETTINGS_EXT_PAGES_MAX)
         return refuse(p, "%s page_count must total to < 65536. Increase page_size or lower path sizes",
                       failed);
@@ -1475,8 +1493,8 @@ static int check_flash(struct parser *p)
                                              : (uint32_t)s->ext_compact_under;
     if (s->ext_buffer_mem == 0)
         s->ext_buffer_mem = 8 * s->ext_wbuf_size;
-    if (s->ext_buffer_mem < 4 * s->ext_wbuf_size)
-        return refuse(p, "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
+    if (s->ext_buffer_mem < SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size)
+        return refuse(p, "ext_buffer_mem must hold at least %u write buffers (ext_wbuf_size)", SETTINGS_EXT_BUFFERS_MIN);
     return SETTINGS_GO_ON;
 }
 

@@ -37,6 +37,9 @@ enum {
 
 #define SETTINGS_SLAB_PAGE_BYTES (1 * MiB)
 #define SETTINGS_EXT_PAGES_MAX 65535u        /* in all files together */
+#define SETTINGS_EXT_PAGES_MIN 4u            /* in files of class default */
+#define SETTINGS_EXT_BUFFERS_MIN 5u          /* write buffers that ext_buffer_mem must hold */
+#define SETTINGS_EXT_THREADS_MAX 64u
 #define SETTINGS_EXT_PAGES_WISH 8u           /* total, unless ext_page_size says otherwise */
 #define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* the reach of a place of 40 bits */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
@@ -262,7 +265,7 @@ enum settings_bucket {
     X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", HIDDEN, "",                                               \
       "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"                     \
       "or with k, a multiple of 64k")                                                                                 \
-    X(U32, ext_threads, 1, 1, 256, "", HIDDEN, "", "I/O threads")                                                     \
+    X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "I/O threads")                                                     \
     X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads an I/O thread takes at once")                             \
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \
       "off; on: a clean stop moves everything to flash, also for a reboot; scan: after an\n"                          \

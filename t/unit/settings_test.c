@@ -882,6 +882,10 @@ Test(settings, ext_path_with_colons_in_its_name)
     "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n"                    \
     "failed to parse ext_path argument"
 
+#define FOUR_PAGES                                                                                 \
+    "Failed to initialize external storage: page_count of class default must total to at least 4. " \
+    "Lower page_size or increase path sizes"
+
 Test(settings, ext_path_refusals)
 {
     refused("-o ext_path", 64, "missing argument to ext_path, ie: ext_path=/d/file:5G");
@@ -895,7 +899,7 @@ Test(settings, ext_path_refusals)
     refused("-o ext_path=/f:64m:foo", 64,
             "Unknown extstore bucket: foo\nfailed to parse ext_path argument");
     refused("-o ext_path=:64m", 64, "ext_path has no file name: :64m");
-    refused("-o ext_path=/f:2m", 64, "ext_path /f is smaller than one page (ext_page_size, 4 MB)");
+    refused("-o ext_path=/f:2m", 64, FOUR_PAGES);
     refused("-o ext_path=/f:32m,ext_page_size=64", 64,
             "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
 }
@@ -975,8 +979,18 @@ Test(settings, small_files_get_small_pages)
 {
     accepted("-o ext_path=/f:64m");
     cr_assert_eq(s.ext_page_size, 8 * MiB);
-    accepted("-o ext_path=/f:8m");
+    accepted("-o ext_path=/f:16m");
     cr_assert_eq(s.ext_page_size, 4 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 4 * MiB);
+    accepted("-o ext_path=/f:8m");
+    cr_assert_eq(s.ext_page_size, 2 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
+    refused("-o ext_path=/f:7m", 64, FOUR_PAGES); /* a write buffer is larger than -I */
+    accepted("-I 512k -o ext_path=/f:4m");
+    cr_assert_eq(s.ext_page_size, MiB);
+    cr_assert_eq(s.ext_wbuf_size, MiB);
+    accepted("-o ext_path=/f:64m,ext_path=/g:9g:compact");
+    cr_assert_eq(s.ext_page_size, 16 * MiB);
     accepted("-o ext_path=/f:1g");
     cr_assert_eq(s.ext_page_size, 64 * MiB);
 }
@@ -1042,8 +1056,35 @@ Test(settings, buffer_memory_default)
 {
     accepted("-o ext_path=/a:64m");
     cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
-    refused("-o ext_path=/a:64m,ext_buffer_mem=8", 64,
-            "ext_buffer_mem must hold at least 4 write buffers (ext_wbuf_size)");
+}
+
+#define FIVE_BUFFERS "ext_buffer_mem must hold at least 5 write buffers (ext_wbuf_size)"
+/* The engine needs four, and one for reclaim. */
+Test(settings, buffer_memory_holds_five_write_buffers)
+{
+    refused("-o ext_path=/a:64m,ext_buffer_mem=19", 64, FIVE_BUFFERS);
+    accepted("-o ext_path=/a:64m,ext_buffer_mem=20");
+    cr_assert_eq(s.ext_buffer_mem, 20 * MiB);
+    accepted("-o ext_path=/a:64m,ext_buffer_mem=21");
+    refused("-o ext_path=/a:64m,ext_wbuf_size=2,ext_buffer_mem=9", 64, FIVE_BUFFERS);
+    accepted("-o ext_path=/a:64m,ext_wbuf_size=2,ext_buffer_mem=10");
+}
+
+Test(settings, four_pages_of_class_default)
+{
+    refused("-o ext_path=/a:15m,ext_page_size=4", 64, FOUR_PAGES);
+    accepted("-o ext_path=/a:16m,ext_page_size=4");
+    accepted("-o ext_path=/a:17m,ext_page_size=4");
+    accepted("-o ext_path=/a:8m,ext_path=/b:8m,ext_page_size=4");
+    refused("-o ext_path=/a:8m,ext_path=/b:64m:compact,ext_page_size=4", 64, FOUR_PAGES);
+}
+
+Test(settings, threads_of_flash)
+{
+    refused("-o ext_path=/a:64m,ext_threads=0", 64, "ext_threads must be greater than 0");
+    accepted("-o ext_path=/a:64m,ext_threads=1");
+    accepted("-o ext_path=/a:64m,ext_threads=64");
+    refused("-o ext_path=/a:64m,ext_threads=65", 64, "ext_threads must be between 1 and 64");
 }
 
 /* ---- help, version, licence ---- */
