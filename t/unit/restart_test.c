@@ -1063,6 +1063,43 @@ Test(restart, the_order_of_two_values_on_flash_is_known_after_a_kill)
     life_end(&l);
 }
 
+/* Nothing tells of a damaged rank; but the records do, and every pair is compared after a start. */
+Test(restart, a_damaged_rank_is_of_no_account_once_the_records_are_compared)
+{
+    for (unsigned read_first = 0; read_first < 2; read_first++) {
+        struct life l;
+        char words[512];
+        snprintf(words, sizeof(words), "%s", with_flash("-m 64", 64));
+        unlink(memory_file);
+        unlink(flash_file);
+        life_open(&l, words);
+        uint64_t hash = cache_hash(l.f.cache, "key", 3), at = 0;
+        fixture_set(&l.f, "key", "old");
+        to_flash(&l, "key");
+        fixture_set(&l.f, "key", "new");
+        to_flash(&l, "key");
+        index_slot *slots[INDEX_MATCH_MAX];
+        lock_take(index_lock(l.f.index, hash));
+        cr_assert_eq(index_match(l.f.index, hash, slots), 2);
+        for (unsigned i = 0; i < 2; i++) { /* the other way round */
+            index_word w = index_load(slots[i]);
+            index_replace(l.f.index, hash, slots[i],
+                          index_make_flash(l.f.index, index_place(l.f.index, w), index_len(l.f.index, w), 0,
+                                           1 - index_rank(l.f.index, w)));
+        }
+        lock_release(index_lock(l.f.index, hash));
+        life_again(&l, words);
+        if (read_first)
+            cr_assert_str_eq(value_of(&l, "key"), "new");
+        while (stale_walk_step(l.f.worker, &at))
+            ;
+        fixture_settle(&l.f);
+        cr_assert_eq(flash_words_of(&l, "key"), 1);
+        cr_assert_str_eq(value_of(&l, "key"), "new");
+        life_end(&l);
+    }
+}
+
 Test(restart, a_word_whose_page_holds_nothing_is_dropped)
 {
     struct life l;
