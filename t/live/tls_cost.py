@@ -18,7 +18,7 @@ from counted import instructions  # noqa: E402
 TOP = os.path.dirname(os.path.dirname(HERE))
 BINARY = os.environ.get('EXTANT', os.path.join(TOP, 'extant'))
 WORDS = ('get', 'set')
-ROUNDS = 4
+ROUNDS = 12
 
 
 def main():
