@@ -71,6 +71,7 @@ struct restart_options storage_options(const struct settings *s, struct cache_co
         .tunables = tunables,
         .memory_file = s->memory_file,
         .trust_memory_file = s->trust_memory_file,
+        .overwrite_memory_file = s->format_memory_file,
         .lock_memory = s->lock_memory,
         .hashpower = s->hashpower_init,
         .persist = (enum persist_mode)s->ext_persist,

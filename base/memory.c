@@ -91,6 +91,11 @@ static uint64_t read_limit(const char *path)
     return limit >= (uint64_t)INT64_MAX / 2 ? 0 : limit; /* v1 says "none" with a huge number */
 }
 
+static uint64_t lower_limit(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
 /* The lowest limit from the group up to the mount's top. A container sees its own group at the top,
  * whatever /proc/self/cgroup says, so missing levels are skipped. */
 static uint64_t lowest_limit(const char *mount, const char *group, const char *file)
@@ -101,9 +106,7 @@ static uint64_t lowest_limit(const char *mount, const char *group, const char *f
         if (len > 0 && group[len] != '/' && group[len] != '\0')
             continue;
         snprintf(path, sizeof(path), "%s%.*s/%s", mount, (int)len, group, file);
-        uint64_t limit = read_limit(path);
-        if (limit != 0 && (lowest == 0 || limit < lowest))
-            lowest = limit;
+        lowest = lower_limit(lowest, read_limit(path));
         if (len == 0)
             return lowest;
     }
@@ -141,9 +144,9 @@ uint64_t memory_cgroup_limit(const char *root)
         if (!v2 && !names_memory(controllers))
             continue;
         snprintf(mount, sizeof(mount), "%.512s/sys/fs/cgroup%s", root, v2 ? "" : "/memory");
-        uint64_t limit = lowest_limit(mount, group, v2 ? "memory.max" : "memory.limit_in_bytes");
-        if (limit != 0 && (lowest == 0 || limit < lowest))
-            lowest = limit;
+        lowest = lower_limit(lowest, lowest_limit(mount, group, v2 ? "memory.max" : "memory.limit_in_bytes"));
+        if (v2)
+            lowest = lower_limit(lowest, lowest_limit(mount, group, "memory.high"));
     }
     fclose(f);
     return lowest;

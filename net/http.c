@@ -2,6 +2,7 @@
 #include "net/http.h"
 
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
@@ -15,7 +16,7 @@
 #include "net/metrics.h"
 #include "net/status.h"
 
-enum { HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10 };
+enum { HTTP_CONNECTIONS_MAX = 64, HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10 };
 
 struct http {
     /* const once the thread runs */
@@ -28,6 +29,8 @@ struct http {
     _Atomic(const struct command_env *) env; /* NULL: the server is starting */
     /* the thread's */
     struct status_history history;
+    struct bufferevent *visitors[HTTP_CONNECTIONS_MAX]; /* one reference each; the oldest is the next to go */
+    unsigned next;
 };
 
 static void answer(struct evhttp_request *req, int code, const char *type, struct evbuffer *body)
@@ -119,10 +122,50 @@ static void request_came(struct evhttp_request *req, void *arg)
     evbuffer_free(body);
 }
 
+/* ---- no more than HTTP_CONNECTIONS_MAX connections ---- */
+
+/* libevent has let go of it; the descriptor is closed with our reference. */
+static bool has_left(struct bufferevent *visitor)
+{
+    bufferevent_event_cb event_cb;
+    bufferevent_getcb(visitor, NULL, NULL, &event_cb, NULL);
+    return event_cb == NULL;
+}
+
+static void forget_visitors(struct http *h, bool all)
+{
+    for (unsigned i = 0; i < HTTP_CONNECTIONS_MAX; i++) {
+        if (h->visitors[i] && (all || has_left(h->visitors[i]))) {
+            bufferevent_decref(h->visitors[i]);
+            h->visitors[i] = NULL;
+        }
+    }
+}
+
+/* A connection was accepted. It takes the place of the oldest, which is ended if it is still there: so idle ones
+ * can neither use up descriptors nor lock others out. NULL (no memory): libevent makes its own. */
+static struct bufferevent *visitor_came(struct event_base *base, void *arg)
+{
+    struct http *h = arg;
+    struct bufferevent *visitor = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE), *oldest;
+    if (!visitor)
+        return NULL;
+    forget_visitors(h, false);
+    if ((oldest = h->visitors[h->next]) != NULL) {
+        shutdown(bufferevent_getfd(oldest), SHUT_RDWR); /* libevent hears of it and frees it */
+        bufferevent_decref(oldest);
+    }
+    bufferevent_incref(visitor);
+    h->visitors[h->next] = visitor;
+    h->next = (h->next + 1) % HTTP_CONNECTIONS_MAX;
+    return visitor;
+}
+
 static void tick(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct http *h = arg;
     const struct command_env *env = atomic_load_explicit(&h->env, memory_order_acquire);
+    forget_visitors(h, false);
     if (env)
         status_tick(&h->history, env);
 }
@@ -194,6 +237,7 @@ static bool prepare(struct http *h, const char *address, char *why, size_t why_b
     evhttp_set_max_body_size(h->server, 0);
     evhttp_set_timeout(h->server, HTTP_PATIENCE_SEC);
     evhttp_set_gencb(h->server, request_came, h);
+    evhttp_set_bevcb(h->server, visitor_came, h);
     return listen_on(h, address, why, why_bytes);
 }
 
@@ -201,6 +245,7 @@ static void discard(struct http *h)
 {
     if (h->server)
         evhttp_free(h->server);
+    forget_visitors(h, true);
     if (h->stop_event)
         event_free(h->stop_event);
     if (h->tick)

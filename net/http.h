@@ -6,7 +6,8 @@
  *   /             the status page, and /status.json which it asks for (net/status.h)
  *
  * It listens before the cache is there, so that a long start can be watched, and ends first at a stop.
- * Only GET and HEAD; no body, small headers and a short patience, since anybody may connect. There is
+ * Only GET and HEAD; no body, small headers, a short patience and 64 connections, of which the oldest goes when
+ * another comes, since anybody may connect. There is
  * no log-in: it shows keys, so it belongs on an address that only operators reach.
  *
  * Threads: start, publish and stop by the main thread. Its own thread reads what any thread may read,

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 
 #include "command/stats_report.h"
+#include "items/lru.h"
 #include "net/lines.h"
 
 /* ---- memcached_exporter's names ---- */
@@ -178,7 +179,7 @@ struct class_figures {
     struct slab_class_info slab;
 };
 
-/* kind, metric, value of `k`, help */
+/* kind, metric, value of `k`, help. Moves are counters, but memcached_exporter leaves out the _total of such. */
 #define CLASS_TABLE(X)                                                                             \
     X(gauge, current_items, k->items.number, "Items in RAM of this class.")                        \
     X(gauge, items_age_seconds, k->items.age, "Age of the oldest item.")                           \
@@ -190,6 +191,10 @@ struct class_figures {
     X(counter, items_expired_unfetched_total, k->items.expired_unfetched, "Expired unread.")       \
     X(counter, items_outofmemory_total, k->items.outofmemory, "Stores that found no memory.")      \
     X(counter, items_reclaimed_total, k->items.reclaimed, "Expired items that gave their memory.") \
+    X(counter, items_tailrepairs_total, k->items.tailrepairs, "Items freed that had leaked.")      \
+    X(gauge, items_moves_to_cold, k->items.moves_to_cold, "Moved from HOT or WARM to COLD.")     \
+    X(gauge, items_moves_to_warm, k->items.moves_to_warm, "Moved from COLD to WARM.")            \
+    X(gauge, items_moves_within_lru, k->items.moves_within_lru, "Moved within HOT or WARM.")     \
     X(gauge, hot_items, k->items.number_hot, "Items in HOT.")                                      \
     X(gauge, warm_items, k->items.number_warm, "Items in WARM.")                                   \
     X(gauge, cold_items, k->items.number_cold, "Items in COLD.")                                   \
@@ -202,7 +207,8 @@ struct class_figures {
     X(gauge, current_pages, k->slab.total_pages, "Pages of this class.")                           \
     X(gauge, current_chunks, k->slab.total_chunks, "Chunks of this class.")                        \
     X(gauge, chunks_used, k->slab.used_chunks, "Chunks that hold an item.")                        \
-    X(gauge, chunks_free, k->slab.free_chunks, "Chunks that hold none.")
+    X(gauge, chunks_free, k->slab.free_chunks, "Chunks that hold none.")                           \
+    X(gauge, chunks_free_end, k->slab.free_chunks_end, "Chunks of a page never used yet.")
 
 static unsigned read_classes(const struct command_env *env, struct class_figures *out)
 {
@@ -217,6 +223,46 @@ static unsigned read_classes(const struct command_env *env, struct class_figures
     return n;
 }
 
+/* command, status, how `stats slabs` counts it */
+#define CLASS_COMMAND_TABLE(X)                                                                     \
+    X(delete, hit, counts[CSTAT_delete_hits])                                                      \
+    X(incr, hit, counts[CSTAT_incr_hits])                                                          \
+    X(decr, hit, counts[CSTAT_decr_hits])                                                          \
+    X(cas, hit, counts[CSTAT_cas_hits])                                                            \
+    X(cas, badval, counts[CSTAT_cas_badval])                                                       \
+    X(touch, hit, counts[CSTAT_touch_hits])                                                        \
+    X(set, hit, counts[CSTAT_set_cmds] - min_u64(counts[CSTAT_set_cmds], counts[CSTAT_cas_hits] + counts[CSTAT_cas_badval]))
+
+/* Commands and hits of each class. */
+static void write_class_commands(const struct command_env *env, const struct class_figures *classes, unsigned n,
+                                 struct evbuffer *out)
+{
+    static const char commands[] = "memcached_slab_commands_total", hits[] = "memcached_slab_lru_hits_total";
+    static const char *const names[] = {
+        [LRU_HOT] = "hot", [LRU_WARM] = "warm", [LRU_COLD] = "cold", [LRU_TEMP] = "temporary"};
+    struct stats_sum *sum = n > 0 ? malloc(sizeof(*sum)) : NULL;
+    if (!sum)
+        return;
+    report_threads(env, sum);
+    describe(out, commands, "counter", "Commands on items of this class.");
+    for (const struct class_figures *k = classes; k < classes + n; k++) {
+        const uint64_t *counts = sum->classes[k->cls];
+        evbuffer_add_printf(out, "%s{slab=\"%u\",command=\"get\",status=\"hit\"} %" PRIu64 "\n", commands, k->cls,
+                            stats_sum_class_get_hits(sum, k->cls));
+#define X(command, status, value)                                                                   \
+    evbuffer_add_printf(out, "%s{slab=\"%u\",command=\"" #command "\",status=\"" #status "\"} %" PRIu64 "\n", \
+                        commands, k->cls, (uint64_t)(value));
+        CLASS_COMMAND_TABLE(X)
+#undef X
+    }
+    describe(out, hits, "counter", "Gets that found an item in this segment of the LRU.");
+    for (const struct class_figures *k = classes; k < classes + n; k++)
+        for (unsigned seg = 0; seg < ARRAY_COUNT(names); seg++)
+            evbuffer_add_printf(out, "%s{slab=\"%u\",lru=\"%s\"} %" PRIu64 "\n", hits, k->cls, names[seg],
+                                sum->lru_hits[lru_id_of(k->cls, seg)]);
+    free(sum);
+}
+
 static void write_classes(const struct command_env *env, struct evbuffer *out)
 {
     struct class_figures *classes = calloc(SLAB_CLASS_MAX, sizeof(*classes));
@@ -229,6 +275,7 @@ static void write_classes(const struct command_env *env, struct evbuffer *out)
                             (uint64_t)(value));
     CLASS_TABLE(X)
 #undef X
+    write_class_commands(env, classes, n, out);
     free(classes);
 }
 

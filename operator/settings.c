@@ -238,21 +238,36 @@ struct parser {
     bool protocol_given, tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
     bool checks, prints; /* --check-config, --print-config */
     char *slab_sizes; /* as given; owned by the parser */
+    char given[160], given_value[128]; /* the option being read, with its value; "": none */
 };
 
 /* Prints one line (or memcached's two) to err, preceded by the file and line with the error, if any, and
- * returns the exit code of a wrong file or a wrong command line. */
+ * returns the exit code of a wrong file or a wrong command line. memcached's words often don't say which
+ * option had which value; then the first line ends with it. */
 static int refuse(struct parser *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static int refuse(struct parser *p, const char *fmt, ...)
 {
     va_list ap;
+    char text[1024];
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    int first = (int)strcspn(text, "\n");
+    bool names_it = *p->given_value == '\0' || strstr(text, p->given_value) != NULL;
     if (p->file != NULL)
         fprintf(p->err, "%s:%u: ", p->file, p->line);
-    va_start(ap, fmt);
-    vfprintf(p->err, fmt, ap);
-    va_end(ap);
-    fputc('\n', p->err);
+    if (names_it)
+        fprintf(p->err, "%s\n", text);
+    else
+        fprintf(p->err, "%.*s (%s)%s\n", first, text, p->given, text + first);
     return p->file != NULL ? SETTINGS_EXIT_CONFIG : SETTINGS_EXIT_USAGE;
+}
+
+/* What refuse() may have to tell; without a value the words of the refusal name the option. */
+static void note_given(struct parser *p, const char *before, const char *name, const char *between, const char *value)
+{
+    snprintf(p->given_value, sizeof(p->given_value), "%s", value ? value : "");
+    snprintf(p->given, sizeof(p->given), "%s%s%s%s", before, name, between, p->given_value);
 }
 
 static int no_memory(struct parser *p)
@@ -547,7 +562,7 @@ static const struct suboption suboptions[] = {
     OWN(http, ID_http, NULL),
     OWN(ext_path, -1, "file of flash and its size, repeatable: FILE:SIZE[:BUCKET], size in\n"
                   "m, g, t or p; bucket: default compact lowttl chunked coldcompact old"),
-    OWN(ext_format, -1, "FILE of an ext_path, repeatable: overwrite foreign data in it"),
+    OWN(ext_format, -1, "FILE of an ext_path or of -e, repeatable: overwrite foreign data in it"),
     BYTES(ext_page_size, MiB),
     BYTES(ext_wbuf_size, MiB),
     NUMBER(ext_threads, 1),
@@ -576,8 +591,8 @@ static const struct suboption suboptions[] = {
 #endif
     WORD(ext_persist, "ext_persist must be off, on or scan"),
     WORD(ext_io_engine, "ext_io_engine must be auto, uring or threads"),
-    BYTES(ext_write_limit, 1, .range = "could not parse argument to ext_write_limit"),
-    BYTES(ext_daily_writes, 1, .range = "could not parse argument to ext_daily_writes"),
+    BYTES(ext_write_limit, 1, .range = "ext_write_limit must be a size above 0, such as 100m"),
+    BYTES(ext_daily_writes, 1, .range = "ext_daily_writes must be a size above 0, such as 500g"),
     WORD(ext_admission, "ext_admission must be all, strict or learn"),
     NUMBER(ext_stay_pct, 1),
     NUMBER(ext_rewrite_pct, 1),
@@ -717,7 +732,10 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
     if (!ok && o->bad != NULL)
         return refuse(p, "%s", o->bad);
     if (!ok)
-        return refuse(p, "could not parse argument to %s", o->name);
+        return refuse(p, "could not parse argument to %s: \"%s\" is not %s", o->name, value,
+                      o->kind == SUB_REAL    ? "a number"
+                      : o->kind == SUB_BYTES ? "a size, such as 512k or 64m"
+                                             : "a whole number");
     if (o->kind != SUB_BYTES)
         v *= (double)o->scale;
     /* Factors and the ratio must be above their lower bound, not at it. */
@@ -765,6 +783,7 @@ static int take_suboption(struct parser *p, char *name)
         return refuse_suboption(p, name, value);
     if (strncmp(o->name, "ext_", 4) == 0)
         p->ext_word = o->name;
+    note_given(p, "-o ", name, "=", value);
     switch (o->kind) {
     case SUB_ON:
     case SUB_OFF:
@@ -948,6 +967,7 @@ static int flag_suboptions(struct parser *p, const struct flag *f UNUSED, const 
     while (code == SETTINGS_GO_ON && (part = strsep(&rest, ",")) != NULL) {
         if (rest != NULL || *config_trim(part) != '\0')
             code = take_suboption(p, part);
+        note_given(p, "", "", "", NULL);
     }
     free(copy);
     return code;
@@ -1183,7 +1203,12 @@ static int take_flag(struct parser *p, const struct flag *f, const char *arg)
     const char *value = config_trim(copy);
     if (f->letter == 'D' && *value == '\0')
         value = arg; /* a blank can be the delimiter */
+    const char letter[] = {(char)f->letter, '\0'};
+    bool has_letter = f->letter > 0 && f->letter <= 0x7f;
+    if (f->take != flag_suboptions)
+        note_given(p, has_letter ? "-" : "--", has_letter ? letter : f->name, " ", value);
     int code = f->take(p, f, value);
+    note_given(p, "", "", "", NULL);
     free(copy);
     return code;
 }
@@ -1419,19 +1444,20 @@ static void grow_wbuf(struct parser *p)
         s->ext_page_size = max_u64(s->ext_page_size, bytes);
 }
 
-/* Each ext_format names the file of an ext_path, spelt as there. */
+/* Each ext_format names the file of an ext_path or of -e, spelt as there. */
 static int check_formats(struct parser *p)
 {
     struct settings *s = p->s;
     for (uint32_t i = 0; i < s->ext_format_count; i++) {
-        bool found = false;
+        bool found = s->memory_file != NULL && strcmp(s->ext_formats[i], s->memory_file) == 0;
+        s->format_memory_file |= found;
         for (uint32_t k = 0; k < s->ext_file_count; k++) {
             bool same = strcmp(s->ext_formats[i], s->ext_files[k].path) == 0;
             s->ext_files[k].format |= same;
             found |= same;
         }
         if (!found)
-            return refuse(p, "ext_format names %s, which no ext_path does", s->ext_formats[i]);
+            return refuse(p, "ext_format names %s, which no ext_path and no -e does", s->ext_formats[i]);
     }
     return SETTINGS_GO_ON;
 }
@@ -1482,8 +1508,10 @@ static int check_flash(struct parser *p)
         return refuse(p, "%s page_count of class default must total to at least %u. Lower page_size or increase "
                          "path sizes", failed, SETTINGS_EXT_PAGES_MIN);
     if (pages > SETTINGS_EXT_PAGES_MAX)
-        return refuse(p, "%s page_count must total to < 65536. Increase page_size or lower path sizes",
-                      failed);
+        return refuse(p, "%s page_count must total to < 65536. Increase page_size or lower path sizes "
+                      "(ext_path adds up to %" PRIu64 " pages of %" PRIu64 " %s)", failed, pages,
+                      s->ext_page_size / (s->ext_page_size < MiB ? KiB : MiB),
+                      s->ext_page_size < MiB ? "KB" : "MB");
     if (bytes > SETTINGS_EXT_BYTES_MAX)
         return refuse(p, "ext_path sizes add up to more than 16 TB");
     if (!p->compact_given)
@@ -1606,14 +1634,14 @@ static int refuse_option(struct parser *p, const char *arg)
 {
     char word[WORD_MAX + 1], hint[2 * WORD_MAX];
     if (optopt != 0)
-        return refuse(p, "%s: invalid option -- '%c'\nIllegal argument \"?\"", p->program, optopt);
+        return refuse(p, "%s: invalid option -- '%c' (-h lists all)", p->program, optopt);
     const char *name = arg + strspn(arg, "-");
     snprintf(word, sizeof(word), "%.*s", (int)strcspn(name, "="), name);
     struct guess g = {.word = word};
     guess_from_flags(&g);
     for (size_t i = 0; i < OWN_COUNT; i++)
         guess_from(&g, own_options[i].name);
-    return refuse(p, "%s: unrecognized option '%s'%s\nIllegal argument \"?\"", p->program, arg,
+    return refuse(p, "%s: unrecognized option '%s'%s", p->program, arg,
                   guess_text(&g, hint, sizeof(hint)));
 }
 
@@ -1649,7 +1677,7 @@ static int parse_flags(struct parser *p, int argc, char **argv)
     while ((letter = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
         switch (letter) {
         case ':':
-            return refuse(p, "%s: option requires an argument -- '%c'\nIllegal argument \"?\"",
+            return refuse(p, "%s: option requires an argument -- '%c' (-h lists all)",
                           p->program, optopt);
         case '?':
             return refuse_option(p, argv[optind - 1]);
@@ -1671,7 +1699,7 @@ static int parse_flags(struct parser *p, int argc, char **argv)
     }
     for (int i = optind; i < argc; i++) {
         if (argv[i][strspn(argv[i], " \t\n")] != '\0')
-            return refuse(p, "Illegal argument \"%s\"", argv[i]);
+            return refuse(p, "Illegal argument \"%s\": options begin with -", argv[i]);
     }
     return SETTINGS_GO_ON;
 }
@@ -1976,7 +2004,7 @@ int settings_check_root(const struct settings *s, bool is_root, FILE *err)
 {
     if (!is_root || s->username != NULL)
         return SETTINGS_GO_ON;
-    fprintf(err, "must add '-u root' to start as root\n");
+    fprintf(err, "must add '-u root' to start as root, or -u USER to run as that user\n");
     return SETTINGS_EXIT_USAGE;
 }
 

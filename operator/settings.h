@@ -324,6 +324,7 @@ struct settings {
     uint32_t check_file_count;
     char *ext_formats[SETTINGS_EXT_FILES_MAX]; /* values of ext_format */
     uint32_t ext_format_count;
+    bool format_memory_file; /* one of them is the file of -e */
     uint32_t slab_sizes[SETTINGS_SLAB_SIZES_MAX];
     uint32_t slab_size_count; /* 0: classes by factor */
 };

@@ -144,10 +144,11 @@ static void say(char *why, size_t n, const char *fmt, ...)
 
 /* FILE.meta is memcached's, so the items in FILE are memcached's too and of no use here. It is removed, so
  * that memcached doesn't take FILE for its own later. A file that can't be memcached's is refused as
- * memcached refuses it. 0 or -errno with why. */
-static int drop_memcached_meta(const struct restart_options *o, char *why, size_t n)
+ * memcached refuses it. 0 or -errno with why; *found: it was there. */
+static int drop_memcached_meta(const struct restart_options *o, bool *found, char *why, size_t n)
 {
     char path[PATH_MAX];
+    *found = false;
     if (!o->memory_file || snprintf(path, sizeof(path), "%s.meta", o->memory_file) >= (int)sizeof(path))
         return 0;
     FILE *f = fopen(path, "r");
@@ -160,11 +161,13 @@ static int drop_memcached_meta(const struct restart_options *o, char *why, size_
         return -EINVAL;
     }
     unlink(path);
+    *found = true;
     return 0;
 }
 
 /* 0 or -errno with why. *note: a remark for the operator although it worked, or "". */
-static int open_arena(const struct restart_options *o, struct restart *r, char *note, char *why, size_t n)
+static int open_arena(const struct restart_options *o, bool was_memcached, struct restart *r, char *note,
+                      char *why, size_t n)
 {
     struct geometry g = geometry_of(o);
     struct arena_options opt = {
@@ -172,6 +175,7 @@ static int open_arena(const struct restart_options *o, struct restart *r, char *
         .reserve_bytes_min = reserve_bytes_needed(o),
         .file = o->memory_file,
         .trust_file = o->trust_memory_file,
+        .overwrite = o->overwrite_memory_file || was_memcached,
         .format = RESTART_MEMORY_FORMAT,
         .format_oldest = RESTART_MEMORY_FORMAT_OLDEST,
         .geometry = &g,
@@ -437,7 +441,8 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
 {
     char note[RESTART_LINE_BYTES] = "", misfit[RESTART_LINE_BYTES] = "";
     struct persist *p = NULL;
-    int rc = drop_memcached_meta(o, why, why_bytes);
+    bool was_memcached;
+    int rc = drop_memcached_meta(o, &was_memcached, why, why_bytes);
     if (rc != 0)
         return rc;
     const struct persist_options po = {.mode = o->persist, .memory_file = o->memory_file, .flash = &o->flash};
@@ -448,7 +453,7 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
     for (;;) {
         int error = 0;
         memset(r, 0, sizeof(*r));
-        if ((rc = open_arena(o, r, note, why, why_bytes)) != 0) {
+        if ((rc = open_arena(o, was_memcached, r, note, why, why_bytes)) != 0) {
             persist_destroy(p);
             return rc;
         }

@@ -50,6 +50,7 @@ struct restart_options {
     struct ext_tunables *tunables; /* of the engine */
     const char *memory_file;       /* -e, or NULL */
     bool trust_memory_file, lock_memory;
+    bool overwrite_memory_file;    /* ext_format names it: foreign data in it may be lost */
     uint32_t hashpower;            /* hashpower_init; 0: the index grows from its smallest size */
     enum persist_mode persist;
     struct slab_options slab;      /* restart_open() adds the arena */

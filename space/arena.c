@@ -591,6 +591,16 @@ static int open_file(const struct arena_options *opt, bool *made, char *why, siz
     return fd;
 }
 
+/* Data that was never a memory file. Zeroes are what a creation leaves that was interrupted. */
+static bool holds_foreign_data(int fd)
+{
+    static const struct arena_header zeroes;
+    struct arena_header found = zeroes;
+    ssize_t n = pread(fd, &found, sizeof(found), 0);
+    return n != 0 && memcmp(found.magic, ARENA_MAGIC, sizeof(found.magic)) != 0 &&
+           memcmp(&found, &zeroes, sizeof(found)) != 0;
+}
+
 /* Compares the open file with what is wanted. True iff it fits: *wanted then has the size of what is
  * there; else why[] is set. */
 static bool file_fits(int fd, const struct arena_options *opt, struct arena_header *wanted, char *why,
@@ -659,6 +669,13 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
         a->fd = open_file(opt, &made, why, why_bytes);
         if (a->fd < 0)
             return a->fd;
+        if (!made && !opt->overwrite && holds_foreign_data(a->fd)) {
+            snprintf(why, why_bytes,
+                     "memory file %s holds data that is not Extant's; -o ext_format=%s has it overwritten, "
+                     "and all that is in it is lost",
+                     opt->file, opt->file);
+            return -EEXIST;
+        }
         *attached = !made && file_fits(a->fd, opt, &wanted, why, why_bytes);
         a->reserve_bytes = wanted.reserve_bytes;
         a->meta_bytes = meta_bytes_of(a->reserve_bytes);

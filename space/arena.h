@@ -67,6 +67,7 @@ struct arena_options {
                               * rounded up to 64 KiB, with huge pages to 2 MiB */
     const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
     bool trust_file;         /* it may belong to another user, be writable by others, or be a link */
+    bool overwrite;          /* data in it that is not Extant's may be lost */
     uint32_t format;         /* of what the modules keep in it: another one is not attached, .. */
     uint32_t format_oldest;  /* .. but for those from this one on, whose content the modules convert; 0: none */
     uint64_t reserve_bytes_min; /* a file of another size is attached, and stays so large, if it has as
@@ -84,7 +85,8 @@ struct arena_options {
  * and, if a file was there and unfit, why[] says so in one line. If the memory can't be locked
  * (lock_memory) the arena works without, and why[] says so. Otherwise why[] is "".
  * NULL with errno and why[] set: EBUSY another process holds the file, EINVAL options, or not a
- * regular file, EPERM others could have written to it (unless trust_file), ENOSPC, EACCES, ENOMEM..
+ * regular file, EPERM others could have written to it (unless trust_file), EEXIST it holds data that is not
+ * Extant's (unless overwrite), ENOSPC, EACCES, ENOMEM..
  * The caller owns the arena. */
 struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
                            size_t why_bytes);

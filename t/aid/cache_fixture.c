@@ -38,6 +38,7 @@ static void open_flash(struct fixture *f, unsigned flash_mb)
         .io_threads = 1,
         .io_depth = 1,
         .engine = EXT_ENGINE_AUTO,
+        .device_ops = f->device_ops.pwrite ? &f->device_ops : NULL,
         .callbacks = cache_ext_callbacks(f->cache),
     };
     f->ext = ext_create(&opt, &f->tunables, why, sizeof(why));
@@ -47,11 +48,14 @@ static void open_flash(struct fixture *f, unsigned flash_mb)
     cache_set_extstore(f->cache, f->ext);
 }
 
-static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, bool short_tags)
+static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, bool short_tags,
+                     const struct ext_device_ops *ops)
 {
     bool attached;
     char why[256];
     memset(f, 0, sizeof(*f));
+    if (ops)
+        f->device_ops = *ops;
     settings_init(&f->settings);
     clock_setup();
     atomic_store(&f->settings.maxbytes, memory_mb * MiB);
@@ -93,12 +97,17 @@ static void open_all(struct fixture *f, unsigned memory_mb, unsigned flash_mb, b
 
 void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
 {
-    open_all(f, memory_mb, flash_mb, false);
+    open_all(f, memory_mb, flash_mb, false, NULL);
+}
+
+void fixture_open_ops(struct fixture *f, unsigned memory_mb, unsigned flash_mb, const struct ext_device_ops *ops)
+{
+    open_all(f, memory_mb, flash_mb, false, ops);
 }
 
 void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
 {
-    open_all(f, memory_mb, flash_mb, true);
+    open_all(f, memory_mb, flash_mb, true, NULL);
 }
 
 void fixture_close(struct fixture *f)

@@ -5,6 +5,7 @@
 
 #include "cache_run.h"
 #include "cache_step.h"
+#include "flash/device.h"
 #include "items/object.h"
 #include "items/room.h"
 #include "items/upcalls.h"
@@ -22,6 +23,7 @@ struct fixture {
     struct thread_stats stats;
     struct cache_worker *worker;
     char dir[64];
+    struct ext_device_ops device_ops; /* of fixture_open_ops() */
     void (*idle)(struct fixture *f); /* does what other threads would do; NULL: these are there */
 };
 
@@ -29,6 +31,8 @@ struct fixture {
 void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
 /* The same with an index whose tags are so short that it can't tell the keys of sim_tags.h apart. */
 void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
+/* The same with a device whose reads and writes are these. */
+void fixture_open_ops(struct fixture *f, unsigned memory_mb, unsigned flash_mb, const struct ext_device_ops *ops);
 void fixture_close(struct fixture *f);
 
 /* One turn of an event loop: ring, reclaim, waits. */

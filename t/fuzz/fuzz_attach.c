@@ -114,13 +114,13 @@ static const struct ext_device_ops stepped_ops = {
 
 static int life_open(struct life *l)
 {
-    char memory_path[64], flash_option[160], user[] = "extant", e[] = "-e", m[] = "-m", mb[] = "16",
+    char memory_path[64], flash_option[224], user[] = "extant", e[] = "-e", m[] = "-m", mb[] = "16",
         o[] = "-o";
     snprintf(memory_path, sizeof(memory_path), "/proc/self/fd/%d", memory.fd);
     snprintf(flash_option, sizeof(flash_option),
              "ext_path=/proc/self/fd/%d:16m,ext_page_size=4,ext_wbuf_size=2,ext_buffer_mem=16,"
-             "ext_threads=1,ext_io_engine=threads,track_sizes,trust_memory_file",
-             flash.fd);
+             "ext_threads=1,ext_io_engine=threads,track_sizes,trust_memory_file,ext_format=%s",
+             flash.fd, memory_path);
     char *argv[] = {user, e, memory_path, m, mb, o, flash_option, NULL};
     memset(l, 0, sizeof(*l));
     clock_setup();

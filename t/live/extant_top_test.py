@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""scripts/extant-top: --once on Extant and on memcached, live at a terminal, and on nothing.
+"""scripts/extant-top: --once on Extant and on memcached, with TLS and a log-in, live at a terminal of 80 by 24, on nothing.
 
 EXTANT names the binary. Exit 0: all right; 1: not.
 """
 
+import fcntl
 import os
 import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -61,17 +65,61 @@ def once_on_memcached():
 
 
 def at_a_terminal():
-    with servers.Server(BINARY, [], 'top') as server:
+    with servers.Server(BINARY, ['-o', 'ext_path=@DIR@/flash:64m'], 'top') as server:
+        work(server)
         main, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
         process = subprocess.Popen([TOP, '--interval', '0.1', server.path], stdin=other, stdout=other, stderr=other)
         os.close(other)
         seen, end = b'', time.monotonic() + servers.PATIENCE_SECONDS
         while seen.count(b'network') < 3 and time.monotonic() < end:
             seen += os.read(main, 4096)
+        for screen in seen.decode().split('\x1b[H')[1:-1]:
+            lines = [re.sub(r'\x1b\[.', '', line).strip('\r') for line in screen.split('\n')]
+            expect('fits 80 by 24', len(lines) <= 24 and max(map(len, lines)) <= 80, lines)
         expect('it goes on', seen.count(b'network') >= 3 and seen.count(b'Extant ') >= 3, seen)
         os.write(main, b'q')
         expect('q ends it', process.wait(servers.PATIENCE_SECONDS) == 0)
         os.close(main)
+
+
+def write(path, text):
+    with open(path, 'w') as f:
+        f.write(text)
+    return path
+
+
+def with_a_login():
+    server = servers.Server(BINARY, ['-Y', '@DIR@/users'], 'top')
+    users = write(os.path.join(server.dir, 'users'), 'ann:of green:gables\nbob:x\n')
+    with server:
+        run = once('--login', users, server.path)
+        expect('logged in', run.returncode == 0 and run.stdout.startswith('Extant '), run)
+        run = once('--login', write(os.path.join(server.dir, 'wrong'), 'ann:blue\n'), server.path)
+        expect('refused', run.returncode == 1 and 'the log-in was refused: CLIENT_ERROR authentication failure' in run.stderr, run)
+        run = once(server.path)
+        expect('without', run.returncode == 1 and 'it requires a log-in (--login FILE)' in run.stderr, run)
+        run = once('--login', write(os.path.join(server.dir, 'none'), 'ann\n'), server.path)
+        expect('no password', run.returncode == 2 and 'is not USER:PASSWORD' in run.stderr, run)
+
+
+def over_tls():
+    server = servers.Server(BINARY, ['-Z', '-o', 'ssl_chain_cert=@DIR@/server.crt,ssl_key=@DIR@/server.key,'
+                                     'ssl_ca_cert=@DIR@/ca.crt,ssl_verify_mode=2'], 'top', tcp=True)
+    servers.make_cert(server.dir, 'ca', options=['-addext', 'basicConstraints=critical,CA:TRUE'])
+    for name in ('server', 'client'):
+        servers.make_cert(server.dir, name, 'ca')
+    ca, crt, key = (os.path.join(server.dir, name) for name in ('ca.crt', 'client.crt', 'client.key'))
+    with server:
+        address = 'localhost:%d' % server.port
+        run = once('--tls', '--ca', ca, '--cert', crt, '--key', key, address)
+        expect('served', run.returncode == 0 and run.stdout.startswith('Extant '), run)
+        run = once('--tls', '--cert', crt, '--key', key, address)
+        expect('an unknown authority', run.returncode == 1 and 'certificate verify failed' in run.stderr, run)
+        run = once('--tls', '--ca', ca, address)
+        expect('no certificate of its own', run.returncode == 1, run)
+        run = once('--ca', ca, address)
+        expect('--tls is missing', run.returncode == 2 and 'need --tls' in run.stderr, run)
 
 
 def on_nothing():
@@ -82,4 +130,4 @@ def on_nothing():
 
 
 if __name__ == '__main__':
-    sys.exit(servers.run_scenarios((once_on_extant, once_on_memcached, at_a_terminal, on_nothing)))
+    sys.exit(servers.run_scenarios((once_on_extant, once_on_memcached, at_a_terminal, with_a_login, over_tls, on_nothing)))

@@ -45,7 +45,8 @@ current_items items_age_seconds items_crawler_reclaimed_total items_evicted_tota
 items_evicted_nonzero_total items_evicted_time_seconds items_evicted_unfetched_total
 items_expired_unfetched_total items_outofmemory_total items_reclaimed_total hot_items warm_items cold_items
 temporary_items hot_age_seconds warm_age_seconds mem_requested_bytes chunk_size_bytes chunks_per_page
-current_pages current_chunks chunks_used chunks_free
+current_pages current_chunks chunks_used chunks_free chunks_free_end items_tailrepairs_total
+items_moves_to_cold items_moves_to_warm items_moves_within_lru lru_hits_total commands_total
 '''.split()
 
 
@@ -105,6 +106,7 @@ def metrics_are_clean_and_have_the_names_of_the_exporter():
     with Web(['-m', '64'], [FLASH]) as server:
         talk = Talk(server)
         talk.store(4000, 3000)
+        talk.store(10, 100, b's')
         talk(*(b'get k%d' % i for i in range(4200)), b'incr none 1', b'touch none 0', b'delete k1')
         status, headers, text = server.ask('/metrics')
         expect('status', status == 200, status)
@@ -127,6 +129,19 @@ def same_as_stats(server):
                        ('extstore_objects_used', 'memcached_extstore_objects_used'),
                        ('extstore_pages_used', 'memcached_extstore_pages_used')):
         expect('%s as in stats' % name, metrics[name] == float(stats[line]), (metrics[name], stats[line]))
+    slabs, items = server.stats(b'slabs'), server.stats(b'items')
+    classes = [k.split(':')[0] for k in slabs if k.endswith(':chunk_size')]
+    expect('classes', len(classes) > 1, classes)
+    for cls in classes:
+        for command, status, line in (('get', 'hit', 'get_hits'), ('delete', 'hit', 'delete_hits'),
+                                      ('touch', 'hit', 'touch_hits'), ('set', 'hit', 'cmd_set'),
+                                      ('cas', 'badval', 'cas_badval')):
+            name = 'memcached_slab_commands_total{slab="%s",command="%s",status="%s"}' % (cls, command, status)
+            expect(name, metrics[name] == float(slabs['%s:%s' % (cls, line)]), metrics[name])
+        for lru in ('hot', 'warm', 'cold'):
+            name = 'memcached_slab_lru_hits_total{slab="%s",lru="%s"}' % (cls, lru)
+            shown = items.get('items:%s:hits_to_%s' % (cls, lru))
+            expect(name, shown is None or metrics[name] == float(shown), (metrics[name], shown))
     tiers = sum(metrics['extant_hits_total{tier="%s"}' % t] for t in ('ram', 'flash'))
     expect('hits by tier', tiers == float(stats['get_hits']), (tiers, stats['get_hits']))
     pages = sum(v for k, v in metrics.items() if k.startswith('extant_flash_pages{'))
@@ -180,7 +195,7 @@ def misses_of_what_was_evicted_say_from_where():
         found = misses(server)
         gone = int(server.stats()['evictions'])
         expect('evicted from RAM', found['evicted_no_flash'] > 0.98 * gone and gone > 1000, (found, gone))
-    with Web(['-m', '8'], [FLASH]) as server:
+    with Web(['-m', '8'], [FLASH + ',ext_admission=all']) as server:
         talk = Talk(server)
         talk.store(6000, 4000)
         talk(*(b'get k%d' % i for i in range(6000)))
@@ -249,6 +264,32 @@ def answers_of_every_path():
         expect('CSP', "default-src 'none'" in page[1]['Content-Security-Policy'], page[1])
 
 
+def idle_connections_do_no_harm():
+    with Web(['-m', '64', '-c', '64'], ['drop_privileges']) as server:
+        address, idle = ('127.0.0.1', server.web_port()), []
+        descriptors = '/proc/%d/fd' % server.process.pid
+        talk = Talk(server)
+        before = len(os.listdir(descriptors))
+        for i in range(1000):
+            sock = socket.create_connection(address, servers.PATIENCE_SECONDS)
+            if i % 3 == 0:
+                sock.sendall(b'GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n')
+            idle.append(sock)
+            if i % 100 == 99:
+                expect('served among %d idle ones' % i, server.ask('/healthz')[0] == 200)
+        expect('no more than 64 stay', wait_for(lambda: len(os.listdir(descriptors)) <= before + 64),
+               len(os.listdir(descriptors)) - before)
+        idle[0].settimeout(servers.PATIENCE_SECONDS)
+        while idle[0].recv(65536):
+            pass # the oldest was ended
+        talk(b'set a 0 0 1\r\nx')
+        for sock in idle:
+            sock.close()
+        expect('all are gone', wait_for(lambda: server.ask('/healthz')[0] == 200 and
+                                        len(os.listdir(descriptors)) <= before + 2),
+               len(os.listdir(descriptors)) - before)
+
+
 def a_key_cannot_break_out_of_the_page():
     with Web(['-m', '64'], []) as server:
         talk = Talk(server)
@@ -313,6 +354,7 @@ if __name__ == '__main__':
     sys.exit(servers.run_scenarios((
         metrics_are_clean_and_have_the_names_of_the_exporter,
         every_miss_has_its_reason,
+        idle_connections_do_no_harm,
         page_and_extant_top_know_every_reason,
         misses_of_what_was_evicted_say_from_where,
         misses_of_what_the_device_does_not_give_say_so,

@@ -229,7 +229,16 @@ def main():
         other_sizes(memory)
         starts_empty(memory, 'a boot before', another_boot, ['-m', '64'])
         starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])
-        starts_empty(memory, 'some other file', lambda path: open(path, 'w').write('x' * 100000), ['-m', '64'])
+        starts_empty(memory, 'some other file', lambda path: open(path, 'w').write('x' * 100000),
+                     ['-m', '64', '-o', 'ext_format=' + memory])
+        with open(memory, 'w') as f:
+            f.write('root:x:0:0:')
+        os.chmod(memory, 0o600)
+        said = refused_start(['-m', '64', '-e', memory])
+        expect('foreign data is refused', said == "memory file %s holds data that is not Extant's; -o ext_format=%s has it "
+               'overwritten, and all that is in it is lost\n' % (memory, memory), said)
+        with open(memory) as f:
+            expect('and stays', f.read() == 'root:x:0:0:')
     finally:
         shutil.rmtree(where, ignore_errors=True)
     print('%d failed' % len(FAILED))

@@ -589,11 +589,52 @@ Test(arena_attach, cut_file_starts_empty, .init = dir_make, .fini = dir_remove)
     must_start_empty(64 * MiB, "geometry", "it was cut off");
 }
 
-Test(arena_attach, foreign_file_starts_empty, .init = dir_make, .fini = dir_remove)
+static void write_file(const char *text, uint64_t bytes)
 {
     FILE *f = fopen(file, "w");
-    fputs("hello", f);
-    fclose(f);
+    fputs(text, f);
+    cr_assert_eq(fclose(f), 0);
+    cr_assert_eq(truncate(file, (off_t)bytes), 0);
+}
+
+/* Whatever is in it, its bytes stay, unless the operator says that they may go. */
+Test(arena_attach, foreign_file_is_refused, .init = dir_make, .fini = dir_remove)
+{
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } files[] = {{"root:x:0:0:root:/root:/bin/bash\n", 32}, {"x", 1}, {"extArenb", 1 << 20}};
+    struct arena_options opt = {
+        .reserve_bytes = 64 * MiB, .file = file, .geometry = "geometry", .geometry_bytes = 8};
+    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
+        bool attached;
+        char before[64] = "", after[64] = "", wanted[512];
+        struct stat st;
+        write_file(files[i].text, files[i].bytes);
+        int fd = open(file, O_RDONLY);
+        cr_assert_gt(pread(fd, before, sizeof(before), 0), 0);
+        opt.overwrite = false;
+        cr_assert_null(arena_create(&opt, &attached, why, sizeof(why)));
+        cr_assert_eq(errno, EEXIST);
+        snprintf(wanted, sizeof(wanted),
+                 "memory file %s holds data that is not Extant's; -o ext_format=%s has it overwritten, and "
+                 "all that is in it is lost",
+                 file, file);
+        cr_assert_str_eq(why, wanted);
+        cr_assert_gt(pread(fd, after, sizeof(after), 0), 0);
+        cr_assert_eq(memcmp(before, after, sizeof(before)), 0);
+        cr_assert(fstat(fd, &st) == 0 && (uint64_t)st.st_size == files[i].bytes);
+        close(fd);
+        opt.overwrite = true;
+        struct arena *a = arena_create(&opt, &attached, why, sizeof(why));
+        cr_assert(a != NULL && !attached && strstr(why, "it is not a memory file"), "%s", why);
+        arena_destroy(a);
+    }
+}
+
+Test(arena_attach, a_file_of_zeroes_starts_empty, .init = dir_make, .fini = dir_remove)
+{
+    write_file("", 1 << 20);
     must_start_empty(64 * MiB, "geometry", "it is not a memory file");
 }
 

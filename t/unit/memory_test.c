@@ -52,6 +52,22 @@ Test(memory, limit_of_a_v2_group_is_the_lowest_up_to_the_top)
     remove_root();
 }
 
+/* Above memory.high nothing is killed, but everything that allocates is slowed down until it is of no use. */
+Test(memory, limit_of_a_v2_group_is_where_it_is_slowed_down)
+{
+    make_root("0::/a/b\n");
+    set("a/b/memory.high", "max\n");
+    set("a/b/memory.max", "4294967296\n");
+    cr_assert_eq(memory_cgroup_limit(root), 4294967296);
+    set("a/b/memory.high", "3221225472\n");
+    cr_assert_eq(memory_cgroup_limit(root), 3221225472);
+    set("a/memory.high", "1073741824\n");
+    cr_assert_eq(memory_cgroup_limit(root), 1073741824);
+    set("memory.max", "536870912\n");
+    cr_assert_eq(memory_cgroup_limit(root), 536870912);
+    remove_root();
+}
+
 /* A container sees its own group at the top, though the host knows it by another name. */
 Test(memory, limit_of_a_group_whose_name_is_not_seen)
 {

@@ -560,12 +560,30 @@ Test(restart, a_cut_file_starts_empty)
     expect_empty("-m 64", "it was cut off");
 }
 
-Test(restart, any_other_file_starts_empty)
+static void write_text(const char *path, const char *text)
 {
-    int fd = open(memory_file, O_RDWR | O_CREAT, 0600);
-    cr_assert_eq(write(fd, "hello", 5), 5);
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
     close(fd);
+}
+
+Test(restart, any_other_file_starts_empty_if_it_may)
+{
+    char words[128];
+    write_text(memory_file, "hello");
+    snprintf(words, sizeof(words), "-m 64 -o ext_format=%s", memory_file);
+    expect_empty(words, "it is not a memory file");
+}
+
+/* memcached's own file is known by its metadata beside it, and nobody needs it any more. */
+Test(restart, a_memory_file_of_memcached_starts_empty)
+{
+    char meta[128];
+    snprintf(meta, sizeof(meta), "%s.meta", memory_file);
+    write_text(memory_file, "items of memcached");
+    write_text(meta, "Tversion 1\n");
     expect_empty("-m 64", "it is not a memory file");
+    cr_assert_eq(access(meta, F_OK), -1);
 }
 
 /* Overwrites bytes of the file. */

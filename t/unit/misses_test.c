@@ -1,0 +1,106 @@
+/* misses_test.c: what flash did to an item is the reason that its get misses: a slow device, a full one, a
+ * dead one. Every miss has one reason, so they add up to get_misses. The other reasons: t/live/http_test.py. */
+#include <criterion/criterion.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "flash/page.h"
+#include "t/aid/cache_fixture.h"
+
+enum { VALUE_BYTES = 8000, SETS = 6000 };
+
+static struct fixture f;
+static char value[VALUE_BYTES + 1];
+static _Atomic(bool) is_stalled;
+
+static ssize_t read_device(void *ctx UNUSED, int fd, void *buf, size_t bytes, off_t offset)
+{
+    ssize_t n = pread(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+/* Takes as long as the test says. */
+static ssize_t write_device(void *ctx UNUSED, int fd, const void *buf, size_t bytes, off_t offset)
+{
+    while (atomic_load(&is_stalled))
+        sched_yield();
+    ssize_t n = pwrite(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t fail_to_write(void *ctx UNUSED, int fd UNUSED, const void *buf UNUSED, size_t bytes UNUSED,
+                             off_t offset UNUSED)
+{
+    return -EIO;
+}
+
+static void open_it(ssize_t (*write)(void *, int, const void *, size_t, off_t))
+{
+    const struct ext_device_ops ops = {.pread = read_device, .pwrite = write};
+    fixture_open_ops(&f, 8, 64, &ops);
+    atomic_store(&f.config.ext_max_sleep, 1000);
+}
+
+/* Stores more than memory and write buffers hold; asks for all of it. */
+static void store_and_ask(void)
+{
+    char key[32];
+    for (unsigned i = 0; i < SETS; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        fixture_store(&f, CACHE_SET, key, value, VALUE_BYTES, 0, 0, 0);
+    }
+    for (unsigned i = 0; i < SETS; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        fixture_get(&f, key, value, sizeof(value), NULL);
+    }
+}
+
+static uint64_t misses(enum miss_reason why) { return atomic_load(&f.stats.misses[why]); }
+
+static uint64_t all_misses(void)
+{
+    uint64_t sum = 0;
+    for (enum miss_reason why = 0; why < MISS_REASON_COUNT; why++)
+        sum += misses(why);
+    cr_assert_eq(sum, atomic_load(&f.stats.counters[STAT_get_misses]));
+    return sum;
+}
+
+/* The items evicted for this reason are the misses that have it, but for those that the table of departed keys has
+ * no more room for; all reasons add up. */
+static void expect(enum miss_reason why, enum cache_counter counter)
+{
+    uint64_t all = all_misses();
+    cr_assert_gt(misses(why), 1000, "%" PRIu64 " of %" PRIu64, misses(why), all);
+    uint64_t gone = fixture_counter(&f, counter);
+    cr_assert(misses(why) <= gone && misses(why) * 100 > gone * 90, "%" PRIu64 " of %" PRIu64, misses(why), gone);
+}
+
+Test(misses, of_a_device_that_is_too_slow)
+{
+    open_it(write_device);
+    atomic_store(&is_stalled, true);
+    store_and_ask();
+    expect(MISS_evicted_write_wait, CACHE_N_evictions_write_wait);
+    atomic_store(&is_stalled, false);
+    fixture_close(&f);
+}
+
+Test(misses, of_flash_without_a_page_to_free)
+{
+    uint32_t page;
+    open_it(write_device);
+    while (ext_page_open(f.ext, EXT_BUCKET_DEFAULT, true, &page) == 0)
+        ;
+    store_and_ask();
+    expect(MISS_evicted_flash_full, CACHE_N_evictions_flash_full);
+    fixture_close(&f);
+}
+
+Test(misses, of_a_device_that_takes_no_writes)
+{
+    open_it(fail_to_write);
+    store_and_ask();
+    expect(MISS_evicted_device, CACHE_N_evictions_device);
+    fixture_close(&f);
+}
