@@ -406,7 +406,7 @@ static int make_aids(struct server *s)
         if (set->http)
             t->samples = samples_create((char)set->prefix_delimiter);
     }
-    env->report = report_create();
+    env->report = report_create(env->ext);
     env->prefixes = prefixes_create((char)set->prefix_delimiter);
     if (!env->thread_stats || !env->report || !env->prefixes)
         return fail(EXIT_OS, "failed to allocate memory", NULL);

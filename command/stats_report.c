@@ -20,6 +20,7 @@
 enum { STAT_NAME_MAX = 128 };
 
 struct report {
+    uint64_t written_before; /* to flash, before this process; const */
     struct lock lock;
     /* under lock: what there was at the last `stats reset` */
     struct stats_sum threads;
@@ -29,11 +30,16 @@ struct report {
     struct ext_info ext; /* of its counters, those in memcached's own statistics */
 };
 
-struct report *report_create(void)
+struct report *report_create(struct extstore *ext)
 {
+    struct ext_info info = {0};
     struct report *r = calloc(1, sizeof(*r));
-    if (r)
-        lock_init(&r->lock, LOCK_STATS);
+    if (!r)
+        return NULL;
+    lock_init(&r->lock, LOCK_STATS);
+    if (ext)
+        ext_info(ext, &info);
+    r->written_before = info.device_bytes_written;
     return r;
 }
 
@@ -589,6 +595,11 @@ void report_extant(const struct command_env *env, stats_emit_fn emit, void *ctx)
                 : 0,
         .binary_rejected = atomic_load(&env->counters->binary_rejected),
     };
+    if (env->ext)
+        out.flash_lasts_days = stats_flash_lasts_days(
+            ext.device_bytes_written - min_u64(ext.device_bytes_written, env->report->written_before),
+            clock_uptime_sec() - CLOCK_START_REL_SEC, settings_ext_page_count(env->settings) * env->settings->ext_page_size,
+            env->settings->ext_rated_writes, &out.flash_writes_per_day);
     struct memory_heap heap;
     memory_heap(&heap);
     out.allocator = heap.allocator;

@@ -10,7 +10,7 @@
 #include "command/session.h"
 
 /* What `stats reset` remembers. NULL: no memory. One for each server, in command_env. */
-struct report *report_create(void);
+struct report *report_create(struct extstore *ext); /* ext: flash or NULL */
 void report_destroy(struct report *r); /* NULL is allowed */
 
 /* The lines of `stats` and of `stats extant`, each through emit. Also for a thread without a session. The first:

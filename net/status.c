@@ -259,8 +259,8 @@ void status_write(const struct command_env *env, const struct status_history *h,
     report_extant(env, put_line, &extant);
     evbuffer_add_printf(out,
                         "},\"write_bytes_per_sec\":%.1f,\"write_known_sec\":%.0f,"
-                        "\"write_amplification\":%.3f,",
-                        rate, seconds, amplification);
+                        "\"write_amplification\":%.3f,\"rated_writes\":%.3f,",
+                        rate, seconds, amplification, env->settings->ext_rated_writes);
     put_latency(env, out);
     evbuffer_add_printf(out, ",");
     put_devices(env, out);

@@ -276,6 +276,9 @@ enum settings_bucket {
       "limit on bytes written to flash per second, with bursts of 10 s (k, m, g allowed); 0 none")                    \
     X(U64, ext_daily_writes, 0, 0, 1ull << 53, "bytes", HIDDEN, "",                                                   \
       "limit on bytes written to flash in any 24 hours (k, m, g, t allowed); 0 none")                                 \
+    X(REAL, ext_rated_writes, 1, 0.001, 1000, "", HIDDEN, "",                                                         \
+      "writes of its whole size a day that flash is rated for over five years (DWPD): stats\n"                        \
+      "and status page tell how long it lasts")                                                                       \
     X(U32, ext_admission, SETTINGS_ADMISSION_LEARN, 0, 2, "", HIDDEN, "",                                             \
       "items written once flash is full: all; strict: those hit twice or known before; learn:\n"                      \
       "those worth as much as the rest")                                                                              \

@@ -95,6 +95,14 @@ void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn e
     }
 }
 
+uint64_t stats_flash_lasts_days(uint64_t written, uint64_t seconds, uint64_t flash_bytes, double rated, double *per_day)
+{
+    DEBUG_ASSERT(flash_bytes > 0);
+    *per_day = (double)written / (double)max_u64(seconds, 1) * 86400 / (double)flash_bytes;
+    double days = *per_day > 0 ? 5 * 365 * rated / *per_day : STATS_FLASH_LASTS_MAX_DAYS;
+    return days < STATS_FLASH_LASTS_MAX_DAYS ? (uint64_t)days : STATS_FLASH_LASTS_MAX_DAYS;
+}
+
 void stats_emit_extant(const struct stats_extant *s, stats_emit_fn emit, void *ctx)
 {
 #define X(kind, name, help) EMIT_##kind(name, 0);

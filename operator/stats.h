@@ -344,6 +344,8 @@ void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn e
     X(GAUGE, ram_items, "objects in memory")                                                       \
     X(GAUGE, flash_objects, "objects on flash")                                                    \
     X(REAL, ram_bytes_per_flash_object, "memory that an object on flash costs")                    \
+    X(REAL, flash_writes_per_day, "how often flash is written through in a day, at the rate since the start") \
+    X(GAUGE, flash_lasts_days, "how long it lasts at that rate, as rated by ext_rated_writes; at most 36500; 0 without flash") \
     X(GAUGE, binary_rejected, "connections closed because they spoke the binary protocol under -B ascii")
 
 #define STATS_FIELD_REAL(name) double name;
@@ -352,6 +354,11 @@ struct stats_extant {
     STATS_EXTANT_TABLE(X)
 #undef X
 };
+
+/* How long flash of this size lasts in days, if `written` bytes in `seconds` are its rate and it is rated for this many
+ * writes of its whole size a day over five years; at most STATS_FLASH_LASTS_MAX_DAYS. *per_day: those of that rate. */
+#define STATS_FLASH_LASTS_MAX_DAYS 36500u
+uint64_t stats_flash_lasts_days(uint64_t written, uint64_t seconds, uint64_t flash_bytes, double rated, double *per_day);
 
 void stats_emit_extant(const struct stats_extant *s, stats_emit_fn emit, void *ctx);
 

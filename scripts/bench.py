@@ -587,7 +587,7 @@ def is_memcached(binary):
 
 
 def save(text):
-    """Puts the table between the marks of BENCH.md."""
+    """Puts the table between the marks of BENCH.md and draws the pictures from it."""
     path = os.path.join(ROOT, "BENCH.md")
     with open(path) as f:
         old = f.read()
@@ -595,6 +595,7 @@ def save(text):
     with open(path + ".new", "w") as f:
         f.write(old[:begin] + "\n" + text + "\n" + old[end:])
     os.rename(path + ".new", path)
+    subprocess.run([os.path.join(ROOT, "scripts/plot.py")], check=True)
 
 
 def main():

@@ -264,6 +264,21 @@ def answers_of_every_path():
         expect('CSP', "default-src 'none'" in page[1]['Content-Security-Policy'], page[1])
 
 
+def the_life_of_flash_is_told():
+    with Web(['-m', '8'], ['ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2,ext_rated_writes=0.5']) as server:
+        stats = server.stats(b'extant')
+        expect('unwritten', stats['flash_writes_per_day'] == '0.00' and stats['flash_lasts_days'] == '36500', stats)
+        Talk(server).store(8000, 3000)
+        expect('on flash', wait_for(lambda: int(server.stats(b'extant')['ext_device_bytes_written']) > 8 << 20))
+        stats = server.stats(b'extant')
+        daily, days = float(stats['flash_writes_per_day']), int(stats['flash_lasts_days'])
+        expect('written', daily > 0 and abs(days - 5 * 365 * 0.5 / daily) <= 1, (daily, days))
+        expect('for the page', json.loads(server.ask('/status.json')[2])['rated_writes'] == 0.5)
+    with Web(['-m', '8'], []) as server:
+        stats = server.stats(b'extant')
+        expect('no flash', stats['flash_writes_per_day'] == '0.00' and stats['flash_lasts_days'] == '0', stats)
+
+
 def idle_connections_do_no_harm():
     with Web(['-m', '64', '-c', '64'], ['drop_privileges']) as server:
         address, idle = ('127.0.0.1', server.web_port()), []
@@ -354,6 +369,7 @@ if __name__ == '__main__':
     sys.exit(servers.run_scenarios((
         metrics_are_clean_and_have_the_names_of_the_exporter,
         every_miss_has_its_reason,
+        the_life_of_flash_is_told,
         idle_connections_do_no_harm,
         page_and_extant_top_know_every_reason,
         misses_of_what_was_evicted_say_from_where,

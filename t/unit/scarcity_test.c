@@ -324,7 +324,7 @@ static bool try_small_parts(void *ctx)
         prefixes_get(p, "a:key", 5, true);
         prefixes_destroy(p);
     }
-    struct report *report = report_create();
+    struct report *report = report_create(NULL);
     if (report)
         report_destroy(report);
     bool failed = sys_failed();

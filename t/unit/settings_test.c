@@ -687,7 +687,7 @@ Test(settings, flash_numbers)
 {
     accepted("-o ext_path=/f:9g,ext_item_size=100,ext_item_age=5,ext_low_ttl=6,ext_recache_rate=7,ext_wbuf_size=8,"
              "ext_page_size=32,ext_threads=3,ext_io_depth=4,ext_compact_under=9,ext_drop_under=10,"
-             "ext_max_sleep=11,ext_max_frag=0.5,ext_io_engine=threads,ext_write_limit=10m,ext_daily_writes=2t,"
+             "ext_max_sleep=11,ext_max_frag=0.5,ext_io_engine=threads,ext_write_limit=10m,ext_daily_writes=2t,ext_rated_writes=0.3,"
              "ext_buffer_mem=100,ext_verify_writes");
     cr_assert_eq(s.ext_item_size, 100);
     cr_assert_eq(s.ext_item_age, 5);
@@ -704,6 +704,7 @@ Test(settings, flash_numbers)
     cr_assert_eq(s.ext_io_engine, SETTINGS_ENGINE_THREADS);
     cr_assert_eq(s.ext_write_limit, 10 * MiB);
     cr_assert_eq(s.ext_daily_writes, 2048 * GiB);
+    cr_assert_eq(s.ext_rated_writes, 0.3);
     cr_assert_eq(s.ext_buffer_mem, 100 * MiB);
     cr_assert(s.ext_verify_writes);
 }
@@ -854,6 +855,7 @@ Test(settings, suboption_refusals)
     refused("-o read_buf_mem_limit=-1", 64, "could not parse argument to read_buf_mem_limit: \"-1\" is not a whole number");
     refused("-o lru_crawler=0", 64, "lru_crawler takes no value");
     refused("-o ext_max_frag=x", 64, "could not parse argument to ext_max_frag: \"x\" is not a number");
+    refused("-o ext_rated_writes=0", 64, "ext_rated_writes must be between 0.001 and 1000");
     refused("-o ext_write_limit=0", 64, "ext_write_limit must be a size above 0, such as 100m");
     refused("-o ext_max_frag=1.5", 64, "ext_max_frag must be between 0 and 1");
     refused("-o ext_threads=0", 64, "ext_threads must be greater than 0");

@@ -227,6 +227,19 @@ Test(stats, a_class_as_stats_slabs_shows_it)
                             "3:decr_hits 0\n3:cas_hits 0\n3:cas_badval 0\n3:touch_hits 0\n");
 }
 
+Test(stats, life_of_flash)
+{
+    double per_day;
+    cr_assert_eq(stats_flash_lasts_days(100 * GiB, 86400, 100 * GiB, 1, &per_day), 1825);
+    cr_assert_float_eq(per_day, 1, 1e-9);
+    cr_assert_eq(stats_flash_lasts_days(100 * GiB, 86400, 100 * GiB, 0.3, &per_day), 547);
+    cr_assert_eq(stats_flash_lasts_days(GiB, 3600, 12 * GiB, 3, &per_day), 2737);
+    cr_assert_float_eq(per_day, 2, 1e-9);
+    cr_assert_eq(stats_flash_lasts_days(0, 0, GiB, 1, &per_day), STATS_FLASH_LASTS_MAX_DAYS);
+    cr_assert_eq(per_day, 0);
+    cr_assert_eq(stats_flash_lasts_days(1, 86400, GiB, 1, &per_day), STATS_FLASH_LASTS_MAX_DAYS);
+}
+
 Test(stats, extant_section)
 {
     struct stats_extant x = {.extant_version = EXTANT_VERSION,
