@@ -591,8 +591,8 @@ static const struct suboption suboptions[] = {
 #endif
     WORD(ext_persist, "ext_persist must be off, on or scan"),
     WORD(ext_io_engine, "ext_io_engine must be auto, uring or threads"),
-    BYTES(ext_write_limit, 1, .range = "ext_write_limit must be a size above 0, such as 100m"),
-    BYTES(ext_daily_writes, 1, .range = "ext_daily_writes must be a size above 0, such as 500g"),
+    BYTES(ext_write_limit, 1, .range = "ext_write_limit is too large"),
+    BYTES(ext_daily_writes, 1, .range = "ext_daily_writes is too large"),
     REAL(ext_rated_writes, .range = "ext_rated_writes must be between 0.001 and 1000"),
     WORD(ext_admission, "ext_admission must be all, strict or learn"),
     NUMBER(ext_stay_pct, 1),
