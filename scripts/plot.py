@@ -13,18 +13,36 @@ import sys
 from html import escape
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
-WIDTH, LEFT, RIGHT, BAR, GAP, HEAD = 720, 250, 150, 18, 10, 62
+WIDTH, LEFT, RIGHT, BAR, GAP, HEAD = 760, 240, 210, 18, 10, 62
 SHOWN = 1.2  # the axis' end
 
 
-def tables():
-    """Rows of all tables of BENCH.md, as lists of cells."""
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip('|').split(' | ')]
+
+
+def table(*head):
+    """The rows of the first table of BENCH.md whose header begins with these cells, the header first."""
     with open(os.path.join(TOP, 'BENCH.md')) as f:
-        return [[cell.strip() for cell in line.strip().strip('|').split(' | ')] for line in f if line.startswith('| ')]
+        lines = f.read().split('\n')
+    for i, line in enumerate(lines):
+        if line.startswith('| ') and cells(line)[:len(head)] == list(head):
+            rows = [cells(line)]
+            for row in lines[i + 2:]:
+                if not row.startswith('| '):
+                    break
+                rows.append(cells(row))
+            return rows
+    raise SystemExit('BENCH.md has no table with the columns %s' % ', '.join(head))
 
 
 def first_number(text):
-    return float(re.match(r'[\d.]+', text).group(0))
+    return float(re.match(r'\d*\.?\d+', text).group(0))
+
+
+def last_number(text):
+    """Of a range A..B the larger, so a picture shows the worse run."""
+    return float(text.split('..')[-1])
 
 
 def cost_rows(rows):
@@ -39,13 +57,11 @@ def cost_rows(rows):
             yield name, first_number(row[3]), '%s, %s' % (row[1], row[2])
 
 
-def trace_rows(rows, column):
-    """Of the first table of traces (10% of the footprint)."""
-    seen = set()
-    for row in rows:
-        if len(row) == 9 and re.match(r'[\d.]+, [\d.]+$', row[1]) and row[0] not in seen:
-            seen.add(row[0])
-            yield row[0], float(row[column + 1]), row[column]
+def trace_rows(rows, what):
+    """Name, the ratio beside the column that begins with this, and that column."""
+    column = next(i for i, cell in enumerate(rows[0]) if cell.startswith(what))
+    for row in rows[1:]:
+        yield row[0], last_number(row[column + 1]), row[column]
 
 
 def picture(title, note, rows):
@@ -71,12 +87,13 @@ def picture(title, note, rows):
 
 
 def pictures():
-    rows = tables()
-    yield 'costs.svg', picture('What one operation costs', 'Extant / memcached; the line: memcached. Both values: memcached, Extant.', cost_rows(rows))
-    yield 'misses.svg', picture('Misses on twelve traces', 'Extant / memcached with extstore, cache of 10% of the footprint. Both shares: extstore, Extant.',
-                                trace_rows(rows, 1))
+    traces = table('trace', 'misses: extstore, Extant')
+    yield 'costs.svg', picture('What one operation costs', 'Extant / memcached; the line: memcached. Both values: memcached, Extant.',
+                               cost_rows(table('row', 'memcached', 'Extant')[1:]))
+    yield 'misses.svg', picture('Misses on traces', 'Extant / memcached with extstore, cache of 10% of the footprint. Both shares: extstore, Extant.',
+                                trace_rows(traces, 'misses'))
     yield 'flash-writes.svg', picture('Bytes written to flash on the same traces', 'Extant / memcached with extstore. MB written: extstore, Extant.',
-                                      trace_rows(rows, 3))
+                                      trace_rows(traces, 'flash MB'))
 
 
 def main():
