@@ -281,7 +281,7 @@ static void write_classes(const struct command_env *env, struct evbuffer *out)
 
 /* ---- ours ---- */
 
-/* One line of `stats extant`; what is counted in microseconds is shown in seconds. */
+/* One line of `stats extant`; what is counted in microseconds or days is shown in seconds. */
 static void write_ours(const struct lines *l, struct evbuffer *out, const char *line,
                        const char *kind, const char *help)
 {
@@ -292,11 +292,14 @@ static void write_ours(const struct lines *l, struct evbuffer *out, const char *
     if (*value == '\0' || *end != '\0')
         return; /* text */
     bool micros = len > 3 && strcmp(line + len - 3, "_us") == 0;
-    snprintf(name, sizeof(name), "extant_%.*s%s%s", (int)(micros ? len - 3 : len), line,
-             micros ? "_seconds" : "", strcmp(kind, "counter") == 0 ? "_total" : "");
+    bool days = len > 5 && strcmp(line + len - 5, "_days") == 0;
+    snprintf(name, sizeof(name), "extant_%.*s%s%s", (int)(len - (micros ? 3 : days ? 5 : 0)), line,
+             micros || days ? "_seconds" : "", strcmp(kind, "counter") == 0 ? "_total" : "");
     describe(out, name, kind, help);
     if (micros)
         evbuffer_add_printf(out, "%s %.6f\n", name, number / 1e6);
+    else if (days)
+        evbuffer_add_printf(out, "%s %.0f\n", name, number * 86400);
     else
         evbuffer_add_printf(out, "%s %s\n", name, as_number(value));
 }

@@ -273,6 +273,8 @@ def the_life_of_flash_is_told():
         stats = server.stats(b'extant')
         daily, days = float(stats['flash_writes_per_day']), int(stats['flash_lasts_days'])
         expect('written', daily > 0 and abs(days - 5 * 365 * 0.5 / daily) <= 1, (daily, days))
+        seconds = server.metrics()['extant_flash_lasts_seconds']
+        expect('as a metric', seconds % 86400 == 0 and abs(seconds / 86400 - days) <= 1, (seconds, days))
         expect('for the page', json.loads(server.ask('/status.json')[2])['rated_writes'] == 0.5)
     with Web(['-m', '8'], []) as server:
         stats = server.stats(b'extant')
