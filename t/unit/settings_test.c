@@ -856,7 +856,7 @@ Test(settings, suboption_refusals)
     refused("-o lru_crawler=0", 64, "lru_crawler takes no value");
     refused("-o ext_max_frag=x", 64, "could not parse argument to ext_max_frag: \"x\" is not a number");
     refused("-o ext_rated_writes=0", 64, "ext_rated_writes must be between 0.001 and 1000");
-    refused("-o ext_path=/f:64m,ext_write_limit=9000000t", 64, "ext_write_limit is too large");
+    refused("-o ext_path=/f:64m,ext_write_limit=2000t", 64, "ext_write_limit is too large");
     refused("-o ext_max_frag=1.5", 64, "ext_max_frag must be between 0 and 1");
     refused("-o ext_threads=0", 64, "ext_threads must be greater than 0");
     refused("-o ext_threads", 64, "Missing ext_threads argument");
