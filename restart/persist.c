@@ -162,6 +162,17 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
     return false;
 }
 
+/* Is the head's block device there, with its mark and as large as it was? A head of format 1 doesn't know marks. */
+static bool has_block_device(const struct persist *p, const struct checkpoint_head *now, uint32_t device)
+{
+    for (uint32_t k = 0; p->found.format >= CHECKPOINT_FORMAT && k < now->device_count; k++) {
+        if (now->devices[k].ino == 0 && now->devices[k].bytes >= p->found.devices[device].bytes &&
+            ext_device_stamp(p->devices[k].path) == p->found.stamps[device])
+            return true;
+    }
+    return p->found.format < CHECKPOINT_FORMAT;
+}
+
 /* Is some of the head's flash not there? A scan of the rest would find older values of keys whose latest was there. */
 static bool is_less(const struct persist *p)
 {
@@ -173,8 +184,8 @@ static bool is_less(const struct persist *p)
         blocks += now.devices[i].ino == 0 ? now.devices[i].bytes : 0;
     for (uint32_t i = 0; i < p->found.device_count; i++) {
         const struct checkpoint_device *was = &p->found.devices[i];
-        bool is_there = was->ino == 0;
-        for (uint32_t k = 0; k < now.device_count; k++)
+        bool is_there = was->ino == 0 && has_block_device(p, &now, i);
+        for (uint32_t k = 0; was->ino != 0 && k < now.device_count; k++)
             is_there |= now.devices[k].ino == was->ino && now.devices[k].bytes >= was->bytes;
         if (!is_there)
             return true;

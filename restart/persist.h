@@ -28,7 +28,8 @@
  *
  * Limits: the first flash file must be a regular file (a file beside a device node doesn't last); its
  * file system needs room for 10 bytes an object. A stop may take PERSIST_STOP_SEC for items; the rest
- * is dropped, and the log says so. Block devices are recognised only by their size.
+ * is dropped, and the log says so. Block devices are recognised only by the
+ * mark on them; by their size, where a checkpoint of format 1 is loaded.
  *
  * Threads: one, at start and at stop; the flush_all hook runs in any. Callers hold no locks.
  */

@@ -982,6 +982,28 @@ Test(persist, a_scan_finds_what_is_on_flash)
     life_kill(&l);
 }
 
+/* The newest values may be on the one that is gone. */
+Test(persist, flash_with_a_block_device_that_is_not_there_is_not_scanned)
+{
+    struct life l;
+    struct checkpoint_head head;
+    struct checkpoint_writer *w;
+    char fault[CHECKPOINT_WHY_BYTES];
+    life_scan(&l);
+    set(&l, "key", "old");
+    all_to_disk(&l);
+    life_kill(&l);
+    cr_assert_eq(checkpoint_read_head(check_file, &head, fault), 0);
+    head.device_count = 2;
+    head.devices[1] = (struct checkpoint_device){.ino = 0}; /* of no bytes, so that sizes tell nothing */
+    head.stamps[1] = head.stamps[0] + 1;
+    cr_assert_eq(checkpoint_create(check_file, &w), 0);
+    cr_assert_eq(checkpoint_commit(w, &head), 0);
+    life_scan(&l);
+    assert_empty(&l, "a part of the flash is gone");
+    life_kill(&l);
+}
+
 Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
 {
     struct life l;
