@@ -721,6 +721,7 @@ void tls_worker_destroy(struct tls_worker *t)
 {
     if (!t)
         return;
+    event_del(&t->batch); /* due, if the last turn had replies; the loop is freed after this */
     evtimer_del(&t->timer);
     free(t);
 }
