@@ -97,6 +97,8 @@ static void view_record(struct cache *c, struct cache_op *op, const struct cache
  * active; active in COLD goes to WARM. Flat mode keeps strict recency. LOCK_COLUMN held. */
 static void item_bump(struct cache *c, struct item *it, uint32_t now)
 {
+    lock_assert_held(index_lock(c->index, item_hash(c, it)));
+    ASSERT(item_flags(it) & ITEM_LINKED);
     unsigned flags = item_flags(it);
     if (!c->config->lru_segmented) {
         item_flag_set(it, flags & ITEM_FETCHED ? ITEM_HIT_TWICE : ITEM_FETCHED);
@@ -127,6 +129,8 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
  * leaves COLD. LOCK_COLUMN held. */
 static void item_freshen(struct cache *c, struct item *it, uint32_t now)
 {
+    lock_assert_held(index_lock(c->index, item_hash(c, it)));
+    ASSERT(item_flags(it) & ITEM_LINKED);
     if (!c->config->lru_segmented) {
         if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now)
             atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
@@ -154,6 +158,7 @@ static struct cache_read *fact_of(struct cache_op *op, ext_place place)
 /* Every verb that finds a dead item counts it, not only a get, as in memcached. */
 static void count_death(struct cache_worker *w, struct cache_op *op, enum item_death d)
 {
+    ASSERT(d != ITEM_ALIVE);
     if (d == ITEM_EXPIRED) {
         op->met_expired = true;
         departed_note(w->cache->departed, op->hash, MISS_expired);
@@ -191,6 +196,8 @@ static unsigned unreadable_count(const struct cache_op *op)
  * are not counted. */
 static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(rank_max <= INDEX_RANK_MAX);
     unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max);
     cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
 }

@@ -31,6 +31,7 @@ struct cache_read *cache_read_new(struct cache_worker *w)
     struct cache_read *r = w->reads_free;
     if (!r)
         return calloc(1, sizeof(*r));
+    ASSERT(w->reads_free_count > 0);
     w->reads_free = r->next;
     w->reads_free_count--;
     memset(r, 0, sizeof(*r));
@@ -52,6 +53,7 @@ static void read_free(struct cache_worker *w, struct cache_read *r)
 static bool judge_read(struct cache_worker *w, struct cache_read *r)
 {
     struct cache_op *op = r->op;
+    ASSERT(r->verdict == READ_RUNNING && op->worker == w);
     int rc = ext_read_record(&r->rd, op->key, op->key_bytes, &r->rec);
     if (rc == 0) {
         r->verdict = READ_MATCH;
@@ -85,6 +87,8 @@ static void op_read_done(struct ext_read *rd)
 /* Starts the reads that queue_reads noted. True iff all are there at once. */
 static bool start_reads(struct cache_worker *w, struct cache_op *op)
 {
+    lock_assert_none_held();
+    ASSERT(op->read_pending == 0 && op->read_count > 0);
     op->read_pending++; /* so that no completion runs the op while reads are being started */
     for (struct cache_read *r = op->reads; r; r = r->next) {
         if (r->verdict != READ_WANTED)
@@ -111,11 +115,13 @@ static void wake_waiting(void *arg)
 {
     struct cache_worker *w = arg;
     cache_worker_wake(w);
-    atomic_fetch_sub(&w->wake_refs, 1);
+    int refs = atomic_fetch_sub(&w->wake_refs, 1);
+    ASSERT(refs > 0);
 }
 
 static void wait_push(struct cache_worker *w, struct cache_op *op)
 {
+    ASSERT(op->state == OP_WAITING && (w->wait_head == NULL) == (w->wait_tail == NULL));
     op->wait_next = NULL;
     if (w->wait_tail)
         w->wait_tail->wait_next = op;
@@ -206,7 +212,8 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
 static void run_parked(struct cache_op *op)
 {
     struct cache_worker *w = op->worker;
-    ASSERT(w->parked > 0);
+    ASSERT(w->parked > 0 && (op->state == OP_READING || op->state == OP_WAITING));
+    lock_assert_none_held();
     w->parked--;
     if (!run_steps(w, op))
         return;
@@ -220,6 +227,8 @@ static void run_parked(struct cache_op *op)
 bool cache_run(struct cache_worker *w, struct cache_op *op)
 {
     ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
+    ASSERT(op->key_bytes > 0 && op->key_bytes <= CACHE_KEY_BYTES_MAX);
+    lock_assert_none_held();
     op->worker = w;
     op->attempts = 0;
     op->starved = op->read_hidden = false;
@@ -252,6 +261,7 @@ static void reads_release(struct cache_worker *w, struct cache_op *op)
     }
     op->read_count = 0;
     op->read_bytes = 0;
+    ASSERT(op->read_pending == 0);
 }
 
 void cache_release(struct cache_worker *w, struct cache_op *op)
@@ -325,7 +335,7 @@ static void returned(struct ext_read *rd)
 bool cache_bring_back(struct cache_worker *w, struct cache_op *op)
 {
     struct cache_read *r = op->reads;
-    ASSERT(op->state == OP_FINISHED);
+    ASSERT(op->state == OP_FINISHED && r != NULL && op->view.value == NULL);
     while (!(r->verdict == READ_AWAY && r->is_view))
         r = r->next;
     r->verdict = READ_RUNNING;
@@ -413,7 +423,8 @@ fail:
 
 void cache_worker_destroy(struct cache_worker *w)
 {
-    ASSERT(w->parked == 0);
+    ASSERT(w->parked == 0 && w->wait_head == NULL);
+    lock_assert_none_held();
     if (w->ring)
         ext_ring_destroy(w->ring);
     if (w->cache->ext)
@@ -442,6 +453,7 @@ void cache_worker_submit(struct cache_worker *w)
 void cache_worker_poll(struct cache_worker *w)
 {
     uint64_t drained;
+    lock_assert_none_held();
     ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
     if (n == (ssize_t)sizeof(drained))
         w->notify_armed = false;

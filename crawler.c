@@ -56,6 +56,7 @@ static void note_item(struct crawler *cr, struct piece *p, struct item *it)
     struct cache_meta *m = &p->objects[p->count].meta;
     unsigned flags = item_flags(it);
     (void)cr;
+    ASSERT(p->count < PIECE_OBJECTS && (flags & ITEM_LINKED));
     memset(&p->objects[p->count], 0, sizeof(p->objects[0]));
     memcpy(m->key, item_key(it), it->key_bytes);
     m->key_bytes = it->key_bytes;
@@ -81,6 +82,7 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     case INDEX_RAM: {
         struct item *it = item_at(c, index_handle(c->index, w));
         unsigned cls = lru_class(it->lru_id);
+        ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
         uint32_t tocrawl = atomic_load_explicit(&c->config->lru_crawler_tocrawl, memory_order_relaxed);
         if (!(cr->class_mask >> cls & 1) || (tocrawl != 0 && cr->checked[cls] >= tocrawl))
             return;
@@ -108,8 +110,9 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     }
     case INDEX_FLASH:
         (void)hash;
-        if (cr->job == CRAWLER_EXPIRE || !c->ext || p->count == PIECE_OBJECTS)
+        if (cr->job == CRAWLER_EXPIRE || !c->ext)
             return;
+        ASSERT(p->count < PIECE_OBJECTS); /* a word is visited once */
         struct noted *n = &p->objects[p->count++];
         memset(n, 0, sizeof(*n));
         n->rd.place = index_place(c->index, w);
@@ -163,6 +166,7 @@ static void take_record(struct noted *n)
 static void noted_read_done(struct ext_read *rd)
 {
     struct noted *n = rd->owner;
+    ASSERT(n->is_read && n->piece->reading > 0);
     n->piece->reading--;
     take_record(n);
 }
@@ -171,6 +175,8 @@ static void noted_read_done(struct ext_read *rd)
 static void read_piece(struct crawler *cr, struct piece *p)
 {
     struct cache_worker *w = cr->worker;
+    lock_assert_none_held();
+    ASSERT(p->count <= PIECE_OBJECTS);
     p->reading = 0;
     for (unsigned i = 0; i < p->count; i++) {
         struct noted *n = &p->objects[i];
@@ -196,6 +202,8 @@ static void read_piece(struct crawler *cr, struct piece *p)
 /* False: the sink takes no more. */
 static bool hand_on(struct crawler *cr, const struct piece *p)
 {
+    lock_assert_none_held();
+    ASSERT(p->reading == 0 && cr->job != CRAWLER_EXPIRE);
     for (unsigned i = 0; i < p->count; i++) {
         const struct noted *n = &p->objects[i];
         if (n->show && cr->sink.item(cr->sink.ctx, &n->meta) < 0)
@@ -256,6 +264,7 @@ static void *crawler_main(void *arg)
             continue;
         }
         lock_release(&cr->lock);
+        ASSERT(atomic_load(&cr->running));
         struct crawler_sink sink = cr->sink;
         bool dump = cr->job != CRAWLER_EXPIRE;
         index_hold_growth(cr->cache->index, dump); /* a dump names each key once */
@@ -319,6 +328,7 @@ enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum 
                                   const struct crawler_sink *sink)
 {
     enum crawler_result result = CRAWLER_BUSY;
+    ASSERT(class_mask != 0 && (sink != NULL) == (job != CRAWLER_EXPIRE));
     if (!atomic_load_explicit(&cr->cache->config->lru_crawler, memory_order_relaxed))
         return CRAWLER_DISABLED;
     lock_take(&cr->lock);

@@ -90,6 +90,7 @@ static int share_memory(struct extstore *e, char *why, size_t n)
                       "flash: buffer memory of %" PRIu64 " bytes can't hold %u write "
                       "buffers of %" PRIu64 " bytes; %u are needed at least",
                       o->buffer_bytes, o->wbuf_count + 1, o->wbuf_bytes, EXT_BUFFERS_MIN);
+    ASSERT((o->wbuf_count + 1) * o->wbuf_bytes <= o->buffer_bytes);
     e->ring_bytes = (o->buffer_bytes - (o->wbuf_count + 1) * o->wbuf_bytes) / rings;
     return 0;
 }
@@ -568,6 +569,7 @@ static int start(struct extstore *e, char *why, size_t n)
 {
     unsigned threads = (unsigned)min_u64(max_u64(e->opt.io_threads, e->device_count), IO_THREADS_MAX);
     e->flushes_at_once = threads / e->device_count;
+    ASSERT(e->flushes_at_once > 0);
     e->write_pool = io_pool_create(ext_is_stepped(e) ? 0 : threads, "ext-write");
     if (e->write_pool == NULL)
         return refuse(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
@@ -630,6 +632,7 @@ static void release(struct extstore *e)
 struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
                             size_t why_bytes)
 {
+    ASSERT(why_bytes > 0);
     int rc = check_options(opt, why, why_bytes);
     struct extstore *e = rc == 0 ? calloc(1, sizeof(*e)) : NULL;
     if (e == NULL) {
@@ -706,6 +709,7 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class)
     if (!ext_attach_may_hold(e, place, len_class))
         return false;
     struct ext_page *p = &e->pages[ext_place_page(e, place)];
+    ASSERT(atomic_load(&p->version) != 0);
     atomic_fetch_add(&p->bytes_used, ext_len_bytes(len_class));
     atomic_fetch_add(&p->objects, 1);
     return true;
@@ -725,6 +729,7 @@ const char *ext_attach_note(const struct extstore *e)
 
 void ext_attach_done(struct extstore *e)
 {
+    ASSERT(atomic_load(&e->attaching));
     ext_scan_end(e);
     free(e->gone);
     e->gone = NULL;
@@ -784,39 +789,12 @@ void ext_info(struct extstore *e, struct ext_info *out)
 {
     memset(out, 0, sizeof(*out));
     count_pages(e, out);
+#define X(name, help) out->name = ext_counted(e, EXT_N_##name);
+    EXT_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
+#undef X
     ext_ring_counters(e, out);
-#define COPY(name) out->name = ext_counted(e, EXT_N_##name)
-    COPY(compact_lost);
-    COPY(compact_rescues);
-    COPY(compact_resc_cold);
-    COPY(compact_resc_old);
-    COPY(compact_skipped);
-    COPY(page_allocs);
-    COPY(page_evictions);
-    COPY(page_reclaims);
-    COPY(objects_evicted);
-    COPY(bytes_evicted);
-    COPY(objects_written);
-    COPY(bytes_written);
-    COPY(write_errors);
-    COPY(write_retries);
-    COPY(write_moved);
-    COPY(write_mismatches);
-    COPY(device_bytes_written);
-    COPY(bytes_rewritten);
-    COPY(pages_kept);
-    COPY(pages_lost);
-    COPY(pages_back);
-    COPY(evicted_index_full);
-    COPY(objects_expired);
-    COPY(objects_unread_dropped);
-#undef COPY
-    out->objects_read += ext_counted(e, EXT_N_objects_read_reclaim);
-    out->bytes_read += ext_counted(e, EXT_N_bytes_read_reclaim);
-    out->read_errors += ext_counted(e, EXT_N_read_errors);
-    out->read_retries += ext_counted(e, EXT_N_read_retries);
-    out->read_short += ext_counted(e, EXT_N_read_short);
-    out->bad_checksums += ext_counted(e, EXT_N_bad_checksums);
+    out->objects_read += out->objects_read_reclaim;
+    out->bytes_read += out->bytes_read_reclaim;
     out->io_queue = io_pool_queued(e->write_pool);
     lock_take(&e->pool_lock);
     if (e->read_pool != NULL)
@@ -824,6 +802,7 @@ void ext_info(struct extstore *e, struct ext_info *out)
     lock_release(&e->pool_lock);
     uint32_t dirty = atomic_load(&e->dirty_wbufs);
     out->wbufs_busy = dirty;
+    ASSERT(dirty <= e->wbuf_count);
     out->wbufs_free = e->wbuf_count - dirty;
     out->wbufs_stuck = atomic_load(&e->stuck_wbufs);
     out->buffer_bytes = arena_used_bytes(e->arena, ARENA_USE_BUFFER);
@@ -945,6 +924,7 @@ uint64_t ext_reconcile(struct extstore *e)
 
 void ext_set_event_hook(struct extstore *e, void (*fn)(void *ctx, const char *line), void *ctx)
 {
+    ASSERT(fn != NULL);
     e->event_fn = fn;
     e->event_ctx = ctx;
 }

@@ -28,6 +28,7 @@ uint64_t io_now_ns(void)
 
 static void push_timed(struct io_pool *pool, struct io_job *job)
 {
+    lock_assert_held(&pool->lock);
     struct io_job **at = &pool->timed;
     while (*at != NULL && (*at)->start_ns <= job->start_ns)
         at = &(*at)->next;
@@ -37,6 +38,8 @@ static void push_timed(struct io_pool *pool, struct io_job *job)
 
 static void push(struct io_pool *pool, struct io_job *job)
 {
+    lock_assert_held(&pool->lock);
+    ASSERT((pool->head == NULL) == (pool->tail == NULL));
     job->next = NULL;
     if (pool->tail != NULL)
         pool->tail->next = job;
@@ -71,11 +74,14 @@ static struct io_job *pop(struct io_pool *pool, int64_t *wait_ms)
 /* Runs a job that was taken out of the queue. The lock is held, but not meanwhile. */
 static void run_job(struct io_pool *pool, struct io_job *job)
 {
+    lock_assert_held(&pool->lock);
+    ASSERT(job->run != NULL);
     pool->running++;
     lock_release(&pool->lock);
     atomic_fetch_sub_explicit(&pool->queued, 1, memory_order_relaxed);
     job->run(job);
     lock_take(&pool->lock);
+    ASSERT(pool->running > 0);
     pool->running--;
 }
 
@@ -134,7 +140,8 @@ void io_pool_destroy(struct io_pool *pool)
     lock_release(&pool->lock);
     for (unsigned i = 0; i < pool->thread_count; i++)
         pthread_join(pool->threads[i], NULL);
-    ASSERT(pool->head == NULL && pool->timed == NULL);
+    ASSERT(pool->head == NULL && pool->timed == NULL && pool->running == 0);
+    ASSERT(atomic_load(&pool->queued) == 0);
     pthread_cond_destroy(&pool->cond);
     lock_destroy(&pool->lock);
     free(pool);
@@ -166,6 +173,7 @@ uint64_t io_pool_queued(const struct io_pool *pool)
 /* Moves timed jobs whose time has come to the end of the queue. */
 static void queue_due(struct io_pool *pool)
 {
+    lock_assert_held(&pool->lock);
     uint64_t now = io_now_ns();
     while (pool->timed != NULL && pool->timed->start_ns <= now) {
         struct io_job *job = pool->timed;

@@ -71,6 +71,7 @@ struct maint {
 
 static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
 {
+    ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
     struct cache *c = m->cache;
     const struct cache_config *s = m->cache->config;
     uint64_t total = 0;
@@ -390,6 +391,7 @@ static bool step_automove(struct maint *m, uint32_t now)
         w->samples++;
         if (w->samples < window)
             continue;
+        ASSERT(w->samples > 0 && w->evicting <= w->samples);
         double age = w->age_sum / w->samples;
         if (info.total_pages > 2 && age > oldest_age) {
             oldest_age = age;
@@ -442,11 +444,13 @@ static void move_chunk(struct maint *m, slab_handle h)
         if (index_kind(c->index, w) != INDEX_RAM || index_handle(c->index, w) != h || item_refs(it) != 1)
             continue;
         uint64_t real = max_u64(item_real_bytes(it), sizeof(struct item));
+        ASSERT((item_flags(it) & ITEM_LINKED) && item_hash(c, it) == hash);
         if (slab_alloc_real(c->slab, real, &to) != 0)
             break;
         struct item *copy = item_at(c, to);
         /* Neighbours may change its links until lru_substitute locks the list. */
         const size_t links = offsetof(struct item, time_sec);
+        ASSERT(real >= links && to != h);
         memcpy((char *)copy + links, (const char *)it + links, real - links);
         lru_substitute(c->lru, it, copy);
         index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, 0));

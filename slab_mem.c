@@ -291,6 +291,8 @@ static void run_link_locked(struct slab_mem *sm, struct run *run)
 {
     struct step *st = &sm->step[run->step];
     uint64_t grain = run->offset >> GRAIN_SHIFT, grains = st->run_bytes >> GRAIN_SHIFT;
+    lock_assert_held(&sm->lock);
+    ASSERT(run->step < sm->step_count && grain + grains <= sm->grain_count);
     for (uint64_t i = 0; i < grains; i++) {
         ASSERT(sm->run_at[grain + i] == NULL);
         sm->run_at[grain + i] = run;
@@ -302,6 +304,7 @@ static void run_link_locked(struct slab_mem *sm, struct run *run)
 
 static void map_write_locked(struct slab_mem *sm, const struct run *run)
 {
+    lock_assert_held(&sm->lock);
     uint64_t grain = run->offset >> GRAIN_SHIFT;
     for (uint64_t i = sm->step[run->step].run_bytes >> GRAIN_SHIFT; i-- > 0;) {
         uint16_t entry = (uint16_t)(i == 0 ? run->step + 1u : (MAP_INSIDE | i));
@@ -313,7 +316,9 @@ static void map_write_locked(struct slab_mem *sm, const struct run *run)
 static void run_unlink_locked(struct slab_mem *sm, struct run *run)
 {
     struct step *st = &sm->step[run->step];
-    ASSERT(run->live_count == 0 && run->bucket == BUCKET_NONE);
+    lock_assert_held(&sm->lock);
+    ASSERT(run->live_count == 0 && run->bucket == BUCKET_NONE && st->run_count > 0);
+    ASSERT(sm->run_bytes >= st->run_bytes && sm->real_bytes >= st->run_bytes);
     uint64_t grain = run->offset >> GRAIN_SHIFT, grains = st->run_bytes >> GRAIN_SHIFT;
     for (uint64_t i = 0; i < grains; i++) {
         atomic_store_explicit(&sm->map[grain + i], 0, memory_order_release);
@@ -338,6 +343,7 @@ static void run_release(struct slab_mem *sm, struct run *run)
 /* Takes an empty run from its step, whichever that is; NULL if there is none. */
 static struct run *pop_empty_run_locked(struct slab_mem *sm)
 {
+    lock_assert_held(&sm->lock);
     for (unsigned i = 0; i < sm->step_count; i++) {
         struct run *run = sm->step[i].bucket[0];
         if (run == NULL)
@@ -368,6 +374,8 @@ static bool chunk_at(const struct slab_mem *sm, const struct run *run, uint64_t 
 
 static void chunk_mark_locked(struct slab_mem *sm, struct run *run, uint32_t chunk)
 {
+    lock_assert_held(&sm->lock);
+    ASSERT(!(run->live[chunk / 64] >> (chunk % 64) & 1));
     run->live[chunk / 64] |= UINT64_C(1) << (chunk % 64);
     run->live_count++;
     sm->live_bytes += sm->step[run->step].chunk_bytes;
@@ -385,7 +393,7 @@ static bool chunk_take_locked(struct slab_mem *sm, unsigned step, slab_handle *h
         word++;
     run->first_word = word;
     uint32_t chunk = word * 64 + (uint32_t)__builtin_ctzll(~run->live[word]);
-    ASSERT(chunk < st->chunk_count);
+    ASSERT(chunk < st->chunk_count && st->free_chunks > 0 && !run->emptying);
     chunk_mark_locked(sm, run, chunk);
     st->free_chunks--;
     rebucket(st, run);
@@ -400,8 +408,10 @@ static struct run *chunk_give_locked(struct slab_mem *sm, struct run *run, uint6
 {
     struct step *st = &sm->step[run->step];
     uint32_t chunk;
-    ASSERT(real_bytes <= st->chunk_bytes);
-    ASSERT(chunk_at(sm, run, offset, &chunk));
+    lock_assert_held(&sm->lock);
+    ASSERT(real_bytes <= st->chunk_bytes && sm->live_bytes >= st->chunk_bytes);
+    bool is_start = chunk_at(sm, run, offset, &chunk);
+    ASSERT(is_start);
     uint64_t bit = UINT64_C(1) << (chunk % 64);
     ASSERT(run->live[chunk / 64] & bit);
     run->live[chunk / 64] &= ~bit;
@@ -426,6 +436,7 @@ static struct run *chunk_give_locked(struct slab_mem *sm, struct run *run, uint6
 
 static uint64_t free_chunks_of(const struct class *c)
 {
+    ASSERT(c->used_chunks <= c->page_count * c->chunks_per_page);
     return c->page_count * c->chunks_per_page - c->used_chunks;
 }
 
@@ -438,6 +449,8 @@ static uint64_t taken_bytes(const struct slab_mem *sm)
 /* memcached's rule: from the pool, otherwise a new one within the limit; the first one always. */
 static bool page_take_locked(struct slab_mem *sm, struct class *c, bool within_limit)
 {
+    lock_assert_held(&sm->lock);
+    ASSERT(sm->pool_count <= sm->page_count);
     if (sm->pool_count > 0)
         sm->pool_count--;
     else if (within_limit && c->page_count > 0 &&
@@ -451,6 +464,7 @@ static bool page_take_locked(struct slab_mem *sm, struct class *c, bool within_l
 
 static void pool_trim_locked(struct slab_mem *sm)
 {
+    lock_assert_held(&sm->lock);
     while (sm->pool_count > 0 && taken_bytes(sm) > sm->limit_bytes) {
         sm->pool_count--;
         sm->page_count--;
@@ -463,6 +477,8 @@ static int account_take_locked(struct slab_mem *sm, unsigned cls, uint64_t accou
 {
     struct class *c = &sm->class[cls];
     uint32_t chunks = slab_chunks_of(sm, accounted_bytes);
+    lock_assert_held(&sm->lock);
+    ASSERT(cls >= 1 && cls <= sm->class_count && chunks > 0);
     while (free_chunks_of(c) < chunks) {
         if (!page_take_locked(sm, c, within_limit))
             return -ENOSPC;
@@ -477,7 +493,9 @@ static void account_give_locked(struct slab_mem *sm, unsigned cls, uint64_t acco
 {
     struct class *c = &sm->class[cls];
     uint32_t chunks = slab_chunks_of(sm, accounted_bytes);
+    lock_assert_held(&sm->lock);
     ASSERT(c->used_chunks >= chunks && c->requested_bytes >= accounted_bytes);
+    ASSERT(chunks <= 1 || c->chained_chunks >= chunks);
     c->used_chunks -= chunks;
     c->chained_chunks -= chunks > 1 ? chunks : 0;
     c->requested_bytes -= accounted_bytes;
@@ -491,6 +509,7 @@ static bool real_reserve_locked(struct slab_mem *sm, uint64_t bytes, bool always
                                 struct run **released)
 {
     uint64_t bound = max_u64(sm->limit_bytes, sm->page_count * SLAB_PAGE_BYTES);
+    lock_assert_held(&sm->lock);
     bound += bound / REAL_OVER_SHARE;
     while (!always && sm->real_bytes + bytes > bound) {
         struct run *empty = pop_empty_run_locked(sm);
@@ -506,12 +525,14 @@ static bool real_reserve_locked(struct slab_mem *sm, uint64_t bytes, bool always
 static void real_unreserve(struct slab_mem *sm, uint64_t bytes)
 {
     lock_take(&sm->lock);
+    ASSERT(sm->real_bytes >= bytes);
     sm->real_bytes -= bytes;
     lock_release(&sm->lock);
 }
 
 static int alloc_large(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h)
 {
+    ASSERT(real_bytes > SLAB_RUN_CHUNK_MAX);
     uint64_t bytes = round_up(real_bytes, ARENA_UNIT_BYTES), offset;
     struct run *released = NULL;
     lock_take(&sm->lock);
@@ -525,6 +546,7 @@ static int alloc_large(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h)
         real_unreserve(sm, bytes);
         return -ENOMEM;
     }
+    ASSERT(offset % ((uint64_t)1 << sm->shift) == 0 && offset >> sm->shift <= UINT32_MAX);
     *h = (slab_handle)(offset >> sm->shift);
     return 0;
 }
@@ -683,9 +705,11 @@ static int run_adopt(struct slab_mem *sm, uint64_t grain)
     struct run *run = run_make(sm, step, grain << GRAIN_SHIFT);
     if (run == NULL)
         return -ENOMEM;
+    lock_take(&sm->lock);
     run_link_locked(sm, run);
     map_write_locked(sm, run);
     sm->real_bytes += bytes;
+    lock_release(&sm->lock);
     return 0;
 }
 
@@ -864,6 +888,7 @@ static struct run *sparse_in_step_locked(struct step *st, unsigned max_used_pct)
         if (best == NULL || run->live_count < best->live_count)
             best = run;
     }
+    ASSERT(best->live_count > 0 && best->live_count <= st->chunk_count);
     if (best->live_count * 100 >= max_used_pct * st->chunk_count)
         return NULL;
     uint64_t room = st->free_chunks - st->empty_count * st->chunk_count -
@@ -873,6 +898,7 @@ static struct run *sparse_in_step_locked(struct step *st, unsigned max_used_pct)
 
 bool slab_sparse_run(struct slab_mem *sm, unsigned max_used_pct, uint64_t *run)
 {
+    ASSERT(max_used_pct <= 100);
     struct run *best = NULL;
     uint64_t best_waste = 0;
     lock_take(&sm->lock);
@@ -901,6 +927,8 @@ bool slab_sparse_run(struct slab_mem *sm, unsigned max_used_pct, uint64_t *run)
 
 static struct run *emptying_run_locked(const struct slab_mem *sm, uint64_t offset)
 {
+    lock_assert_held(&sm->lock);
+    ASSERT(offset >> GRAIN_SHIFT < sm->grain_count);
     struct run *run = sm->run_at[offset >> GRAIN_SHIFT];
     ASSERT(run != NULL && run->offset == offset && run->emptying);
     return run;

@@ -285,6 +285,7 @@ static bool decide(struct cache *c, struct running *r)
 
 static void end_check(struct running *r)
 {
+    ASSERT(r->pending == 0 && r->worker->parked > 0);
     struct cache *c = r->worker->cache;
     bool over = decide(c, r);
     for (unsigned i = 0; i < r->count; i++)
@@ -300,6 +301,7 @@ static void end_check(struct running *r)
 static bool judge(struct compared *m)
 {
     struct cache *c = m->running->worker->cache;
+    ASSERT(m->verdict == UNREAD && m->running->pending > 0);
     int rc = ext_read_record(&m->rd, NULL, 0, &m->rec);
     if (rc == -EBADMSG && ext_read_again(&m->rd))
         return false;
@@ -332,6 +334,7 @@ static struct running *begin(struct cache *c, const struct stale_check *check)
         index_word w = index_load(t.slots[i]);
         if (index_kind(c->index, w) != INDEX_FLASH || !is_wanted(c, check, &t, t.slots[i]))
             continue;
+        ASSERT(r->count < INDEX_MATCH_MAX);
         struct compared *m = &r->words[r->count++];
         m->running = r;
         m->place = index_place(c->index, w);
@@ -344,6 +347,7 @@ static struct running *begin(struct cache *c, const struct stale_check *check)
 
 static void start(struct cache_worker *w, struct running *r)
 {
+    lock_assert_none_held();
     cache_count(w->cache, CACHE_N_stale_checks, r->count);
     r->worker = w;
     r->pending = r->count + 1; /* so that none ends it while the others are being started */

@@ -61,8 +61,16 @@ static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Rounds v up to a multiple of unit; unit is a power of two. */
-static inline uint64_t round_up(uint64_t v, uint64_t unit) { return (v + unit - 1) & ~(unit - 1); }
-static inline uint64_t round_down(uint64_t v, uint64_t unit) { return v & ~(unit - 1); }
+static inline uint64_t round_up(uint64_t v, uint64_t unit)
+{
+    DEBUG_ASSERT(unit != 0 && (unit & (unit - 1)) == 0);
+    return (v + unit - 1) & ~(unit - 1);
+}
+static inline uint64_t round_down(uint64_t v, uint64_t unit)
+{
+    DEBUG_ASSERT(unit != 0 && (unit & (unit - 1)) == 0);
+    return v & ~(unit - 1);
+}
 
 /* Prefetches this many bytes; p may point anywhere. */
 static inline void prefetch_lines(const void *p, uint64_t bytes)

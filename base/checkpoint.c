@@ -20,6 +20,7 @@ struct block_head {
     uint64_t number;
 };
 static_assert(sizeof(struct block_head) == 16, "block head");
+static_assert(offsetof(struct block_head, number) == 8, "block head");
 
 struct block {
     struct block_head head;
@@ -95,6 +96,7 @@ static ssize_t read_some(int fd, void *bytes, size_t count)
 
 static uint32_t block_crc(const struct block *b, uint64_t token)
 {
+    ASSERT(b->head.bytes <= CHECKPOINT_BLOCK_BYTES);
     uint32_t crc = crc32c(0, &token, sizeof(token));
     return crc32c(crc, (const char *)b + sizeof(b->head.crc),
                   sizeof(b->head) - sizeof(b->head.crc) + b->head.bytes);
@@ -172,6 +174,8 @@ int checkpoint_create(const char *path, struct checkpoint_writer **out)
 static int put_block(struct checkpoint_writer *w)
 {
     struct block *b = &w->block;
+    ASSERT(w->error == 0 && b->head.bytes > 0);
+    lock_assert_none_held();
     b->head.number = w->blocks++;
     b->head.crc = block_crc(b, w->token);
     int rc = write_all(w->fd, b, sizeof(b->head) + b->head.bytes);
@@ -187,6 +191,7 @@ int checkpoint_put(struct checkpoint_writer *w, const void *bytes, size_t count)
         size_t part = (size_t)min_u64(count, CHECKPOINT_BLOCK_BYTES - w->block.head.bytes);
         memcpy(w->block.bytes + w->block.head.bytes, from, part);
         w->block.head.bytes += (uint32_t)part;
+        ASSERT(w->block.head.bytes <= CHECKPOINT_BLOCK_BYTES);
         from += part;
         count -= part;
         if (w->block.head.bytes == CHECKPOINT_BLOCK_BYTES)
@@ -197,6 +202,8 @@ int checkpoint_put(struct checkpoint_writer *w, const void *bytes, size_t count)
 
 static int put_head(struct checkpoint_writer *w, struct checkpoint_head *head)
 {
+    ASSERT(head->state == CHECKPOINT_RUNNING || head->state == CHECKPOINT_CLEAN);
+    ASSERT(head->device_count > 0 && head->device_count <= CHECKPOINT_DEVICES_MAX);
     head->format = CHECKPOINT_FORMAT;
     head->magic = HEAD_MAGIC;
     head->token = w->token;
@@ -302,6 +309,7 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head,
 static int read_block(struct checkpoint_reader *r, uint64_t n)
 {
     struct block *b = &r->blocks[n % 2];
+    ASSERT(n < r->block_count);
     size_t bytes =
         (size_t)min_u64(r->body_bytes - n * CHECKPOINT_BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES);
     ssize_t got = read_some(r->fd, b, sizeof(b->head) + bytes);
@@ -330,6 +338,7 @@ static void *read_ahead(void *arg)
             continue;
         }
         uint64_t n = r->read;
+        ASSERT(r->used <= n && n - r->used < ARRAY_COUNT(r->blocks));
         lock_release(&r->lock);
         int rc = read_block(r, n);
         lock_take(&r->lock);
@@ -381,6 +390,7 @@ static int next_block(struct checkpoint_reader *r)
     int rc = 0;
     lock_take(&r->lock);
     r->used += r->has_block;
+    ASSERT(r->used <= r->read || !r->has_thread);
     r->has_block = false;
     r->taken = 0;
     pthread_cond_broadcast(&r->cond);
@@ -409,6 +419,7 @@ int checkpoint_get(struct checkpoint_reader *r, void *bytes, size_t count)
             (r->error = next_block(r)) != 0)
             break;
         size_t part = (size_t)min_u64(count, block_at(r)->head.bytes - r->taken);
+        ASSERT(part > 0);
         memcpy(to, block_at(r)->bytes + r->taken, part);
         r->taken += part;
         to += part;
@@ -430,6 +441,7 @@ int checkpoint_close(struct checkpoint_reader *r)
         return 0;
     char more;
     int rc = r->error;
+    lock_assert_none_held();
     lock_take(&r->lock);
     r->stopping = true;
     pthread_cond_broadcast(&r->cond);

@@ -53,6 +53,8 @@ static int64_t coarse_mono_sec(void)
 
 static void setup(int64_t rel_sec, int64_t epoch_sec, long phase_ns)
 {
+    ASSERT(rel_sec >= CLOCK_START_REL_SEC && rel_sec <= UINT32_MAX);
+    ASSERT(phase_ns >= 0 && phase_ns < 1000000000);
     unix_epoch_sec = epoch_sec;
     mono_phase_ns = phase_ns;
     mono_epoch_sec = coarse_mono_sec() - rel_sec;
@@ -184,6 +186,7 @@ uint32_t clock_exptime(int64_t raw)
         return CLOCK_EXPIRED_SEC;
     else
         rel = raw - unix_epoch_sec;
+    ASSERT(rel > 0);
     return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
 }
 

@@ -1,6 +1,7 @@
 /* base/confine.c: see base/confine.h. */
 #include "base/confine.h"
 
+#include <limits.h>
 #include <liburing.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -74,6 +75,7 @@ enum { STEPS_OF_A_RULE = 6, STEPS_BESIDE = 5 };
 
 static void add(struct sock_fprog *p, unsigned code, uint32_t k, uint8_t yes, uint8_t no)
 {
+    ASSERT(p->len < USHRT_MAX);
     p->filter[p->len++] = (struct sock_filter){(uint16_t)code, yes, no, k};
 }
 
@@ -90,6 +92,7 @@ static void answer(struct sock_fprog *p, uint32_t action)
 /* Each call has one rule, and the rule of a call decides: the filter's result if its condition is met. */
 static void add_rule(struct sock_fprog *p, const struct rule *r, uint32_t action, uint32_t otherwise)
 {
+    ASSERT(r->argument < 6 && (r->value & ~r->mask) == 0);
     add(p, BPF_JMP | BPF_JEQ | BPF_K, r->number, 0, r->mask != 0 ? 5 : 1);
     if (r->mask != 0) {
         /* the lower half, first with little-endian: all of an int, and of PROT_ bits */
@@ -147,7 +150,7 @@ static int ring_register(struct io_uring *ring, unsigned what, void *arg, unsign
 int confine_ring(struct io_uring *ring, const uint8_t *ops, unsigned op_count)
 {
     struct io_uring_restriction allowed[8] = {{0}};
-    ASSERT(op_count < ARRAY_COUNT(allowed));
+    ASSERT(op_count > 0 && op_count < ARRAY_COUNT(allowed));
     for (unsigned i = 0; i < op_count; i++) {
         allowed[i].opcode = IORING_RESTRICTION_SQE_OP;
         allowed[i].sqe_op = ops[i];

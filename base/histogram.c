@@ -1,6 +1,8 @@
 /* base/histogram.c: see base/histogram.h. */
 #include "base/histogram.h"
 
+static_assert(HISTOGRAM_BUCKETS % 4 == 0, "four buckets to an octave");
+
 uint64_t histogram_bound_ns(unsigned bucket)
 {
     ASSERT(bucket < HISTOGRAM_BUCKETS);
@@ -22,6 +24,7 @@ void histogram_sum_add(struct histogram_sum *sum, const struct histogram *h)
 
 uint64_t histogram_quantile_ns(const struct histogram_sum *sum, double q)
 {
+    ASSERT(q >= 0 && q <= 1);
     if (sum->count == 0)
         return 0;
     uint64_t below = 0, wanted = (uint64_t)(q * (double)sum->count);

@@ -56,7 +56,8 @@ void lock_debug_check(const struct lock *l)
 void lock_debug_acquire(struct lock *l, bool checked)
 {
     (void)checked;
-    ASSERT(held_count < HELD_MAX);
+    ASSERT(held_count < HELD_MAX && l->rank < LOCK_RANK_COUNT);
+    ASSERT(atomic_load_explicit(&l->owner, memory_order_relaxed) == 0);
     held[held_count++] = l;
     atomic_store_explicit(&l->owner, self_id(), memory_order_relaxed);
 }
@@ -95,6 +96,7 @@ void lock_cond_init(pthread_cond_t *cond)
 
 int lock_await_start(_Atomic(int) *started)
 {
+    lock_assert_none_held();
     int state;
     while ((state = atomic_load_explicit(started, memory_order_acquire)) == 0)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);

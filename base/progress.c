@@ -35,6 +35,7 @@ void progress_text(char *out, size_t size)
 void progress_begin(const char *what, uint64_t total)
 {
     uint64_t now = clock_mono_ns();
+    ASSERT(what != NULL);
     atomic_store(&done_units, 0);
     atomic_store(&total_units, total);
     atomic_store(&start_ns, now);
@@ -58,5 +59,6 @@ void progress_add(uint64_t done)
 
 void progress_end(void)
 {
+    ASSERT(atomic_load(&work) != NULL);
     atomic_store(&end_ns, max_u64(clock_mono_ns(), 1));
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/lock.h"
 #include "flash/mark.h"
 
 static ssize_t system_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
@@ -233,6 +234,7 @@ static void try_direct(struct ext_device *d)
 int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, uint64_t page_bytes,
                     const struct ext_device_ops *ops, char *why, size_t why_bytes)
 {
+    ASSERT(page_bytes > 0 && page_bytes % EXT_IO_ALIGN_BYTES == 0 && opt->free_bucket < EXT_BUCKET_COUNT);
     memset(d, 0, sizeof(*d));
     d->fd = -1;
     d->free_bucket = opt->free_bucket;
@@ -296,7 +298,8 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
                     uint64_t offset, struct ext_io_counts *counts)
 {
     ASSERT(bytes % EXT_IO_ALIGN_BYTES == 0 && offset % EXT_IO_ALIGN_BYTES == 0);
-    ASSERT(offset + bytes <= d->bytes);
+    ASSERT(offset + bytes <= d->bytes && (in != NULL) != (out != NULL));
+    lock_assert_none_held();
     uint64_t done = 0;
     unsigned stuck = 0;
     while (done < bytes) {
@@ -326,6 +329,7 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
         }
         done += (uint64_t)n;
         counts->bytes += (uint64_t)n;
+        ASSERT(done <= bytes);
     }
     return 0;
 }
@@ -346,6 +350,7 @@ int ext_device_write(struct ext_device *d, const void *buf, uint64_t bytes, uint
 
 void ext_device_read_result(struct ext_device *d, int rc)
 {
+    ASSERT(rc <= 0);
     if (rc != 0) {
         atomic_store_explicit(&d->read_error, rc, memory_order_relaxed);
         if (atomic_fetch_add(&d->read_failures, 1) + 1 == EXT_DEVICE_READS_FAIL_AT)
@@ -369,6 +374,7 @@ void ext_device_bytes_result(struct ext_device *d, bool ok)
 
 void ext_device_page_failed(struct ext_device *d, int rc)
 {
+    ASSERT(rc < 0);
     atomic_store_explicit(&d->write_error, rc, memory_order_relaxed);
     if (atomic_fetch_add(&d->write_failures, 1) + 1 >= EXT_DEVICE_FAILED_AFTER &&
         !atomic_exchange(&d->failed, true))
@@ -389,6 +395,7 @@ bool ext_device_write_ok(struct ext_device *d)
 
 void ext_why_add(char *text, size_t room, const char *fmt, ...)
 {
+    ASSERT(room > 0 && strlen(text) < room);
     size_t n = strlen(text);
     va_list ap;
     va_start(ap, fmt);

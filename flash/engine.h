@@ -6,7 +6,7 @@
  *   flash/page.c     the page table: states, versions, counts, pins, free pages
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
  *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict
- *   upkeep/probe.c    are sick devices and BAD pages well again?
+ *   upkeep/probe.c    have failed devices and BAD pages recovered?
  *   flash/ring.c     reads of a worker, over flash/uring.c or flash/pread.c
  *   upkeep/save.c     page table to and from a checkpoint
  *   upkeep/scan.c     page table and records from what is on flash
@@ -38,8 +38,8 @@
 
 /* ---- what lives in the arena: fixed width, no pointers ---- */
 
-/* A number that is only raised, together with its complement, in one word: so that one that was
- * damaged is known as that, and then as large as can be, which harms nothing here. */
+/* A number that only rises, in one word with its complement: a damaged one is detected, and counts as the
+ * largest, which does no harm here. */
 typedef _Atomic(uint64_t) ext_raised;
 
 static inline uint64_t ext_raised_of(uint32_t value)
@@ -86,6 +86,10 @@ struct ext_page { /* 80 bytes */
     uint32_t where;                   /* its device and its number there (flash/numbers.h) */
 };
 static_assert(sizeof(struct ext_page) == 80, "page table entry");
+static_assert(offsetof(struct ext_page, slots_used) == 12, "page table entry");
+static_assert(offsetof(struct ext_page, retry_sec) == 28, "page table entry");
+static_assert(offsetof(struct ext_page, bytes_used) == 48, "page table entry");
+static_assert(EXT_BUCKET_COUNT <= UINT8_MAX, "a bucket fits a byte");
 
 /* What a restart needs of a wbuf. Which range it holds, and if that is written, says extmap. */
 struct ext_wbuf_root {
@@ -96,42 +100,11 @@ struct ext_wbuf_root {
     _Atomic(uint32_t) front_bytes; /* records end here */
 };
 static_assert(sizeof(struct ext_wbuf_root) == 24, "wbuf root");
+static_assert(offsetof(struct ext_wbuf_root, count) == 16, "wbuf root");
 
-/*        counter              what it counts */
-#define EXT_COUNTER_TABLE(X)                                                                       \
-    X(compact_lost, "live records that reclaim could not read")                                    \
-    X(compact_rescues, "records moved by reclaim")                                                 \
-    X(compact_resc_cold, "of these, to bucket coldcompact")                                        \
-    X(compact_resc_old, "of these, to bucket old")                                                 \
-    X(compact_skipped, "records that drop_unread left behind")                                     \
-    X(page_allocs, "pages opened")                                                                 \
-    X(pages_kept, "pages that stayed for another round, since they were hit")                      \
-    X(bytes_rewritten, "bytes of records moved by reclaim")                                        \
-    X(page_evictions, "pages given up with live objects for lack of room")                         \
-    X(page_reclaims, "pages freed")                                                                \
-    X(objects_evicted, "objects dropped with their page")                                          \
-    X(bytes_evicted, "of these, bytes")                                            \
-    X(objects_written, "records appended")                                                         \
-    X(bytes_written, "of these, bytes")                                                            \
-    X(objects_read_reclaim, "records read by reclaim")                                             \
-    X(bytes_read_reclaim, "bytes read by reclaim")                                                 \
-    X(read_errors, "reads that failed for good")                                                   \
-    X(read_retries, "reads tried again")                                                           \
-    X(read_short, "short transfers continued")                                                     \
-    X(write_errors, "writes of a slot that failed after their retries")                            \
-    X(write_retries, "writes tried again")                                                         \
-    X(write_moved, "records moved away from a failed write")                                       \
-    X(write_mismatches, "slots that were not on flash as they were written")                       \
-    X(device_bytes_written, "bytes given to devices")                                              \
-    X(bad_checksums, "records or tables that did not verify")                                      \
-    X(pages_lost, "pages retired after write errors")                                              \
-    X(pages_back, "of these, used again after a test write")                                       \
-    X(evicted_index_full, "objects dropped because the index is full")                             \
-    X(objects_expired, "objects dropped by reclaim as expired or flushed")                         \
-    X(objects_unread_dropped, "objects dropped by drop_unread")
 enum ext_counter {
 #define X(name, help) EXT_N_##name,
-    EXT_COUNTER_TABLE(X)
+    EXT_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
 #undef X
         EXT_COUNTER_COUNT
 };
@@ -244,9 +217,9 @@ struct ext_notify {
 };
 
 struct ext_read_counters { /* one for each ring: written by its thread only */
-    _Atomic(uint64_t) objects_read, bytes_read, device_reads, buffer_hits;
-    _Atomic(uint64_t) read_errors, read_retries, read_short, bad_checksums;
-    _Atomic(uint64_t) reads_shared, reads_put_away;
+#define X(name, help) _Atomic(uint64_t) name;
+    EXT_READ_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
+#undef X
 };
 
 struct ext_reclaim;

@@ -21,9 +21,13 @@ struct mark {
     char zeroes[EXT_MARK_BYTES - 152];
 };
 static_assert(sizeof(struct mark) == EXT_MARK_BYTES, "mark layout");
+static_assert(offsetof(struct mark, crc) == 8, "mark layout");
+static_assert(offsetof(struct mark, stamp) == 16, "mark layout");
+static_assert(offsetof(struct mark, text) == 24, "mark layout");
 
 static const char magic[8] = "ExtFlash";
 static const char text[] = "\nFlash of an Extant cache: pages of records, of no use to others.\n";
+static_assert(sizeof(text) <= sizeof(((struct mark *)0)->text), "the text fits");
 
 static uint32_t mark_crc(const struct mark *m)
 {
@@ -33,6 +37,7 @@ static uint32_t mark_crc(const struct mark *m)
 
 void ext_mark_fill(char block[EXT_MARK_BYTES], uint64_t stamp)
 {
+    ASSERT(stamp != 0);
     struct mark m = {.format = EXT_MARK_FORMAT, .stamp = stamp};
     memcpy(m.magic, magic, sizeof(magic));
     memcpy(m.text, text, sizeof(text));

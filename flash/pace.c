@@ -18,6 +18,7 @@ static void bucket_init(struct pace_bucket *b, uint64_t rate, uint64_t burst, ui
 void pace_init(struct pace *p, uint64_t bytes_per_sec, uint64_t bytes_per_day, uint64_t wbuf_bytes,
                uint64_t now_ns)
 {
+    ASSERT(wbuf_bytes > 0);
     uint64_t floor = 4 * wbuf_bytes, hour = bytes_per_day / DAY_PARTS;
     bucket_init(&p->second, bytes_per_sec,
                 bytes_per_sec == 0 ? 0 : max_u64(bytes_per_sec * PACE_BURST_SEC, floor), now_ns);

@@ -9,6 +9,7 @@
 
 void ext_number_pages(struct ext_page_where *where, const uint32_t *device_pages, uint32_t device_count)
 {
+    ASSERT(device_count > 0 && device_count <= EXT_DEVICES_MAX);
     uint32_t page = 0;
     bool more = true;
     for (uint32_t unit = 0; more; unit++) {
@@ -33,6 +34,8 @@ bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more
  * when its devices are failed. */
 static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle, uint32_t *page)
 {
+    lock_assert_held(&e->page_lock);
+    ASSERT(device_class < EXT_BUCKET_COUNT);
     int rc = -ENOSPC;
     unsigned healthy = 0, devices = 0;
     for (uint32_t i = 0; i < e->device_count; i++) {
@@ -105,6 +108,7 @@ static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page
 
 int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page)
 {
+    ASSERT(bucket < EXT_BUCKET_COUNT);
     lock_take(&e->page_lock);
     int rc = -ENOSPC;
     if (bucket != EXT_BUCKET_DEFAULT)
@@ -127,6 +131,7 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
 int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class,
                             uint32_t *page)
 {
+    ASSERT(bucket < EXT_BUCKET_COUNT && device_class < EXT_BUCKET_COUNT);
     lock_take(&e->page_lock);
     int rc = -EBUSY;
     /* A page more than is needed: not one of the last. */
@@ -141,6 +146,7 @@ int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext
 /* Gives the page's ranges and clean buffers back. */
 static void forget_slots(struct extstore *e, uint32_t page)
 {
+    lock_assert_held(&e->page_lock);
     uint32_t used = atomic_load_explicit(&e->pages[page].slots_used, memory_order_relaxed);
     for (uint32_t i = 0; i < used; i++) {
         uint64_t slot = (uint64_t)page * e->slots_per_page + i;
@@ -164,7 +170,8 @@ static void page_free(struct extstore *e, uint32_t page)
 {
     lock_assert_held(&e->page_lock);
     struct ext_page *p = &e->pages[page];
-    ASSERT(atomic_load(&p->bytes_used) == 0);
+    ASSERT(atomic_load(&p->bytes_used) == 0 && atomic_load(&p->objects) == 0);
+    ASSERT(atomic_load(&p->refs) == 0 && ext_page_state_of(p) >= EXT_PAGE_SEALED);
     if (ext_page_state_of(p) == EXT_PAGE_BAD)
         atomic_fetch_sub(&e->bad_pages, 1);
     else
@@ -187,6 +194,7 @@ static bool may_be_free(const struct ext_page *p)
 
 void ext_page_try_free(struct extstore *e, uint32_t page)
 {
+    ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     if (atomic_load(&e->attaching) || !may_be_free(p))
         return;
@@ -201,6 +209,7 @@ void ext_page_try_free(struct extstore *e, uint32_t page)
 
 void ext_page_seal(struct extstore *e, uint32_t page)
 {
+    ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
     if (ext_page_state_of(p) == EXT_PAGE_OPEN)
@@ -212,6 +221,7 @@ void ext_page_seal(struct extstore *e, uint32_t page)
 
 bool ext_page_drain(struct extstore *e, uint32_t page)
 {
+    ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
     enum ext_page_state s = ext_page_state_of(p);
@@ -228,8 +238,10 @@ bool ext_page_drain(struct extstore *e, uint32_t page)
 
 void ext_page_stay(struct extstore *e, uint32_t page)
 {
+    ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
+    ASSERT(atomic_load(&p->refs) > 0); /* the caller's */
     atomic_store_explicit(&p->order, atomic_fetch_add(&e->root->next_version, 1) + 1, memory_order_relaxed);
     if (ext_page_state_of(p) == EXT_PAGE_DRAINING)
         atomic_store(&p->state, EXT_PAGE_SEALED);
@@ -258,7 +270,7 @@ static uint32_t put_off(struct extstore *e, struct ext_page *p)
 
 bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset)
 {
-    ASSERT(offset < e->page_bytes);
+    ASSERT(page < e->page_count && offset < e->page_bytes);
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
     ASSERT(ext_page_state_of(p) != EXT_PAGE_FREE);
@@ -278,6 +290,7 @@ bool ext_page_fail(struct extstore *e, uint32_t page, uint64_t offset)
 
 uint32_t ext_page_retry_begin(struct extstore *e, uint32_t device, bool any)
 {
+    ASSERT(device < e->device_count);
     uint32_t best = EXT_NO_PAGE, best_sec = 0, now = mono_sec();
     if (atomic_load(&e->bad_pages) == 0 || atomic_load(&e->attaching))
         return EXT_NO_PAGE;
@@ -301,6 +314,7 @@ uint32_t ext_page_retry_begin(struct extstore *e, uint32_t device, bool any)
 
 void ext_page_retry_all(struct extstore *e, uint32_t device)
 {
+    ASSERT(device < e->device_count);
     for (uint32_t i = 0; atomic_load(&e->bad_pages) > 0 && i < e->page_count; i++) {
         if (e->where[i].device == device)
             atomic_store_explicit(&e->pages[i].retry_sec, 0, memory_order_relaxed);
@@ -309,6 +323,7 @@ void ext_page_retry_all(struct extstore *e, uint32_t device)
 
 uint32_t ext_page_retry_end(struct extstore *e, uint32_t page, bool ok)
 {
+    ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     uint32_t wait_sec = 0;
     lock_take(&e->page_lock);
@@ -333,6 +348,8 @@ void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_byte
 {
     struct ext_page *p = &e->pages[page];
     uint64_t bytes = ext_len_bytes(len_class);
+    ASSERT(page < e->page_count && record_bytes <= bytes);
+    ASSERT(atomic_load_explicit(&p->slots_busy, memory_order_relaxed) > 0);
     atomic_fetch_add(&p->objects, 1);
     atomic_fetch_add_explicit(&p->bytes_used, bytes, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->bytes_appended, bytes, memory_order_relaxed);

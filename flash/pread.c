@@ -54,6 +54,7 @@ static void read_run(struct io_job *job)
 int ext_pread_create(struct ext_pread **out, unsigned depth, struct ext_device *devices,
                     struct io_pool *pool, int event_fd)
 {
+    ASSERT(depth > 0 && event_fd >= 0);
     struct ext_pread *t = calloc(1, sizeof(*t));
     if (t == NULL)
         return -ENOMEM;
@@ -89,7 +90,8 @@ void ext_pread_read(struct ext_pread *t, unsigned device, char *buf, uint32_t by
                    void *user)
 {
     struct pread_job *r = t->free;
-    ASSERT(r != NULL);
+    ASSERT(r != NULL); /* at most depth reads are under way */
+    ASSERT(bytes > 0 && buf != NULL && user != NULL);
     t->free = r->next;
     r->device = &t->devices[device];
     r->buf = buf;

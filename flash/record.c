@@ -10,6 +10,9 @@
 
 #define LEN_CLASS_MIN_BYTES 128u
 #define LEN_CLASS_FINE_LAST 24u
+static_assert((uint64_t)LEN_CLASS_MIN_BYTES << (LEN_CLASS_FINE_LAST / 2 + EXT_LEN_CLASSES - 1 - LEN_CLASS_FINE_LAST) ==
+                  EXT_RECORD_MAX_BYTES,
+              "the last class ends at the largest record");
 
 uint64_t ext_len_bytes(unsigned len_class)
 {
@@ -32,6 +35,7 @@ unsigned ext_len_class(uint64_t record_bytes)
         else
             low = mid + 1;
     }
+    DEBUG_ASSERT(ext_len_bytes(low) >= record_bytes && (low == 0 || ext_len_bytes(low - 1) < record_bytes));
     return low;
 }
 
@@ -65,6 +69,7 @@ void ext_record_write(char *to, const struct ext_record_in *in, uint64_t seq, ui
         .format = EXT_RECORD_FORMAT,
     };
     uint64_t used = sizeof(head) + in->key_bytes + (uint64_t)in->value_bytes;
+    ASSERT(in->key_bytes > 0 && used <= EXT_RECORD_MAX_BYTES && seq > 0);
     memcpy(to, &head, sizeof(head));
     memcpy(to + sizeof(head), in->key, in->key_bytes);
     if (in->value_bytes != 0)
@@ -116,7 +121,7 @@ void ext_trailer_write(char *slot_image, uint64_t wbuf_bytes, uint64_t slot, uin
                        uint32_t count, uint32_t front_bytes)
 {
     uint64_t table = ext_table_start(wbuf_bytes, count);
-    ASSERT(front_bytes <= table);
+    ASSERT(front_bytes <= table && wbuf_bytes % EXT_SLOT_BLOCK_BYTES == 0 && version != 0);
     uint64_t front_end = min_u64(round_up(front_bytes, EXT_SLOT_BLOCK_BYTES), table);
     memset(slot_image + front_bytes, 0, front_end - front_bytes);
     uint64_t table_block = max_u64(round_down(table, EXT_SLOT_BLOCK_BYTES), front_end);
@@ -134,7 +139,7 @@ int ext_trailer_verify(char *end, uint64_t have, uint64_t wbuf_bytes, uint64_t s
                        uint32_t version, uint32_t *count)
 {
     struct ext_trailer t;
-    ASSERT(have >= sizeof(t));
+    ASSERT(have >= sizeof(t) && have <= wbuf_bytes);
     memcpy(&t, end - sizeof(t), sizeof(t));
     if (t.magic != EXT_TRAILER_MAGIC || t.version != version || t.slot != slot)
         return -EBADMSG;

@@ -48,7 +48,10 @@ struct ext_record_head {
     uint16_t format; /* EXT_RECORD_FORMAT */
 };
 static_assert(sizeof(struct ext_record_head) == 40, "record header");
+static_assert(offsetof(struct ext_record_head, value_bytes) == 4, "record header");
 static_assert(offsetof(struct ext_record_head, cas) == 16, "record header");
+static_assert(offsetof(struct ext_record_head, seq) == 24, "record header");
+static_assert(offsetof(struct ext_record_head, key_bytes) == 36, "record header");
 static_assert(offsetof(struct ext_record_head, format) == 38, "record header");
 
 struct ext_entry {
@@ -57,6 +60,7 @@ struct ext_entry {
     uint32_t record_bytes; /* rounded up to granules */
 };
 static_assert(sizeof(struct ext_entry) == 16, "table entry");
+static_assert(offsetof(struct ext_entry, granule) == 8, "table entry");
 
 struct ext_trailer {
     uint32_t crc;   /* over the entries, then the rest of the trailer */
@@ -68,6 +72,8 @@ struct ext_trailer {
     uint32_t reserved;
 };
 static_assert(sizeof(struct ext_trailer) == 32, "slot trailer");
+static_assert(offsetof(struct ext_trailer, version) == 8, "slot trailer");
+static_assert(offsetof(struct ext_trailer, slot) == 16, "slot trailer");
 
 /* Where the table of `count` entries begins in a slot. */
 static inline uint64_t ext_table_start(uint64_t wbuf_bytes, uint32_t count)

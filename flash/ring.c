@@ -98,10 +98,12 @@ static void push_holder(struct read_queue *q, struct ext_read *r)
 static struct ext_read *pop(struct read_queue *q)
 {
     struct ext_read *r = q->head;
+    ASSERT(r != NULL && q->count > 0);
     q->head = r->next;
     if (q->head == NULL)
         q->tail = NULL;
     q->count--;
+    ASSERT((q->head == NULL) == (q->count == 0));
     r->next = NULL;
     return r;
 }
@@ -160,6 +162,7 @@ static int take_slots(struct ext_ring *ring)
         return rc;
     ring->region_bytes = bytes;
     ring->slots = arena_base(e->arena) + ring->region;
+    ASSERT(ring->slot_count <= EXT_RING_SLOTS_MAX && ring->slot_count < SLOT_LARGE);
     for (unsigned i = ring->slot_count; i-- > 0;)
         ring->free_slots[ring->free_count++] = (uint16_t)i;
     return 0;
@@ -215,16 +218,9 @@ struct ext_ring *ext_ring_create(struct extstore *e)
 
 static void add_counters(struct ext_read_counters *to, const struct ext_read_counters *from)
 {
-    count(&to->objects_read, from->objects_read);
-    count(&to->bytes_read, from->bytes_read);
-    count(&to->device_reads, from->device_reads);
-    count(&to->buffer_hits, from->buffer_hits);
-    count(&to->read_errors, from->read_errors);
-    count(&to->read_retries, from->read_retries);
-    count(&to->read_short, from->read_short);
-    count(&to->bad_checksums, from->bad_checksums);
-    count(&to->reads_shared, from->reads_shared);
-    count(&to->reads_put_away, from->reads_put_away);
+#define X(name, help) count(&to->name, from->name);
+    EXT_READ_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
+#undef X
 }
 
 void ext_ring_counters(struct extstore *e, struct ext_info *info)
@@ -239,16 +235,9 @@ void ext_ring_counters(struct extstore *e, struct ext_info *info)
         info->read_copies_bytes += large_bytes(r);
     }
     lock_release(&e->rings_lock);
-    info->objects_read = sum.objects_read;
-    info->bytes_read = sum.bytes_read;
-    info->device_reads = sum.device_reads;
-    info->buffer_hits = sum.buffer_hits;
-    info->read_errors = sum.read_errors;
-    info->read_retries = sum.read_retries;
-    info->read_short = sum.read_short;
-    info->bad_checksums = sum.bad_checksums;
-    info->reads_shared = sum.reads_shared;
-    info->reads_put_away = sum.reads_put_away;
+#define X(name, help) info->name += sum.name;
+    EXT_READ_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
+#undef X
 }
 
 void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes)
@@ -342,7 +331,7 @@ static void copy_use(struct ext_copy *c, struct ext_read *r)
     r->from_buffer = c->from_buffer;
 }
 
-/* The bytes that are free now. */
+/* Returns the bytes that this frees. */
 static uint64_t copy_leave(struct ext_ring *ring, struct ext_read *r)
 {
     struct ext_copy *c = r->copy;
@@ -350,16 +339,17 @@ static uint64_t copy_leave(struct ext_ring *ring, struct ext_read *r)
     ASSERT(c->users > 0);
     if (--c->users > 0)
         return 0;
-    ASSERT(c->followers == NULL);
+    ASSERT(c->followers == NULL && !c->reading);
     copy_unlist(ring, c);
     uint64_t bytes = c->bytes;
+    ASSERT(large_bytes(ring) >= bytes);
     count(&ring->large_bytes, -bytes);
     free(c->memory);
     free(c);
     return bytes;
 }
 
-/* NULL: no memory. The caller has seen to the bound. */
+/* NULL: no memory. The caller has checked the bound. */
 static struct ext_copy *copy_new(struct ext_ring *ring, const struct ext_read *r, uint64_t bytes)
 {
     struct ext_copy *c = calloc(1, sizeof(*c));
@@ -391,6 +381,7 @@ static void extent_of(const struct ext_read *r, uint64_t *first, uint64_t *last)
     uint64_t in_slot = (r->place - ext_slot_place(e, ext_place_slot(e, r->place))) * EXT_GRANULE_BYTES;
     *first = round_down(in_slot, align);
     *last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);
+    ASSERT(*first <= in_slot && in_slot < *last);
 }
 
 static bool is_large(const struct ext_read *r)
@@ -406,6 +397,7 @@ static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t byte
                         bool must)
 {
     bool large = is_large(r);
+    ASSERT(r->buffer == NULL && r->copy == NULL && skip < bytes);
     if (!large && ring->free_count == 0 && !must)
         return false;
     if (!large && ring->free_count > 0) {
@@ -426,13 +418,14 @@ static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t byte
     return true;
 }
 
-/* The bytes that are free now. */
+/* Returns the bytes that this frees. */
 static uint64_t give_buffer_back(struct ext_ring *ring, struct ext_read *r)
 {
     uint64_t bytes = 0;
     if (r->copy != NULL) {
         bytes = copy_leave(ring, r);
     } else if (r->slot < SLOT_LARGE) {
+        ASSERT(r->slot < ring->slot_count && ring->free_count < ring->slot_count);
         ring->free_slots[ring->free_count++] = r->slot;
         bytes = EXT_RING_SLOT_BYTES;
     }
@@ -447,11 +440,12 @@ static uint64_t give_buffer_back(struct ext_ring *ring, struct ext_read *r)
 
 static void complete_one(struct ext_ring *ring, struct ext_read *r, int result)
 {
+    ASSERT(r->state == EXT_READ_QUEUED && result <= 0);
     r->result = result;
     push(&ring->completed, r);
 }
 
-/* Those that share its copy have the same result. */
+/* Completes the read, and those that share its copy with the same result. */
 static void complete(struct ext_ring *ring, struct ext_read *r, int result)
 {
     struct ext_copy *c = r->copy;
@@ -506,6 +500,7 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
         r->copy->reading = true;
     uint64_t offset = missing_offset(r);
     uint32_t bytes = r->buffer_bytes - r->io_done;
+    ASSERT(r->buffer != NULL && r->io_done < r->buffer_bytes && ring->in_flight < ring->depth);
     ring->in_flight++;
     r->start_ns = io_now_ns();
     count(&ring->n.device_reads, 1);
@@ -600,7 +595,8 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->place = place;
     r->len_class = len_class;
     r->page = ext_place_page(e, place);
-    ASSERT(r->page < e->page_count);
+    ASSERT(r->page < e->page_count && len_class < EXT_LEN_CLASSES && r->state != EXT_READ_QUEUED);
+    ASSERT(atomic_load_explicit(&e->pages[r->page].refs, memory_order_relaxed) > 0); /* the caller's pin */
     r->version = atomic_load(&e->pages[r->page].version);
     r->ring = ring;
     r->next = NULL;
@@ -689,6 +685,7 @@ static void on_result(void *ctx, void *user, int result)
     struct ext_ring *ring = ctx;
     struct ext_read *r = user;
     struct ext_device *d = ext_page_device(ring->e, r->page);
+    ASSERT(ring->in_flight > 0 && r->state == EXT_READ_QUEUED);
     ring->in_flight--;
     uint32_t missing = r->buffer_bytes - r->io_done;
     if (result >= 0 && (uint32_t)result < missing) {
@@ -735,6 +732,7 @@ void ext_ring_submit(struct ext_ring *ring)
 unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
 {
     uint64_t events;
+    lock_assert_none_held();
     if (ring->uring != NULL)
         ext_uring_arrive(ring->uring);
     if (!ring->owner_knows) {
@@ -783,6 +781,7 @@ void ext_ring_destroy(struct ext_ring *ring)
     }
     lock_take(&e->rings_lock);
     struct ext_ring **at = &e->rings;
+    ASSERT(ring->in_flight == 0 && ring->follower_count == 0);
     while (*at != ring)
         at = &(*at)->next;
     *at = ring->next;

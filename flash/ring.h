@@ -75,7 +75,7 @@ void ext_ring_set_free_buffers(struct ext_ring *ring, bool (*fn)(void *ctx, bool
 /* More may be given back now: if reads wait, the fd becomes readable, and fn is called again. */
 void ext_ring_nudge(struct ext_ring *ring);
 
-/* Adds up the counters of all rings, present and past. rings_lock inside. */
+/* Adds the counters of all rings, present and past. rings_lock inside. */
 void ext_ring_counters(struct extstore *e, struct ext_info *info);
 /* Adds what present rings have read from a device. rings_lock inside. */
 void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes);

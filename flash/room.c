@@ -10,6 +10,7 @@
 
 uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class)
 {
+    ASSERT(device_class < EXT_BUCKET_COUNT);
     uint64_t n = 0;
     for (uint32_t i = 0; i < e->device_count; i++) {
         const struct ext_device *d = &e->devices[i];
@@ -21,6 +22,7 @@ uint64_t ext_pages_free(const struct extstore *e, enum ext_bucket device_class)
 
 uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
 {
+    ASSERT(device_class < EXT_BUCKET_COUNT);
     uint64_t n = 0;
     for (uint32_t i = 0; i < e->device_count; i++)
         n += e->devices[i].free_bucket == device_class ? e->devices[i].page_count : 0;
@@ -29,6 +31,7 @@ uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
 
 uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
 {
+    ASSERT(device_class < EXT_BUCKET_COUNT);
     uint64_t total = ext_pages_total(e, device_class);
     uint64_t margin = 1 + min_u64(total / 64, 8);
     if (device_class != EXT_BUCKET_DEFAULT)
@@ -80,6 +83,7 @@ static void notify_run(struct io_job *job)
     lock_take(&e->notify_lock);
     e->notify_queued = false;
     struct ext_notify *list = NULL;
+    ASSERT(atomic_load(&e->notify_any) == (e->notify_list != NULL) || e->notify_list == NULL);
     if (ext_is_writable(e)) {
         list = e->notify_list;
         e->notify_list = NULL;

@@ -97,6 +97,8 @@ enum ext_drop_why {
 /* Of these a tombstone stays. */
 static inline bool ext_drop_is_evicted(enum ext_drop_why why) { return why <= EXT_DROP_UNREAD; }
 
+static_assert(EXT_DROP_EVICTED < EXT_DROP_UNREAD && EXT_DROP_UNREAD < EXT_DROP_EXPIRED, "evicted ones come first");
+
 enum ext_dropped {
     EXT_DROPPED_GONE,  /* it was not there any more */
     EXT_DROPPED,       /* it was, and is not now */
@@ -235,22 +237,58 @@ struct ext_read {
     uint16_t slot; /* registered buffer slot, or none */
 };
 
+/* The engine's counters, in the arena.
+ *        counter              what it counts */
+#define EXT_COUNTER_TABLE(X)                                                                       \
+    X(compact_lost, "live records that reclaim could not read")                                    \
+    X(compact_rescues, "records moved by reclaim")                                                 \
+    X(compact_resc_cold, "of these, to bucket coldcompact")                                        \
+    X(compact_resc_old, "of these, to bucket old")                                                 \
+    X(compact_skipped, "records that drop_unread left behind")                                     \
+    X(page_allocs, "pages opened")                                                                 \
+    X(pages_kept, "pages that stayed for another round, since they were hit")                      \
+    X(bytes_rewritten, "bytes of records moved by reclaim")                                        \
+    X(page_evictions, "pages given up with live objects for lack of room")                         \
+    X(page_reclaims, "pages freed")                                                                \
+    X(objects_evicted, "objects dropped with their page")                                          \
+    X(bytes_evicted, "of these, bytes")                                            \
+    X(objects_written, "records appended")                                                         \
+    X(bytes_written, "of these, bytes")                                                            \
+    X(objects_read_reclaim, "records read by reclaim")                                             \
+    X(bytes_read_reclaim, "bytes read by reclaim")                                                 \
+    X(write_errors, "writes of a slot that failed after their retries")                            \
+    X(write_retries, "writes tried again")                                                         \
+    X(write_moved, "records moved away from a failed write")                                       \
+    X(write_mismatches, "slots that were not on flash as they were written")                       \
+    X(device_bytes_written, "bytes given to devices")                                              \
+    X(pages_lost, "pages retired after write errors")                                              \
+    X(pages_back, "of these, used again after a test write")                                       \
+    X(evicted_index_full, "objects dropped because the index is full")                             \
+    X(objects_expired, "objects dropped by reclaim as expired or flushed")                         \
+    X(objects_unread_dropped, "objects dropped by drop_unread")
+
+/* The counters of a ring, kept by its thread alone. */
+#define EXT_READ_COUNTER_TABLE(X)                                                                  \
+    X(objects_read, "records read for clients")                                                    \
+    X(bytes_read, "bytes read for clients")                                                        \
+    X(device_reads, "reads given to devices")                                                      \
+    X(buffer_hits, "records copied out of a write buffer")                                         \
+    X(reads_shared, "reads served from what was read for another request that still waits")       \
+    X(reads_put_away, "values that were given up for others, to be read again")
+
+/* Both have these, and they are shown as one. */
+#define EXT_SHARED_COUNTER_TABLE(X)                                                                \
+    X(read_errors, "reads that failed for good")                                                   \
+    X(read_retries, "reads tried again")                                                           \
+    X(read_short, "short transfers continued")                                                     \
+    X(bad_checksums, "records or tables that did not verify")
+
 struct ext_info {
-    /* memcached's names without the prefix extstore_ */
-    uint64_t compact_lost, compact_rescues, compact_resc_cold, compact_resc_old, compact_skipped;
-    uint64_t page_allocs, page_evictions, page_reclaims, pages_free, pages_used;
-    uint64_t objects_evicted, objects_read, objects_written, objects_used;
-    uint64_t bytes_evicted, bytes_written, bytes_read, bytes_used, bytes_fragmented;
-    uint64_t limit_maxbytes, io_queue;
-    /* ours */
-    uint64_t pages_bad, read_errors, read_retries, read_short, write_errors, write_retries,
-        write_moved, write_mismatches;
-    uint64_t device_bytes_written, device_reads, buffer_hits, bad_checksums, pages_lost;
-    uint64_t evicted_index_full, wbufs_free, wbufs_busy, buffer_bytes, page_table_bytes;
-    uint64_t bytes_rewritten, pages_kept;
-    uint64_t objects_expired, objects_unread_dropped, wbufs_stuck, pages_back;
-    uint64_t reads_shared;      /* served from what was read for another request that still waits */
-    uint64_t reads_put_away;    /* values that were given up for others, to be read again */
+#define X(name, help) uint64_t name;
+    EXT_COUNTER_TABLE(X) EXT_READ_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
+#undef X
+    uint64_t pages_free, pages_used, pages_bad, objects_used, bytes_used, bytes_fragmented;
+    uint64_t limit_maxbytes, io_queue, wbufs_free, wbufs_busy, wbufs_stuck, buffer_bytes, page_table_bytes;
     uint64_t reads_waiting;     /* now, for a buffer */
     uint64_t read_copies_bytes; /* now, of large reads; small ones are in buffer_bytes */
     /* Some page is BAD, a device refuses writes or reads or brings wrong bytes, something waits to

@@ -39,6 +39,7 @@ static int ring_init(struct io_uring *ring, unsigned depth)
 int ext_uring_create(struct ext_uring **out, unsigned depth, const int *fds, unsigned fd_count,
                      char *region, uint64_t region_bytes, int event_fd)
 {
+    ASSERT(depth > 0 && fd_count > 0 && event_fd >= 0);
     struct ext_uring *u = calloc(1, sizeof(*u));
     if (u == NULL)
         return -ENOMEM;

@@ -1,8 +1,8 @@
 /* flash/uring.h: reads through one io_uring, made and used by one thread.
  *
  * Files and one region of buffers are registered; the ring is set up for a
- * single issuer with deferred completions where the kernel has that, plainly
- * where it has not. Completions are announced on an eventfd, the caller's:
+ * single issuer with deferred completions where the kernel has that, and
+ * without elsewhere. Completions are announced on an eventfd, the caller's:
  * with deferred completions the ring's own fd does not always wake epoll.
  *
  * The caller bounds the reads in flight (depth), so neither queue overflows.
@@ -31,8 +31,8 @@ void ext_uring_read(struct ext_uring *u, unsigned fd_index, char *buf, uint32_t 
                     uint64_t offset, void *user);
 /* Hands what is prepared to the kernel. 0, or -errno: some is left for the next call. */
 int ext_uring_submit(struct ext_uring *u);
-/* Lets completions that the kernel has put off arrive. This announces them, so that who then reads
- * the eventfd before it reaps is not woken for them a second time. */
+/* Lets completions that the kernel has put off arrive. This announces them: a thread that then reads the
+ * eventfd before it reaps is not woken for them a second time. */
 void ext_uring_arrive(struct ext_uring *u);
 /* Calls fn for each completion (result: bytes or -errno) that is there, or, with wait, once there
  * is one; returns how many. fn may call ext_uring_read. */

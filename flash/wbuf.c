@@ -15,8 +15,29 @@
 
 static void flush_run(struct io_job *job);
 
+static enum ext_wbuf_state state_of(const struct ext_wbuf *w)
+{
+    return (enum ext_wbuf_state)atomic_load_explicit(&w->state, memory_order_relaxed);
+}
+
+/* What the drawing in flash/engine.h promises of a wbuf that holds records. By the thread that the wbuf
+ * belongs to: an appender of its bucket, then the flusher. */
+static void assert_wbuf(const struct ext_wbuf *w)
+{
+    const struct extstore *e = w->e;
+    enum ext_wbuf_state s = state_of(w);
+    bool closed = atomic_load(&w->writers) & EXT_WBUF_CLOSED;
+    ASSERT(s == EXT_WBUF_OPEN || s == EXT_WBUF_FLUSHING || s == EXT_WBUF_STUCK);
+    ASSERT(closed == (s != EXT_WBUF_OPEN));
+    ASSERT(w->page < e->page_count && ext_slot_page(e, w->slot) == w->page);
+    ASSERT(w->fill_bytes >= ext_slot_front(e, w->slot));
+    ASSERT(w->fill_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count));
+    ASSERT(w->root->bucket < EXT_BUCKET_COUNT && w->written <= e->wbuf_bytes);
+}
+
 void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root)
 {
+    ASSERT(id < e->wbuf_count && root->memory % EXT_IO_ALIGN_BYTES == 0);
     struct ext_wbuf *w = &e->wbufs[id];
     w->e = e;
     w->id = id;
@@ -27,7 +48,7 @@ void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root)
 
 /* ---- open ---- */
 
-static bool is_any_device_well(const struct extstore *e)
+static bool any_device_takes_writes(const struct extstore *e)
 {
     for (uint32_t i = 0; i < e->device_count; i++) {
         if (!ext_device_failed(&e->devices[i]))
@@ -44,6 +65,7 @@ static_assert(FOR_APPEND == EXT_RESERVED_WBUFS, "what appends leave");
 /* Takes a buffer without a range, or the least recently used clean one. */
 static struct ext_wbuf *take_buffer(struct extstore *e, enum wbuf_use use)
 {
+    ASSERT(use <= FOR_APPEND && e->wbuf_count > EXT_RESERVED_WBUFS);
     uint32_t limit = e->wbuf_count - use;
     struct ext_wbuf *w = NULL;
     uint32_t id;
@@ -54,6 +76,7 @@ static struct ext_wbuf *take_buffer(struct extstore *e, enum wbuf_use use)
         else if (extmap_shrink(e->map, &id) == 0)
             w = &e->wbufs[id];
         if (w != NULL) {
+            ASSERT(state_of(w) == EXT_WBUF_FREE || state_of(w) == EXT_WBUF_CLEAN);
             atomic_store_explicit(&w->state, EXT_WBUF_TAKEN, memory_order_relaxed);
             atomic_fetch_add(&e->dirty_wbufs, 1);
         }
@@ -67,10 +90,12 @@ static void give_buffer_back(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     lock_assert_held(&e->page_lock);
+    ASSERT(state_of(w) == EXT_WBUF_TAKEN || state_of(w) == EXT_WBUF_FLUSHING);
     atomic_store_explicit(&w->state, EXT_WBUF_FREE, memory_order_relaxed);
     ASSERT(e->free_wbuf_count < e->wbuf_count);
     e->free_wbufs[e->free_wbuf_count++] = w->id;
-    atomic_fetch_sub(&e->dirty_wbufs, 1);
+    uint32_t dirty = atomic_fetch_sub(&e->dirty_wbufs, 1);
+    ASSERT(dirty > 0);
 }
 
 /* Has the bucket's page on this device a slot left, that can be written? */
@@ -85,6 +110,7 @@ static bool has_slot(struct extstore *e, const struct ext_bucket_file *f)
 /* A page that the bucket has open on a device that is not busy, this one first; false: there is none. */
 static bool find_idle_page(struct extstore *e, const struct ext_bucket_files *b, uint32_t *device)
 {
+    lock_assert_held(&b->lock);
     for (uint32_t i = 0; i < e->device_count; i++) {
         uint32_t at = (b->device + i) % e->device_count;
         bool closes = b->open != NULL && e->where[b->open->page].device == at; /* as soon as there is the next */
@@ -98,6 +124,8 @@ static bool find_idle_page(struct extstore *e, const struct ext_bucket_files *b,
 
 static void begin_page(struct extstore *e, struct ext_bucket_files *b, uint32_t page)
 {
+    lock_assert_held(&b->lock);
+    ASSERT(page < e->page_count && e->pages[page].bucket == b - e->buckets);
     struct ext_bucket_file *f = &b->files[b->device = e->where[page].device];
     uint32_t before = atomic_load_explicit(&f->page, memory_order_relaxed);
     /* An unfinished page is left behind only when its device failed. */
@@ -112,6 +140,7 @@ static void begin_page(struct extstore *e, struct ext_bucket_files *b, uint32_t 
 static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
 {
     struct ext_bucket_files *b = &e->buckets[bucket];
+    lock_assert_held(&b->lock);
     if (find_idle_page(e, b, &b->device))
         return 0;
     uint32_t page;
@@ -132,8 +161,8 @@ static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
     return rc;
 }
 
-/* Opens a wbuf on the bucket's page. The caller makes it the bucket's open one, whose former one it
- * closes, or keeps it for itself. */
+/* Opens a wbuf on the bucket's page. The caller makes it the bucket's open one and closes the one before, or
+ * keeps it for itself. */
 static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use use,
                      struct ext_wbuf **out)
 {
@@ -141,7 +170,7 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     lock_assert_held(&b->lock);
     struct ext_wbuf *w = take_buffer(e, use);
     if (w == NULL) /* don't wait for a device that may never recover */
-        return is_any_device_well(e) ? -EAGAIN : -EIO;
+        return any_device_takes_writes(e) ? -EAGAIN : -EIO;
     int rc = need_slot(e, bucket, use != FOR_APPEND);
     if (rc != 0) {
         lock_take(&e->page_lock);
@@ -152,6 +181,8 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     struct ext_bucket_file *f = &b->files[b->device];
     uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
     struct ext_page *p = &e->pages[page];
+    ASSERT(page != EXT_NO_PAGE && f->next_slot < e->slots_per_page);
+    ASSERT((atomic_load(&w->writers) & ~EXT_WBUF_CLOSED) == 0); /* of its life before */
     w->slot = (uint64_t)page * e->slots_per_page + f->next_slot;
     w->page = page;
     w->fill_bytes = ext_slot_front(e, w->slot);
@@ -171,6 +202,7 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     f->next_slot++;
     atomic_store_explicit(&p->slots_used, f->next_slot, memory_order_relaxed);
     extmap_set_delayed(e->map, w->slot, w->id);
+    assert_wbuf(w);
     *out = w;
     return 0;
 }
@@ -188,8 +220,9 @@ static bool fits(const struct extstore *e, const struct ext_wbuf *w, uint64_t re
 static void close_wbuf(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
-    ASSERT(w->root->bucket < EXT_BUCKET_COUNT);
+    assert_wbuf(w);
     lock_assert_held(&e->buckets[w->root->bucket].lock);
+    ASSERT(state_of(w) == EXT_WBUF_OPEN && e->buckets[w->root->bucket].open != w);
     uint32_t page = w->page;
     bool last = w->slot % e->slots_per_page == e->slots_per_page - 1;
     atomic_store_explicit(&w->state, EXT_WBUF_FLUSHING, memory_order_relaxed);
@@ -203,6 +236,7 @@ static void close_wbuf(struct ext_wbuf *w)
 
 void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
 {
+    ASSERT(bucket < EXT_BUCKET_COUNT);
     struct ext_bucket_files *b = &e->buckets[bucket];
     lock_take(&b->lock);
     struct ext_wbuf *w = b->open;
@@ -279,6 +313,8 @@ static void flush_oldest_open(struct extstore *e, enum ext_bucket held)
     if (victim == NULL)
         return;
     struct ext_wbuf *w = victim->open;
+    lock_assert_held(&victim->lock);
+    ASSERT(w != NULL && w->fill_count > 0);
     victim->open = NULL;
     close_wbuf(w);
     if (victim != &e->buckets[held])
@@ -292,6 +328,8 @@ static void reserve_in(struct ext_wbuf *w, const struct ext_record_in *in, uint6
 {
     struct extstore *e = w->e;
     uint32_t offset = w->fill_bytes;
+    DEBUG_ASSERT(state_of(w) == EXT_WBUF_OPEN && fits(e, w, record_bytes));
+    ASSERT(record_bytes % EXT_GRANULE_BYTES == 0 && offset % EXT_GRANULE_BYTES == 0);
     *ext_entry_at(w->memory + e->wbuf_bytes, w->fill_count) =
         (struct ext_entry){in->hash, offset / EXT_GRANULE_BYTES, (uint32_t)record_bytes};
     w->fill_bytes += (uint32_t)record_bytes;
@@ -323,9 +361,10 @@ static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct
             lock_release(&b->lock);
             return rc;
         }
+        b->open = fresh;
         if (w != NULL)
             close_wbuf(w);
-        b->open = w = fresh;
+        w = fresh;
     }
     reserve_in(w, in, record_bytes, out);
     lock_release(&b->lock);
@@ -339,6 +378,7 @@ static void write_record(const struct ext_append *a, const struct ext_record_in 
     struct ext_wbuf *w = a->wbuf;
     struct extstore *e = w->e;
     uint64_t offset = (a->place - ext_slot_place(e, w->slot)) * EXT_GRANULE_BYTES;
+    ASSERT(offset + record_bytes <= e->wbuf_bytes - sizeof(struct ext_trailer));
     ext_record_write(w->memory + offset, in, seq, w->root->version, a->place);
     ext_count(e, EXT_N_objects_written, 1);
     ext_count(e, EXT_N_bytes_written, record_bytes);
@@ -347,7 +387,7 @@ static void write_record(const struct ext_append *a, const struct ext_record_in 
 int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
                      uint64_t seq, bool reserve, struct ext_append *out)
 {
-    ASSERT(bucket < EXT_BUCKET_COUNT);
+    ASSERT(bucket < EXT_BUCKET_COUNT && in->key_bytes > 0);
     uint64_t record_bytes = ext_record_bytes(in->key_bytes, in->value_bytes);
     if (record_bytes > ext_record_max_bytes(e))
         return -E2BIG;
@@ -428,6 +468,7 @@ static struct span written_span(const struct ext_wbuf *w)
                      round_down(ext_table_start(bytes, w->fill_count), EXT_IO_ALIGN_BYTES)};
     if (s.front + EXT_IO_CHUNK_BYTES >= s.table) /* a small gap is cheaper written than skipped */
         s.front = s.table = bytes;
+    ASSERT(s.front <= s.table && s.table <= bytes);
     return s;
 }
 
@@ -446,11 +487,13 @@ static int write_rest(struct ext_wbuf *w)
     struct ext_device *d = ext_page_device(e, w->page);
     uint64_t at = ext_slot_offset(e, w->slot);
     struct span s = written_span(w);
+    assert_wbuf(w);
     while (w->written < e->wbuf_bytes) {
         uint64_t end = span_end(&s, e->wbuf_bytes, &w->written);
         struct ext_io_counts c = {0};
         int rc = ext_device_write(d, w->memory + w->written, end - w->written, at + w->written, &c);
         w->written += c.bytes;
+        ASSERT(w->written <= end);
         if (c.bytes > 0)
             w->chunk_tries = 0;
         ext_written(e, c.bytes);
@@ -527,10 +570,13 @@ static void device_ok(struct extstore *e, uint32_t page)
 /* What is common to both ends of a flush; the wbuf may be in use again already. */
 static void flush_over(struct extstore *e, uint32_t page)
 {
-    atomic_fetch_sub(&e->backlogs[e->where[page].device].wbufs, 1);
-    atomic_fetch_sub(&e->pages[page].slots_busy, 1);
+    uint32_t waiting = atomic_fetch_sub(&e->backlogs[e->where[page].device].wbufs, 1);
+    uint32_t busy = atomic_fetch_sub(&e->pages[page].slots_busy, 1);
+    ASSERT(waiting > 0 && busy > 0);
     ext_page_unpin(e, page);
-    atomic_fetch_sub(&e->flushing_wbufs, 1); /* last: a thread that waits in ext_sync finds everything done */
+    /* Last: a thread that waits in ext_sync finds everything done. */
+    uint32_t flushing = atomic_fetch_sub(&e->flushing_wbufs, 1);
+    ASSERT(flushing > 0);
     lock_take(&e->notify_lock);
     pthread_cond_broadcast(&e->idle_cond);
     lock_release(&e->notify_lock);
@@ -539,8 +585,10 @@ static void flush_over(struct extstore *e, uint32_t page)
 
 static void unstick(struct ext_wbuf *w)
 {
-    if (atomic_exchange(&w->state, EXT_WBUF_FLUSHING) == EXT_WBUF_STUCK)
-        atomic_fetch_sub(&w->e->stuck_wbufs, 1);
+    if (atomic_exchange(&w->state, EXT_WBUF_FLUSHING) != EXT_WBUF_STUCK)
+        return;
+    uint32_t stuck = atomic_fetch_sub(&w->e->stuck_wbufs, 1);
+    ASSERT(stuck > 0);
 }
 
 /* The slot is on flash: the buffer stays as a copy to read from, until it is needed. */
@@ -548,6 +596,7 @@ static void flushed(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     uint32_t page = w->page;
+    ASSERT(w->written == e->wbuf_bytes && !w->moved);
     device_ok(e, page);
     unstick(w);
     atomic_store_explicit(&e->fill_sec, (uint32_t)((io_now_ns() - w->opened_ns) / 1000000000),
@@ -555,7 +604,8 @@ static void flushed(struct ext_wbuf *w)
     atomic_store_explicit(&w->state, EXT_WBUF_CLEAN, memory_order_relaxed);
     lock_take(&e->page_lock);
     extmap_set_clean(e->map, w->slot);
-    atomic_fetch_sub(&e->dirty_wbufs, 1);
+    uint32_t dirty = atomic_fetch_sub(&e->dirty_wbufs, 1);
+    ASSERT(dirty > 0);
     lock_release(&e->page_lock);
     flush_over(e, page);
 }
@@ -632,6 +682,7 @@ static bool move_records(struct ext_wbuf *w)
     struct extstore *e = w->e;
     struct ext_bucket_files *b = &e->buckets[w->root->bucket];
     struct ext_wbuf *to;
+    ASSERT(!w->moved && atomic_load(&w->writers) == EXT_WBUF_CLOSED);
     lock_take(&b->lock);
     int rc = open_wbuf(e, w->root->bucket, FOR_REWRITE, &to);
     lock_release(&b->lock);
@@ -651,6 +702,7 @@ static void abandon(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     uint32_t page = w->page;
+    ASSERT(w->moved);
     lock_take(&e->page_lock);
     bool busy = extmap_set_free(e->map, w->slot, NULL) == -EBUSY;
     if (!busy) {
@@ -666,6 +718,7 @@ static void abandon(struct ext_wbuf *w)
 
 static void stick(struct ext_wbuf *w)
 {
+    ASSERT(w->rounds > 0 && w->written == 0);
     struct extstore *e = w->e;
     if (atomic_exchange(&w->state, EXT_WBUF_STUCK) != EXT_WBUF_STUCK)
         atomic_fetch_add(&e->stuck_wbufs, 1);
@@ -700,6 +753,7 @@ static bool begin_turn(struct ext_wbuf *w, uint32_t device)
     struct ext_backlog *log = &e->backlogs[device];
     lock_take(&e->notify_lock);
     bool may = log->running < e->flushes_at_once;
+    ASSERT(log->running <= e->flushes_at_once && (log->first != NULL || may || log->running > 0));
     if (may) {
         log->running++;
     } else {
@@ -717,6 +771,8 @@ static bool begin_turn(struct ext_wbuf *w, uint32_t device)
 /* The wbuf may be in use again when this returns. */
 static void flush(struct ext_wbuf *w)
 {
+    assert_wbuf(w);
+    ASSERT(atomic_load(&w->writers) == EXT_WBUF_CLOSED); /* each append has ended */
     if (w->written == 0 && ext_slot_front(w->e, w->slot) > 0)
         ext_mark_fill(w->memory, ext_page_device(w->e, w->page)->stamp);
     if (w->written == 0)
@@ -734,7 +790,7 @@ static void flush(struct ext_wbuf *w)
     w->rounds++;
     w->chunk_tries = w->compare_tries = 0;
     w->written = 0; /* the state of the rest is unknown */
-    if (is_any_device_well(w->e) && move_records(w))
+    if (any_device_takes_writes(w->e) && move_records(w))
         abandon(w);
     else
         stick(w);
@@ -745,6 +801,7 @@ static void flush_run(struct io_job *job)
     struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
     struct extstore *e = w->e;
     uint32_t device = e->where[w->page].device;
+    lock_assert_none_held();
     if (w->moved) {
         abandon(w);
     } else if (begin_turn(w, device)) {
@@ -761,6 +818,7 @@ void ext_wbuf_attach(struct extstore *e)
         struct ext_page *p = &e->pages[page];
         if (ext_page_state_of(p) != EXT_PAGE_OPEN)
             continue;
+        ASSERT(p->bucket < EXT_BUCKET_COUNT);
         struct ext_bucket_files *b = &e->buckets[p->bucket];
         struct ext_bucket_file *f = &b->files[e->where[page].device];
         uint32_t used = atomic_load(&p->slots_used);
@@ -790,6 +848,7 @@ void ext_wbuf_attach(struct extstore *e)
         atomic_fetch_add(&e->backlogs[e->where[w->page].device].wbufs, 1);
         atomic_fetch_add(&e->pages[w->page].slots_busy, 1);
         ext_page_pin(e, w->page);
+        assert_wbuf(w);
         io_pool_submit(e->write_pool, &w->job);
     }
 }

@@ -9,10 +9,12 @@
 #define LATE_FACTOR 2.0   /* this many more keys come back late than are hit on flash: try */
 #define SHARE_MIN (ADMISSION_SHARE_ALL / 16)
 #define GROUPS (ADMISSION_SIZES * ADMISSION_CLASSES)
+static_assert(SHARE_MIN > 0 && ADMISSION_SHARE_ALL % SHARE_MIN == 0, "a share is a part of all");
 #define IDLE_RATIO 0.01   /* flash that is hit this rarely is worth at most SHARE_MIN of the writes */
 
 void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes)
 {
+    ASSERT(mode <= ADMISSION_LEARN);
     memset(a, 0, sizeof(*a));
     a->mode = mode;
     a->worth = ADMISSION_WORTH;
@@ -58,6 +60,7 @@ static void forget_some(_Atomic(uint64_t) *at) { add(at, -(get(at) / DECAY)); }
 
 static void judge_classes(struct admission *a)
 {
+    ASSERT(atomic_load(&a->deciding));
     double hits = 0, written = 0;
     uint32_t admitted = 0, was = atomic_load_explicit(&a->admitted, memory_order_relaxed);
     for (unsigned g = 0; g < GROUPS; g++) {
@@ -82,6 +85,7 @@ static void judge_classes(struct admission *a)
 
 static void set_share(struct admission *a, uint32_t share)
 {
+    ASSERT(share >= SHARE_MIN && share <= ADMISSION_SHARE_ALL && atomic_load(&a->deciding));
     atomic_store_explicit(&a->share, share, memory_order_relaxed);
 }
 
@@ -97,6 +101,7 @@ static void begin_trial(struct admission *a, double ratio)
         a->upwards = !a->upwards;
         return;
     }
+    ASSERT(a->trial == ADMISSION_STEADY);
     a->share_before = share;
     a->before = ratio;
     a->trial = ADMISSION_SETTLING;
@@ -105,6 +110,7 @@ static void begin_trial(struct admission *a, double ratio)
 
 static void end_trial(struct admission *a, double ratio)
 {
+    ASSERT(a->trial == ADMISSION_MEASURING);
     a->trial = ADMISSION_STEADY;
     a->waited = 0;
     if (ratio > a->before * BETTER_FACTOR && ratio > a->before + BETTER_LEAST) {

@@ -4,7 +4,7 @@
  * it hit in RAM (0, 1, more); and how large is it (below half of the mean of what leaves RAM, below the
  * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
- * was known or hit, ADMISSION_WORTH_STRICT of it: such are seldom a mistake. Of the others one
+ * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. Of the others one
  * key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
  * known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
  * and classes are judged by chance; more, and a change of the clients' ways is noticed late.

@@ -16,6 +16,8 @@ void cache_dump_class(struct cache *c, unsigned cls, unsigned limit,
                                  uint32_t exptime_sec),
                       void *ctx)
 {
+    ASSERT(cls < SLAB_CLASS_MAX);
+    lock_assert_none_held();
     unsigned count = 0, max = limit == 0 || limit > DUMP_ROWS_MAX ? DUMP_ROWS_MAX : limit;
     uint32_t now = clock_now_sec();
     uint8_t id = lru_id_of(cls, LRU_COLD);
@@ -51,6 +53,7 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
     out->age_hot = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_HOT), now);
     out->age_warm = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_WARM), now);
     out->age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
+    ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
     slab_info(c->slab, cls, &info);
     out->mem_requested = info.mem_requested;
     out->evicted_time = atomic_load(&c->classes[cls].evicted_time);

@@ -22,6 +22,7 @@ void ghost_init(struct ghost *g, void *memory, uint64_t memory_bytes, uint64_t w
     g->entries = (_Atomic(uint16_t) *)((char *)memory + sizeof(struct ghost_root));
     g->sets = entry_bytes / sizeof(uint16_t) / GHOST_WAYS;
     g->step_bytes = max_u64(window_bytes / GHOST_AGES, 1);
+    ASSERT(g->sets > 0 && (g->sets & (g->sets - 1)) == 0);
 }
 
 static unsigned age_at(const struct ghost *g, uint64_t bytes)
@@ -45,6 +46,7 @@ static _Atomic(uint16_t) *set_of(const struct ghost *g, uint64_t hash)
  * `steps` ages older than their age says at `before`, they are older than GHOST_AGES. */
 static void empty_old(struct ghost *g, uint64_t first, uint64_t end, unsigned before, uint64_t steps)
 {
+    ASSERT(first <= end && end - first <= g->sets && before < AGE_COUNT);
     for (uint64_t set = first; set < end; set++) {
         _Atomic(uint16_t) *e = g->entries + (set & (g->sets - 1)) * GHOST_WAYS;
         for (unsigned i = 0; i < GHOST_WAYS; i++) {
@@ -58,6 +60,7 @@ static void empty_old(struct ghost *g, uint64_t first, uint64_t end, unsigned be
 /* The whole table is checked once in each age for entries that would look new in the next. */
 static void sweep(struct ghost *g, uint64_t was_bytes, uint64_t now_bytes)
 {
+    ASSERT(was_bytes <= now_bytes);
     uint64_t steps = now_bytes / g->step_bytes - was_bytes / g->step_bytes;
     if (steps > 1) /* an object larger than an age */
         empty_old(g, 0, g->sets, age_at(g, was_bytes), min_u64(steps, AGE_COUNT));

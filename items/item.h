@@ -58,6 +58,10 @@ struct item {
 };
 #define ITEM_HEADER_BYTES offsetof(struct item, data)
 static_assert(offsetof(struct item, data) == 26, "item header");
+static_assert(offsetof(struct item, time_sec) == 8, "links come first: maint_thread.c copies the rest");
+static_assert(offsetof(struct item, refcount) == 20 && offsetof(struct item, flags) == 22, "item header");
+static_assert(offsetof(struct item, lru_id) == 24 && offsetof(struct item, key_bytes) == 25, "item header");
+static_assert(CACHE_KEY_BYTES_MAX <= UINT8_MAX, "a key's length fits a byte");
 
 /* memcached's sizes, for accounting */
 #define ITEM_ACCOUNTED_HEADER_BYTES 48

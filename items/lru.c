@@ -49,18 +49,22 @@ struct lock *lru_lock(struct lru *l, uint8_t lru_id) { return &l->lists[lru_id].
 
 static void list_count(struct lru_list *list, const struct item *it, int sign)
 {
+    lock_assert_held(&list->lock);
     uint64_t bytes = item_accounted_bytes(it);
     uint64_t count = atomic_load_explicit(&list->count, memory_order_relaxed);
     uint64_t sum = atomic_load_explicit(&list->bytes, memory_order_relaxed);
     ASSERT(sign > 0 || count > 0);
     atomic_store_explicit(&list->count, sign > 0 ? count + 1 : count - 1, memory_order_relaxed);
+    ASSERT(sign > 0 || sum >= bytes);
     atomic_store_explicit(&list->bytes, sign > 0 ? sum + bytes : sum - bytes, memory_order_relaxed);
+    DEBUG_ASSERT((list->head == 0) == (list->tail == 0));
 }
 
 static void link_locked(struct lru *l, struct lru_list *list, struct item *it)
 {
     lock_assert_held(&list->lock);
     slab_handle h = slab_handle_of(l->slab, it);
+    ASSERT(&l->lists[it->lru_id] == list && lru_class(it->lru_id) != 0 && list->head != h);
     it->prev = 0;
     it->next = list->head;
     if (list->head)
@@ -75,6 +79,9 @@ static void unlink_locked(struct lru *l, struct lru_list *list, struct item *it)
 {
     lock_assert_held(&list->lock);
     slab_handle h = slab_handle_of(l->slab, it);
+    ASSERT(&l->lists[it->lru_id] == list);
+    DEBUG_ASSERT(!it->prev || item_at(l, it->prev)->next == h);
+    DEBUG_ASSERT(!it->next || item_at(l, it->next)->prev == h);
     if (it->prev)
         item_at(l, it->prev)->next = it->next;
     else {
@@ -109,6 +116,7 @@ void lru_unlink(struct lru *l, struct item *it)
 
 void lru_move(struct lru *l, struct item *it, enum lru_segment to)
 {
+    ASSERT(to < LRU_SEGMENT_COUNT && lru_class(it->lru_id) != 0);
     lru_unlink(l, it);
     it->lru_id = lru_id_of(lru_class(it->lru_id), to);
     lru_link(l, it);
@@ -119,6 +127,7 @@ void lru_substitute(struct lru *l, struct item *old, struct item *copy)
     struct lru_list *list = &l->lists[old->lru_id];
     slab_handle h = slab_handle_of(l->slab, copy);
     lock_take(&list->lock);
+    ASSERT(old != copy && item_accounted_bytes(old) == item_accounted_bytes(copy));
     copy->next = old->next;
     copy->prev = old->prev;
     copy->lru_id = old->lru_id;
@@ -140,7 +149,11 @@ struct item *lru_tail_locked(struct lru *l, uint8_t lru_id)
     return item_at(l, l->lists[lru_id].tail);
 }
 
-struct item *lru_newer_locked(struct lru *l, const struct item *it) { return item_at(l, it->prev); }
+struct item *lru_newer_locked(struct lru *l, const struct item *it)
+{
+    lock_assert_held(&l->lists[it->lru_id].lock);
+    return item_at(l, it->prev);
+}
 
 struct item *lru_head_locked(struct lru *l, uint8_t lru_id)
 {
@@ -148,7 +161,11 @@ struct item *lru_head_locked(struct lru *l, uint8_t lru_id)
     return item_at(l, l->lists[lru_id].head);
 }
 
-struct item *lru_older_locked(struct lru *l, const struct item *it) { return item_at(l, it->next); }
+struct item *lru_older_locked(struct lru *l, const struct item *it)
+{
+    lock_assert_held(&l->lists[it->lru_id].lock);
+    return item_at(l, it->next);
+}
 
 uint64_t lru_count(struct lru *l, uint8_t lru_id)
 {
@@ -236,6 +253,7 @@ static void attach_free(struct lru_attach *a)
 
 static void mark(_Atomic(uint64_t) *map, slab_handle h)
 {
+    ASSERT(h != 0);
     atomic_fetch_or_explicit(&map[h / 64], UINT64_C(1) << h % 64, memory_order_relaxed);
 }
 
@@ -289,7 +307,7 @@ static void add_tail(struct part *p, slab_handle h, const struct item *it)
  * agrees is live is known later; it agrees with one item only. */
 void lru_attach_live(struct lru_attach *a, unsigned part, slab_handle h)
 {
-    ASSERT(h < a->handle_count);
+    ASSERT(h != 0 && h < a->handle_count && part < a->parts);
     const struct item *it = item_at(a->lru, h);
     struct part *p = &a->part[part];
     uint8_t id = it->lru_id;
@@ -490,6 +508,7 @@ static int join_list(struct lru *l, struct lru_list *list, struct end *heads, st
 int lru_attach_end(struct lru_attach *a, uint64_t *pieces)
 {
     struct lru *l = a->lru;
+    static_assert(LRU_ID_COUNT <= 256, "an id fits a byte");
     size_t end_count = 0, at = 0;
     int rc = 0;
     for (unsigned i = 0; i < a->parts; i++) {

@@ -32,8 +32,11 @@ enum lru_segment {
 };
 #define LRU_ID_COUNT (SLAB_CLASS_MAX * LRU_SEGMENT_COUNT)
 
+static_assert(SLAB_CLASS_MAX <= 64 && LRU_SEGMENT_COUNT <= 4, "class and segment share a byte");
+
 static inline uint8_t lru_id_of(unsigned cls, enum lru_segment seg)
 {
+    DEBUG_ASSERT(cls < SLAB_CLASS_MAX && seg < LRU_SEGMENT_COUNT);
     return (uint8_t)(cls | (unsigned)seg << 6);
 }
 static inline unsigned lru_class(uint8_t lru_id) { return lru_id & 63u; }

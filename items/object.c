@@ -9,6 +9,7 @@
 
 uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes)
 {
+    DEBUG_ASSERT(key_bytes > 0 && key_bytes <= CACHE_KEY_BYTES_MAX);
     return hash_key(key, key_bytes, c->root->hash_seed);
 }
 
@@ -46,6 +47,7 @@ enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t e
 
 void cache_sizes_count(struct cache *c, const struct item *it, int sign)
 {
+    ASSERT(sign == 1 || sign == -1);
     if (!c->sizes)
         return;
     size_t i = (item_accounted_bytes(it) + 31) / 32;
@@ -59,7 +61,7 @@ void item_unref(struct cache *c, struct item *it)
     ASSERT(was != 0);
     if (was != 1)
         return;
-    ASSERT(!(item_flags(it) & ITEM_LINKED));
+    ASSERT(!(item_flags(it) & ITEM_LINKED) && lru_class(it->lru_id) != 0);
     slab_free(c->slab, slab_handle_of(c->slab, it), lru_class(it->lru_id), item_accounted_bytes(it),
               item_real_bytes(it));
 }
@@ -83,7 +85,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
 {
     lock_assert_held(index_lock(c->index, hash));
     index_word w = index_load(slot);
-    ASSERT(index_kind(c->index, w) == INDEX_FLASH);
+    ASSERT(c->ext != NULL && index_kind(c->index, w) == INDEX_FLASH);
     if (evicted)
         index_replace(c->index, hash, slot, index_make_tombstone(c->index));
     else
@@ -94,6 +96,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot)
 {
     lock_assert_held(index_lock(c->index, check->hash));
+    ASSERT(check->kind == STALE_DROP && check->why <= EXT_DROP_LOST);
     bool evicted = ext_drop_is_evicted(check->why);
     flash_forget(c, check->hash, slot, evicted);
     if (check->is_full)
@@ -198,12 +201,18 @@ void item_link(struct cache *c, struct item *it, uint32_t now)
 {
     ASSERT(!(item_flags(it) & ITEM_LINKED));
     lock_assert_held(index_lock(c->index, item_hash(c, it)));
+    ASSERT(item_refs(it) > 0 && it->next == 0 && it->prev == 0);
     it->lru_id = first_lru(c, lru_class(it->lru_id), atomic_load(&it->exptime_sec), now);
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
     item_flag_set(it, ITEM_LINKED);
     lru_link(c->lru, it);
     cache_sizes_count(c, it, 1);
 }
+
+static_assert((ITEM_FLASH_FETCHED | ITEM_FLASH_TOKEN_SENT | ITEM_FLASH_STALE | ITEM_FLASH_BINARY_KEY) <
+                  1 << ITEM_FLASH_CLASS_SHIFT,
+              "flags and class don't overlap");
+static_assert(ADMISSION_CLASSES << ITEM_FLASH_CLASS_SHIFT <= 256, "a class fits above the flags");
 
 uint8_t flash_flags_of(unsigned flags)
 {

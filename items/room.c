@@ -51,10 +51,11 @@ static void describe(struct cache *c, struct item *it, uint32_t now, struct watc
     out->value_bytes = it->value_bytes;
 }
 
-/* Under the class that the record shows. */
+/* Copies the item to flash and swaps its word; the record keeps the class. */
 static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned class)
 {
     lock_assert_held(index_lock(c->index, hash));
+    ASSERT((item_flags(it) & ITEM_LINKED) && class < ADMISSION_CLASSES);
     uint32_t now = clock_now_sec();
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     enum ext_bucket bucket = bucket_of(c, it, exptime, now);
@@ -81,6 +82,7 @@ static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned cl
         watch_extwrite(&w, bucket);
     }
     unsigned rank = index_rank_above(c->index, hash);
+    ASSERT(rank <= INDEX_RANK_MAX);
     index_replace(c->index, hash, item_slot(c, it, hash),
                   index_make_flash(c->index, place, len_class, 0, rank));
     debug_held_at(c, hash, it, 0, place);
@@ -123,6 +125,7 @@ static void count_evicted(struct cache *c, struct item *it, uint32_t now)
 static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32_t now, enum worth worth)
 {
     lock_assert_held(index_lock(c->index, hash));
+    ASSERT(worth != WORTH_WRITE && !(item_flags(it) & ITEM_MAY_HIDE_FLASH));
     count_evicted(c, it, now);
     cache_count(c,
                 worth == WORTH_TOO_SHORT   ? CACHE_N_evictions_short_ttl
@@ -141,6 +144,7 @@ static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32
 static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
 {
     lock_assert_held(index_lock(c->index, hash));
+    ASSERT(flash_error <= 0 && !(item_flags(it) & ITEM_MAY_HIDE_FLASH) && c->config->evict_to_free);
     count_evicted(c, it, now);
     cache_count(c,
                 !c->ext                   ? CACHE_N_evictions_no_flash
@@ -172,6 +176,7 @@ static enum room pass_over(struct cache *c, struct item *it, uint64_t hash, bool
 /* A dead item that may hide older values of its key goes to flash, where it hides them by its rank. */
 static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash)
 {
+    ASSERT(c->ext != NULL && (item_flags(it) & ITEM_MAY_HIDE_FLASH));
     return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash, true);
 }
 
@@ -181,6 +186,8 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
 {
     lock_assert_held(index_lock(c->index, hash));
     unsigned cls = lru_class(it->lru_id);
+    ASSERT(lru_segment(it->lru_id) == LRU_COLD || mode == ROOM_EVICT || mode == ROOM_FORCE);
+    ASSERT(mode != ROOM_FLUSH || c->ext != NULL);
     if (mode == ROOM_JUGGLE) {
         if (!(item_flags(it) & ITEM_ACTIVE) || !c->config->lru_segmented)
             return ROOM_NONE;
@@ -227,6 +234,7 @@ static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment s
                             uint32_t max_age, uint32_t now)
 {
     unsigned cls = lru_class(it->lru_id);
+    ASSERT(seg == lru_segment(it->lru_id) && (seg == LRU_HOT || seg == LRU_WARM));
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     if (item_flags(it) & ITEM_ACTIVE) {
         item_flag_clear(it, ITEM_ACTIVE);
@@ -249,6 +257,7 @@ static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment s
  * by the call before. The list's lock is held. */
 static void prefetch_newer(struct cache *c, const struct item *it)
 {
+    lock_assert_held(lru_lock(c->lru, it->lru_id));
     struct item *next = lru_newer_locked(c->lru, it);
     if (!next)
         return;
@@ -271,6 +280,7 @@ static struct item *take_tail(struct cache *c, uint8_t id, unsigned tries, bool 
         *column = index_lock(c->index, *hash);
         if (!lock_try(*column))
             continue;
+        ASSERT((item_flags(it) & ITEM_LINKED) && it->lru_id == id);
         bool held = item_refs(it) != 1;
         if (held)
             class_count(c, lru_class(id), lrutail_reflocked);
@@ -292,6 +302,7 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
     uint8_t id = lru_id_of(cls, seg);
     uint64_t hash;
     struct lock *column;
+    lock_assert_none_held();
     if (lru_count(c->lru, id) == 0)
         return ROOM_NONE;
     bool must = mode == ROOM_EVICT || mode == ROOM_FORCE;
@@ -357,6 +368,7 @@ static enum room pull_out(struct cache *c, unsigned cls, enum lru_segment seg, b
 enum room room_make(struct cache *c, unsigned cls, bool force)
 {
     static const enum lru_segment upper[] = {LRU_HOT, LRU_WARM, LRU_TEMP};
+    ASSERT(cls > 0 && cls <= slab_class_count(c->slab));
     if (c->ext && c->config->lru_segmented)
         keep_shares(c, cls);
     enum room r = pull_out(c, cls, LRU_COLD, force);
@@ -398,6 +410,8 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
     uint64_t real = item_real_bytes_of(key_bytes, value_bytes, flags);
     unsigned cls = slab_class_of(c->slab, accounted);
     slab_handle h;
+    lock_assert_none_held();
+    ASSERT(key_bytes > 0 && key_bytes <= CACHE_KEY_BYTES_MAX);
     if (cls == 0 || (c->ext && ext_record_bytes(key_bytes, value_bytes) > ext_record_max_bytes(c->ext)))
         return -E2BIG;
     if (real < sizeof(struct item))
@@ -422,6 +436,7 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
         }
     }
     struct item *it = item_at(c, h);
+    ASSERT(h != 0 && slab_handle_of(c->slab, it) == h);
     it->next = it->prev = 0;
     atomic_store_explicit(&it->time_sec, clock_now_sec(), memory_order_relaxed);
     atomic_store_explicit(&it->exptime_sec, exptime_sec, memory_order_relaxed);

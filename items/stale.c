@@ -46,6 +46,7 @@ static void publish(struct stale_queue *q)
 
 static bool ring_put(struct stale_ring *r, const struct stale_check *check, uint32_t limit)
 {
+    ASSERT(r->count <= r->size && r->head < r->size && limit <= r->size);
     if (r->count >= limit)
         return false;
     r->at[(r->head + r->count++) % r->size] = *check;
@@ -55,6 +56,7 @@ static bool ring_put(struct stale_ring *r, const struct stale_check *check, uint
 static bool put(struct stale_queue *q, const struct stale_check *check, bool again)
 {
     lock_assert_held(&q->lock);
+    ASSERT(check->kind <= STALE_DROP);
     bool is_drop = check->kind == STALE_DROP;
     struct stale_ring *r = is_drop ? &q->drops : &q->checks;
     bool done = ring_put(r, check, again ? r->size : r->limit);
@@ -87,8 +89,10 @@ bool stale_take(struct stale_queue *q, struct stale_check *out)
         *out = r->at[r->head];
         r->head = (r->head + 1) % r->size;
         r->count--;
-        if (out->kind != STALE_DROP)
-            atomic_fetch_sub_explicit(&q->bytes, out->bytes, memory_order_relaxed);
+        uint64_t bytes = out->kind == STALE_DROP ? 0 : out->bytes;
+        ASSERT((out->kind == STALE_DROP) == (r == &q->drops));
+        uint64_t bytes_before = atomic_fetch_sub_explicit(&q->bytes, bytes, memory_order_relaxed);
+        ASSERT(bytes_before >= bytes);
         publish(q);
     }
     lock_release(&q->lock);

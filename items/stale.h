@@ -43,7 +43,7 @@ struct stale_check {
     uint8_t kind;        /* enum stale_kind */
     uint8_t why;         /* DROP: enum ext_drop_why */
     uint8_t tries;       /* number of tries that met an unreadable record */
-    bool is_full;        /* hash is all of the key's, so records of this hash are of this key */
+    bool is_full;        /* hash is the key's full hash, so records of this hash are of this key */
 };
 
 struct stale_ring { /* under the queue's lock */

@@ -54,6 +54,10 @@ struct cache_root {
     uint64_t ghost_offset, ghost_bytes; /* 0 bytes: none yet */
 };
 static_assert(sizeof(struct cache_root) == 80, "RESTART_MEMORY_FORMAT");
+static_assert(offsetof(struct cache_root, flush_check) == 16, "RESTART_MEMORY_FORMAT");
+static_assert(offsetof(struct cache_root, cas_counter) == 32, "RESTART_MEMORY_FORMAT");
+static_assert(offsetof(struct cache_root, ghost_offset) == 64, "RESTART_MEMORY_FORMAT");
+static_assert(sizeof(struct cache_root) <= ARENA_ROOT_MODULE_BYTES, "the root has room");
 
 /* Checksums of numbers that all objects depend on, whose damage nothing else would detect. */
 static inline uint64_t cache_check_of(uint64_t a, uint64_t b)
@@ -84,7 +88,8 @@ static inline void cache_root_flush_end(struct cache_root *r)
         check = cache_root_flush_check(r);
         atomic_store(&r->flush_check, check);
     } while (check != cache_root_flush_check(r)); /* another thread changed them meanwhile */
-    atomic_fetch_sub(&r->flush_changers, 1);
+    uint32_t changers = atomic_fetch_sub(&r->flush_changers, 1);
+    ASSERT(changers > 0);
 }
 /* Could an earlier process have left this? A kill may have interrupted a flush_all. */
 static inline bool cache_root_is_sound(const struct cache_root *r)
@@ -159,6 +164,7 @@ static inline void cache_count(struct cache *c, enum cache_counter n, uint64_t b
 
 static inline struct item *item_at(const struct cache *c, uint32_t handle)
 {
+    DEBUG_ASSERT(handle != 0 && (uint64_t)handle << c->handle_shift < arena_reserve_bytes(c->arena));
     return (struct item *)(c->base + ((uint64_t)handle << c->handle_shift));
 }
 

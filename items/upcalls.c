@@ -51,6 +51,7 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place new_plac
     struct lock *lock = index_lock(c->index, hash);
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, hash, old);
+    ASSERT(old != new_place);
     if (slot) {
         index_word w = index_load(slot);
         index_replace(c->index, hash, slot,
@@ -81,6 +82,7 @@ static enum ext_dropped cb_dropped(void *ctx, uint64_t hash, ext_place place, en
                                    uint64_t record_bytes)
 {
     struct cache *c = ctx;
+    ASSERT(why <= EXT_DROP_LOST && record_bytes <= UINT32_MAX);
     struct stale_check check = {.kind = STALE_DROP,
                                 .hash = hash,
                                 .is_full = true,
@@ -118,6 +120,7 @@ static void cb_count_checks(void *ctx, uint64_t *asked, uint64_t *ended)
     struct cache *c = ctx;
     *ended = atomic_load(&c->stale.ended); /* first: it never overtakes the other */
     *asked = atomic_load(&c->stale.asked);
+    ASSERT(*ended <= *asked);
 }
 
 static bool cb_is_fresh(void *ctx, uint32_t exptime_unix, uint32_t time_unix)
@@ -142,6 +145,7 @@ static void sweep_visit(void *ctx, uint64_t hash_like, index_slot *slot, index_w
     if (index_kind(c->index, w) != INDEX_FLASH)
         return;
     ext_place place = index_place(c->index, w);
+    lock_assert_held(index_lock(c->index, hash_like));
     if (place < s->first || place >= s->end)
         return;
     struct stale_check check = {.kind = STALE_DROP,
@@ -159,6 +163,8 @@ static bool cb_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *curso
     struct cache *c = ctx;
     struct sweep s = {.cache = c, .first = first, .end = first + count, .why = why};
     unsigned shard = (unsigned)(*cursor >> 56);
+    static_assert(INDEX_SHARD_COUNT < 256, "a shard's number fits the cursor");
+    ASSERT(shard < INDEX_SHARD_COUNT && count > 0);
     uint64_t pos = *cursor & (((uint64_t)1 << 56) - 1);
     struct lock *lock = index_shard_lock(c->index, shard);
     lock_take(lock);

@@ -36,6 +36,7 @@ static void *ghost_memory(struct cache *c, uint64_t bytes)
 void worth_open(struct cache *c, uint64_t flash_bytes)
 {
     uint64_t bytes = ghost_memory_bytes(ghost_keys(c, flash_bytes));
+    ASSERT(c->ghost.entries == NULL && c->config->ext_admission <= ADMISSION_LEARN);
     void *memory = ghost_memory(c, bytes);
     if (memory != NULL)
         ghost_init(&c->ghost, memory, bytes, max_u64(flash_bytes, 1));
@@ -73,6 +74,7 @@ unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)
 /* Newcomers are dropped first, then all that were not hit twice. */
 static bool is_within_limits(struct cache *c, unsigned class)
 {
+    ASSERT(class < ADMISSION_CLASSES);
     unsigned level = ext_write_level(c->ext);
     if (level >= EXT_WRITE_LOW)
         return true;
@@ -83,6 +85,7 @@ static bool is_within_limits(struct cache *c, unsigned class)
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class)
 {
     lock_assert_held(index_lock(c->index, hash));
+    ASSERT(c->ext != NULL && (item_flags(it) & ITEM_LINKED));
     unsigned flags = item_flags(it);
     *class = worth_class(c, it, hash);
     if (flags & ITEM_MAY_HIDE_FLASH)

@@ -1,11 +1,11 @@
 /* items/worth.h: is an item that leaves RAM worth a write to flash? This file passes the cache's facts to
  * items/admission.h and items/ghost.h, which decide.
  *
- * While flash has free pages, and the index free places, everything is written (ext_is_full, index_crowded). Then an object is written that its class
- * (admission.h) speaks for. Not written is also what will have expired by the time it could have been
- * (ext_flush_sec), and, full or not, what the limits of writing leave no room for (flash/pace.h): the less
- * they leave, the more an object must have shown. What may hide older values of its key on flash is always
- * written, since it hides them there by its rank.
+ * While flash has free pages and the index free places (ext_is_full, index_crowded), everything is written.
+ * After that an object is written if its class has earned it (admission.h), and if it will not have expired by the
+ * time it is on flash (ext_flush_sec). Full or not, the limits of writing are kept (flash/pace.h): the less they
+ * leave, the more an object must have shown. What may hide older values of its key on flash is always written,
+ * since it hides them there by its rank.
  *
  * The class is kept in the record, so that a hit on flash is counted for it. A key's ghost is made
  * when its object is not written, is deleted, or goes with its page.

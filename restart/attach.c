@@ -95,6 +95,7 @@ static bool found_list_reserve(struct found_list *f, size_t room)
 
 static void found_list_add(struct attacher *a, struct found_list *f, uint64_t hash_like, slab_handle h)
 {
+    ASSERT(f->count <= f->room);
     if (found_list_reserve(f, f->count + 1))
         f->at[f->count++] = (struct found){.hash_like = hash_like, .handle = h};
     else
@@ -123,6 +124,7 @@ static void sort_items(struct attacher *a)
         }
         for (size_t i = 0; i < from->count; i++)
             to->at[start[from->at[i].handle >> shift & mask]++] = from->at[i];
+        ASSERT(sum == from->count && from->count <= to->room);
         to->count = from->count;
         struct found_list swap = *from;
         *from = *to;
@@ -180,6 +182,8 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
 {
     struct cache *c = a->job->cache;
     struct item *it = item_at(c, h);
+    lock_assert_held(index_lock(c->index, item_hash(c, it)));
+    ASSERT(it->key_bytes > 0 && lru_class(it->lru_id) <= slab_class_count(c->slab));
     if (item_refs(it) != 1)
         atomic_store_explicit(&it->refcount, 1, memory_order_relaxed);
     unsigned was = item_flags(it), flags = (was | ITEM_LINKED) & ~(unsigned)ITEM_MAY_HIDE_FLASH;
@@ -220,6 +224,7 @@ static void claim_batch(struct attacher *a, const struct found *items, unsigned 
     struct slab_claim claims[BATCH_ITEMS];
     uint64_t hashes[BATCH_ITEMS];
     unsigned good_count = 0;
+    ASSERT(count <= BATCH_ITEMS);
     for (unsigned i = 0; i < count; i++) {
         slab_handle h = items[i].handle;
         if (!is_plausible(c, h))
@@ -322,6 +327,8 @@ static void visit_to_drop_bad_word(void *ctx, uint64_t hash_like, index_slot *sl
 
 static void claim_shard(struct attacher *a, unsigned shard)
 {
+    ASSERT(shard < INDEX_SHARD_COUNT);
+    lock_assert_held(index_shard_lock(a->job->cache->index, shard));
     a->items.count = 0;
     a->bad_words = a->bad_flash_words = 0;
     a->has_flash = false;
@@ -376,6 +383,8 @@ static void *take_shards(void *arg)
 static void walk(struct attach_job *job, struct attacher *a, unsigned count,
                  void (*shard)(struct attacher *a, unsigned shard))
 {
+    ASSERT(count > 0 && count <= THREADS_MAX);
+    lock_assert_none_held();
     job->shard = shard;
     atomic_store(&job->next_shard, 0);
     for (unsigned i = 1; i < count; i++)

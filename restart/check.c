@@ -1,5 +1,5 @@
-/* restart/check.c: see restart/check.h. First what is read before records: files, checkpoint, page table,
- * index; then the slots; then what is compared; then the screen. */
+/* restart/check.c: see restart/check.h. It opens the files, loads checkpoint, page table and index, reads the
+ * slots, compares, and prints. */
 #include "restart/check.h"
 
 #include <fcntl.h>
@@ -41,7 +41,7 @@ struct page {
 struct slot {
     bool is_written;
     uint32_t words; /* of the index that name a place in it */
-    uint32_t named; /* records that one of them names, or that can't be told apart */
+    uint32_t named; /* its records that one of these words names */
 };
 
 struct check {
@@ -108,14 +108,14 @@ static int open_file(struct check *c, struct file *f)
     if (rc != 0)
         return unreadable(c, "%s: %s", f->path, strerror(-rc));
     if (!mark.ours)
-        return unreadable(c, "%s is not of an Extant cache%s%s", f->path, mark.what[0] ? ": " : "", mark.what);
+        return unreadable(c, "%s does not belong to an Extant cache%s%s", f->path, mark.what[0] ? ": " : "", mark.what);
     f->stamp = mark.stamp;
     if (f->stamp == 0)
         fault(c, "%s: its mark is damaged", f->path);
     return CHECK_CLEAN;
 }
 
-/* The head of the checkpoint, and what the files should be like by it. */
+/* Reads the head of the checkpoint, and compares the files with it. */
 static int read_head(struct check *c)
 {
     const struct checkpoint_head *h = &c->head;
@@ -222,7 +222,7 @@ static int load_pages(struct check *c, struct checkpoint_reader *r)
     return rc == 0 ? load_slots(c, r) : rc;
 }
 
-/* An empty index of the geometry that the checkpoint's has. 0 or -errno. */
+/* Makes an empty index of the checkpoint's geometry. 0 or -errno. */
 static int make_index(struct check *c)
 {
     const struct checkpoint_head *h = &c->head;
@@ -279,7 +279,8 @@ static void count_words(struct check *c)
     }
 }
 
-/* What a clean stop left. A checkpoint that does not hold it is a fault, and then only the records count. */
+/* Loads what a clean stop left. If the checkpoint does not hold it, that is a fault, and only records are
+ * checked. */
 static void load_tables(struct check *c)
 {
     struct checkpoint_reader *r = NULL;
@@ -302,10 +303,11 @@ static void load_tables(struct check *c)
 
 /* ---- slots ---- */
 
-/* The last `bytes` of a slot, at the end of the image. 0 or -errno. */
+/* Reads the last `bytes` of a slot into the end of the image. 0 or -errno. */
 static int read_end_at(struct check *c, const struct ext_page_where *at, uint32_t index, uint64_t bytes)
 {
     uint64_t wbuf = c->head.wbuf_bytes;
+    ASSERT(bytes > 0 && bytes <= wbuf && at->device < c->file_count);
     uint64_t end = at->unit * c->head.page_bytes + (index + 1) * wbuf;
     for (uint64_t done = 0; done < bytes;) {
         ssize_t n = pread(c->files[at->device].fd, c->image + wbuf - bytes + done, bytes - done,
@@ -433,7 +435,7 @@ static void check_record(struct check *c, uint64_t slot, const struct ext_entry 
     c->spoiled_records++;
     fault(c, "page %u, slot %u: the record at %" PRIu64 " is spoiled (%s)", page,
           (unsigned)(slot % c->slots_per_page), offset,
-          named ? "an object is lost" : c->has_tables ? "no object needs it" : "whether it is needed is not known");
+          named ? "an object is lost" : c->has_tables ? "no object needs it" : "it is not known whether an object needs it");
 }
 
 static void check_slot(struct check *c, uint64_t slot)
@@ -447,7 +449,7 @@ static void check_slot(struct check *c, uint64_t slot)
         rc = ext_trailer_verify(c->image + wbuf, wbuf, wbuf, slot, c->pages[page].saved.version, &count);
     if (rc != 0) {
         c->spoiled_tables++;
-        c->slots[slot].named = c->slots[slot].words; /* nobody can tell */
+        c->slots[slot].named = c->slots[slot].words; /* unknown: reports none as missing */
         fault(c, "page %u, slot %u: its table %s, for %u objects", page, index,
               rc == -EBADMSG ? "is spoiled" : "can't be read", c->slots[slot].words);
         return;
@@ -457,7 +459,7 @@ static void check_slot(struct check *c, uint64_t slot)
         check_record(c, slot, ext_entry_at(c->image + wbuf, i), front, ext_table_start(wbuf, count));
 }
 
-/* ---- what is compared ---- */
+/* ---- comparing ---- */
 
 static void compare_index(struct check *c)
 {
@@ -493,11 +495,11 @@ static void space_is_wrong(void *ctx, enum extents_fault kind, struct extents_ra
           kind == EXTENTS_BOTH ? "free, but the index has objects there" : "neither free nor in use");
 }
 
-/* The free pages of a file by the page table, against those that are in use by page table and index. 0 or
- * -ENOMEM. */
+/* Compares the file's free pages with those that page table and index say are in use. 0 or -ENOMEM. */
 static int reconcile_file(struct check *c, unsigned device)
 {
     struct file *f = &c->files[device];
+    ASSERT(device < c->file_count && f->free == NULL);
     struct extents_options o = {.unit_count = f->pages, .all_used = true};
     struct extents_range *used = calloc(f->pages, sizeof(*used));
     struct extents_reconciled result;
@@ -505,6 +507,7 @@ static int reconcile_file(struct check *c, unsigned device)
     size_t n = 0;
     int rc = used && number ? extents_create(&o, &f->free) : -ENOMEM;
     for (uint32_t page = 0; rc == 0 && page < c->page_count; page++) {
+        ASSERT(c->where[page].device != device || c->where[page].unit < f->pages);
         if (c->where[page].device == device)
             number[c->where[page].unit] = page + 1;
     }

@@ -1,4 +1,4 @@
-/* restart/check.h: `extant --check FILE...`: is what a stopped cache left on flash as it was written?
+/* restart/check.h: `extant --check FILE...`: is everything on flash as a stopped cache wrote it?
  *
  * Reads the flash files, in the order of ext_path, and the checkpoint beside the first, and changes nothing.
  * With a complete checkpoint it knows page table and index, and compares the three:
@@ -7,10 +7,10 @@
  *   records      the table and each record of every written slot verify: checksum, place, page version
  *   index        each word names a record of its page; each page has as many words as objects
  *
- * With one of a process that was killed, or that is damaged, only the records are left to read: of each page
- * those slots that bear its latest version.
+ * If the process was killed, or the checkpoint is damaged, it reads only the records: in each page, the slots
+ * with its latest version.
  *
- * It prints a screen: the free runs of each file, as "FIRST .. LAST", what it counted, the first faults.
+ * It prints one screen: the first faults, the free runs of each file as "FIRST .. LAST", and what it counted.
  */
 #ifndef EXTANT_RESTART_CHECK_H
 #define EXTANT_RESTART_CHECK_H

@@ -11,8 +11,7 @@
 #include "flash/record.h"
 #include "base/log.h"
 
-#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have used  \
-                                         */
+#define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have used */
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
 #define NO_DEVICE UINT32_MAX
@@ -212,6 +211,7 @@ static void decide(struct persist *p)
     char fault[CHECKPOINT_WHY_BYTES];
     why[0] = '\0';
     p->plan = PLAN_EMPTY;
+    ASSERT(is_on(p) && p->reader == NULL);
     int rc = checkpoint_read_head(p->path, &p->found, fault);
     p->has_head = rc == 0;
     if (rc == -ENOENT)
@@ -335,6 +335,7 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
         log_notice("checkpoint %s: scanning flash: %s", p->path, p->why_not);
     if (p->plan != PLAN_LOAD)
         return 0;
+    ASSERT(p->has_head && p->found.state == CHECKPOINT_CLEAN && p->reader == NULL);
     int rc = checkpoint_open(p->path, &p->found, &p->reader);
     if (rc != 0) {
         (void)persist_give_up(p, rc == -ESTALE ? "it changed while it was read" : strerror(-rc));
@@ -360,6 +361,7 @@ static int load(struct persist *p, struct index *ix, struct cache *c, struct ext
 {
     struct index_geometry g;
     struct index_info info;
+    ASSERT(p->reader != NULL);
     index_geometry(ix, &g);
     if (g.group_bits != p->found.index_group_bits || g.tag_bits != p->found.index_tag_bits ||
         g.place_bits != p->found.index_place_bits) {
@@ -447,6 +449,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
 static int put_running(struct persist *p)
 {
     struct checkpoint_writer *w;
+    ASSERT(p->running.state == CHECKPOINT_RUNNING && p->running.generation > 0);
     int rc = checkpoint_create(p->path, &w);
     return rc != 0 ? rc : checkpoint_commit(w, &p->running);
 }
@@ -627,6 +630,7 @@ static int save(struct persist *p, struct index *ix, struct cache *c, struct ext
 
 bool persist_end(struct persist *p, struct index *ix, struct cache *c, struct extstore *e, uint64_t *objects)
 {
+    lock_assert_none_held();
     if (!is_on(p))
         return false;
     struct index_info info;

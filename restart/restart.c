@@ -35,6 +35,10 @@ struct geometry {
     uint64_t page_bytes, wbuf_bytes, buffer_bytes;
 };
 static_assert(sizeof(struct geometry) == 96, "no padding: bytes are compared");
+static_assert(offsetof(struct geometry, factor) == 24 && offsetof(struct geometry, slab_sizes_hash) == 40,
+              "RESTART_MEMORY_FORMAT");
+static_assert(offsetof(struct geometry, flash_bytes) == 56 && offsetof(struct geometry, buffer_bytes) == 88,
+              "RESTART_MEMORY_FORMAT");
 static_assert(sizeof(struct geometry) <= ARENA_GEOMETRY_BYTES_MAX, "fits the header");
 
 /* In the arena. */
@@ -44,6 +48,7 @@ struct restart_root {
     uint64_t check; /* of both: the times of all objects depend on them */
 };
 static_assert(sizeof(struct restart_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
+static_assert(offsetof(struct restart_root, check) == 24, "RESTART_MEMORY_FORMAT");
 
 enum outcome { OPENED, UNFIT, AGAIN, FAILED };
 
@@ -199,6 +204,7 @@ static int open_arena(const struct restart_options *o, bool was_memcached, struc
 static int make_slab(const struct restart_options *o, struct restart *r)
 {
     struct slab_options opt = o->slab;
+    ASSERT(r->arena != NULL && r->slab == NULL);
     opt.arena = r->arena;
     opt.attached = r->attached;
     if (r->attached) {
@@ -239,6 +245,7 @@ static int make_index(const struct restart_options *o, struct restart *r, const 
     struct index_geometry saved;
     uint64_t limit = o->slab.limit_bytes, reserve = arena_reserve_bytes(r->arena);
     unsigned shift = slab_handle_shift(r->slab);
+    ASSERT(reserve >> shift <= UINT32_MAX);
     struct index_options opt = {
         .arena = r->arena,
         .flash_bytes = reach_bytes(o),
@@ -439,6 +446,8 @@ static void tell(const struct restart_options *o, struct restart *r, const char 
 
 int restart_open(const struct restart_options *o, struct restart *r, char *why, size_t why_bytes)
 {
+    lock_assert_none_held();
+    ASSERT(why_bytes > 0 && o->config != NULL);
     char note[RESTART_LINE_BYTES] = "", misfit[RESTART_LINE_BYTES] = "";
     struct persist *p = NULL;
     bool was_memcached;

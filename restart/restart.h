@@ -19,7 +19,7 @@
  * beside the flash files. In any case persist_begin() comes last, before the first write to flash.
  *
  * Content that does not fit leads to an empty start and one line that says
- * why. An error is only what an empty start would not help: a file in use by
+ * why. Only what an empty start would not help is an error: a file in use by
  * another process, no permission, no memory, unusable flash files.
  *
  * Threads: one, before any other uses the parts; restart_close() after all others

@@ -156,6 +156,8 @@ int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadli
     struct mover m = {.cache = c, .worker = w, .out = out, .now_sec = clock_now_sec()};
     struct index_info info;
     int rc = 0;
+    lock_assert_none_held();
+    ASSERT(c->ext != NULL && (!w || cache_worker_parked(w) == 0));
     memset(out, 0, sizeof(*out));
     index_info(c->index, &info);
     progress_begin("moving items to flash", info.ram_count);

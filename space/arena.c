@@ -54,6 +54,8 @@ struct arena_header {
     uint32_t geometry_bytes;
     uint8_t geometry[ARENA_GEOMETRY_BYTES_MAX];
 };
+static_assert(offsetof(struct arena_header, state) == 12, "header layout");
+static_assert(offsetof(struct arena_header, reserve_bytes) == 24, "header layout");
 static_assert(offsetof(struct arena_header, boot_id) == 40, "header layout");
 static_assert(offsetof(struct arena_header, geometry) == 96, "header layout");
 static_assert(sizeof(struct arena_header) == 352, "header layout");
@@ -91,6 +93,7 @@ struct arena {
 /* The bits first .. end - 1 that are in first's word: their mask, and in *count how many. */
 static uint64_t word_mask(uint64_t first, uint64_t end, uint64_t *count)
 {
+    DEBUG_ASSERT(first < end);
     unsigned low = (unsigned)(first % 64);
     *count = min_u64(64 - low, end - first);
     return (~UINT64_C(0) >> (64 - *count)) << low;
@@ -166,6 +169,7 @@ static bool map_next_run(map_word *map, uint64_t end, uint64_t *first, uint64_t 
         i = round_down(i, 64) + 64;
     }
     *run_end = min_u64(i, end);
+    ASSERT(*first < *run_end);
     return true;
 }
 
@@ -214,6 +218,7 @@ static void read_boot_id(char *id, size_t id_bytes)
 static void header_fill(struct arena_header *h, const struct arena_options *opt, uint64_t reserve)
 {
     memset(h, 0, sizeof(*h));
+    ASSERT(opt->geometry_bytes <= ARENA_GEOMETRY_BYTES_MAX && reserve % ARENA_UNIT_BYTES == 0);
     memcpy(h->magic, ARENA_MAGIC, sizeof(h->magic));
     h->format = opt->format;
     h->layout_id = layout_id();
@@ -265,6 +270,7 @@ static const char *header_misfit(const struct arena_header *found, struct arena_
 /* Asks the kernel to drop a range whose units nobody may use; true iff it is zeroes now. */
 static bool drop_pages(struct arena *a, uint64_t offset, uint64_t bytes)
 {
+    ASSERT(bytes > 0 && offset >= a->meta_bytes && offset + bytes <= a->reserve_bytes);
     if (a->fd >= 0)
         return fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
                          (off_t)bytes) == 0;
@@ -275,6 +281,7 @@ static bool drop_pages(struct arena *a, uint64_t offset, uint64_t bytes)
 static void give_back_chunks(struct arena *a, uint64_t first, uint64_t end)
 {
     uint64_t chunk_units = a->chunk_bytes / ARENA_UNIT_BYTES;
+    ASSERT(first < end && first % chunk_units == 0 && end % chunk_units == 0);
     if (extents_take(a->set, first, end - first) != 0) {
         uint64_t chunks = (end - first) / chunk_units;
         if (chunks > 1) {
@@ -285,8 +292,9 @@ static void give_back_chunks(struct arena *a, uint64_t first, uint64_t end)
         return;
     }
     if (drop_pages(a, first * ARENA_UNIT_BYTES, (end - first) * ARENA_UNIT_BYTES)) {
-        uint64_t cleared = map_clear(a->touched_map, first, end);
-        atomic_fetch_sub(&a->touched_bytes, cleared * ARENA_UNIT_BYTES);
+        uint64_t cleared = map_clear(a->touched_map, first, end) * ARENA_UNIT_BYTES;
+        uint64_t before = atomic_fetch_sub(&a->touched_bytes, cleared);
+        ASSERT(before >= cleared);
     } else {
         atomic_store(&a->can_give_back, false);
     }
@@ -326,6 +334,7 @@ static bool idle_above_slack(const struct arena *a)
 static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
 {
     bool was_touched = map_any(a->touched_map, first, end);
+    ASSERT(first < end && end <= a->reserve_bytes / ARENA_UNIT_BYTES);
     if (zeroed != NULL)
         *zeroed = !was_touched;
     /* Don't trust an existing file's claims if a wrong one would crash us: that
@@ -362,6 +371,7 @@ int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t al
     int rc = extents_alloc(a->set, units, align / ARENA_UNIT_BYTES, &first);
     if (rc != 0)
         return -ENOSPC;
+    ASSERT(first * ARENA_UNIT_BYTES >= a->meta_bytes && first * ARENA_UNIT_BYTES % align == 0);
     rc = touch(a, first, first + units, zeroed);
     if (rc != 0) {
         extents_free(a->set, first, units);
@@ -388,7 +398,8 @@ void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t b
     extents_free(a->set, first, end - first);
     uint64_t before = atomic_fetch_sub(&a->use_bytes[use], freed);
     ASSERT(before >= freed);
-    atomic_fetch_sub(&a->used_bytes, freed);
+    before = atomic_fetch_sub(&a->used_bytes, freed);
+    ASSERT(before >= freed + a->meta_bytes);
     if (idle_above_slack(a) && atomic_load_explicit(&a->can_give_back, memory_order_relaxed))
         give_back(a, first, end);
 }
@@ -398,6 +409,7 @@ void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t b
 /* Moves units from unclaimed to claimed: all of them or none, and no unit twice. */
 static int claim(struct arena *a, uint64_t first, uint64_t end)
 {
+    ASSERT(atomic_load(&a->attaching) && a->unclaimed_map != NULL);
     if (!map_all(a->used_map, first, end))
         return -EINVAL;
     uint64_t count;
@@ -427,7 +439,8 @@ int arena_take(struct arena *a, enum arena_use use, uint64_t offset, uint64_t by
         int rc = claim(a, first, end);
         if (rc != 0)
             return rc;
-        atomic_fetch_sub(&a->unclaimed_bytes, taken);
+        uint64_t before = atomic_fetch_sub(&a->unclaimed_bytes, taken);
+        ASSERT(before >= taken);
     } else {
         int rc = extents_take(a->set, first, end - first);
         if (rc != 0)
@@ -467,6 +480,7 @@ uint64_t arena_attach_done(struct arena *a)
 /* Reads a bitmap of the file; not through the mapping, where reading a hole would fill it. */
 static int read_map(const struct arena *a, const map_word *map, void *into, uint64_t bytes)
 {
+    ASSERT(a->fd >= 0 && (const char *)map >= a->base && (const char *)map + bytes <= a->base + a->meta_bytes);
     uint64_t at = (uint64_t)((const char *)map - a->base), done = 0;
     while (done < bytes) {
         ssize_t n = pread(a->fd, (char *)into + done, bytes - done, (off_t)(at + done));
@@ -482,6 +496,7 @@ static int read_map(const struct arena *a, const map_word *map, void *into, uint
 /* Takes the units that the dead process used from the free set and counts them. 0 or -errno. */
 static int adopt_used(struct arena *a)
 {
+    ASSERT(a->found_content && a->unclaimed_map == NULL && !atomic_load(&a->attaching));
     uint64_t bytes = map_bytes_of(a->reserve_bytes), units = a->reserve_bytes / ARENA_UNIT_BYTES;
     map_word *copy = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -643,6 +658,7 @@ static char *map_aligned(uint64_t reserve_bytes, int fd)
     }
     if (base > span_base)
         munmap(span_base, (size_t)(base - span_base));
+    ASSERT((uintptr_t)base % HUGE_BYTES == 0 && base >= span_base);
     uint64_t tail = span - (uint64_t)(base - span_base) - reserve_bytes;
     if (tail > 0)
         munmap(base + reserve_bytes, tail);
@@ -698,6 +714,7 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
     a->header = (struct arena_header *)a->base;
     a->used_map = (map_word *)(a->base + ARENA_ROOT_BYTES);
     a->touched_map = (map_word *)(a->base + ARENA_ROOT_BYTES + map_bytes);
+    ASSERT(ARENA_ROOT_BYTES + 2 * map_bytes == a->meta_bytes && a->meta_bytes < a->reserve_bytes);
     struct extents_options eo = {.start_unit = 0,
                                  .unit_count = a->reserve_bytes / ARENA_UNIT_BYTES};
     int rc = extents_create(&eo, &a->set);
@@ -808,6 +825,7 @@ enum { PROBE_UNITS = 256, PROBES_MAX = 256 };
 static uint64_t probe(const struct arena *a, int pagemap, uint64_t first, uint64_t end)
 {
     uint64_t words[PROBE_UNITS], present = 0;
+    ASSERT(first < end && end - first <= PROBE_UNITS);
     uint64_t at = ((uint64_t)(uintptr_t)a->base / ARENA_UNIT_BYTES + first) * sizeof(words[0]);
     size_t bytes = (size_t)(end - first) * sizeof(words[0]);
     if (pread(pagemap, words, bytes, (off_t)at) != (ssize_t)bytes)

@@ -105,6 +105,7 @@ static bool node_available(const struct extents *set, uint32_t count)
 
 static uint32_t node_take(struct extents *set)
 {
+    ASSERT(node_available(set, 1));
     uint32_t n = set->node_free;
     if (n != NODE_NONE) {
         set->node_free = set->nodes[n].next;
@@ -119,6 +120,7 @@ static uint32_t node_take(struct extents *set)
 
 static void node_give(struct extents *set, uint32_t n)
 {
+    ASSERT(n < set->node_fresh && set->nodes_used > 0);
     set->nodes[n].next = set->node_free;
     set->node_free = n;
     set->nodes_used--;
@@ -130,6 +132,7 @@ static void node_give(struct extents *set, uint32_t n)
 static void list_link(struct extents *set, struct region *reg, uint32_t prev, uint32_t n)
 {
     struct node *node = &set->nodes[n];
+    ASSERT(n != prev && n < set->node_fresh);
     node->prev = prev;
     node->next = prev == NODE_NONE ? reg->first : set->nodes[prev].next;
     if (prev == NODE_NONE)
@@ -143,6 +146,7 @@ static void list_link(struct extents *set, struct region *reg, uint32_t prev, ui
 static void list_unlink(struct extents *set, struct region *reg, uint32_t n)
 {
     struct node *node = &set->nodes[n];
+    ASSERT(n < set->node_fresh && (node->prev != NODE_NONE || reg->first == n));
     if (node->prev == NODE_NONE)
         reg->first = node->next;
     else
@@ -187,6 +191,7 @@ static void list_merge(struct extents *set, struct region *reg, uint32_t n)
     struct node *node = &set->nodes[n], *behind = &set->nodes[node->next];
     if (node->count + behind->count > MERGE_ABOVE)
         return;
+    ASSERT(node->count > 0 && node->e[node->count - 1].last < behind->e[0].first);
     memcpy(&node->e[node->count], behind->e, behind->count * sizeof(node->e[0]));
     node->count = (uint16_t)(node->count + behind->count);
     list_unlink(set, reg, node->next);
@@ -223,6 +228,7 @@ static void list_insert(struct extents *set, struct region *reg, uint32_t n, int
             i -= keep;
         }
     }
+    ASSERT(i >= 0 && i <= node->count && node->count < NODE_EXTENTS);
     memmove(&node->e[i + 1], &node->e[i], (size_t)(node->count - i) * sizeof(node->e[0]));
     node->e[i] = e;
     node->count++;
@@ -238,6 +244,7 @@ static void list_remove(struct extents *set, struct region *reg, uint32_t n, int
 {
     struct node *node = &set->nodes[n];
     uint32_t prev = node->prev;
+    ASSERT(i >= 0 && i < node->count);
     node->count--;
     memmove(&node->e[i], &node->e[i + 1], (size_t)(node->count - i) * sizeof(node->e[0]));
     if (node->count == 0)
@@ -331,6 +338,8 @@ static struct run list_free(struct extents *set, struct region *reg, uint32_t a,
         j = 0;
     }
     struct extent *right = m == NODE_NONE ? NULL : &set->nodes[m].e[j];
+    ASSERT(!left || left->last < a);
+    ASSERT(!right || right->first >= b);
     bool joins_left = left && left->last + 1u == a;
     bool joins_right = right && right->first == b;
     struct run run = {joins_left ? left->first : a, joins_right ? right->last + 1u : b};
@@ -351,6 +360,7 @@ static struct run list_free(struct extents *set, struct region *reg, uint32_t a,
 
 static uint64_t *region_bitmap(const struct extents *set, const struct region *reg)
 {
+    ASSERT((uint64_t)(reg - set->regions) < set->region_count);
     return set->bitmaps + (size_t)(reg - set->regions) * set->bitmap_words;
 }
 
@@ -525,8 +535,9 @@ static void region_to_list(struct extents *set, struct region *reg)
 static void region_publish(struct extents *set, const struct region *reg);
 
 /* Chooses the representation after a change, by the rule in space/extents.h. */
-static void region_settle(struct extents *set, struct region *reg)
+static void choose_form(struct extents *set, struct region *reg)
 {
+    ASSERT(reg->free <= reg->units && reg->runs <= reg->free && (reg->runs == 0) == (reg->free == 0));
     if (set->options.mode != EXTENTS_HYBRID)
         return;
     if (!reg->is_bitmap) {
@@ -548,6 +559,8 @@ static void region_ensure_room(struct extents *set, struct region *reg)
 
 static void region_use(struct extents *set, struct region *reg, uint32_t a, uint32_t b)
 {
+    lock_assert_held(&set->lock);
+    ASSERT(a < b && b <= reg->units && reg->free >= b - a);
     region_ensure_room(set, reg);
     int delta = reg->is_bitmap ? bitmap_use(region_bitmap(set, reg), reg, a, b)
                                : list_use(set, reg, a, b);
@@ -565,16 +578,19 @@ static void region_use(struct extents *set, struct region *reg, uint32_t a, uint
         reg->top_len = max_u32(below, above);
     }
     reg->rest = min_u32(reg->rest, reg->free - reg->top_len);
-    region_settle(set, reg);
+    choose_form(set, reg);
     region_publish(set, reg);
 }
 
 static void region_free(struct extents *set, struct region *reg, uint32_t a, uint32_t b)
 {
+    lock_assert_held(&set->lock);
+    ASSERT(a < b && b <= reg->units && reg->free + (b - a) <= reg->units);
     region_ensure_room(set, reg);
     struct run run = reg->is_bitmap ? bitmap_free(region_bitmap(set, reg), reg, a, b)
                                     : list_free(set, reg, a, b);
     uint32_t len = run.end - run.start;
+    ASSERT(run.start <= a && run.end >= b && run.end <= reg->units);
     reg->runs += 1 - (uint32_t)(run.start < a) - (uint32_t)(run.end > b);
     reg->free += b - a;
     if (run.start == 0)
@@ -594,7 +610,7 @@ static void region_free(struct extents *set, struct region *reg, uint32_t a, uin
     for (int i = 0; i < CURSOR_COUNT; i++)
         if (len >= reg->cursor[i].len)
             reg->cursor[i].off = min_u32(reg->cursor[i].off, run.start);
-    region_settle(set, reg);
+    choose_form(set, reg);
     region_publish(set, reg);
 }
 

@@ -33,6 +33,7 @@ static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t b
     struct extstore *e = p->e;
     struct ext_device *d = &e->devices[p->device];
     struct ext_io_counts c = {0};
+    ASSERT(bytes > 0 && bytes % EXT_IO_ALIGN_BYTES == 0 && atomic_load(&p->running));
     char *zeroes = aligned_alloc(EXT_IO_ALIGN_BYTES, bytes);
     if (zeroes == NULL)
         return -ENOMEM;
@@ -58,6 +59,8 @@ static void probe_write(struct ext_probe *p)
     struct ext_device *d = &e->devices[p->device];
     uint32_t unit = atomic_load(&p->unit);
     bool is_free = unit != EXT_NO_PAGE;
+    ASSERT(is_free != (p->page != EXT_NO_PAGE)); /* one of them is tried */
+    ASSERT(!is_free || unit < d->page_count);
     if (!is_free)
         unit = e->where[p->page].unit;
     bool ok = transfer(p, false, unit * e->page_bytes, EXT_IO_ALIGN_BYTES) == 0;
@@ -91,9 +94,11 @@ static void probe_read(struct ext_probe *p)
 static void probe_page(struct ext_probe *p)
 {
     struct extstore *e = p->e;
+    ASSERT(p->page < e->page_count && ext_page_state_of(&e->pages[p->page]) == EXT_PAGE_BAD);
     struct ext_device *d = &e->devices[p->device];
     uint64_t in_page = e->pages[p->page].bad_chunk * EXT_IO_CHUNK_BYTES;
     uint64_t offset = e->where[p->page].unit * e->page_bytes + in_page;
+    ASSERT(in_page < e->page_bytes);
     int rc = transfer(p, false, offset, min_u64(TEST_BYTES, e->page_bytes - in_page));
     uint32_t wait_sec = ext_page_retry_end(e, p->page, rc == 0);
     char done[64] = "it is used again";
@@ -107,6 +112,7 @@ static void probe_run(struct io_job *job)
 {
     struct ext_probe *p = (struct ext_probe *)((char *)job - offsetof(struct ext_probe, job));
     struct extstore *e = p->e;
+    lock_assert_none_held();
     switch (p->kind) {
     case EXT_PROBE_WRITE:
         probe_write(p);
@@ -157,6 +163,7 @@ static bool find(struct ext_probe *p)
     struct extstore *e = p->e;
     const struct ext_device *d = &e->devices[p->device];
     uint64_t now = io_now_ns();
+    ASSERT(p->page == EXT_NO_PAGE && atomic_load(&p->unit) == EXT_NO_PAGE); /* the last one has ended */
     if (ext_device_failed(d)) {
         p->kind = EXT_PROBE_WRITE;
         if (now >= p->next_ns[EXT_PROBE_WRITE] && find_write(p))
@@ -181,6 +188,7 @@ bool ext_probe_tries_page(const struct extstore *e)
 
 void ext_probe_step(struct extstore *e)
 {
+    lock_assert_none_held();
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_probe *p = &e->probes[i];
         const struct ext_device *d = &e->devices[i];

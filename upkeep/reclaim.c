@@ -107,6 +107,24 @@ void ext_reclaim_destroy(struct ext_reclaim *r)
     free(r);
 }
 
+/* What each phase of a job promises, at the end of a step. By the maintenance thread. */
+static void assert_job(const struct ext_reclaim *r)
+{
+    const struct extstore *e = r->e;
+    ASSERT(r->phase <= FINISHING && r->mode <= EXPIRE);
+    if (r->phase == IDLE) {
+        ASSERT(!atomic_load(&r->reading));
+        return;
+    }
+    ASSERT(r->page < e->page_count && r->slot_index <= e->slots_per_page);
+    ASSERT(atomic_load(&e->pages[r->page].refs) > 0); /* the job's */
+    ASSERT(atomic_load(&e->pages[r->page].version) == r->version);
+    ASSERT(!atomic_load(&r->reading) || r->phase == READING);
+    ASSERT(r->entry <= r->entry_count && r->keep_heat <= HEATS && r->from < e->wbuf_bytes);
+    ASSERT(r->phase != WALKING || r->walk_at % EXT_GRANULE_BYTES == 0);
+    ASSERT(r->phase != SWEEPING || r->sweep_page || r->slot_index < e->slots_per_page);
+}
+
 static void event(struct ext_reclaim *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 static void event(struct ext_reclaim *r, const char *fmt, ...)
@@ -276,6 +294,7 @@ static void end_job(struct ext_reclaim *r);
 
 static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
 {
+    ASSERT(r->phase == IDLE && mode != STAY);
     struct extstore *e = r->e;
     if (page == EXT_NO_PAGE || !ext_page_drain(e, page))
         return false;
@@ -320,6 +339,7 @@ static bool start_eviction(struct ext_reclaim *r, uint32_t page)
 static void judge_page(struct ext_reclaim *r)
 {
     const struct ext_page *p = &r->e->pages[r->page];
+    ASSERT(r->mode == LOOK && !r->for_index);
     uint64_t hot = 0, sum = 0;
     for (unsigned heat = HOT_HEAT; heat < HEATS; heat++)
         hot += r->heat_bytes[heat];
@@ -336,6 +356,7 @@ static void judge_page(struct ext_reclaim *r)
     r->keep_bytes = rewrite_bytes(r);
     while (r->keep_heat > 1 && sum + r->heat_bytes[r->keep_heat - 1] <= r->keep_bytes)
         sum += r->heat_bytes[--r->keep_heat];
+    ASSERT(r->keep_heat >= 1 && sum <= r->keep_bytes);
     r->keep_rest = r->keep_heat > 1 ? r->keep_bytes - sum : 0;
 }
 
@@ -422,7 +443,7 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
     return false;
 }
 
-/* Is there a page that could go as soon as its last writes are done? */
+/* Could a page go as soon as its last writes are done? */
 static bool is_any_sealed_busy(const struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
@@ -473,6 +494,7 @@ static void read_run(struct io_job *job)
     struct extstore *e = r->e;
     struct ext_device *d = ext_page_device(e, r->page);
     struct ext_io_counts c = {0};
+    ASSERT(atomic_load(&r->reading) && r->read_at < r->read_end);
     int rc = ext_device_read(d, r->buffer + r->read_at, r->read_end - r->read_at,
                              ext_slot_offset(e, job_slot(r)) + r->read_at, &c);
     ext_device_read_result(d, rc);
@@ -488,6 +510,7 @@ static void read_run(struct io_job *job)
 
 static void go_on_reading(struct ext_reclaim *r)
 {
+    ASSERT(!atomic_load(&r->reading) && r->read_at < r->read_end && r->read_end <= r->e->wbuf_bytes);
     r->phase = READING;
     r->read_again = false;
     atomic_store(&r->reading, true);
@@ -497,6 +520,7 @@ static void go_on_reading(struct ext_reclaim *r)
 /* Reads a part of the slot; then it goes on with `then`. */
 static void start_read(struct ext_reclaim *r, uint64_t from, uint64_t to, enum phase then)
 {
+    ASSERT(from < to && (then == READING || then == RECORDS));
     r->read_at = round_down(from, EXT_IO_ALIGN_BYTES);
     r->read_end = round_up(to, EXT_IO_ALIGN_BYTES);
     r->read_tries = 0;
@@ -566,6 +590,7 @@ static void begin_slot(struct ext_reclaim *r)
 
 static void end_slot(struct ext_reclaim *r)
 {
+    ASSERT(r->slot_index < r->e->slots_per_page);
     event(r,
           "type=compact_read_end id=%" PRIu32 " offset=%" PRIu64 " rescues=%" PRIu64
           " rescues_realloc=%" PRIu64 " lost=%" PRIu64 " lost_oom=0 skipped=%" PRIu64,
@@ -576,6 +601,7 @@ static void end_slot(struct ext_reclaim *r)
 
 static void end_job(struct ext_reclaim *r)
 {
+    ASSERT(r->phase != IDLE && !atomic_load(&r->reading));
     r->phase = IDLE;
     r->aborts = 0;
     if (r->page_evicted > 0)
@@ -591,10 +617,11 @@ static void say(struct ext_reclaim *r, enum ext_fault kind, uint64_t in_slot, in
                    done);
 }
 
-/* The slot can't be read now, perhaps never. */
+/* The slot can't be read now, and perhaps never again. */
 static void read_failed(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
+    ASSERT(r->read_result < 0 && r->phase == READING);
     if (++r->read_tries < READ_TRIES) {
         ext_count(e, EXT_N_read_retries, 1);
         uint64_t pause_ns = READ_PAUSE_NS << (r->read_tries - 1);
@@ -605,7 +632,7 @@ static void read_failed(struct ext_reclaim *r)
     ext_count(e, EXT_N_read_errors, 1);
     if (r->mode != RESCUE) {
         r->mode = r->mode == EXPIRE ? EXPIRE : EVICT;
-        say(r, EXT_FAULT_READ, r->read_at, r->read_result, "what stands there had to go anyway");
+        say(r, EXT_FAULT_READ, r->read_at, r->read_result, "its content had to go anyway");
         start_sweep(r, false);
         return;
     }
@@ -670,6 +697,7 @@ static bool after_read(struct ext_reclaim *r)
         table_failed(r);
         return true;
     }
+    ASSERT(ext_table_start(e->wbuf_bytes, count) >= r->from);
     r->entry_count = count;
     r->phase = RECORDS;
     return true;
@@ -686,6 +714,7 @@ void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t recor
         [EXT_DROP_EXPIRED] = EXT_N_objects_expired,
         [EXT_DROP_LOST] = EXT_N_compact_lost,
     };
+    ASSERT(why < ARRAY_COUNT(counters));
     ext_count(e, counters[why], 1);
     if (!ext_drop_is_evicted(why))
         return;
@@ -746,6 +775,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     const struct ext_callbacks *cb = &e->opt.callbacks;
     uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     struct ext_record rec;
+    ASSERT((r->mode == RESCUE || r->mode == EVICT) && (r->from == 0 || r->phase == WALKING));
     ext_count(e, EXT_N_objects_read_reclaim, 1);
     bool fits = offset + entry->record_bytes <= e->wbuf_bytes;
     if (!fits || ext_record_verify(r->buffer + offset, entry->record_bytes, r->version, place,
@@ -821,6 +851,7 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
     }
     if (!cb->is_live(cb->ctx, entry->hash, place, &heat))
         return NEXT;
+    ASSERT(heat < HEATS);
     if (r->mode == LOOK) {
         r->heat_bytes[heat] += entry->record_bytes;
         return NEXT;
@@ -874,8 +905,8 @@ static bool some_records(struct ext_reclaim *r)
             ext_count(e, EXT_N_read_retries, 1);
             start_read(r, offset, offset + entry->record_bytes, RECORDS);
             return false;
-        case GIVE_UP: /* one_record has seen to it */
-            ASSERT(false);
+        case GIVE_UP:
+            ASSERT(!"one_record drops it");
         }
     }
     if (r->entry == r->entry_count)
@@ -891,6 +922,7 @@ static bool find_record(struct ext_reclaim *r, struct ext_entry *entry, uint64_t
     struct extstore *e = r->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
     const char *at = r->buffer + r->walk_at;
+    ASSERT(r->from == 0 && r->walk_at < e->wbuf_bytes);
     uint64_t left = e->wbuf_bytes - r->walk_at;
     ext_place place = ext_slot_place(e, job_slot(r)) + r->walk_at / EXT_GRANULE_BYTES;
     struct ext_record_head head;
@@ -970,9 +1002,10 @@ static bool sweep(struct ext_reclaim *r)
     return true;
 }
 
-/* All slots are done. Objects still there are being dropped by others just now, as a rule. */
+/* All slots are done. Objects that are still there are usually being dropped by another thread. */
 static bool finish_page(struct ext_reclaim *r)
 {
+    ASSERT(r->phase == FINISHING);
     bool empty = atomic_load(&r->e->pages[r->page].objects) == 0;
     if (!empty && (io_now_ns() < r->not_before_ns || !checks_have_ended(r, &r->finish_mark)))
         return false;
@@ -999,12 +1032,8 @@ static void fraginfo(struct ext_reclaim *r)
           (uint64_t)((double)e->page_bytes * max_frag));
 }
 
-bool ext_maint_step(struct extstore *e, uint32_t now_unix)
+static bool step_of_phase(struct ext_reclaim *r)
 {
-    struct ext_reclaim *r = e->reclaim;
-    lock_assert_none_held();
-    ext_probe_step(e);
-    r->now_unix = now_unix;
     switch (r->phase) {
     case IDLE:
         if (choose(r))
@@ -1023,6 +1052,17 @@ bool ext_maint_step(struct extstore *e, uint32_t now_unix)
         return finish_page(r);
     }
     return false;
+}
+
+bool ext_maint_step(struct extstore *e, uint32_t now_unix)
+{
+    struct ext_reclaim *r = e->reclaim;
+    lock_assert_none_held();
+    ext_probe_step(e);
+    r->now_unix = now_unix;
+    bool more = step_of_phase(r);
+    assert_job(r);
+    return more;
 }
 
 void ext_flush_all(struct extstore *e, uint32_t time_unix)

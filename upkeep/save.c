@@ -18,6 +18,7 @@ int ext_quiesce(struct extstore *e, int64_t timeout_ms)
     io_pool_destroy(e->write_pool);   /* runs queued jobs */
     io_pool_destroy(e->read_pool);
     e->write_pool = e->read_pool = NULL;
+    DEBUG_ASSERT(atomic_load(&e->dirty_wbufs) == atomic_load(&e->stuck_wbufs)); /* no other is left */
     int rc = atomic_load(&e->dirty_wbufs) > 0 ? -EIO : 0;
     for (uint32_t i = 0; i < e->device_count; i++) {
         if (fdatasync(e->devices[i].fd) != 0 && errno != EINVAL && rc == 0)
@@ -66,7 +67,7 @@ static struct ext_saved_page saved_of(const struct ext_page *p)
     enum ext_page_state s = ext_page_state_of(p);
     if (s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD)
         s = EXT_PAGE_SEALED;
-    return (struct ext_saved_page){
+    struct ext_saved_page saved = {
         .version = atomic_load(&p->version),
         .slots_used = atomic_load(&p->slots_used),
         .objects = atomic_load(&p->objects),
@@ -79,6 +80,7 @@ static struct ext_saved_page saved_of(const struct ext_page *p)
         .bytes_real = atomic_load(&p->bytes_real),
         .where = p->where,
     };
+    return saved;
 }
 
 static uint64_t slot_count(const struct extstore *e)
@@ -122,6 +124,7 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
     }
     for (uint32_t i = 0; rc == 0 && i < e->page_count; i++) {
         struct ext_saved_page p = saved_of(&e->pages[i]);
+        ASSERT(ext_saved_page_is_sound(&p, e->slots_per_page)); /* as it is checked when it comes back */
         rc = checkpoint_put(w, &p, sizeof(p));
     }
     return rc != 0 ? rc : put_slots(e, w);
@@ -141,6 +144,7 @@ bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_
 
 static void page_from(struct ext_page *to, const struct ext_saved_page *p)
 {
+    ASSERT(ext_page_state_of(to) == EXT_PAGE_FREE && atomic_load(&to->refs) == 0);
     to->bucket = p->bucket;
     atomic_store(&to->version, p->version);
     atomic_store(&to->state, p->state);

@@ -10,7 +10,7 @@
 #include "flash/types.h"
 
 /* The file's layout: struct ext_saved_engine, then for each device struct ext_saved_device, for each page struct
- * ext_saved_page, then a bit for each slot: is WRITTEN. A page that was being drained, or had a failed write, comes
+ * ext_saved_page, then a bit for each slot: 1 if it is WRITTEN. A page that was being drained, or had a failed write, comes
  * back SEALED with its records, so that it is drained again; the device may have recovered by then. */
 #define EXT_SAVED_MAGIC 0x33656c626154u /* "Table3" */
 /* Before: no devices, pages of EXT_SAVED_PAGE_2_BYTES, one stamp for all, numbers went round the devices. */
@@ -24,6 +24,8 @@ struct ext_saved_engine {
     uint32_t page_count, next_version, flush_unix, device_count;
 };
 static_assert(sizeof(struct ext_saved_engine) == 56, "saved engine");
+static_assert(offsetof(struct ext_saved_engine, stamp_2) == 32, "saved engine");
+static_assert(offsetof(struct ext_saved_engine, flush_unix) == 48, "saved engine");
 
 struct ext_saved_device {
     uint64_t bytes;
@@ -42,6 +44,8 @@ struct ext_saved_page {
     uint32_t reserved_too;
 };
 #define EXT_SAVED_PAGE_2_BYTES offsetof(struct ext_saved_page, where)
+static_assert(offsetof(struct ext_saved_page, state) == 20, "saved page");
+static_assert(offsetof(struct ext_saved_page, bytes_used) == 24, "saved page");
 static_assert(sizeof(struct ext_saved_page) == 56 && EXT_SAVED_PAGE_2_BYTES == 48, "saved page");
 
 /* Everything before the slots, of either layout. */

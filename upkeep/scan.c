@@ -176,6 +176,7 @@ static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *version
     extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->tables->words);
     struct ext_page *p = &e->pages[page];
     uint64_t first = (uint64_t)page * e->slots_per_page;
+    ASSERT(ext_page_state_of(p) == EXT_PAGE_FREE && atomic_load(&p->objects) == 0);
     uint32_t latest = 0, used = 0;
     for (uint32_t i = 0; i < e->slots_per_page; i++) {
         versions[i] = trailer_version(e, first + i);
@@ -217,12 +218,13 @@ int ext_scan_tables(struct extstore *e)
 
 /* ---- records ---- */
 
-/* Has [offset, offset + need) of the device in the window, and up to `wish` bytes, but none from
- * `end` on. */
+/* Makes the window hold [offset, offset + need) of the device, and up to `wish` bytes if they end before
+ * `end`. */
 static const char *look_at(struct extstore *e, struct window *w, uint32_t device, uint64_t offset,
                            uint64_t need, uint64_t wish, uint64_t end)
 {
     ASSERT(offset + need <= end && need <= w->room - EXT_IO_ALIGN_BYTES);
+    ASSERT(device < e->device_count && end <= e->devices[device].bytes);
     if (w->length == 0 || w->device != device || offset < w->start ||
         offset + need > w->start + w->length) {
         uint64_t start = round_down(offset, EXT_IO_ALIGN_BYTES);
@@ -235,6 +237,7 @@ static const char *look_at(struct extstore *e, struct window *w, uint32_t device
         w->start = start;
         w->length = length;
     }
+    ASSERT(offset >= w->start && offset + need <= w->start + w->length && w->length <= w->room);
     return w->memory + (offset - w->start);
 }
 
@@ -244,6 +247,7 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
 {
     struct ext_record_head head;
     uint32_t version = atomic_load(&e->pages[ext_place_page(e, place)].version);
+    ASSERT(at >= w->memory && at + sizeof(head) <= w->memory + w->length);
     memcpy(&head, at, sizeof(head));
     uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
     if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 ||
@@ -288,6 +292,7 @@ static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes
                         const struct ext_scanned *rec)
 {
     struct ext_page *p = &e->pages[page];
+    ASSERT(rec->len_class < EXT_LEN_CLASSES && record_bytes <= ext_len_bytes(rec->len_class));
     atomic_fetch_add(&p->bytes_appended, ext_len_bytes(rec->len_class));
     atomic_fetch_add(&p->bytes_real, record_bytes);
     ext_raise(&p->exptime_max, rec->exptime_unix == 0 ? UINT32_MAX : rec->exptime_unix);
@@ -319,6 +324,7 @@ static int read_table(struct extstore *e, uint64_t slot, char **end, uint32_t *c
             rc = ext_trailer_verify(*end, have, e->wbuf_bytes, slot, version, count);
         if (rc != -EAGAIN)
             return rc;
+        ASSERT(have < e->wbuf_bytes);
         have = round_up(sizeof(struct ext_trailer) + (uint64_t)*count * sizeof(struct ext_entry),
                         EXT_IO_ALIGN_BYTES);
     }
@@ -353,7 +359,7 @@ static int scan_slot(struct extstore *e, uint64_t slot,
 int ext_scan_page(struct extstore *e, unsigned page,
                   void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
 {
-    ASSERT(atomic_load(&e->attaching));
+    ASSERT(atomic_load(&e->attaching) && page < e->page_count);
     uint64_t first = (uint64_t)page * e->slots_per_page;
     int rc = scan_of(e) == NULL ? -ENOMEM : 0;
     for (uint32_t i = 0; rc == 0 && i < e->slots_per_page; i++) {
@@ -369,6 +375,7 @@ int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out
     if (s == NULL)
         return -ENOMEM;
     struct window *w = &s->single;
+    ASSERT(atomic_load(&e->attaching) && ext_place_page(e, place) < e->page_count);
     uint64_t slot = ext_place_slot(e, place);
     uint64_t offset =
         ext_slot_offset(e, slot) + (place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES;

@@ -175,7 +175,7 @@ def unreadable(server, path):
     with open(other, 'wb') as f:
         f.write(b'a letter to somebody\n' * 1000)
     expect_check('a file of somebody else', 2,
-                 "can't check: %s is not of an Extant cache: data that is not Extant's" % other, paths=[other])
+                 "can't check: %s does not belong to an Extant cache: data that is not Extant's" % other, paths=[other])
     expect_check('no file', 2, "can't check: %s/none: No such file or directory" % server.dir,
                  paths=[server.dir + '/none'])
     expect_check('no file but a folder', 2, "can't check: %s is neither a file nor a block device" % server.dir,

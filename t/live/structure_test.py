@@ -11,6 +11,7 @@ The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at th
   settings  only KNOW_SETTINGS know the operator's settings; storage sees what storage_config.c hands out
   name      a function that a comment or a document names, as `name()` or between back-ticks, exists
   uncalled  a function of a header is called by the product, or is one of TEST_DOORS
+  asserts   per 1000 lines of a room, at least as many assertions as ASSERTS says: it is raised, never lowered
 
 Exit 0: all right; 1: not.
 """
@@ -23,6 +24,9 @@ BY_NAME = ('malloc_conf',)
 KNOW_SETTINGS = ('operator', 'command', 'net', 'server', 'storage_config')  # rooms
 # For tests that choose the order of events, or check a whole structure.
 TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', 'extmap_assert')
+# ASSERT, DEBUG_ASSERT, static_assert, lock_assert_..: what was reached. An invariant that can't be true any more
+# makes way for one that is.
+ASSERTS = {'base': 24, 'space': 34, 'flash': 33, 'upkeep': 26, 'items': 35, 'restart': 11}
 FUNCTION_LINES_MAX = 70
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 OUTSIDE = ('t', 'scripts', 'build')  # folders that are not the product
@@ -232,10 +236,22 @@ def uncalled(texts):
                 yield 'uncalled %s %s' % (path, name)
 
 
+def too_few_asserts(texts):
+    lines, found = {}, {}
+    for path, text in texts.items():
+        room = room_of(path)
+        lines[room] = lines.get(room, 0) + text.count('\n')
+        found[room] = found.get(room, 0) + len(re.findall(r'^.*(?:ASSERT|static_assert|lock_assert).*$', text, re.M))
+    for room, wanted in ASSERTS.items():
+        reached = 1000 * found.get(room, 0) // max(lines.get(room, 0), 1)
+        if reached < wanted and room in lines:
+            yield 'asserts %s has %d per 1000 lines, not %d' % (room, reached, wanted)
+
+
 def broken_rules(texts, floor, documents, tools):
     return {line for lines in (wrong_floors(texts, floor), arrows_up(texts, floor), circles(texts),
                                without_header(texts), long_functions(texts), globals_of(texts),
-                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts))
+                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts), too_few_asserts(texts))
             for line in lines}
 
 
@@ -249,15 +265,15 @@ def self_check():
         'high/b.h': '#include "low/a.h"\nint f(int x);\ntypedef int number;\n',
         'high/b.c': '#include "high/b.h"\nvoid far(void)\n' + body + '\n/* Long: a case a verb. */\nvoid well(void)\n' + body,
         'low/e.h': '/* f() is called, go() is not. */\nvoid alone(\n    int x);\nstatic inline int quick(void)\n{\n}\n', 'low/e.c': '#include "low/e.h"\n/* set_up() and f(). */\n',
-        'high/c.c': '#include "operator/settings.h"\nstruct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '',
+        'high/c.c': '#include "operator/settings.h"\nstruct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '', 'base/f.h': '\n' * 99,
     }
-    found = broken_rules(texts, {'low': 1, 'high': 2, 'none': 3}, {'D.md': '`no_such`, `f`, gone(), far(), `a_tool`'},
+    found = broken_rules(texts, {'base': 0, 'low': 1, 'high': 2, 'none': 3}, {'D.md': '`no_such`, `f`, gone(), far(), `a_tool`'},
                          'a_tool')
     wanted = {'floor d stands on none', 'floor none has no file', 'up low/a.h includes high/b.h',
               'circle high/b low/a', 'header high/c.c has none', 'long high/b.c far', 'global low/a.h told',
               'global low/a.c count', 'global high/c.c table', 'name go() in low/e.h', 'name set_up() in low/e.c',
               'name no_such in D.md', 'name gone() in D.md', 'settings high/c.c', 'uncalled low/e.h alone',
-              'uncalled low/e.h quick'}
+              'uncalled low/e.h quick', 'asserts base has 0 per 1000 lines, not %d' % ASSERTS['base']}
     if found != wanted:
         raise SystemExit('the test is wrong: %s' % sorted(found ^ wanted))
 
