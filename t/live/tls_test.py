@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -454,6 +455,43 @@ def keys_are_updated():
             client.stdout.close()
 
 
+def stops_in_the_middle_of_replies():
+    """Pieces of pipelines, so that most turns end with replies that the next one would send. Freed memory is
+    filled (jemalloc), so that its use ends the process."""
+    request = (b'get ' + b' '.join(b'k%d' % i for i in range(60)) + b'\r\n') * 39
+    environ = dict(os.environ)
+
+    def ask_on(sock, answered):
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(request)
+                if not sock.recv(1 << 16):
+                    return
+                answered.set()
+
+    for i in range(8):
+        os.environ['MALLOC_CONF'] = 'junk:true'
+        try:
+            server = TlsServer(flags=['-t', '1', '-R', '20'], name='tls-stop')
+            server.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(environ)
+        socks = [server.tls() for _ in range(8)]
+        answered = [threading.Event() for _ in socks]
+        threads = [threading.Thread(target=ask_on, args=each) for each in zip(socks, answered)]
+        for t in threads:
+            t.start()
+        all_answered = all(e.wait(120) for e in answered)
+        code = server.stop()
+        for t in threads:
+            t.join()
+        for s in socks:
+            s.close()
+        expect('answers, stop %d' % i, all_answered)
+        expect('stop %d' % i, code == 0, code)
+
+
 def kernel_tls_is_no_hindrance():
     with TlsServer('ssl_kernel_tls') as server, server.tls() as s:
         value = value_of(1, 100000)
@@ -699,6 +737,7 @@ def main():
         conversation, long_replies_keep_their_order, thousands_in_a_pipeline, records_are_filled,
         listeners, clients_are_verified, versions_and_ciphers, certificates_are_replaced,
         keys_of_each_kind, keys_are_updated, sessions_are_resumed, kernel_tls_is_no_hindrance,
+        stops_in_the_middle_of_replies,
         kernel_tls_is_given_the_clear_bytes,
         connections_are_counted, clients_that_do_not_read, stalled_handshakes_are_bounded,
         dumps_and_watchers, with_dropped_privileges, broken_records,
