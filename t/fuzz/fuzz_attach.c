@@ -145,8 +145,9 @@ static int life_open(struct life *l)
     l->f.idle = step_others;
     if (!l->r.attached) {
         cache_root_set_seed(l->r.cache->root, draw());
-        l->r.ext->tables->devices[0].stamp = draw();
-        ASSERT(ext_mark_write(l->r.ext->devices[0].fd, l->r.ext->tables->devices[0].stamp) == 0);
+        struct ext_device *d = &l->r.ext->devices[0];
+        d->stamp = l->r.ext->tables->devices[0].stamp = draw();
+        ASSERT(ext_mark_write(d->fd, d->stamp) == 0);
     }
     l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
     ASSERT(l->f.worker);
