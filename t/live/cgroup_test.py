@@ -20,6 +20,7 @@ from servers import expect  # noqa: E402
 
 BINARY = os.environ.get('EXTANT', './extant')
 MB = 1 << 20
+MAX_SLEEP = 60000000  # us: a slow device must not decide
 READS_MAX = 60  # multigets of a reader: the client takes longer for them than the server
 
 
@@ -126,18 +127,20 @@ def loaded(limit_mb, flags, keys, size):
 def chunks_of_a_log_store():
     """4 GB of 1.5 MB values, -m 1024 in 1228 MB."""
     loaded(1228, ['-m', '1024', '-I', '5m', '-c', '1024', '-o',
-                  'ext_path=@DIR@/flash:6g,ext_wbuf_size=8'], 2730, 1536 * 1024)
+                  'ext_path=@DIR@/flash:6g,ext_wbuf_size=8,ext_max_sleep=%d' % MAX_SLEEP], 2730, 1536 * 1024)
 
 
 def values_of_200_kb():
     """-m 256 in 307 MB."""
-    loaded(307, ['-m', '256', '-c', '1024', '-o', 'ext_path=@DIR@/flash:2g'], 7000, 200 * 1024)
+    loaded(307, ['-m', '256', '-c', '1024', '-o',
+                 'ext_path=@DIR@/flash:2g,ext_max_sleep=%d' % MAX_SLEEP], 7000, 200 * 1024)
 
 
 def values_of_16_mb():
     """-m 256 and its buffers (16 MB each) in 512 MB."""
     loaded(512, ['-m', '256', '-I', '16m', '-c', '1024', '-o',
-                 'ext_path=@DIR@/flash:2g,ext_page_size=64,ext_wbuf_size=16'], 80, 16 * MB - 64 * 1024)
+                 'ext_path=@DIR@/flash:2g,ext_page_size=64,ext_wbuf_size=16,ext_max_sleep=%d' % MAX_SLEEP],
+           80, 16 * MB - 64 * 1024)
 
 
 def many_connections():
