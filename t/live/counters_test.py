@@ -58,7 +58,8 @@ COMMANDS = (
      {'delete_hits': 2, 'delete_misses': 2, 'curr_items': -2}),
     ('what has expired', [b'set e 0 -1 1\r\nx', b'get e'],
      {'get_expired': 1, 'get_misses': 1, 'cmd_get': 1, 'curr_items': 0}),
-    ('what was flushed', [b'set f 0 0 1\r\nx', b'flush_all', b'get f'],
+    # All that is stored goes here, so that nothing expired is left for the maintenance thread to take later.
+    ('what was flushed', [b'set f 0 0 1\r\nx', b'delete a', b'flush_all', b'get f'],
      {'get_flushed': 1, 'get_misses': 1, 'cmd_flush': 1}),
     ('a value too large', [b'set big 0 0 2000000\r\n' + b'x' * 2000000],
      {'store_too_large': 1, 'cmd_set': 0, 'bytes_read': AtLeast(2000000)}),
@@ -132,7 +133,7 @@ def connections():
         half.close()
     with server_with('-t', '4') as server:
         c, others = Client(server), [server.connect() for _ in range(9)]
-        expect('all are accepted', wait_for(lambda: int(c.stats()['curr_connections']) >= 11))
+        expect('all are accepted', wait_for(lambda: int(c.stats()['curr_connections']) == 10), c.stats())
         fds = [int(k.split(':')[0]) for k in c.stats(b'conns') if k.endswith(':addr')]
         expect('connections of all threads are listed by descriptor', len(fds) >= 11 and fds == sorted(fds), fds)
         for o in others:
@@ -287,7 +288,7 @@ def held_items():
 
 def flash():
     flags = 'ext_path=@DIR@/flash:64m,ext_page_size=8,ext_wbuf_size=2,ext_item_age=0,ext_item_size=512,' \
-        'ext_recache_rate=0,ext_max_frag=0.9'
+        'ext_recache_rate=0,ext_max_frag=0.9,ext_admission=all'  # full flash turns nothing away
     with server_with('-t', '1', '-m', '64', '-o', flags) as server:
         c = Client(server)
 
@@ -328,7 +329,7 @@ def flash():
         after = c.stats()
         moved('eviction', before, after, names('extstore_page_evictions extstore_objects_evicted extstore_bytes_evicted',
                                                AtLeast(1)))
-        expect('no item went from memory', after['evictions'] == '0')
+        expect('no item went from memory', after['evictions'] == '0', c.stats(b'extant'))
         c.ask(b'get l0'), c.ask(b'get l0')
         moved('what went', after, c.stats(), {'miss_from_extstore': 1, 'get_misses': 2})
         before = c.stats()
@@ -374,8 +375,9 @@ def own():
         expect('memory adds up', int(s['memory_items_bytes']) + int(s['memory_index_bytes']) + int(s['memory_free_bytes']) ==
                int(s['memory_limit_bytes']) == 64 << 20, s)
         expect('versions', s['protocol_level'] == '1.6.45' and s['extant_version'].count('.') == 2, s)
+        # 64 bits: 10 of fixed fields, 36 that number the 16 bytes of the 1 TB that devices may grow to, the tag
         expect('the index', int(s['index_used']) == int(s['ram_items']) + int(s['flash_objects']) == 1000 and
-               1000 < int(s['index_slots']) < int(s['index_capacity_max']) and int(s['index_tag_bits']) > 20 and
+               1000 < int(s['index_slots']) < int(s['index_capacity_max']) and int(s['index_tag_bits']) == 18 and
                int(s['index_full_failures']) == 0 and int(s['index_displacements']) >= 0 and int(s['index_steps']) >= 0, s)
         expect('buffers', 0 < int(s['buffer_used_bytes']) <= int(s['buffer_limit_bytes']), s)
         expect('memory in use', 0 < int(s['arena_touched_bytes']) and int(s['slab_real_bytes']) >= 0 and
