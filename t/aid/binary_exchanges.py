@@ -203,10 +203,10 @@ class Translator:
     def count(self, verb, words, token):
         r = self.r
         key = words[1] if words[1] in self.g.number_keys else self.g.wordy_key
-        delta = r.choice((0, 1, 1, 10, 2**64 - 1, 99999))
+        name = r.choice(("incr", "decr"))
         expiry = r.choice((0xffffffff, 0xffffffff, 0, 1000, LONG_AGO))
-        extras = struct.pack(">QQI", delta, r.choice((0, 5, 2**64 - 1)), expiry)
-        return [Packet(self.quiet(r.choice(("incr", "decr"))), key, extras,
+        extras = struct.pack(">QQI", self.g.delta(name == "decr"), self.g.initial(), expiry)
+        return [Packet(self.quiet(name), key, extras,
                        cas=0 if r.random() < 0.95 else 12345678)]
 
     def stat(self, verb, words, token):

@@ -38,6 +38,15 @@ import servers  # noqa: E402
 
 SENTINEL = b"mg never O.%d\r\n"
 ANSWER_END = re.compile(rb"EN O\.(\d+)\r\n")
+# No number that is counted up or down reaches 2^63 (see NOT_GENERATED): the largest that one starts from, the
+# largest that is added, and how many additions the rest has room for. What is subtracted may be any number.
+LARGEST_START = 2**62
+LARGEST_DELTA = 2**40
+MOST_EXCHANGES = (2**63 - 1 - LARGEST_START) // LARGEST_DELTA
+MAX_U64 = 2**64 - 1
+# Each server's clock moves once a second, in whole seconds, so a reading of it is less than two seconds old; a
+# difference of two readings is off by less than two, and two such differences differ by less than four.
+CLOCK_SECONDS = 4
 ANSWER_TIMEOUT_SECONDS = servers.PATIENCE_SECONDS
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 
@@ -59,7 +68,7 @@ NOT_GENERATED = (
     ("E of ms, md, ma; x of md; C of mg", "not known to 1.6.18"),
     ("ms with a size above -I and a good body", "swallowed alike, but counted differently"),
     ("numbers of 2^63 and above in incr and decr", "1.6.18 then looks for a minus sign beyond the end of the "
-     "value: what it answers depends on its memory; protocol_test.c has them"),
+     "value: what it answers depends on its memory; protocol_test.c and binary_test.c have them"),
     ("watch", "refused or not depending on unsent data; has a test of its own"),
     ("an over-long key in get, gets, gat", "1.6.18 drops earlier answers of the pipeline; the "
      "fixed conversation has it unpipelined"),
@@ -280,7 +289,7 @@ MASKS = (
 
 # Tokens of answer lines that differ by nature; the rest of the line must be equal.
 TOKEN_REASONS = {
-    "t": "seconds left: may differ by 2 when a second passes between the servers",
+    "t": "seconds left: may differ by CLOCK_SECONDS and the seconds that passed between the servers",
     "l": "seconds since access: depends on when the LRU thread last looked",
     "la": "as l, in me",
     "size": "in me: size of the item's header",
@@ -306,7 +315,12 @@ META_STATUS = (b"HD", b"VA", b"EN", b"NF", b"NS", b"EX")
 NUMBER = re.compile(rb"-?\d+")
 
 
-def tokens_agree(status, i, ref, sut, cas):
+def times_agree(ref, sut, seconds):
+    """Are these the same time, told by servers that were asked within so many seconds?"""
+    return abs(abs(int(ref)) - abs(int(sut))) < CLOCK_SECONDS + seconds
+
+
+def tokens_agree(status, i, ref, sut, cas, seconds):
     if ref == sut:
         return not (status in META_STATUS and ref[:1] == b"c" and ref[1:].isdigit()) or \
             cas.agree(ref[1:], sut[1:])
@@ -321,13 +335,13 @@ def tokens_agree(status, i, ref, sut, cas):
             return False
         if name == b"cas":
             return cas.agree(a, b)
-        return name in (b"la", b"size") or (name == b"exp" and abs(abs(int(a)) - abs(int(b))) <= 2)
+        return name in (b"la", b"size") or (name == b"exp" and times_agree(a, b, seconds))
     if ref[:1] != sut[:1] or not (NUMBER.fullmatch(ref[1:]) and NUMBER.fullmatch(sut[1:])):
         return False
     if ref[:1] == b"c":
         return cas.agree(ref[1:], sut[1:])
     if ref[:1] == b"t":
-        return abs(int(ref[1:]) - int(sut[1:])) <= 2 and b"-1" not in (ref[1:], sut[1:])
+        return times_agree(ref[1:], sut[1:], seconds) and b"-1" not in (ref[1:], sut[1:])
     return ref[:1] == b"l"
 
 
@@ -353,7 +367,7 @@ def blocks(answer):
             at += length + 2
 
 
-def lines_agree(ref, sut, cas):
+def lines_agree(ref, sut, cas, seconds):
     if ref == sut and b" c" not in ref and not ref.startswith(b"VALUE"):
         return True
     a, b = list(blocks(ref)), list(blocks(sut))
@@ -368,14 +382,15 @@ def lines_agree(ref, sut, cas):
                 return False
             continue
         for i, (x, y) in enumerate(zip(ref_words, sut_words)):
-            if not tokens_agree(status, i, x, y, cas):
+            if not tokens_agree(status, i, x, y, cas, seconds):
                 return False
     return True
 
 
-def agree(request, ref, sut, cas, used):
-    """True iff the answers are equal or a rule forgives the difference (counted in used)."""
-    if lines_agree(ref, sut, cas):
+def agree(request, ref, sut, cas, used, seconds):
+    """True iff the answers are equal or a rule forgives the difference (counted in used). A time that is told
+    may be off by these seconds."""
+    if lines_agree(ref, sut, cas, seconds):
         return True
     for mask in MASKS:
         if mask.applies(request, ref, sut):
@@ -467,7 +482,7 @@ class Generator:
         if self.r.random() < 0.1:
             verb = self.r.choice((b"set", b"append"))
             return b"%b %b 3 0 5\r\nwords\r\n" % (verb, self.wordy_key)
-        value = b"%d" % self.r.choice((0, 1, 10, 99, 1000, 2**32, 2**60))
+        value = b"%d" % self.r.choice((0, 1, 10, 99, 1000, 2**32, LARGEST_START))
         return b"set %b 0 0 %d\r\n%b\r\n" % (self.r.choice(self.number_keys), len(value), value)
 
     def get(self):
@@ -492,8 +507,14 @@ class Generator:
     def arithmetic(self):
         r = self.r
         key = r.choice(self.number_keys) if r.random() < 0.9 else self.wordy_key
-        delta = r.choice((b"0", b"1", b"1", b"10", b"%d" % (2**59), b"99999"))
-        return b"%b %b %b%b\r\n" % (r.choice((b"incr", b"decr")), key, delta, self.noreply())
+        verb = r.choice((b"incr", b"decr"))
+        return b"%b %b %d%b\r\n" % (verb, key, self.delta(verb == b"decr"), self.noreply())
+
+    def delta(self, is_decr):
+        return self.r.choice((0, 1, 1, 10, MAX_U64 if is_decr else LARGEST_DELTA, 99999))
+
+    def initial(self):
+        return self.r.choice((0, 5, LARGEST_START))
 
     def cas(self):
         r = self.r
@@ -566,13 +587,15 @@ class Generator:
     def meta_arithmetic(self):
         r = self.r
         key = r.choice(self.number_keys) if r.random() < 0.9 else self.wordy_key
-        table = [b"N500", lambda: b"J%d" % r.choice((0, 5, 2**60)),
-                 lambda: b"D%d" % r.choice((0, 1, 3, 2**59)),
+        table = [b"N500", lambda: b"J%d" % self.initial(),
+                 lambda: b"D%d" % r.choice((0, 1, 3, LARGEST_DELTA)),
                  lambda: r.choice((b"MI", b"MD", b"M+", b"M-", b"Mi", b"MX")),
                  b"q", b"t", b"c", b"v", b"k", self.opaque, lambda: r.choice((b"T0", b"T9000"))]
         flags = self.flags(table, 6)
         if not re.search(rb" M[D-]", flags):
             flags = re.sub(rb" T\d+", b"", flags)
+        else:
+            flags = flags.replace(b" D%d" % LARGEST_DELTA, b" D%d" % MAX_U64)
         return b"ma %b%b\r\n" % (key, flags)
 
     def meta_debug(self):
@@ -780,6 +803,14 @@ class Differential:
         self.exchanges = 0
         self.differences = 0
         self.plant = None
+        self.took = self.longest = 0  # seconds, of this batch and of any since both were empty
+
+    def talk(self, i, pieces, end_marks):
+        start = time.monotonic()
+        told = talk(self.sides, i, pieces, end_marks)
+        self.took = time.monotonic() - start
+        self.longest = max(self.longest, self.took)
+        return told
 
     def report(self, what, request, ref, sut, before=()):
         verb = first_word(request)[:20] if request else what.encode()
@@ -802,6 +833,7 @@ class Differential:
             side.tokens = {}
             side.server.command(b"flush_all")
         self.cas = CasMap()
+        self.longest = 0
 
     def run_batch(self, exchanges, style):
         self.batch_number += 1
@@ -812,7 +844,7 @@ class Differential:
         rendered = [[side.render(x) for x in exchanges] for side in self.sides]
         streams = [b"".join(x + SENTINEL % n for n, x in enumerate(r)) + tail for r in rendered]
         pieces = [cuts(self.rnd, stream, style) for stream in streams]
-        answers, closed = talk(self.sides, i, pieces, [end, end])
+        answers, closed = self.talk(i, pieces, [end, end])
         if self.plant is not None:
             answers[1] = self.plant(answers[1])
         ok = self.compare(rendered[0], answers, closed)
@@ -835,7 +867,9 @@ class Differential:
             a, b = ref.get(n), sut.get(n)
             if a is None and b is None:
                 continue
-            if a is None or b is None or not agree(request, a, b, self.cas, self.used):
+            # the one server may have given a time early in its batch, and the other late; so with telling it
+            if a is None or b is None or not agree(request, a, b, self.cas, self.used,
+                                                   self.longest + self.took):
                 a, b = (x if x is not None else b"(not by itself) " + self.answer_after(y, n)
                         for x, y in ((a, ref), (b, sut)))
                 self.report("answers differ", request, a, b, requests[max(0, n - 2):n])
@@ -868,7 +902,7 @@ class Differential:
     def run_closing(self):
         i = self.rnd.randrange(self.args.connections)
         request = self.generator.closing()
-        answers, closed = talk(self.sides, i, [cuts(self.rnd, request, "some") for _ in (0, 1)],
+        answers, closed = self.talk(i, [cuts(self.rnd, request, "some") for _ in (0, 1)],
                                [None, None])
         for side in self.sides:
             side.drop(i)
@@ -982,7 +1016,7 @@ class BinaryDifferential(Differential):
 
         last = first + len(exchanges) - 1
         end = binary.HEAD.pack(binary.ANSWER, noop.op, 0, 0, 0, 0, 0, last, 0)
-        answers, closed = talk(self.sides, i, [cuts(self.rnd, stream(s), style) for s in self.sides], [end, end])
+        answers, closed = self.talk(i, [cuts(self.rnd, stream(s), style) for s in self.sides], [end, end])
         if self.plant is not None:
             answers[1] = self.plant(answers[1])
         ok = self.compare_packets(exchanges, first, answers, closed)
@@ -1020,7 +1054,7 @@ class BinaryDifferential(Differential):
         self.sides = self.by_protocol[False]
         i = self.rnd.randrange(self.args.connections)
         request = self.translator.closing().render(7, {})
-        answers, closed = talk(self.sides, i, [cuts(self.rnd, request, "some") for _ in (0, 1)], [None, None])
+        answers, closed = self.talk(i, [cuts(self.rnd, request, "some") for _ in (0, 1)], [None, None])
         for side in self.sides:
             side.drop(i)
         self.exchanges += 1
@@ -1064,7 +1098,10 @@ def parse_args():
     p.add_argument("--fixed", metavar="FILE")
     p.add_argument("--plant", type=int, metavar="N", help="falsify N answers; all must be found")
     p.add_argument("--quiet", action="store_true")
-    return p.parse_args()
+    args = p.parse_args()
+    if args.count > MOST_EXCHANGES:
+        p.error("--count: at most %d, or a number could grow to 2^63" % MOST_EXCHANGES)
+    return args
 
 
 def main():

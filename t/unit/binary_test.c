@@ -45,6 +45,7 @@ TestSuite(binary_flash, .init = open_flash, .fini = close_it);
 #define UNKNOWN .status = 0x81, WITH_VALUE("Unknown command")
 #define ONE "\0\0\0\0\0\0\0\1"
 #define FIVE "\0\0\0\0\0\0\0\5"
+#define MAX "\xff\xff\xff\xff\xff\xff\xff\xff"
 
 /* Nothing else is left to be read. */
 static void expect_nothing_more(void)
@@ -132,7 +133,7 @@ Test(binary, numbers_are_made_counted_and_compared)
     answer(c, .opcode = OP_DECR, WITH_VALUE("\0\0\0\0\0\0\0\4"), .cas = 2);
     ask(c, .opcode = OP_INCR, WITH_EXTRAS(ONE FIVE "\0\0\0\0"), WITH_KEY("n"), .cas = 9);
     answer(c, .opcode = OP_INCR, EXISTS);
-    ask(c, .opcode = OP_INCR, WITH_EXTRAS("\xff\xff\xff\xff\xff\xff\xff\xff" FIVE "\0\0\0\0"), WITH_KEY("n"), .cas = 2);
+    ask(c, .opcode = OP_INCR, WITH_EXTRAS(MAX FIVE "\0\0\0\0"), WITH_KEY("n"), .cas = 2);
     answer(c, .opcode = OP_INCR, WITH_VALUE("\0\0\0\0\0\0\0\3"), .cas = 3);
     ask(c, .opcode = OP_SET, NO_FLAGS, WITH_KEY("w"), WITH_VALUE("word"));
     answer(c, .opcode = OP_SET, .cas = 4);
@@ -143,6 +144,18 @@ Test(binary, numbers_are_made_counted_and_compared)
     cr_assert_eq(client_stat_u64(t, "", "incr_misses"), 1);
     cr_assert_eq(client_stat_u64(t, "", "incr_hits"), 1);
     client_close(t);
+}
+
+Test(binary, large_numbers_are_made_and_go_round)
+{
+    ask(c, .opcode = OP_INCR, WITH_EXTRAS(ONE MAX "\0\0\0\0"), WITH_KEY("n"));
+    answer(c, .opcode = OP_INCR, WITH_VALUE(MAX), .cas = 1);
+    ask(c, .opcode = OP_DECR, WITH_EXTRAS(ONE FIVE "\0\0\0\0"), WITH_KEY("n"));
+    answer(c, .opcode = OP_DECR, WITH_VALUE("\xff\xff\xff\xff\xff\xff\xff\xfe"), .cas = 2);
+    ask(c, .opcode = OP_INCR, WITH_EXTRAS(FIVE FIVE "\0\0\0\0"), WITH_KEY("n"));
+    answer(c, .opcode = OP_INCR, WITH_VALUE("\0\0\0\0\0\0\0\3"), .cas = 3);
+    ask(c, .opcode = OP_DECR, WITH_EXTRAS(MAX FIVE "\0\0\0\0"), WITH_KEY("n"));
+    answer(c, .opcode = OP_DECR, WITH_VALUE("\0\0\0\0\0\0\0\0"), .cas = 4);
 }
 
 Test(binary, touch_and_gat)
