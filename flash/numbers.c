@@ -184,6 +184,18 @@ void ext_numbers_end(struct extstore *e)
 
 /* ---- tables ---- */
 
+/* Is flash gone that an earlier process used? */
+static bool is_part_gone(const struct extstore *e, const struct ext_known *known, uint32_t known_count,
+                         const uint32_t device_of[EXT_DEVICES_MAX])
+{
+    for (uint32_t was = 0; was < known_count; was++) {
+        uint32_t device = device_of[was];
+        if (device == EXT_NO_DEVICE || e->devices[device].bytes < known[was].bytes)
+            return true;
+    }
+    return false;
+}
+
 int ext_numbers_describe(struct extstore *e, struct ext_tables *t, const struct ext_known *known,
                          uint32_t known_count, const uint32_t device_of[EXT_DEVICES_MAX], char *why, size_t n)
 {
@@ -192,6 +204,7 @@ int ext_numbers_describe(struct extstore *e, struct ext_tables *t, const struct 
     t->page_count = e->page_count;
     t->wbuf_count = e->wbuf_count;
     t->device_count = e->device_count;
+    bool part_gone = is_part_gone(e, known, known_count, device_of);
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_device *d = &e->devices[i];
         struct ext_known *k = &t->devices[i];
@@ -200,6 +213,8 @@ int ext_numbers_describe(struct extstore *e, struct ext_tables *t, const struct 
             if (device_of[was] == i)
                 *k = known[was];
         }
+        if (part_gone)
+            k->since = atomic_load(&e->root->next_version);
         if (k->stamp == 0) {
             k->stamp = d->stamp = ext_mark_new_stamp();
             int rc = ext_mark_write(d->fd, d->stamp);

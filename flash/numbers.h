@@ -33,7 +33,8 @@ int ext_numbers_assign(struct extstore *e, const uint32_t *was, uint32_t was_cou
 void ext_numbers_end(struct extstore *e);
 
 /* Describes e's devices in tables that are not yet in use. Those that no entry of `known` stands for get a stamp of
- * their own, which is written to them first. 0, or -errno with why[]. */
+ * their own, which is written to them first. If a part of the known flash is gone, all join the cache only now: a
+ * scan must not find older records of keys whose newest one was there. 0, or -errno with why[]. */
 int ext_numbers_describe(struct extstore *e, struct ext_tables *t, const struct ext_known *known,
                          uint32_t known_count, const uint32_t device_of[EXT_DEVICES_MAX], char *why, size_t n);
 

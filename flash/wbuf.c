@@ -812,6 +812,13 @@ static void flush_run(struct io_job *job)
 
 /* ---- after an attach ---- */
 
+/* Would a later scan find what is appended to this page? Not if its device joined the cache after it was opened. */
+static bool is_of_now(const struct extstore *e, uint32_t page)
+{
+    uint32_t since = e->tables->devices[e->where[page].device].since;
+    return since == 0 || (int32_t)(atomic_load(&e->pages[page].version) - since) > 0;
+}
+
 void ext_wbuf_attach(struct extstore *e)
 {
     for (uint32_t page = 0; page < e->page_count; page++) {
@@ -822,7 +829,7 @@ void ext_wbuf_attach(struct extstore *e)
         struct ext_bucket_files *b = &e->buckets[p->bucket];
         struct ext_bucket_file *f = &b->files[e->where[page].device];
         uint32_t used = atomic_load(&p->slots_used);
-        if (atomic_load(&f->page) == EXT_NO_PAGE && used < e->slots_per_page) {
+        if (atomic_load(&f->page) == EXT_NO_PAGE && used < e->slots_per_page && is_of_now(e, page)) {
             f->page = page;
             f->next_slot = used;
         } else {

@@ -1004,6 +1004,57 @@ Test(persist, flash_with_a_block_device_that_is_not_there_is_not_scanned)
     life_kill(&l);
 }
 
+/* A start without the second file lost the latest values. After a kill, a scan of the first file must not find the older
+ * ones; what was written after the loss it finds. By checkpoint, and attached to the memory file. */
+static void lose_second_file(const char *memory)
+{
+    struct life l;
+    char second[112], both[700], one[700];
+    unsigned found = 0, lost = 0;
+    snprintf(second, sizeof(second), "%s.old", flash_file);
+    snprintf(both, sizeof(both), "-m 64 %s -o ext_path=%s:32m,ext_path=%s:32m," FLASH ",ext_persist=scan", memory,
+             flash_file, second);
+    snprintf(one, sizeof(one), "-m 64 %s -o ext_path=%s:32m," FLASH ",ext_persist=scan", memory, flash_file);
+    life_open_with(&l, both);
+    static char filler[16000];
+    memset(filler, 'f', sizeof(filler) - 1);
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < 400; i++) {
+            set(&l, numbered("key", round == 0 ? i : 399 - i), round == 0 ? "old" : "new");
+            set(&l, numbered("filler", i), filler);
+            if (i % 50 == 49)
+                all_to_disk(&l);
+        }
+    }
+    life_stop(&l);
+    cr_assert_eq(unlink(second), 0);
+    life_open_with(&l, one);
+    assert_start(&l, *memory ? "memory" : "checkpoint");
+    for (unsigned i = 0; i < 400; i++)
+        lost += strcmp(value_of(&l, numbered("key", i)), "(none)") == 0;
+    cr_assert_gt(lost, 0);
+    set(&l, "after", "value");
+    all_to_disk(&l);
+    life_kill(&l);
+    unlink(memory_file);
+    life_open_with(&l, one);
+    assert_start(&l, "scan");
+    cr_assert_str_eq(value_of(&l, "after"), "value");
+    for (unsigned i = 0; i < 400; i++)
+        found += strcmp(value_of(&l, numbered("key", i)), "old") == 0;
+    cr_assert_eq(found, 0, "%u of %u", found, lost);
+    life_kill(&l);
+}
+
+Test(persist, a_scan_after_a_file_was_lost_finds_no_older_values_checkpoint) { lose_second_file(""); }
+
+Test(persist, a_scan_after_a_file_was_lost_finds_no_older_values_memory)
+{
+    char words[128];
+    snprintf(words, sizeof(words), "-e %s", memory_file);
+    lose_second_file(words);
+}
+
 Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
 {
     struct life l;
