@@ -177,7 +177,6 @@ static void read_piece(struct crawler *cr, struct piece *p)
     struct cache_worker *w = cr->worker;
     lock_assert_none_held();
     ASSERT(p->count <= PIECE_OBJECTS);
-    p->reading = 0;
     for (unsigned i = 0; i < p->count; i++) {
         struct noted *n = &p->objects[i];
         if (!n->is_read)
@@ -224,6 +223,7 @@ static bool crawl(struct crawler *cr, struct piece *p)
             if (atomic_load_explicit(&cr->stopping, memory_order_relaxed))
                 return false;
             p->count = 0;
+            p->reading = 0;
             p->now = clock_now_sec();
             struct lock *lock = index_shard_lock(c->index, shard);
             lock_take(lock);
