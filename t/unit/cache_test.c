@@ -1077,10 +1077,10 @@ Test(cache_dead_device, a_cold_list_of_hiders_leaves_room_for_sets)
         snprintf(key, sizeof(key), "fill-%u", i);
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
     }
-    for (unsigned cls = 1; cls <= slab_class_count(f.slab); cls++)
-        while (room_make(f.cache, cls, true) == ROOM_MADE)
-            ;
-    cr_assert_eq(ram_count(), 0);
+    while (ram_count() > 0) { /* some may have to wait a little */
+        for (unsigned cls = 1; cls <= slab_class_count(f.slab); cls++)
+            room_make(f.cache, cls, true);
+    }
     for (unsigned i = 0; i < HIDERS; i++) {
         snprintf(key, sizeof(key), "key-%u", i);
         STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
