@@ -60,7 +60,8 @@ static void empty_old(struct ghost *g, uint64_t first, uint64_t end, unsigned be
 /* The whole table is checked once in each age for entries that would look new in the next. */
 static void sweep(struct ghost *g, uint64_t was_bytes, uint64_t now_bytes)
 {
-    ASSERT(was_bytes <= now_bytes);
+    if (was_bytes > now_bytes) /* of a damaged memory file: they went round */
+        return;
     uint64_t steps = now_bytes / g->step_bytes - was_bytes / g->step_bytes;
     if (steps > 1) /* an object larger than an age */
         empty_old(g, 0, g->sets, age_at(g, was_bytes), min_u64(steps, AGE_COUNT));

@@ -159,7 +159,7 @@ static bool map_next_run(map_word *map, uint64_t end, uint64_t *first, uint64_t 
     }
     if (i >= end)
         return false;
-    *first = i;
+    *first = i++; /* it was seen set: others may clear it by now, where the map is in use */
     while (i < end) {
         uint64_t word = ~atomic_load(&map[i / 64]) >> (i % 64);
         if (word != 0) {
@@ -409,7 +409,7 @@ void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t b
 /* Moves units from unclaimed to claimed: all of them or none, and no unit twice. */
 static int claim(struct arena *a, uint64_t first, uint64_t end)
 {
-    ASSERT(atomic_load(&a->attaching) && a->unclaimed_map != NULL);
+    ASSERT(a->unclaimed_map != NULL);
     if (!map_all(a->used_map, first, end))
         return -EINVAL;
     uint64_t count;
