@@ -441,10 +441,11 @@ static void move_chunk(struct maint *m, slab_handle h)
     unsigned n = index_match(c->index, hash, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) != INDEX_RAM || index_handle(c->index, w) != h || item_refs(it) != 1)
+        if (index_kind(c->index, w) != INDEX_RAM || index_handle(c->index, w) != h || item_refs(it) != 1 ||
+            item_hash(c, it) != hash) /* the chunk may have another item by now */
             continue;
         uint64_t real = max_u64(item_real_bytes(it), sizeof(struct item));
-        ASSERT((item_flags(it) & ITEM_LINKED) && item_hash(c, it) == hash);
+        ASSERT(item_flags(it) & ITEM_LINKED);
         if (slab_alloc_real(c->slab, real, &to) != 0)
             break;
         struct item *copy = item_at(c, to);

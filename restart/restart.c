@@ -291,8 +291,12 @@ static int make_extstore(const struct restart_options *o, struct restart *r, str
     if (rc != 0)
         return rc;
     r->ext = ext_create(&opt, o->tunables, why, n);
-    if (!r->ext)
-        return opt.saved && errno == ESTALE && persist_give_up(p, why) ? -EAGAIN : -errno;
+    if (!r->ext) {
+        int err = errno;
+        if (opt.saved && err == ESTALE && persist_give_up(p, why))
+            return -EAGAIN;
+        return err == EAGAIN ? -ENOMEM : -err; /* no thread to be had: another try is no help */
+    }
     cache_set_extstore(r->cache, r->ext);
     return 0;
 }

@@ -601,7 +601,7 @@ static void end_slot(struct ext_reclaim *r)
 
 static void end_job(struct ext_reclaim *r)
 {
-    ASSERT(r->phase != IDLE && !atomic_load(&r->reading));
+    ASSERT(!atomic_load(&r->reading));
     r->phase = IDLE;
     r->aborts = 0;
     if (r->page_evicted > 0)
@@ -777,7 +777,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
     struct ext_record rec;
     ASSERT((r->mode == RESCUE || r->mode == EVICT) && (r->from == 0 || r->phase == WALKING));
     ext_count(e, EXT_N_objects_read_reclaim, 1);
-    bool fits = offset + entry->record_bytes <= e->wbuf_bytes;
+    bool fits = entry->record_bytes > 0 && offset + entry->record_bytes <= e->wbuf_bytes;
     if (!fits || ext_record_verify(r->buffer + offset, entry->record_bytes, r->version, place,
                                    &rec) != 0) {
         if (fits && ++r->record_tries < RECORD_TRIES)

@@ -124,7 +124,7 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
     }
     for (uint32_t i = 0; rc == 0 && i < e->page_count; i++) {
         struct ext_saved_page p = saved_of(&e->pages[i]);
-        ASSERT(ext_saved_page_is_sound(&p, e->slots_per_page)); /* as it is checked when it comes back */
+        DEBUG_ASSERT(ext_saved_page_is_sound(&p, e->slots_per_page)); /* as it is checked when it comes back */
         rc = checkpoint_put(w, &p, sizeof(p));
     }
     return rc != 0 ? rc : put_slots(e, w);
