@@ -587,7 +587,7 @@ def is_memcached(binary):
 
 
 def save(text):
-    """Puts the table between the marks of BENCH.md and draws the pictures from it."""
+    """Puts the table between the marks of BENCH.md."""
     path = os.path.join(ROOT, "BENCH.md")
     with open(path) as f:
         old = f.read()
@@ -595,7 +595,6 @@ def save(text):
     with open(path + ".new", "w") as f:
         f.write(old[:begin] + "\n" + text + "\n" + old[end:])
     os.rename(path + ".new", path)
-    subprocess.run([os.path.join(ROOT, "scripts/plot.py")], check=True)
 
 
 def main():
@@ -633,6 +632,7 @@ def main():
     print("\n".join(text))
     if os.environ.get("BENCH_SAVE", "") not in ("", "0"):
         save("\n".join(text))
+        subprocess.run([os.path.join(ROOT, "scripts/plot.py")], check=True)  # the pictures are drawn from it
     return 1 if broken else 0
 
 

@@ -514,6 +514,18 @@ Test(server, dumps_stay_whole_whatever_a_key_holds)
     stop(s, c);
 }
 
+/* The connection of the last dump is gone; the crawler may need a moment longer. */
+static void dump_again(struct client *c)
+{
+    const char *line;
+    do {
+        client_send(c, "lru_crawler mgdump all\r\n");
+        line = client_line(c);
+    } while (strncmp(line, "BUSY", 4) == 0);
+    while (strcmp(line, "EN") != 0)
+        line = client_line(c);
+}
+
 Test(server, a_dump_to_a_client_that_leaves_ends)
 {
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "1");
@@ -523,9 +535,7 @@ Test(server, a_dump_to_a_client_that_leaves_ends)
     client_line(gone);
     client_close(gone);
     cr_assert(wait_until(client_stat_u64(c, "", "curr_connections") == 1, HARNESS_ANSWER_MS));
-    client_send(c, "lru_crawler mgdump all\r\n");
-    while (strcmp(client_line(c), "EN") != 0)
-        ;
+    dump_again(c);
     stop(s, c);
 }
 
@@ -545,9 +555,7 @@ Test(server, a_dump_that_nobody_reads_ends)
     client_line(deaf);
     client_ask(c, "lru_crawler mgdump all\r\n", "BUSY currently processing crawler request\r\n");
     cr_assert(wait_until(time_ends_the_dump(c), 20000));
-    client_send(c, "lru_crawler mgdump all\r\n");
-    while (strcmp(client_line(c), "EN") != 0)
-        ;
+    dump_again(c);
     client_close(deaf);
     stop(s, c);
 }
