@@ -69,7 +69,7 @@ void ext_record_write(char *to, const struct ext_record_in *in, uint64_t seq, ui
         .format = EXT_RECORD_FORMAT,
     };
     uint64_t used = sizeof(head) + in->key_bytes + (uint64_t)in->value_bytes;
-    ASSERT(in->key_bytes > 0 && used <= EXT_RECORD_MAX_BYTES && seq > 0);
+    ASSERT(used <= EXT_RECORD_MAX_BYTES);
     memcpy(to, &head, sizeof(head));
     memcpy(to + sizeof(head), in->key, in->key_bytes);
     if (in->value_bytes != 0)
@@ -121,7 +121,7 @@ void ext_trailer_write(char *slot_image, uint64_t wbuf_bytes, uint64_t slot, uin
                        uint32_t count, uint32_t front_bytes)
 {
     uint64_t table = ext_table_start(wbuf_bytes, count);
-    ASSERT(front_bytes <= table && wbuf_bytes % EXT_SLOT_BLOCK_BYTES == 0 && version != 0);
+    ASSERT(front_bytes <= table);
     uint64_t front_end = min_u64(round_up(front_bytes, EXT_SLOT_BLOCK_BYTES), table);
     memset(slot_image + front_bytes, 0, front_end - front_bytes);
     uint64_t table_block = max_u64(round_down(table, EXT_SLOT_BLOCK_BYTES), front_end);
@@ -139,7 +139,7 @@ int ext_trailer_verify(char *end, uint64_t have, uint64_t wbuf_bytes, uint64_t s
                        uint32_t version, uint32_t *count)
 {
     struct ext_trailer t;
-    ASSERT(have >= sizeof(t) && have <= wbuf_bytes);
+    ASSERT(have >= sizeof(t));
     memcpy(&t, end - sizeof(t), sizeof(t));
     if (t.magic != EXT_TRAILER_MAGIC || t.version != version || t.slot != slot)
         return -EBADMSG;
