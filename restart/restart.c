@@ -245,12 +245,12 @@ static int make_index(const struct restart_options *o, struct restart *r, const 
     struct index_geometry saved;
     uint64_t limit = o->slab.limit_bytes, reserve = arena_reserve_bytes(r->arena);
     unsigned shift = slab_handle_shift(r->slab);
-    ASSERT(reserve >> shift <= UINT32_MAX);
+    ASSERT((reserve - 1) >> shift <= UINT32_MAX); /* the last handle */
     struct index_options opt = {
         .arena = r->arena,
         .flash_bytes = reach_bytes(o),
         .limit_bytes = reserve / 2, /* without flash there can't be more items than -m holds */
-        .handle_bits = 64 - (unsigned)__builtin_clzll((reserve >> shift) - 1),
+        .handle_bits = 64 - (unsigned)__builtin_clzll((reserve - 1) >> shift),
         .attached = r->attached,
     };
     if (o->hashpower > 0)

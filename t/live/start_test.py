@@ -354,6 +354,17 @@ OVERRIDE(int, clock_gettime, (clockid_t id, struct timespec *ts))
 """
 
 
+def large_memory():
+    """From 16 to 32 GB the arena reserves exactly the 64 GB that handles of 16 bytes reach."""
+    for m in ('16g', '24g', '32g'):
+        for more in ([], ['-e', '@DIR@/memory'], ['-o', 'ext_path=@DIR@/flash:64m']):
+            with Started(['-m', m] + more) as s:
+                serves = s.answers()
+                expect('-m %s %s serves' % (m, ' '.join(more)), serves, s.text())
+                expect('and keeps a value', serves and s.ask(b'set a 0 0 1 noreply\r\nx\r\nget a\r\n') ==
+                       b'VALUE a 0 1\r\nx\r\nEND\r\n')
+
+
 def odd_clocks():
     with tempfile.TemporaryDirectory(prefix='extant-start-') as where:
         with open(where + '/clock.c', 'w') as f:
@@ -387,7 +398,7 @@ def odd_clocks():
 
 def main():
     return servers.run_scenarios((io_uring_denied_in_part, standard_files_closed, user_namespace, few_descriptors,
-                                  ports, exit_codes, log_file, odd_clocks,
+                                  ports, exit_codes, log_file, large_memory, odd_clocks,
                                   start_and_stop_lines, warnings, service_manager))
 
 
