@@ -312,8 +312,10 @@ static void hear_hangup(struct server *s)
         return;
     err = auth_reload(s->env.auth);
     if (err)
-        log_warning("auth file %s not reloaded, the old one stays: %s", set->auth_file,
-                    strerror(-err));
+        log_warning("auth file %s not reloaded, the old users stay: %s", set->auth_file,
+                    err == -EINVAL    ? "a line is not user:password"
+                    : err == -ENODATA ? "it has no user"
+                                      : strerror(-err));
     else
         log_notice("auth file reloaded");
 }
@@ -415,6 +417,9 @@ static int make_aids(struct server *s)
         if (!env->auth && errno == EINVAL) {
             fprintf(stderr, "Authfile [%s] has a malformed entry. Should be 'user:password'\n",
                     set->auth_file);
+            return SETTINGS_EXIT_CONFIG;
+        } else if (!env->auth && errno == ENODATA) {
+            fprintf(stderr, "Authfile [%s] has no user: it needs lines of 'user:password'\n", set->auth_file);
             return SETTINGS_EXIT_CONFIG;
         } else if (!env->auth) {
             fprintf(stderr, "Could not open authfile [%s] for reading, error %s\n", set->auth_file,

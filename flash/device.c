@@ -162,12 +162,16 @@ static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_
         return say_not_open(why, n, d->fd, d->path, "is mounted, or in use by another process");
     if (d->fd == -EROFS || d->fd == -EACCES || d->fd == -EPERM)
         return say_not_open(why, n, d->fd, d->path, "can't be opened for writing");
-    if (d->fd < 0)
-        return say_not_open(why, n, d->fd, d->path, "can't be opened");
+    if (d->fd < 0) {
+        snprintf(why, n, "failed to open file: %s: %s", d->path, strerror(-d->fd));
+        return d->fd;
+    }
     if (fstat(d->fd, st) != 0)
         return say(why, n, -errno, d->path, "can't be examined");
-    if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode))
-        return say(why, n, -EINVAL, d->path, "is neither a file nor a block device");
+    if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode)) {
+        snprintf(why, n, "%s is neither a file nor a block device", d->path);
+        return -EINVAL;
+    }
     int rc = lock_file(d->fd);
     if (rc == -EBUSY)
         return say_not_open(why, n, rc, d->path, "is in use by another process");

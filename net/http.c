@@ -196,6 +196,8 @@ static void split(const char *address, char *host, size_t host_bytes, unsigned *
     *port = (unsigned)strtoul(colon + 1, NULL, 10);
 }
 
+static void say_nothing(int severity UNUSED, const char *text UNUSED) {}
+
 static bool listen_on(struct http *h, const char *address, char *why, size_t why_bytes)
 {
     char host[SETTINGS_HOST_BYTES], text[160];
@@ -205,7 +207,9 @@ static bool listen_on(struct http *h, const char *address, char *why, size_t why
     struct address local;
     split(address, host, sizeof(host), &port);
     errno = 0;
+    event_set_log_callback(say_nothing); /* the line below says it */
     struct evhttp_bound_socket *bound = evhttp_bind_socket_with_handle(h->server, host, (uint16_t)port);
+    event_set_log_callback(NULL);
     if (!bound) {
         snprintf(why, why_bytes, "--http: can't listen on %s: %s", address,
                  errno ? strerror(errno) : "not an address of this machine");

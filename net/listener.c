@@ -139,10 +139,14 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct stat st;
-    if (strlen(path) >= sizeof(addr.sun_path))
-        return complain(why, why_bytes, path, ENAMETOOLONG);
+    if (strlen(path) >= sizeof(addr.sun_path)) {
+        snprintf(why, why_bytes, "failed to listen on UNIX socket: the path has more than %zu bytes: %s",
+                 sizeof(addr.sun_path) - 1, path);
+        return -ENAMETOOLONG;
+    }
     strcpy(addr.sun_path, path);
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+    bool exists = lstat(path, &st) == 0;
+    if (exists && S_ISSOCK(st.st_mode))
         unlink(path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -154,7 +158,7 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
     if (rc < 0) {
         close(fd);
         snprintf(why, why_bytes, "failed to listen on UNIX socket: bind(): %s (path %s)",
-                 strerror(err), path);
+                 exists && !S_ISSOCK(st.st_mode) ? "it exists and is not a socket" : strerror(err), path);
         return -err;
     }
     own_file_note(&l->unix_file, path);

@@ -77,7 +77,8 @@ static bool next_line(const char **p, const char *end, const char **line, size_t
     return true;
 }
 
-static bool is_well_formed(const char *text, size_t bytes)
+/* 0, -EINVAL or -ENODATA: there is no user. */
+static int check_lines(const char *text, size_t bytes)
 {
     const char *p = text, *line;
     size_t len;
@@ -87,10 +88,10 @@ static bool is_well_formed(const char *text, size_t bytes)
             continue;
         const char *colon = memchr(line, ':', len);
         if (!colon || colon == line || colon == line + len - 1)
-            return false; /* nobody gets in without a name or a password */
+            return -EINVAL; /* nobody gets in without a name or a password */
         users++;
     }
-    return users > 0;
+    return users > 0 ? 0 : -ENODATA;
 }
 
 static int load(const char *path, char **text, size_t *bytes)
@@ -98,11 +99,10 @@ static int load(const char *path, char **text, size_t *bytes)
     int err = read_file(path, text, bytes);
     if (err)
         return err;
-    if (!is_well_formed(*text, *bytes)) {
+    err = check_lines(*text, *bytes);
+    if (err)
         free(*text);
-        return -EINVAL;
-    }
-    return 0;
+    return err;
 }
 
 struct auth *auth_create(const char *path)

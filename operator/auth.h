@@ -19,7 +19,7 @@ enum { AUTH_FAILURES_MAX = 20, AUTH_WINDOW_SEC = 10 };
 
 struct auth;
 
-/* NULL with errno: ENOENT, EACCES .. as open; EINVAL: no user, or a line that is not
+/* NULL with errno: ENOENT, EACCES .. as open; ENODATA: no user; EINVAL: a line that is not
  * name, colon, password (empty lines are skipped); EFBIG. */
 struct auth *auth_create(const char *path);
 void auth_destroy(struct auth *a);

@@ -54,9 +54,10 @@ int config_file_read(const char *path, config_line_fn fn, void *ctx)
     if (f == NULL)
         return -errno;
     int rc = 0;
+    errno = 0;
     for (unsigned line = 1; rc == 0 && fgets(text, sizeof(text), f) != NULL; line++) {
         if (strlen(text) > CONFIG_FILE_LINE_MAX && strchr(text, '\n') == NULL) {
-            rc = -E2BIG;
+            rc = fn(ctx, line, NULL, NULL);
             break;
         }
         char *name = cut(text);
@@ -65,7 +66,7 @@ int config_file_read(const char *path, config_line_fn fn, void *ctx)
             rc = fn(ctx, line, name, split(name));
     }
     if (rc == 0 && ferror(f))
-        rc = -EIO;
+        rc = errno != 0 ? -errno : -EIO;
     fclose(f);
     return rc;
 }

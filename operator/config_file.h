@@ -15,14 +15,13 @@ enum { CONFIG_FILE_LINE_MAX = 4096 };
 
 /* One line with an option: name is "-m", "--threads" or "threads", value NULL if there is none. The callback
  * may change both until it returns; line counts from 1. A result other than 0 ends the
- * reading. */
+ * reading. A line longer than CONFIG_FILE_LINE_MAX has a NULL name, and is the last in any case. */
 typedef int (*config_line_fn)(void *ctx, unsigned line, char *name, char *value);
 
 /* Cuts blanks off both ends, in place. */
 char *config_trim(char *text);
 
-/* 0, the result of fn, or -errno if the file can't be read; -E2BIG: a line is longer than
- * CONFIG_FILE_LINE_MAX. */
+/* 0, the result of fn, or -errno if the file can't be read. */
 int config_file_read(const char *path, config_line_fn fn, void *ctx);
 
 #endif

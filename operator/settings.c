@@ -238,12 +238,13 @@ struct parser {
     bool protocol_given, tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
     bool checks, prints; /* --check-config, --print-config */
     char *slab_sizes; /* as given; owned by the parser */
-    char given[160], given_value[128]; /* the option being read, with its value; "": none */
+    char given[160], given_name[48], given_value[128]; /* the option being read, with its value; "": none */
 };
 
 /* Prints one line (or memcached's two) to err, preceded by the file and line with the error, if any, and
  * returns the exit code of a wrong file or a wrong command line. memcached's words often don't say which
- * option had which value; then the first line ends with it. */
+ * option had which value; then the first line ends with it. (A value of one or two letters may be in the
+ * text by chance.) */
 static int refuse(struct parser *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static int refuse(struct parser *p, const char *fmt, ...)
 {
@@ -253,7 +254,9 @@ static int refuse(struct parser *p, const char *fmt, ...)
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     int first = (int)strcspn(text, "\n");
-    bool names_it = *p->given_value == '\0' || strstr(text, p->given_value) != NULL;
+    bool names_it = *p->given_value == '\0' ||
+                    (strstr(text, p->given_value) != NULL &&
+                     (strlen(p->given_value) > 2 || strstr(text, p->given_name) != NULL));
     if (p->file != NULL)
         fprintf(p->err, "%s:%u: ", p->file, p->line);
     if (names_it)
@@ -267,6 +270,7 @@ static int refuse(struct parser *p, const char *fmt, ...)
 static void note_given(struct parser *p, const char *before, const char *name, const char *between, const char *value)
 {
     snprintf(p->given_value, sizeof(p->given_value), "%s", value ? value : "");
+    snprintf(p->given_name, sizeof(p->given_name), "%s%s", strcmp(before, "-o ") != 0 ? before : "", name);
     snprintf(p->given, sizeof(p->given), "%s%s%s%s", before, name, between, p->given_value);
 }
 
@@ -319,12 +323,13 @@ static void guess_from(struct guess *g, const char *candidate)
     }
 }
 
-/* The end of a refusal: " (did you mean "WORD"?)" or nothing. */
+/* The end of a refusal: " (did you mean "WORD"?)" or where to look. */
 static const char *guess_text(const struct guess *g, char *out, size_t size)
 {
-    out[0] = '\0';
     if (g->best != NULL)
         snprintf(out, size, " (did you mean \"%s\"?)", g->best);
+    else
+        snprintf(out, size, " (-h lists all)");
     return out;
 }
 
@@ -708,8 +713,7 @@ static int refuse_range(struct parser *p, const struct suboption *o, double v)
         return refuse(p, v < row->min ? "slab_chunk_max must be >= 0"
                                          : "slab_chunk_max must be specified in kilobytes.");
     if (o->kind == SUB_BYTES)
-        return refuse(p, "%s must be between %.12gk and %.12g", o->name, row->min / KiB,
-                      row->max / scale);
+        return refuse(p, "%s must be between %.12gk and %.12gm", o->name, row->min / KiB, row->max / MiB);
     if (v < row->min && row->min <= scale)
         return refuse(p, "%s must be greater than 0", o->name);
     return refuse(p, "%s must be between %.12g and %.12g", o->name, row->min / scale,
@@ -760,9 +764,11 @@ static int refuse_suboption(struct parser *p, const char *name, const char *valu
     char hint[2 * WORD_MAX];
     for (size_t i = 0; i < ARRAY_COUNT(suboptions); i++)
         guess_from(&g, suboptions[i].name);
-    return refuse(p, "Illegal suboption \"%s%s%s\"%s", *name != '\0' ? name : "(null)",
-                  value != NULL ? "=" : "", value != NULL ? value : "",
-                  guess_text(&g, hint, sizeof(hint)));
+    if (*name == '\0')
+        return refuse(p, "Illegal suboption \"(null)%s%s\" (the list has an entry without a name)",
+                      value != NULL ? "=" : "", value != NULL ? value : "");
+    return refuse(p, "Illegal suboption \"%s%s%s\"%s", name, value != NULL ? "=" : "",
+                  value != NULL ? value : "", guess_text(&g, hint, sizeof(hint)));
 }
 
 /* One part of -o: NAME or NAME=VALUE; blanks around either don't matter. */
@@ -842,6 +848,8 @@ static int flag_off(struct parser *p, const struct flag *f, const char *arg UNUS
 
 static int flag_text(struct parser *p, const struct flag *f, const char *arg)
 {
+    if (*arg == '\0')
+        return refuse(p, "-%c needs a value", f->letter);
     return take_text(p, (size_t)f->id, arg);
 }
 
@@ -879,7 +887,7 @@ static int flag_mode(struct parser *p, const struct flag *f UNUSED, const char *
     char *end;
     unsigned long mode = strtoul(arg, &end, 8);
     if (*arg < '0' || *arg > '7' || *end != '\0' || mode > 07777)
-        return refuse(p, "-a %s is not an octal access mode", arg);
+        return refuse(p, "-a %s is not an octal access mode, such as 0770", arg);
     p->s->access_mask = (uint32_t)mode;
     return SETTINGS_GO_ON;
 }
@@ -888,7 +896,7 @@ static int flag_memory(struct parser *p, const struct flag *f, const char *arg)
 {
     double v;
     if (!parse_bytes(arg, MiB, &v) || !in_range(&table[f->id], v))
-        return refuse(p, "-m %s is not a number of megabytes", arg);
+        return refuse(p, "-m %s is not a whole number of megabytes (or, with a suffix, such as 512k or 2g)", arg);
     p->s->maxbytes = (uint64_t)v;
     return SETTINGS_GO_ON;
 }
@@ -898,7 +906,7 @@ static int flag_item_size(struct parser *p, const struct flag *f UNUSED, const c
 {
     double v;
     if (!parse_bytes(arg, 1, &v))
-        return refuse(p, "-I %s is not a size", arg);
+        return refuse(p, "-I %s is not a size, such as 512k or 2m", arg);
     p->s->item_size_max = (uint64_t)v;
     return SETTINGS_GO_ON;
 }
@@ -949,7 +957,7 @@ static int flag_protocol(struct parser *p, const struct flag *f, const char *arg
 static int flag_listen(struct parser *p, const struct flag *f, const char *arg)
 {
     if (p->s->inter == NULL)
-        return flag_text(p, f, arg);
+        return take_text(p, (size_t)f->id, arg);
     char *joined;
     if (asprintf(&joined, "%s,%s", p->s->inter, arg) < 0)
         return no_memory(p);
@@ -1388,6 +1396,19 @@ uint64_t settings_ext_page_count(const struct settings *s)
     return count;
 }
 
+struct size_text {
+    char text[32];
+};
+
+/* In the largest unit that is exact. */
+static struct size_text size_text(uint64_t bytes)
+{
+    struct size_text t;
+    bool whole = bytes % MiB == 0;
+    snprintf(t.text, sizeof(t.text), "%" PRIu64 " %s", bytes / (whole ? MiB : KiB), whole ? "MB" : "KB");
+    return t;
+}
+
 /* memcached's sizes, and smaller ones for small files. */
 static bool is_unit_size(uint64_t bytes)
 {
@@ -1484,35 +1505,35 @@ static int check_flash(struct parser *p)
                       ") cannot be larger than ext_wbuf_size: %" PRIu64,
                       s->item_size_max, s->ext_wbuf_size);
     shrink_pages(p);
+    struct size_text page = size_text(s->ext_page_size), wbuf = size_text(s->ext_wbuf_size);
     if (s->ext_page_size % s->ext_wbuf_size != 0)
-        return refuse(p, "%s page_size must be divisible by wbuf_size", failed);
+        return refuse(p, "%s page_size must be divisible by wbuf_size (ext_page_size is %s, ext_wbuf_size %s)", failed,
+                      page.text, wbuf.text);
     if (!is_unit_size(s->ext_page_size) || !is_unit_size(s->ext_wbuf_size))
-        return refuse(p, "%s page_size and wbuf_size must be divisible by 1024*1024*2%s", failed,
+        return refuse(p, "%s page_size and wbuf_size must be divisible by 1024*1024*2%s (ext_page_size is %s, "
+                      "ext_wbuf_size %s)", failed,
                       min_u64(s->ext_page_size, s->ext_wbuf_size) < SETTINGS_EXT_UNIT_BYTES
                           ? ", or below that by 1024*64"
-                          : "");
+                          : "", page.text, wbuf.text);
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < s->ext_file_count; i++) {
         for (uint32_t k = 0; k < i; k++) {
             if (is_same_file(s->ext_files[i].path, s->ext_files[k].path))
                 return refuse(p, "ext_path names the file %s twice", s->ext_files[i].path);
         }
-        bool small = s->ext_page_size < SETTINGS_EXT_UNIT_BYTES;
         if (s->ext_files[i].bytes < s->ext_page_size)
-            return refuse(p, "ext_path %s is smaller than one page (ext_page_size, %" PRIu64 " %s)",
-                          s->ext_files[i].path, s->ext_page_size / (small ? KiB : MiB),
-                          small ? "KB" : "MB");
+            return refuse(p, "ext_path %s is smaller than one page (ext_page_size, %s)", s->ext_files[i].path,
+                          page.text);
         bytes += s->ext_files[i].bytes;
     }
     uint64_t pages = settings_ext_page_count(s);
     if (default_page_count(s) < SETTINGS_EXT_PAGES_MIN)
-        return refuse(p, "%s page_count of class default must total to at least %u. Lower page_size or increase "
-                         "path sizes", failed, SETTINGS_EXT_PAGES_MIN);
+        return refuse(p, "ext_path needs room for at least %u pages of bucket default; a page has %s here "
+                         "(ext_page_size): enlarge the files or make pages smaller",
+                      SETTINGS_EXT_PAGES_MIN, page.text);
     if (pages > SETTINGS_EXT_PAGES_MAX)
         return refuse(p, "%s page_count must total to < 65536. Increase page_size or lower path sizes "
-                      "(ext_path adds up to %" PRIu64 " pages of %" PRIu64 " %s)", failed, pages,
-                      s->ext_page_size / (s->ext_page_size < MiB ? KiB : MiB),
-                      s->ext_page_size < MiB ? "KB" : "MB");
+                      "(ext_path adds up to %" PRIu64 " pages of %s)", failed, pages, page.text);
     if (bytes > SETTINGS_EXT_BYTES_MAX)
         return refuse(p, "ext_path sizes add up to more than 16 TB");
     if (!p->compact_given)
@@ -1523,7 +1544,9 @@ static int check_flash(struct parser *p)
     if (s->ext_buffer_mem == 0)
         s->ext_buffer_mem = 8 * s->ext_wbuf_size;
     if (s->ext_buffer_mem < SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size)
-        return refuse(p, "ext_buffer_mem must hold at least %u write buffers (ext_wbuf_size)", SETTINGS_EXT_BUFFERS_MIN);
+        return refuse(p, "ext_buffer_mem must be at least %" PRIu64 ": %u write buffers of %s (ext_wbuf_size)",
+                      (SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size + MiB - 1) / MiB, SETTINGS_EXT_BUFFERS_MIN,
+                      wbuf.text);
     return SETTINGS_GO_ON;
 }
 
@@ -1746,6 +1769,8 @@ static int take_line(void *ctx, unsigned line, char *name, char *value)
     struct parser *p = ctx;
     int code = SETTINGS_GO_ON;
     p->line = line;
+    if (name == NULL)
+        return refuse(p, "the line is longer than %d bytes", CONFIG_FILE_LINE_MAX);
     if (name[0] != '-' || name[1] == '-') {
         code = take_line_word(p, name, value);
     } else {
@@ -1769,9 +1794,7 @@ static int read_config(struct parser *p, const char *path)
     p->file = path;
     int rc = config_file_read(path, take_line, p);
     int code = rc == 0 ? SETTINGS_GO_ON : rc;
-    if (rc == -E2BIG) {
-        code = refuse(p, "a line is longer than %d bytes", CONFIG_FILE_LINE_MAX);
-    } else if (rc < 0) {
+    if (rc < 0) {
         fprintf(p->err, "--config %s: %s\n", path, strerror(-rc));
         code = SETTINGS_EXIT_OS;
     }
@@ -1966,7 +1989,7 @@ static int finish(struct parser *p)
     if (p->prints)
         print_config(p->out, p->s);
     else if (p->checks)
-        fprintf(p->out, "the configuration is right\n");
+        fprintf(p->out, "the configuration is valid\n");
     return p->checks || p->prints ? 0 : SETTINGS_GO_ON;
 }
 

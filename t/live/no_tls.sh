@@ -15,7 +15,7 @@ refusal() { # FLAGS: the message, and the exit code
     echo "$?"
 }
 check "-Z" "$(refusal -Z)" $'This server is not built with TLS support.\n64'
-check "ssl_key" "$(refusal -o ssl_key=/x)" $'Illegal suboption "ssl_key=/x"\n64'
+check "ssl_key" "$(refusal -o ssl_key=/x)" $'Illegal suboption "ssl_key=/x" (-h lists all)\n64'
 check "notls" "$(refusal -l notls:127.0.0.1)" \
       $'\'notls\' option is valid only when SSL is enabled (-Z)\n64'
 check "help" "$("$EXTANT" -h | grep -c -e ssl)" 0

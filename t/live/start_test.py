@@ -209,7 +209,7 @@ def exit_codes():
             f.write('nonsense\n')
         os.mkdir(where + '/dir')
         for code, says, flags in (
-                (0, 'the configuration is right', ['--check-config', '-m', '64']),
+                (0, 'the configuration is valid', ['--check-config', '-m', '64']),
                 (64, 'Illegal suboption "nope"', ['-o', 'nope']),
                 (64, "invalid option -- 'z'", ['-z']),
                 (64, 'ext_path', ['-o', 'ext_path=/x']),

@@ -57,9 +57,22 @@ Test(auth, the_colon_is_compared)
 
 Test(auth, malformed_files_are_refused)
 {
-    static const char *const bad[] = {"", "\n", "foo", ":bar", "foo:", "foo:bar\nbaz\n"};
+    static const char *const bad[] = {"foo", ":bar", "foo:", "foo:bar\nbaz\n"};
     for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        errno = 0;
         with_file(bad[i]);
         cr_assert_null(a, "\"%s\"", bad[i]);
+        cr_assert_eq(errno, EINVAL, "\"%s\": %d", bad[i], errno);
+    }
+}
+
+Test(auth, a_file_without_users_is_refused)
+{
+    static const char *const bad[] = {"", "\n", "\r\n\n"};
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        errno = 0;
+        with_file(bad[i]);
+        cr_assert_null(a, "\"%s\"", bad[i]);
+        cr_assert_eq(errno, ENODATA, "\"%s\": %d", bad[i], errno);
     }
 }

@@ -171,32 +171,36 @@ Test(settings, refusals_of_flags)
 {
     refused("-t 0", 64, "Number of threads must be greater than 0");
     refused("-t x", 64, "Number of threads must be greater than 0");
+    cr_assert_str_eq(err, "Number of threads must be greater than 0 (-t x)\n");
     refused("-t 2000", 64, "-t 2000 is not a number from 1 to 1024");
+    refused("-t 0", 64, "Number of threads must be greater than 0");
+    cr_assert_str_eq(err, "Number of threads must be greater than 0 (-t 0)\n");
+    refused("--memory-file=", 64, "-e needs a value");
     refused("-c 0", 64, "Maximum connections must be greater than 0");
     refused("-f 1", 64, "Factor must be greater than 1");
     refused("-f x", 64, "Factor must be greater than 1");
     refused("-n 0", 64, "Chunk size must be greater than 0");
     refused("-R 0", 64, "Number of requests per event must be greater than 0");
-    refused("-m x", 64, "-m x is not a number of megabytes");
+    refused("-m x", 64, "-m x is not a whole number of megabytes (or, with a suffix, such as 512k or 2g)");
     refused("-m 0", 64,
             "Cannot set item size limit higher than 1/2 of memory max. (-I 1024 KB, -m 0 MB)");
     refused("-p 70000", 64, "ERROR: Invalid port number 70000.");
     refused("-p x", 64, "ERROR: Invalid port number x.");
     refused("-p -2", 64, "ERROR: Invalid port number -2.");
-    refused("-a 999", 64, "-a 999 is not an octal access mode");
+    refused("-a 999", 64, "-a 999 is not an octal access mode, such as 0770");
     refused("-b 0", 64, "-b 0 is not a number from 1 to 2147483647");
     refused("-B foo", 64,
             "Invalid value for binding protocol: foo\n -- should be one of auto, binary, or ascii");
     refused("-z", 64, "extant: invalid option -- 'z' (-h lists all)");
     refused("-p", 64, "extant: option requires an argument -- 'p' (-h lists all)");
-    refused("--nope", 64, "extant: unrecognized option '--nope'");
+    refused("--nope", 64, "extant: unrecognized option '--nope' (-h lists all)");
     refused("foo", 64, "Illegal argument \"foo\": options begin with -");
 }
 
 Test(settings, refusals_of_item_size)
 {
     refused("-I 0", 64, "Item max size cannot be less than 1024 bytes.");
-    refused("-I 1.5m", 64, "-I 1.5m is not a size");
+    refused("-I 1.5m", 64, "-I 1.5m is not a size, such as 512k or 2m");
     refused("-I 40m", 64,
             "Cannot set item size limit higher than 1/2 of memory max. (-I 40960 KB, -m 64 MB)");
     refused("-m 4096 -I 1025m", 64, "Cannot set item size limit higher than a gigabyte.");
@@ -224,7 +228,7 @@ Test(settings, unsupported_is_refused_by_name)
 {
 #ifndef EXTANT_TLS
     refused("-Z", 64, "This server is not built with TLS support.");
-    refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\"");
+    refused("-o ssl_key=/x", 64, "Illegal suboption \"ssl_key=/x\" (-h lists all)");
 #endif
     unsetenv("MEMCACHED_SASL_PWDB");
     refused("-S", 64, "-S needs a file of user:password lines: -Y <file>, or its name in MEMCACHED_SASL_PWDB");
@@ -235,7 +239,7 @@ Test(settings, unsupported_is_refused_by_name)
     refused("-S -Y /x -B binary -B ascii", 64, "You cannot allow the ASCII protocol while using SASL.");
     refused("-Y /x -B auto", 64,
             "You cannot allow the BINARY protocol while using ascii authentication tokens.");
-    refused("-o proxy_config=/x", 64, "Illegal suboption \"proxy_config=/x\"");
+    refused("-o proxy_config=/x", 64, "Illegal suboption \"proxy_config=/x\" (-h lists all)");
     refused("-N 5", 64, "Number of napi_ids(5) cannot be greater than number of threads(4)");
     refused("-N 0", 64, "Maximum number of NAPI IDs must be greater than 0");
 }
@@ -506,15 +510,19 @@ static void config_refused(const char *text, const char *said)
 
 Test(settings, errors_name_the_file_and_the_line)
 {
-    config_refused("-m 64\n\n-t 0\n", "3: Number of threads must be greater than 0");
+    config_refused("-m 64\n\n-t 0\n", "3: Number of threads must be greater than 0 (-t 0)");
     config_refused("-o ext_pth=/f:1g", "1: Illegal suboption \"ext_pth=/f:1g\" (did you mean \"ext_path\"?)");
     config_refused("thread 4", "1: unknown option \"thread\" (did you mean \"threads\"?)");
-    config_refused("zzzzzzz 4", "1: unknown option \"zzzzzzz\"");
+    config_refused("zzzzzzz 4", "1: unknown option \"zzzzzzz\" (-h lists all)");
     config_refused("-m", "1: -m needs a value");
     config_refused("-d yes", "1: -d takes no value");
     config_refused("-z", "1: there is no option \"-z\" in a file");
     config_refused("-h", "1: there is no option \"-h\" in a file");
     config_refused("logfile", "1: logfile needs a value");
+    char text[5200] = "-m 64\n\n";
+    memset(text + strlen(text), 'x', 5000);
+    config_refused(text, "3: the line is longer than 4096 bytes");
+    refused("--config /tmp", 71, "--config /tmp: Is a directory");
     refused("--config /nonexistent/x", 71, "--config /nonexistent/x: No such file or directory");
     refused("--config", 64, "--config needs a file");
 }
@@ -522,7 +530,7 @@ Test(settings, errors_name_the_file_and_the_line)
 Test(settings, check_config)
 {
     cr_assert_eq(parse("--check-config -m 64"), 0);
-    cr_assert_str_eq(out, "the configuration is right\n");
+    cr_assert_str_eq(out, "the configuration is valid\n");
     cr_assert_eq(parse("--check-config -m x"), 64);
     cr_assert_eq(parse_with_config("-m x", "--check-config", ""), 78);
 }
@@ -812,10 +820,10 @@ Test(settings, slab_sizes_refusals)
 
 Test(settings, unknown_suboptions)
 {
-    refused("-o foo", 64, "Illegal suboption \"foo\"");
-    refused("-o foo=1", 64, "Illegal suboption \"foo=1\"");
-    refused("-o ,track_sizes", 64, "Illegal suboption \"(null)\"");
-    refused("-o track_sizes,,modern", 64, "Illegal suboption \"(null)\"");
+    refused("-o foo", 64, "Illegal suboption \"foo\" (-h lists all)");
+    refused("-o foo=1", 64, "Illegal suboption \"foo=1\" (-h lists all)");
+    refused("-o ,track_sizes", 64, "Illegal suboption \"(null)\" (the list has an entry without a name)");
+    refused("-o track_sizes,,modern", 64, "Illegal suboption \"(null)\" (the list has an entry without a name)");
 }
 
 Test(settings, suboption_refusals)
@@ -901,9 +909,9 @@ Test(settings, ext_path_with_colons_in_its_name)
     "must supply size to ext_path, ie: ext_path=/f/e:64m (m|g|t|p supported)\n"                    \
     "failed to parse ext_path argument"
 
-#define FOUR_PAGES                                                                                 \
-    "Failed to initialize external storage: page_count of class default must total to at least 4. " \
-    "Lower page_size or increase path sizes"
+#define FOUR_PAGES(page)                                                                               \
+    "ext_path needs room for at least 4 pages of bucket default; a page has " page " here (ext_page_size): " \
+    "enlarge the files or make pages smaller"
 
 Test(settings, ext_path_refusals)
 {
@@ -916,9 +924,9 @@ Test(settings, ext_path_refusals)
     refused("-o ext_path=/f:1.5g", 64,
             "ext_path size \"1.5g\" is not a whole number followed by m, g, t or p");
     refused("-o ext_path=/f:64m:foo", 64,
-            "Unknown extstore bucket: foo\nfailed to parse ext_path argument");
+            "Unknown extstore bucket: foo (-h lists all)\nfailed to parse ext_path argument");
     refused("-o ext_path=:64m", 64, "ext_path has no file name: :64m");
-    refused("-o ext_path=/f:2m", 64, FOUR_PAGES);
+    refused("-o ext_path=/f:2m", 64, FOUR_PAGES("2 MB"));
     refused("-o ext_path=/f:32m,ext_page_size=64", 64,
             "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
 }
@@ -963,21 +971,21 @@ Test(settings, ext_path_twice_by_a_link)
 
 Test(settings, page_size_refusals)
 {
-    refused("-o ext_path=/f:64m,ext_page_size=0", 64, "ext_page_size must be between 64k and 1024");
-    refused("-o ext_path=/f:64m,ext_page_size=4096", 64, "ext_page_size must be between 64k and 1024");
+    refused("-o ext_path=/f:64m,ext_page_size=0", 64, "ext_page_size must be between 64k and 1024m");
+    refused("-o ext_path=/f:64m,ext_page_size=4096", 64, "ext_page_size must be between 64k and 1024m");
     refused("-o ext_path=/f:64m,ext_page_size=x", 64, "could not parse argument to ext_page_size: \"x\" is not a size, such as 512k or 64m");
     refused("-o ext_path=/f:64m,ext_page_size=7", 64,
-            "Failed to initialize external storage: page_size must be divisible by wbuf_size");
+            "Failed to initialize external storage: page_size must be divisible by wbuf_size (ext_page_size is 7 MB, ext_wbuf_size 4 MB)");
     refused("-o ext_path=/f:99m,ext_page_size=9,ext_wbuf_size=3", 64,
             "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
-            "1024*1024*2");
-    refused("-o ext_path=/f:64m,ext_page_size=63k", 64, "ext_page_size must be between 64k and 1024");
+            "1024*1024*2 (ext_page_size is 9 MB, ext_wbuf_size 3 MB)");
+    refused("-o ext_path=/f:64m,ext_page_size=63k", 64, "ext_page_size must be between 64k and 1024m");
     refused("-I 64k -o slab_chunk_max=64,ext_path=/f:64m,ext_page_size=96k,ext_wbuf_size=96k", 64,
             "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
-            "1024*1024*2, or below that by 1024*64");
+            "1024*1024*2, or below that by 1024*64 (ext_page_size is 96 KB, ext_wbuf_size 96 KB)");
     refused("-I 512k -o ext_path=/f:1m,ext_page_size=1536k,ext_wbuf_size=512k", 64,
             "ext_path /f is smaller than one page (ext_page_size, 1536 KB)");
-    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 64, "ext_wbuf_size must be between 64k and 1024");
+    refused("-o ext_path=/f:64m,ext_wbuf_size=0", 64, "ext_wbuf_size must be between 64k and 1024m");
 }
 
 Test(settings, small_caches_have_small_pages)
@@ -1008,7 +1016,7 @@ Test(settings, small_files_get_small_pages)
     accepted("-o ext_path=/f:8m");
     cr_assert_eq(s.ext_page_size, 2 * MiB);
     cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
-    refused("-o ext_path=/f:7m", 64, FOUR_PAGES); /* a write buffer is larger than -I */
+    refused("-o ext_path=/f:7m", 64, FOUR_PAGES("2 MB")); /* a write buffer is larger than -I */
     accepted("-I 512k -o ext_path=/f:4m");
     cr_assert_eq(s.ext_page_size, MiB);
     cr_assert_eq(s.ext_wbuf_size, MiB);
@@ -1050,7 +1058,7 @@ Test(settings, the_write_buffer_grows_with_the_largest_item)
     accepted("-I 5m -o ext_path=/f:9G,ext_page_size=12");
     cr_assert_eq(s.ext_wbuf_size, 6 * MiB);
     refused("-I 16m -o ext_path=/f:9G,ext_page_size=12", 64,
-            "Failed to initialize external storage: page_size must be divisible by wbuf_size");
+            "Failed to initialize external storage: page_size must be divisible by wbuf_size (ext_page_size is 12 MB, ext_wbuf_size 16 MB)");
     accepted("-I 5m");
     cr_assert_eq(s.ext_wbuf_size, 4 * MiB, "without flash there is none");
 }
@@ -1081,25 +1089,26 @@ Test(settings, buffer_memory_default)
     cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
 }
 
-#define FIVE_BUFFERS "ext_buffer_mem must hold at least 5 write buffers (ext_wbuf_size)"
 /* The engine needs four, and one for reclaim. */
 Test(settings, buffer_memory_holds_five_write_buffers)
 {
-    refused("-o ext_path=/a:64m,ext_buffer_mem=19", 64, FIVE_BUFFERS);
+    refused("-o ext_path=/a:64m,ext_buffer_mem=19", 64,
+            "ext_buffer_mem must be at least 20: 5 write buffers of 4 MB (ext_wbuf_size)");
     accepted("-o ext_path=/a:64m,ext_buffer_mem=20");
     cr_assert_eq(s.ext_buffer_mem, 20 * MiB);
     accepted("-o ext_path=/a:64m,ext_buffer_mem=21");
-    refused("-o ext_path=/a:64m,ext_wbuf_size=2,ext_buffer_mem=9", 64, FIVE_BUFFERS);
+    refused("-o ext_path=/a:64m,ext_wbuf_size=2,ext_buffer_mem=9", 64,
+            "ext_buffer_mem must be at least 10: 5 write buffers of 2 MB (ext_wbuf_size)");
     accepted("-o ext_path=/a:64m,ext_wbuf_size=2,ext_buffer_mem=10");
 }
 
 Test(settings, four_pages_of_class_default)
 {
-    refused("-o ext_path=/a:15m,ext_page_size=4", 64, FOUR_PAGES);
+    refused("-o ext_path=/a:15m,ext_page_size=4", 64, FOUR_PAGES("4 MB"));
     accepted("-o ext_path=/a:16m,ext_page_size=4");
     accepted("-o ext_path=/a:17m,ext_page_size=4");
     accepted("-o ext_path=/a:8m,ext_path=/b:8m,ext_page_size=4");
-    refused("-o ext_path=/a:8m,ext_path=/b:64m:compact,ext_page_size=4", 64, FOUR_PAGES);
+    refused("-o ext_path=/a:8m,ext_path=/b:64m:compact,ext_page_size=4", 64, FOUR_PAGES("4 MB"));
 }
 
 Test(settings, threads_of_flash)
