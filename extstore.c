@@ -2,12 +2,13 @@
  * lists its parts, extstore.h its promises. */
 #include "extstore.h"
 
-#include <stdarg.h>
-
+#include "base/why.h"
 #include "flash/engine.h"
 #include "flash/numbers.h"
 #include "flash/uring.h"
 #include "upkeep/probe.h"
+#include "upkeep/repair.h"
+#include "upkeep/tables.h"
 
 #define DEFAULT_WBUF_COUNT 16u
 #define WBUF_COUNT_MAX 64u /* of the default; more may be asked for */
@@ -36,38 +37,27 @@ uint64_t ext_seq_now(const struct extstore *e)
 
 /* ---- create ---- */
 
-static int refuse(char *why, size_t n, int rc, const char *fmt, ...) PRINTF_LIKE(4, 5);
-
-static int refuse(char *why, size_t n, int rc, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(why, n, fmt, ap);
-    va_end(ap);
-    return rc;
-}
-
 static int check_options(const struct ext_options *o, char *why, size_t n)
 {
     if (o->device_count == 0 || o->device_count > EXT_DEVICES_MAX)
-        return refuse(why, n, -EINVAL, "flash: 1 to %d files can be used", EXT_DEVICES_MAX);
+        return why_say(why, n, -EINVAL, "flash: 1 to %d files can be used", EXT_DEVICES_MAX);
     if (o->wbuf_bytes < 4 * EXT_SLOT_BLOCK_BYTES || o->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
         o->wbuf_bytes > GiB)
-        return refuse(why, n, -EINVAL,
+        return why_say(why, n, -EINVAL,
                       "flash: write buffer size %" PRIu64 " is not a multiple of %u from "
                       "%u bytes to 1 GB",
                       o->wbuf_bytes, EXT_SLOT_BLOCK_BYTES, 4 * EXT_SLOT_BLOCK_BYTES);
     if (o->page_bytes < o->wbuf_bytes || o->page_bytes % o->wbuf_bytes != 0 ||
         o->page_bytes > 4 * GiB)
-        return refuse(why, n, -EINVAL,
+        return why_say(why, n, -EINVAL,
                       "flash: page size %" PRIu64 " is not a multiple of the write "
                       "buffer size %" PRIu64 " up to 4 GB",
                       o->page_bytes, o->wbuf_bytes);
     if (o->io_threads == 0 || o->io_threads > IO_THREADS_MAX)
-        return refuse(why, n, -EINVAL, "flash: 1 to %u I/O threads can be used", IO_THREADS_MAX);
+        return why_say(why, n, -EINVAL, "flash: 1 to %u I/O threads can be used", IO_THREADS_MAX);
     if (o->callbacks.is_live == NULL || o->callbacks.moved == NULL ||
         o->callbacks.dropped == NULL || o->callbacks.is_fresh == NULL || o->callbacks.sweep == NULL)
-        return refuse(why, n, -EINVAL, "flash: a callback is missing");
+        return why_say(why, n, -EINVAL, "flash: a callback is missing");
     return 0;
 }
 
@@ -86,7 +76,7 @@ static int share_memory(struct extstore *e, char *why, size_t n)
     if (o->wbuf_count < EXT_WBUF_MIN_COUNT)
         o->wbuf_count = EXT_WBUF_MIN_COUNT;
     if (o->wbuf_count + 1 > fit || o->wbuf_count >= EXTMAP_MAX_BUFFERS)
-        return refuse(why, n, -EINVAL,
+        return why_say(why, n, -EINVAL,
                       "flash: buffer memory of %" PRIu64 " bytes can't hold %u write "
                       "buffers of %" PRIu64 " bytes; %u are needed at least",
                       o->buffer_bytes, o->wbuf_count + 1, o->wbuf_bytes, EXT_BUFFERS_MIN);
@@ -116,7 +106,7 @@ static int open_devices(struct extstore *e, char *why, size_t n)
         const struct ext_device_options *o = &e->opt.devices[e->device_count];
         const struct ext_device *same = same_file(e, o->path);
         if (same != NULL)
-            return refuse(why, n, -EINVAL, "%s: is the same file as %s", o->path, same->path);
+            return why_say(why, n, -EINVAL, "%s: is the same file as %s", o->path, same->path);
         int rc = ext_device_open(d, o, e->page_bytes, e->opt.device_ops, why, n);
         if (rc != 0)
             return rc;
@@ -125,443 +115,12 @@ static int open_devices(struct extstore *e, char *why, size_t n)
     }
     uint64_t pages = ext_pages_total(e, EXT_BUCKET_DEFAULT);
     if (pages < EXT_PAGES_MIN)
-        return refuse(why, n, -EINVAL,
+        return why_say(why, n, -EINVAL,
                       "flash: files of class default hold %" PRIu64 " pages of %" PRIu64
                       " bytes; at least %u are needed",
                       pages, e->page_bytes, EXT_PAGES_MIN);
     if (all_pages > EXT_UNITS_MAX || all_pages * e->page_granules > (UINT64_C(1) << 40) - 1)
-        return refuse(why, n, -EINVAL, "flash: more than 16 TB or %u pages can't be addressed", EXT_UNITS_MAX);
-    return 0;
-}
-
-/* ---- tables ---- */
-
-static uint64_t pages_table_bytes(const struct extstore *e)
-{
-    return e->page_count * sizeof(struct ext_page);
-}
-static uint64_t words_table_bytes(const struct extstore *e)
-{
-    return (uint64_t)e->page_count * e->slots_per_page * sizeof(extmap_word);
-}
-static uint64_t wbufs_table_bytes(const struct extstore *e)
-{
-    return e->wbuf_count * sizeof(struct ext_wbuf_root);
-}
-
-static struct ext_root *root_in(struct arena *a)
-{
-    static_assert(EXT_ROOT_OFFSET + sizeof(struct ext_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
-    return (struct ext_root *)((char *)arena_root(a, ARENA_ROOT_EXTSTORE) + EXT_ROOT_OFFSET);
-}
-
-void ext_forget(struct arena *arena)
-{
-    root_in(arena)->format = 0;
-    *(uint64_t *)arena_root(arena, ARENA_ROOT_EXTSTORE) = 0; /* of format 3 */
-}
-
-static int no_memory(const struct extstore *e, int rc, char *why, size_t n)
-{
-    return refuse(why, n, rc, "flash: no memory for the page table and %u write buffers (%s)", e->wbuf_count,
-                  strerror(-rc));
-}
-
-/* Numbers that no earlier process gave; or with saved or scan, those that are found. */
-static int number_new(struct extstore *e, char *why, size_t n)
-{
-    if (e->opt.saved == NULL && !e->opt.scan) {
-        int rc = ext_numbers_assign(e, NULL, 0, NULL);
-        return rc == 0 ? 0 : no_memory(e, rc, why, n);
-    }
-    int rc = e->opt.saved != NULL ? ext_load_numbers(e, e->opt.saved, why, n) : ext_scan_numbers(e);
-    if (rc == 0 || rc == -ENOMEM)
-        return rc == 0 ? 0 : no_memory(e, rc, why, n);
-    return e->opt.saved == NULL ? no_memory(e, rc, why, n) : rc;
-}
-
-/* Takes tables from the arena, empty, and switches to them. */
-static int make_tables(struct extstore *e, char *why, size_t n)
-{
-    struct ext_root *root = e->root;
-    bool goes_on = e->opt.attached && root->format == EXT_ROOT_FORMAT;
-    if (!goes_on)
-        memset(root, 0, sizeof(*root));
-    if (!e->opt.attached)
-        atomic_store(&root->next_version, e->saved != NULL ? e->saved->engine.next_version : e->opt.version_floor);
-    uint32_t place = goes_on ? 1 - atomic_load(&root->current) : 0;
-    struct ext_tables *t = &root->tables[place];
-    memset(t, 0, sizeof(*t));
-    int rc = arena_alloc(e->arena, ARENA_USE_META, pages_table_bytes(e), ARENA_UNIT_BYTES, &t->pages, NULL);
-    if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_META, wbufs_table_bytes(e), ARENA_UNIT_BYTES, &t->wbufs, NULL);
-    if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_META, words_table_bytes(e), ARENA_UNIT_BYTES, &t->words, NULL);
-    if (rc == 0)
-        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &t->reclaim, NULL);
-    if (rc != 0)
-        return no_memory(e, rc, why, n);
-    char *base = arena_base(e->arena);
-    memset(base + t->pages, 0, pages_table_bytes(e));
-    memset(base + t->wbufs, 0, wbufs_table_bytes(e));
-    memset(base + t->words, 0, words_table_bytes(e));
-    struct ext_page *pages = (struct ext_page *)(base + t->pages);
-    for (uint32_t i = 0; i < e->page_count; i++)
-        pages[i].where = ext_where_pack(e->where[i]);
-    struct ext_wbuf_root *wbufs = (struct ext_wbuf_root *)(base + t->wbufs);
-    for (uint32_t i = 0; i < e->wbuf_count; i++) {
-        rc = arena_alloc(e->arena, ARENA_USE_BUFFER, e->wbuf_bytes, ARENA_UNIT_BYTES, &wbufs[i].memory, NULL);
-        if (rc != 0)
-            return no_memory(e, rc, why, n);
-    }
-    rc = ext_numbers_describe(e, t, e->known, e->known_count, e->device_of, why, n);
-    if (rc != 0)
-        return rc;
-    atomic_store(&root->current, place);
-    e->tables = t;
-    return 0;
-}
-
-static int take_tables(struct extstore *e, const struct ext_tables *t)
-{
-    uint64_t page_count = t->page_count;
-    int rc = arena_take(e->arena, ARENA_USE_META, t->pages, page_count * sizeof(struct ext_page));
-    if (rc == 0)
-        rc = arena_take(e->arena, ARENA_USE_META, t->wbufs, t->wbuf_count * sizeof(struct ext_wbuf_root));
-    if (rc == 0)
-        rc = arena_take(e->arena, ARENA_USE_META, t->words, page_count * e->slots_per_page * sizeof(extmap_word));
-    if (rc == 0)
-        rc = arena_take(e->arena, ARENA_USE_BUFFER, t->reclaim, e->wbuf_bytes);
-    const struct ext_wbuf_root *wbufs =
-        rc == 0 ? (const struct ext_wbuf_root *)(arena_base(e->arena) + t->wbufs) : NULL;
-    for (uint32_t i = 0; rc == 0 && i < t->wbuf_count; i++)
-        rc = arena_take(e->arena, ARENA_USE_BUFFER, wbufs[i].memory, e->wbuf_bytes);
-    return rc;
-}
-
-/* Are tables for these numbers and devices the ones that there are? */
-static bool is_as_before(const struct extstore *e, const struct ext_tables *t)
-{
-    bool same = t->page_count == e->page_count && t->wbuf_count == e->wbuf_count && t->device_count == e->device_count;
-    for (uint32_t i = 0; same && i < e->device_count; i++) {
-        const struct ext_device *d = &e->devices[i];
-        const struct ext_known *k = &t->devices[i];
-        same = k->dev == d->dev && k->ino == d->ino && k->bytes == d->bytes && k->stamp == d->stamp;
-    }
-    return same;
-}
-
-/* What has become of devices, for the log. */
-static void note_devices(struct extstore *e)
-{
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        const struct ext_device *d = &e->devices[i];
-        const struct ext_known *k = NULL;
-        for (uint32_t was = 0; was < e->known_count; was++)
-            k = e->device_of[was] == i ? &e->known[was] : k;
-        if (k == NULL)
-            ext_note(e, "%s is new", d->path);
-        else if (k->bytes != d->bytes)
-            ext_note(e, "%s has %" PRIu64 " MB, not %" PRIu64, d->path, d->bytes / MiB, k->bytes / MiB);
-    }
-    unsigned gone = 0;
-    for (uint32_t was = 0; was < e->known_count; was++)
-        gone += e->device_of[was] == EXT_NO_DEVICE;
-    if (gone > 0)
-        ext_note(e, "%u %s gone", gone, gone == 1 ? "file is" : "files are");
-}
-
-/* The tables of an earlier process stay, or are copied for the devices and buffers of this one. */
-static int keep_tables(struct extstore *e, const struct ext_tables *was, char *why, size_t n)
-{
-    int rc = take_tables(e, was);
-    if (rc != 0)
-        return refuse(why, n, -ESTALE, "flash: the tables kept in memory overlap");
-    const struct ext_page *pages = (const struct ext_page *)(arena_base(e->arena) + was->pages);
-    uint32_t *where = calloc(was->page_count, sizeof(*where));
-    for (uint32_t i = 0; where != NULL && i < was->page_count; i++)
-        where[i] = pages[i].where;
-    rc = where == NULL ? -ENOMEM : ext_numbers_assign(e, where, was->page_count, e->device_of);
-    free(where);
-    if (rc == -EUCLEAN)
-        return refuse(why, n, -ESTALE, "flash: the page numbers kept in memory are damaged");
-    if (rc != 0)
-        return no_memory(e, rc, why, n);
-    if (is_as_before(e, was)) {
-        e->tables = (struct ext_tables *)was;
-        return 0;
-    }
-    struct ext_tables *now = &e->root->tables[1 - atomic_load(&e->root->current)];
-    memset(now, 0, sizeof(*now));
-    note_devices(e);
-    rc = ext_numbers_describe(e, now, e->known, e->known_count, e->device_of, why, n);
-    if (rc != 0)
-        return rc;
-    rc = ext_numbers_rebuild(e, was, now);
-    if (rc == -ESTALE)
-        return refuse(why, n, rc, "flash: the map of ranges kept in memory is damaged");
-    return rc == 0 ? 0 : no_memory(e, rc, why, n);
-}
-
-/* Goes on with what an earlier process knew of flash, as far as it can. If nothing of it can be kept, e->tables
- * stays NULL, and pages have new numbers. */
-static int claim_tables(struct extstore *e, char *why, size_t n)
-{
-    const struct ext_root *root = e->root;
-    uint32_t current = atomic_load(&root->current);
-    if (root->format == 0) {
-        e->is_all_gone = true;
-        ext_note(e, "there was no flash before");
-        return number_new(e, why, n);
-    }
-    const struct ext_tables *was = &root->tables[current & 1];
-    if (root->format != EXT_ROOT_FORMAT || current > 1 || was->device_count == 0 ||
-        was->device_count > EXT_DEVICES_MAX || was->page_count == 0 || was->page_count > EXT_UNITS_MAX ||
-        was->wbuf_count > EXTMAP_MAX_BUFFERS)
-        return refuse(why, n, -ESTALE, "flash: what was kept in memory makes no sense");
-    e->known_count = was->device_count;
-    memcpy(e->known, was->devices, sizeof(e->known));
-    int rc = ext_numbers_match(e, e->known, e->known_count, true, e->device_of, why, n);
-    if (rc != 0)
-        return rc;
-    if (was->page_bytes == e->page_bytes && was->wbuf_bytes == e->wbuf_bytes)
-        return keep_tables(e, was, why, n);
-    e->is_all_gone = true;
-    ext_note(e, "nothing on flash can be kept with another %s",
-             was->page_bytes != e->page_bytes ? "ext_page_size" : "ext_wbuf_size");
-    return number_new(e, why, n);
-}
-
-/* The root of format 3 of the memory file. All devices had one stamp, and their pages' numbers went round them. */
-struct ext_root_3 {
-    uint64_t format; /* EXT_ROOT_FORMAT_3; set to 0 once it is converted */
-    uint64_t page_bytes, wbuf_bytes;
-    uint32_t page_count, wbuf_count, device_count, reserved;
-    struct {
-        uint64_t dev, ino, bytes;
-    } devices[EXT_DEVICES_MAX];
-    uint64_t pages, wbufs, words, stamp, reclaim;
-    _Atomic(uint64_t) next_seq;
-    _Atomic(uint32_t) next_version, flush_unix;
-    _Atomic(uint64_t) counters[EXT_COUNTER_ROOM];
-};
-#define EXT_ROOT_FORMAT_3 UINT64_C(0x0631746f6f527845)
-static_assert(sizeof(struct ext_root_3) == 992, "format 3");
-static_assert(sizeof(struct ext_root_3) <= EXT_ROOT_OFFSET, "both have room");
-
-/* Writes down in the page table where each page is. False: it isn't in the arena. */
-static bool convert_pages(struct extstore *e, const struct ext_root_3 *old)
-{
-    uint32_t counts[EXT_DEVICES_MAX] = {0};
-    uint64_t sum = 0, end = old->pages + (uint64_t)old->page_count * sizeof(struct ext_page);
-    for (uint32_t i = 0; old->page_bytes > 0 && i < old->device_count && i < EXT_DEVICES_MAX; i++)
-        sum += counts[i] = (uint32_t)(old->devices[i].bytes / old->page_bytes);
-    if (sum != old->page_count || sum == 0 || old->pages % ARENA_UNIT_BYTES != 0 ||
-        old->pages < ARENA_ROOT_BYTES || end < old->pages || end > arena_reserve_bytes(e->arena))
-        return false;
-    struct ext_page_where *where = calloc(sum, sizeof(*where));
-    if (where == NULL)
-        return false;
-    ext_number_pages(where, counts, old->device_count);
-    struct ext_page *pages = (struct ext_page *)(arena_base(e->arena) + old->pages);
-    for (uint32_t i = 0; i < sum; i++)
-        pages[i].where = ext_where_pack(where[i]);
-    free(where);
-    return true;
-}
-
-/* A root of format 3 becomes one of this format beside it; a kill finds the one or the other. */
-static void convert_root(struct extstore *e)
-{
-    struct ext_root_3 *old = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
-    struct ext_root *root = e->root;
-    if (old->format != EXT_ROOT_FORMAT_3 || old->device_count > EXT_DEVICES_MAX || !convert_pages(e, old))
-        return;
-    memset(root, 0, sizeof(*root));
-    struct ext_tables *t = &root->tables[0];
-    *t = (struct ext_tables){.page_bytes = old->page_bytes, .wbuf_bytes = old->wbuf_bytes,
-                             .page_count = old->page_count, .wbuf_count = old->wbuf_count,
-                             .device_count = old->device_count, .pages = old->pages, .wbufs = old->wbufs,
-                             .words = old->words, .reclaim = old->reclaim};
-    for (uint32_t i = 0; i < old->device_count; i++)
-        t->devices[i] = (struct ext_known){.dev = old->devices[i].dev, .ino = old->devices[i].ino,
-                                           .bytes = old->devices[i].bytes, .stamp = old->stamp};
-    atomic_store(&root->next_seq, atomic_load(&old->next_seq));
-    atomic_store(&root->next_version, atomic_load(&old->next_version));
-    atomic_store(&root->flush_unix, atomic_load(&old->flush_unix));
-    for (unsigned i = 0; i < EXT_COUNTER_ROOM; i++)
-        atomic_store(&root->counters[i], atomic_load(&old->counters[i]));
-    atomic_thread_fence(memory_order_release);
-    *(volatile uint64_t *)&root->format = EXT_ROOT_FORMAT;
-    *(volatile uint64_t *)&old->format = 0;
-}
-
-/* Can this be an entry of the page table? Not all fields matter: counts and references are
- * rebuilt; exptime_max and time_max detect their own damage; with a wrong version, no record
- * verifies; wrong bytes_appended and bytes_real mislead the choice of pages to rescue at worst, and
- * retry_sec and failures the time of a test write. */
-static bool page_is_sound(const struct extstore *e, const struct ext_page *p)
-{
-    uint32_t newest = atomic_load(&e->root->next_version);
-    return ext_page_state_of(p) <= EXT_PAGE_BAD && p->bucket < EXT_BUCKET_COUNT &&
-           atomic_load(&p->slots_used) <= e->slots_per_page &&
-           p->bad_chunk * EXT_IO_CHUNK_BYTES < e->page_bytes &&
-           (ext_page_state_of(p) == EXT_PAGE_FREE ||
-            (int32_t)(newest - atomic_load(&p->version)) >= 0);
-}
-
-/* Repairs the page table of an earlier process: there are no readers, and nothing is counted yet. */
-static int reset_pages(struct extstore *e, char *why, size_t n)
-{
-    for (uint32_t i = 0; i < e->page_count; i++) {
-        struct ext_page *p = &e->pages[i];
-        enum ext_page_state s = ext_page_state_of(p);
-        if (!page_is_sound(e, p))
-            return refuse(why, n, -ESTALE, "flash: the page table kept in memory is damaged");
-        if (s == EXT_PAGE_DRAINING)
-            atomic_store(&p->state, EXT_PAGE_SEALED);
-        if (s == EXT_PAGE_BAD)
-            atomic_fetch_add(&e->bad_pages, 1);
-        atomic_store(&p->retry_sec, 0);
-        /* Killed between the two stores of page_open or page_free: it holds nothing either way. */
-        if (s == EXT_PAGE_FREE) {
-            atomic_store(&p->version, 0);
-            atomic_store(&p->slots_used, 0);
-        }
-        atomic_store(&p->objects, 0);
-        atomic_store(&p->bytes_used, 0);
-        atomic_store(&p->refs, 0);
-        atomic_store(&p->slots_busy, 0);
-    }
-    return 0;
-}
-
-/* Can this be the table entry of a record in the buffer? What an entry names lies in the buffer; if
- * the record is whole, and not one whose copying a kill cut short, then the hash is its key's. */
-static bool entry_is_sound(struct extstore *e, const struct ext_wbuf_root *root, uint64_t slot,
-                           const struct ext_entry *entry)
-{
-    const struct ext_callbacks *cb = &e->opt.callbacks;
-    const char *memory = arena_base(e->arena) + root->memory;
-    uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
-    struct ext_record rec;
-    if (offset < ext_slot_front(e, slot) || entry->record_bytes < sizeof(struct ext_record_head) ||
-        entry->record_bytes % EXT_GRANULE_BYTES != 0 ||
-        offset + entry->record_bytes > atomic_load(&root->front_bytes))
-        return false;
-    if (ext_record_verify(memory + offset, entry->record_bytes, root->version,
-                          ext_slot_place(e, slot) + entry->granule, &rec) != 0)
-        return true;
-    if (cb->hash_of != NULL && cb->hash_of(cb->ctx, rec.key, rec.key_bytes) != entry->hash)
-        return false;
-    /* The youngest records are in buffers: numbers go on above theirs, whatever the root says. */
-    if (atomic_load(&e->root->next_seq) < rec.seq)
-        atomic_store(&e->root->next_seq, rec.seq);
-    return true;
-}
-
-/* Can this be what an unflushed buffer held? */
-static bool buffer_is_sound(struct extstore *e, struct ext_wbuf_root *root, uint64_t slot)
-{
-    uint32_t count = atomic_load(&root->count);
-    char *end = arena_base(e->arena) + root->memory + e->wbuf_bytes;
-    if (root->bucket >= EXT_BUCKET_COUNT || count > e->wbuf_bytes / sizeof(struct ext_entry) - 2 ||
-        root->version != atomic_load(&e->pages[ext_slot_page(e, slot)].version) ||
-        atomic_load(&root->front_bytes) < ext_slot_front(e, slot) ||
-        atomic_load(&root->front_bytes) > ext_table_start(e->wbuf_bytes, count))
-        return false;
-    for (uint32_t i = 0; i < count; i++) {
-        if (!entry_is_sound(e, root, slot, ext_entry_at(end, i)))
-            return false;
-    }
-    return true;
-}
-
-/* Is what the map says about the slots of an earlier process's pages possible? Slots beyond
- * slots_used were not yet given out; a page in use without a version was just becoming free. */
-static bool slots_are_sound(struct extstore *e, struct ext_wbuf_root *roots)
-{
-    for (uint32_t page = 0; page < e->page_count; page++) {
-        bool is_free = ext_page_state_of(&e->pages[page]) == EXT_PAGE_FREE;
-        uint32_t used = atomic_load(&e->pages[page].slots_used);
-        for (uint32_t i = 0; !is_free && i < e->slots_per_page; i++) {
-            uint64_t slot = (uint64_t)page * e->slots_per_page + i;
-            struct extmap_range r = extmap_get(e->map, slot);
-            if (r.state != EXTMAP_FREE && (i >= used || atomic_load(&e->pages[page].version) == 0))
-                return false;
-            if (r.state == EXTMAP_DELAYED && !buffer_is_sound(e, &roots[r.buffer], slot))
-                return false;
-        }
-    }
-    return true;
-}
-
-static void free_unused_pages(struct extstore *e)
-{
-    for (uint32_t i = 0; i < e->page_count; i++) {
-        if (!ext_page_is_there(e, i))
-            continue;
-        if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_FREE)
-            extents_free(ext_page_device(e, i)->free, e->where[i].unit, 1); /* sets are made all used */
-    }
-}
-
-/* Ranges of FREE pages that a killed page_free had not come to. */
-static void free_left_ranges(struct extstore *e)
-{
-    for (uint32_t page = 0; page < e->page_count; page++) {
-        if (ext_page_state_of(&e->pages[page]) != EXT_PAGE_FREE)
-            continue;
-        for (uint32_t i = 0; i < e->slots_per_page; i++) {
-            uint64_t slot = (uint64_t)page * e->slots_per_page + i;
-            if (extmap_get(e->map, slot).state != EXTMAP_FREE)
-                (void)extmap_set_free(e->map, slot, NULL);
-        }
-    }
-}
-
-/* There may be objects; ext_attach_done is to come. */
-static bool is_taken_over(const struct extstore *e)
-{
-    return e->opt.attached || e->opt.saved != NULL || e->opt.scan;
-}
-
-static int open_tables(struct extstore *e, char *why, size_t n)
-{
-    e->root = root_in(e->arena);
-    if (e->opt.attached)
-        convert_root(e);
-    int rc = e->opt.attached ? claim_tables(e, why, n) : number_new(e, why, n);
-    if (rc == 0 && e->tables == NULL)
-        rc = make_tables(e, why, n);
-    if (rc != 0)
-        return rc;
-    char *base = arena_base(e->arena);
-    e->pages = (struct ext_page *)(base + e->tables->pages);
-    struct ext_wbuf_root *roots = (struct ext_wbuf_root *)(base + e->tables->wbufs);
-    struct extmap_options mo = {.words = (extmap_word *)(base + e->tables->words),
-                                .range_count = (uint64_t)e->page_count * e->slots_per_page,
-                                .buffer_count = e->wbuf_count};
-    if (e->opt.attached && (rc = reset_pages(e, why, n)) != 0)
-        return rc;
-    if (e->opt.saved != NULL && (rc = ext_load_tables(e, e->opt.saved)) != 0)
-        return refuse(why, n, rc == -ENOMEM ? rc : -ESTALE, "its page table can't be used (%s)",
-                      rc == -EBADMSG ? "damaged" : strerror(-rc));
-    if (e->opt.scan && (rc = ext_scan_tables(e)) != 0)
-        return refuse(why, n, rc, "flash: no memory to look for what is on it");
-    rc = is_taken_over(e) ? extmap_attach(&mo, &e->map) : extmap_create(&mo, &e->map);
-    if (rc != 0)
-        return refuse(why, n, rc == -EINVAL ? -ESTALE : rc,
-                      "flash: the map of ranges can't be used (%s)", strerror(-rc));
-    if (e->opt.attached && !slots_are_sound(e, roots))
-        return refuse(why, n, -ESTALE, "flash: the write buffers kept in memory are damaged");
-    e->wbufs = calloc(e->wbuf_count, sizeof(*e->wbufs));
-    e->free_wbufs = calloc(e->wbuf_count, sizeof(*e->free_wbufs));
-    if (e->wbufs == NULL || e->free_wbufs == NULL)
-        return refuse(why, n, -ENOMEM, "flash: no memory");
-    for (uint32_t i = 0; i < e->wbuf_count; i++)
-        ext_wbuf_init(e, i, &roots[i]);
-    free_unused_pages(e);
+        return why_say(why, n, -EINVAL, "flash: more than 16 TB or %u pages can't be addressed", EXT_UNITS_MAX);
     return 0;
 }
 
@@ -572,19 +131,19 @@ static int start(struct extstore *e, char *why, size_t n)
     ASSERT(e->flushes_at_once > 0);
     e->write_pool = io_pool_create(ext_is_stepped(e) ? 0 : threads, "ext-write");
     if (e->write_pool == NULL)
-        return refuse(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
+        return why_say(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
     e->reclaim = ext_reclaim_create(e);
     if (e->reclaim == NULL)
-        return refuse(why, n, -errno, "flash: no memory for reclaim");
+        return why_say(why, n, -errno, "flash: no memory for reclaim");
     /* Injected faults reach only what goes through device_ops. */
     bool wanted = e->opt.engine == EXT_ENGINE_URING ||
                   (e->opt.engine == EXT_ENGINE_AUTO && e->opt.device_ops == NULL);
     e->uring = wanted && ext_uring_works(e->device_fds[0]);
     if (e->opt.engine == EXT_ENGINE_URING && !e->uring)
-        return refuse(why, n, -ENOSYS, "flash: this kernel or container does not allow io_uring");
-    if (is_taken_over(e)) {
+        return why_say(why, n, -ENOSYS, "flash: this kernel or container does not allow io_uring");
+    if (ext_is_taken_over(e)) {
         atomic_store(&e->attaching, true);
-        free_left_ranges(e);
+        ext_repair_ranges(e);
     } else {
         for (uint32_t i = e->wbuf_count; i-- > 0;)
             e->free_wbufs[e->free_wbuf_count++] = i;
@@ -600,7 +159,7 @@ int ext_begin_life(struct extstore *e, char *why, size_t n)
         uint64_t stamp = ext_mark_new_stamp();
         int rc = ext_mark_write(d->fd, stamp);
         if (rc != 0)
-            return refuse(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
+            return why_say(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
         d->stamp = e->tables->devices[i].stamp = stamp;
     }
     return 0;
@@ -638,7 +197,7 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     if (e == NULL) {
         errno = rc == 0 ? ENOMEM : -rc;
         if (rc == 0)
-            refuse(why, why_bytes, 0, "flash: no memory");
+            why_say(why, why_bytes, 0, "flash: no memory");
         return NULL;
     }
     e->opt = *opt;
@@ -668,7 +227,7 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     if (rc == 0)
         rc = open_devices(e, why, why_bytes);
     if (rc == 0)
-        rc = open_tables(e, why, why_bytes);
+        rc = ext_tables_open(e, why, why_bytes);
     if (rc == 0)
         rc = start(e, why, why_bytes);
     if (rc != 0) {
@@ -750,18 +309,18 @@ static void explain(struct extstore *e, struct ext_info *out)
     char *why = out->degraded_why;
     uint64_t since = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed);
     for (uint32_t i = 0; i < e->device_count; i++)
-        (void)ext_device_why(&e->devices[i], why, EXT_WHY_BYTES);
+        ext_device_why(&e->devices[i], why, EXT_WHY_BYTES);
     if (out->pages_bad > 0)
-        ext_why_add(why, EXT_WHY_BYTES, "%" PRIu64 " pages are bad after write errors",
+        why_add(why, EXT_WHY_BYTES, "; ", "%" PRIu64 " pages are bad after write errors",
                     out->pages_bad);
     if (out->wbufs_stuck > 0)
-        ext_why_add(why, EXT_WHY_BYTES, "%" PRIu64 " write buffers can't be written now",
+        why_add(why, EXT_WHY_BYTES, "; ", "%" PRIu64 " write buffers can't be written now",
                     out->wbufs_stuck);
     if (since != 0 && io_now_ns() - since > NO_PAGE_NS && !ext_is_writable(e))
-        ext_why_add(why, EXT_WHY_BYTES, "no page can be opened");
+        why_add(why, EXT_WHY_BYTES, "; ", "no page can be opened");
     out->degraded = why[0] != '\0';
     if (!out->degraded)
-        ext_why_add(why, EXT_WHY_BYTES, "none");
+        why_add(why, EXT_WHY_BYTES, "; ", "none");
 }
 
 static void count_pages(struct extstore *e, struct ext_info *out)
@@ -806,7 +365,7 @@ void ext_info(struct extstore *e, struct ext_info *out)
     out->wbufs_free = e->wbuf_count - dirty;
     out->wbufs_stuck = atomic_load(&e->stuck_wbufs);
     out->buffer_bytes = arena_used_bytes(e->arena, ARENA_USE_BUFFER);
-    out->page_table_bytes = pages_table_bytes(e) + words_table_bytes(e);
+    out->page_table_bytes = ext_tables_bytes(e);
     out->engine = e->uring ? "io_uring" : "threads";
     out->direct = true;
     for (uint32_t i = 0; i < e->device_count; i++)

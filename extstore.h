@@ -26,6 +26,7 @@
 #include "upkeep/reclaim.h"
 #include "upkeep/save.h"
 #include "upkeep/scan.h"
+#include "upkeep/tables.h"
 
 /* Opens, locks (fcntl) and sizes the devices, starts I/O threads. NULL, with one line in why[]
  * that says what is wrong and what would be right. With attached or saved, errno ESTALE: what the
@@ -73,8 +74,6 @@ bool ext_attach_may_hold(struct extstore *e, ext_place place, unsigned len_class
 bool ext_attach_is_gone(const struct extstore *e, ext_place place);
 /* What became of devices that this start found otherwise than they were, in a few words for the log; or "". */
 const char *ext_attach_note(const struct extstore *e);
-/* A start without flash on attached memory: a later one must not look for flash in it. */
-void ext_forget(struct arena *arena);
 void ext_attach_done(struct extstore *e);
 
 /* Puts a new stamp on every device (flash/mark.h): what others know of their content is outdated

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/stat.h>
-#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -13,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/lock.h"
+#include "base/why.h"
 #include "flash/mark.h"
 
 static ssize_t system_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
@@ -141,18 +141,13 @@ bool ext_device_identity(const char *path, uint64_t *dev, uint64_t *ino)
 
 static int say(char *why, size_t why_bytes, int rc, const char *path, const char *what)
 {
-    snprintf(why, why_bytes, "%s: %s (%s)", path, what, strerror(-rc));
-    return rc;
+    return why_say(why, why_bytes, rc, "%s: %s (%s)", path, what, strerror(-rc));
 }
 
 /* In memcached's words, and then why. */
 static int say_not_open(char *why, size_t why_bytes, int rc, const char *path, const char *what)
 {
-    static const char words[] = "failed to open file: ";
-    snprintf(why, why_bytes, "%s", words);
-    if (why_bytes >= sizeof(words))
-        say(why + sizeof(words) - 1, why_bytes - sizeof(words) + 1, rc, path, what);
-    return rc;
+    return why_say(why, why_bytes, rc, "failed to open file: %s: %s (%s)", path, what, strerror(-rc));
 }
 
 static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_t n)
@@ -205,12 +200,10 @@ static int check_content(struct ext_device *d, bool format, char *why, size_t n)
     d->stamp = found.stamp;
     if (found.what[0] == '\0' || has_pages(d->fd))
         return 0;
-    if (!format) {
-        snprintf(why, n,
-                 "%s holds %s; -o ext_format=%s has it overwritten, and all that is on it is lost",
-                 d->path, found.what, d->path);
-        return -EEXIST;
-    }
+    if (!format)
+        return why_say(why, n, -EEXIST,
+                       "%s holds %s; -o ext_format=%s has it overwritten, and all that is on it is lost", d->path,
+                       found.what, d->path);
     if ((rc = ext_mark_wipe(d->fd)) != 0)
         return say(why, n, rc, d->path, "can't be written");
     log_notice("flash %s: held %s, which is gone now, since ext_format names it", d->path,
@@ -243,11 +236,9 @@ int ext_device_open(struct ext_device *d, const struct ext_device_options *opt, 
     d->fd = -1;
     d->free_bucket = opt->free_bucket;
     d->ops = ops != NULL ? ops : &system_ops;
-    if (opt->bytes / page_bytes == 0 || opt->bytes / page_bytes > UINT32_MAX / 2) {
-        snprintf(why, why_bytes, "%s: %" PRIu64 " bytes hold no page of %" PRIu64 " bytes",
-                 opt->path, opt->bytes, page_bytes);
-        return -EINVAL;
-    }
+    if (opt->bytes / page_bytes == 0 || opt->bytes / page_bytes > UINT32_MAX / 2)
+        return why_say(why, why_bytes, -EINVAL, "%s: %" PRIu64 " bytes hold no page of %" PRIu64 " bytes", opt->path,
+                       opt->bytes, page_bytes);
     d->page_count = (uint32_t)(opt->bytes / page_bytes);
     d->bytes = d->page_count * page_bytes;
     d->path = strdup(opt->path);
@@ -397,20 +388,6 @@ bool ext_device_write_ok(struct ext_device *d)
     return true;
 }
 
-void ext_why_add(char *text, size_t room, const char *fmt, ...)
-{
-    ASSERT(room > 0 && strlen(text) < room);
-    size_t n = strlen(text);
-    va_list ap;
-    va_start(ap, fmt);
-    if (n > 0 && n + 3 < room) {
-        memcpy(text + n, "; ", 3);
-        n += 2;
-    }
-    vsnprintf(text + n, room - n, fmt, ap);
-    va_end(ap);
-}
-
 static bool has_wrong_bytes(const struct ext_device *d)
 {
     uint64_t last = atomic_load_explicit(&d->wrong_bytes_ns, memory_order_relaxed);
@@ -419,19 +396,16 @@ static bool has_wrong_bytes(const struct ext_device *d)
            clock_mono_ns() < last + EXT_DEVICE_WRONG_BYTES_NS;
 }
 
-bool ext_device_why(const struct ext_device *d, char *text, size_t room)
+void ext_device_why(const struct ext_device *d, char *text, size_t room)
 {
-    bool writes = ext_device_failed(d), reads = ext_device_reads_fail(d);
-    bool bytes = has_wrong_bytes(d);
-    if (writes)
-        ext_why_add(text, room, "%s: writes fail (%s)", d->path,
-                    strerror(-atomic_load_explicit(&d->write_error, memory_order_relaxed)));
-    if (reads)
-        ext_why_add(text, room, "%s: reads fail (%s)", d->path,
-                    strerror(-atomic_load_explicit(&d->read_error, memory_order_relaxed)));
-    if (bytes)
-        ext_why_add(text, room, "%s: reads bring wrong bytes", d->path);
-    return writes || reads || bytes;
+    if (ext_device_failed(d))
+        why_add(text, room, "; ", "%s: writes fail (%s)", d->path,
+                strerror(-atomic_load_explicit(&d->write_error, memory_order_relaxed)));
+    if (ext_device_reads_fail(d))
+        why_add(text, room, "; ", "%s: reads fail (%s)", d->path,
+                strerror(-atomic_load_explicit(&d->read_error, memory_order_relaxed)));
+    if (has_wrong_bytes(d))
+        why_add(text, room, "; ", "%s: reads bring wrong bytes", d->path);
 }
 
 /* ---- the log ---- */

@@ -136,11 +136,8 @@ static inline bool ext_device_reads_fail(const struct ext_device *d)
     return atomic_load_explicit(&d->read_failures, memory_order_relaxed) >=
            EXT_DEVICE_READS_FAIL_AT;
 }
-/* Appends the device's faults to the zero-terminated text, which has room for `room` bytes
- * in all. False: it has none, and nothing was appended. */
-bool ext_device_why(const struct ext_device *d, char *text, size_t room);
-/* Appends to such a text, "; " before it unless it is empty. */
-void ext_why_add(char *text, size_t room, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Appends the device's faults to the text (why_add, "; " between them). */
+void ext_device_why(const struct ext_device *d, char *text, size_t room);
 
 /* A line in the log, unless one of this kind was just written (then the next one counts it):
  * file, kind, offset, the text of error rc (-errno; 0: none), the reaction. */

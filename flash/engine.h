@@ -2,12 +2,13 @@
  *
  *   extstore.c     create, attach, destroy, info, reconcile
  *   flash/room.c     how much is free, and the callers waiting for room
- *   flash/numbers.c  which page of which device has which number; tables for other devices
+ *   flash/numbers.c  which page of which device has which number
  *   flash/page.c     the page table: states, versions, counts, pins, free pages
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
  *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict
  *   upkeep/probe.c    have failed devices and BAD pages recovered?
  *   flash/ring.c     reads of a worker, over flash/uring.c or flash/pread.c
+ *   upkeep/tables.c   the tables in the arena at a start; upkeep/repair.c: are those of an earlier process sound?
  *   upkeep/save.c     page table to and from a checkpoint
  *   upkeep/scan.c     page table and records from what is on flash
  *   flash/record.c   bytes on flash; flash/device.c files; flash/mark.c whose they are
@@ -146,14 +147,16 @@ static_assert(EXT_COUNTER_COUNT <= EXT_COUNTER_ROOM, "counters of later builds h
 
 /* A wbuf; its number is also the buffer number of extmap.
  *
- *   FREE --take--> TAKEN --open--> OPEN --close--> FLUSHING --written--> CLEAN --take--> TAKEN
- *                                                   |     ^              |
- *                                     write failed  v     | retry        +-- page freed --> FREE
- *                                                  STUCK
+ *   FREE, CLEAN --take_buffer--> TAKEN --open_wbuf--> OPEN --close_wbuf--> FLUSHING --flushed--> CLEAN
+ *   TAKEN --give_buffer_back--> FREE        there is no page to open it on
+ *   FLUSHING --stick--> STUCK               its write failed, and so did moving its records
+ *   STUCK --unstick--> FLUSHING             flushed or abandon at once: written after all, or moved
+ *   FLUSHING --give_buffer_back--> FREE     abandon: its records were moved
+ *   CLEAN --forget_slots--> FREE            its page is freed
+ *   FREE --ext_wbuf_attach--> CLEAN, FLUSHING   at a start with attached memory, by what extmap says
  *
  *   TAKEN   holds no range, is in no list, for the moment in which it is opened.
- *   STUCK   waits for the device to recover, or for room elsewhere. Then CLEAN, or FREE if its
- *           records were moved.
+ *   STUCK   waits for the device to recover, or for room elsewhere; it is written again with growing pauses.
  *   CLEAN   extmap has it, and gives buffers away least recently used first.
  */
 enum ext_wbuf_state {
@@ -320,6 +323,20 @@ struct extstore {
     _Atomic(uint64_t) no_page_ns;     /* the time since no page could be opened; 0: one could */
     struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */
 };
+
+/* The three tables. */
+static inline struct ext_page *ext_pages_of(const struct extstore *e, const struct ext_tables *t)
+{
+    return (struct ext_page *)(arena_base(e->arena) + t->pages);
+}
+static inline struct ext_wbuf_root *ext_wbufs_of(const struct extstore *e, const struct ext_tables *t)
+{
+    return (struct ext_wbuf_root *)(arena_base(e->arena) + t->wbufs);
+}
+static inline extmap_word *ext_words_of(const struct extstore *e, const struct ext_tables *t)
+{
+    return (extmap_word *)(arena_base(e->arena) + t->words);
+}
 
 static inline void ext_count(struct extstore *e, enum ext_counter n, uint64_t by)
 {

@@ -11,7 +11,7 @@
  * state of itself, can serve nothing stale: a record verifies only at the place, and in the version of its page, at
  * which it was written.
  *
- * Threads: one, while the engine is created. No locks. May write marks.
+ * Threads: one, while the engine is created. No locks.
  */
 #ifndef EXTANT_EXT_NUMBERS_H
 #define EXTANT_EXT_NUMBERS_H
@@ -19,31 +19,15 @@
 #include "flash/engine.h"
 #include "flash/page.h"
 
-/* Finds the devices of `known` among e's: device_of[i] is e's number of known[i], EXT_NO_DEVICE if it is not
- * there. by_file: the files' dev and ino are still what they were; else only stamps tell. -ESTALE with why[]: one is
- * there, but with another stamp, so another process has written to it. */
-int ext_numbers_match(const struct extstore *e, const struct ext_known *known, uint32_t known_count, bool by_file,
-                      uint32_t device_of[EXT_DEVICES_MAX], char *why, size_t n);
+/* Finds the devices of an earlier numbering, e->known, among e's: e->device_of[i] is e's number of known[i],
+ * EXT_NO_DEVICE if it is not there. by_file: the files' dev and ino are still what they were; else only stamps tell.
+ * -ESTALE with why[]: one is there, but with another stamp, so another process has written to it. */
+int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n);
 
-/* Numbers e's pages: was[] has the packed places of an earlier numbering, whose device i is e's device_of[i] now.
+/* Numbers e's pages: was[] has the packed places of an earlier numbering, whose device i is e->device_of[i] now.
  * Fills e->where, e->page_count, e->numbers and what is gone. Pages beyond opt.place_limit get no number: their
  * devices become smaller, and e->note says so. 0, -ENOMEM, or -EUCLEAN: two numbers have one page. */
-int ext_numbers_assign(struct extstore *e, const uint32_t *was, uint32_t was_count,
-                       const uint32_t device_of[EXT_DEVICES_MAX]);
+int ext_numbers_assign(struct extstore *e, const uint32_t *was, uint32_t was_count);
 void ext_numbers_end(struct extstore *e);
-
-/* Describes e's devices in tables that are not yet in use. Those that no entry of `known` stands for get a stamp of
- * their own, which is written to them first. If a part of the known flash is gone, all join the cache only now: a
- * scan must not find older records of keys whose newest one was there. 0, or -errno with why[]. */
-int ext_numbers_describe(struct extstore *e, struct ext_tables *t, const struct ext_known *known,
-                         uint32_t known_count, const uint32_t device_of[EXT_DEVICES_MAX], char *why, size_t n);
-
-/* Copies page table, words and unflushed buffers from the claimed tables `was` into new ones, for the numbering that
- * ext_numbers_assign made; switches to them, and frees the others. e->wbuf_count may grow to the number of unflushed
- * buffers. 0; -ESTALE: they make no sense; -ENOSPC, -ENOMEM: there is no room, and nothing has changed. */
-int ext_numbers_rebuild(struct extstore *e, const struct ext_tables *was, struct ext_tables *now);
-
-/* Adds to e->note. */
-void ext_note(struct extstore *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 #endif

@@ -1,18 +1,19 @@
 /* flash/types.h: the words of the flash engine: a place, a page's life, a record, a read, the engine's
  * options and callbacks, and its figures. Its functions only read their arguments.
  *
- * Page life, one enum; each edge is made by the one function of flash/page.c named on it, which
- * in debug builds checks the state that it leads to (ext_page_assert):
+ * Page life, one enum. On each edge the function that makes it; those of flash/page.c check the state that they
+ * lead to in debug builds (ext_page_assert).
  *
- *   FREE --ext_page_open--> OPEN --ext_page_seal--> SEALED --ext_page_drain--> DRAINING
- *    ^                                                |                            |
- *    +------------------- page_free ------------------+----------------------------+
- *    |
- *    +-- ext_page_retry_end (holds nothing, and a test write succeeded) -- BAD
+ *   FREE --page_begin--> OPEN --ext_page_seal--> SEALED --ext_page_drain--> DRAINING
+ *   SEALED, DRAINING --page_free--> FREE              by whichever call finds it empty: ext_page_try_free
+ *   DRAINING --ext_page_stay--> SEALED                worth another round
+ *   OPEN, SEALED, DRAINING --ext_page_fail--> BAD     a write error in spite of retries
+ *   BAD --page_free--> FREE                           ext_page_retry_end: empty, and a test write succeeded
  *
- *   OPEN, SEALED, DRAINING --ext_page_fail (write error in spite of retries)--> BAD
- *
- *   DRAINING --ext_page_stay (worth another round)--> SEALED
+ * At a start, before there are readers:
+ *   FREE --page_from--> OPEN, SEALED                  from a checkpoint
+ *   FREE --scan_page_table--> SEALED                  from the slots' trailers
+ *   DRAINING --ext_repair_pages--> SEALED             with attached memory
  *
  *   FREE      no object, no reader, not in use; may be opened.
  *   OPEN      a bucket appends to it through wbufs. Never reclaimed.

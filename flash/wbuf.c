@@ -833,7 +833,7 @@ void ext_wbuf_attach(struct extstore *e)
             f->page = page;
             f->next_slot = used;
         } else {
-            atomic_store(&p->state, EXT_PAGE_SEALED);
+            ext_page_seal(e, page);
         }
     }
     for (uint32_t i = 0; i < e->wbuf_count; i++) {

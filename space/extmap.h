@@ -42,13 +42,9 @@ typedef _Atomic(uint64_t) extmap_word;
 #endif
 static_assert(sizeof(extmap_word) == 8, "the words are shared between builds and restarts");
 
-/*
- *             set_delayed            set_clean             shrink
- *      FREE --------------> DELAYED -----------> CLEAN -----------------------> WRITTEN
- *       ^                      |                   |                               |
- *       +----------------------+-------------------+-------------------------------+
- *                set_free (DELAYED: what was in it has gone elsewhere after a
- *                          failed write; CLEAN: its page was reclaimed)
+/*   FREE --extmap_set_delayed--> DELAYED --extmap_set_clean--> CLEAN --extmap_shrink--> WRITTEN
+ *   DELAYED, CLEAN, WRITTEN --extmap_set_free--> FREE   DELAYED: what was in it went elsewhere after a failed write;
+ *                                                       else its page was reclaimed
  *
  *              buffer    data in memory    data on flash    may be pinned
  *   FREE       none      no                no               no

@@ -62,7 +62,7 @@ struct ext_reclaim {
     bool sweep_page; /* the whole page, else the slot */
     uint64_t walk_at, walk_looked;  /* bytes of the slot; bytes looked at in all */
     uint64_t read_at, read_end;     /* what is still to be read of the slot */
-    enum phase then;                /* what the read is for; READING: for the table */
+    bool for_record;                /* the read is one of a record once more; otherwise it is for the table */
     uint32_t read_tries;            /* failed, of the chunk at read_at */
     uint32_t table_tries, record_tries;
     uint64_t not_before_ns;
@@ -517,14 +517,14 @@ static void go_on_reading(struct ext_reclaim *r)
     io_pool_submit(r->e->write_pool, &r->job);
 }
 
-/* Reads a part of the slot; then it goes on with `then`. */
-static void start_read(struct ext_reclaim *r, uint64_t from, uint64_t to, enum phase then)
+/* Reads a part of the slot. */
+static void start_read(struct ext_reclaim *r, uint64_t from, uint64_t to, bool for_record)
 {
-    ASSERT(from < to && (then == READING || then == RECORDS));
+    ASSERT(from < to);
     r->read_at = round_down(from, EXT_IO_ALIGN_BYTES);
     r->read_end = round_up(to, EXT_IO_ALIGN_BYTES);
     r->read_tries = 0;
-    r->then = then;
+    r->for_record = for_record;
     go_on_reading(r);
 }
 
@@ -532,7 +532,7 @@ static void start_read(struct ext_reclaim *r, uint64_t from, uint64_t to, enum p
 static void start_table(struct ext_reclaim *r, uint64_t from)
 {
     r->from = round_down(from, EXT_IO_ALIGN_BYTES);
-    start_read(r, r->from, r->e->wbuf_bytes, READING);
+    start_read(r, r->from, r->e->wbuf_bytes, false);
 }
 
 static void start_sweep(struct ext_reclaim *r, bool whole_page)
@@ -682,8 +682,8 @@ static bool after_read(struct ext_reclaim *r)
         read_failed(r);
         return true;
     }
-    if (r->then != READING) { /* a record, once more */
-        r->phase = r->then;
+    if (r->for_record) {
+        r->phase = RECORDS;
         return true;
     }
     uint32_t count = 0;
@@ -903,7 +903,7 @@ static bool some_records(struct ext_reclaim *r)
             return false;
         case NEED_RECORD:
             ext_count(e, EXT_N_read_retries, 1);
-            start_read(r, offset, offset + entry->record_bytes, RECORDS);
+            start_read(r, offset, offset + entry->record_bytes, true);
             return false;
         case GIVE_UP:
             ASSERT(!"one_record drops it");

@@ -20,9 +20,16 @@
  *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others,
  *            since an empty one is tried again, and may be of use.
  *
- *   job:  [read table or slot] -> [records, a few a step] -> next slot .. -> [finish] -> page freed
- *                          |-> unreadable: [sweep] the index for the slot's places
- *                          \-> wrong table, the slot was read whole: [walk] the records
+ * The phases of a job; after each step assert_job() checks what its phase promises:
+ *
+ *   IDLE, RECORDS --go_on_reading--> READING     the table of the next slot; to rescue from it, the whole slot
+ *   READING --after_read--> RECORDS              a few of its records in each step, then the next slot
+ *   READING --table_failed--> WALKING            its table is wrong, but all of it was read: looks for the records
+ *   READING, WALKING, FINISHING --start_sweep--> SWEEPING   the index for places of the slot, or of the page: what can't
+ *                                                be read, and what no table names
+ *   IDLE, RECORDS, WALKING, SWEEPING --begin_slot--> FINISHING   there is no further slot
+ *   READING, RECORDS, WALKING, SWEEPING, FINISHING --end_job--> IDLE   the page is empty, or stays, or can't be read
+ *                                                now; or a sweep of all of it has ended
  *
  * A rescue of a page that can't be read ends, and the page is left alone for a while; after some of
  * those in a row the oldest page goes instead, so that writers get on.
@@ -49,12 +56,10 @@
 
 struct ext_reclaim;
 
-/* Maintenance, called by the maintenance thread: one bounded step of the most urgent work: start or
- * continue the rescue, eviction or expiry of one page (upkeep/reclaim.h says which). Reads for it
- * are done by I/O threads; no step waits for a device. Pages without objects need no step, they are
- * freed at once. An open wbuf stays open at any age: closing it early would waste the rest
- * of its slot, and reads are served from it. Returns true iff there is more to do now; else call
- * again after some milliseconds, or when the hook of ext_set_maint_hook says so. */
+/* One bounded step of the most urgent work, by the maintenance thread; never waits for a device. Pages without objects
+ * need no step, they are freed at once. An open wbuf stays open at any age: closing it early would waste the rest of
+ * its slot, and reads are served from it. True: there is more to do now; else call again after some milliseconds, or
+ * when the hook of ext_set_maint_hook says so. */
 bool ext_maint_step(struct extstore *e, uint32_t now_unix);
 /* Objects stored at or before this unix time are dead (flush_all): pages wholly before it may be
  * freed. */

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/why.h"
 #include "flash/engine.h"
 #include "flash/numbers.h"
 #include "flash/wbuf.h"
@@ -145,6 +146,7 @@ bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_
 static void page_from(struct ext_page *to, const struct ext_saved_page *p)
 {
     ASSERT(ext_page_state_of(to) == EXT_PAGE_FREE && atomic_load(&to->refs) == 0);
+    ASSERT(p->state == EXT_PAGE_FREE || p->state == EXT_PAGE_OPEN || p->state == EXT_PAGE_SEALED);
     to->bucket = p->bucket;
     atomic_store(&to->version, p->version);
     atomic_store(&to->state, p->state);
@@ -160,8 +162,9 @@ static void page_from(struct ext_page *to, const struct ext_saved_page *p)
 /* Of slots whose page is gone nothing is kept. */
 static int get_slots(struct extstore *e, struct checkpoint_reader *r, const struct ext_saved *saved)
 {
-    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->tables->words);
+    extmap_word *words = ext_words_of(e, e->tables);
     uint64_t count = (uint64_t)saved->engine.page_count * e->slots_per_page;
+    ASSERT(e->gone_count == saved->engine.page_count);
     for (uint64_t slot = 0; slot < count; slot += 8) {
         uint8_t bits;
         int rc = checkpoint_get(r, &bits, sizeof(bits));
@@ -225,6 +228,7 @@ static int number_table_2(struct extstore *e, struct ext_saved *saved)
     uint32_t counts[EXT_DEVICES_MAX];
     uint64_t pages = 0;
     e->known_count = e->opt.saved_count;
+    ASSERT(e->known_count <= EXT_DEVICES_MAX && saved->engine.page_bytes == e->page_bytes);
     for (uint32_t i = 0; i < e->known_count; i++) {
         uint32_t device = e->opt.saved_device[i];
         pages += counts[i] = (uint32_t)(e->opt.saved_bytes[i] / saved->engine.page_bytes);
@@ -254,7 +258,7 @@ static int find_devices(struct extstore *e, struct ext_saved *saved, char *why, 
     for (uint32_t i = 0; i < e->known_count; i++)
         e->known[i] = (struct ext_known){.bytes = saved->devices[i].bytes, .stamp = saved->devices[i].stamp,
                                          .since = saved->devices[i].since};
-    int rc = ext_numbers_match(e, e->known, e->known_count, false, e->device_of, why, n);
+    int rc = ext_numbers_match(e, false, why, n);
     for (uint32_t i = 0; rc == 0 && i < e->known_count; i++)
         found += e->device_of[i] != EXT_NO_DEVICE;
     return rc == 0 && found == 0 ? -EXDEV : rc;
@@ -262,6 +266,7 @@ static int find_devices(struct extstore *e, struct ext_saved *saved, char *why, 
 
 int ext_load_numbers(struct extstore *e, struct checkpoint_reader *r, char *why, size_t n)
 {
+    ASSERT(e->saved == NULL && e->where == NULL);
     e->saved = calloc(1, sizeof(*e->saved));
     if (e->saved == NULL)
         return -ENOMEM;
@@ -277,20 +282,19 @@ int ext_load_numbers(struct extstore *e, struct checkpoint_reader *r, char *why,
     for (uint32_t i = 0; rc == 0 && i < head->page_count; i++)
         where[i] = e->saved->pages[i].where;
     if (rc == 0)
-        rc = ext_numbers_assign(e, where, head->page_count, e->device_of);
+        rc = ext_numbers_assign(e, where, head->page_count);
     free(where);
     if (rc == 0 || rc == -ENOMEM)
         return rc;
     if (rc == -EXDEV)
-        snprintf(why, n, "flash: the files were written to by another process since");
-    else
-        snprintf(why, n, "its page table can't be used (%s)", rc == -EBADMSG ? "damaged" : strerror(-rc));
-    return -ESTALE;
+        return why_say(why, n, -ESTALE, "flash: the files were written to by another process since");
+    return why_say(why, n, -ESTALE, "its page table can't be used (%s)", rc == -EBADMSG ? "damaged" : strerror(-rc));
 }
 
 int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
 {
     const struct ext_saved_engine *head = &e->saved->engine;
+    ASSERT(head->page_bytes == e->page_bytes && head->page_count == e->gone_count);
     atomic_store(&e->root->next_seq, head->next_seq);
     atomic_store(&e->root->next_version, head->next_version);
     atomic_store(&e->root->flush_unix, head->flush_unix);

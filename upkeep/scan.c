@@ -90,6 +90,7 @@ static bool is_later(uint32_t a, uint32_t b) { return b == 0 || (int32_t)(a - b)
 static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, struct ext_trailer *t)
 {
     char *block = e->scan->table;
+    ASSERT(device < e->device_count && end >= e->wbuf_bytes && end <= e->devices[device].bytes);
     struct ext_io_counts c = {0};
     int rc = ext_device_read(&e->devices[device], block, EXT_IO_ALIGN_BYTES, end - EXT_IO_ALIGN_BYTES, &c);
     if (rc != 0)
@@ -147,8 +148,9 @@ static void claim_numbers(struct extstore *e, struct claim *claims, uint64_t cou
 
 int ext_scan_numbers(struct extstore *e)
 {
+    ASSERT(e->opt.scan && e->where == NULL && e->known_count == 0);
     uint64_t units = 0, count;
-    uint32_t used = 0, identity[EXT_DEVICES_MAX];
+    uint32_t used = 0;
     for (uint32_t d = 0; d < e->device_count; d++)
         units += e->devices[d].page_count;
     /* Numbers go beyond the pages that there are where devices were taken away; far beyond, they are foreign. */
@@ -163,8 +165,8 @@ int ext_scan_numbers(struct extstore *e)
         for (uint32_t page = 0; page < used; page++)
             where[page] = claims[page].version != 0 ? claims[page].where : EXT_NOWHERE;
         for (uint32_t d = 0; d < EXT_DEVICES_MAX; d++)
-            identity[d] = d;
-        rc = ext_numbers_assign(e, where, used, identity);
+            e->device_of[d] = d; /* a claim says on which it stands now */
+        rc = ext_numbers_assign(e, where, used);
     }
     free(claims);
     free(where);
@@ -173,7 +175,7 @@ int ext_scan_numbers(struct extstore *e)
 
 static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *versions)
 {
-    extmap_word *words = (extmap_word *)(arena_base(e->arena) + e->tables->words);
+    extmap_word *words = ext_words_of(e, e->tables);
     struct ext_page *p = &e->pages[page];
     uint64_t first = (uint64_t)page * e->slots_per_page;
     ASSERT(ext_page_state_of(p) == EXT_PAGE_FREE && atomic_load(&p->objects) == 0);
@@ -335,6 +337,7 @@ static int scan_slot(struct extstore *e, uint64_t slot,
 {
     char *end;
     uint32_t count, page = ext_slot_page(e, slot);
+    ASSERT(page < e->page_count && ext_page_state_of(&e->pages[page]) != EXT_PAGE_FREE);
     int rc = read_table(e, slot, &end, &count);
     if (rc != 0) {
         ext_count(e, EXT_N_bad_checksums, rc == -EBADMSG);

@@ -11,6 +11,8 @@ The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at th
   settings  only KNOW_SETTINGS know the operator's settings; storage sees what storage_config.c hands out
   name      a function that a comment or a document names, as `name()` or between back-ticks, exists
   uncalled  a function of a header is called by the product, or is one of TEST_DOORS
+  edge      the function that a drawing of states (DRAWINGS) names on an edge goes to the edge's state, and each function
+            that goes to a state is on an edge to it
   asserts   per 1000 lines of a room, at least as many assertions as ASSERTS says: it is raised, never lowered
 
 Exit 0: all right; 1: not.
@@ -27,6 +29,13 @@ TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', '
 # ASSERT, DEBUG_ASSERT, static_assert, lock_assert_..: what was reached. An invariant that can't be true any more
 # makes way for one that is.
 ASSERTS = {'base': 22, 'space': 31, 'flash': 31, 'upkeep': 25, 'items': 34, 'restart': 10}
+# The file that draws them, the prefix of the states' names, the folders that go to them, and how.
+DRAWINGS = (
+    ('flash/types.h', 'EXT_PAGE_', ('flash', 'upkeep', 'extstore'), r'\bstate(?:, | = )EXT_PAGE_([A-Z]+)'),
+    ('flash/engine.h', 'EXT_WBUF_', ('flash', 'upkeep', 'extstore'), r'\bstate(?:, | = )EXT_WBUF_([A-Z]+)'),
+    ('upkeep/reclaim.h', '', ('upkeep',), r'\bphase = ([A-Z]+);'),
+    ('space/extmap.h', 'EXTMAP_', ('space',), r'(?:move_range|word_store)\([^;]*EXTMAP_([A-Z]+)'),
+)
 FUNCTION_LINES_MAX = 70
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 OUTSIDE = ('t', 'scripts', 'build')  # folders that are not the product
@@ -236,6 +245,35 @@ def uncalled(texts):
                 yield 'uncalled %s %s' % (path, name)
 
 
+def bodies(text):
+    """The functions of a file, name and body."""
+    lines = text.split('\n')
+    for start, line in enumerate(lines):
+        if line != '{':
+            continue
+        head = ' '.join(lines[max(0, start - 4):start]).rpartition(';')[2].rpartition('}')[2]
+        name = re.search(r'(\w+)\(', COMMENT.sub(' ', head))
+        if name:
+            yield name.group(1), COMMENT.sub(' ', '\n'.join(lines[start:lines.index('}', start) + 1]))
+
+
+def wrong_edges(texts, drawings):
+    for drawing, prefix, rooms, store in drawings:
+        drawn, named, goes = set(), set(), set()
+        for comment in COMMENT.findall(texts.get(drawing, '')):
+            for function, states in re.findall(r'--(\w+)--> ([A-Z]+(?:, [A-Z]+)*)', comment):
+                drawn |= {(function, state) for state in states.split(', ')}
+        for path, text in texts.items():
+            if path.endswith('.c') and room_of(path) in rooms:
+                for name, body in bodies(text):
+                    goes |= {(name, state) for state in re.findall(store, body)}
+                    named |= {(name, state) for state in re.findall(r'\b%s([A-Z]+)\b' % prefix, body)}
+        for name, state in sorted(drawn - named):
+            yield 'edge %s draws %s to %s, and it does not go there' % (drawing, name, state)
+        for name, state in sorted(goes - drawn):
+            yield 'edge %s does not draw %s to %s' % (drawing, name, state)
+
+
 def too_few_asserts(texts):
     lines, found = {}, {}
     for path, text in texts.items():
@@ -248,10 +286,10 @@ def too_few_asserts(texts):
             yield 'asserts %s has %d per 1000 lines, not %d' % (room, reached, wanted)
 
 
-def broken_rules(texts, floor, documents, tools):
+def broken_rules(texts, floor, documents, tools, drawings):
     return {line for lines in (wrong_floors(texts, floor), arrows_up(texts, floor), circles(texts),
                                without_header(texts), long_functions(texts), globals_of(texts),
-                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts), too_few_asserts(texts))
+                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts), wrong_edges(texts, drawings), too_few_asserts(texts))
             for line in lines}
 
 
@@ -267,13 +305,17 @@ def self_check():
         'low/e.h': '/* f() is called, go() is not. */\nvoid alone(\n    int x);\nstatic inline int quick(void)\n{\n}\n', 'low/e.c': '#include "low/e.h"\n/* set_up() and f(). */\n',
         'high/c.c': '#include "operator/settings.h"\nstruct s table[4];\nstatic_assert(1, "");\n', 'd.c': '#include "d.h"\n', 'd.h': '', 'base/f.h': '\n' * 99,
     }
+    texts['low/a.h'] += '/* A --f--> B, C\n * B --g--> A */\n'
+    texts['low/e.c'] += 'int g(void)\n{\n    state = A;\n    state = C;\n}\n'
+    drawings = (('low/a.h', '', ('low',), r'state = ([A-Z]+);'),)
     found = broken_rules(texts, {'base': 0, 'low': 1, 'high': 2, 'none': 3}, {'D.md': '`no_such`, `f`, gone(), far(), `a_tool`'},
-                         'a_tool')
+                         'a_tool', drawings)
     wanted = {'floor d stands on none', 'floor none has no file', 'up low/a.h includes high/b.h',
               'circle high/b low/a', 'header high/c.c has none', 'long high/b.c far', 'global low/a.h told',
               'global low/a.c count', 'global high/c.c table', 'name go() in low/e.h', 'name set_up() in low/e.c',
               'name no_such in D.md', 'name gone() in D.md', 'settings high/c.c', 'uncalled low/e.h alone',
-              'uncalled low/e.h quick', 'asserts base has 0 per 1000 lines, not %d' % ASSERTS['base']}
+              'uncalled low/e.h quick', 'edge low/a.h does not draw g to C',
+              'edge low/a.h draws f to B, and it does not go there', 'edge low/a.h draws f to C, and it does not go there', 'asserts base has 0 per 1000 lines, not %d' % ASSERTS['base']}
     if found != wanted:
         raise SystemExit('the test is wrong: %s' % sorted(found ^ wanted))
 
@@ -285,7 +327,7 @@ def main():
     if not floor:
         print('no table of floors in ARCHITECTURE.md')
         return 1
-    found = broken_rules(texts, floor, {path: read(path) for path in DOCUMENTS}, texts_of_tools())
+    found = broken_rules(texts, floor, {path: read(path) for path in DOCUMENTS}, texts_of_tools(), DRAWINGS)
     for line in sorted(found):
         print('not allowed: ' + line)
     print('%d files, %d rules broken' % (len(texts), len(found)))
