@@ -11,11 +11,10 @@ static bool page_is_sound(const struct extstore *e, const struct ext_page *p)
 {
     uint32_t newest = atomic_load(&e->root->next_version);
     enum ext_page_state s = ext_page_state_of(p);
-    return s <= EXT_PAGE_BAD && (s != EXT_PAGE_OPEN || atomic_load(&p->version) != 0) && p->bucket < EXT_BUCKET_COUNT &&
+    return s <= EXT_PAGE_BAD && p->bucket < EXT_BUCKET_COUNT &&
            atomic_load(&p->slots_used) <= e->slots_per_page &&
            p->bad_chunk * EXT_IO_CHUNK_BYTES < e->page_bytes &&
-           (s == EXT_PAGE_FREE ||
-            (int32_t)(newest - atomic_load(&p->version)) >= 0);
+           (s == EXT_PAGE_FREE || (int32_t)(newest - atomic_load(&p->version)) >= 0);
 }
 
 /* Repairs the page table of an earlier process: there are no readers, and nothing is counted yet. */
@@ -94,13 +93,15 @@ bool ext_buffers_are_sound(struct extstore *e)
     struct ext_wbuf_root *roots = ext_wbufs_of(e, e->tables);
     ASSERT(e->opt.attached && e->tables != NULL);
     for (uint32_t page = 0; page < e->page_count; page++) {
-        bool is_free = ext_page_state_of(&e->pages[page]) == EXT_PAGE_FREE;
-        uint32_t used = atomic_load(&e->pages[page].slots_used);
-        for (uint32_t i = 0; !is_free && i < e->slots_per_page; i++) {
+        enum ext_page_state s = ext_page_state_of(&e->pages[page]);
+        uint32_t used = atomic_load(&e->pages[page].slots_used), version = atomic_load(&e->pages[page].version);
+        if (s == EXT_PAGE_OPEN && version == 0)
+            return false;
+        for (uint32_t i = 0; s != EXT_PAGE_FREE && i < e->slots_per_page; i++) {
             uint64_t slot = (uint64_t)page * e->slots_per_page + i;
             struct extmap_range r = extmap_get(e->map, slot);
             ASSERT(r.state != EXTMAP_DELAYED || r.buffer < e->wbuf_count); /* as extmap_attach saw */
-            if (r.state != EXTMAP_FREE && (i >= used || atomic_load(&e->pages[page].version) == 0))
+            if (r.state != EXTMAP_FREE && (i >= used || version == 0))
                 return false;
             if (r.state == EXTMAP_DELAYED && !buffer_is_sound(e, &roots[r.buffer], slot))
                 return false;
