@@ -72,6 +72,12 @@ static inline uint64_t round_down(uint64_t v, uint64_t unit)
     return v & ~(unit - 1);
 }
 
+/* A call on a descriptor that doesn't wait has failed: is it worth another try later? */
+static inline bool may_come_later(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+}
+
 /* Prefetches this many bytes; p may point anywhere. */
 static inline void prefetch_lines(const void *p, uint64_t bytes)
 {

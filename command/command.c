@@ -114,18 +114,12 @@ static void end_wait(struct pending *p)
 
 static enum latency_command latency_command_of(enum cache_verb verb)
 {
-    switch (verb) {
-    case CACHE_GET:
-        return LATENCY_GET;
-    case CACHE_DELETE:
-        return LATENCY_DELETE;
-    case CACHE_TOUCH:
-        return LATENCY_TOUCH;
-    case CACHE_ARITH:
-        return LATENCY_ARITHMETIC;
-    default:
-        return LATENCY_STORE;
-    }
+    static const uint8_t commands[] = {
+        [CACHE_GET] = LATENCY_GET,       [CACHE_ALLOC] = LATENCY_STORE, [CACHE_STORE] = LATENCY_STORE,
+        [CACHE_DELETE] = LATENCY_DELETE, [CACHE_TOUCH] = LATENCY_TOUCH, [CACHE_ARITH] = LATENCY_ARITHMETIC,
+    };
+    DEBUG_ASSERT(verb < ARRAY_COUNT(commands));
+    return commands[verb];
 }
 
 /* The answer of the op is known. */
@@ -284,9 +278,8 @@ static void answer_quick_hit(struct session *s, const struct request *req, const
     const struct encoder *enc = encoder_of(req);
     bool copy = v->value_bytes <= COMMAND_COPY_BYTES_MAX;
     bool with_value;
-    char *to = reply_room(&s->out, ENCODE_MAX + (copy ? v->value_bytes + 2 : 0));
+    char *to = session_room(s, ENCODE_MAX + (copy ? v->value_bytes + 2 : 0));
     if (unlikely(!to)) {
-        session_break(s);
         cache_unpin(cw, pin);
         return;
     }
@@ -325,11 +318,9 @@ static bool try_quick(struct session *s, const struct request *req, const char *
         return true;
     case CACHE_QUICK_MISS: {
         latency_count(&s->w->stats->latency, LATENCY_MISS, LATENCY_GET);
-        char *to = reply_room(&s->out, ENCODE_MAX);
+        char *to = session_room(s, ENCODE_MAX);
         if (to)
             reply_commit(&s->out, encoder_of(req)->miss(to, req, key, key_len));
-        else
-            session_break(s);
         note_fetch(s, req->verb, key, key_len, NULL, WATCH_FETCH_NOT_FOUND);
         return true;
     }
@@ -456,6 +447,24 @@ static enum command_result do_get(struct session *s, struct request *req)
     return COMMAND_DONE;
 }
 
+/* What flags mean to several meta commands: C and T not the same to all. */
+static void set_meta_options(struct cache_op *op, const struct request *req)
+{
+    op->options |= CACHE_F_META | (req->key_is_binary ? CACHE_F_BINARY_KEY : 0);
+    if (meta_has(req, 'C') && req->verb != VERB_MG) {
+        op->options |= CACHE_F_CAS_COMPARE;
+        op->cas_compare = req->cas;
+    }
+    if (meta_has(req, 'E')) {
+        op->options |= CACHE_F_CAS_SET;
+        op->cas_new = req->meta.cas_new;
+    }
+    if (meta_has(req, 'T') && req->verb != VERB_MS) {
+        op->options |= CACHE_F_TOUCH;
+        op->exptime_sec = clock_exptime(req->exptime);
+    }
+}
+
 #define MG_CHANGES (META_FLAG('T') | META_FLAG('N') | META_FLAG('R') | META_FLAG('E'))
 
 static enum command_result do_mg(struct session *s, struct request *req)
@@ -472,13 +481,8 @@ static enum command_result do_mg(struct session *s, struct request *req)
     if (!p)
         return COMMAND_DONE;
     struct cache_op *op = &p->op;
-    op->options = CACHE_F_META | (meta_has(req, 'v') ? 0 : CACHE_F_NO_VALUE) |
-                  (meta_has(req, 'u') ? CACHE_F_NOBUMP : 0) |
-                  (req->key_is_binary ? CACHE_F_BINARY_KEY : 0);
-    if (meta_has(req, 'T')) {
-        op->options |= CACHE_F_TOUCH;
-        op->exptime_sec = clock_exptime(req->exptime);
-    }
+    op->options = (meta_has(req, 'v') ? 0 : CACHE_F_NO_VALUE) | (meta_has(req, 'u') ? CACHE_F_NOBUMP : 0);
+    set_meta_options(op, req);
     if (meta_has(req, 'N')) {
         op->options |= CACHE_F_VIVIFY;
         op->vivify_exptime_sec = encode_vivify_exptime(req);
@@ -486,10 +490,6 @@ static enum command_result do_mg(struct session *s, struct request *req)
     if (meta_has(req, 'R')) {
         op->options |= CACHE_F_RECACHE | (req->meta.touch_before_recache ? 0 : CACHE_F_TOUCH_LAST);
         op->recache_ttl_sec = (int64_t)clock_exptime(req->meta.recache_ttl) - clock_now_sec();
-    }
-    if (meta_has(req, 'E')) {
-        op->options |= CACHE_F_CAS_SET;
-        op->cas_new = req->meta.cas_new;
     }
     if (unlikely(!run_read(s, p)))
         session_reply(s, REPLY_OOM_GET);
@@ -512,21 +512,13 @@ static enum command_result do_me(struct session *s, struct request *req)
 
 static const char *store_status_word(enum cache_status status)
 {
-    switch (status) {
-    case CACHE_OK:
-    case CACHE_VIVIFIED:
-        return "stored";
-    case CACHE_EXISTS:
-        return "exists";
-    case CACHE_NOT_FOUND:
-        return "not_found";
-    case CACHE_TOO_LARGE:
-        return "too_large";
-    case CACHE_NO_MEMORY:
-        return "no_memory";
-    default:
-        return "not_stored";
-    }
+    static const char *const words[] = {
+        [CACHE_OK] = "stored",         [CACHE_VIVIFIED] = "stored",        [CACHE_EXISTS] = "exists",
+        [CACHE_NOT_FOUND] = "not_found", [CACHE_NOT_STORED] = "not_stored", [CACHE_NON_NUMERIC] = "not_stored",
+        [CACHE_TOO_LARGE] = "too_large", [CACHE_NO_MEMORY] = "no_memory",
+    };
+    DEBUG_ASSERT(status < ARRAY_COUNT(words));
+    return words[status];
 }
 
 static void log_store(struct pending *p)
@@ -565,11 +557,9 @@ static void answer_change(struct session *s, struct pending *p)
         log_store(p);
     else if (p->op.verb == CACHE_DELETE)
         log_delete(p);
-    char *to = reply_room(&s->out, ENCODE_MAX);
-    if (!to) {
-        session_break(s);
+    char *to = session_room(s, ENCODE_MAX);
+    if (!to)
         return;
-    }
     size_t n = encoder_of(&p->req)->done(to, &p->req, &p->op);
     DEBUG_ASSERT(n <= ENCODE_MAX);
     reply_commit(&s->out, n);
@@ -654,50 +644,21 @@ static enum command_result start_change(struct session *s, struct pending *p)
 
 static enum cache_store_mode classic_mode(enum verb verb)
 {
-    switch (verb) {
-    case VERB_ADD:
-        return CACHE_ADD;
-    case VERB_REPLACE:
-        return CACHE_REPLACE;
-    case VERB_APPEND:
-        return CACHE_APPEND;
-    case VERB_PREPEND:
-        return CACHE_PREPEND;
-    case VERB_CAS:
-        return CACHE_CAS;
-    default:
-        return CACHE_SET;
-    }
+    static const uint8_t modes[VERB_COUNT] = {
+        [VERB_SET] = CACHE_SET,       [VERB_ADD] = CACHE_ADD,         [VERB_REPLACE] = CACHE_REPLACE,
+        [VERB_APPEND] = CACHE_APPEND, [VERB_PREPEND] = CACHE_PREPEND, [VERB_CAS] = CACHE_CAS,
+    };
+    DEBUG_ASSERT(verb == VERB_SET || modes[verb] != CACHE_SET);
+    return modes[verb];
 }
 
-static enum cache_store_mode meta_mode(char mode)
+static enum cache_store_mode meta_mode(char letter)
 {
-    switch (mode) {
-    case 'E':
-        return CACHE_ADD;
-    case 'A':
-        return CACHE_APPEND;
-    case 'P':
-        return CACHE_PREPEND;
-    case 'R':
-        return CACHE_REPLACE;
-    default:
-        return CACHE_SET;
-    }
-}
-
-/* The options that ms, md and ma share. */
-static void set_meta_options(struct cache_op *op, const struct request *req)
-{
-    op->options |= CACHE_F_META | (req->key_is_binary ? CACHE_F_BINARY_KEY : 0);
-    if (meta_has(req, 'C')) {
-        op->options |= CACHE_F_CAS_COMPARE;
-        op->cas_compare = req->cas;
-    }
-    if (meta_has(req, 'E')) {
-        op->options |= CACHE_F_CAS_SET;
-        op->cas_new = req->meta.cas_new;
-    }
+    static const uint8_t modes['Z' + 1] = {
+        ['S'] = CACHE_SET, ['E'] = CACHE_ADD, ['A'] = CACHE_APPEND, ['P'] = CACHE_PREPEND, ['R'] = CACHE_REPLACE,
+    };
+    DEBUG_ASSERT(letter == 'S' || modes[(unsigned char)letter] != CACHE_SET);
+    return modes[(unsigned char)letter];
 }
 
 /* A store that isn't `cas` in name. Without cas tokens (-C) there is nothing to compare. */
@@ -796,10 +757,6 @@ static enum command_result do_delete(struct session *s, struct request *req)
             p->op.options |= CACHE_F_EMPTY;
             p->op.client_flags = req->client_flags;
         }
-        if (meta_has(req, 'T')) {
-            p->op.options |= CACHE_F_TOUCH;
-            p->op.exptime_sec = clock_exptime(req->exptime);
-        }
     }
     if (req->with_cas && s->w->env->settings->use_cas) {
         p->op.options |= CACHE_F_CAS_COMPARE;
@@ -848,10 +805,6 @@ static enum command_result do_arith(struct session *s, struct request *req)
             op->options |= CACHE_F_VIVIFY;
             op->vivify_exptime_sec = encode_vivify_exptime(req);
             op->initial = req->meta.initial;
-        }
-        if (meta_has(req, 'T')) {
-            op->options |= CACHE_F_TOUCH;
-            op->exptime_sec = clock_exptime(req->exptime);
         }
     }
     show_lookup(s, &p->req, hash);

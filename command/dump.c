@@ -115,15 +115,10 @@ static void dump_done(void *ctx, bool complete)
 
 enum reply dump_refusal(enum crawler_result r)
 {
-    switch (r) {
-    case CRAWLER_OK:
-        return REPLY_OK;
-    case CRAWLER_BUSY:
-        return REPLY_CRAWLER_BUSY;
-    case CRAWLER_DISABLED:
-        return REPLY_CRAWLER_DISABLED;
-    }
-    return REPLY_CRAWLER_ERROR;
+    static const enum reply replies[] = {
+        [CRAWLER_OK] = REPLY_OK, [CRAWLER_BUSY] = REPLY_CRAWLER_BUSY, [CRAWLER_DISABLED] = REPLY_CRAWLER_DISABLED};
+    ASSERT(r < ARRAY_COUNT(replies));
+    return replies[r];
 }
 
 enum reply dump_start(struct session *s, int fd, void (*over)(void *arg, bool alive), void *arg)

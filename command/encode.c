@@ -131,17 +131,8 @@ static size_t line_stat(char *out, const struct request *req UNUSED, const char 
 
 static enum meta_status meta_status_of(enum cache_status status)
 {
-    switch (status) {
-    case CACHE_OK:
-    case CACHE_VIVIFIED:
-        return META_HD;
-    case CACHE_NOT_STORED:
-        return META_NS;
-    case CACHE_EXISTS:
-        return META_EX;
-    default:
-        return META_NF;
-    }
+    bool done = status == CACHE_OK || status == CACHE_VIVIFIED;
+    return done ? META_HD : status == CACHE_NOT_STORED ? META_NS : status == CACHE_EXISTS ? META_EX : META_NF;
 }
 
 static size_t put_me(char *out, const char *key, uint32_t key_len, const struct cache_view *v)
@@ -262,14 +253,9 @@ static size_t bin_hit(char *out, const struct request *req, const char *key, uin
 /* For each command memcached gives one reason why a value was not stored, whatever it was. */
 static enum reply bin_refusal(const struct cache_op *op)
 {
-    switch (op->mode) {
-    case CACHE_ADD:
-        return REPLY_EXISTS;
-    case CACHE_REPLACE:
-        return REPLY_NOT_FOUND;
-    default:
-        return REPLY_NOT_STORED;
-    }
+    return op->mode == CACHE_ADD       ? REPLY_EXISTS
+           : op->mode == CACHE_REPLACE ? REPLY_NOT_FOUND
+                                       : REPLY_NOT_STORED;
 }
 
 static size_t bin_done(char *out, const struct request *req, const struct cache_op *op)

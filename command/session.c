@@ -59,38 +59,20 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
 
 static void value_forget(struct pending *p)
 {
-    struct command_worker *w = p->s->w;
-    if (!p->held)
-        return;
-    DEBUG_ASSERT((p->older == NULL) == (w->oldest_value == p));
-    DEBUG_ASSERT((p->younger == NULL) == (w->youngest_value == p));
+    if (p->held)
+        TAILQ_REMOVE(&p->s->w->values, p, among_values);
     p->held = false;
-    if (p->older)
-        p->older->younger = p->younger;
-    else
-        w->oldest_value = p->younger;
-    if (p->younger)
-        p->younger->older = p->older;
-    else
-        w->youngest_value = p->older;
 }
 
 void pending_hold(struct pending *p)
 {
-    struct command_worker *w = p->s->w;
     bool large;
     if (p->source.value_bytes == 0 || !cache_view_is_read(&p->op, &large))
         return;
     DEBUG_ASSERT(!p->held && !p->parked && p->source.ready);
     p->held = true;
     p->held_ms = clock_mono_ms();
-    p->younger = NULL;
-    p->older = w->youngest_value;
-    if (p->older)
-        p->older->younger = p;
-    else
-        w->oldest_value = p;
-    w->youngest_value = p;
+    TAILQ_INSERT_TAIL(&p->s->w->values, p, among_values);
 }
 
 void pending_free(struct pending *p)
@@ -114,11 +96,11 @@ static uint64_t put_values_away(void *ctx, bool want_large)
 {
     struct command_worker *w = ctx;
     uint64_t now = clock_mono_ms(), again_ms = UINT64_MAX;
-    for (struct pending *p = w->oldest_value, *next; p; p = next) {
+    for (struct pending *p = TAILQ_FIRST(&w->values), *next; p; p = next) {
         struct session *s = p->s;
         uint64_t since = s->blocked_ms;
         bool large;
-        next = p->younger;
+        next = TAILQ_NEXT(p, among_values);
         if (since == 0) {
             if (reply_is_ready(&s->out)) /* about to be sent */
                 continue;
@@ -149,13 +131,14 @@ void command_worker_init(struct command_worker *w, const struct command_env *env
                                  .reply_bytes_max =
                                      max_u64(SESSION_ALL_BYTES_MAX / env->thread_count, MiB),
                                  .watch_mask = watch_mask()};
+    TAILQ_INIT(&w->values);
     cache_worker_set_put_away(cache_worker, put_values_away, w);
     pool_init(&w->pool, buffer_limit_bytes);
 }
 
 void command_worker_drain(struct command_worker *w)
 {
-    DEBUG_ASSERT(!w->oldest_value && !w->youngest_value);
+    DEBUG_ASSERT(TAILQ_EMPTY(&w->values));
     for (struct pending *p = w->spare, *next; p; p = next) {
         next = p->next;
         free(p);
@@ -288,11 +271,9 @@ void session_bytes(struct session *s, const void *p, size_t n)
 
 void session_answer(struct session *s, const struct request *req, enum reply reply)
 {
-    char *to = reply_room(&s->out, ENCODE_MAX);
-    if (!to) {
-        session_break(s);
+    char *to = session_room(s, ENCODE_MAX);
+    if (!to)
         return;
-    }
     size_t n = encoder_of(req)->fixed(to, req, reply);
     DEBUG_ASSERT(n <= ENCODE_MAX);
     reply_commit(&s->out, n);
@@ -318,11 +299,9 @@ void session_block(struct session *s, const char *name, const char *text, size_t
         session_bytes(s, text, bytes);
         return;
     }
-    char *to = reply_room(&s->out, ENCODE_MAX);
-    if (!to) {
-        session_break(s);
+    char *to = session_room(s, ENCODE_MAX);
+    if (!to)
         return;
-    }
     reply_commit(&s->out, enc->block(to, s->request, name, bytes + sizeof(end) - 1));
     session_bytes(s, text, bytes);
     session_bytes(s, end, sizeof(end) - 1);
@@ -331,11 +310,9 @@ void session_block(struct session *s, const char *name, const char *text, size_t
 void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes)
 {
     DEBUG_ASSERT(s->request && value_bytes <= ENCODE_STAT_VALUE_MAX);
-    char *to = reply_room(&s->out, ENCODE_STAT_MAX);
-    if (!to) {
-        session_break(s);
+    char *to = session_room(s, ENCODE_STAT_MAX);
+    if (!to)
         return;
-    }
     size_t n = encoder_of(s->request)->stat(to, s->request, name, value, value_bytes);
     DEBUG_ASSERT(n < ENCODE_STAT_MAX);
     reply_commit(&s->out, n);
@@ -343,11 +320,9 @@ void session_stat(struct session *s, const char *name, const char *value, size_t
 
 void session_printf(struct session *s, const char *fmt, ...)
 {
-    char *to = reply_room(&s->out, REPLY_ROOM_MAX);
-    if (!to) {
-        session_break(s);
+    char *to = session_room(s, REPLY_ROOM_MAX);
+    if (!to)
         return;
-    }
     va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(to, REPLY_ROOM_MAX, fmt, ap);

@@ -17,6 +17,8 @@
 #ifndef EXTANT_SESSION_H
 #define EXTANT_SESSION_H
 
+#include <sys/queue.h>
+
 #include "space/arena.h"
 #include "operator/auth.h"
 #include "base/base.h"
@@ -100,7 +102,7 @@ struct command_worker {
     struct thread_stats *stats;
     struct buffer_pool pool;
     uint64_t reply_bytes_max; /* see session_is_full */
-    struct pending *oldest_value, *youngest_value; /* read from flash, ready and not yet sent */
+    TAILQ_HEAD(, pending) values; /* read from flash, ready and not yet sent; the oldest first */
     const _Atomic(uint32_t) *watch_mask;
     struct pending *spare; /* free list */
     unsigned spare_count;
@@ -208,7 +210,7 @@ struct pending {
     struct pending *next; /* free list */
     uint32_t received;    /* stores: bytes of the value that are there */
     uint64_t read_bytes;  /* gets: counted in the session's parked_bytes */
-    struct pending *older, *younger; /* while `held`: the worker's list of values */
+    TAILQ_ENTRY(pending) among_values; /* while `held` */
     uint64_t held_ms;     /* when that began */
     bool held;            /* its value is in a read buffer */
     uint64_t parked_ns, waited_ns; /* when the present wait began; the sum of those that are over */
@@ -250,5 +252,13 @@ void session_printf(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* There was no memory for a reply: nothing more is sent, and the connection closes. */
 void session_break(struct session *s);
+/* As reply_room(), to be followed by reply_commit(). NULL: there was no memory, and that has been said. */
+static inline char *session_room(struct session *s, size_t n)
+{
+    char *to = reply_room(&s->out, n);
+    if (unlikely(!to))
+        session_break(s);
+    return to;
+}
 
 #endif

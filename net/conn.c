@@ -88,7 +88,7 @@ static void conn_assert(const struct conn *c)
         ASSERT(s->parked > 0 || s->out.waiting > 0);
         break;
     case CONN_YIELD:
-        ASSERT(c->in_loop.list[CONN_YIELDING].is_in);
+        ASSERT(worker_has_put(&c->in_loop, CONN_YIELDING));
         break;
     case CONN_CLOSING:
         ASSERT(c->closing);
@@ -225,8 +225,7 @@ static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tl
                 : n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
                              : readv(c->origin.fd, iov, n_iov);
     if (n < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? READ_NOTHING
-                                                                           : READ_ERROR;
+        return may_come_later() ? READ_NOTHING : READ_ERROR;
     if (n == 0)
         return READ_END;
     stat_add(c->session.w->stats, STAT_bytes_read, (uint64_t)n);
@@ -261,6 +260,7 @@ static bool take_value(struct conn *c)
 /* ---- executing ---- */
 
 enum next {
+    NEXT_REQUEST, /* may follow at once; never from conn_execute() */
     NEXT_INPUT, /* needs more bytes */
     NEXT_WAIT,  /* for an op, or for replies to be sent */
     NEXT_YIELD, /* it has had its share of the turn */
@@ -285,7 +285,7 @@ static bool set_interest(struct conn *c, short want);
 static enum next refuse_watcher(struct conn *c, int rc)
 {
     session_reply(&c->session, rc == -EMFILE ? REPLY_WATCH_TOO_MANY : REPLY_WATCH_FAILED);
-    return NEXT_INPUT;
+    return NEXT_REQUEST;
 }
 
 static void tls_watcher_closed(void *arg UNUSED)
@@ -353,7 +353,7 @@ static enum next start_dump(struct conn *c)
     c->apart &= (uint8_t)~CONN_DUMPING;
     conn_become(c, CONN_PARSE);
     session_reply(&c->session, refused);
-    return NEXT_INPUT;
+    return NEXT_REQUEST;
 }
 
 static void log_line_of(struct conn *c, const char *line, size_t len)
@@ -384,8 +384,8 @@ static enum next reject_protocol(struct conn *c)
     return close_because(c, CONN_ERROR);
 }
 
-/* -Y: only the line that logs in is understood. True iff one line was read. */
-static bool authenticate(struct conn *c, enum next *next)
+/* -Y: only the line that logs in is understood. */
+static enum next authenticate(struct conn *c)
 {
     size_t consumed;
     uint32_t bytes;
@@ -393,24 +393,20 @@ static bool authenticate(struct conn *c, enum next *next)
     const char *line = c->buf + c->start;
     switch (proto_parse_auth(line, buffered(c), &consumed, &bytes, &error)) {
     case PARSE_NEED_MORE:
-        *next = NEXT_INPUT;
-        return false;
+        return NEXT_INPUT;
     case PARSE_OK:
-        if (buffered(c) < consumed + bytes + 2) {
-            *next = NEXT_INPUT;
-            return false;
-        }
+        if (buffered(c) < consumed + bytes + 2)
+            return NEXT_INPUT;
         command_authenticate(&c->session, line + consumed, bytes,
                              memcmp(line + consumed + bytes, "\r\n", 2) == 0);
         consume(c, consumed + bytes + 2);
-        return true;
+        return NEXT_REQUEST;
     case PARSE_ERROR:
         session_reply(&c->session, error);
         consume(c, consumed);
-        return true;
+        return NEXT_REQUEST;
     default:
-        *next = close_because(c, CONN_ERROR);
-        return false;
+        return close_because(c, CONN_ERROR);
     }
 }
 
@@ -466,11 +462,10 @@ static void log_request(struct conn *c, size_t consumed)
 }
 
 /* -S: the first request that is not part of the log-in ends the connection. */
-static bool refuse_stranger(struct conn *c, enum next *next)
+static enum next refuse_stranger(struct conn *c)
 {
     session_answer(&c->session, &c->worker->request, REPLY_AUTH_NEEDED);
-    *next = close_because(c, CONN_ERROR);
-    return false;
+    return close_because(c, CONN_ERROR);
 }
 
 /* A packet whose lengths contradict each other is refused in the same words with and without log-in. */
@@ -573,57 +568,40 @@ static struct seen_key *look_ahead(struct conn *c, struct ahead *a, size_t consu
     return seen;
 }
 
-/* Executes one line or packet. True iff the next one may follow at once. */
-static bool execute_next(struct conn *c, struct ahead *ahead, enum next *next)
+/* Executes one line or packet. */
+static enum next execute_next(struct conn *c, struct ahead *ahead)
 {
     struct session *s = &c->session;
     struct request *req = &c->worker->request;
     size_t consumed;
     switch (parse(c, &consumed)) {
     case PARSE_NEED_MORE:
-        *next = NEXT_INPUT;
-        return false;
+        return NEXT_INPUT;
     case PARSE_CLOSE:
-        *next = close_because(c, CONN_ERROR);
-        return false;
+        return close_because(c, CONN_ERROR);
     case PARSE_ERROR:
         log_request(c, consumed);
         if (command_needs_login(s, req) && !has_wrong_lengths(req))
-            return refuse_stranger(c, next);
+            return refuse_stranger(c);
         command_refuse(s, req);
         consume(c, consumed);
-        if (!req->close_after)
-            return true;
-        *next = close_because(c, CONN_ERROR);
-        return false;
+        return req->close_after ? close_because(c, CONN_ERROR) : NEXT_REQUEST;
     case PARSE_OK:
         if (command_needs_login(s, req))
-            return refuse_stranger(c, next);
+            return refuse_stranger(c);
         break;
     }
     if (s->get_offset == 0) /* else it was logged before */
         log_request(c, consumed);
-    switch (command_execute(s, req, look_ahead(c, ahead, consumed))) {
-    case COMMAND_DONE:
-        consume(c, consumed);
-        return true;
-    case COMMAND_AGAIN:
-        *next = NEXT_WAIT;
-        return false;
-    case COMMAND_CLOSE:
-        consume(c, consumed);
-        *next = close_because(c, CONN_NORMAL);
-        return false;
-    case COMMAND_WATCH:
-        consume(c, consumed);
-        *next = become_watcher(c);
-        return *next == NEXT_INPUT;
-    case COMMAND_DUMP:
-        consume(c, consumed);
-        *next = start_dump(c);
-        return *next == NEXT_INPUT;
-    }
-    return true;
+    enum command_result result = command_execute(s, req, look_ahead(c, ahead, consumed));
+    if (result == COMMAND_AGAIN)
+        return NEXT_WAIT;
+    consume(c, consumed);
+    if (likely(result == COMMAND_DONE))
+        return NEXT_REQUEST;
+    if (result == COMMAND_CLOSE)
+        return close_because(c, CONN_NORMAL);
+    return result == COMMAND_WATCH ? become_watcher(c) : start_dump(c);
 }
 
 /* Executes what was received, as far as possible; *budget requests at most. */
@@ -631,7 +609,6 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
 {
     struct session *s = &c->session;
     struct ahead ahead;
-    enum next next;
     ahead_begin(&ahead, c);
     for (;;) {
         DEBUG_ASSERT(c->state == CONN_PARSE && !c->closing);
@@ -662,12 +639,9 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         if (*budget == 0)
             return NEXT_YIELD;
         (*budget)--;
-        if (unlikely(!s->authenticated) && !s->is_binary) {
-            if (!authenticate(c, &next))
-                return next;
-        } else if (!execute_next(c, &ahead, &next)) {
+        enum next next = unlikely(!s->authenticated) && !s->is_binary ? authenticate(c) : execute_next(c, &ahead);
+        if (next != NEXT_REQUEST)
             return next;
-        }
     }
 }
 
@@ -841,9 +815,9 @@ static ALWAYS_INLINE void conn_run_again(struct conn *c, bool readable, const bo
 static ALWAYS_INLINE void conns_execute_as(struct worker *w, const bool tls)
 {
     const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
-    struct loop_conn *l = w->list[list].head;
-    DEBUG_ASSERT(w->list[list].count <= RECEIVED_MAX);
-    for (; l; l = l->list[list].next)
+    struct loop_conn *l;
+    DEBUG_ASSERT(w->count[list] <= RECEIVED_MAX);
+    STAILQ_FOREACH(l, &w->list[list], on[list])
         command_look_closer(&w->command, &conn_of(l)->first);
     for (struct conn *c; (c = conn_of(worker_take(w, list)));)
         conn_run_again(c, c->more, tls);
@@ -875,12 +849,12 @@ static ALWAYS_INLINE void conn_receive_first(struct conn *c, const bool tls)
     }
     struct worker *w = c->worker;
     c->more = r == READ_FULL;
-    if (w->list[list].count == 1)
-        look_at_first(conn_of(w->list[list].head));
-    if (w->list[list].count > 0)
+    if (w->count[list] == 1)
+        look_at_first(conn_of(STAILQ_FIRST(&w->list[list])));
+    if (w->count[list] > 0)
         look_at_first(c);
     conn_put_as(c, CONN_RECEIVED, CONN_TLS_RECEIVED, tls);
-    if (w->list[list].count >= RECEIVED_MAX)
+    if (w->count[list] >= RECEIVED_MAX)
         tls ? conns_execute_tls(w) : conns_execute(w);
 }
 
@@ -893,7 +867,7 @@ static ALWAYS_INLINE void conn_event_as(struct conn *c, short what, const bool t
             conn_run_again(c, tls && c->worker->conn_tls->has_input(c), tls);
         return;
     }
-    if (c->in_loop.list[CONN_YIELDING].is_in) /* its turn comes before the loop sleeps */
+    if (worker_has_put(&c->in_loop, CONN_YIELDING)) /* its turn comes before the loop sleeps */
         return;
     if (c->session.barrier || session_is_full(&c->session)) {
         set_interest_as(c, 0, tls);
@@ -961,7 +935,7 @@ void conns_run_ring(struct worker *w, void (*fn)(void *user, int result))
 void conns_send(struct worker *w)
 {
     struct conn *c = conn_of(worker_take(w, CONN_UNSENT));
-    bool alone = w->list[CONN_UNSENT].head == NULL;
+    bool alone = w->count[CONN_UNSENT] == 0;
     for (; c; c = conn_of(worker_take(w, CONN_UNSENT))) {
         if (c->blocked) /* the socket's event goes on with it */
             continue;

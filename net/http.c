@@ -290,9 +290,8 @@ void http_stop(struct http *h)
 {
     if (!h)
         return;
-    uint64_t one = 1;
-    ssize_t rc = write(h->stop_fd, &one, sizeof(one));
-    ASSERT(rc == sizeof(one));
+    int rc = eventfd_write(h->stop_fd, 1);
+    ASSERT(rc == 0);
     pthread_join(h->thread, NULL);
     discard(h);
 }

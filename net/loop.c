@@ -1,7 +1,7 @@
 /* net/loop.c: see net/loop.h. */
 #include "net/loop.h"
 
-#include <unistd.h>
+#include <sys/eventfd.h>
 
 /* ---- ownership ---- */
 
@@ -22,30 +22,29 @@ void worker_assert_mine(const struct worker *w)
 
 /* ---- lists ---- */
 
+void worker_init_lists(struct worker *w)
+{
+    for (unsigned list = 0; list < CONN_LISTS; list++)
+        STAILQ_INIT(&w->list[list]);
+    STAILQ_INIT(&w->mailbox);
+    LIST_INIT(&w->conns);
+}
+
 void worker_link(struct worker *w, struct loop_conn *c)
 {
     worker_assert_mine(w);
+    DEBUG_ASSERT(!c->is_in);
     lock_take(&w->lock);
-    DEBUG_ASSERT(!w->conns || !w->conns->prev);
-    c->prev = NULL;
-    c->next = w->conns;
-    if (w->conns)
-        w->conns->prev = c;
-    w->conns = c;
+    LIST_INSERT_HEAD(&w->conns, c, among_all);
     lock_release(&w->lock);
 }
 
 void worker_unlink(struct worker *w, struct loop_conn *c)
 {
     worker_assert_mine(w);
+    DEBUG_ASSERT(!c->is_in); /* worker_forget() comes first */
     lock_take(&w->lock);
-    DEBUG_ASSERT(c->prev ? c->prev->next == c : w->conns == c);
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        w->conns = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
+    LIST_REMOVE(c, among_all);
     lock_release(&w->lock);
 }
 
@@ -53,75 +52,50 @@ void worker_put(struct worker *w, struct loop_conn *c, enum conn_list list)
 {
     worker_assert_mine(w);
     DEBUG_ASSERT(list < CONN_LISTS);
-    if (c->list[list].is_in)
+    if (worker_has_put(c, list))
         return;
-    DEBUG_ASSERT((w->list[list].head == NULL) == (w->list[list].count == 0));
-    DEBUG_ASSERT(!w->list[list].tail || !w->list[list].tail->list[list].next);
-    c->list[list].is_in = true;
-    c->list[list].next = NULL;
-    if (w->list[list].tail)
-        w->list[list].tail->list[list].next = c;
-    else
-        w->list[list].head = c;
-    w->list[list].tail = c;
-    w->list[list].count++;
+    DEBUG_ASSERT(STAILQ_EMPTY(&w->list[list]) == (w->count[list] == 0));
+    c->is_in |= (uint8_t)(1u << list);
+    STAILQ_INSERT_TAIL(&w->list[list], c, on[list]);
+    w->count[list]++;
 }
 
 struct loop_conn *worker_take(struct worker *w, enum conn_list list)
 {
-    struct loop_conn *c = w->list[list].head;
+    struct loop_conn *c = STAILQ_FIRST(&w->list[list]);
     worker_assert_mine(w);
     if (!c)
         return NULL;
-    DEBUG_ASSERT(c->list[list].is_in && w->list[list].count > 0);
-    w->list[list].head = c->list[list].next;
-    if (!w->list[list].head)
-        w->list[list].tail = NULL;
-    w->list[list].count--;
-    c->list[list].is_in = false;
+    DEBUG_ASSERT(worker_has_put(c, list) && w->count[list] > 0);
+    STAILQ_REMOVE_HEAD(&w->list[list], on[list]);
+    w->count[list]--;
+    c->is_in &= (uint8_t)~(1u << list);
     return c;
 }
 
 void worker_forget(struct worker *w, struct loop_conn *c)
 {
-    for (unsigned list = 0; list < CONN_LISTS; list++) {
-        if (!c->list[list].is_in)
+    worker_assert_mine(w);
+    for (enum conn_list list = 0; list < CONN_LISTS; list++) {
+        if (!worker_has_put(c, list))
             continue;
-        struct loop_conn *before = NULL, *at = w->list[list].head;
-        for (; at != c; at = at->list[list].next) {
-            ASSERT(at);
-            before = at;
-        }
-        if (before)
-            before->list[list].next = c->list[list].next;
-        else
-            w->list[list].head = c->list[list].next;
-        if (w->list[list].tail == c)
-            w->list[list].tail = before;
-        w->list[list].count--;
-        c->list[list].is_in = false;
+        STAILQ_REMOVE(&w->list[list], c, loop_conn, on[list]);
+        w->count[list]--;
     }
+    c->is_in = 0;
 }
 
 /* ---- mail ---- */
 
 void worker_wake(struct worker *w)
 {
-    uint64_t one = 1;
-    ssize_t rc = write(w->mail_fd, &one, sizeof(one));
-    (void)rc; /* a full counter wakes as well */
+    (void)eventfd_write(w->mail_fd, 1); /* a full counter wakes as well */
 }
 
 void worker_post(struct worker *w, struct loop_conn *c)
 {
-    c->next_mail = NULL;
     lock_take(&w->lock);
-    DEBUG_ASSERT((w->mail_head == NULL) == (w->mail_tail == NULL) && w->mail_tail != c);
-    if (w->mail_tail)
-        w->mail_tail->next_mail = c;
-    else
-        w->mail_head = c;
-    w->mail_tail = c;
+    STAILQ_INSERT_TAIL(&w->mailbox, c, in_mailbox);
     lock_release(&w->lock);
     worker_wake(w);
 }

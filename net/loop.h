@@ -13,6 +13,7 @@
 #include <event2/event.h>
 #include <event2/event_struct.h>
 #include <pthread.h>
+#include <sys/queue.h>
 
 #include "base/lock.h"
 #include "command/command.h"
@@ -33,15 +34,15 @@ enum loop_mail { MAIL_NEW, MAIL_DUMP_SENT, MAIL_DUMP_BROKEN };
 
 struct loop_conn {
     /* owned by the worker's thread */
-    struct {
-        bool is_in;
-        struct loop_conn *next;
-    } list[CONN_LISTS];
+    uint8_t is_in; /* a bit for each of enum conn_list */
+    STAILQ_ENTRY(loop_conn) on[CONN_LISTS];
     /* under the worker's LOCK_CONN */
-    struct loop_conn *prev, *next;
-    struct loop_conn *next_mail;
+    LIST_ENTRY(loop_conn) among_all;
+    STAILQ_ENTRY(loop_conn) in_mailbox;
     enum loop_mail mail; /* the sender's, until it is posted */
 };
+static_assert(CONN_LISTS <= 8, "bits of is_in");
+STAILQ_HEAD(loop_queue, loop_conn);
 
 struct conn_tls;
 
@@ -61,10 +62,8 @@ struct worker {
     bool cache_timer_on;
     bool reaped;     /* in this turn */
     bool more_reads; /* are completed than were answered */
-    struct {
-        struct loop_conn *head, *tail;
-        unsigned count;
-    } list[CONN_LISTS];
+    struct loop_queue list[CONN_LISTS];
+    unsigned count[CONN_LISTS]; /* of those in list */
     struct netring *netring; /* NULL: replies are sent one by one */
     unsigned zombies; /* closed connections with parked ops */
     struct request request; /* the line being executed */
@@ -76,10 +75,12 @@ struct worker {
     _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
     /* under lock */
     struct lock lock;
-    struct loop_conn *mail_head, *mail_tail;
-    struct loop_conn *conns;
+    struct loop_queue mailbox;
+    LIST_HEAD(, loop_conn) conns;
 };
 
+/* Before anything else: the lists are empty. */
+void worker_init_lists(struct worker *w);
 /* Adds it to the list of connections; removes it. */
 void worker_link(struct worker *w, struct loop_conn *c);
 void worker_unlink(struct worker *w, struct loop_conn *c);
@@ -89,6 +90,10 @@ void worker_put(struct worker *w, struct loop_conn *c, enum conn_list list);
 struct loop_conn *worker_take(struct worker *w, enum conn_list list);
 /* Removes it from all lists of enum conn_list. */
 void worker_forget(struct worker *w, struct loop_conn *c);
+static inline bool worker_has_put(const struct loop_conn *c, enum conn_list list)
+{
+    return c->is_in & 1u << list;
+}
 
 /* Debug builds: worker_enter() says that this thread is the worker's, worker_assert_mine() checks it. */
 #ifdef EXTANT_DEBUG

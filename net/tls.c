@@ -184,11 +184,6 @@ uint64_t tls_bytes(void)
 
 /* ---- the wire ---- */
 
-static bool may_come_later(void)
-{
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-}
-
 static int wire_read(BIO *wire, char *to, size_t room, size_t *got)
 {
     struct tls_stream *s = BIO_get_data(wire);

@@ -33,68 +33,42 @@ static struct tls_worker *worker_of(const struct tls_conn *t)
 
 static void list_add(struct tls_worker *w, struct tls_conn *t, enum tls_stage stage)
 {
-    struct tls_list *l = &w->list[stage];
+    DEBUG_ASSERT(stage <= TLS_GREETING && !t->is_ready);
     t->stage = stage;
     t->since_sec = clock_now_sec();
-    t->prev = l->tail;
-    t->next = NULL;
-    if (l->tail)
-        l->tail->next = t;
-    else
-        l->head = t;
-    l->tail = t;
-    l->count++;
+    TAILQ_INSERT_TAIL(&w->list[stage], t, in_stage);
+    w->count[stage]++;
 }
 
 static void list_remove(struct tls_worker *w, struct tls_conn *t)
 {
-    struct tls_list *l = &w->list[t->stage];
-    if (t->prev)
-        t->prev->next = t->next;
-    else
-        l->head = t->next;
-    if (t->next)
-        t->next->prev = t->prev;
-    else
-        l->tail = t->prev;
-    l->count--;
+    DEBUG_ASSERT(t->stage <= TLS_GREETING && w->count[t->stage] > 0 && !t->is_ready);
+    TAILQ_REMOVE(&w->list[t->stage], t, in_stage);
+    w->count[t->stage]--;
 }
 
 static void set_timer(struct tls_worker *w, bool crowded)
 {
     struct timeval now = {0, 0}, soon = {0, CROWDED_US}, tick = {TICK_SEC, 0};
-    if (w->ready[TLS_SILENT].head || w->ready[TLS_GREETING].head)
+    if (!TAILQ_EMPTY(&w->ready[TLS_SILENT]) || !TAILQ_EMPTY(&w->ready[TLS_GREETING]))
         evtimer_add(&w->timer, crowded ? &soon : &now);
-    else if (w->list[TLS_SILENT].head || w->list[TLS_GREETING].head)
+    else if (w->count[TLS_SILENT] + w->count[TLS_GREETING] > 0)
         evtimer_add(&w->timer, &tick);
 }
 
 static void ready_add(struct tls_worker *w, struct tls_conn *t)
 {
-    if (t->is_ready)
-        return;
+    DEBUG_ASSERT(t->stage <= TLS_GREETING);
+    if (!t->is_ready)
+        TAILQ_INSERT_TAIL(&w->ready[t->stage], t, in_ready);
     t->is_ready = true;
-    t->next_ready = NULL;
-    if (w->ready[t->stage].tail)
-        w->ready[t->stage].tail->next_ready = t;
-    else
-        w->ready[t->stage].head = t;
-    w->ready[t->stage].tail = t;
 }
 
 static void ready_remove(struct tls_worker *w, struct tls_conn *t)
 {
-    if (!t->is_ready)
-        return;
-    struct tls_conn *before = NULL, *at = w->ready[t->stage].head;
-    for (; at != t; at = at->next_ready)
-        before = at;
-    if (before)
-        before->next_ready = t->next_ready;
-    else
-        w->ready[t->stage].head = t->next_ready;
-    if (w->ready[t->stage].tail == t)
-        w->ready[t->stage].tail = before;
+    DEBUG_ASSERT(!t->is_ready || t->stage <= TLS_GREETING);
+    if (t->is_ready)
+        TAILQ_REMOVE(&w->ready[t->stage], t, in_ready);
     t->is_ready = false;
 }
 
@@ -152,9 +126,8 @@ static bool is_tls(struct tls_conn *t)
 /* Is there room for one more handshake? The oldest goes if it is old enough. */
 static bool make_room(struct tls_worker *w)
 {
-    struct tls_list *greeting = &w->list[TLS_GREETING];
-    struct tls_conn *oldest = greeting->head;
-    if (greeting->count < TLS_GREETING_MAX)
+    struct tls_conn *oldest = TAILQ_FIRST(&w->list[TLS_GREETING]);
+    if (w->count[TLS_GREETING] < TLS_GREETING_MAX)
         return true;
     if (clock_now_sec() - oldest->since_sec <= OLD_SEC)
         return false;
@@ -209,13 +182,13 @@ static void go_on(struct tls_worker *w, struct tls_conn *t)
 static bool take_steps(struct tls_worker *w)
 {
     for (unsigned i = 0; i < TLS_STEPS_OF_A_TURN; i++) {
-        struct tls_conn *t = w->ready[TLS_GREETING].head;
+        struct tls_conn *t = TAILQ_FIRST(&w->ready[TLS_GREETING]);
         if (t) {
             ready_remove(w, t);
             go_on(w, t);
             continue;
         }
-        t = w->ready[TLS_SILENT].head;
+        t = TAILQ_FIRST(&w->ready[TLS_SILENT]);
         if (!t)
             return false;
         if (!make_room(w))
@@ -229,7 +202,7 @@ static bool take_steps(struct tls_worker *w)
 static void close_late(struct tls_list *l)
 {
     uint32_t now = clock_now_sec();
-    for (struct tls_conn *t; (t = l->head) && now - t->since_sec > TLS_GREETING_SEC;) {
+    for (struct tls_conn *t; (t = TAILQ_FIRST(l)) && now - t->since_sec > TLS_GREETING_SEC;) {
         char peer[ADDRESS_TEXT_BYTES];
         peer_text(t, peer, sizeof(peer));
         if (t->stage == TLS_GREETING)
@@ -249,11 +222,6 @@ static void timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 }
 
 /* ---- sealing and sending ---- */
-
-static bool may_come_later(void)
-{
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-}
 
 static void free_kept(struct tls_conn *t)
 {
@@ -596,7 +564,7 @@ static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
     struct tls_worker *w = arg;
     conns_execute_tls(w->worker);
     struct conn *c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT));
-    bool alone = w->worker->list[CONN_TLS_UNSENT].head == NULL;
+    bool alone = w->worker->count[CONN_TLS_UNSENT] == 0;
     for (; c; c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT))) {
         if (c->blocked) /* the socket's event goes on with it */
             continue;
@@ -606,7 +574,7 @@ static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
     if (w->many_used > 0)
         send_many(w);
     w->batch_is_due = false;
-    DEBUG_ASSERT(!w->worker->list[CONN_TLS_RECEIVED].head && !w->worker->list[CONN_TLS_UNSENT].head);
+    DEBUG_ASSERT(w->worker->count[CONN_TLS_RECEIVED] + w->worker->count[CONN_TLS_UNSENT] == 0);
 }
 
 /* ---- events ---- */
@@ -706,6 +674,10 @@ struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
         return NULL;
     t->worker = w;
     t->tls = tls;
+    for (enum tls_stage stage = TLS_SILENT; stage <= TLS_GREETING; stage++) {
+        TAILQ_INIT(&t->list[stage]);
+        TAILQ_INIT(&t->ready[stage]);
+    }
     t->gather_bytes = min_u64(w->env->settings->ssl_wbuf_size, TLS_RECORD_BYTES);
     event_assign(&t->batch, w->base, -1, 0, batch_due, t);
     evtimer_assign(&t->timer, w->base, timer_due, t);

@@ -38,9 +38,9 @@ struct tls_conn {
     enum tls_stage stage;
     bool more;         /* the stream may have input that the socket's event doesn't tell of */
     uint32_t since_sec; /* silent, greeting: in this stage */
-    struct tls_conn *prev, *next; /* silent, greeting: in the worker's list of the stage */
+    TAILQ_ENTRY(tls_conn) in_stage; /* silent, greeting: in the worker's list of the stage */
     bool is_ready;
-    struct tls_conn *next_ready;
+    TAILQ_ENTRY(tls_conn) in_ready;
     const char *unsent; /* sealed, and not sent: in a buffer of the worker for the time of a call, then in kept */
     size_t unsent_bytes;
     char *kept; /* NULL: none; counted to the pool, and if that is full, the connection is closed */
@@ -53,19 +53,15 @@ struct tls_conn {
     short relay_interest; /* as conn.interest */
 };
 
-struct tls_list {
-    struct tls_conn *head, *tail; /* the oldest first */
-    unsigned count;
-};
+TAILQ_HEAD(tls_list, tls_conn); /* the oldest first */
 
 struct tls_worker {
     struct worker *worker;
     struct tls *tls;
     struct tls_list list[2]; /* by stage: TLS_SILENT, TLS_GREETING */
+    unsigned count[2];       /* of those in list */
     /* of these, those whose socket is ready: the handshakes come first, since they make room */
-    struct {
-        struct tls_conn *head, *tail;
-    } ready[2];
+    struct tls_list ready[2];
     struct event timer;
     struct event batch; /* the lists CONN_TLS_RECEIVED and CONN_TLS_UNSENT wait for it */
     bool batch_is_due;

@@ -16,13 +16,9 @@
 /* Those that wait now; a connection that yields again goes on in the next turn. */
 static void run_yielded(struct worker *w)
 {
-    struct loop_conn *last = w->list[CONN_YIELDING].tail;
-    for (bool more = last != NULL; more;) {
-        struct loop_conn *l = worker_take(w, CONN_YIELDING);
-        DEBUG_ASSERT(l);
-        more = l != last;
+    struct loop_conn *l;
+    for (unsigned left = w->count[CONN_YIELDING]; left > 0 && (l = worker_take(w, CONN_YIELDING)); left--)
         conn_continue(conn_of(l));
-    }
 }
 
 static void run_resumed(struct worker *w)
@@ -35,21 +31,19 @@ static void run_resumed(struct worker *w)
 
 static void read_mail(struct worker *w)
 {
-    uint64_t n;
-    ssize_t rc = read(w->mail_fd, &n, sizeof(n));
-    (void)rc;
+    eventfd_t n;
+    struct loop_queue mail = STAILQ_HEAD_INITIALIZER(mail);
+    (void)eventfd_read(w->mail_fd, &n);
     lock_take(&w->lock);
-    struct loop_conn *l = w->mail_head;
-    w->mail_head = w->mail_tail = NULL;
+    STAILQ_CONCAT(&mail, &w->mailbox);
     lock_release(&w->lock);
-    while (l) {
-        struct loop_conn *next = l->next_mail;
+    for (struct loop_conn *l; (l = STAILQ_FIRST(&mail));) {
+        STAILQ_REMOVE_HEAD(&mail, in_mailbox);
         DEBUG_ASSERT(conn_of(l)->worker == w);
         if (l->mail == MAIL_NEW)
             conn_start(conn_of(l));
         else
             conn_dump_over(conn_of(l), l->mail == MAIL_DUMP_SENT);
-        l = next;
     }
 }
 
@@ -86,9 +80,9 @@ static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *a
     struct worker *w = arg;
     uint32_t limit = w->env->settings->idle_timeout, now = clock_now_sec();
     /* only this thread changes the list, so it may walk it without the lock */
-    for (struct loop_conn *l = w->conns, *next; l; l = next) {
+    for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
         struct conn *c = conn_of(l);
-        next = l->next;
+        next = LIST_NEXT(l, among_all);
         bool idle = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_MWRITE;
         if (idle && !(c->apart & CONN_DUMPING) && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
             stat_add(w->stats, STAT_idle_kicks, 1);
@@ -114,7 +108,7 @@ static void set_cache_timer(struct worker *w)
 static void turn(struct worker *w, int flags)
 {
     worker_assert_mine(w);
-    DEBUG_ASSERT(!w->list[CONN_RECEIVED].head && !w->list[CONN_RESUMED].head && !w->list[CONN_UNSENT].head);
+    DEBUG_ASSERT(w->count[CONN_RECEIVED] + w->count[CONN_RESUMED] + w->count[CONN_UNSENT] == 0);
     set_cache_timer(w);
     lock_assert_none_held();
     w->reaped = false;
@@ -138,13 +132,13 @@ static void close_all(struct worker *w)
 {
     for (;;) {
         read_mail(w);
-        for (struct loop_conn *l = w->conns, *next; l; l = next) {
+        for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
             struct conn *c = conn_of(l);
-            next = l->next;
+            next = LIST_NEXT(l, among_all);
             if (!(c->apart & CONN_DUMPING))
                 conn_close(c, CONN_SHUTDOWN);
         }
-        if (!w->conns && w->zombies == 0)
+        if (LIST_EMPTY(&w->conns) && w->zombies == 0)
             return;
         cache_worker_submit(w->cache_worker); /* reads that now have buffers */
         turn(w, 0);
@@ -205,7 +199,7 @@ static int loop_open(struct worker *w)
 
 static void loop_close(struct worker *w)
 {
-    DEBUG_ASSERT(!w->conns && w->zombies == 0);
+    DEBUG_ASSERT(LIST_EMPTY(&w->conns) && w->zombies == 0);
     udp_stop(w->udp);
     if (w->cache_worker) {
         command_worker_drain(&w->command);
@@ -232,7 +226,7 @@ static void *worker_main(void *arg)
     atomic_store_explicit(&w->started, err ? err : 1, memory_order_release);
     if (!err) {
         while (!atomic_load_explicit(&w->stop, memory_order_acquire))
-            turn(w, w->list[CONN_YIELDING].head ? EVLOOP_NONBLOCK : 0);
+            turn(w, w->count[CONN_YIELDING] > 0 ? EVLOOP_NONBLOCK : 0);
         close_all(w);
     }
     loop_close(w);
@@ -280,6 +274,7 @@ int workers_start(struct workers *set, struct command_env *env)
         return -ENOMEM;
     for (; set->count < env->thread_count; set->count++) {
         struct worker *w = &set->list[set->count];
+        worker_init_lists(w);
         w->env = env;
         w->number = set->count;
         w->conn_tls = env->tls ? &tls_conn_calls : NULL;
@@ -363,12 +358,13 @@ static bool snapshot_add(struct snapshot *s, struct worker *w)
     for (;;) { /* allocates without the lock, until there is enough room */
         unsigned n = s->count;
         lock_take(&w->lock);
-        for (struct loop_conn *l = w->conns; l; l = l->next, n++) {
-            if (n >= s->room)
+        struct loop_conn *l;
+        LIST_FOREACH(l, &w->conns, among_all) {
+            if (n++ >= s->room)
                 continue;
             struct conn *c = conn_of(l);
             uint32_t last = atomic_load_explicit(&c->last_cmd_sec, memory_order_relaxed);
-            s->facts[n] = (struct conn_facts){
+            s->facts[n - 1] = (struct conn_facts){
                 .origin = c->origin,
                 .state = atomic_load_explicit(&c->state, memory_order_relaxed),
                 .idle_sec = now > last ? now - last : 0};

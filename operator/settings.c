@@ -1,5 +1,4 @@
-/* operator/settings.c: see operator/settings.h. It has three tables: flags, suboptions of -o, and options
- * that this build does not support; the settings themselves are the table in operator/settings.h. */
+/* operator/settings.c: see operator/settings.h. It has two tables more: flags, and suboptions of -o. */
 #include "operator/settings.h"
 
 #include <getopt.h>
@@ -126,25 +125,23 @@ void settings_free(struct settings *s)
     s->ext_file_count = 0;
 }
 
-/* The words of a setting that is one of a few, in the order of its enum; NULL: it isn't. */
+/* The words of a setting that is one of a few, in the order of its enum, then NULL; NULL: it isn't. */
 static const char *const *words_of(ptrdiff_t id)
 {
-    static const char *const protocols[] = {"auto", "ascii", "binary", NULL};
-    static const char *const persists[] = {"off", "on", "scan", NULL};
-    static const char *const engines[] = {"auto", "uring", "threads", NULL};
-    static const char *const admissions[] = {"all", "strict", "learn", NULL};
-    switch (id) {
-    case ID_binding_protocol:
-        return protocols;
-    case ID_ext_persist:
-        return persists;
-    case ID_ext_io_engine:
-        return engines;
-    case ID_ext_admission:
-        return admissions;
-    default:
-        return NULL;
+    static const struct {
+        ptrdiff_t id;
+        const char *words[4];
+    } lists[] = {
+        {ID_binding_protocol, {"auto", "ascii", "binary"}},
+        {ID_ext_persist, {"off", "on", "scan"}},
+        {ID_ext_io_engine, {"auto", "uring", "threads"}},
+        {ID_ext_admission, {"all", "strict", "learn"}},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(lists); i++) {
+        if (lists[i].id == id)
+            return lists[i].words;
     }
+    return NULL;
 }
 
 /* False: none of its words. */
@@ -235,7 +232,7 @@ struct parser {
     const char *ext_word; /* a suboption that has no meaning without flash; NULL: none was given */
     const char *file; /* being read, and the line in it; NULL: the command line */
     unsigned line;
-    bool protocol_given, tcp_given, udp_given, compact_given, drop_given, page_size_given, wbuf_size_given;
+    bool is_set[SETTING_COUNT]; /* of some: the operator has set it */
     bool checks, prints; /* --check-config, --print-config */
     char *slab_sizes; /* as given; owned by the parser */
     char given[160], given_name[48], given_value[128]; /* the option being read, with its value; "": none */
@@ -338,61 +335,32 @@ static int take_text(struct parser *p, size_t id, const char *text)
     return put_text(p->s, &table[id], text) ? SETTINGS_GO_ON : no_memory(p);
 }
 
-/* Options of memcached that this build lacks: refused with the reason. Remove an entry when its
- * feature is added. flag, suboption, reason */
-#ifdef EXTANT_DEBUG
-#define UNSUPPORTED_IN_RELEASE(X)
-#else
-#define UNSUPPORTED_IN_RELEASE(X)                                                                  \
-    X(0, "relaxed_privileges", "only debug builds relax drop_privileges")
-#endif
-#ifdef EXTANT_TLS
-#define UNSUPPORTED_WITHOUT_TLS(X)
-#else
-#define UNSUPPORTED_WITHOUT_TLS(X) X('Z', NULL, "This server is not built with TLS support.")
-#endif
-#define UNSUPPORTED_TABLE(X)                                                                       \
-    UNSUPPORTED_WITHOUT_TLS(X)                                                                     \
-    UNSUPPORTED_IN_RELEASE(X)
-
-static const struct {
-    int flag;
-    const char *suboption;
-    const char *reason;
-} unsupported[] = {
-#define X(flag, suboption, reason) {flag, suboption, reason},
-    UNSUPPORTED_TABLE(X)
-#undef X
-    {-1, NULL, NULL}, /* there may be none */
-};
-
-/* Why this is not supported, or NULL. */
-static const char *why_no_flag(int flag)
+/* Why this build refuses an option of memcached's; NULL: it doesn't. */
+static const char *why_no_flag(int flag UNUSED)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(unsupported); i++) {
-        if (unsupported[i].flag == flag)
-            return unsupported[i].reason;
-    }
+#ifndef EXTANT_TLS
+    if (flag == 'Z')
+        return "This server is not built with TLS support.";
+#endif
     return NULL;
 }
 
-static const char *why_no_suboption(const char *name)
+static const char *why_no_suboption(const char *name UNUSED)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(unsupported); i++) {
-        if (unsupported[i].suboption != NULL && strcmp(unsupported[i].suboption, name) == 0)
-            return unsupported[i].reason;
-    }
+#ifndef EXTANT_DEBUG
+    if (strcmp(name, "relaxed_privileges") == 0)
+        return "only debug builds relax drop_privileges";
+#endif
     return NULL;
 }
 
 /* ---- suboptions of -o ---- */
 
-/* Parsers of suboptions that are neither a number nor a switch; value is NULL if none was given. */
+/* Parsers of suboptions that are neither a number nor a switch; value is NULL if none was given, and the row in
+ * suboptions[] doesn't refuse that. */
 static int sub_hash_algorithm(struct parser *p, const char *value)
 {
     static const char *const known[] = {"jenkins", "murmur3", "xxh3"};
-    if (value == NULL)
-        return refuse(p, "Missing hash_algorithm argument");
     for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
         if (strcmp(value, known[i]) == 0)
             return take_text(p, ID_hash_algorithm, value);
@@ -402,8 +370,6 @@ static int sub_hash_algorithm(struct parser *p, const char *value)
 
 static int sub_slab_sizes(struct parser *p, const char *value)
 {
-    if (value == NULL)
-        return refuse(p, "Missing slab_sizes argument");
     free(p->slab_sizes);
     p->slab_sizes = strdup(value);
     return p->slab_sizes != NULL ? SETTINGS_GO_ON : no_memory(p);
@@ -415,8 +381,6 @@ static int sub_ssl_verify_mode(struct parser *p, const char *value)
 {
     static const uint32_t bits[] = {0, 1, 3, 7};
     double v;
-    if (value == NULL)
-        return refuse(p, "Missing ssl_verify_mode argument");
     if (!parse_whole(value, false, &v))
         return refuse(p, "could not parse argument to ssl_verify_mode");
     if (v >= ARRAY_COUNT(bits))
@@ -428,8 +392,6 @@ static int sub_ssl_verify_mode(struct parser *p, const char *value)
 static int sub_ssl_keyformat(struct parser *p, const char *value)
 {
     static const char *const names[][2] = {{"1", "PEM"}, {"2", "DER"}};
-    if (value == NULL)
-        return refuse(p, "Missing ssl_keyformat argument");
     for (uint32_t i = 0; i < ARRAY_COUNT(names); i++) {
         if (strcmp(value, names[i][0]) == 0 || strcmp(value, names[i][1]) == 0) {
             p->s->ssl_keyformat = i + SETTINGS_KEY_PEM;
@@ -507,7 +469,7 @@ struct suboption {
 #define REAL(field, ...) {#field, .kind = SUB_REAL, .id = ID_##field, .scale = 1, __VA_ARGS__}
 #define WORD(field, refusal) {#field, .kind = SUB_WORD, .id = ID_##field, .bad = refusal}
 #define TEXT(field) {#field, .kind = SUB_TEXT, .id = ID_##field}
-#define OWN(name, setting, text) {#name, .kind = SUB_OWN, .id = setting, .own = sub_##name, .help = text}
+#define OWN(name, setting, text, ...) {#name, .kind = SUB_OWN, .id = setting, .own = sub_##name, .help = text, __VA_ARGS__}
 #define DEAD(name, text) {#name, .kind = SUB_DEAD, .id = -1, .help = text}
 
 /* clang-format off */
@@ -528,7 +490,7 @@ static const struct suboption suboptions[] = {
     REAL(slab_automove_freeratio),
     NUMBER(tail_repair_time, 1, .missing = "Missing numeric argument for tail_repair_time",
            .range = "Cannot set tail_repair_time to less than 10 seconds"),
-    OWN(hash_algorithm, ID_hash_algorithm, NULL),
+    OWN(hash_algorithm, ID_hash_algorithm, NULL, .missing = "Missing hash_algorithm argument"),
     ON(lru_crawler),
     OFF(no_lru_crawler, lru_crawler, "don't look for expired items in the background"),
     NUMBER(lru_crawler_sleep, 1, .missing = "Missing lru_crawler_sleep value",
@@ -548,7 +510,7 @@ static const struct suboption suboptions[] = {
     NUMBER(idle_timeout, 1, .missing = "Missing numeric argument for idle_timeout"),
     NUMBER(watcher_logbuf_size, KiB),
     NUMBER(worker_logbuf_size, KiB),
-    OWN(slab_sizes, -1, "sizes of the slab classes, such as 100-200-400"),
+    OWN(slab_sizes, -1, "sizes of the slab classes, such as 100-200-400", .missing = "Missing slab_sizes argument"),
     NUMBER(slab_chunk_max, KiB),
     OWN(no_chunked_items, -1, "large items are not cut into chunks"),
     ON(track_sizes),
@@ -584,8 +546,8 @@ static const struct suboption suboptions[] = {
 #ifdef EXTANT_TLS
     TEXT(ssl_chain_cert),
     TEXT(ssl_key),
-    OWN(ssl_keyformat, ID_ssl_keyformat, NULL),
-    OWN(ssl_verify_mode, ID_ssl_verify_mode, NULL),
+    OWN(ssl_keyformat, ID_ssl_keyformat, NULL, .missing = "Missing ssl_keyformat argument"),
+    OWN(ssl_verify_mode, ID_ssl_verify_mode, NULL, .missing = "Missing ssl_verify_mode argument"),
     TEXT(ssl_ciphers),
     TEXT(ssl_ca_cert),
     NUMBER(ssl_wbuf_size, KiB),
@@ -750,10 +712,7 @@ static int take_number(struct parser *p, const struct suboption *o, const char *
         return refuse_range(p, o, v);
     put_number(p->s, row, v);
     p->s->temp_lru = p->s->temp_lru || o->id == ID_temporary_ttl;
-    p->compact_given = p->compact_given || o->id == ID_ext_compact_under;
-    p->drop_given = p->drop_given || o->id == ID_ext_drop_under;
-    p->page_size_given = p->page_size_given || o->id == ID_ext_page_size;
-    p->wbuf_size_given = p->wbuf_size_given || o->id == ID_ext_wbuf_size;
+    p->is_set[o->id] = true;
     return SETTINGS_GO_ON;
 }
 
@@ -813,7 +772,7 @@ static int take_suboption(struct parser *p, char *name)
             return refuse(p, "Missing %s argument", o->name);
         return take_text(p, (size_t)o->id, value);
     case SUB_OWN:
-        return o->own(p, value);
+        return value == NULL && o->missing != NULL ? refuse(p, "%s", o->missing) : o->own(p, value);
     case SUB_DEAD:
         return SETTINGS_GO_ON;
     }
@@ -832,17 +791,11 @@ struct flag {
     const char *help;  /* NULL: the setting's */
 };
 
-static int flag_on(struct parser *p, const struct flag *f, const char *arg UNUSED)
+/* A switch: its setting becomes the opposite of the default. */
+static int flag_switch(struct parser *p, const struct flag *f, const char *arg UNUSED)
 {
     DEBUG_ASSERT(table[f->id].type == SETTING_BOOL);
-    put_number(p->s, &table[f->id], true);
-    return SETTINGS_GO_ON;
-}
-
-static int flag_off(struct parser *p, const struct flag *f, const char *arg UNUSED)
-{
-    DEBUG_ASSERT(table[f->id].type == SETTING_BOOL);
-    put_number(p->s, &table[f->id], false);
+    put_number(p->s, &table[f->id], table[f->id].dflt == 0);
     return SETTINGS_GO_ON;
 }
 
@@ -875,10 +828,7 @@ static int flag_port(struct parser *p, const struct flag *f, const char *arg)
     if (!parse_whole(arg, true, &v) || !in_range(&table[f->id], v))
         return refuse(p, "ERROR: Invalid port number %s.", arg);
     put_number(p->s, &table[f->id], v);
-    if (f->id == ID_port)
-        p->tcp_given = true;
-    else
-        p->udp_given = true;
+    p->is_set[f->id] = true;
     return SETTINGS_GO_ON;
 }
 
@@ -945,7 +895,7 @@ static int flag_users(struct parser *p, const struct flag *f, const char *arg)
 
 static int flag_protocol(struct parser *p, const struct flag *f, const char *arg)
 {
-    p->protocol_given = true;
+    p->is_set[f->id] = true;
     if (put_word(p->s, f->id, arg))
         return SETTINGS_GO_ON;
     return refuse(p, "Invalid value for binding protocol: %s\n"
@@ -988,16 +938,16 @@ static const struct flag flags[] = {
     {'U', "udp-port", "<num>", ID_udpport, flag_port, NULL, NULL},
     {'s', "unix-socket", "<file>", ID_socketpath, flag_text, NULL, NULL},
     {'a', "unix-mask", "<mask>", ID_access_mask, flag_mode, NULL, NULL},
-    {'A', "enable-shutdown", "", ID_shutdown_command, flag_on, NULL, NULL},
+    {'A', "enable-shutdown", "", ID_shutdown_command, flag_switch, NULL, NULL},
     {'l', "listen", "<addr>", ID_inter, flag_listen, NULL, NULL},
-    {'d', "daemon", "", ID_daemonize, flag_on, NULL, NULL},
-    {'r', "enable-coredumps", "", ID_max_core, flag_on, NULL, NULL},
+    {'d', "daemon", "", ID_daemonize, flag_switch, NULL, NULL},
+    {'r', "enable-coredumps", "", ID_max_core, flag_switch, NULL, NULL},
     {'u', "user", "<user>", ID_username, flag_text, NULL, NULL},
     {'m', "memory-limit", "<num>", ID_maxbytes, flag_memory, NULL, "memory for items and index, in megabytes"},
-    {'M', "disable-evictions", "", ID_evict_to_free, flag_off, NULL,
+    {'M', "disable-evictions", "", ID_evict_to_free, flag_switch, NULL,
      "return an error when memory is full instead of evicting"},
     {'c', "conn-limit", "<num>", ID_maxconns, flag_number, "Maximum connections must be greater than 0", NULL},
-    {'k', "lock-memory", "", ID_lock_memory, flag_on, NULL, NULL},
+    {'k', "lock-memory", "", ID_lock_memory, flag_switch, NULL, NULL},
     {'v', "verbose", "", ID_verbosity, flag_verbose, NULL, NULL},
     {'h', "help", "", -1, NULL, NULL, "print this help and exit"},
     {'i', "license", "", -1, NULL, NULL, "print the licence and exit"},
@@ -1005,26 +955,26 @@ static const struct flag flags[] = {
     {'P', "pidfile", "<file>", ID_pid_file, flag_text, NULL, NULL},
     {'f', "slab-growth-factor", "<num>", ID_factor, flag_factor, NULL, NULL},
     {'n', "slab-min-size", "<bytes>", ID_chunk_size, flag_number, "Chunk size must be greater than 0", NULL},
-    {'L', "enable-largepages", "", ID_large_pages, flag_on, NULL, NULL},
+    {'L', "enable-largepages", "", ID_large_pages, flag_switch, NULL, NULL},
     {'D', NULL, "<char>", ID_prefix_delimiter, flag_delimiter, NULL, NULL},
     {'t', "threads", "<num>", ID_num_threads, flag_number, "Number of threads must be greater than 0", NULL},
     {'R', "max-reqs-per-event", "<num>", ID_reqs_per_event, flag_number, "Number of requests per event must be greater than 0",
      NULL},
-    {'C', "disable-cas", "", ID_use_cas, flag_off, NULL, "items have no cas value"},
+    {'C', "disable-cas", "", ID_use_cas, flag_switch, NULL, "items have no cas value"},
     {'b', "listen-backlog", "<num>", ID_backlog, flag_number, NULL, NULL},
     {'B', "protocol", "<name>", ID_binding_protocol, flag_protocol, NULL, NULL},
     {'I', "max-item-size", "<num>", ID_item_size_max, flag_item_size, NULL, NULL},
-    {'S', "enable-sasl", "", ID_auth_sasl, flag_on, NULL,
+    {'S', "enable-sasl", "", ID_auth_sasl, flag_switch, NULL,
      "log in by SASL PLAIN, with the users of -Y; binary protocol only"},
-    {'F', "disable-flush-all", "", ID_flush_enabled, flag_off, NULL, "disable flush_all"},
-    {'X', "disable-dumping", "", ID_dump_enabled, flag_off, NULL,
+    {'F', "disable-flush-all", "", ID_flush_enabled, flag_switch, NULL, "disable flush_all"},
+    {'X', "disable-dumping", "", ID_dump_enabled, flag_switch, NULL,
      "disable stats cachedump, lru_crawler metadump and mgdump"},
-    {'W', "disable-watch", "", ID_watch_enabled, flag_off, NULL, "disable watch"},
+    {'W', "disable-watch", "", ID_watch_enabled, flag_switch, NULL, "disable watch"},
     {'Y', "auth-file", "<file>", ID_auth_file, flag_users, NULL, NULL},
     {'e', "memory-file", "<file>", ID_memory_file, flag_text, NULL, NULL},
     {'N', "napi_ids", "<num>", ID_num_napi_ids, flag_number, "Maximum number of NAPI IDs must be greater than 0",
      NULL},
-    {'Z', "enable-ssl", "", ID_ssl_enabled, flag_on, NULL, NULL},
+    {'Z', "enable-ssl", "", ID_ssl_enabled, flag_switch, NULL, NULL},
     {'o', "extended", "<list>", -1, flag_suboptions, NULL, "comma separated list of the options below"},
 };
 /* clang-format on */
@@ -1432,12 +1382,12 @@ static void shrink_pages(struct parser *p)
 {
     struct settings *s = p->s;
     DEBUG_ASSERT(s->ext_wbuf_size > 0 && s->ext_file_count > 0);
-    while (!p->page_size_given) {
+    while (!p->is_set[ID_ext_page_size]) {
         bool too_few = default_page_count(s) < SETTINGS_EXT_PAGES_MIN;
         uint64_t half = s->ext_page_size / 2;
         if (!too_few && settings_ext_page_count(s) >= SETTINGS_EXT_PAGES_WISH)
             break;
-        if (too_few && !p->wbuf_size_given && half < s->ext_wbuf_size && half > s->item_size_max && is_unit_size(half))
+        if (too_few && !p->is_set[ID_ext_wbuf_size] && half < s->ext_wbuf_size && half > s->item_size_max && is_unit_size(half))
             s->ext_wbuf_size = half;
         if (half % s->ext_wbuf_size != 0 || !is_unit_size(half))
             break;
@@ -1451,10 +1401,10 @@ static void shrink_pages(struct parser *p)
 static void grow_wbuf(struct parser *p)
 {
     struct settings *s = p->s;
-    if (p->wbuf_size_given || s->item_size_max <= s->ext_wbuf_size)
+    if (p->is_set[ID_ext_wbuf_size] || s->item_size_max <= s->ext_wbuf_size)
         return;
     uint64_t bytes = s->ext_wbuf_size, step = 0;
-    if (p->page_size_given)
+    if (p->is_set[ID_ext_page_size])
         step = s->ext_page_size < SETTINGS_EXT_UNIT_BYTES ? SETTINGS_EXT_SMALL_UNIT_BYTES
                                                           : SETTINGS_EXT_UNIT_BYTES;
     while (bytes < s->item_size_max ||
@@ -1462,7 +1412,7 @@ static void grow_wbuf(struct parser *p)
         bytes = step != 0 ? bytes + step : 2 * bytes;
     DEBUG_ASSERT(bytes >= s->item_size_max);
     s->ext_wbuf_size = bytes;
-    if (!p->page_size_given)
+    if (!p->is_set[ID_ext_page_size])
         s->ext_page_size = max_u64(s->ext_page_size, bytes);
 }
 
@@ -1536,10 +1486,10 @@ static int check_flash(struct parser *p)
                       "(ext_path adds up to %" PRIu64 " pages of %s)", failed, pages, page.text);
     if (bytes > SETTINGS_EXT_BYTES_MAX)
         return refuse(p, "ext_path sizes add up to more than 16 TB");
-    if (!p->compact_given)
+    if (!p->is_set[ID_ext_compact_under])
         s->ext_compact_under = (uint32_t)max_u64(pages / 100, 1);
-    if (!p->drop_given)
-        s->ext_drop_under = p->compact_given ? (uint32_t)max_u64(pages / 100, 1)
+    if (!p->is_set[ID_ext_drop_under])
+        s->ext_drop_under = p->is_set[ID_ext_compact_under] ? (uint32_t)max_u64(pages / 100, 1)
                                              : (uint32_t)s->ext_compact_under;
     if (s->ext_buffer_mem == 0)
         s->ext_buffer_mem = 8 * s->ext_wbuf_size;
@@ -1581,14 +1531,14 @@ static int check_log_in(struct parser *p)
             return rc;
         if (s->udpport != 0)
             return refuse(p, "Cannot enable UDP while using binary SASL authentication.");
-        if (p->protocol_given && s->binding_protocol != SETTINGS_PROTOCOL_BINARY)
+        if (p->is_set[ID_binding_protocol] && s->binding_protocol != SETTINGS_PROTOCOL_BINARY)
             return refuse(p, "You cannot allow the ASCII protocol while using SASL.");
         s->binding_protocol = SETTINGS_PROTOCOL_BINARY;
         s->auth_ascii = false;
     } else if (s->auth_file != NULL) {
         if (s->udpport != 0)
             return refuse(p, "Cannot use UDP with ascii authentication enabled (-U 0 to disable)");
-        if (p->protocol_given && s->binding_protocol != SETTINGS_PROTOCOL_ASCII)
+        if (p->is_set[ID_binding_protocol] && s->binding_protocol != SETTINGS_PROTOCOL_ASCII)
             return refuse(p, "You cannot allow the BINARY protocol while using ascii authentication tokens.");
         s->binding_protocol = SETTINGS_PROTOCOL_ASCII;
     }
@@ -1611,7 +1561,7 @@ static int check_together(struct parser *p)
         check_log_in, check_threads, check_sizes, check_slab_sizes, check_flash, check_tls, check_listen,
     };
     struct settings *s = p->s;
-    if (p->udp_given && s->udpport != 0 && !p->tcp_given)
+    if (p->is_set[ID_udpport] && s->udpport != 0 && !p->is_set[ID_port])
         s->port = (int32_t)s->udpport;
     s->num_threads_per_udp = (uint32_t)s->num_threads;
     int code = SETTINGS_GO_ON;
@@ -2038,51 +1988,43 @@ void settings_print_stats(const struct settings *s,
                           void (*emit)(void *ctx, const char *name, const char *fmt, ...),
                           void *ctx)
 {
+    static const char *const formats[] = {
+        [SHOW_NUMBER] = "%.0f", [SHOW_REAL2] = "%.2f", [SHOW_REAL3] = "%.3f",
+        [SHOW_OCTAL] = "%o",    [SHOW_CHAR] = "%c",    [SHOW_TLS_VERSION] = "tlsv1.%.0f",
+    };
     for (size_t i = 0; i < SETTING_COUNT; i++) {
         const struct setting *row = &table[i];
         if (why_no_flag('Z') != NULL && i >= ID_ssl_enabled && i <= ID_ssl_min_version)
             continue; /* as memcached without TLS */
         const char *text = row->type == SETTING_TEXT ? FIELD_CONST(s, row, char *) : NULL;
         double v = row->type == SETTING_TEXT ? 0 : get_number(s, row);
+        const char *word = NULL;
         switch (row->show) {
-        case SHOW_NUMBER:
-            emit(ctx, row->stat_name, "%.0f", v);
-            break;
+        case SHOW_HIDDEN:
+            continue;
+        case SHOW_OCTAL:
+        case SHOW_CHAR:
+            emit(ctx, row->stat_name, formats[row->show], (unsigned)v);
+            continue;
         case SHOW_YES_NO:
-            emit(ctx, row->stat_name, "%s", v != 0 ? "yes" : "no");
+            word = v != 0 ? "yes" : "no";
             break;
         case SHOW_ON_OFF:
-            emit(ctx, row->stat_name, "%s", v != 0 ? "on" : "off");
-            break;
-        case SHOW_OCTAL:
-            emit(ctx, row->stat_name, "%o", (unsigned)v);
-            break;
-        case SHOW_CHAR:
-            emit(ctx, row->stat_name, "%c", (int)v);
-            break;
-        case SHOW_REAL2:
-            emit(ctx, row->stat_name, "%.2f", v);
-            break;
-        case SHOW_REAL3:
-            emit(ctx, row->stat_name, "%.3f", v);
+            word = v != 0 ? "on" : "off";
             break;
         case SHOW_TEXT_NULL:
-            emit(ctx, row->stat_name, "%s", text != NULL ? text : "NULL");
+            word = text != NULL ? text : "NULL";
             break;
         case SHOW_TEXT_null:
-            emit(ctx, row->stat_name, "%s", text != NULL ? text : "(null)");
+            word = text != NULL ? text : "(null)";
             break;
         case SHOW_PROTOCOL:
-            emit(ctx, row->stat_name, "%s",
-                 v == SETTINGS_PROTOCOL_ASCII    ? "ascii"
-                 : v == SETTINGS_PROTOCOL_BINARY ? "binary"
-                                                 : "auto-negotiate");
+            word = v == SETTINGS_PROTOCOL_AUTO ? "auto-negotiate" : words_of(row - table)[(unsigned)v];
             break;
-        case SHOW_TLS_VERSION:
-            emit(ctx, row->stat_name, "tlsv1.%.0f", v);
-            break;
-        case SHOW_HIDDEN:
-            break;
+        default:
+            emit(ctx, row->stat_name, formats[row->show], v);
+            continue;
         }
+        emit(ctx, row->stat_name, "%s", word);
     }
 }

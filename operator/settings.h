@@ -7,7 +7,7 @@
  *
  * If memcached refuses an option, the refusal has its text and exit code; values that
  * memcached silently misreads are refused in one line that says what is wrong.
- * Unsupported options are refused too (UNSUPPORTED_TABLE), never ignored.
+ * Unsupported options are refused too, never ignored.
  *
  * Threads: parse and free by one thread; numbers by any.
  */
@@ -89,16 +89,11 @@ enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENG
 
 /* Flash buckets, numbered and named as memcached does. */
 #define SETTINGS_BUCKET_TABLE(X)                                                                   \
-    X(DEFAULT,                                                                                     \
-      "default")                                                                                   \
-    X(COMPACT,                                                                                     \
-      "compact")                                                                                   \
-    X(CHUNKED,                                                                                     \
-      "chunked")                                                                                   \
-    X(LOWTTL,                                                                                      \
-      "lowttl")                                                                                    \
-    X(COLDCOMPACT,                                                                                 \
-      "coldcompact")                                                                               \
+    X(DEFAULT, "default")                                                                          \
+    X(COMPACT, "compact")                                                                          \
+    X(CHUNKED, "chunked")                                                                          \
+    X(LOWTTL, "lowttl")                                                                            \
+    X(COLDCOMPACT, "coldcompact")                                                                  \
     X(OLD, "old")
 enum settings_bucket {
 #define X(name, text) SETTINGS_BUCKET_##name,

@@ -86,9 +86,7 @@ bool watch_wants(enum watch_stream stream)
 
 static void wake(void)
 {
-    uint64_t one = 1;
-    ssize_t rc = write(watch.wake_fd, &one, sizeof(one));
-    (void)rc; /* a full counter wakes as well */
+    (void)eventfd_write(watch.wake_fd, 1); /* a full counter wakes as well */
 }
 
 /* ---- lines in ---- */
@@ -283,7 +281,7 @@ static void watcher_listen(struct watcher *w)
 {
     char waste[512];
     ssize_t n = recv(w->fd, waste, sizeof(waste), MSG_DONTWAIT);
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+    if (n == 0 || (n < 0 && !may_come_later()))
         w->broken = true;
 }
 
@@ -360,9 +358,8 @@ static void *watch_main(void *arg UNUSED)
             if (fds[i + 1].revents & (POLLIN | POLLHUP | POLLERR))
                 watcher_listen(watch.watchers[i]);
         if (fds[0].revents) {
-            uint64_t n;
-            ssize_t rc = read(watch.wake_fd, &n, sizeof(n));
-            (void)rc;
+            eventfd_t n;
+            (void)eventfd_read(watch.wake_fd, &n);
             fetch_staging();
             distribute();
         }

@@ -73,46 +73,32 @@ static void add_token(struct request *req, const char *p, size_t len)
     req->tokens[req->token_count++] = (struct proto_token){p, (uint32_t)len};
 }
 
-static bool key_begins(const struct request *req, const char *word)
-{
-    size_t len = strlen(word);
-    return req->key_len >= len && memcmp(req->key, word, len) == 0;
-}
-
 /* The key of a stat becomes the words of `stats`. memcached accepts prefixes of some and only whole words of
  * others, and has fewer than in the text protocol. */
 static enum reply parse_stat(struct request *req)
 {
-    static const char *const whole[] = {"items", "slabs", "sizes", "extant"};
-    static const char *const details[] = {"dump", "on", "off"};
+    static const struct {
+        const char *key, *word, *argument;
+        bool whole;
+    } known[] = {
+        {"reset", "reset", NULL, false},        {"settings", "settings", NULL, false},
+        {"detail dump", "detail", "dump", false}, {"detail on", "detail", "on", false},
+        {"detail off", "detail", "off", false}, {"items", "items", NULL, true},
+        {"slabs", "slabs", NULL, true},         {"sizes", "sizes", NULL, true},
+        {"extant", "extant", NULL, true},
+    };
     add_token(req, "stats", 5);
     if (req->key_len == 0)
         return REPLY_NONE;
-    if (key_begins(req, "reset")) {
-        add_token(req, "reset", 5);
+    for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
+        size_t len = strlen(known[i].key);
+        if (req->key_len < len || memcmp(req->key, known[i].key, len) != 0 || (known[i].whole && req->key_len > len))
+            continue;
+        add_token(req, known[i].word, strlen(known[i].word));
+        if (known[i].argument)
+            add_token(req, known[i].argument, strlen(known[i].argument));
         return REPLY_NONE;
     }
-    if (key_begins(req, "settings")) {
-        add_token(req, "settings", 8);
-        return REPLY_NONE;
-    }
-    if (key_begins(req, "detail ")) {
-        const char *p = req->key + 7;
-        size_t left = req->key_len - 7;
-        for (size_t i = 0; i < ARRAY_COUNT(details); i++) {
-            size_t len = strlen(details[i]);
-            if (left < len || memcmp(p, details[i], len) != 0)
-                continue;
-            add_token(req, "detail", 6);
-            add_token(req, details[i], len);
-            return REPLY_NONE;
-        }
-    }
-    for (size_t i = 0; i < ARRAY_COUNT(whole); i++)
-        if (strlen(whole[i]) == req->key_len && key_begins(req, whole[i])) {
-            add_token(req, req->key, req->key_len);
-            return REPLY_NONE;
-        }
     return REPLY_NOT_FOUND;
 }
 
