@@ -3,19 +3,16 @@
 
 #include <event2/event.h>
 #include <stdarg.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/lock.h"
-#include "base/memory.h"
 #include "base/progress.h"
 #include "command/encode.h"
 #include "command/space.h"
 #include "crawler.h"
 #include "items/lru.h"
 #include "maint_thread.h"
-#include "operator/watch.h"
 
 enum { STAT_NAME_MAX = 128 };
 
@@ -193,145 +190,211 @@ static enum reply stats_reset(struct session *s, const struct request *req UNUSE
 
 /* ---- stats: general ---- */
 
-static uint64_t timeval_us(struct timeval tv)
+/* When a line is shown. */
+#define SHOWN_ALWAYS true
+#define SHOWN_WITH_IDLE (f->settings->idle_timeout > 0)
+#define SHOWN_WITH_FLASH f->has_flash
+#define SHOWN_WITH_REASSIGN f->settings->slab_reassign
+#define SHOWN_WITH_CRAWLER f->settings->lru_crawler
+#define SHOWN_WITH_MAINTAINER f->settings->lru_maintainer
+#define SHOWN_WITH_SEGMENTS f->settings->lru_segmented
+#define SHOWN_WITH_TLS f->settings->ssl_enabled
+#define SHOWN_WITH_TLS_SESSIONS (f->settings->ssl_enabled && f->settings->ssl_session_cache)
+
+/* Every line of `stats`, in memcached's order; TIME is shown in seconds. memcached leaves one listener out of
+ * curr_connections. kind, name, shown, value */
+#define GENERAL_TABLE(X)                                                                           \
+    X(GAUGE, pid, ALWAYS, f->pid)                                                                  \
+    X(GAUGE, uptime, ALWAYS, f->uptime_sec)                                                        \
+    X(GAUGE, time, ALWAYS, f->unix_sec)                                                            \
+    X(TEXT, version, ALWAYS, MEMCACHED_LEVEL)                                                      \
+    X(TEXT, libevent, ALWAYS, event_get_version())                                                 \
+    X(GAUGE, pointer_size, ALWAYS, 8 * sizeof(void *))                                             \
+    X(TIME, rusage_user, ALWAYS, f->usage.ru_utime)                                                \
+    X(TIME, rusage_system, ALWAYS, f->usage.ru_stime)                                              \
+    X(GAUGE, max_connections, ALWAYS, f->settings->maxconns)                                       \
+    X(GAUGE, curr_connections, ALWAYS, f->open_conns - (f->open_conns > 0))                        \
+    X(GAUGE, total_connections, ALWAYS, f->counters->total_conns)                                  \
+    X(GAUGE, rejected_connections, ALWAYS, f->counters->rejected_conns)                            \
+    X(GAUGE, connection_structures, ALWAYS, f->open_conns)                                         \
+    X(GAUGE, response_obj_oom, ALWAYS, f->sum.counters[STAT_response_obj_oom])                     \
+    X(GAUGE, response_obj_count, ALWAYS, f->pool.responses)                                        \
+    X(GAUGE, response_obj_bytes, ALWAYS, f->pool.responses * sizeof(struct pending))               \
+    X(GAUGE, read_buf_count, ALWAYS, f->pool.buffers)                                              \
+    X(GAUGE, read_buf_bytes, ALWAYS, f->pool.bytes)                                                \
+    X(GAUGE, read_buf_bytes_free, ALWAYS, f->pool.spare * REPLY_BUFFER_BYTES)                      \
+    X(GAUGE, read_buf_oom, ALWAYS, f->sum.counters[STAT_read_buf_oom])                             \
+    X(GAUGE, reserved_fds, ALWAYS, f->reserved_fds)                                                \
+    X(GAUGE, cmd_get, ALWAYS, f->sum.counters[STAT_get_cmds])                                      \
+    X(GAUGE, cmd_set, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_set_cmds))                      \
+    X(GAUGE, cmd_flush, ALWAYS, f->sum.counters[STAT_flush_cmds])                                  \
+    X(GAUGE, cmd_touch, ALWAYS, f->sum.counters[STAT_touch_cmds])                                  \
+    X(GAUGE, cmd_meta, ALWAYS, f->sum.counters[STAT_meta_cmds])                                    \
+    X(GAUGE, get_hits, ALWAYS, stats_sum_get_hits(&f->sum))                                        \
+    X(GAUGE, get_misses, ALWAYS, f->sum.counters[STAT_get_misses])                                 \
+    X(GAUGE, get_expired, ALWAYS, f->sum.counters[STAT_get_expired])                               \
+    X(GAUGE, get_flushed, ALWAYS, f->sum.counters[STAT_get_flushed])                               \
+    X(GAUGE, get_extstore, WITH_FLASH, f->sum.counters[STAT_get_extstore])                         \
+    X(GAUGE, get_aborted_extstore, WITH_FLASH, f->sum.counters[STAT_get_aborted_extstore])         \
+    X(GAUGE, get_oom_extstore, WITH_FLASH, f->sum.counters[STAT_get_oom_extstore])                 \
+    X(GAUGE, recache_from_extstore, WITH_FLASH, f->sum.counters[STAT_recache_from_extstore])       \
+    X(GAUGE, miss_from_extstore, WITH_FLASH, f->sum.counters[STAT_miss_from_extstore])             \
+    X(GAUGE, badcrc_from_extstore, WITH_FLASH, f->sum.counters[STAT_badcrc_from_extstore])         \
+    X(GAUGE, delete_misses, ALWAYS, f->sum.counters[STAT_delete_misses])                           \
+    X(GAUGE, delete_hits, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_delete_hits))               \
+    X(GAUGE, incr_misses, ALWAYS, f->sum.counters[STAT_incr_misses])                               \
+    X(GAUGE, incr_hits, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_incr_hits))                   \
+    X(GAUGE, decr_misses, ALWAYS, f->sum.counters[STAT_decr_misses])                               \
+    X(GAUGE, decr_hits, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_decr_hits))                   \
+    X(GAUGE, cas_misses, ALWAYS, f->sum.counters[STAT_cas_misses])                                 \
+    X(GAUGE, cas_hits, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_cas_hits))                     \
+    X(GAUGE, cas_badval, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_cas_badval))                 \
+    X(GAUGE, touch_hits, ALWAYS, stats_sum_class_total(&f->sum, CSTAT_touch_hits))                 \
+    X(GAUGE, touch_misses, ALWAYS, f->sum.counters[STAT_touch_misses])                             \
+    X(GAUGE, store_too_large, ALWAYS, f->sum.counters[STAT_store_too_large])                       \
+    X(GAUGE, store_no_memory, ALWAYS, f->sum.counters[STAT_store_no_memory])                       \
+    X(GAUGE, auth_cmds, ALWAYS, f->sum.counters[STAT_auth_cmds])                                   \
+    X(GAUGE, auth_errors, ALWAYS, f->sum.counters[STAT_auth_errors])                               \
+    X(GAUGE, idle_kicks, WITH_IDLE, f->sum.counters[STAT_idle_kicks])                              \
+    X(GAUGE, bytes_read, ALWAYS, f->sum.counters[STAT_bytes_read])                                 \
+    X(GAUGE, bytes_written, ALWAYS, f->sum.counters[STAT_bytes_written])                           \
+    X(GAUGE, limit_maxbytes, ALWAYS, f->settings->maxbytes)                                        \
+    X(GAUGE, accepting_conns, ALWAYS, f->counters->accepting)                                      \
+    X(GAUGE, listen_disabled_num, ALWAYS, f->counters->listen_disabled_num)                        \
+    X(GAUGE, time_in_listen_disabled_us, ALWAYS, f->counters->listen_disabled_us)                  \
+    X(GAUGE, threads, ALWAYS, f->thread_count)                                                     \
+    X(GAUGE, conn_yields, ALWAYS, f->sum.counters[STAT_conn_yields])                               \
+    X(GAUGE, hash_power_level, ALWAYS, f->hash_power_level)                                        \
+    X(GAUGE, hash_bytes, ALWAYS, f->index.bytes)                                                   \
+    X(GAUGE, hash_is_expanding, ALWAYS, 0)                                                         \
+    X(GAUGE, slab_reassign_rescues, WITH_REASSIGN, f->totals.slab_reassign_rescues)                \
+    X(GAUGE, slab_reassign_chunk_rescues, WITH_REASSIGN, f->totals.slab_reassign_chunk_rescues)    \
+    X(GAUGE, slab_reassign_inline_reclaim, WITH_REASSIGN, 0)                                       \
+    X(GAUGE, slab_reassign_busy_items, WITH_REASSIGN, f->totals.slab_reassign_busy_items)          \
+    X(GAUGE, slab_reassign_busy_deletes, WITH_REASSIGN, 0)                                         \
+    X(GAUGE, slab_reassign_busy_nomem, WITH_REASSIGN, f->totals.slab_reassign_evictions)           \
+    X(TEXT, slab_reassign_last_busy_status, WITH_REASSIGN, f->busy_status)                         \
+    X(GAUGE, slab_reassign_running, WITH_REASSIGN, f->is_reassigning)                              \
+    X(GAUGE, slabs_moved, WITH_REASSIGN, f->totals.slabs_moved)                                    \
+    X(GAUGE, lru_crawler_running, WITH_CRAWLER, f->is_crawling)                                    \
+    X(GAUGE, lru_crawler_starts, WITH_CRAWLER, f->totals.lru_crawler_starts)                       \
+    X(GAUGE, lru_maintainer_juggles, WITH_MAINTAINER, f->totals.lru_maintainer_juggles)            \
+    X(GAUGE, malloc_fails, ALWAYS, 0)                                                              \
+    X(GAUGE, log_worker_dropped, ALWAYS, f->watch.worker_dropped)                                  \
+    X(GAUGE, log_worker_written, ALWAYS, f->watch.worker_written)                                  \
+    X(GAUGE, log_watcher_skipped, ALWAYS, f->watch.watcher_skipped)                                \
+    X(GAUGE, log_watcher_sent, ALWAYS, f->watch.watcher_sent)                                      \
+    X(GAUGE, log_watchers, ALWAYS, f->watch.watchers)                                              \
+    X(REAL, extstore_memory_pressure, WITH_FLASH, f->memory_pressure)                              \
+    X(GAUGE, extstore_compact_lost, WITH_FLASH, f->ext.compact_lost)                               \
+    X(GAUGE, extstore_compact_rescues, WITH_FLASH, f->ext.compact_rescues)                         \
+    X(GAUGE, extstore_compact_resc_cold, WITH_FLASH, f->ext.compact_resc_cold)                     \
+    X(GAUGE, extstore_compact_resc_old, WITH_FLASH, f->ext.compact_resc_old)                       \
+    X(GAUGE, extstore_compact_skipped, WITH_FLASH, f->ext.compact_skipped)                         \
+    X(GAUGE, extstore_page_allocs, WITH_FLASH, f->ext.page_allocs)                                 \
+    X(GAUGE, extstore_page_evictions, WITH_FLASH, f->ext.page_evictions)                           \
+    X(GAUGE, extstore_page_reclaims, WITH_FLASH, f->ext.page_reclaims)                             \
+    X(GAUGE, extstore_pages_free, WITH_FLASH, f->ext.pages_free)                                   \
+    X(GAUGE, extstore_pages_used, WITH_FLASH, f->ext.pages_used)                                   \
+    X(GAUGE, extstore_objects_evicted, WITH_FLASH, f->ext.objects_evicted)                         \
+    X(GAUGE, extstore_objects_read, WITH_FLASH, f->ext.objects_read)                               \
+    X(GAUGE, extstore_objects_written, WITH_FLASH, f->ext.objects_written)                         \
+    X(GAUGE, extstore_objects_used, WITH_FLASH, f->ext.objects_used)                               \
+    X(GAUGE, extstore_bytes_evicted, WITH_FLASH, f->ext.bytes_evicted)                             \
+    X(GAUGE, extstore_bytes_written, WITH_FLASH, f->ext.bytes_written)                             \
+    X(GAUGE, extstore_bytes_read, WITH_FLASH, f->ext.bytes_read)                                   \
+    X(GAUGE, extstore_bytes_used, WITH_FLASH, f->ext.bytes_used)                                   \
+    X(GAUGE, extstore_bytes_fragmented, WITH_FLASH, f->ext.bytes_fragmented)                       \
+    X(GAUGE, extstore_limit_maxbytes, WITH_FLASH, f->ext.limit_maxbytes)                           \
+    X(GAUGE, extstore_io_queue, WITH_FLASH, f->ext.io_queue)                                       \
+    X(GAUGE, ssl_new_sessions, WITH_TLS_SESSIONS, f->counters->tls_new_sessions)                   \
+    X(GAUGE, ssl_handshake_errors, WITH_TLS, f->counters->tls_handshake_errors)                    \
+    X(GAUGE, ssl_proto_errors, WITH_TLS, f->counters->tls_proto_errors)                            \
+    X(GAUGE, time_since_server_cert_refresh, WITH_TLS, clock_now_sec() - f->counters->certs_loaded_sec)\
+    X(GAUGE, unexpected_napi_ids, ALWAYS, f->counters->unexpected_napi_ids)                        \
+    X(GAUGE, round_robin_fallback, ALWAYS, f->counters->round_robin_fallback)                      \
+    X(GAUGE, bytes, ALWAYS, f->totals.bytes)                                                       \
+    X(GAUGE, curr_items, ALWAYS, f->totals.curr_items)                                             \
+    X(GAUGE, total_items, ALWAYS, f->sum.counters[STAT_total_items])                               \
+    X(GAUGE, slab_global_page_pool, ALWAYS, f->pages_global)                                       \
+    X(GAUGE, expired_unfetched, ALWAYS, f->totals.sum.expired_unfetched)                           \
+    X(GAUGE, evicted_unfetched, ALWAYS, f->totals.sum.evicted_unfetched)                           \
+    X(GAUGE, evicted_active, WITH_SEGMENTS, f->totals.sum.evicted_active)                          \
+    X(GAUGE, evictions, ALWAYS, f->totals.sum.evicted)                                             \
+    X(GAUGE, reclaimed, ALWAYS, f->totals.sum.reclaimed)                                           \
+    X(GAUGE, crawler_reclaimed, ALWAYS, f->totals.sum.crawler_reclaimed)                           \
+    X(GAUGE, crawler_items_checked, ALWAYS, f->totals.sum.crawler_items_checked)                   \
+    X(GAUGE, lrutail_reflocked, ALWAYS, f->totals.sum.lrutail_reflocked)                           \
+    X(GAUGE, moves_to_cold, WITH_SEGMENTS, f->totals.sum.moves_to_cold)                            \
+    X(GAUGE, moves_to_warm, WITH_SEGMENTS, f->totals.sum.moves_to_warm)                            \
+    X(GAUGE, moves_within_lru, WITH_SEGMENTS, f->totals.sum.moves_within_lru)                      \
+    X(GAUGE, direct_reclaims, WITH_SEGMENTS, f->totals.sum.direct_reclaims)                        \
+    X(GAUGE, lru_bumps_dropped, WITH_SEGMENTS, f->sum.counters[STAT_lru_bumps_dropped])
+
+#define EMIT_GAUGE(name, v) emit(ctx, #name, "%" PRIu64, (uint64_t)(v))
+#define EMIT_TIME(name, v) emit(ctx, #name, "%ld.%06ld", (long)(v).tv_sec, (long)(v).tv_usec)
+#define EMIT_TEXT(name, v) emit(ctx, #name, "%s", v)
+#define EMIT_REAL(name, v) emit(ctx, #name, "%.2f", v)
+
+void report_emit_general(const struct report_figures *f, stats_emit_fn emit, void *ctx)
 {
-    return (uint64_t)tv.tv_sec * 1000000 + (uint64_t)tv.tv_usec;
+#define X(kind, name, when, value)                                                                 \
+    if (SHOWN_##when)                                                                              \
+        EMIT_##kind(name, value);
+    GENERAL_TABLE(X)
+#undef X
 }
 
-static void fill_process(struct stats_snapshot *out)
+void report_emit_extant(const struct report_figures *f, stats_emit_fn emit, void *ctx)
 {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    out->pid = (uint64_t)getpid();
-    out->uptime = clock_uptime_sec() - CLOCK_START_REL_SEC;
-    out->time = (uint64_t)clock_unix_now_sec();
-    out->version = MEMCACHED_LEVEL;
-    out->libevent = event_get_version();
-    out->pointer_size = 8 * sizeof(void *);
-    out->rusage_user_us = timeval_us(usage.ru_utime);
-    out->rusage_system_us = timeval_us(usage.ru_stime);
+#define X(kind, name, value, help) EMIT_##kind(name, value);
+    REPORT_EXTANT_TABLE(X)
+#undef X
 }
 
-static void fill_conns(const struct command_env *env, struct stats_snapshot *out)
+/* What both have: the caller has read totals, watch, sum and ext, as they are or as they have grown since a reset. */
+static void read_figures(const struct command_env *env, struct report_figures *f)
 {
     struct server_counters *n = env->counters;
-    uint64_t open = atomic_load(&n->curr_conns) + atomic_load(&n->listeners);
-    struct buffer_pool pool;
-    struct watch_info watch;
-    out->max_connections = env->settings->maxconns;
-    out->curr_connections = open > 0 ? open - 1 : 0; /* memcached leaves one listener out */
-    out->total_connections = atomic_load(&n->total_conns);
-    out->rejected_connections = atomic_load(&n->rejected_conns);
-    out->connection_structures = open;
-    out->reserved_fds = env->reserved_fds;
-    out->accepting_conns = atomic_load(&n->accepting);
-    out->listen_disabled_num = atomic_load(&n->listen_disabled_num);
-    out->time_in_listen_disabled_us = atomic_load(&n->listen_disabled_us);
-    out->threads = env->thread_count;
-    out->ssl_new_sessions = atomic_load(&n->tls_new_sessions);
-    out->ssl_handshake_errors = atomic_load(&n->tls_handshake_errors);
-    out->ssl_proto_errors = atomic_load(&n->tls_proto_errors);
-    out->time_since_server_cert_refresh = clock_now_sec() - atomic_load(&n->certs_loaded_sec);
-    out->unexpected_napi_ids = atomic_load(&n->unexpected_napi_ids);
-    out->round_robin_fallback = atomic_load(&n->round_robin_fallback);
-    env->buffer_info(env->upper, &pool);
-    out->read_buf_count = pool.buffers;
-    out->read_buf_bytes = pool.bytes;
-    out->read_buf_bytes_free = pool.spare * REPLY_BUFFER_BYTES;
-    out->response_obj_count = pool.responses;
-    out->response_obj_bytes = pool.responses * sizeof(struct pending);
-    watch_since_reset(env, &watch);
-    out->log_worker_dropped = watch.worker_dropped;
-    out->log_worker_written = watch.worker_written;
-    out->log_watcher_skipped = watch.watcher_skipped;
-    out->log_watcher_sent = watch.watcher_sent;
-    out->log_watchers = watch.watchers;
+    f->settings = env->settings;
+    f->counters = n;
+    f->has_flash = env->ext != NULL;
+    f->pid = (uint64_t)getpid();
+    f->uptime_sec = clock_uptime_sec() - CLOCK_START_REL_SEC;
+    f->unix_sec = (uint64_t)clock_unix_now_sec();
+    f->open_conns = atomic_load(&n->curr_conns) + atomic_load(&n->listeners);
+    f->reserved_fds = env->reserved_fds;
+    f->thread_count = env->thread_count;
+    f->busy_status = maint_busy_status(env->maint);
+    f->is_reassigning = maint_reassign_is_running(env->maint);
+    f->is_crawling = crawler_is_running(env->crawler);
+    f->pages_global = slab_pages_global(env->slab);
+    getrusage(RUSAGE_SELF, &f->usage);
+    env->buffer_info(env->upper, &f->pool);
+    index_info(env->index, &f->index);
 }
 
-static void fill_items(const struct command_env *env, struct stats_snapshot *out)
+void report_general(const struct command_env *env, stats_emit_fn emit, void *ctx)
 {
-    struct cache_totals totals;
-    struct index_info index;
-    totals_since_reset(env, &totals);
-    index_info(env->index, &index);
-    out->limit_maxbytes = env->settings->maxbytes;
-    while (((uint64_t)1 << (out->hash_power_level + 1)) <= index.slots)
-        out->hash_power_level++;
-    out->hash_bytes = index.bytes;
-    out->slab_reassign_rescues = totals.slab_reassign_rescues;
-    out->slab_reassign_chunk_rescues = totals.slab_reassign_chunk_rescues;
-    out->slab_reassign_last_busy_status = maint_busy_status(env->maint);
-    out->slab_reassign_busy_items = totals.slab_reassign_busy_items;
-    out->slab_reassign_busy_nomem = totals.slab_reassign_evictions; /* no room to rescue them to */
-    out->slab_reassign_running = maint_reassign_is_running(env->maint);
-    out->slabs_moved = totals.slabs_moved;
-    out->lru_crawler_running = crawler_is_running(env->crawler);
-    out->lru_crawler_starts = totals.lru_crawler_starts;
-    out->lru_maintainer_juggles = totals.lru_maintainer_juggles;
-    out->bytes = totals.bytes;
-    out->curr_items = totals.curr_items;
-    out->slab_global_page_pool = slab_pages_global(env->slab);
-    out->expired_unfetched = totals.sum.expired_unfetched;
-    out->evicted_unfetched = totals.sum.evicted_unfetched;
-    out->evicted_active = totals.sum.evicted_active;
-    out->evictions = totals.sum.evicted;
-    out->reclaimed = totals.sum.reclaimed;
-    out->crawler_reclaimed = totals.sum.crawler_reclaimed;
-    out->crawler_items_checked = totals.sum.crawler_items_checked;
-    out->lrutail_reflocked = totals.sum.lrutail_reflocked;
-    out->moves_to_cold = totals.sum.moves_to_cold;
-    out->moves_to_warm = totals.sum.moves_to_warm;
-    out->moves_within_lru = totals.sum.moves_within_lru;
-    out->direct_reclaims = totals.sum.direct_reclaims;
+    struct report_figures f = {.ext = {.engine = "none"}};
     uint64_t capacity = index_capacity(cache_index_limit(env->settings->maxbytes));
-    if (capacity)
-        out->extstore_memory_pressure =
-            100.0 * (double)(totals.ram_items + totals.flash_objects) / (double)capacity;
-}
-
-static void fill_flash(const struct command_env *env, struct stats_snapshot *out)
-{
-    struct ext_info info;
-    ext_since_reset(env, &info);
-#define COPY(name) out->extstore_##name = info.name
-    COPY(compact_lost), COPY(compact_rescues), COPY(compact_resc_cold), COPY(compact_resc_old);
-    COPY(compact_skipped), COPY(page_allocs), COPY(page_evictions), COPY(page_reclaims);
-    COPY(pages_free), COPY(pages_used), COPY(objects_evicted), COPY(objects_read);
-    COPY(objects_written), COPY(objects_used), COPY(bytes_evicted), COPY(bytes_written);
-    COPY(bytes_read), COPY(bytes_used), COPY(bytes_fragmented), COPY(limit_maxbytes);
-    COPY(io_queue);
-#undef COPY
-}
-
-int report_general(const struct command_env *env, stats_emit_fn emit, void *ctx)
-{
-    struct stats_snapshot *out = calloc(1, sizeof(*out));
-    if (!out)
-        return -ENOMEM;
-    const struct settings *set = env->settings;
-    report_threads(env, &out->sum);
-    out->shown[SHOWN_ALWAYS] = true;
-    out->shown[SHOWN_WITH_IDLE] = set->idle_timeout > 0;
-    out->shown[SHOWN_WITH_FLASH] = env->ext != NULL;
-    out->shown[SHOWN_WITH_REASSIGN] = set->slab_reassign;
-    out->shown[SHOWN_WITH_CRAWLER] = set->lru_crawler;
-    out->shown[SHOWN_WITH_MAINTAINER] = set->lru_maintainer;
-    out->shown[SHOWN_WITH_SEGMENTS] = set->lru_segmented;
-    out->shown[SHOWN_WITH_TLS] = set->ssl_enabled;
-    out->shown[SHOWN_WITH_TLS_SESSIONS] = set->ssl_enabled && set->ssl_session_cache;
-    fill_process(out);
-    fill_conns(env, out);
-    fill_items(env, out);
+    report_threads(env, &f.sum);
+    totals_since_reset(env, &f.totals);
+    watch_since_reset(env, &f.watch);
     if (env->ext)
-        fill_flash(env, out);
-    stats_emit_general(out, emit, ctx);
-    free(out);
-    return 0;
+        ext_since_reset(env, &f.ext);
+    read_figures(env, &f);
+    while (((uint64_t)1 << (f.hash_power_level + 1)) <= f.index.slots)
+        f.hash_power_level++;
+    if (capacity)
+        f.memory_pressure = 100.0 * (double)(f.totals.ram_items + f.totals.flash_objects) / (double)capacity;
+    report_emit_general(&f, emit, ctx);
 }
 
 static enum reply stats_general(struct session *s, const struct request *req UNUSED)
 {
-    return report_general(s->w->env, emit, s) == 0 ? REPLY_END : REPLY_OOM_STATS;
+    report_general(s->w->env, emit, s);
+    return REPLY_END;
 }
 
 /* ---- stats: the other groups ---- */
@@ -378,24 +441,19 @@ static void emit_class_items(struct session *s, const struct stats_sum *sum, uns
 
 static enum reply stats_items(struct session *s, const struct request *req UNUSED)
 {
-    struct stats_sum *sum = malloc(sizeof(*sum));
-    if (!sum)
-        return REPLY_OOM_STATS;
-    report_threads(s->w->env, sum);
+    struct stats_sum sum;
+    report_threads(s->w->env, &sum);
     unsigned count = slab_class_count(s->w->env->slab);
     for (unsigned cls = 1; cls <= count; cls++)
-        emit_class_items(s, sum, cls);
-    free(sum);
+        emit_class_items(s, &sum, cls);
     return REPLY_END;
 }
 
 static enum reply stats_slabs(struct session *s, const struct request *req UNUSED)
 {
     const struct command_env *env = s->w->env;
-    struct stats_sum *sum = malloc(sizeof(*sum));
-    if (!sum)
-        return REPLY_OOM_STATS;
-    report_threads(env, sum);
+    struct stats_sum sum;
+    report_threads(env, &sum);
     unsigned active = 0, count = slab_class_count(env->slab);
     for (unsigned cls = 1; cls <= count; cls++) {
         struct slab_class_info v;
@@ -410,9 +468,8 @@ static enum reply stats_slabs(struct session *s, const struct request *req UNUSE
         emit_numbered(s, "", cls, "used_chunks", v.used_chunks);
         emit_numbered(s, "", cls, "free_chunks", v.free_chunks);
         emit_numbered(s, "", cls, "free_chunks_end", v.free_chunks_end);
-        stats_emit_class(sum, cls, emit, s);
+        stats_emit_class(&sum, cls, emit, s);
     }
-    free(sum);
     emit(s, "active_slabs", "%u", active);
     emit(s, "total_malloced", "%" PRIu64, slab_taken_bytes(env->slab));
     return REPLY_END;
@@ -465,29 +522,22 @@ static enum reply stats_conns(struct session *s, const struct request *req UNUSE
 }
 
 /* What the resident memory of the process is used for. */
-static void fill_resident(const struct command_env *env, const struct memory_heap *heap,
-                          const struct ext_info *ext, struct stats_extant *out)
+static void read_resident(const struct command_env *env, struct report_figures *f)
 {
     struct memory_resident r;
-    struct buffer_pool pool;
     memory_resident(&r);
-    env->buffer_info(env->upper, &pool);
-    uint64_t arena = arena_resident_bytes(env->arena);
     uint64_t mapped = r.file_bytes + r.shared_bytes, anonymous = r.anonymous_bytes;
     uint64_t *holds_arena = env->settings->memory_file ? &mapped : &anonymous;
-    out->rss_bytes = anonymous + mapped;
-    arena = min_u64(arena, *holds_arena); /* it may have grown in between */
-    *holds_arena -= arena;
-    out->resident_arena_bytes = arena;
+    f->resident.rss = anonymous + mapped;
+    f->resident.arena = min_u64(arena_resident_bytes(env->arena), *holds_arena); /* it may have grown in between */
+    *holds_arena -= f->resident.arena;
     /* The allocator also counts memory that was never written to. */
-    out->resident_heap_bytes = min_u64(heap->resident_bytes, anonymous);
-    out->resident_program_bytes = mapped;
-    out->resident_other_bytes = anonymous - out->resident_heap_bytes;
-    out->heap_allocated_bytes = heap->allocated_bytes;
-    out->heap_values_bytes = ext->read_copies_bytes;
-    out->heap_connections_bytes = pool.bytes + pool.responses * sizeof(struct pending) +
-                                  atomic_load(&env->counters->curr_conns) * env->connection_bytes +
-                                  (env->tls_bytes ? env->tls_bytes() : 0);
+    f->resident.heap = min_u64(f->heap.resident_bytes, anonymous);
+    f->resident.program = mapped;
+    f->resident.other = anonymous - f->resident.heap;
+    f->conns_bytes = f->pool.bytes + f->pool.responses * sizeof(struct pending) +
+                     atomic_load(&env->counters->curr_conns) * env->connection_bytes +
+                     (env->tls_bytes ? env->tls_bytes() : 0);
 }
 
 static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)
@@ -538,15 +588,13 @@ static void emit_latency(const struct command_env *env, enum latency_tier tier,
 
 static void emit_requests(const struct command_env *env, stats_emit_fn emit, void *ctx)
 {
-    struct stats_sum *sum = malloc(sizeof(*sum));
+    struct stats_sum sum;
     char name[64];
-    if (sum)
-        report_threads(env, sum);
-    for (unsigned why = 0; sum && why < MISS_REASON_COUNT; why++) {
+    report_threads(env, &sum);
+    for (unsigned why = 0; why < MISS_REASON_COUNT; why++) {
         snprintf(name, sizeof(name), "miss_%s", miss_reason_name(why));
-        emit(ctx, name, "%" PRIu64, sum->misses[why]);
+        emit(ctx, name, "%" PRIu64, sum.misses[why]);
     }
-    free(sum);
     emit_latency(env, LATENCY_RAM, LATENCY_GET, emit, ctx);
     emit_latency(env, LATENCY_FLASH, LATENCY_GET, emit, ctx);
     emit_latency(env, LATENCY_MISS, LATENCY_GET, emit, ctx);
@@ -563,59 +611,36 @@ void report_latency(const struct command_env *env, enum latency_tier tier,
 
 void report_extant(const struct command_env *env, stats_emit_fn emit, void *ctx)
 {
-    struct cache_totals totals;
-    struct index_info index;
-    struct ext_info ext = {.engine = "none"};
-    cache_totals(env->cache, &totals);
-    index_info(env->index, &index);
+    struct report_figures f = {.ext = {.engine = "none"}};
+    const struct settings *set = env->settings;
+    cache_totals(env->cache, &f.totals);
     if (env->ext)
-        ext_info(env->ext, &ext);
-    uint64_t limit = env->settings->maxbytes;
-    uint64_t pages = slab_pages_total(env->slab), pool = slab_pages_global(env->slab);
-    uint64_t slab = (pages - min_u64(pages, pool)) * SLAB_PAGE_BYTES;
-    uint64_t used = index.ram_count + index.flash_count;
-    struct stats_extant out = {
-        .extant_version = EXTANT_VERSION,
-        .protocol_level = MEMCACHED_LEVEL,
-        .io_engine = ext.engine,
-        .memory_limit_bytes = limit,
-        .memory_items_bytes = slab,
-        .memory_index_bytes = index.bytes,
-        .memory_free_bytes = limit - min_u64(limit, slab + index.bytes),
-        .buffer_limit_bytes = ext.buffer_bytes,
-        .buffer_used_bytes = arena_used_bytes(env->arena, ARENA_USE_BUFFER),
-        .index_slots = index.slots,
-        .index_used = used,
-        .index_capacity_max = index_capacity(env->ext ? cache_index_limit(limit) : limit),
-        .ram_items = totals.ram_items,
-        .flash_objects = totals.flash_objects,
-        .ram_bytes_per_flash_object =
-            totals.flash_objects
-                ? (double)(index.bytes + ext.page_table_bytes) / (double)max_u64(used, 1)
-                : 0,
-        .binary_rejected = atomic_load(&env->counters->binary_rejected),
-    };
+        ext_info(env->ext, &f.ext);
+    read_figures(env, &f);
+    memory_heap(&f.heap);
+    read_resident(env, &f);
+    uint64_t pages = slab_pages_total(env->slab), used = f.index.ram_count + f.index.flash_count;
+    f.items_bytes = (pages - min_u64(pages, f.pages_global)) * SLAB_PAGE_BYTES;
+    f.buffer_used_bytes = arena_used_bytes(env->arena, ARENA_USE_BUFFER);
+    f.index_capacity_max = index_capacity(env->ext ? cache_index_limit(set->maxbytes) : set->maxbytes);
+    if (f.totals.flash_objects)
+        f.bytes_per_flash_object = (double)(f.index.bytes + f.ext.page_table_bytes) / (double)max_u64(used, 1);
     if (env->ext)
-        out.flash_lasts_days = stats_flash_lasts_days(
-            ext.device_bytes_written - min_u64(ext.device_bytes_written, env->report->written_before),
-            clock_uptime_sec() - CLOCK_START_REL_SEC, settings_ext_page_count(env->settings) * env->settings->ext_page_size,
-            env->settings->ext_rated_writes, &out.flash_writes_per_day);
-    struct memory_heap heap;
-    memory_heap(&heap);
-    out.allocator = heap.allocator;
-    fill_resident(env, &heap, &ext, &out);
-    stats_emit_extant(&out, emit, ctx);
+        f.lasts_days = stats_flash_lasts_days(
+            f.ext.device_bytes_written - min_u64(f.ext.device_bytes_written, env->report->written_before), f.uptime_sec,
+            settings_ext_page_count(set) * set->ext_page_size, set->ext_rated_writes, &f.writes_per_day);
+    report_emit_extant(&f, emit, ctx);
     char progress[PROGRESS_TEXT_BYTES];
     progress_text(progress, sizeof(progress));
     emit(ctx, "progress", "%s", progress);
     emit(ctx, "arena_touched_bytes", "%" PRIu64, arena_touched_bytes(env->arena));
     emit(ctx, "slab_real_bytes", "%" PRIu64, slab_real_bytes(env->slab));
-    emit(ctx, "index_tombstones", "%" PRIu64, index.tombstone_count);
-    emit(ctx, "index_steps", "%" PRIu64, index.steps);
-    emit(ctx, "index_displacements", "%" PRIu64, index.displacements);
-    emit(ctx, "index_full_failures", "%" PRIu64, index.full_failures);
-    emit(ctx, "index_tag_bits", "%u", index.tag_bits);
-#define X(name, help) emit(ctx, #name, "%" PRIu64, totals.name);
+    emit(ctx, "index_tombstones", "%" PRIu64, f.index.tombstone_count);
+    emit(ctx, "index_steps", "%" PRIu64, f.index.steps);
+    emit(ctx, "index_displacements", "%" PRIu64, f.index.displacements);
+    emit(ctx, "index_full_failures", "%" PRIu64, f.index.full_failures);
+    emit(ctx, "index_tag_bits", "%u", f.index.tag_bits);
+#define X(name, help) emit(ctx, #name, "%" PRIu64, f.totals.name);
     CACHE_COUNTER_TABLE(X)
 #undef X
     if (env->ext)

@@ -7,15 +7,78 @@
 #ifndef EXTANT_STATS_REPORT_H
 #define EXTANT_STATS_REPORT_H
 
+#include <sys/resource.h>
+
+#include "base/memory.h"
 #include "command/session.h"
+#include "items/figures.h"
+#include "operator/watch.h"
+
+/* What the lines of `stats` and `stats extant` are made of. Zero it (with counters, env and settings), fill it, emit it. */
+struct report_figures {
+    const struct settings *settings;
+    const struct server_counters *counters;
+    bool has_flash;
+    struct stats_sum sum; /* of the threads */
+    struct cache_totals totals;
+    struct index_info index;
+    struct ext_info ext;
+    struct watch_info watch;
+    struct buffer_pool pool;
+    struct memory_heap heap;
+    struct rusage usage;
+    struct {
+        uint64_t rss, arena, heap, program, other;
+    } resident;
+    const char *busy_status;
+    bool is_reassigning, is_crawling;
+    unsigned thread_count;
+    uint64_t pid, uptime_sec, unix_sec, open_conns, reserved_fds, conns_bytes, items_bytes, pages_global;
+    uint64_t hash_power_level, buffer_used_bytes, index_capacity_max, lasts_days;
+    double memory_pressure, bytes_per_flash_object, writes_per_day;
+};
+
+/* `stats extant`: our own lines, in order; tables of modules follow them. GAUGE is a number, TEXT, REAL has two decimals.
+ * kind, name, value (f: a struct report_figures), help */
+#define REPORT_EXTANT_TABLE(X)                                                                      \
+    X(TEXT, extant_version, EXTANT_VERSION, "version of this server")                              \
+    X(TEXT, protocol_level, MEMCACHED_LEVEL, "memcached whose answers it gives")                   \
+    X(TEXT, io_engine, f->ext.engine, "how flash is read and written: io_uring, threads or none")  \
+    X(GAUGE, rss_bytes, f->resident.rss, "memory of the process")                                  \
+    X(GAUGE, resident_arena_bytes, f->resident.arena, "of it: items, index, flash buffers and tables")\
+    X(GAUGE, resident_heap_bytes, f->resident.heap, "of it: what the allocator holds")             \
+    X(GAUGE, resident_program_bytes, f->resident.program, "of it: program and libraries")          \
+    X(GAUGE, resident_other_bytes, f->resident.other, "the rest: stacks, rings of the kernel")     \
+    X(TEXT, allocator, f->heap.allocator, "behind malloc")                                         \
+    X(GAUGE, heap_allocated_bytes, f->heap.allocated_bytes, "in use, of what the allocator holds") \
+    X(GAUGE, heap_values_bytes, f->ext.read_copies_bytes, "of it: large values read from flash and not yet sent")\
+    X(GAUGE, heap_connections_bytes, f->conns_bytes, "of it: connections, their read and reply buffers, all that OpenSSL has")\
+    X(GAUGE, memory_limit_bytes, f->settings->maxbytes, "bound for items and index (-m)")          \
+    X(GAUGE, memory_items_bytes, f->items_bytes, "of it, held by slab pages")                      \
+    X(GAUGE, memory_index_bytes, f->index.bytes, "of it, held by the index")                       \
+    X(GAUGE, memory_free_bytes, f->settings->maxbytes - min_u64(f->settings->maxbytes, f->items_bytes + f->index.bytes), "of it, free")\
+    X(GAUGE, buffer_limit_bytes, f->ext.buffer_bytes, "bound for write and read buffers of flash") \
+    X(GAUGE, buffer_used_bytes, f->buffer_used_bytes, "of it, used")                               \
+    X(GAUGE, index_slots, f->index.slots, "objects that the index has room for")                   \
+    X(GAUGE, index_used, f->index.ram_count + f->index.flash_count, "objects in it")               \
+    X(GAUGE, index_capacity_max, f->index_capacity_max, "objects that -m can index")               \
+    X(GAUGE, ram_items, f->totals.ram_items, "objects in memory")                                  \
+    X(GAUGE, flash_objects, f->totals.flash_objects, "objects on flash")                           \
+    X(REAL, ram_bytes_per_flash_object, f->bytes_per_flash_object, "memory that an object on flash costs")\
+    X(REAL, flash_writes_per_day, f->writes_per_day, "how often flash is written through in a day, at the rate since the start")\
+    X(GAUGE, flash_lasts_days, f->lasts_days, "how long it lasts at that rate, as rated by ext_rated_writes; at most 36500; 0 without flash")\
+    X(GAUGE, binary_rejected, f->counters->binary_rejected, "connections closed because they spoke the binary protocol under -B ascii")
+
+/* The lines of `stats`, those of REPORT_EXTANT_TABLE. */
+void report_emit_general(const struct report_figures *f, stats_emit_fn emit, void *ctx);
+void report_emit_extant(const struct report_figures *f, stats_emit_fn emit, void *ctx);
 
 /* What `stats reset` remembers. NULL: no memory. One for each server, in command_env. */
 struct report *report_create(struct extstore *ext); /* ext: flash or NULL */
 void report_destroy(struct report *r); /* NULL is allowed */
 
-/* The lines of `stats` and of `stats extant`, each through emit. Also for a thread without a session. The first:
- * 0 or -ENOMEM. */
-int report_general(const struct command_env *env, stats_emit_fn emit, void *ctx);
+/* The lines of `stats` and of `stats extant`, each through emit. Also for a thread without a session. */
+void report_general(const struct command_env *env, stats_emit_fn emit, void *ctx);
 void report_extant(const struct command_env *env, stats_emit_fn emit, void *ctx);
 /* What threads and a slab class have counted since `stats reset`, and gauges. */
 void report_threads(const struct command_env *env, struct stats_sum *out);

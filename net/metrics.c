@@ -240,15 +240,15 @@ static void write_class_commands(const struct command_env *env, const struct cla
     static const char commands[] = "memcached_slab_commands_total", hits[] = "memcached_slab_lru_hits_total";
     static const char *const names[] = {
         [LRU_HOT] = "hot", [LRU_WARM] = "warm", [LRU_COLD] = "cold", [LRU_TEMP] = "temporary"};
-    struct stats_sum *sum = n > 0 ? malloc(sizeof(*sum)) : NULL;
-    if (!sum)
+    struct stats_sum sum;
+    if (n == 0)
         return;
-    report_threads(env, sum);
+    report_threads(env, &sum);
     describe(out, commands, "counter", "Commands on items of this class.");
     for (const struct class_figures *k = classes; k < classes + n; k++) {
-        const uint64_t *counts = sum->classes[k->cls];
+        const uint64_t *counts = sum.classes[k->cls];
         evbuffer_add_printf(out, "%s{slab=\"%u\",command=\"get\",status=\"hit\"} %" PRIu64 "\n", commands, k->cls,
-                            stats_sum_class_get_hits(sum, k->cls));
+                            stats_sum_class_get_hits(&sum, k->cls));
 #define X(command, status, value)                                                                   \
     evbuffer_add_printf(out, "%s{slab=\"%u\",command=\"" #command "\",status=\"" #status "\"} %" PRIu64 "\n", \
                         commands, k->cls, (uint64_t)(value));
@@ -259,8 +259,7 @@ static void write_class_commands(const struct command_env *env, const struct cla
     for (const struct class_figures *k = classes; k < classes + n; k++)
         for (unsigned seg = 0; seg < ARRAY_COUNT(names); seg++)
             evbuffer_add_printf(out, "%s{slab=\"%u\",lru=\"%s\"} %" PRIu64 "\n", hits, k->cls, names[seg],
-                                sum->lru_hits[lru_id_of(k->cls, seg)]);
-    free(sum);
+                                sum.lru_hits[lru_id_of(k->cls, seg)]);
 }
 
 static void write_classes(const struct command_env *env, struct evbuffer *out)
@@ -310,8 +309,8 @@ static void write_extant(const struct lines *l, struct evbuffer *out)
     evbuffer_add_printf(out, "extant_build_info{version=\"%s\",protocol=\"%s\",io_engine=\"%s\"} 1\n",
                         lines_get(l, "extant_version"), lines_get(l, "protocol_level"),
                         lines_get(l, "io_engine"));
-#define X(kind, name, help) write_ours(l, out, #name, "gauge", help);
-    STATS_EXTANT_TABLE(X)
+#define X(kind, name, value, help) write_ours(l, out, #name, "gauge", help);
+    REPORT_EXTANT_TABLE(X)
 #undef X
 #define X(name, help) write_ours(l, out, #name, "counter", help);
     CACHE_COUNTER_TABLE(X)
@@ -324,22 +323,19 @@ static void write_extant(const struct lines *l, struct evbuffer *out)
 
 static void write_misses(const struct command_env *env, struct evbuffer *out)
 {
-    struct stats_sum *sum = malloc(sizeof(*sum));
-    if (!sum)
-        return;
-    report_threads(env, sum);
+    struct stats_sum sum;
+    report_threads(env, &sum);
     describe(out, "extant_misses_total", "counter",
              "Gets that found nothing, by reason; they add up to the misses of get.");
     for (unsigned why = 0; why < MISS_REASON_COUNT; why++)
         evbuffer_add_printf(out, "extant_misses_total{reason=\"%s\"} %" PRIu64 "\n",
-                            miss_reason_name(why), sum->misses[why]);
+                            miss_reason_name(why), sum.misses[why]);
     describe(out, "extant_hits_total", "counter", "Gets that found something, by tier.");
-    uint64_t flash = sum->counters[STAT_get_extstore], hits = stats_sum_get_hits(sum);
+    uint64_t flash = sum.counters[STAT_get_extstore], hits = stats_sum_get_hits(&sum);
     evbuffer_add_printf(out,
                         "extant_hits_total{tier=\"ram\"} %" PRIu64 "\n"
                         "extant_hits_total{tier=\"flash\"} %" PRIu64 "\n",
                         hits - min_u64(hits, flash), flash);
-    free(sum);
 }
 
 static void write_histogram(struct evbuffer *out, const char *name, const char *labels,

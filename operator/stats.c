@@ -64,26 +64,6 @@ uint64_t stats_sum_get_hits(const struct stats_sum *sum)
     return n;
 }
 
-#define EMIT_NUMBER(name, v) emit(ctx, #name, "%" PRIu64, (uint64_t)(v))
-#define EMIT_COUNTER(name, id) EMIT_NUMBER(name, s->sum.counters[id])
-#define EMIT_CLASS(name, id) EMIT_NUMBER(name, stats_sum_class_total(&s->sum, id))
-#define EMIT_HITS(name, id) EMIT_NUMBER(name, stats_sum_get_hits(&s->sum))
-#define EMIT_GAUGE(name, id) EMIT_NUMBER(name, s->name)
-#define EMIT_TIME(name, id)                                                                        \
-    emit(ctx, #name, "%" PRIu64 ".%06" PRIu64, s->name##_us / 1000000, s->name##_us % 1000000)
-#define EMIT_TEXT(name, id) emit(ctx, #name, "%s", s->name != NULL ? s->name : "")
-#define EMIT_PERCENT(name, id) emit(ctx, #name, "%.2f", s->name)
-#define EMIT_REAL(name, id) emit(ctx, #name, "%.2f", s->name)
-
-void stats_emit_general(const struct stats_snapshot *s, stats_emit_fn emit, void *ctx)
-{
-#define X(kind, name, when, id)                                                                    \
-    if (SHOWN_##when == SHOWN_ALWAYS || s->shown[SHOWN_##when])                                    \
-        EMIT_##kind(name, id);
-    STATS_GENERAL_TABLE(X)
-#undef X
-}
-
 void stats_emit_class(const struct stats_sum *sum, unsigned cls, stats_emit_fn emit, void *ctx)
 {
     char name[32];
@@ -101,11 +81,4 @@ uint64_t stats_flash_lasts_days(uint64_t written, uint64_t seconds, uint64_t fla
     *per_day = (double)written / (double)max_u64(seconds, 1) * 86400 / (double)flash_bytes;
     double days = *per_day > 0 ? 5 * 365 * rated / *per_day : STATS_FLASH_LASTS_MAX_DAYS;
     return days < STATS_FLASH_LASTS_MAX_DAYS ? (uint64_t)days : STATS_FLASH_LASTS_MAX_DAYS;
-}
-
-void stats_emit_extant(const struct stats_extant *s, stats_emit_fn emit, void *ctx)
-{
-#define X(kind, name, help) EMIT_##kind(name, 0);
-    STATS_EXTANT_TABLE(X)
-#undef X
 }

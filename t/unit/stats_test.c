@@ -1,13 +1,17 @@
 /* operator/stats.h: counters of threads, sums, resets, and the lines of `stats`. */
 #include "operator/stats.h"
 
+#include "command/stats_report.h"
+
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdarg.h>
 
 static struct thread_stats t1, t2;
 static struct stats_sum sum;
-static struct stats_snapshot snap;
+static struct settings settings;
+static struct server_counters counters;
+static struct report_figures figures = {.settings = &settings, .counters = &counters, .busy_status = ""};
 
 static char lines[16384];
 static size_t lines_len;
@@ -125,14 +129,14 @@ Test(stats, reading_while_threads_count)
 
 static void show_with(bool idle, bool flash, bool reassign, bool crawler, bool maintainer, bool tls)
 {
-    snap.shown[SHOWN_WITH_IDLE] = idle;
-    snap.shown[SHOWN_WITH_FLASH] = flash;
-    snap.shown[SHOWN_WITH_REASSIGN] = reassign;
-    snap.shown[SHOWN_WITH_CRAWLER] = crawler;
-    snap.shown[SHOWN_WITH_MAINTAINER] = maintainer;
-    snap.shown[SHOWN_WITH_SEGMENTS] = maintainer;
-    snap.shown[SHOWN_WITH_TLS] = snap.shown[SHOWN_WITH_TLS_SESSIONS] = tls;
-    stats_emit_general(&snap, emit, NULL);
+    settings.idle_timeout = idle;
+    figures.has_flash = flash;
+    settings.slab_reassign = reassign;
+    settings.lru_crawler = crawler;
+    settings.lru_maintainer = maintainer;
+    settings.lru_segmented = maintainer;
+    settings.ssl_enabled = settings.ssl_session_cache = tls;
+    report_emit_general(&figures, emit, NULL);
 }
 
 static void show(bool idle, bool flash, bool reassign, bool crawler, bool maintainer)
@@ -201,14 +205,13 @@ Test(stats, general_order_with_everything)
 
 Test(stats, values_come_from_where_they_should)
 {
-    snap.pid = 42;
-    snap.version = MEMCACHED_LEVEL;
-    snap.rusage_user_us = 1000007;
-    snap.sum.counters[STAT_get_cmds] = 5;
-    snap.sum.classes[1][CSTAT_set_cmds] = 2;
-    snap.sum.classes[9][CSTAT_set_cmds] = 3;
-    snap.sum.lru_hits[200] = 4;
-    snap.curr_items = UINT64_MAX;
+    figures.pid = 42;
+    figures.usage.ru_utime = (struct timeval){1, 7};
+    figures.sum.counters[STAT_get_cmds] = 5;
+    figures.sum.classes[1][CSTAT_set_cmds] = 2;
+    figures.sum.classes[9][CSTAT_set_cmds] = 3;
+    figures.sum.lru_hits[200] = 4;
+    figures.totals.curr_items = UINT64_MAX;
     show(false, false, true, true, true);
     cr_assert_eq(strncmp(lines, "pid 42\n", 7), 0);
     cr_assert_not_null(strstr(lines, "\nversion 1.6.45\n"));
@@ -242,10 +245,10 @@ Test(stats, life_of_flash)
 
 Test(stats, extant_section)
 {
-    struct stats_extant x = {.extant_version = EXTANT_VERSION,
-                             .ram_bytes_per_flash_object = 9.126,
-                             .flash_objects = 7};
-    stats_emit_extant(&x, emit, NULL);
+    figures.bytes_per_flash_object = 9.126;
+    figures.totals.flash_objects = 7;
+    figures.ext.engine = "none";
+    report_emit_extant(&figures, emit, NULL);
     cr_assert_eq(strncmp(lines, "extant_version 0.1.0\n", 21), 0);
     cr_assert_not_null(strstr(lines, "\nflash_objects 7\nram_bytes_per_flash_object 9.13\n"));
 }
