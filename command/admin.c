@@ -20,6 +20,7 @@ enum { VERBOSITY_MAX = 3 };
 
 static enum reply do_flush_all(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->verb == VERB_FLUSH_ALL);
     const struct command_env *env = s->w->env;
     stat_inc(s->w->stats, STAT_flush_cmds);
     if (!env->settings->flush_enabled)
@@ -71,6 +72,7 @@ static enum command_result do_shutdown(struct session *s, const struct request *
 
 static enum reply automove(struct settings *set, const struct request *req)
 {
+    DEBUG_ASSERT(req->token_count >= 3);
     double ratio;
     uint32_t number;
     if (proto_token_abbreviates(req, 2, "ratio")) {
@@ -99,6 +101,7 @@ static enum reply automove(struct settings *set, const struct request *req)
 
 static enum reply reassign(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->token_count == 4);
     static const enum reply replies[] = {
         [MAINT_REASSIGN_OK] = REPLY_OK,
         [MAINT_REASSIGN_BUSY] = REPLY_REASSIGN_BUSY,
@@ -127,6 +130,7 @@ static enum reply do_slabs(struct session *s, const struct request *req)
 
 static enum reply lru_tune(struct settings *set, const struct request *req)
 {
+    DEBUG_ASSERT(req->token_count >= 6);
     uint32_t hot, warm;
     double hot_factor, warm_factor;
     if (!proto_token_u32(req, 2, &hot) || !proto_token_u32(req, 3, &warm) ||
@@ -172,6 +176,7 @@ static enum reply do_lru(struct session *s, const struct request *req)
 /* Why it failed is said in the words that memcached has for a start with such files. */
 static void do_refresh_certs(struct session *s, const struct request *req)
 {
+    lock_assert_none_held(); /* it reads files */
     const struct command_env *env = s->w->env;
     char why[512];
     if (!env->refresh_certs)
@@ -211,6 +216,7 @@ static enum reply tune_number(struct settings *set, const struct request *req)
 
 static enum reply do_extstore(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->verb == VERB_EXTSTORE);
     struct settings *set = s->w->env->settings;
     uint32_t number, limit;
     double real;
@@ -260,6 +266,7 @@ static enum command_result do_watch(struct session *s, const struct request *req
         }
         streams |= 1u << stream;
     }
+    DEBUG_ASSERT(streams != 0 && streams < 1u << WATCH_STREAM_COUNT);
     s->handover = streams;
     return COMMAND_WATCH;
 }
@@ -269,6 +276,7 @@ static enum command_result do_watch(struct session *s, const struct request *req
 /* "all", "hash" or "1,5,6" as a set of classes; false: there is no such class. */
 static bool parse_classes(const struct proto_token *t, bool dump, uint64_t *mask)
 {
+    DEBUG_ASSERT(t->len > 0);
     const char *p = t->ptr, *end = t->ptr + t->len;
     if ((t->len == 3 && memcmp(p, "all", 3) == 0) ||
         (dump && t->len == 4 && memcmp(p, "hash", 4) == 0)) {
@@ -291,6 +299,7 @@ static bool parse_classes(const struct proto_token *t, bool dump, uint64_t *mask
 
 static enum reply crawl(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->token_count == 3);
     uint64_t mask;
     if (!s->w->env->settings->lru_crawler)
         return REPLY_CRAWLER_DISABLED;
@@ -302,6 +311,7 @@ static enum reply crawl(struct session *s, const struct request *req)
 /* metadump, mgdump: REPLY_NONE if it may start. */
 static enum reply prepare_dump(struct session *s, const struct request *req, enum crawler_job job)
 {
+    DEBUG_ASSERT(job == CRAWLER_METADUMP || job == CRAWLER_MGDUMP);
     bool meta = job == CRAWLER_METADUMP;
     if (!s->w->env->settings->lru_crawler)
         return REPLY_CRAWLER_DISABLED;
@@ -394,6 +404,7 @@ static enum reply do_misbehave(struct session *s UNUSED, const struct request *r
 /* The cache and the engine see the settings that a command has changed. */
 static void apply_settings(const struct session *s)
 {
+    lock_assert_none_held();
     const struct command_env *env = s->w->env;
     storage_config_apply(env->settings, env->config, env->tunables);
     maint_wake(env->maint);

@@ -99,6 +99,7 @@ static int dump_put(void *ctx, const struct cache_meta *m)
 
 static void dump_done(void *ctx, bool complete)
 {
+    lock_assert_none_held(); /* it may wait for the client */
     struct dump *d = ctx;
     if (complete && !d->broken) {
         if (sizeof(d->buf) - d->used < DUMP_LINE_MAX)
@@ -123,6 +124,7 @@ enum reply dump_refusal(enum crawler_result r)
 
 enum reply dump_start(struct session *s, int fd, void (*over)(void *arg, bool alive), void *arg)
 {
+    DEBUG_ASSERT(fd >= 0 && over && reply_is_empty(&s->out));
     struct dump *d = calloc(1, sizeof(*d));
     if (!d)
         return REPLY_CRAWLER_ERROR;

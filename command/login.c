@@ -26,6 +26,7 @@ static void count(struct session *s, bool good)
 
 void command_authenticate(struct session *s, const char *value, size_t bytes, bool good_end)
 {
+    DEBUG_ASSERT(!s->authenticated && !s->is_binary);
     if (!good_end) {
         session_reply(s, REPLY_AUTH_BAD_END);
         return;
@@ -44,6 +45,7 @@ void command_authenticate(struct session *s, const char *value, size_t bytes, bo
 /* PLAIN (RFC 4616): whom to act for, NUL, name, NUL, password. Nobody may act for another. */
 static bool plain(struct session *s, const char *text, size_t bytes)
 {
+    DEBUG_ASSERT(bytes <= PROTO_AUTH_MAX);
     const char *end = text + bytes;
     const char *user = memchr(text, '\0', bytes);
     size_t for_bytes = user ? (size_t)(user - text) : 0;

@@ -200,6 +200,7 @@ void session_tell(struct session *s)
 
 void session_sent(struct session *s, bool blocked, bool progress)
 {
+    DEBUG_ASSERT(!s->gone);
     if (likely(!blocked)) {
         s->blocked_ms = 0;
         return;

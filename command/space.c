@@ -11,6 +11,7 @@ struct lines { /* of one set */
 
 static void put(const struct lines *l, const char *name, uint64_t value)
 {
+    DEBUG_ASSERT(strlen(l->prefix) + strlen(name) < 64);
     char full[64];
     snprintf(full, sizeof(full), "%s%s", l->prefix, name);
     l->emit(l->ctx, full, "%" PRIu64, value);
@@ -28,6 +29,7 @@ static void put_runs(const struct lines *l, struct extents *set)
     struct extents_range run = {0, 0};
     char name[32], text[48];
     for (unsigned i = 0; i < SPACE_RUNS_MAX && extents_find(set, run.start + run.len, &run) == 0; i++) {
+        DEBUG_ASSERT(run.len > 0);
         snprintf(name, sizeof(name), "run:%u", i);
         snprintf(text, sizeof(text), "%" PRIu64 " .. %" PRIu64, run.start, run.start + run.len - 1);
         put_text(l, name, text);

@@ -16,6 +16,8 @@
 
 enum { STAT_NAME_MAX = 128 };
 
+static_assert(SLAB_CLASS_MAX <= STATS_CLASS_COUNT, "threads count for every class");
+
 struct report {
     uint64_t written_before; /* to flash, before this process; const */
     struct lock lock;
@@ -66,6 +68,7 @@ static void emit(void *ctx, const char *name, const char *fmt, ...)
 static void emit_numbered(struct session *s, const char *group, unsigned n, const char *name,
                           uint64_t value)
 {
+    DEBUG_ASSERT(strlen(group) + strlen(name) + 12 < STAT_NAME_MAX);
     char full[STAT_NAME_MAX];
     snprintf(full, sizeof(full), "%s%u:%s", group, n, name);
     emit(s, full, "%" PRIu64, value);
@@ -105,6 +108,7 @@ static void subtract_totals(struct cache_totals *a, const struct cache_totals *b
 
 void report_threads(const struct command_env *env, struct stats_sum *sum)
 {
+    lock_assert_none_held();
     lock_take(&env->report->lock);
     sum_threads(env, sum); /* after a reset that another thread has just made */
     stats_sum_subtract(sum, &env->report->threads);
@@ -113,6 +117,7 @@ void report_threads(const struct command_env *env, struct stats_sum *sum)
 
 static void totals_since_reset(const struct command_env *env, struct cache_totals *totals)
 {
+    lock_assert_none_held();
     cache_totals(env->cache, totals);
     lock_take(&env->report->lock);
     subtract_totals(totals, &env->report->totals);
@@ -122,6 +127,7 @@ static void totals_since_reset(const struct command_env *env, struct cache_total
 /* `watchers` is a gauge. */
 static void watch_since_reset(const struct command_env *env, struct watch_info *out)
 {
+    lock_assert_none_held();
     watch_info(out);
     lock_take(&env->report->lock);
     const struct watch_info *then = &env->report->watch;
@@ -135,6 +141,7 @@ static void watch_since_reset(const struct command_env *env, struct watch_info *
 /* memcached resets what its flusher counts, and not what its flash engine counts. */
 static void ext_since_reset(const struct command_env *env, struct ext_info *out)
 {
+    lock_assert_none_held();
     ext_info(env->ext, out);
     lock_take(&env->report->lock);
     const struct ext_info *then = &env->report->ext;
@@ -148,6 +155,7 @@ static void ext_since_reset(const struct command_env *env, struct ext_info *out)
 
 void report_class(const struct command_env *env, unsigned cls, struct cache_class_stats *out)
 {
+    lock_assert_none_held();
     DEBUG_ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
     cache_class_stats(env->cache, cls, out);
     lock_take(&env->report->lock);
@@ -157,6 +165,7 @@ void report_class(const struct command_env *env, unsigned cls, struct cache_clas
 
 static enum reply stats_reset(struct session *s, const struct request *req UNUSED)
 {
+    lock_assert_none_held();
     const struct command_env *env = s->w->env;
     struct report *now = calloc(1, sizeof(*now));
     if (!now)
@@ -338,6 +347,7 @@ static enum reply stats_reset(struct session *s, const struct request *req UNUSE
 
 void report_emit_general(const struct report_figures *f, stats_emit_fn emit, void *ctx)
 {
+    DEBUG_ASSERT(f->settings && f->counters && f->busy_status);
 #define X(kind, name, when, value)                                                                 \
     if (SHOWN_##when)                                                                              \
         EMIT_##kind(name, value);
@@ -347,6 +357,7 @@ void report_emit_general(const struct report_figures *f, stats_emit_fn emit, voi
 
 void report_emit_extant(const struct report_figures *f, stats_emit_fn emit, void *ctx)
 {
+    DEBUG_ASSERT(f->settings && f->counters && f->ext.engine);
 #define X(kind, name, value, help) EMIT_##kind(name, value);
     REPORT_EXTANT_TABLE(X)
 #undef X
@@ -355,6 +366,7 @@ void report_emit_extant(const struct report_figures *f, stats_emit_fn emit, void
 /* What both have: the caller has read totals, watch, sum and ext, as they are or as they have grown since a reset. */
 static void read_figures(const struct command_env *env, struct report_figures *f)
 {
+    DEBUG_ASSERT(env->thread_count > 0 && env->report);
     struct server_counters *n = env->counters;
     f->settings = env->settings;
     f->counters = n;
@@ -407,6 +419,7 @@ static enum reply stats_settings(struct session *s, const struct request *req UN
 
 static void emit_class_items(struct session *s, const struct stats_sum *sum, unsigned cls)
 {
+    DEBUG_ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
     static const char *const hits[] = {
         [LRU_HOT] = "hits_to_hot", [LRU_WARM] = "hits_to_warm",
         [LRU_COLD] = "hits_to_cold", [LRU_TEMP] = "hits_to_temp",
@@ -510,6 +523,7 @@ static enum reply stats_extstore(struct session *s, const struct request *req UN
 
 static void emit_conn(void *ctx, int fd, const char *name, const char *text)
 {
+    DEBUG_ASSERT(fd >= 0);
     char full[STAT_NAME_MAX];
     snprintf(full, sizeof(full), "%d:%s", fd, name);
     emit(ctx, full, "%s", text);
@@ -517,6 +531,7 @@ static void emit_conn(void *ctx, int fd, const char *name, const char *text)
 
 static enum reply stats_conns(struct session *s, const struct request *req UNUSED)
 {
+    lock_assert_none_held();
     s->w->env->each_conn(s->w->env->upper, emit_conn, s);
     return REPLY_END;
 }
@@ -535,6 +550,7 @@ static void read_resident(const struct command_env *env, struct report_figures *
     f->resident.heap = min_u64(f->heap.resident_bytes, anonymous);
     f->resident.program = mapped;
     f->resident.other = anonymous - f->resident.heap;
+    DEBUG_ASSERT(f->resident.rss == f->resident.arena + f->resident.heap + f->resident.program + f->resident.other);
     f->conns_bytes = f->pool.bytes + f->pool.responses * sizeof(struct pending) +
                      atomic_load(&env->counters->curr_conns) * env->connection_bytes +
                      (env->tls_bytes ? env->tls_bytes() : 0);
@@ -604,6 +620,7 @@ static void emit_requests(const struct command_env *env, stats_emit_fn emit, voi
 void report_latency(const struct command_env *env, enum latency_tier tier,
                    enum latency_command command, struct histogram_sum *out)
 {
+    DEBUG_ASSERT(tier < LATENCY_TIERS && command < LATENCY_COMMANDS);
     memset(out, 0, sizeof(*out));
     for (unsigned i = 0; i < env->thread_count; i++)
         histogram_sum_add(out, &env->thread_stats[i]->latency.cells[tier][command]);
@@ -665,6 +682,7 @@ static enum reply stats_extents(struct session *s, const struct request *req UNU
 static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
                       uint32_t exptime_sec)
 {
+    DEBUG_ASSERT(key_bytes > 0 && key_bytes <= PROTO_KEY_MAX);
     int64_t unix_sec = exptime_sec == CLOCK_NEVER_SEC ? 0 : clock_rel_to_unix(exptime_sec);
     char shown[PROTO_URI_KEY_MAX];
     int len = (int)proto_put_key(shown, key, key_bytes);
@@ -730,6 +748,7 @@ static const struct {
 
 void report_answer(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->verb == VERB_STATS && req->token_count > 0);
     enum reply reply = REPLY_ERROR;
     size_t i = 0;
     while (i < ARRAY_COUNT(groups) && !(groups[i].may_abbreviate ? proto_token_abbreviates(req, 1, groups[i].word)

@@ -37,6 +37,7 @@ struct addrinfo *address_resolve(const char *host, int port, int socktype, char 
 
 void address_text(const struct address *a, const char *unix_path, char *out, size_t size)
 {
+    DEBUG_ASSERT(size > 0);
     char ip[INET6_ADDRSTRLEN] = "";
     switch (a->family) {
     case AF_INET:

@@ -37,6 +37,7 @@ static const char *const reason_names[] = {
 
 const char *conn_state_name(enum conn_state state)
 {
+    ASSERT(state < ARRAY_COUNT(state_names));
     return state_names[state];
 }
 
@@ -243,6 +244,7 @@ static bool take_value(struct conn *c)
     char *to;
     size_t room = command_value_room(&c->session, &to);
     size_t n = min_u64(room, buffered(c));
+    DEBUG_ASSERT(c->session.store);
     if (n > 0) {
         memcpy(to, c->buf + c->start, n);
         command_value_got(&c->session, n);
@@ -387,6 +389,7 @@ static enum next reject_protocol(struct conn *c)
 /* -Y: only the line that logs in is understood. */
 static enum next authenticate(struct conn *c)
 {
+    DEBUG_ASSERT(!c->session.authenticated && !c->session.is_binary);
     size_t consumed;
     uint32_t bytes;
     enum reply error;
@@ -415,6 +418,7 @@ static enum next authenticate(struct conn *c)
  * understand none. */
 static bool negotiate(struct conn *c)
 {
+    DEBUG_ASSERT(!c->negotiated && buffered(c) > 0);
     const struct settings *set = c->session.w->env->settings;
     enum stranger who = stranger_of(c->buf + c->start, buffered(c));
     bool is_binary = who == STRANGER_BINARY;
@@ -547,6 +551,7 @@ static void look_at_first(struct conn *c)
  * memory, and the item of the next one. Returns what is known of the line's own key. */
 static struct seen_key *look_ahead(struct conn *c, struct ahead *a, size_t consumed)
 {
+    DEBUG_ASSERT(consumed > 0 && consumed <= buffered(c));
     const struct request *req = &c->worker->request;
     const char *line = c->buf + c->start, *next = line + consumed, *end = c->buf + c->end;
     if (unlikely(seen_at(a, 0)->len > 0 && seen_at(a, 0)->key < line)) { /* of a line that wasn't executed */
@@ -679,6 +684,7 @@ bool conn_await_tls(struct conn *c, short want)
 
 static void set_state(struct conn *c, enum next next)
 {
+    DEBUG_ASSERT(next != NEXT_REQUEST && next != NEXT_GONE);
     enum conn_state state = CONN_READ;
     if (c->closing)
         state = CONN_CLOSING;
@@ -894,6 +900,7 @@ void conn_event_tls(struct conn *c, short what)
 /* Sends the remaining replies of a connection that waits for input. */
 static ALWAYS_INLINE void conn_send_rest_as(struct conn *c, const bool tls)
 {
+    worker_assert_mine(c->worker);
     if (!conn_flush_as(c, tls) || !c->blocked)
         return;
     set_state(c, NEXT_INPUT);
@@ -934,6 +941,7 @@ void conns_run_ring(struct worker *w, void (*fn)(void *user, int result))
 
 void conns_send(struct worker *w)
 {
+    worker_assert_mine(w);
     struct conn *c = conn_of(worker_take(w, CONN_UNSENT));
     bool alone = w->count[CONN_UNSENT] == 0;
     for (; c; c = conn_of(worker_take(w, CONN_UNSENT))) {
@@ -956,6 +964,7 @@ void conns_send(struct worker *w)
 
 void conn_continue(struct conn *c)
 {
+    worker_assert_mine(c->worker);
     if (unlikely(c->apart)) {
         if (c->apart & CONN_TLS)
             c->worker->conn_tls->go_on(c);
@@ -983,6 +992,7 @@ void conn_dump_over(struct conn *c, bool alive)
 
 static void session_resumed(struct session *s)
 {
+    DEBUG_ASSERT(!s->gone);
     struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
     worker_put(c->worker, &c->in_loop, CONN_RESUMED);
 }
@@ -1003,6 +1013,7 @@ static void session_ended(struct session *s)
 
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin)
 {
+    DEBUG_ASSERT(origin->fd >= 0 && (!origin->tls || w->conn_tls));
     struct conn *c = origin->tls ? w->conn_tls->create() : calloc(1, sizeof(*c));
     if (!c)
         return NULL;
@@ -1029,6 +1040,7 @@ void conn_start(struct conn *c)
 
 void conn_close(struct conn *c, enum conn_reason reason)
 {
+    DEBUG_ASSERT(reason < ARRAY_COUNT(reason_names));
     worker_assert_mine(c->worker);
     DEBUG_ASSERT(!(c->apart & CONN_DUMPING));
     if (unlikely(c->apart))

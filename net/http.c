@@ -17,6 +17,7 @@
 #include "net/status.h"
 
 enum { HTTP_CONNECTIONS_MAX = 64, HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10 };
+static_assert(HTTP_TICK_SEC < 60, "each minute is noted in time");
 
 struct http {
     /* const once the thread runs */
@@ -35,6 +36,7 @@ struct http {
 
 static void answer(struct evhttp_request *req, int code, const char *type, struct evbuffer *body)
 {
+    DEBUG_ASSERT(code == HTTP_OK || code == HTTP_NOTFOUND || code == HTTP_SERVUNAVAIL);
     struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
     evhttp_add_header(headers, "Content-Type", type);
     evhttp_add_header(headers, "Cache-Control", "no-store");
@@ -64,6 +66,7 @@ static void answer_ready(struct http *h UNUSED, const struct command_env *env,
 static void answer_metrics(struct http *h UNUSED, const struct command_env *env,
                            struct evhttp_request *req, struct evbuffer *body)
 {
+    DEBUG_ASSERT(env); /* needs_env */
     metrics_write(env, body);
     answer(req, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", body);
 }
@@ -71,6 +74,7 @@ static void answer_metrics(struct http *h UNUSED, const struct command_env *env,
 static void answer_status(struct http *h, const struct command_env *env, struct evhttp_request *req,
                           struct evbuffer *body)
 {
+    DEBUG_ASSERT(env); /* needs_env */
     status_tick(&h->history, env);
     status_write(env, &h->history, body);
     answer(req, HTTP_OK, "application/json", body);
@@ -148,6 +152,7 @@ static struct bufferevent *visitor_came(struct event_base *base, void *arg)
 {
     struct http *h = arg;
     struct bufferevent *visitor = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE), *oldest;
+    DEBUG_ASSERT(h->next < HTTP_CONNECTIONS_MAX);
     if (!visitor)
         return NULL;
     forget_visitors(h, false);
@@ -194,6 +199,7 @@ static void split(const char *address, char *host, size_t host_bytes, unsigned *
     bool bracketed = address[0] == '[' && colon > address + 1 && colon[-1] == ']';
     snprintf(host, host_bytes, "%.*s", (int)(colon - address) - 2 * bracketed, address + bracketed);
     *port = (unsigned)strtoul(colon + 1, NULL, 10);
+    DEBUG_ASSERT(*port <= UINT16_MAX); /* operator/settings.c has looked */
 }
 
 static void say_nothing(int severity UNUSED, const char *text UNUSED) {}
@@ -247,6 +253,7 @@ static bool prepare(struct http *h, const char *address, char *why, size_t why_b
 
 static void discard(struct http *h)
 {
+    DEBUG_ASSERT(h->base || !h->server);
     if (h->server)
         evhttp_free(h->server);
     forget_visitors(h, true);
@@ -283,6 +290,7 @@ struct http *http_start(const char *address, char *why, size_t why_bytes)
 
 void http_publish(struct http *h, const struct command_env *env)
 {
+    DEBUG_ASSERT(env && !atomic_load(&h->env)); /* once */
     atomic_store_explicit(&h->env, env, memory_order_release);
 }
 

@@ -39,6 +39,7 @@ void lines_sort(struct lines *l)
 
 const char *lines_get(const struct lines *l, const char *name)
 {
+    DEBUG_ASSERT(l->count <= l->room);
     size_t first = 0, end = l->count;
     while (first < end) { /* the first that is not below */
         size_t middle = first + (end - first) / 2;

@@ -39,6 +39,7 @@ struct listeners {
 
 static int complain(char *why, size_t why_bytes, const char *what, int err)
 {
+    DEBUG_ASSERT(err > 0);
     snprintf(why, why_bytes, "%s: %s", what, strerror(err));
     return -err;
 }
@@ -137,6 +138,7 @@ static int open_tcp(struct listeners *l, const char *host, int port, enum settin
 static int open_unix(struct listeners *l, const char *path, uint32_t mode, char *why,
                      size_t why_bytes)
 {
+    DEBUG_ASSERT(l->count == 0); /* the only one */
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct stat st;
     if (strlen(path) >= sizeof(addr.sun_path)) {
@@ -248,6 +250,7 @@ static void accept_ready(evutil_socket_t fd, short what, void *arg);
 /* Adds and removes each event once. The loop keeps the memory, so later none of them can fail. */
 static bool reserve_events(struct listeners *l)
 {
+    DEBUG_ASSERT(!l->accepting);
     struct timeval later = {1, 0};
     if (evtimer_add(&l->retry, &later) != 0)
         return false;
@@ -264,6 +267,7 @@ static bool reserve_events(struct listeners *l)
 
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes)
 {
+    ASSERT(opt->settings && opt->base && opt->counters && opt->accepted);
     struct listeners *l = calloc(1, sizeof(*l));
     if (!l) {
         complain(why, why_bytes, "listening", ENOMEM);
@@ -310,6 +314,7 @@ static void start_accepting(struct listeners *l);
 
 static bool is_full(const struct listeners *l)
 {
+    DEBUG_ASSERT(l->max_clients > 0);
     return atomic_load_explicit(&l->opt.counters->curr_conns, memory_order_relaxed) >=
            l->max_clients;
 }
@@ -346,6 +351,7 @@ static void retry_accepting(evutil_socket_t fd UNUSED, short what UNUSED, void *
 /* The line is sent in the clear only: a TLS client would not understand it. */
 static void reject(struct listeners *l, int fd, enum settings_tls tls)
 {
+    DEBUG_ASSERT(fd >= 0 && l->accepting);
     size_t len;
     const char *line = reply_line(REPLY_TOO_MANY_CONNS, &len);
     if (tls == SETTINGS_TLS_NONE) {
@@ -374,6 +380,7 @@ static bool accept_one(struct listener *one)
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             log_warning("accept(): %s", strerror(errno));
             stop_accepting(l);
+            return false;
         }
         return errno == EINTR || errno == ECONNABORTED;
     }
@@ -415,16 +422,19 @@ static void start_accepting(struct listeners *l)
 
 void listeners_set_limit(struct listeners *l, uint64_t max_clients)
 {
+    ASSERT(max_clients > 0);
     l->max_clients = max_clients;
 }
 
 void listeners_accept(struct listeners *l)
 {
+    ASSERT(l->max_clients > 0);
     start_accepting(l);
 }
 
 bool listeners_text(const struct listeners *l, char *out, size_t size)
 {
+    ASSERT(size > 0);
     static const uint8_t every_address[16] = {0};
     char text[ADDRESS_TEXT_BYTES];
     bool to_all = false;

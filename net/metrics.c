@@ -128,6 +128,7 @@
 
 static void describe(struct evbuffer *out, const char *name, const char *kind, const char *help)
 {
+    DEBUG_ASSERT(*name && *kind);
     evbuffer_add_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind);
 }
 
@@ -178,6 +179,8 @@ struct class_figures {
     struct cache_class_stats items;
     struct slab_class_info slab;
 };
+
+static_assert(SLAB_CLASS_MAX <= STATS_CLASS_COUNT, "threads count for every class");
 
 /* kind, metric, value of `k`, help. Moves are counters, but memcached_exporter leaves out the _total of such. */
 #define CLASS_TABLE(X)                                                                             \
@@ -240,6 +243,7 @@ static void write_class_commands(const struct command_env *env, const struct cla
     static const char commands[] = "memcached_slab_commands_total", hits[] = "memcached_slab_lru_hits_total";
     static const char *const names[] = {
         [LRU_HOT] = "hot", [LRU_WARM] = "warm", [LRU_COLD] = "cold", [LRU_TEMP] = "temporary"};
+    static_assert(ARRAY_COUNT(names) == STATS_SEGMENT_COUNT, "a name for each segment");
     struct stats_sum sum;
     if (n == 0)
         return;
@@ -247,6 +251,7 @@ static void write_class_commands(const struct command_env *env, const struct cla
     describe(out, commands, "counter", "Commands on items of this class.");
     for (const struct class_figures *k = classes; k < classes + n; k++) {
         const uint64_t *counts = sum.classes[k->cls];
+        DEBUG_ASSERT(k->cls > 0 && k->cls < SLAB_CLASS_MAX);
         evbuffer_add_printf(out, "%s{slab=\"%u\",command=\"get\",status=\"hit\"} %" PRIu64 "\n", commands, k->cls,
                             stats_sum_class_get_hits(&sum, k->cls));
 #define X(command, status, value)                                                                   \
@@ -284,6 +289,7 @@ static void write_classes(const struct command_env *env, struct evbuffer *out)
 static void write_ours(const struct lines *l, struct evbuffer *out, const char *line,
                        const char *kind, const char *help)
 {
+    DEBUG_ASSERT(strcmp(kind, "gauge") == 0 || strcmp(kind, "counter") == 0);
     const char *value = lines_get(l, line);
     size_t len = strlen(line);
     char name[96], *end;
@@ -292,6 +298,7 @@ static void write_ours(const struct lines *l, struct evbuffer *out, const char *
         return; /* text */
     bool micros = len > 3 && strcmp(line + len - 3, "_us") == 0;
     bool days = len > 5 && strcmp(line + len - 5, "_days") == 0;
+    DEBUG_ASSERT(len + sizeof("extant__seconds_total") <= sizeof(name));
     snprintf(name, sizeof(name), "extant_%.*s%s%s", (int)(len - (micros ? 3 : days ? 5 : 0)), line,
              micros || days ? "_seconds" : "", strcmp(kind, "counter") == 0 ? "_total" : "");
     describe(out, name, kind, help);
@@ -348,6 +355,7 @@ static void write_histogram(struct evbuffer *out, const char *name, const char *
             evbuffer_add_printf(out, "%s_bucket{%s,le=\"%.9g\"} %" PRIu64 "\n", name, labels,
                                 (double)histogram_bound_ns(i) / 1e9, below);
     }
+    DEBUG_ASSERT(below == sum->count);
     evbuffer_add_printf(out, "%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, labels, sum->count);
     evbuffer_add_printf(out, "%s_sum{%s} %.9g\n%s_count{%s} %" PRIu64 "\n", name, labels,
                         (double)sum->sum_ns / 1e9, name, labels, sum->count);
@@ -378,18 +386,21 @@ static void write_latency(const struct command_env *env, struct evbuffer *out)
 /* A label's value: backslashes, quotes and line ends escaped. */
 static const char *escaped(const char *text, char *out, size_t bytes)
 {
+    DEBUG_ASSERT(bytes > 3);
     size_t n = 0;
     for (; *text && n + 3 < bytes; text++) {
         if (*text == '\\' || *text == '"' || *text == '\n')
             out[n++] = '\\';
         out[n++] = *text == '\n' ? 'n' : *text;
     }
+    DEBUG_ASSERT(n < bytes);
     out[n] = '\0';
     return out;
 }
 
 static void write_devices(struct extstore *ext, struct evbuffer *out)
 {
+    DEBUG_ASSERT(ext_device_count(ext) > 0);
     unsigned count = ext_device_count(ext);
     struct ext_device_info *info = calloc(count, sizeof(*info));
     char path[512], labels[600];
@@ -431,6 +442,7 @@ static void write_pages(struct extstore *ext, struct evbuffer *out)
     for (unsigned page = 0; page < ext_page_count(ext); page++) {
         struct ext_page_info v;
         ext_page_info(ext, page, &v);
+        DEBUG_ASSERT(v.state < ARRAY_COUNT(names));
         counts[v.state] += v.device != EXT_NO_DEVICE;
     }
     describe(out, "extant_flash_pages", "gauge", "Flash pages by state.");
@@ -444,6 +456,7 @@ double metrics_write_amplification(const struct ext_info *v)
                                           (double)v->objects_written
                                     : 0;
     double bytes = (double)v->bytes_written * own;
+    DEBUG_ASSERT(own >= 0 && own <= 1);
     return bytes > 0 ? (double)v->device_bytes_written / bytes : 0;
 }
 
@@ -463,6 +476,8 @@ static void write_flash(struct extstore *ext, struct evbuffer *out)
 
 void metrics_write(const struct command_env *env, struct evbuffer *out)
 {
+    lock_assert_none_held();
+    DEBUG_ASSERT(env->thread_count > 0);
     struct lines l = {0};
     report_general(env, lines_emit, &l);
     settings_print_stats(env->settings, lines_emit, &l);

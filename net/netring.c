@@ -14,6 +14,8 @@ struct out {
     void *user; /* NULL once its result is known */
 };
 
+static_assert(NETRING_PIECES_MAX <= 1024, "IOV_MAX");
+
 struct netring {
     struct io_uring ring;
     unsigned queued;
@@ -61,6 +63,7 @@ void netring_destroy(struct netring *n)
 
 bool netring_is_full(const struct netring *n)
 {
+    DEBUG_ASSERT(n->queued <= NETRING_DEPTH);
     return n->queued == NETRING_DEPTH;
 }
 
@@ -123,6 +126,7 @@ bool netring_run(struct netring *n, void (*fn)(void *user, int result))
         if (seen < taken && count == 0)
             (void)io_uring_wait_cqe(&n->ring, &cqe);
     }
+    DEBUG_ASSERT(seen >= taken && taken <= queued);
     n->queued = 0;
     for (unsigned i = 0; i < queued && taken < queued; i++) {
         if (n->out[i].user)

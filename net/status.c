@@ -24,6 +24,7 @@ extern const char extant_status_page[], extant_status_page_end[];
 
 void status_page(struct evbuffer *out)
 {
+    ASSERT(extant_status_page_end > extant_status_page);
     evbuffer_add_reference(out, extant_status_page,
                            (size_t)(extant_status_page_end - extant_status_page), NULL, NULL);
 }
@@ -41,6 +42,7 @@ static uint64_t written_bytes(const struct command_env *env)
 
 void status_tick(struct status_history *h, const struct command_env *env)
 {
+    lock_assert_none_held();
     uint64_t now = clock_mono_ms();
     if (now < h->next_ms)
         return;
@@ -60,6 +62,7 @@ static double write_rate(const struct status_history *h, uint64_t now_bytes, dou
     if (h->count == 0)
         return 0;
     unsigned oldest = h->count > STATUS_MINUTES ? h->count % STATUS_MINUTES : 0;
+    DEBUG_ASSERT(clock_mono_ms() >= h->minutes[oldest].at_ms);
     *seconds = (double)(clock_mono_ms() - h->minutes[oldest].at_ms) / 1e3;
     uint64_t since = now_bytes - min_u64(now_bytes, h->minutes[oldest].bytes);
     return *seconds >= 1 ? (double)since / *seconds : 0;
@@ -147,6 +150,7 @@ static void put_cells(struct extstore *ext, unsigned device, uint64_t page_bytes
         if (seen % group != 0 && seen != total)
             continue;
         unsigned of = seen % group ? seen % group : group;
+        DEBUG_ASSERT(of > 0 && of <= group && seen <= total);
         evbuffer_add_printf(out, "%s[%d,%d,%u,%u]", seen > group ? "," : "", v.state, v.bucket,
                             group_live / of, v.state == EXT_PAGE_FREE ? 0 : v.version);
         group_live = 0;
@@ -156,6 +160,7 @@ static void put_cells(struct extstore *ext, unsigned device, uint64_t page_bytes
 
 static void put_devices(const struct command_env *env, struct evbuffer *out)
 {
+    DEBUG_ASSERT(env->settings->ext_page_size > 0);
     unsigned count = env->ext ? ext_device_count(env->ext) : 0;
     struct ext_device_info *d = malloc(sizeof(*d));
     char path[1024];
@@ -187,6 +192,7 @@ static void put_table(const char *name, struct sample_table *t, struct evbuffer 
     evbuffer_add_printf(out, "\"%s\":[", name);
     for (unsigned i = 0; i < t->count && i < STATUS_TOP && sample_weight(&t->entries[i]) > 0; i++) {
         const struct sample *e = &t->entries[i];
+        DEBUG_ASSERT(e->bytes <= SAMPLES_KEY_BYTES && e->error <= e->count);
         evbuffer_add_printf(out, "%s{\"name\":", i ? "," : "");
         put_text(out, log_key(key, sizeof(key), e->key, e->bytes));
         evbuffer_add_printf(out, ",\"share\":%.5f}",
@@ -219,6 +225,7 @@ struct conn_list_writer {
 /* The lines of `stats conns`, four or fewer for each descriptor, become an object each. */
 static void put_conn(void *ctx, int fd, const char *name, const char *text)
 {
+    DEBUG_ASSERT(fd >= 0);
     struct conn_list_writer *w = ctx;
     if (fd != w->fd) {
         if (w->count >= STATUS_CONNS) {
@@ -246,6 +253,7 @@ static void put_conns(const struct command_env *env, struct evbuffer *out)
 
 void status_write(const struct command_env *env, const struct status_history *h, struct evbuffer *out)
 {
+    lock_assert_none_held();
     struct object general = {.out = out}, extant = {.out = out};
     double seconds, rate = write_rate(h, written_bytes(env), &seconds), amplification = 0;
     if (env->ext) {

@@ -54,6 +54,7 @@ void stranger_tell(enum stranger who, enum stranger_port port, const char *peer)
     };
     static struct log_site sites[ARRAY_COUNT(texts)][STRANGERS];
     ASSERT(port < ARRAY_COUNT(texts) && who < STRANGERS);
+    DEBUG_ASSERT(texts[port][who]);
     if (log_is_on(LOG_LEVEL_WARNING))
         log_line(&sites[port][who], LOG_LEVEL_WARNING, "client %s %s", peer, texts[port][who]);
 }

@@ -71,6 +71,8 @@ enum {
     SPARES_MAX = 8 /* of a kind */
 };
 
+static_assert(RECORD_BYTES_MIN > TINY_BYTES_MAX, "a block is of one kind");
+
 /* What one thread has allocated, less what it has freed: only the sum of all means something. Threads leave
  * theirs behind when they end. */
 struct account {
@@ -117,6 +119,7 @@ static void block_free(void *p, const char *file UNUSED, int line UNUSED)
     struct account *a = likely(account) ? account : open_account();
     struct block *b = (struct block *)p - 1;
     enum kind kind = kind_of(b->bytes);
+    DEBUG_ASSERT(b->bytes > 0);
     if (unlikely(!a)) { /* it stays counted */
         free(b);
         return;
@@ -139,6 +142,7 @@ static void *block_alloc(size_t bytes, const char *file UNUSED, int line UNUSED)
         return NULL;
     enum kind kind = kind_of(bytes);
     struct block *b = kind == KINDS ? NULL : a->spare[kind].first;
+    DEBUG_ASSERT(kind == KINDS || (b == NULL) == (a->spare[kind].count == 0));
     if (b) {
         a->spare[kind].first = b->next;
         a->spare[kind].count--;
@@ -204,6 +208,7 @@ static int wire_write(BIO *wire, const char *p, size_t n, size_t *taken)
     struct tls_stream *s = BIO_get_data(wire);
     BIO_clear_retry_flags(wire);
     if (likely(s->sealing)) {
+        DEBUG_ASSERT(s->sealed_bytes <= TLS_SEALED_BYTES_MAX);
         if (n > TLS_SEALED_BYTES_MAX - s->sealed_bytes)
             return -1;
         memcpy(s->sealing + s->sealed_bytes, p, n);
@@ -324,6 +329,7 @@ static void set_sessions(SSL_CTX *ctx, bool cache)
 /* All that the settings say; NULL with a line in why[]. */
 static SSL_CTX *context_create(const struct settings *s, char *why, size_t why_bytes)
 {
+    DEBUG_ASSERT(s->ssl_min_version <= s->ssl_max_version);
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
     if (!ctx) {
         complain(why, why_bytes, "Error creating the TLS context", NULL);
@@ -372,6 +378,7 @@ static void certs_are_loaded(struct server_counters *n)
 
 int tls_refresh(struct tls *t, char *why, size_t why_bytes)
 {
+    lock_assert_none_held(); /* it reads files */
     struct server_tls *server = (struct server_tls *)t;
     SSL_CTX *new_one = context_create(server->settings, why, why_bytes);
     if (!new_one)
@@ -400,6 +407,7 @@ static bool connect_stream(const struct server_tls *server, struct tls_stream *s
 
 static struct tls_stream *stream_open(struct tls *t, int fd, enum settings_tls mode)
 {
+    DEBUG_ASSERT(fd >= 0);
     struct server_tls *server = (struct server_tls *)t;
     struct tls_stream *s = calloc(1, sizeof(*s));
     if (!s)
@@ -430,6 +438,7 @@ static struct tls_stream *stream_open(struct tls *t, int fd, enum settings_tls m
  * broke. */
 static enum tls_result result_of(struct tls_stream *s, int rc, char *why, size_t why_bytes)
 {
+    DEBUG_ASSERT(rc <= 0);
     int error = SSL_get_error(s->ssl, rc);
     enum tls_result r = TLS_BROKEN;
     *why = '\0';
@@ -449,6 +458,7 @@ static enum tls_result result_of(struct tls_stream *s, int rc, char *why, size_t
 /* After the handshake: what is sent isn't the library's to send any more, unless the kernel encrypts it. */
 static bool prepare_to_seal(struct tls_stream *s)
 {
+    DEBUG_ASSERT(s->greeted && !s->in_kernel);
     if (!s->server->settings->ssl_kernel_tls)
         return true;
     s->in_kernel = BIO_get_ktls_send(SSL_get_wbio(s->ssl));
@@ -495,6 +505,7 @@ static enum tls_result stream_read(struct tls_stream *s, void *to, size_t room, 
     if (unlikely(s->broken))
         return TLS_BROKEN;
     int rc = SSL_read_ex(s->ssl, to, room, got);
+    DEBUG_ASSERT(rc != 1 || (*got > 0 && *got <= room));
     return likely(rc == 1) ? TLS_OK : use_failed(s, rc);
 }
 
@@ -514,6 +525,7 @@ static bool stream_seal(struct tls_stream *s, const void *p, size_t n, char *to,
     int rc = SSL_write_ex(s->ssl, p, n, &taken);
     s->sealing = NULL;
     *sealed = s->sealed_bytes;
+    DEBUG_ASSERT(*sealed <= TLS_SEALED_BYTES_MAX);
     if (likely(rc == 1))
         return true;
     use_failed(s, rc);
@@ -523,11 +535,13 @@ static bool stream_seal(struct tls_stream *s, const void *p, size_t n, char *to,
 
 static bool stream_has_input(const struct tls_stream *s)
 {
+    DEBUG_ASSERT(s->greeted);
     return SSL_has_pending(s->ssl);
 }
 
 static void stream_close(struct tls_stream *s, bool all_sent)
 {
+    DEBUG_ASSERT(!s->sealing);
     if (s->greeted && !s->broken && all_sent)
         SSL_shutdown(s->ssl);
     SSL_free(s->ssl);
@@ -549,6 +563,7 @@ static const struct tls_ops stream_ops = {
 struct tls *tls_create(const struct settings *s, struct server_counters *n, char *why,
                        size_t why_bytes)
 {
+    ASSERT(s->ssl_enabled && s->ssl_chain_cert); /* operator/settings.c has looked */
     count_memory();
     struct server_tls *server = calloc(1, sizeof(*server));
     if (server)

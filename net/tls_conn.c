@@ -87,6 +87,7 @@ static void peer_text(const struct tls_conn *t, char *out, size_t size)
 /* A list of connections of this kind, and the event that deals with it. */
 static void put_in_batch(struct conn *c, enum conn_list list)
 {
+    DEBUG_ASSERT(list == CONN_TLS_RECEIVED || list == CONN_TLS_UNSENT);
     struct tls_worker *w = c->worker->tls;
     worker_put(c->worker, &c->in_loop, list);
     if (w->batch_is_due)
@@ -107,6 +108,7 @@ static void await(struct tls_conn *t, short what)
 /* The first bytes are here: true iff they may be the beginning of a handshake. */
 static bool is_tls(struct tls_conn *t)
 {
+    DEBUG_ASSERT(t->stage == TLS_SILENT && !t->stream);
     char first[PEEK_BYTES], peer[ADDRESS_TEXT_BYTES];
     ssize_t n = recv(t->conn.origin.fd, first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
     if (n <= 0) { /* it has left */
@@ -156,6 +158,7 @@ static bool begin(struct tls_worker *w, struct tls_conn *t)
 
 static void go_on(struct tls_worker *w, struct tls_conn *t)
 {
+    DEBUG_ASSERT(t->stage == TLS_GREETING && t->stream && !t->is_ready);
     char why[TLS_WHY_BYTES], peer[ADDRESS_TEXT_BYTES];
     switch (w->tls->ops->handshake(t->stream, why, sizeof(why))) {
     case TLS_WANT_READ:
@@ -235,6 +238,7 @@ static void free_kept(struct tls_conn *t)
 /* What is unsent stays when the worker's buffer is used for others. False: no memory. */
 static bool keep_unsent(struct tls_conn *t)
 {
+    DEBUG_ASSERT(t->unsent_bytes > 0 && t->unsent_bytes <= TLS_SEALED_BYTES_MAX);
     struct buffer_pool *pool = &t->conn.session.w->pool;
     if (t->kept)
         return true;
@@ -286,6 +290,7 @@ static bool seal(struct tls_conn *t, const char *p, size_t n, char *to)
 /* What the next record is made of: a long piece as it lies there, short ones put together. */
 static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned count, const char **at)
 {
+    DEBUG_ASSERT(count > 0 && w->gather_bytes > 0 && w->gather_bytes <= TLS_RECORD_BYTES);
     size_t bytes = 0;
     *at = iov[0].iov_base;
     if (count == 1 || iov[0].iov_len >= w->gather_bytes)
@@ -378,6 +383,7 @@ static void relay_end(struct tls_conn *t)
 /* Sends what is in the pair. */
 static void relay(struct tls_conn *t)
 {
+    DEBUG_ASSERT(t->stage == TLS_LENT && t->relay_fd >= 0);
     struct tls_worker *w = worker_of(t);
     for (unsigned i = 0; i < RELAY_PIECES_MAX; i++) {
         enum reply_progress p = send_unsent(t);
@@ -418,6 +424,7 @@ static void relay_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 /* What a watcher says is thrown away; that it went away is noticed. */
 static void relay_listen(struct tls_conn *t)
 {
+    DEBUG_ASSERT(t->stage == TLS_LENT);
     struct tls_worker *w = worker_of(t);
     size_t got;
     enum tls_result r = w->tls->ops->read(t->stream, w->gathered, w->gather_bytes, &got);
@@ -429,6 +436,7 @@ static void take_back(struct conn *c, int lent_fd)
 {
     struct tls_conn *t = of(c);
     relay_close(t);
+    DEBUG_ASSERT(t->stage == TLS_LENT && lent_fd >= 0);
     close(lent_fd);
     t->lent_fd = -1;
     t->stage = TLS_OPEN;
@@ -456,6 +464,7 @@ static int lend(struct conn *c, bool to_dump)
 
 static void lent_dump_over(struct conn *c, bool alive)
 {
+    DEBUG_ASSERT(of(c)->stage == TLS_LENT && !of(c)->watching && of(c)->lent_fd >= 0);
     struct tls_conn *t = of(c);
     close(t->lent_fd);
     t->lent_fd = -1;
@@ -469,6 +478,7 @@ static void lent_dump_over(struct conn *c, bool alive)
 
 static ssize_t stream_readv(struct conn *c, const struct iovec *iov, int count)
 {
+    DEBUG_ASSERT(of(c)->stage == TLS_OPEN && count > 0);
     struct tls_conn *t = of(c);
     const struct tls_ops *ops = worker_of(t)->tls->ops;
     size_t total = 0, at = 0;
@@ -538,6 +548,7 @@ static void was_sent(void *user, int result)
 
 static void send_many(struct tls_worker *w)
 {
+    DEBUG_ASSERT(w->many_used > 0 && w->worker->netring);
     conns_run_ring(w->worker, was_sent);
     w->many_used = 0;
 }
@@ -547,6 +558,7 @@ static bool join_many(struct tls_worker *w, struct tls_conn *t)
 {
     uint64_t sent = 0;
     struct netring *ring = w->worker->netring;
+    DEBUG_ASSERT(w->many_used + TLS_SEALED_BYTES_MAX <= sizeof(w->many));
     if (!ring || seal_next(t, w->many + w->many_used, &sent) != SEALED)
         return false;
     stat_add(t->conn.session.w->stats, STAT_bytes_written, sent);
@@ -562,6 +574,7 @@ static bool join_many(struct tls_worker *w, struct tls_conn *t)
 static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct tls_worker *w = arg;
+    DEBUG_ASSERT(w->batch_is_due && w->many_used == 0);
     conns_execute_tls(w->worker);
     struct conn *c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT));
     bool alone = w->worker->count[CONN_TLS_UNSENT] == 0;
@@ -628,6 +641,7 @@ static struct conn *calloc_tls_conn(void)
 
 static void begin_silent(struct conn *c)
 {
+    DEBUG_ASSERT(!of(c)->stream && !of(c)->is_ready);
     struct tls_conn *t = of(c);
     list_add(worker_of(t), t, TLS_SILENT);
     set_timer(worker_of(t), false);
@@ -693,6 +707,7 @@ void tls_worker_destroy(struct tls_worker *t)
 {
     if (!t)
         return;
+    DEBUG_ASSERT(t->count[TLS_SILENT] + t->count[TLS_GREETING] == 0 && t->many_used == 0);
     event_del(&t->batch); /* due, if the last turn had replies; the loop is freed after this */
     evtimer_del(&t->timer);
     free(t);

@@ -104,6 +104,7 @@ static int open_host(struct udp_sockets *u, const char *host, int port, uint32_t
 
 struct udp_sockets *udp_open(const struct settings *s, char *why, size_t why_bytes)
 {
+    DEBUG_ASSERT(s->udpport != 0 && !s->auth_file && s->ext_file_count == 0); /* operator/settings.c has looked */
     struct udp_sockets *u = calloc(1, sizeof(*u));
     if (!u) {
         snprintf(why, why_bytes, "UDP: %s", strerror(errno));
@@ -202,6 +203,7 @@ static void answer(struct endpoint *e)
     struct udp_worker *w = e->of;
     const char *reply = w->reply;
     size_t bytes = w->reply_bytes;
+    DEBUG_ASSERT(bytes <= w->reply_room && bytes <= UDP_REPLY_BYTES_MAX);
     w->reply_bytes = 0;
     if (bytes == 0)
         return;
@@ -235,6 +237,7 @@ static void session_begin(struct endpoint *e)
 /* Drops an incomplete value, and answers that can't be sent. */
 static void session_again(struct endpoint *e)
 {
+    DEBUG_ASSERT(e->session.parked == 0);
     bool idle = session_close(&e->session);
     ASSERT(idle);
     session_begin(e);
@@ -325,6 +328,7 @@ static enum next one_command(struct endpoint *e)
 
 static void run_datagram(struct endpoint *e)
 {
+    DEBUG_ASSERT(e->at < e->end && e->of->reply_bytes == 0);
     struct session *s = &e->session;
     enum next next = NEXT_COMMAND;
     while (next == NEXT_COMMAND && e->at < e->end) {
@@ -375,6 +379,7 @@ static bool receive(struct endpoint *e)
     if (n < 0)
         return false;
     stat_add(e->of->command->stats, STAT_bytes_read, (uint64_t)n);
+    DEBUG_ASSERT(n <= UDP_REQUEST_BYTES_MAX);
     if (n <= UDP_HEAD_BYTES || d[4] != 0 || d[5] != 1)
         return true; /* no request, or a part of one */
     memcpy(e->request_id, d, sizeof(e->request_id));
@@ -400,6 +405,7 @@ static void datagram_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *a
 struct udp_worker *udp_start(struct udp_sockets *u, struct event_base *base,
                              struct command_worker *command, struct request *request)
 {
+    DEBUG_ASSERT(u->count > 0 && u->count <= SOCKETS_MAX);
     struct udp_worker *w = calloc(1, sizeof(*w));
     if (!w)
         return NULL;

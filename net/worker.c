@@ -16,6 +16,7 @@
 /* Those that wait now; a connection that yields again goes on in the next turn. */
 static void run_yielded(struct worker *w)
 {
+    worker_assert_mine(w);
     struct loop_conn *l;
     for (unsigned left = w->count[CONN_YIELDING]; left > 0 && (l = worker_take(w, CONN_YIELDING)); left--)
         conn_continue(conn_of(l));
@@ -23,6 +24,7 @@ static void run_yielded(struct worker *w)
 
 static void run_resumed(struct worker *w)
 {
+    worker_assert_mine(w);
     for (struct conn *c; (c = conn_of(worker_take(w, CONN_RESUMED)));)
         conn_continue(c);
 }
@@ -31,6 +33,7 @@ static void run_resumed(struct worker *w)
 
 static void read_mail(struct worker *w)
 {
+    worker_assert_mine(w);
     eventfd_t n;
     struct loop_queue mail = STAILQ_HEAD_INITIALIZER(mail);
     (void)eventfd_read(w->mail_fd, &n);
@@ -130,6 +133,7 @@ static void turn(struct worker *w, int flags)
 /* Ends when no connection is left: some wait for the crawler to end a dump, or for flash. */
 static void close_all(struct worker *w)
 {
+    worker_assert_mine(w);
     for (;;) {
         read_mail(w);
         for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
@@ -237,6 +241,7 @@ static void *worker_main(void *arg)
 
 static void worker_destroy(struct worker *w, bool has_thread)
 {
+    DEBUG_ASSERT(LIST_EMPTY(&w->conns));
     if (has_thread)
         pthread_join(w->thread, NULL);
     lock_destroy(&w->lock);
@@ -245,6 +250,7 @@ static void worker_destroy(struct worker *w, bool has_thread)
 
 static int worker_begin(struct worker *w)
 {
+    DEBUG_ASSERT(atomic_load(&w->started) == 0);
     w->mail_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (w->mail_fd < 0)
         return -errno;
@@ -303,6 +309,7 @@ static struct worker *worker_of_queue(struct workers *set, int fd)
 {
     struct server_counters *n = set->env->counters;
     unsigned id = 0, limit = set->env->settings->num_napi_ids;
+    DEBUG_ASSERT(limit <= set->count && set->napi_count <= limit);
     socklen_t len = sizeof(id);
     if (getsockopt(fd, SOL_SOCKET, SO_INCOMING_NAPI_ID, &id, &len) < 0 || id == 0) {
         atomic_fetch_add_explicit(&n->round_robin_fallback, 1, memory_order_relaxed);
@@ -324,6 +331,7 @@ static struct worker *worker_of_queue(struct workers *set, int fd)
 
 int workers_add(struct workers *set, const struct conn_origin *origin)
 {
+    ASSERT(set->count > 0 && set->count == set->env->thread_count);
     struct worker *w = NULL;
     if (set->env->settings->num_napi_ids > 0 && origin->local.family != AF_UNIX)
         w = worker_of_queue(set, origin->fd);
@@ -371,6 +379,7 @@ static bool snapshot_add(struct snapshot *s, struct worker *w)
         }
         lock_release(&w->lock);
         if (n <= s->room) {
+            DEBUG_ASSERT(n >= s->count);
             s->count = n;
             return true;
         }

@@ -56,6 +56,7 @@ static int read_file(const char *path, char **text, size_t *bytes)
         free(buf);
         return err;
     }
+    DEBUG_ASSERT(have <= (size_t)st.st_size);
     *text = buf;
     *bytes = have;
     return 0;
@@ -96,6 +97,7 @@ static int check_lines(const char *text, size_t bytes)
 
 static int load(const char *path, char **text, size_t *bytes)
 {
+    lock_assert_none_held(); /* it reads a file */
     int err = read_file(path, text, bytes);
     if (err)
         return err;
@@ -198,6 +200,7 @@ static struct failures *failures_of(struct auth *a, const char *peer)
 bool auth_log_in(struct auth *a, const char *peer, const char *user, size_t user_bytes,
                  const char *password, size_t password_bytes)
 {
+    lock_assert_none_held();
     lock_take(&a->lock);
     bool may_try = failures_of(a, peer)->count < AUTH_FAILURES_MAX;
     lock_release(&a->lock);

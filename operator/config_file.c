@@ -32,6 +32,7 @@ static char *cut(char *line)
 /* Ends the name; its value begins after blanks, or one '=' with blanks around it. */
 static char *split(char *name)
 {
+    DEBUG_ASSERT(*name != '\0');
     char *p = name;
     while (*p != '\0' && !is_blank(*p) && *p != '=')
         p++;

@@ -33,6 +33,7 @@ static uint32_t tag_of(uint64_t hash)
 
 static uint32_t entry_at(const struct departed *d, uint64_t at)
 {
+    DEBUG_ASSERT(at <= d->mask);
     return atomic_load_explicit((_Atomic(uint32_t) *)&d->entries[at], memory_order_relaxed);
 }
 

@@ -53,6 +53,7 @@ void prefixes_destroy(struct prefixes *p)
 
 void prefixes_clear(struct prefixes *p)
 {
+    lock_assert_none_held();
     lock_take(&p->lock);
     struct prefix *at = p->first;
     memset(p->chains, 0, sizeof(p->chains));
@@ -102,6 +103,7 @@ static struct prefix *find_or_add(struct prefixes *p, const char *key, size_t ke
 static void count(struct prefixes *p, const char *key, size_t key_len, unsigned gets, unsigned hits, unsigned sets,
                   unsigned deletes)
 {
+    DEBUG_ASSERT(gets + sets + deletes == 1 && hits <= gets);
     lock_take(&p->lock);
     struct prefix *at = find_or_add(p, key, key_len);
     if (at != NULL) {
@@ -130,6 +132,7 @@ void prefixes_delete(struct prefixes *p, const char *key, size_t key_len)
 
 char *prefixes_dump(struct prefixes *p, size_t *len)
 {
+    lock_assert_none_held();
     lock_take(&p->lock);
     size_t size = p->names_bytes + p->count * NUMBERS_BYTES + 1, n = 0;
     char *text = malloc(size);

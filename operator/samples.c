@@ -96,6 +96,7 @@ void samples_note(struct samples *s, const char *key, size_t bytes, uint64_t tim
 
 static void table_merge(struct sample_table *to, const struct sample_table *from)
 {
+    DEBUG_ASSERT(from->count <= SAMPLES_ENTRIES);
     uint64_t total = to->total + from->total;
     for (unsigned i = 0; i < from->count; i++) {
         const struct sample *e = &from->entries[i];
@@ -106,6 +107,7 @@ static void table_merge(struct sample_table *to, const struct sample_table *from
 
 void samples_read(struct samples *s, struct sample_table *keys, struct sample_table *prefixes)
 {
+    lock_assert_none_held();
     lock_take(&s->lock);
     table_merge(keys, &s->keys);
     table_merge(prefixes, &s->prefixes);

@@ -35,11 +35,16 @@ static const struct setting table[SETTING_COUNT] = {
 #undef X
 };
 
+static_assert(SETTINGS_EXT_UNIT_BYTES % SETTINGS_EXT_SMALL_UNIT_BYTES == 0, "a unit is made of small ones");
+static_assert(SETTINGS_EXT_PAGES_MIN <= SETTINGS_EXT_PAGES_WISH, "no wish for fewer pages than there must be");
+static_assert(SETTINGS_EXT_FILES_MAX < SETTINGS_EXT_PAGES_MAX, "each file has a page");
+
 #define FIELD(s, row, type) (*(type *)((char *)(s) + (row)->offset))
 #define FIELD_CONST(s, row, type) (*(type const *)((const char *)(s) + (row)->offset))
 
 static double get_number(const struct settings *s, const struct setting *row)
 {
+    DEBUG_ASSERT(row >= table && row < table + SETTING_COUNT);
     switch (row->type) {
     case SETTING_BOOL:
         return FIELD_CONST(s, row, SETTING_C_BOOL);
@@ -111,6 +116,7 @@ int settings_init(struct settings *s)
 
 void settings_free(struct settings *s)
 {
+    ASSERT(s->ext_file_count <= SETTINGS_EXT_FILES_MAX && s->ext_format_count <= SETTINGS_EXT_FILES_MAX);
     for (size_t i = 0; i < SETTING_COUNT; i++) {
         if (table[i].type == SETTING_TEXT) {
             free(FIELD(s, &table[i], char *));
@@ -209,6 +215,7 @@ static bool parse_bytes(const char *text, uint64_t scale, double *v)
     if (len == 0 || len >= sizeof(digits))
         return false;
     uint64_t unit = suffix_bytes(text[len - 1]);
+    DEBUG_ASSERT(scale > 0);
     memcpy(digits, text, len + 1);
     if (unit != 0)
         digits[len - 1] = '\0';
@@ -220,6 +227,7 @@ static bool parse_bytes(const char *text, uint64_t scale, double *v)
 
 static bool in_range(const struct setting *row, double v)
 {
+    DEBUG_ASSERT(row->min <= row->max);
     return v >= row->min && v <= row->max;
 }
 
@@ -301,6 +309,7 @@ static unsigned distance(const char *a, const char *b)
             row[j] = best;
         }
     }
+    DEBUG_ASSERT(rows[la % 3][lb] <= max_u64(la, lb));
     return rows[la % 3][lb];
 }
 
@@ -313,6 +322,7 @@ struct guess {
 
 static void guess_from(struct guess *g, const char *candidate)
 {
+    DEBUG_ASSERT(g->word && candidate);
     unsigned d = distance(g->word, candidate);
     if (d <= 1 + strlen(g->word) / 5 && (g->best == NULL || d < g->distance)) {
         g->best = candidate;
@@ -332,6 +342,7 @@ static const char *guess_text(const struct guess *g, char *out, size_t size)
 
 static int take_text(struct parser *p, size_t id, const char *text)
 {
+    DEBUG_ASSERT(id < SETTING_COUNT);
     return put_text(p->s, &table[id], text) ? SETTINGS_GO_ON : no_memory(p);
 }
 
@@ -638,6 +649,7 @@ static int sub_ext_format(struct parser *p, const char *value)
     char *copy = strdup(value);
     if (copy == NULL)
         return no_memory(p);
+    DEBUG_ASSERT(s->ext_format_count < SETTINGS_EXT_FILES_MAX);
     s->ext_formats[s->ext_format_count++] = copy;
     return SETTINGS_GO_ON;
 }
@@ -661,6 +673,7 @@ static int sub_http(struct parser *p, const char *value)
 /* Refuses a number that is out of range, in memcached's words if it has any. */
 static int refuse_range(struct parser *p, const struct suboption *o, double v)
 {
+    DEBUG_ASSERT(o->id >= 0 && !(v > table[o->id].min && v < table[o->id].max));
     const struct setting *row = &table[o->id];
     if (o->range != NULL)
         return refuse(p, "%s", o->range);
@@ -801,6 +814,7 @@ static int flag_switch(struct parser *p, const struct flag *f, const char *arg U
 
 static int flag_text(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id >= 0);
     if (*arg == '\0')
         return refuse(p, "-%c needs a value", f->letter);
     return take_text(p, (size_t)f->id, arg);
@@ -809,6 +823,7 @@ static int flag_text(struct parser *p, const struct flag *f, const char *arg)
 /* A whole number; refuses numbers that memcached would not accept or would misread. */
 static int flag_number(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id >= 0);
     const struct setting *row = &table[f->id];
     double v;
     DEBUG_ASSERT(row->type != SETTING_TEXT && row->type != SETTING_BOOL);
@@ -824,6 +839,7 @@ static int flag_number(struct parser *p, const struct flag *f, const char *arg)
 
 static int flag_port(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id == ID_port || f->id == ID_udpport);
     double v;
     if (!parse_whole(arg, true, &v) || !in_range(&table[f->id], v))
         return refuse(p, "ERROR: Invalid port number %s.", arg);
@@ -844,6 +860,7 @@ static int flag_mode(struct parser *p, const struct flag *f UNUSED, const char *
 
 static int flag_memory(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id == ID_maxbytes);
     double v;
     if (!parse_bytes(arg, MiB, &v) || !in_range(&table[f->id], v))
         return refuse(p, "-m %s is not a whole number of megabytes (or, with a suffix, such as 512k or 2g)", arg);
@@ -863,6 +880,7 @@ static int flag_item_size(struct parser *p, const struct flag *f UNUSED, const c
 
 static int flag_factor(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id == ID_factor);
     double v;
     if (!parse_real(arg, &v) || v <= 1.0)
         return refuse(p, "Factor must be greater than 1");
@@ -889,12 +907,14 @@ static int flag_verbose(struct parser *p, const struct flag *f UNUSED, const cha
 
 static int flag_users(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id == ID_auth_file);
     p->s->auth_ascii = true;
     return flag_text(p, f, arg);
 }
 
 static int flag_protocol(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id == ID_binding_protocol);
     p->is_set[f->id] = true;
     if (put_word(p->s, f->id, arg))
         return SETTINGS_GO_ON;
@@ -906,6 +926,7 @@ static int flag_protocol(struct parser *p, const struct flag *f, const char *arg
 /* -l may come several times; `stats settings` shows all of them. */
 static int flag_listen(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->id == ID_inter);
     if (p->s->inter == NULL)
         return take_text(p, (size_t)f->id, arg);
     char *joined;
@@ -1046,6 +1067,7 @@ static const struct {
 
 static size_t flag_group_of(int letter)
 {
+    DEBUG_ASSERT(letter > 0);
     size_t g = 0;
     while (g < ARRAY_COUNT(flag_groups) - 1 && strchr(flag_groups[g].letters, letter) == NULL)
         g++;
@@ -1066,6 +1088,7 @@ static size_t suboption_group_of(const char *name)
 
 static void print_flag(FILE *out, const struct flag *f)
 {
+    DEBUG_ASSERT(f->help != NULL || f->id >= 0);
     char text[64];
     if (why_no_flag(f->letter) != NULL)
         return;
@@ -1082,6 +1105,7 @@ static void print_flag(FILE *out, const struct flag *f)
 
 static void print_suboption(FILE *out, const struct suboption *o)
 {
+    DEBUG_ASSERT(o->help != NULL || o->id >= 0);
     char text[64];
     if (why_no_suboption(o->name) != NULL || (o->help != NULL && *o->help == '\0'))
         return;
@@ -1150,6 +1174,7 @@ static void print_license(FILE *out)
  * argument, as charts write it. */
 static int take_flag(struct parser *p, const struct flag *f, const char *arg)
 {
+    DEBUG_ASSERT(f->letter != 'h' && f->letter != 'i' && f->letter != 'V');
     const char *reason = why_no_flag(f->letter);
     ASSERT(f->take != NULL && (arg != NULL) == (*f->arg != '\0'));
     if (reason != NULL)
@@ -1257,6 +1282,7 @@ static int take_address(struct parser *p, char *text)
 
 static int check_listen(struct parser *p)
 {
+    DEBUG_ASSERT(p->s->listen_count == 0);
     if (p->s->inter == NULL)
         return SETTINGS_GO_ON;
     char *copy = strdup(p->s->inter), *rest = copy, *part;
@@ -1305,6 +1331,7 @@ static int check_sizes(struct parser *p)
 
 static int check_slab_sizes(struct parser *p)
 {
+    DEBUG_ASSERT(p->s->slab_size_count == 0);
     struct settings *s = p->s;
     char *rest = p->slab_sizes, *part;
     double last = 0, size;
@@ -1369,6 +1396,7 @@ static bool is_unit_size(uint64_t bytes)
 /* Pages of files of class default, which the engine needs a few of. */
 static uint64_t default_page_count(const struct settings *s)
 {
+    DEBUG_ASSERT(s->ext_page_size > 0);
     uint64_t count = 0;
     for (uint32_t i = 0; i < s->ext_file_count; i++)
         if (s->ext_files[i].bucket == SETTINGS_BUCKET_DEFAULT)
@@ -1419,6 +1447,7 @@ static void grow_wbuf(struct parser *p)
 /* Each ext_format names the file of an ext_path or of -e, spelt as there. */
 static int check_formats(struct parser *p)
 {
+    DEBUG_ASSERT(p->s->ext_format_count <= SETTINGS_EXT_FILES_MAX);
     struct settings *s = p->s;
     for (uint32_t i = 0; i < s->ext_format_count; i++) {
         bool found = s->memory_file != NULL && strcmp(s->ext_formats[i], s->memory_file) == 0;
@@ -1515,6 +1544,7 @@ static int check_tls(struct parser *p)
 /* -S without -Y: memcached's builds that have a password file of their own read its name from the environment. */
 static int take_sasl_users(struct parser *p)
 {
+    DEBUG_ASSERT(p->s->auth_sasl && p->s->auth_file == NULL);
     const char *file = getenv("MEMCACHED_SASL_PWDB");
     if (file == NULL || *file == '\0')
         return refuse(p, "-S needs a file of user:password lines: -Y <file>, or its name in MEMCACHED_SASL_PWDB");
@@ -1643,6 +1673,7 @@ static int parse_flags(struct parser *p, int argc, char **argv)
             longs[long_count++] =
                 (struct option){flags[i].name, *flags[i].arg != '\0', NULL, flags[i].letter};
     }
+    ASSERT(long_count < ARRAY_COUNT(longs));
     ASSERT(n < sizeof(letters));
     letters[n] = '\0';
     optind = 0; /* makes getopt_long start again */
@@ -1695,6 +1726,7 @@ static int take_line_flag(struct parser *p, const char *name, const struct flag 
 
 static int take_line_word(struct parser *p, const char *word, const char *value)
 {
+    DEBUG_ASSERT(p->file != NULL);
     const char *name = word + (strncmp(word, "--", 2) == 0 ? 2 : 0);
     const struct flag *f = find_flag(0, name);
     if (strcmp(name, own_options[OWN_LOGFILE].name) == 0) {
@@ -1718,6 +1750,7 @@ static int take_line(void *ctx, unsigned line, char *name, char *value)
 {
     struct parser *p = ctx;
     int code = SETTINGS_GO_ON;
+    DEBUG_ASSERT(line > 0 && p->file != NULL);
     p->line = line;
     if (name == NULL)
         return refuse(p, "the line is longer than %d bytes", CONFIG_FILE_LINE_MAX);
@@ -1741,6 +1774,7 @@ static int take_line(void *ctx, unsigned line, char *name, char *value)
 
 static int read_config(struct parser *p, const char *path)
 {
+    DEBUG_ASSERT(p->file == NULL); /* files name no other files */
     p->file = path;
     int rc = config_file_read(path, take_line, p);
     int code = rc == 0 ? SETTINGS_GO_ON : rc;
@@ -1755,6 +1789,7 @@ static int read_config(struct parser *p, const char *path)
 /* --check, at `at` of the command line: it has the rest of it. Nothing else goes with it. */
 static int take_check(struct parser *p, int *argc, char **argv, int at, int left, const char *value)
 {
+    DEBUG_ASSERT(p->s->check_file_count == 0);
     int first = value != NULL ? 0 : at + 1;
     if (at != 1 || left != 1)
         return refuse(p, "--check stands alone, before its files");
@@ -1775,6 +1810,7 @@ static int take_check(struct parser *p, int *argc, char **argv, int at, int left
  * rest), and reads the files that they name. */
 static int take_own_options(struct parser *p, int *argc, char **argv)
 {
+    DEBUG_ASSERT(*argc >= 0 && argv[*argc] == NULL);
     int left = 0, code = SETTINGS_GO_ON;
     bool over = false; /* after "--" */
     for (int i = 0; i < *argc && code == SETTINGS_GO_ON; i++) {
@@ -1812,6 +1848,7 @@ static int take_own_options(struct parser *p, int *argc, char **argv)
                : id == OWN_HTTP ? sub_http(p, value)
                                 : take_text(p, ID_log_file, value);
     }
+    ASSERT(left <= *argc);
     *argc = left;
     argv[left] = NULL;
     return code;
@@ -1832,6 +1869,7 @@ static void print_line(FILE *out, bool is_default, const char *fmt, ...)
 
 static void print_flag_line(FILE *out, const struct settings *s, const struct flag *f)
 {
+    DEBUG_ASSERT(f->id >= 0);
     const struct setting *row = &table[f->id];
     if (row->type == SETTING_TEXT) {
         const char *text = FIELD_CONST(s, row, char *);
@@ -1967,6 +2005,7 @@ int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *e
 
 uint64_t settings_memory_bytes(const struct settings *s)
 {
+    DEBUG_ASSERT(s->num_threads > 0);
     const uint64_t program = 8 * MiB, connection = 2 * KiB;
     uint64_t flash = s->ext_file_count == 0
                          ? 0
@@ -2022,6 +2061,7 @@ void settings_print_stats(const struct settings *s,
             word = v == SETTINGS_PROTOCOL_AUTO ? "auto-negotiate" : words_of(row - table)[(unsigned)v];
             break;
         default:
+            DEBUG_ASSERT(formats[row->show] != NULL);
             emit(ctx, row->stat_name, formats[row->show], v);
             continue;
         }

@@ -244,6 +244,7 @@ static void put_skipped(struct watcher *w)
 
 static void watcher_offer(struct watcher *w, const char *line, size_t len)
 {
+    DEBUG_ASSERT(len > 0 && w->used <= watch.opt.watcher_bytes);
     size_t room = watch.opt.watcher_bytes - w->used;
     if (room < len + (w->skipped ? SKIPPED_LINE_BYTES : 0)) {
         w->skipped++;
@@ -413,6 +414,7 @@ int watch_start(const struct watch_options *opt)
 
 void watch_stop(void)
 {
+    lock_assert_none_held(); /* it waits for the thread */
     if (!watch.started)
         return;
     atomic_store_explicit(&watch.stop, true, memory_order_release);

@@ -17,6 +17,8 @@ static const struct opcode opcodes[OPCODES] = {
 #undef X
 };
 
+static_assert(BIN_HEAD_BYTES == 24, "the head of a packet");
+
 static uint16_t read_u16(const char *p)
 {
     const unsigned char *b = (const unsigned char *)p;
@@ -147,6 +149,7 @@ static bool has_shape(const struct opcode *op, size_t extras, size_t key, uint32
 static enum parse_result parse_login(struct request *req, const char *value, uint32_t value_bytes,
                                      size_t left, size_t *consumed)
 {
+    DEBUG_ASSERT(req->token_count == 0);
     if (value_bytes > PROTO_AUTH_MAX) {
         req->swallow_bytes = value_bytes;
         return PARSE_OK;
@@ -322,6 +325,7 @@ size_t proto_put_bin_hit(char *out, const struct request *req, const char *key, 
                          uint32_t client_flags, uint32_t value_bytes, uint64_t cas,
                          bool *with_value)
 {
+    DEBUG_ASSERT(key_len > 0 && key_len <= PROTO_KEY_MAX);
     *with_value = req->bin.opcode != OPCODE_TOUCH;
     size_t key_bytes = wants_key(req) ? key_len : 0;
     size_t n = put_head(out, req, BIN_OK, BIN_FLAGS_BYTES, key_bytes, *with_value ? value_bytes : 0,
@@ -334,6 +338,7 @@ size_t proto_put_bin_hit(char *out, const struct request *req, const char *key, 
 
 size_t proto_put_bin_miss(char *out, const struct request *req, const char *key, uint32_t key_len)
 {
+    DEBUG_ASSERT(key_len > 0 && key_len <= PROTO_KEY_MAX);
     if (req->noreply)
         return 0;
     if (!wants_key(req))

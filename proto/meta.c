@@ -52,6 +52,7 @@ static enum reply parse_argument(struct request *req, char c, const char *p, siz
 
 static enum reply decode_key(struct request *req)
 {
+    DEBUG_ASSERT(req->key_len <= PROTO_KEY_MAX && !req->key_is_binary);
     size_t len = base64_decode(req->key_buf, sizeof(req->key_buf), req->key, req->key_len);
     if (len == 0)
         return REPLY_META_BAD_KEY;
@@ -311,6 +312,7 @@ bool proto_meta_is_hidden(const struct request *req, enum meta_status status)
 
 size_t proto_put_me(char *out, const struct meta_debug *item)
 {
+    DEBUG_ASSERT(item->key_len > 0);
     memcpy(out, "ME ", 3);
     char *p = put_key(out + 3, item->key, item->key_len, item->key_is_binary);
     memcpy(p, " exp=", 5);

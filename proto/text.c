@@ -71,6 +71,7 @@ static enum reply parse_store(struct request *req)
 
 static enum reply parse_classic(struct request *req, unsigned flags)
 {
+    DEBUG_ASSERT(req->token_count >= verb_info(req->verb)->min_tokens);
     req->key = req->tokens[1].ptr;
     req->key_len = req->tokens[1].len;
     if (flags & VF_VALUE)
@@ -94,6 +95,7 @@ static enum reply parse_classic(struct request *req, unsigned flags)
 /* The arguments that don't depend on settings; the rest stays in tokens[]. */
 static enum reply parse_admin(struct request *req)
 {
+    DEBUG_ASSERT(verb_info(req->verb)->verb_class == CLASS_ADMIN);
     switch (req->verb) {
     case VERB_VERBOSITY:
         return proto_token_u32(req, 1, &req->number) ? REPLY_NONE : REPLY_BAD_FORMAT;
@@ -147,6 +149,7 @@ static enum parse_result fail(struct request *req, enum reply error)
 
 static enum parse_result parse_unknown(struct request *req)
 {
+    DEBUG_ASSERT(req->verb == VERB_UNKNOWN);
     if (req->token_count > 0) {
         const struct proto_token *last = &req->tokens[req->token_count - 1];
         if (last->len >= 5 && memcmp(last->ptr, "HTTP/", 5) == 0)
@@ -240,6 +243,7 @@ enum parse_result proto_parse_auth(const char *buf, size_t len, size_t *consumed
 /* The words between the key and the length of the value; 0: no value follows. */
 static unsigned words_before_length(const char *word, size_t len)
 {
+    DEBUG_ASSERT(len > 0);
     enum verb verb = verb_find(word, len);
     if (verb == VERB_UNKNOWN || !(verb_info(verb)->flags & VF_VALUE))
         return 0;

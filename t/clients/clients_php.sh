@@ -4,20 +4,8 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
-need php
-php -r 'exit(class_exists("Memcached") ? 0 : 1);' || skip "php-memcached isn't installed"
-for protocol in text binary; do
-    # shellcheck disable=SC2046
-    start_server -m 64 -I 4m $(flash_flags 64)
-    timeout 600 php t/clients/client.php "$PORT" $protocol || fail "php-memcached, $protocol"
-    stop_server
-    check "clean stop" "$SERVER_RC" 0
-    # shellcheck disable=SC2046
-    start_server -m 64 $(all_flash_flags)
-    from_flash php t/clients/client.php "$PORT" $protocol
-    stop_server
-    check "clean stop" "$SERVER_RC" 0
-done
+. t/aid/php_lib.sh
+php_rounds php-memcached Memcached t/clients/client.php
 if is_extant; then
     printf 'someone:a word\n' > "$TMP/users"
     start_server -m 64 -I 4m -S -Y "$TMP/users"
