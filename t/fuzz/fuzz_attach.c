@@ -19,7 +19,7 @@
 #include "flash/wbuf.h"
 #include "items/store.h"
 #include "restart/restart.h"
-#include "t/aid/cache_fixture.h"
+#include "t/aid/life.h"
 #include "t/fuzz/fuzz.h"
 
 enum {
@@ -43,11 +43,6 @@ struct image { /* a file's content: the blocks that aren't zeroes */
     uint64_t *blocks;
     unsigned word_count;
     uint32_t words[WORDS_MAX]; /* number of each word that isn't zero */
-};
-
-struct life {
-    struct restart r;
-    struct fixture f;
 };
 
 static struct image memory, flash;
@@ -122,26 +117,12 @@ static int life_open(struct life *l)
              "ext_threads=1,ext_io_engine=threads,track_sizes,trust_memory_file,ext_format=%s",
              flash.fd, memory_path);
     char *argv[] = {user, e, memory_path, m, mb, o, flash_option, NULL};
-    memset(l, 0, sizeof(*l));
     clock_setup();
-    int rc = settings_parse(&l->f.settings, ARRAY_COUNT(argv) - 1, argv, nowhere, stderr);
-    ASSERT(rc == SETTINGS_GO_ON);
-    storage_config_init(&l->f.settings, &l->f.config, &l->f.tunables);
+    life_parse(l, ARRAY_COUNT(argv) - 1, argv, nowhere);
     atomic_store(&l->f.tunables.compact_under_pages, 3);
-    atomic_store(&l->f.tunables.drop_under_pages, 2);
-    atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = storage_options(&l->f.settings, &l->f.config, &l->f.tunables, 1);
-    opt.flash.device_ops = &stepped_ops;
-    rc = restart_open(&opt, &l->r, why, sizeof(why));
-    if (rc != 0) {
-        settings_free(&l->f.settings);
+    int rc = life_begin(l, 1, &stepped_ops, why, sizeof(why));
+    if (rc != 0)
         return rc;
-    }
-    l->f.arena = l->r.arena;
-    l->f.slab = l->r.slab;
-    l->f.index = l->r.index;
-    l->f.cache = l->r.cache;
-    l->f.ext = l->r.ext;
     l->f.idle = step_others;
     if (!l->r.attached) {
         cache_root_set_seed(l->r.cache->root, draw());
@@ -149,8 +130,7 @@ static int life_open(struct life *l)
         d->stamp = l->r.ext->tables->devices[0].stamp = draw();
         ASSERT(ext_mark_write(d->fd, d->stamp) == 0);
     }
-    l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
-    ASSERT(l->f.worker);
+    life_add_worker(l);
     return 0;
 }
 

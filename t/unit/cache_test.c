@@ -567,12 +567,20 @@ static void store_on_flash(const char *key, const char *text)
         cr_assert_str_eq(value, text);                                                             \
     } while (0)
 
+/* k has two values on flash: where, the older first; synced: not in a write buffer any more. */
+static void two_values(ext_place places[INDEX_MATCH_MAX], bool synced)
+{
+    store_on_flash("k", "old");
+    store_on_flash("k", "new");
+    if (synced)
+        cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    cr_assert_eq(places_of("k", places), 2);
+}
+
 Test(cache_flash, dropping_the_older_of_two_values_leaves_the_younger)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, false);
     cr_assert_eq(drop("k", places[0]), EXT_DROPPED);
     cr_assert_eq(flash_count(), 1);
     IS("k", "new");
@@ -584,9 +592,7 @@ Test(cache_flash, dropping_the_older_of_two_values_leaves_the_younger)
 Test(cache_flash, dropping_the_younger_of_two_values_drops_the_older_first)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, false);
     cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
     cr_assert_eq(evicted(), 0);
     fixture_settle(&f);
@@ -659,9 +665,7 @@ static void fill_place_again(const char *key, ext_place place)
 Test(cache_flash, a_drop_that_waited_leaves_what_its_place_holds_by_now)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, false);
     cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
     STATUS(fixture_delete(&f, "k"), CACHE_OK);
     cr_assert_eq(ext_sync(f.ext, 10000), 0);
@@ -869,10 +873,7 @@ Test(cache_flash, an_unreadable_younger_value_does_not_uncover_the_older)
 Test(cache_flash, an_unreadable_older_value_does_not_hide_the_younger)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, true);
     spoil_place(places[0]);
     IS("k", "new");
     /* It goes with the younger one, since it may be the same key's. */
@@ -907,10 +908,7 @@ static void turn_place(ext_place place)
 static void set_while_unreadable(unsigned mask, bool flush_before, bool flush_after)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, true);
     for (unsigned i = 0; i < 2; i++)
         if (mask & 1u << i)
             turn_place(places[i]);
@@ -954,10 +952,7 @@ Test(cache_flash, a_set_while_values_cannot_be_read_is_the_newest_for_ever)
 Test(cache_flash, a_miss_while_the_newest_cannot_be_read_ends_when_it_can)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, true);
     turn_place(places[1]);
     for (unsigned i = 0; i < 5; i++) {
         STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
@@ -971,10 +966,7 @@ Test(cache_flash, a_miss_while_the_newest_cannot_be_read_ends_when_it_can)
 Test(cache_flash, a_delete_while_the_newest_cannot_be_read_is_for_ever)
 {
     ext_place places[INDEX_MATCH_MAX];
-    store_on_flash("k", "old");
-    store_on_flash("k", "new");
-    cr_assert_eq(ext_sync(f.ext, 10000), 0);
-    cr_assert_eq(places_of("k", places), 2);
+    two_values(places, true);
     turn_place(places[1]);
     STATUS(fixture_delete(&f, "k"), CACHE_NOT_FOUND);
     turn_place(places[1]);

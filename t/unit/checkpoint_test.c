@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "t/aid/files.h"
+
 static char dir[64], check_file[112];
 
 static void dir_make(void)
@@ -23,44 +25,6 @@ static void dir_remove(void)
 {
     unlink(check_file);
     rmdir(dir);
-}
-
-/* ---- files ---- */
-
-static off_t file_size(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 ? st.st_size : -1;
-}
-
-static void flip(const char *path, off_t at)
-{
-    int fd = open(path, O_RDWR);
-    uint8_t byte;
-    cr_assert(fd >= 0);
-    cr_assert_eq(pread(fd, &byte, 1, at), 1);
-    byte ^= 0x10;
-    cr_assert_eq(pwrite(fd, &byte, 1, at), 1);
-    close(fd);
-}
-
-static char *slurp(const char *path, size_t *bytes)
-{
-    *bytes = (size_t)file_size(path);
-    char *all = malloc(*bytes + 1);
-    int fd = open(path, O_RDONLY);
-    cr_assert(fd >= 0);
-    cr_assert_eq(read(fd, all, *bytes), (ssize_t)*bytes);
-    close(fd);
-    return all;
-}
-
-static void spill(const char *path, const char *all, size_t bytes)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    cr_assert(fd >= 0);
-    cr_assert_eq(write(fd, all, bytes), (ssize_t)bytes);
-    close(fd);
 }
 
 /* ---- the file by itself ---- */

@@ -24,6 +24,15 @@ static void fill(struct aid *a, uint32_t first, uint32_t count)
         aid_set_wait(a, i, VALUE, EXT_BUCKET_DEFAULT);
 }
 
+/* Starts the engine and stores this many objects. */
+static struct ext_ring *start_filled(struct aid *a, uint32_t count)
+{
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    fill(a, 0, count);
+    return ring;
+}
+
 /* How many objects of VALUE bytes fill a page. */
 static uint32_t per_page(void)
 {
@@ -87,10 +96,8 @@ Test(ext_reclaim, a_reader_keeps_its_page_until_it_has_finished)
 Test(ext_reclaim, the_most_fragmented_page_is_rescued_and_nothing_is_lost)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 3 * n);
+    struct ext_ring *ring = start_filled(a, 3 * n);
     aid_sync(a);
     for (uint32_t i = 0; i < 3 * n; i++) { /* page 0: 9/10 left, page 1: 1/4, page 2: all */
         if ((i < n && i % 10 == 0) || (i >= n && i < 2 * n && i % 4 != 0))
@@ -231,10 +238,8 @@ Test(ext_reclaim, when_flash_is_full_the_oldest_go_and_are_counted)
 Test(ext_reclaim, what_was_hit_survives_the_eviction_of_its_page)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, n);
+    struct ext_ring *ring = start_filled(a, n);
     for (uint32_t i = 0; i < 20; i++) /* a few of the oldest page are read */
         cr_assert_eq(aid_get(a, ring, i * 7), 0);
     fill(a, n, 7 * n);
@@ -291,10 +296,8 @@ Test(ext_reclaim, a_page_less_than_half_hot_goes)
     struct aid *a = aid_new(8, PAGE, WBUF);
     a->tun.stay_pct = 50;
     a->tun.rewrite_pct = 0;
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, n);
+    struct ext_ring *ring = start_filled(a, n);
     for (uint32_t i = 0; i < n; i++) { /* all once, less than half of them twice */
         for (unsigned k = 0; k < 1 + (i < n / 2 - 20); k++)
             cr_assert_eq(aid_get(a, ring, i), 0);
@@ -356,10 +359,8 @@ Test(ext_reclaim, switched_off_a_page_goes_whole)
     struct aid *a = aid_new(8, PAGE, WBUF);
     a->tun.rewrite_pct = 0;
     a->tun.stay_pct = 0;
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, n);
+    struct ext_ring *ring = start_filled(a, n);
     heat_first_page(a, ring, 5, 2);
     fill(a, n, 7 * n);
     aid_maintain(a);
@@ -453,10 +454,8 @@ Test(ext_reclaim, for_a_full_index_what_was_hit_stays_where_it_is)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
     a->tun.stay_pct = 33;
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 3 * n);
+    struct ext_ring *ring = start_filled(a, 3 * n);
     aid_sync(a);
     for (uint32_t i = 0; i < n; i += 4)
         a->objects[i].heat = 2;
@@ -498,10 +497,8 @@ Test(ext_reclaim, a_full_index_makes_even_the_page_go_that_is_being_filled)
 Test(ext_reclaim, drop_unread_leaves_behind_what_was_never_hit)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 3 * n);
+    struct ext_ring *ring = start_filled(a, 3 * n);
     aid_sync(a);
     for (uint32_t i = 0; i < n; i += 10)
         cr_assert_eq(aid_get(a, ring, i), 0);
@@ -522,10 +519,8 @@ Test(ext_reclaim, rescued_records_go_to_the_device_of_their_class)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
     aid_add_device(a, 4, EXT_BUCKET_COMPACT);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 3 * n);
+    struct ext_ring *ring = start_filled(a, 3 * n);
     aid_sync(a);
     for (uint32_t i = 0; i < 3 * n; i++) {
         if (i % 2 == 0)
@@ -553,10 +548,8 @@ Test(ext_reclaim, nothing_is_evicted_while_the_device_for_rescued_records_has_ro
 {
     struct aid *a = aid_new(6, PAGE, WBUF);
     aid_add_device(a, 6, EXT_BUCKET_COMPACT);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 8 * n);
+    struct ext_ring *ring = start_filled(a, 8 * n);
     aid_maintain(a);
     cr_assert_eq(aid_info(a).objects_evicted, 0);
     cr_assert_gt(aid_info(a).compact_rescues, n);
@@ -601,10 +594,8 @@ Test(ext_reclaim, a_sweep_counts_what_it_drops_at_once)
 Test(ext_reclaim, a_slot_whose_table_is_destroyed_is_swept_and_counted)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 2 * n);
+    struct ext_ring *ring = start_filled(a, 2 * n);
     aid_sync(a);
     uint32_t per_slot = n / (PAGE / WBUF);
     spoil(a, 3 * WBUF - 3 * 4096, 3 * 4096); /* slot 2 of page 0, with its last record */
@@ -649,10 +640,8 @@ Test(ext_reclaim, a_busy_write_buffer_loses_nothing)
     struct aid *a = aid_new(8, PAGE, WBUF);
     a->opt.wbuf_count = 4;
     aid_use_faults(a);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 3 * n);
+    struct ext_ring *ring = start_filled(a, 3 * n);
     aid_sync(a);
     for (uint32_t i = 0; i < 3 * n; i++) {
         if (i % 2 == 0)
@@ -769,10 +758,8 @@ Test(ext_reclaim, the_unread_slot_of_a_stalled_device_is_tried_again)
     struct aid *a = aid_new(8, PAGE, WBUF);
     a->opt.engine = EXT_ENGINE_THREADS;
     aid_use_faults(a);
-    aid_start(a);
-    struct ext_ring *ring = ext_ring_create(a->ext);
     uint32_t n = per_page();
-    fill(a, 0, 3 * n);
+    struct ext_ring *ring = start_filled(a, 3 * n);
     aid_sync(a);
     for (uint32_t i = 0; i < 3 * n; i++) {
         if (i % 2 == 0)

@@ -984,11 +984,18 @@ Test(extstore, what_was_not_yet_written_survives_a_kill)
     aid_free(a);
 }
 
-Test(extstore, an_open_page_is_gone_on_with_after_a_restart)
+/* An engine whose memory another one can find. */
+static struct aid *new_with_memory_file(void)
 {
     struct aid *a = aid_new(8, MiB, 128 * KiB);
     aid_arena_file(a);
     aid_start(a);
+    return a;
+}
+
+Test(extstore, an_open_page_is_gone_on_with_after_a_restart)
+{
+    struct aid *a = new_with_memory_file();
     aid_set_wait(a, 0, 50000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
     aid_restart(a);
@@ -1003,9 +1010,7 @@ Test(extstore, an_open_page_is_gone_on_with_after_a_restart)
 
 Test(extstore, pages_without_objects_are_free_after_a_restart)
 {
-    struct aid *a = aid_new(8, MiB, 128 * KiB);
-    aid_arena_file(a);
-    aid_start(a);
+    struct aid *a = new_with_memory_file();
     for (uint32_t i = 0; i < 40; i++)
         aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
@@ -1021,9 +1026,7 @@ Test(extstore, pages_without_objects_are_free_after_a_restart)
 /* Killed with buffers that were not written, and started with more flash and other buffers. */
 Test(extstore, more_flash_and_other_buffers_keep_all_objects)
 {
-    struct aid *a = aid_new(8, MiB, 128 * KiB);
-    aid_arena_file(a);
-    aid_start(a);
+    struct aid *a = new_with_memory_file();
     static const unsigned wbufs[] = {24, 6, 16, 7};
     uint32_t count = 0, gen = 1;
     for (unsigned i = 0; i < ARRAY_COUNT(wbufs); i++) {
@@ -1073,9 +1076,7 @@ Test(extstore, numbers_of_a_device_that_is_gone_are_given_again)
 /* Pages that no word can name are not used, and it says so. */
 Test(extstore, flash_that_no_place_reaches_is_left_alone)
 {
-    struct aid *a = aid_new(8, MiB, 128 * KiB);
-    aid_arena_file(a);
-    aid_start(a);
+    struct aid *a = new_with_memory_file();
     aid_set_wait(a, 0, 50000, EXT_BUCKET_DEFAULT);
     a->opt.place_limit = 10 * MiB / EXT_GRANULE_BYTES + 1;
     a->opt.devices[0].bytes = 16 * MiB;

@@ -37,18 +37,21 @@ static void remove_root(void)
     cr_assert_eq(system(command), 0);
 }
 
+/* Writes this file of a group, and looks what the limit is then. */
+static void limit_with(const char *name, const char *text, uint64_t wanted)
+{
+    set(name, text);
+    cr_assert_eq(memory_cgroup_limit(root), wanted, "%s: %s", name, text);
+}
+
 Test(memory, limit_of_a_v2_group_is_the_lowest_up_to_the_top)
 {
     make_root("0::/a/b\n");
     cr_assert_eq(memory_cgroup_limit(root), 0);
-    set("a/b/memory.max", "max\n");
-    cr_assert_eq(memory_cgroup_limit(root), 0);
-    set("a/memory.max", "1287651328\n");
-    cr_assert_eq(memory_cgroup_limit(root), 1287651328);
-    set("a/b/memory.max", "4294967296\n");
-    cr_assert_eq(memory_cgroup_limit(root), 1287651328);
-    set("a/b/memory.max", "104857600\n");
-    cr_assert_eq(memory_cgroup_limit(root), 104857600);
+    limit_with("a/b/memory.max", "max\n", 0);
+    limit_with("a/memory.max", "1287651328\n", 1287651328);
+    limit_with("a/b/memory.max", "4294967296\n", 1287651328);
+    limit_with("a/b/memory.max", "104857600\n", 104857600);
     remove_root();
 }
 
@@ -57,14 +60,10 @@ Test(memory, limit_of_a_v2_group_is_where_it_is_slowed_down)
 {
     make_root("0::/a/b\n");
     set("a/b/memory.high", "max\n");
-    set("a/b/memory.max", "4294967296\n");
-    cr_assert_eq(memory_cgroup_limit(root), 4294967296);
-    set("a/b/memory.high", "3221225472\n");
-    cr_assert_eq(memory_cgroup_limit(root), 3221225472);
-    set("a/memory.high", "1073741824\n");
-    cr_assert_eq(memory_cgroup_limit(root), 1073741824);
-    set("memory.max", "536870912\n");
-    cr_assert_eq(memory_cgroup_limit(root), 536870912);
+    limit_with("a/b/memory.max", "4294967296\n", 4294967296);
+    limit_with("a/b/memory.high", "3221225472\n", 3221225472);
+    limit_with("a/memory.high", "1073741824\n", 1073741824);
+    limit_with("memory.max", "536870912\n", 536870912);
     remove_root();
 }
 
@@ -72,8 +71,7 @@ Test(memory, limit_of_a_v2_group_is_where_it_is_slowed_down)
 Test(memory, limit_of_a_group_whose_name_is_not_seen)
 {
     make_root("0::/kubepods/pod7/c1\n");
-    set("memory.max", "268435456\n");
-    cr_assert_eq(memory_cgroup_limit(root), 268435456);
+    limit_with("memory.max", "268435456\n", 268435456);
     remove_root();
 }
 
@@ -81,10 +79,8 @@ Test(memory, limit_of_a_v1_group)
 {
     make_root("5:cpu,cpuacct:/x\n4:blkio,memory:/a/b\n1:name=systemd:/\n0::/\n");
     set("memory/memory.limit_in_bytes", "9223372036854771712\n");
-    set("memory/a/b/memory.limit_in_bytes", "9223372036854771712\n");
-    cr_assert_eq(memory_cgroup_limit(root), 0);
-    set("memory/a/b/memory.limit_in_bytes", "321912832\n");
-    cr_assert_eq(memory_cgroup_limit(root), 321912832);
+    limit_with("memory/a/b/memory.limit_in_bytes", "9223372036854771712\n", 0);
+    limit_with("memory/a/b/memory.limit_in_bytes", "321912832\n", 321912832);
     remove_root();
 }
 
@@ -92,8 +88,7 @@ Test(memory, no_groups_no_limit)
 {
     cr_assert_eq(memory_cgroup_limit("/nowhere"), 0);
     make_root("nonsense\n0::/a\n");
-    set("a/memory.max", "many\n");
-    cr_assert_eq(memory_cgroup_limit(root), 0);
+    limit_with("a/memory.max", "many\n", 0);
     remove_root();
 }
 

@@ -13,7 +13,8 @@
 #include "flash/engine.h"
 #include "flash/mark.h"
 #include "restart/restart.h"
-#include "t/aid/cache_fixture.h"
+#include "t/aid/files.h"
+#include "t/aid/life.h"
 #include "upkeep/save.h"
 
 static char dir[64], flash_file[96], check_file[112], memory_file[96], why[RESTART_LINE_BYTES];
@@ -42,89 +43,22 @@ static void dir_remove(void)
     rmdir(dir);
 }
 
-/* ---- files ---- */
-
-static off_t file_size(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 ? st.st_size : -1;
-}
-
-static void flip(const char *path, off_t at)
-{
-    int fd = open(path, O_RDWR);
-    uint8_t byte;
-    cr_assert(fd >= 0);
-    cr_assert_eq(pread(fd, &byte, 1, at), 1);
-    byte ^= 0x10;
-    cr_assert_eq(pwrite(fd, &byte, 1, at), 1);
-    close(fd);
-}
-
-static char *slurp(const char *path, size_t *bytes)
-{
-    *bytes = (size_t)file_size(path);
-    char *all = malloc(*bytes + 1);
-    int fd = open(path, O_RDONLY);
-    cr_assert(fd >= 0);
-    cr_assert_eq(read(fd, all, *bytes), (ssize_t)*bytes);
-    close(fd);
-    return all;
-}
-
-static void spill(const char *path, const char *all, size_t bytes)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    cr_assert(fd >= 0);
-    cr_assert_eq(write(fd, all, bytes), (ssize_t)bytes);
-    close(fd);
-}
-
 /* ---- lives ---- */
 
 TestSuite(persist, .init = dir_make, .fini = dir_remove, .timeout = 600);
 
-struct life {
-    struct restart r;
-    struct fixture f;
-};
-
-#define ARGS_MAX 24
 #define FLASH "ext_page_size=2,ext_wbuf_size=2,ext_buffer_mem=24"
 
 static const struct ext_device_ops *device_ops; /* of the next life */
 
 static int life_try(struct life *l, const char *words)
 {
-    char text[700], *argv[ARGS_MAX], *at = text;
-    int argc = 0;
-    memset(l, 0, sizeof(*l));
     clock_setup();
-    snprintf(text, sizeof(text), "extant %s", words);
-    for (char *word; argc < ARGS_MAX && (word = strsep(&at, " ")) != NULL;)
-        if (*word)
-            argv[argc++] = word;
-    cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
-                 words);
-    storage_config_init(&l->f.settings, &l->f.config, &l->f.tunables);
-    atomic_store(&l->f.tunables.compact_under_pages, 2);
-    atomic_store(&l->f.tunables.drop_under_pages, 2);
-    atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = storage_options(&l->f.settings, &l->f.config, &l->f.tunables, 4);
-    opt.flash.device_ops = device_ops;
-    int rc = restart_open(&opt, &l->r, why, sizeof(why));
-    if (rc != 0) {
-        settings_free(&l->f.settings);
-        return rc;
-    }
-    l->f.arena = l->r.arena;
-    l->f.slab = l->r.slab;
-    l->f.index = l->r.index;
-    l->f.cache = l->r.cache;
-    l->f.ext = l->r.ext;
-    l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
-    cr_assert_not_null(l->f.worker);
-    return 0;
+    life_parse_words(l, words);
+    int rc = life_begin(l, 4, device_ops, why, sizeof(why));
+    if (rc == 0)
+        life_add_worker(l);
+    return rc;
 }
 
 /* Arguments with a flash of this many MB and these further options of -o. */
@@ -1377,6 +1311,16 @@ static void break_slot(struct life *l, unsigned slot, unsigned good_reads)
 
 static void mend_slot(void) { atomic_store(&bad_range.on, false); }
 
+/* It can be read again, and stays the newest. */
+static void new_value_comes_back(struct life *l)
+{
+    mend_slot();
+    cr_assert_str_eq(value_of(l, "key"), "new");
+    fixture_settle(&l->f);
+    cr_assert_str_eq(value_of(l, "key"), "new");
+    life_kill(l);
+}
+
 Test(persist, a_value_that_a_scan_cannot_read_hides_the_older_one_and_comes_back)
 {
     struct life l;
@@ -1395,11 +1339,7 @@ Test(persist, a_value_that_a_scan_cannot_read_hides_the_older_one_and_comes_back
     cr_assert_eq(ext_reconcile(l.f.ext), 0);
     cr_assert_str_eq(value_of(&l, "key"), "(none)", "not the older one");
     cr_assert_str_eq(value_of(&l, "other"), "x");
-    mend_slot();
-    cr_assert_str_eq(value_of(&l, "key"), "new");
-    fixture_settle(&l.f);
-    cr_assert_str_eq(value_of(&l, "key"), "new");
-    life_kill(&l);
+    new_value_comes_back(&l);
 }
 
 Test(persist, what_is_stored_over_a_value_that_a_scan_could_not_read_is_the_newest)
@@ -1471,11 +1411,7 @@ Test(persist, a_younger_value_stays_when_a_scan_cannot_compare_it)
     life_scan(&l);
     assert_start(&l, "scan");
     cr_assert_str_eq(value_of(&l, "key"), "(none)", "for now");
-    mend_slot();
-    cr_assert_str_eq(value_of(&l, "key"), "new");
-    fixture_settle(&l.f);
-    cr_assert_str_eq(value_of(&l, "key"), "new");
-    life_kill(&l);
+    new_value_comes_back(&l);
 }
 
 /* It is dead, so of no use; but the older value beside it is not known to be another key's. */

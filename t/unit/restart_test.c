@@ -22,7 +22,7 @@
 #include "flash/engine.h"
 #include "maint_thread.h"
 #include "stale_check.h"
-#include "t/aid/cache_fixture.h"
+#include "t/aid/life.h"
 
 /* ---- lives ---- */
 
@@ -47,44 +47,16 @@ static void dir_remove(void)
 
 TestSuite(restart, .init = dir_make, .fini = dir_remove, .timeout = 600);
 
-/* One process's life: its storage, and a fixture over it to run ops. */
-struct life {
-    struct restart r;
-    struct fixture f;
-};
-
-#define ARGS_MAX 24
-
 /* Opens with -e and more arguments, as given by split words; 0 or restart_open's error. */
 static int life_try(struct life *l, const char *words)
 {
-    char text[512], *argv[ARGS_MAX], *at = text;
-    int argc = 0;
-    memset(l, 0, sizeof(*l));
-    snprintf(text, sizeof(text), "extant -e %s %s", memory_file, words);
-    for (char *word; argc < ARGS_MAX && (word = strsep(&at, " ")) != NULL;)
-        if (*word)
-            argv[argc++] = word;
-    cr_assert_eq(settings_parse(&l->f.settings, argc, argv, stdout, stderr), SETTINGS_GO_ON, "%s",
-                 words);
-    storage_config_init(&l->f.settings, &l->f.config, &l->f.tunables);
-    atomic_store(&l->f.tunables.compact_under_pages, 2);
-    atomic_store(&l->f.tunables.drop_under_pages, 2);
-    atomic_store(&l->f.tunables.max_frag, 0.8);
-    struct restart_options opt = storage_options(&l->f.settings, &l->f.config, &l->f.tunables, 4);
-    int rc = restart_open(&opt, &l->r, why, sizeof(why));
-    if (rc != 0) {
-        settings_free(&l->f.settings);
-        return rc;
-    }
-    l->f.arena = l->r.arena;
-    l->f.slab = l->r.slab;
-    l->f.index = l->r.index;
-    l->f.cache = l->r.cache;
-    l->f.ext = l->r.ext;
-    l->f.worker = cache_worker_create(l->r.cache, &l->f.stats);
-    cr_assert_not_null(l->f.worker);
-    return 0;
+    char all[512];
+    snprintf(all, sizeof(all), "-e %s %s", memory_file, words);
+    life_parse_words(l, all);
+    int rc = life_begin(l, 4, NULL, why, sizeof(why));
+    if (rc == 0)
+        life_add_worker(l);
+    return rc;
 }
 
 static void life_open(struct life *l, const char *words)
