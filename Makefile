@@ -74,8 +74,6 @@ libs_debug := $(JEMALLOC) $(LIBS)
 libs_asan := $(LIBS)
 libs_tsan := $(LIBS)
 libs_cov := $(LIBS)
-# Criterion's runner can't start under TSan; ours can.
-runner_tsan := build/tsan/t/aid/plain_runner.o
 
 # ---- plain make ----------------------------------------------------------------------
 
@@ -118,7 +116,7 @@ build/$(1)/libtest.a: $(TEST_AID_SRC:%.c=build/$(1)/%.o) build/$(1)/flags Makefi
 
 $(FAULTY_TESTS:%.c=build/$(1)/%): build/$(1)/t/aid/sys_faults.o
 
-build/$(1)/t/unit/%_test: build/$(1)/t/unit/%_test.o $(runner_$(1)) \
+build/$(1)/t/unit/%_test: build/$(1)/t/unit/%_test.o build/$(1)/t/aid/plain_runner.o \
                      build/$(1)/libtest.a build/$(1)/libextant.a
 	$$(call say,LD,$$@)
 	$$(Q)$(CC) $(cflags_$(1)) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) build/$(1)/libtest.a \
