@@ -26,7 +26,8 @@ from mutants_list import MUTANTS  # noqa: E402
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 TREE = os.environ.get("MUTANTS_TREE", os.path.join(ROOT, "build", "mutants", "tree"))
-TEST_SECONDS = 120  # a test that takes longer counts as hanging
+LONGEST_SECONDS = 900  # for a test without any mutant
+HANGS = 10, 60  # with one it hangs after this many times as long, and these seconds more
 
 
 class Unfit(Exception):
@@ -96,7 +97,7 @@ def build(programs, jobs):
     return None if made.returncode == 0 else made.stderr[-2000:]
 
 
-def fails(test):
+def fails(test, seconds):
     """How a test failed; None: it passed."""
     program, _, pattern = test.partition(":")
     command = ["build/asan/t/unit/" + program, "--jobs", "2", "--fail-fast"]
@@ -104,7 +105,7 @@ def fails(test):
     with open(os.path.join(TREE, "output"), "wb") as out:
         try:
             code = subprocess.run(command, cwd=TREE, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                  timeout=TEST_SECONDS, env=dict(os.environ, SIM_SEEDS="60")).returncode
+                                  timeout=seconds, env=dict(os.environ, SIM_SEEDS="60")).returncode
         except subprocess.TimeoutExpired:
             return "hangs"
     text = read_bytes(os.path.join(TREE, "output"))
@@ -113,8 +114,22 @@ def fails(test):
     return None if code == 0 else "fails"
 
 
-def plant(m, tests, jobs):
+def try_all(tests):
+    """Runs the tests without any mutant: {test: seconds until it counts as hanging}, those that pass."""
+    limits = {}
+    for test in tests:
+        start = time.monotonic()
+        how = fails(test, LONGEST_SECONDS)
+        if how:
+            print("UNFIT     %s %s without any mutant" % (test, how), flush=True)
+        else:
+            limits[test] = (time.monotonic() - start) * HANGS[0] + HANGS[1]
+    return limits
+
+
+def plant(m, limits, jobs):
     """What killed it: the test and how; None: it survived."""
+    tests = [t for t in m.tests if t in limits]
     path = os.path.join(TREE, m.file)
     whole = read(path)
     try:
@@ -124,7 +139,7 @@ def plant(m, tests, jobs):
         if error:
             raise Unfit("doesn't compile: %s" % error)
         for test in tests:
-            how = fails(test)
+            how = fails(test, limits[test])
             if how:
                 return "%s %s" % (test, how)
         return None
@@ -153,10 +168,8 @@ def main():
     if error:
         print(error)
         return 2
-    broken = {t for t in tests if fails(t)}  # prove nothing
-    for test in sorted(broken):
-        print("UNFIT     %s fails without any mutant" % test, flush=True)
-    killed, survived, unfit, argued = 0, [], len(broken), 0
+    limits = try_all(tests)
+    killed, survived, unfit, argued = 0, [], len(tests) - len(limits), 0
     for m in picked:
         start = time.monotonic()
         if m.equivalent:
@@ -164,7 +177,7 @@ def main():
             print("argued    %s: %s" % (m.name, m.equivalent), flush=True)
             continue
         try:
-            how = plant(m, [t for t in m.tests if t not in broken], args.jobs)
+            how = plant(m, limits, args.jobs)
         except Unfit as e:
             unfit += 1
             print("UNFIT     %s (%s): %s" % (m.name, m.file, e), flush=True)
