@@ -5,9 +5,9 @@ and runs the tests that must fail then.
   mutants.py [--only TEXT[,TEXT...]] [--jobs N]   plants them all, or those whose name or file has a TEXT
   mutants.py --check                              only looks whether each can still be planted; make test does that
 
-A mutant is killed when one of its tests fails, crashes or hangs. One that survives is a hole in the tests,
-unless the list argues why it changes nothing that can be seen ("equivalent"). An old text that is gone, or
-is there twice, is an error: the list moves with the code.
+A mutant is killed when one of its tests fails, crashes or hangs, in the debug build or, if it survives there,
+with ASan. One that survives is a hole in the tests, unless the list argues why it changes nothing that can
+be seen ("equivalent"). An old text that is gone, or is there twice, is an error: the list moves with the code.
 
 The copy is build/mutants/tree ($MUTANTS_TREE, for two runs at once), with its own build folder; a compiler
 cache makes the second run quick.
@@ -27,7 +27,8 @@ from mutants_list import MUTANTS  # noqa: E402
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 TREE = os.environ.get("MUTANTS_TREE", os.path.join(ROOT, "build", "mutants", "tree"))
 LONGEST_SECONDS = 900  # for a test without any mutant
-HANGS = 10, 60  # with one it hangs after this many times as long, and these seconds more
+SERVERS = {"debug": "./extant-debug", "asan": "build/extant-asan"}  # the quick build first, then one that sees more
+HANGS = 20, 60  # with one it hangs after this many times as long, and these seconds more
 
 
 class Unfit(Exception):
@@ -87,25 +88,26 @@ def read_bytes(path):
         return f.read()
 
 
-def build(programs, jobs):
+def build(programs, variant, jobs):
     """The programs, and the server for those that spawn one. What the compiler says if it fails."""
-    targets = ["build/asan/t/unit/" + p for p in sorted(programs)]
+    targets = ["build/%s/t/unit/%s" % (variant, p) for p in sorted(programs)]
     if any("harness.h" in read(os.path.join(ROOT, "t/unit/%s.c" % p)) for p in programs):
-        targets.append("build/extant-asan")
+        targets.append(SERVERS[variant])
     made = subprocess.run(["make", "-s", "-C", TREE, "-j%d" % jobs] + targets, capture_output=True, text=True,
                           env=dict(os.environ, CCACHE_NOHASHDIR="1"))
     return None if made.returncode == 0 else made.stderr[-2000:]
 
 
-def fails(test, seconds):
+def fails(test, variant, seconds):
     """How a test failed; None: it passed."""
     program, _, pattern = test.partition(":")
-    command = ["build/asan/t/unit/" + program, "--jobs", "2", "--fail-fast"]
+    command = ["build/%s/t/unit/%s" % (variant, program), "--jobs", "2", "--fail-fast"]
     command += ["--filter", pattern] if pattern else []
     with open(os.path.join(TREE, "output"), "wb") as out:
         try:
             code = subprocess.run(command, cwd=TREE, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                  timeout=seconds, env=dict(os.environ, SIM_SEEDS="60")).returncode
+                                  timeout=seconds,
+                                  env=dict(os.environ, SIM_SEEDS="60", EXTANT_BIN=SERVERS[variant])).returncode
         except subprocess.TimeoutExpired:
             return "hangs"
     text = read_bytes(os.path.join(TREE, "output"))
@@ -114,12 +116,16 @@ def fails(test, seconds):
     return None if code == 0 else "fails"
 
 
+def programs_of(tests):
+    return {test.partition(":")[0] for test in tests}
+
+
 def try_all(tests):
     """Runs the tests without any mutant: {test: seconds until it counts as hanging}, those that pass."""
     limits = {}
     for test in tests:
         start = time.monotonic()
-        how = fails(test, LONGEST_SECONDS)
+        how = fails(test, "debug", LONGEST_SECONDS)
         if how:
             print("UNFIT     %s %s without any mutant" % (test, how), flush=True)
         else:
@@ -135,13 +141,14 @@ def plant(m, limits, jobs):
     try:
         with open(path, "w", encoding="utf-8") as f:
             f.write(whole.replace(m.old, m.new))
-        error = build({t.partition(":")[0] for t in tests}, jobs)
-        if error:
-            raise Unfit("doesn't compile: %s" % error)
-        for test in tests:
-            how = fails(test, limits[test])
-            if how:
-                return "%s %s" % (test, how)
+        for variant in SERVERS:
+            error = build(programs_of(tests), variant, jobs)
+            if error:
+                raise Unfit("doesn't compile: %s" % error)
+            for test in tests:
+                how = fails(test, variant, limits[test])
+                if how:
+                    return "%s %s (%s)" % (test, how, variant)
         return None
     finally:
         with open(path, "w", encoding="utf-8") as f:
@@ -164,7 +171,7 @@ def main():
     copy_tree()
     tests = sorted({t for m in picked if not m.equivalent for t in m.tests})
     print("%d mutants; first %d tests without any" % (len(picked), len(tests)), flush=True)
-    error = build({t.partition(":")[0] for t in tests}, args.jobs)
+    error = build(programs_of(tests), "debug", args.jobs)
     if error:
         print(error)
         return 2
