@@ -24,7 +24,7 @@ extern const char extant_status_page[], extant_status_page_end[];
 
 void status_page(struct evbuffer *out)
 {
-    ASSERT(extant_status_page_end > extant_status_page);
+    ASSERT(&extant_status_page_end[0] > &extant_status_page[0]);
     evbuffer_add_reference(out, extant_status_page,
                            (size_t)(extant_status_page_end - extant_status_page), NULL, NULL);
 }
