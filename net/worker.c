@@ -241,9 +241,9 @@ static void *worker_main(void *arg)
 
 static void worker_destroy(struct worker *w, bool has_thread)
 {
-    DEBUG_ASSERT(LIST_EMPTY(&w->conns));
     if (has_thread)
         pthread_join(w->thread, NULL);
+    DEBUG_ASSERT(LIST_EMPTY(&w->conns)); /* the thread's business until it has ended */
     lock_destroy(&w->lock);
     close(w->mail_fd);
 }
