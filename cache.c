@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cache_step.h"
+#include "items/clean.h"
 #include "items/room.h"
 #include "items/worth.h"
 #include "proto/proto.h"
@@ -256,6 +257,7 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
         return true;
     }
     l->hider = it;
+    item_forget_copy(c, it, op->hash);
     if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
         lookup_hidden(c, op, l);
     if (l->unread_count > 0)
@@ -487,18 +489,24 @@ static struct op_need need_of(const struct cache_op *op, uint32_t value_bytes, u
 /* Changes an item that is not linked. */
 typedef void (*change_fn)(struct cache *c, struct cache_op *op, struct item *it);
 
-/* The record becomes a RAM item again, in the same state; op->item was allocated for it and matches
- * in size. Nothing is unread: it could be younger. LOCK_COLUMN held. */
-/* change, if not NULL, is made to the item before it is linked. */
+/* The item gets the found record's value and state; it was allocated for it and matches in size. */
+static void item_fill(const struct lookup *l, struct item *it)
+{
+    const struct ext_record *r = &l->match->rec;
+    memcpy(item_value(it), r->value, r->value_bytes);
+    item_set_cas(it, r->cas);
+    atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
+    item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0) | ITEM_KNOWN);
+}
+
+/* The record becomes a RAM item again, op->item, in the same state. Nothing is unread: it could be younger.
+ * change, if not NULL, is made to the item before it is linked. LOCK_COLUMN held. */
 static void promote(struct cache *c, struct cache_op *op, struct lookup *l, change_fn change)
 {
     const struct ext_record *r = &l->match->rec;
     struct item *it = op->item;
     ASSERT(l->unread_count == 0);
-    memcpy(item_value(it), r->value, r->value_bytes);
-    item_set_cas(it, r->cas);
-    atomic_store_explicit(&it->exptime_sec, record_exptime_sec(r), memory_order_relaxed);
-    item_flag_set(it, item_flags_of(r->item_flags) | (l->match->was_hit ? ITEM_FETCHED : 0) | ITEM_KNOWN);
+    item_fill(l, it);
     if (!l->is_sole)
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     if (change)
@@ -514,6 +522,21 @@ static void promote(struct cache *c, struct cache_op *op, struct lookup *l, chan
     l->it = it;
     l->it_slot = slot;
     l->match = NULL;
+}
+
+/* The same, but the record stays: as long as the item is clean (items/clean.h), it can leave without a write. False: there is
+ * no room in the index. Slots are invalid then. LOCK_COLUMN held. */
+static bool promote_clean(struct cache *c, struct cache_op *op, struct lookup *l)
+{
+    struct item *it = op->item;
+    ASSERT(l->unread_count == 0 && l->is_sole);
+    item_fill(l, it);
+    if (clean_link(c, it, op->hash, clock_now_sec()) != 0)
+        return false;
+    atomic_store_explicit(&it->time_sec, record_time_sec(&l->match->rec), memory_order_relaxed);
+    op->item = NULL;
+    l->it = it;
+    return true;
 }
 
 static bool item_fits_record(const struct item *it, const struct ext_record *r)
@@ -657,7 +680,7 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
 }
 
 /* The stale and recache logic of mg. LOCK_COLUMN held. */
-static void get_meta_token(struct cache_op *op, struct item *it, uint32_t now)
+static void get_meta_token(struct cache *c, struct cache_op *op, struct item *it, uint32_t now)
 {
     unsigned flags = item_flags(it);
     bool old = op->options & CACHE_F_TOUCH_LAST;
@@ -670,8 +693,10 @@ static void get_meta_token(struct cache_op *op, struct item *it, uint32_t now)
     if ((op->options & CACHE_F_RECACHE) && exptime != 0 &&
         (int64_t)exptime - (int64_t)now < op->recache_ttl_sec)
         won = true;
-    if (won)
+    if (won) {
+        item_forget_copy(c, it, op->hash);
         item_flag_set(it, ITEM_TOKEN_SENT);
+    }
     op->view.won = won;
 }
 
@@ -696,11 +721,12 @@ static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct ite
     view_item(op, &op->view, it);
     count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id));
     if (op->options & CACHE_F_TOUCH) {
+        item_forget_copy(c, it, op->hash);
         atomic_store_explicit(&it->exptime_sec, op->exptime_sec, memory_order_relaxed);
         op->view.exptime_sec = op->exptime_sec;
     }
     if ((op->options & CACHE_F_META) && !(op->options & CACHE_F_QUIET_STATS))
-        get_meta_token(op, it, now);
+        get_meta_token(c, op, it, now);
     if (!(op->options & (CACHE_F_NOBUMP | CACHE_F_QUIET_STATS)))
         item_bump(c, it, now);
     op_item_free(c, op);
@@ -733,10 +759,12 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     lookup(w, op, &l, clock_now_sec());
     /* A value stored meanwhile may already be on flash; don't read it for this. */
     if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
-        promote(c, op, &l, NULL);
-        item_flag_set(l.it, ITEM_FETCHED);
-        cache_count(c, CACHE_N_recaches, 1);
-        stat_inc(w->stats, STAT_recache_from_extstore);
+        bool clean = clean_may_begin(c, op->hash);
+        if (clean ? promote_clean(c, op, &l) : (promote(c, op, &l, NULL), true)) {
+            item_flag_set(l.it, ITEM_FETCHED);
+            cache_count(c, CACHE_N_recaches, 1);
+            stat_inc(w->stats, STAT_recache_from_extstore);
+        }
     }
     lock_release(lock);
     op_item_free(c, op);
@@ -1322,6 +1350,8 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
         [CACHE_TOUCH] = step_touch,   [CACHE_ARITH] = step_arith,
     };
     bool unread = !l->it && l->unread_count > 0;
+    if (l->it && op->verb != CACHE_GET) /* it may change */
+        item_forget_copy(w->cache, l->it, op->hash);
     if (unread && (op->verb != CACHE_STORE || store_needs_facts(w->cache, op, l))) {
         op->read_hidden |= l->hider != NULL;
         return queue_reads(w, op, l);

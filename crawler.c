@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cache_step.h"
+#include "items/clean.h"
 #include "items/object.h"
 #include "base/log.h"
 #include "operator/watch.h"
@@ -77,7 +78,6 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     struct piece *p = ctx;
     struct crawler *cr = p->cr;
     struct cache *c = cr->cache;
-    (void)slot;
     switch (index_kind(c->index, w)) {
     case INDEX_RAM: {
         struct item *it = item_at(c, index_handle(c->index, w));
@@ -91,6 +91,7 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
         if (item_death(c, it, p->now) != ITEM_ALIVE) {
             if (item_refs(it) != 1)
                 return;
+            item_forget_copy(c, it, item_hash(c, it));
             if (item_flags(it) & ITEM_MAY_HIDE_FLASH) { /* dropped after its check */
                 stale_note_overwrite(c, item_hash(c, it), 0);
                 cache_wake_maint(c);
@@ -104,14 +105,18 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
                           item_death(c, it, p->now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
             item_unlink(c, it, hash);
         } else if (cr->job != CRAWLER_EXPIRE) {
+            item_forget_copy(c, it, item_hash(c, it)); /* which comes later, and is the same object */
             note_item(cr, p, it);
         }
         return;
     }
     case INDEX_FLASH:
-        (void)hash;
         if (cr->job == CRAWLER_EXPIRE || !c->ext)
             return;
+        if (tag_is_clean(c, hash)) { /* its item comes later */
+            flash_forget(c, hash, slot, false);
+            return;
+        }
         ASSERT(p->count < PIECE_OBJECTS); /* a word is visited once */
         struct noted *n = &p->objects[p->count++];
         memset(n, 0, sizeof(*n));

@@ -102,6 +102,7 @@ struct shard {
     struct lock lock;
     /* changed under lock, read by anyone */
     _Atomic(uint64_t) counts[INDEX_TOMBSTONE + 1];
+    _Atomic(uint64_t) clean_count; /* of the RAM words, those with heat */
     _Atomic(uint64_t) blocks;
     _Atomic(uint64_t) steps, displacements, full_failures;
     /* under lock */
@@ -541,6 +542,15 @@ static index_slot *find_room(struct index *ix, unsigned s, const struct candidat
     return slot;
 }
 
+/* A word came (by 1) or went (by -1). */
+static void tally(struct index *ix, struct shard *sh, index_word w, int64_t by)
+{
+    enum index_kind kind = index_kind(ix, w);
+    bump(&sh->counts[kind], by);
+    if (unlikely(kind == INDEX_RAM && index_heat(ix, w) != 0))
+        bump(&sh->clean_count, by);
+}
+
 /* Puts a word whose x is given into one of its two buckets. False: no room. */
 static bool place_word(struct index *ix, unsigned s, uint64_t x, index_word w)
 {
@@ -551,7 +561,7 @@ static bool place_word(struct index *ix, unsigned s, uint64_t x, index_word w)
     if (!slot)
         return false;
     put_word(slot, word_with_tag(ix, w, c[which].tag));
-    bump(&ix->shard[s].counts[index_kind(ix, w)], 1);
+    tally(ix, &ix->shard[s], w, 1);
     return true;
 }
 
@@ -816,7 +826,7 @@ static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_
         unsigned empties = bucket_empties(c.bucket);
         if (empties) {
             put_word(&c.bucket[__builtin_ctz(empties)], w);
-            bump(&ix->shard[s].counts[index_kind(ix, w)], 1);
+            tally(ix, &ix->shard[s], w, 1);
         } else if (!place_word(ix, s, x, w)) {
             return -EUCLEAN;
         }
@@ -830,7 +840,7 @@ static int attach_words(struct index *ix, unsigned s)
 {
     struct { index_slot *slot; uint32_t group; } misplaced[2 * INDEX_BUCKET_WORDS];
     unsigned misplaced_count = 0;
-    uint64_t counts[INDEX_TOMBSTONE + 1] = {0};
+    uint64_t counts[INDEX_TOMBSTONE + 1] = {0}, clean_count = 0;
     uint64_t state = shard_state(ix, s);
     uint64_t buckets = bucket_number(ix, state_rows_all(state), 0);
 
@@ -846,6 +856,7 @@ static int attach_words(struct index *ix, unsigned s)
             uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
             if (likely(x_row(ix, state, x) == row)) {
                 counts[index_kind(ix, w)]++;
+                clean_count += index_kind(ix, w) == INDEX_RAM && index_heat(ix, w) != 0;
                 continue;
             }
             if (misplaced_count == ARRAY_COUNT(misplaced))
@@ -856,6 +867,7 @@ static int attach_words(struct index *ix, unsigned s)
     }
     for (unsigned k = 0; k < ARRAY_COUNT(counts); k++)
         bump(&ix->shard[s].counts[k], (int64_t)counts[k]);
+    bump(&ix->shard[s].clean_count, (int64_t)clean_count);
     for (unsigned i = 0; i < misplaced_count; i++) {
         int rc = attach_misplaced(ix, s, misplaced[i].group, misplaced[i].slot);
         if (rc != 0)
@@ -1378,9 +1390,9 @@ void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word
     enum index_kind old_kind = index_kind(ix, old), kind = index_kind(ix, word_body(ix, fresh));
     ASSERT(old_kind != INDEX_NONE && kind != INDEX_NONE);
     put_word(slot, word_with_tag(ix, fresh, word_tag(ix, old)));
-    if (old_kind != kind) {
-        bump(&sh->counts[old_kind], -1);
-        bump(&sh->counts[kind], 1);
+    if (old_kind != kind || (kind == INDEX_RAM && unlikely(index_heat(ix, old) != index_heat(ix, fresh)))) {
+        tally(ix, sh, old, -1);
+        tally(ix, sh, word_body(ix, fresh), 1);
     }
 }
 
@@ -1388,10 +1400,10 @@ void index_clear(struct index *ix, uint64_t hash, index_slot *slot)
 {
     struct shard *sh = &ix->shard[index_shard_of(ix, hash)];
     lock_assert_held(&sh->lock);
-    enum index_kind kind = index_kind(ix, index_load(slot));
-    ASSERT(kind != INDEX_NONE);
+    index_word old = index_load(slot);
+    ASSERT(index_kind(ix, old) != INDEX_NONE);
     put_word(slot, 0);
-    bump(&sh->counts[kind], -1);
+    tally(ix, sh, old, -1);
 }
 
 /* The rare half of index_insert: neither bucket has room, and moving words made none. */
@@ -1473,6 +1485,18 @@ void index_hold_growth(struct index *ix, bool hold)
     atomic_store_explicit(&ix->growth_held, hold, memory_order_relaxed);
 }
 
+bool index_growth_is_held(const struct index *ix)
+{
+    return atomic_load_explicit(&ix->growth_held, memory_order_relaxed);
+}
+
+bool index_has_clean(const struct index *ix, uint64_t hash)
+{
+    const struct shard *sh = &ix->shard[index_shard_of(ix, hash)];
+    lock_assert_held(&sh->lock);
+    return peek(&sh->clean_count) != 0;
+}
+
 void index_info(struct index *ix, struct index_info *out)
 {
     *out = (struct index_info){.bytes = peek(&ix->overhead_bytes),
@@ -1482,6 +1506,7 @@ void index_info(struct index *ix, struct index_info *out)
         const struct shard *sh = &ix->shard[s];
         out->ram_count += peek(&sh->counts[INDEX_RAM]);
         out->flash_count += peek(&sh->counts[INDEX_FLASH]);
+        out->clean_count += peek(&sh->clean_count);
         out->tombstone_count += peek(&sh->counts[INDEX_TOMBSTONE]);
         uint64_t buckets = bucket_number(ix, state_rows_all(shard_state(ix, s)), 0);
         buckets = min_u64(buckets, peek(&sh->blocks) << ix->block_shift);

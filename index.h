@@ -10,7 +10,7 @@
  * kind 1 is flash, 0 is RAM. P is chosen at start to reach all of the flash
  * (in 16-byte granules) and all of the arena (in handles); the remaining bits
  * are the tag, 13 (at 16 TiB of flash) to 32. A RAM word's rank, heat and len bits are
- * free for the cache. A handle is never 0.
+ * free for the cache; words with heat are counted (clean_count: items/clean.h). A handle is never 0.
  *
  * Rank orders the flash words of one tag by the time when their values were stored: of two words
  * of one key, the older value never has the higher rank. Equal ranks say nothing. index_rank_above()
@@ -75,6 +75,7 @@ struct index_options {
 struct index_info {
     /* exact while all shard locks are held, otherwise approximate */
     uint64_t ram_count, flash_count, tombstone_count;
+    uint64_t clean_count;   /* RAM words with heat */
     uint64_t slots, bytes;  /* all rows' memory, directories included */
     uint64_t steps;         /* buckets that growth has moved */
     uint64_t displacements; /* words moved to their other bucket to make room */
@@ -160,6 +161,9 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
                 void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
                 void *ctx);
 
+/* Has the hash's shard RAM words with heat? LOCK_COLUMN held. */
+bool index_has_clean(const struct index *ix, uint64_t hash);
+
 /* Could the word that index_walk() passed with this hash_like belong to a key with this hash, so that
  * index_match() would find it? Pure, needs no lock. */
 bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash);
@@ -170,6 +174,7 @@ bool index_grow_step(struct index *ix, unsigned shard);
 /* While growth is held, index_grow_step() does nothing: without inserts no word moves, so walks that begin after
  * this call see each word once. Inserts still grow what they need. Any thread, no lock. */
 void index_hold_growth(struct index *ix, bool hold);
+bool index_growth_is_held(const struct index *ix);
 
 /* The layout of a word and its position: rows saved under one geometry are meaningless under
  * another. */

@@ -454,7 +454,7 @@ static void move_chunk(struct maint *m, slab_handle h)
         ASSERT(real >= links && to != h);
         memcpy((char *)copy + links, (const char *)it + links, real - links);
         lru_substitute(c->lru, it, copy);
-        index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, 0));
+        index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, index_heat(c->index, w)));
         slab_free_real(c->slab, h, real);
         cache_count(c, CACHE_N_items_moved, 1);
         break;

@@ -391,7 +391,8 @@ static void visit_to_queue(void *ctx, uint64_t hash_like, index_slot *slot, inde
     enum index_kind kind = index_kind(c->index, w);
     bool may_hide = kind == INDEX_FLASH && flash_may_hide(c, hash_like, slot);
     if (kind == INDEX_RAM)
-        may_hide = item_flags(item_at(c, index_handle(c->index, w))) & ITEM_MAY_HIDE_FLASH;
+        may_hide = index_heat(c->index, w) == 0 && /* a clean item hides its own record, and no other */
+                   item_flags(item_at(c, index_handle(c->index, w))) & ITEM_MAY_HIDE_FLASH;
     if (may_hide)
         stale_put(&c->stale, &(struct stale_check){.kind = STALE_TAG, .hash = hash_like});
 }

@@ -63,6 +63,7 @@ struct report_figures {
     X(GAUGE, index_used, f->index.ram_count + f->index.flash_count, "objects in it")               \
     X(GAUGE, index_capacity_max, f->index_capacity_max, "objects that -m can index")               \
     X(GAUGE, ram_items, f->totals.ram_items, "objects in memory")                                  \
+    X(GAUGE, clean_items, f->totals.clean_items, "objects in memory that are on flash as well: they can leave without a write") \
     X(GAUGE, flash_objects, f->totals.flash_objects, "objects on flash")                           \
     X(REAL, ram_bytes_per_flash_object, f->bytes_per_flash_object, "memory that an object on flash costs")\
     X(REAL, flash_writes_per_day, f->writes_per_day, "how often flash is written through in a day, at the rate since the start")\

@@ -24,6 +24,7 @@
     X(evictions_same_tag, "flash objects given up because one that can't be read may have hidden them") \
     X(flushed_items, "items moved from RAM to flash")                                              \
     X(inline_flushes, "of these, by a worker that needed the memory")                              \
+    X(clean_evictions, "items that left RAM without a write: they were brought back from flash, and are still there") \
     X(stale_checks, "flash objects read to see whether an overwrite made them stale")              \
     X(stale_drops, "of these, stale and dropped")                                                  \
     X(stale_overflows, "checks not queued because the queue was full")                             \

@@ -69,7 +69,8 @@ void cache_totals(struct cache *c, struct cache_totals *out)
     index_info(c->index, &ix);
     out->ram_items = ix.ram_count;
     out->flash_objects = ix.flash_count;
-    out->curr_items = ix.ram_count + ix.flash_count;
+    out->curr_items = ix.ram_count + ix.flash_count - ix.clean_count;
+    out->clean_items = ix.clean_count;
     for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
         struct cache_class_stats s;
         cache_class_stats(c, cls, &s);

@@ -26,6 +26,7 @@ void cache_class_stats(struct cache *c, unsigned cls, struct cache_class_stats *
 struct cache_totals {
     uint64_t curr_items, bytes; /* RAM and flash objects together */
     uint64_t ram_items, flash_objects;
+    uint64_t clean_items; /* those in both, counted once in curr_items */
 #define X(name, help) uint64_t name;
     CACHE_COUNTER_TABLE(X)
 #undef X

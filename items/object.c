@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "items/clean.h"
 #include "items/lru.h"
 
 uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes)
@@ -90,6 +91,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
     else
         index_clear(c->index, hash, slot);
     ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
+    tag_end_clean(c, hash, true);
 }
 
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot)
@@ -133,6 +135,7 @@ unsigned flash_forget_ranks_begin(struct cache *c, uint64_t hash, unsigned rank_
         *intent = slots[i];
         index_replace(c->index, hash, slots[i], index_make_drop_intent(c->index, rank_max));
         ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
+        tag_end_clean(c, hash, true);
     }
     return count;
 }
@@ -161,6 +164,7 @@ void item_retire(struct cache *c, struct item *it)
 {
     ASSERT(item_flags(it) & ITEM_LINKED);
     lock_assert_held(index_lock(c->index, item_hash(c, it)));
+    DEBUG_ASSERT(!item_is_clean(c, it, item_hash(c, it)));
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
     cache_sizes_count(c, it, -1);

@@ -9,6 +9,7 @@
  */
 #include "items/room.h"
 
+#include "items/clean.h"
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/worth.h"
@@ -85,6 +86,7 @@ static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned cl
     ASSERT(rank <= INDEX_RANK_MAX);
     index_replace(c->index, hash, item_slot(c, it, hash),
                   index_make_flash(c->index, place, len_class, 0, rank));
+    tag_end_clean(c, hash, false); /* of another item: now the tag has two records */
     debug_held_at(c, hash, it, 0, place);
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
@@ -97,7 +99,7 @@ static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned cl
 
 int item_flush(struct cache *c, struct item *it, uint64_t hash)
 {
-    return flush_as(c, it, hash, worth_class(c, it, hash));
+    return item_leave_clean(c, it, hash) ? 0 : flush_as(c, it, hash, worth_class(c, it, hash));
 }
 
 /* Counts an item that is evicted, by its class, and tells watchers. */
@@ -201,6 +203,8 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
         return ROOM_NONE;
     if (mode == ROOM_FLUSH && max_age > 0 && ext_is_full(c->ext))
         return ROOM_NONE; /* nothing has to leave RAM, and an object would have to leave flash for it */
+    if (item_leave_clean(c, it, hash))
+        return ROOM_MADE;
     int rc = 0;
     unsigned class;
     enum worth worth = c->ext ? worth_of(c, it, hash, now, &class) : WORTH_NOT;
@@ -311,6 +315,8 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
         return ROOM_NONE;
     uint32_t now = clock_now_sec();
     enum room result;
+    if (item_death(c, it, now) != ITEM_ALIVE)
+        item_forget_copy(c, it, hash);
     if (item_death(c, it, now) != ITEM_ALIVE && (item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
         result = must ? pull_dead_hider(c, it, hash) : pass_over(c, it, hash, false);
     } else if (item_death(c, it, now) != ITEM_ALIVE) {

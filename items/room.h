@@ -26,7 +26,8 @@ enum room room_make(struct cache *c, unsigned cls, bool force);
  * can be evicted; -EAGAIN: wait for the engine (only if !force). No lock held. */
 int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t value_bytes,
                uint32_t client_flags, uint32_t exptime_sec, bool force, struct item **out);
-/* Copies an item to flash and swaps its word. LOCK_COLUMN held, item linked. 0 or ext_append's error. */
+/* Copies an item to flash and swaps its word; a clean one (items/clean.h) just leaves. LOCK_COLUMN held, item linked.
+ * 0 or ext_append's error. */
 int item_flush(struct cache *c, struct item *it, uint64_t hash);
 
 #endif

@@ -8,6 +8,7 @@
  */
 #include "items/upcalls.h"
 
+#include "items/clean.h"
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/worth.h"
@@ -33,7 +34,7 @@ static bool cb_is_live(void *ctx, uint64_t hash, ext_place place, unsigned *heat
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, hash, place);
     bool live = slot != NULL;
-    if (live && ram_item_of(c, hash)) {
+    if (live && !tag_is_clean(c, hash) && ram_item_of(c, hash)) {
         flash_forget(c, hash, slot, false);
         cache_count(c, CACHE_N_rescued_stale, 1);
         live = false;
@@ -68,6 +69,10 @@ static bool cb_moved(void *ctx, uint64_t hash, ext_place old, ext_place new_plac
 static enum ext_dropped drop_word(struct cache *c, const struct stale_check *check, index_slot *slot)
 {
     lock_assert_held(index_lock(c->index, check->hash));
+    if (tag_is_clean(c, check->hash)) { /* the object stays in RAM */
+        flash_forget(c, check->hash, slot, false);
+        return EXT_DROPPED_GONE;
+    }
     if (!flash_may_hide(c, check->hash, slot)) {
         flash_depart(c, check, slot);
         return EXT_DROPPED;

@@ -270,8 +270,9 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
     struct attacher *a = ctx;
     struct cache *c = a->job->cache;
     enum index_kind kind = index_kind(c->index, w);
-    (void)slot;
     if (kind == INDEX_RAM) {
+        if (index_heat(c->index, w) != 0 && index_handle(c->index, w) != 0) /* clean once: it hides its record */
+            index_replace(c->index, hash_like, slot, index_make_ram(c->index, index_handle(c->index, w), 0, 0));
         found_list_add(a, &a->items, hash_like, index_handle(c->index, w));
     } else if (kind == INDEX_FLASH) {
         a->has_flash = true;

@@ -20,6 +20,7 @@
 #include "restart/save.h"
 
 #include "cache_run.h"
+#include "items/clean.h"
 #include "items/object.h"
 #include "items/room.h"
 #include "stale_check.h"
@@ -77,6 +78,8 @@ static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     struct item *it = item_at(c, index_handle(c->index, w));
     uint64_t hash = item_hash(c, it);
     /* A dead one that may hide older values of its key hides them from flash as well. */
+    if (item_death(c, it, m->now_sec) != ITEM_ALIVE)
+        item_forget_copy(c, it, hash);
     if (item_death(c, it, m->now_sec) != ITEM_ALIVE && !(item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
         item_unlink(c, it, hash);
         m->out->dead++;
@@ -181,6 +184,8 @@ static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     if (index_kind(c->index, w) != INDEX_RAM)
         return;
     struct item *it = item_at(c, index_handle(c->index, w));
+    if (item_leave_clean(c, it, item_hash(c, it)))
+        return;
     cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, item_hash(c, it)));
     m->out->dead++;
 }
@@ -240,7 +245,7 @@ static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, inde
     if (index_kind(c->index, w) != INDEX_RAM)
         return;
     const struct item *it = item_at(c, index_handle(c->index, w));
-    if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
+    if ((item_flags(it) & ITEM_MAY_HIDE_FLASH) && index_heat(c->index, w) == 0) /* with heat: clean */
         stale_note_overwrite(c, item_hash(c, it), 0);
 }
 

@@ -1274,6 +1274,52 @@ Test(restart, a_word_that_names_no_item_is_dropped_and_its_neighbours_stay)
     life_end(&l);
 }
 
+static void count_items(struct life *l, uint64_t curr, uint64_t clean)
+{
+    struct cache_totals t;
+    cache_totals(l->f.cache, &t);
+    cr_assert_eq(t.curr_items, curr);
+    cr_assert_eq(t.clean_items, clean);
+}
+
+/* Killed while the object is in RAM and on flash: it is there once, and no old value comes back. */
+Test(restart, an_item_that_was_clean_hides_its_record)
+{
+    struct life l;
+    const char *words = with_flash("-m 64", 64);
+    life_open(&l, words);
+    atomic_store(&l.f.config.ext_recache_rate, 1);
+    static const char *const keys[] = {"a", "b", "c"};
+    for (unsigned i = 0; i < 3; i++)
+        fixture_set(&l.f, keys[i], "old");
+    fixture_flush(&l.f);
+    for (unsigned i = 0; i < 9; i++)
+        cr_assert_str_eq(value_of(&l, keys[i / 3]), "old");
+    count_items(&l, 3, 3);
+    life_again(&l, words);
+    cr_assert_eq(l.r.report.ram_items, 3);
+    cr_assert_eq(l.r.report.shadow_items, 3);
+    cr_assert_eq(fixture_delete(&l.f, "a"), CACHE_OK);
+    fixture_set(&l.f, "b", "new");
+    life_again(&l, words);
+    fixture_settle(&l.f);
+    count_items(&l, 2, 0);
+    cr_assert_str_eq(value_of(&l, "a"), "(none)");
+    cr_assert_str_eq(value_of(&l, "b"), "new");
+    cr_assert_str_eq(value_of(&l, "c"), "old");
+    fixture_flush(&l.f);
+    life_again(&l, words);
+    fixture_settle(&l.f);
+    count_items(&l, 2, 0);
+    cr_assert_eq(l.r.report.flash_objects, 2);
+    cr_assert_str_eq(value_of(&l, "b"), "new");
+    cr_assert_str_eq(value_of(&l, "c"), "old");
+    cr_assert_eq(fixture_delete(&l.f, "c"), CACHE_OK);
+    cr_assert_str_eq(value_of(&l, "c"), "(none)");
+    cr_assert_eq(ext_reconcile(l.f.ext), 0);
+    life_end(&l);
+}
+
 /* It could never be found again, neither by its key nor when memory is wanted. */
 Test(restart, an_item_whose_word_has_another_tag_is_dropped)
 {
