@@ -106,23 +106,3 @@ bool tag_is_clean(struct cache *c, uint64_t hash)
 {
     return unlikely(index_has_clean(c->index, hash)) && words_of(c, hash).clean != NULL;
 }
-
-void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone)
-{
-    lock_assert_held(index_lock(c->index, hash));
-    if (likely(!index_has_clean(c->index, hash)))
-        return;
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) != INDEX_RAM || index_heat(c->index, w) == 0)
-            continue;
-        struct item *it = item_at(c, index_handle(c->index, w));
-        index_replace(c->index, hash, slots[i], index_make_ram(c->index, index_handle(c->index, w), 0, 0));
-        if (is_gone)
-            item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
-        else
-            stale_note_overwrite(c, item_hash(c, it), 0);
-    }
-}

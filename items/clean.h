@@ -4,10 +4,10 @@
  *  - its word has heat (index.h counts such words), and the item is MAY_HIDE_FLASH;
  *  - exactly one flash word has its tag, and that is its record's: the same value, flags, cas and expiry. So the
  *    place need not be kept, and the record may be moved on flash.
- * What would end that, ends it: an item that changes, goes or is dead drops its record first
- * (item_forget_copy); an item whose record goes for whatever reason (flash_forget) is as any other from then on, and
- * one beside which another flash word of its tag appears is MAY_HIDE_FLASH as any other. An attach knows none.
- * A dump ends it as well: it shows each key once.
+ * An item that changes, goes or is dead drops its record first (item_forget_copy). If the record goes (flash_forget), or
+ * another flash word of the tag comes (flush_as), the item is clean no longer: tag_end_clean() in items/object.c. A
+ * dump ends it as well, since it shows each key once. After a kill no item is clean: an attach makes it MAY_HIDE_FLASH
+ * as any other, and a check drops the record.
  *
  * Any thread; LOCK_COLUMN held. Nothing here sleeps or does I/O.
  */
@@ -29,7 +29,5 @@ bool item_leave_clean(struct cache *c, struct item *it, uint64_t hash);
 
 /* Is there a clean item of the tag? Then its flash word is the item's record. */
 bool tag_is_clean(struct cache *c, uint64_t hash);
-/* The flash word of the tag has gone (is_gone), or another appeared: its item is no longer clean. */
-void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone);
 
 #endif

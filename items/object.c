@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include "base/hash.h"
-#include "items/clean.h"
 #include "items/lru.h"
 
 uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes)
@@ -79,6 +78,26 @@ index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
     }
     ASSERT(!"a linked item has a word");
     return NULL;
+}
+
+void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone)
+{
+    lock_assert_held(index_lock(c->index, hash));
+    if (likely(!index_has_clean(c->index, hash)))
+        return;
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match(c->index, hash, slots);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (index_kind(c->index, w) != INDEX_RAM || index_heat(c->index, w) == 0)
+            continue;
+        struct item *it = item_at(c, index_handle(c->index, w));
+        index_replace(c->index, hash, slots[i], index_make_ram(c->index, index_handle(c->index, w), 0, 0));
+        if (is_gone)
+            item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
+        else
+            stale_note_overwrite(c, item_hash(c, it), 0);
+    }
 }
 
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted)
@@ -164,7 +183,6 @@ void item_retire(struct cache *c, struct item *it)
 {
     ASSERT(item_flags(it) & ITEM_LINKED);
     lock_assert_held(index_lock(c->index, item_hash(c, it)));
-    DEBUG_ASSERT(!item_is_clean(c, it, item_hash(c, it)));
     lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
     cache_sizes_count(c, it, -1);

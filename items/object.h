@@ -82,6 +82,8 @@ index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash);
 
 /* ---- an object on flash ---- */
 
+/* The flash word of the tag has gone (is_gone), or another came: an item of the tag is clean (items/clean.h) no longer. */
+void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone);
 /* Forgets a flash object: removes the word (leaving a tombstone if evicted) and tells the engine. */
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted);
 /* The same for objects that reclaim gives up; a later miss can then give the reason. */

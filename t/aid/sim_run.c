@@ -282,6 +282,7 @@ static void take_stock(void)
         s->reasons_before -=
             ext_counted(e, EXT_N_objects_evicted) + ext_counted(e, EXT_N_compact_lost);
     s->collisions += atomic_load(&me.r.cache->counters[CACHE_N_tag_collisions]);
+    s->left_clean += atomic_load(&me.r.cache->counters[CACHE_N_clean_evictions]);
     s->written = ext_counted(e, EXT_N_objects_written);
     s->rescued = ext_counted(e, EXT_N_compact_rescues);
     s->moved = ext_counted(e, EXT_N_write_moved);

@@ -62,7 +62,7 @@ struct sim {
     unsigned key_count;
     struct sim_key keys[SIM_KEYS_MAX];
     uint64_t step, ops, hits, refused, losses, reasons_before, collisions, written, rescued, moved,
-        evicted;
+        evicted, left_clean;
     uint64_t digest; /* digest of all events: two runs of one seed have the same */
 };
 

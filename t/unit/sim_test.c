@@ -91,7 +91,7 @@ static bool sim_one_life(struct sim *s)
 
 struct sums {
     uint64_t runs, lives, ops, hits, refused, losses, collisions, written, rescued, moved, evicted,
-        injected, writes;
+        left_clean, injected, writes;
 };
 
 static void sim_run(struct sim *s, struct sums *sum)
@@ -112,6 +112,7 @@ static void sim_run(struct sim *s, struct sums *sum)
     sum->rescued += s->rescued;
     sum->moved += s->moved;
     sum->evicted += s->evicted;
+    sum->left_clean += s->left_clean;
     sum->injected += s->device.injected;
 }
 
@@ -134,10 +135,10 @@ static struct sums sim_profile(enum sim_profile p)
             "%s: %" PRIu64 " runs, %" PRIu64 " lives, %" PRIu64 " ops, %" PRIu64 " hits, %" PRIu64
             " refused, %" PRIu64 " lost; %" PRIu64 " device writes, %" PRIu64
             " faults; records: %" PRIu64 " written, %" PRIu64 " rescued, %" PRIu64
-            " moved, %" PRIu64 " evicted, %" PRIu64 " tag collisions\n",
+            " moved, %" PRIu64 " evicted, %" PRIu64 " left RAM clean, %" PRIu64 " tag collisions\n",
             sim_profile_name(p), sum.runs, sum.lives, sum.ops, sum.hits, sum.refused, sum.losses,
             sum.writes, sum.injected, sum.written, sum.rescued, sum.moved, sum.evicted,
-            sum.collisions);
+            sum.left_clean, sum.collisions);
     return sum;
 }
 
