@@ -12,7 +12,8 @@
  *    back, never removes a younger one, and leaves other keys alone;
  *  - an item that was linked while a same-tag flash word was unread is MAY_HIDE_FLASH: those words may be
  *    its own older values, so it stays linked, dead or alive, until they are compared; or it goes to
- *    flash, where it hides them by its rank.
+ *    flash, where it hides them by its rank;
+ *  - a clean item (items/clean.h) is MAY_HIDE_FLASH, and the one flash word of its tag is its own record.
  */
 #ifndef EXTANT_CACHE_INTERNAL_H
 #define EXTANT_CACHE_INTERNAL_H

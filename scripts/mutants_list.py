@@ -18,6 +18,7 @@ SCAN = ("persist_test:persist/*scan*",)
 PERSIST = ("persist_test",)
 RESTART = ("restart_test:restart/a*", "restart_test:restart/[b-z]*")
 CACHE = ("cache_test",)
+CLEAN = ("clean_test", "restart_test:restart/*clean*")
 TEXT = ("proto_text_test",)
 META = ("proto_meta_test",)
 
@@ -37,10 +38,9 @@ MUTANTS = (
            "    put_word(slot, word_with_tag(ix, fresh, word_tag(ix, old)));",
            "    put_word(slot, fresh);", INDEX),
     Mutant("replace doesn't count", "index.c",
-           "    if (old_kind != kind) {\n        bump(&sh->counts[old_kind], -1);",
-           "    if (old_kind == kind) {\n        bump(&sh->counts[old_kind], -1);", INDEX),
+           "        tally(ix, sh, old, -1);\n        tally(ix, sh, word_body(ix, fresh), 1);\n", "", INDEX),
     Mutant("a cleared word stays counted", "index.c",
-           "    put_word(slot, 0);\n    bump(&sh->counts[kind], -1);", "    put_word(slot, 0);", INDEX),
+           "    put_word(slot, 0);\n    tally(ix, sh, old, -1);", "    put_word(slot, 0);", INDEX),
     Mutant("a tombstone that is overwritten stays counted", "index.c",
            "        bump(&ix->shard[s].counts[INDEX_TOMBSTONE], -1);\n        *which = t0 == 0;",
            "        *which = t0 == 0;", INDEX),
@@ -453,4 +453,30 @@ MUTANTS = (
     Mutant("an mg that changes passes parked gets", "command/command.c",
            "    if (changes && s->parked > 0) {\n        s->barrier = true;\n        return COMMAND_AGAIN;\n    }\n    struct index_spot",
            "    struct index_spot", ("protocol_test",)),
+
+    # ---- clean items: one object, in RAM and on flash
+    Mutant("a clean item is changed beside its record", "cache.c",
+           "    if (l->it && op->verb != CACHE_GET) /* it may change */\n        item_forget_copy(w->cache, l->it, op->hash);\n",
+           "", CLEAN),
+    Mutant("a get that touches leaves the record", "cache.c",
+           "        item_forget_copy(c, it, op->hash);\n        atomic_store_explicit(&it->exptime_sec, op->exptime_sec",
+           "        atomic_store_explicit(&it->exptime_sec, op->exptime_sec", CLEAN),
+    Mutant("a token is given beside the record", "cache.c",
+           "        item_forget_copy(c, it, op->hash);\n        item_flag_set(it, ITEM_TOKEN_SENT);",
+           "        (void)c;\n        item_flag_set(it, ITEM_TOKEN_SENT);", CLEAN),
+    Mutant("an item stays clean beside another record of its tag", "items/room.c",
+           "    tag_end_clean(c, hash, false); /* of another item: now the tag has two records */\n", "", CLEAN),
+    Mutant("an item stays clean without its record", "items/object.c",
+           "    tag_end_clean(c, hash, true);\n}", "}", CLEAN),
+    Mutant("reclaim takes a clean item's record for a stale one", "items/upcalls.c",
+           "    if (live && !tag_is_clean(c, hash) && ram_item_of(c, hash)) {", "    if (live && ram_item_of(c, hash)) {", CLEAN),
+    Mutant("a clean item's record is evicted as an object", "items/upcalls.c",
+           "    if (tag_is_clean(c, check->hash)) {", "    if (!c) {", CLEAN),
+    Mutant("a dump shows a clean item twice", "crawler.c",
+           "        if (tag_is_clean(c, hash)) { /* its item comes later */", "        if (!c) {", CLEAN),
+    Mutant("a clean item begins beside another record", "items/clean.c",
+           "    return t.flash_count == 1 && t.clean == NULL;", "    return t.clean == NULL;", CLEAN),
+    Mutant("an attach takes items for clean", "restart/attach.c",
+           "        if (index_heat(c->index, w) != 0 && index_handle(c->index, w) != 0) /* clean",
+           "        if (!slot) /* clean", CLEAN),
 )
