@@ -113,14 +113,14 @@ Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled
         large += leave_sized(once, 50, 1, 10 * OBJECT);
     }
     cr_assert(large > 60 && large < 160, "%u", large);
-    for (unsigned i = 0; i < 100; i++) { /* now these are hit as often for their bytes */
+    for (unsigned i = 0; i < 100; i++) { /* now these get as many hits for their bytes */
         leave_sized(once, 50, 1, OBJECT);
         leave_sized(once, 50, 10, 10 * OBJECT);
     }
     cr_assert_eq(leave_sized(once, 100, 10, 10 * OBJECT), 100);
 }
 
-/* What was hit in RAM has to fail more clearly than what never was. */
+/* A class that was hit in RAM is given up only on clearer evidence. */
 Test(admission, an_object_hit_in_ram_is_given_up_later_than_one_never_hit)
 {
     admission_init(&a, ADMISSION_LEARN, FLASH);
@@ -133,7 +133,7 @@ Test(admission, an_object_hit_in_ram_is_given_up_later_than_one_never_hit)
     cr_assert_eq(leave(admission_class(false, 1), 320, 0), 320);
 }
 
-/* A loop: all keys are known and none is hit, until so few are taken that they fit. */
+/* A loop: all keys are known, and none is hit until few enough are admitted to fit. */
 static void turn_of_a_loop(uint32_t fits)
 {
     uint64_t first = 42;
@@ -188,7 +188,7 @@ Test(admission, flash_that_is_never_hit_is_written_no_more_than_a_sixteenth)
     cr_assert(written > 100 && written <= 300, "%u", written);
 }
 
-Test(admission, when_hits_fail_to_come_all_is_taken_again)
+Test(admission, without_hits_all_is_admitted_again)
 {
     admission_init(&a, ADMISSION_LEARN, FLASH);
     for (unsigned i = 0; i < 20; i++)

@@ -1,5 +1,5 @@
-/* arena_test.c: the arena: allocation and what is known to be zeroes, giving
- * back, attach after a kill, refusals; run under TSan for the threads. */
+/* arena_test.c: the arena: allocation, memory known to be zero, memory given back, attach after a kill,
+ * refusals; run under TSan for the threads. */
 #include "space/arena.h"
 
 #include <criterion/criterion.h>
@@ -332,7 +332,7 @@ Test(arena_file, odd_files_are_refused, .init = dir_make, .fini = dir_remove)
     cr_assert_eq(errno, EINVAL);
 }
 
-/* Nobody else may have written what will be believed, or lead the process to a file of its own. */
+/* A file that others could have written, or that a link leads to, is not believed. */
 Test(arena_file, what_others_could_write_is_refused, .init = dir_make, .fini = dir_remove)
 {
     bool attached;
@@ -550,7 +550,7 @@ Test(arena_attach, other_geometry_starts_empty, .init = dir_make, .fini = dir_re
     must_start_empty(64 * MiB, "geometrY", "the settings are others");
 }
 
-/* The format is a number of its own: the program's version stands nowhere in the file. */
+/* The format has a number of its own; the program's version is nowhere in the file. */
 Test(arena_attach, another_format_starts_empty, .init = dir_make, .fini = dir_remove)
 {
     in_killed_child(work_note);
@@ -569,7 +569,7 @@ Test(arena_attach, of_the_same_format_another_version_is_attached, .init = dir_m
     int fd = open(file, O_RDONLY);
     cr_assert_eq(pread(fd, head, sizeof(head), 0), (ssize_t)sizeof(head));
     close(fd);
-    /* Fixed by format alone: a later build finds the same. */
+    /* They depend on the format alone, so a later build finds the same. */
     uint64_t layout_id;
     memcpy(&layout_id, head + 16, sizeof(layout_id));
     cr_assert_eq(layout_id, LAYOUT_ID, "0x%" PRIx64, layout_id);
@@ -597,7 +597,7 @@ static void write_file(const char *text, uint64_t bytes)
     cr_assert_eq(truncate(file, (off_t)bytes), 0);
 }
 
-/* Whatever is in it, its bytes stay, unless the operator says that they may go. */
+/* Its bytes stay, whatever they are, unless the operator allows overwriting them. */
 Test(arena_attach, foreign_file_is_refused, .init = dir_make, .fini = dir_remove)
 {
     static const struct {
@@ -709,7 +709,7 @@ static void *churn(void *arg)
     return NULL;
 }
 
-/* Threads that allocate, write and free never meet, and zeroed is never a lie. */
+/* Blocks of different threads never overlap, and a block said to be zeroed is zero. */
 Test(arena, threads_never_overlap)
 {
     struct arena *a = arena_anonymous(128 * MiB);

@@ -1,4 +1,4 @@
-/* auth_test.c: who gets in. The file's lines are user:password; a client gives "user password". */
+/* auth_test.c: who may log in. The file's lines are user:password; a client gives "user password". */
 #include <criterion/criterion.h>
 
 #include <unistd.h>
@@ -30,7 +30,7 @@ static bool gets_in(const char *text)
     return auth_log_in(a, peer, text, (size_t)(space - text), space + 1, strlen(space + 1));
 }
 
-Test(auth, of_the_file_and_nobody_else)
+Test(auth, only_users_of_the_file_get_in)
 {
     with_file("foo:bar\nother:secret words\n");
     cr_assert(gets_in("foo bar"));

@@ -403,13 +403,13 @@ Test(binary, too_large_a_value_is_refused_and_the_old_one_is_gone)
     answer(c, .opcode = OP_GET, WITH_EXTRAS("\0\0\0\0"), .value = big, .value_bytes = sizeof(big) - 200, .cas = 2);
 }
 
-/* ---- what isn't right ---- */
+/* ---- malformed packets ---- */
 
-Test(binary, an_unknown_opcode_is_refused_and_its_body_passed_over)
+Test(binary, an_unknown_opcode_is_refused_and_its_body_skipped)
 {
     ask(c, .opcode = 0x55, WITH_KEY("key"), WITH_EXTRAS("12"), WITH_VALUE("value"), .opaque = 7);
     answer(c, .opcode = 0x55, UNKNOWN, .opaque = 7);
-    ask(c, .opcode = OP_VERBOSITY); /* without its level */
+    ask(c, .opcode = OP_VERBOSITY); /* the level is missing */
     answer(c, .opcode = OP_VERBOSITY, UNKNOWN);
     ask(c, .opcode = OP_SASL_MECHS);
     answer(c, .opcode = OP_SASL_MECHS, UNKNOWN);
@@ -434,7 +434,7 @@ static void expect_refused(const struct packet *p, bool unknown)
 #define expect_invalid(...) expect_refused(&(struct packet){__VA_ARGS__}, false)
 #define expect_unknown(...) expect_refused(&(struct packet){__VA_ARGS__}, true)
 
-Test(binary, what_does_not_fit_its_opcode_ends_the_connection)
+Test(binary, a_body_that_does_not_fit_its_opcode_closes)
 {
     expect_invalid(.opcode = OP_GET);
     expect_invalid(.opcode = OP_GET, WITH_KEY("a"), WITH_EXTRAS("1234"));
@@ -487,7 +487,7 @@ Test(binary, lengths_that_lie_harm_nobody)
         answer(b, .opcode = OP_APPENDQ, TOO_LARGE);
         client_close(b);
     }
-    /* nothing is held in memory for a head that promises much */
+    /* a header that announces a large body takes no memory */
     struct client *b = client_open(server);
     ask(b, .opcode = OP_GET, .lies = true, .said_key = 0xffff, .said_extras = 0xff, .said_body = 0xffffffff);
     ask(c, .opcode = OP_NOOP);
@@ -604,7 +604,7 @@ static void again(void)
     c = client_open(guarded);
 }
 
-/* The connection may do something, or may not and is closed. */
+/* Either the connection may send commands, or it is closed. */
 static void expect_let_in(void)
 {
     ask(c, .opcode = OP_NOOP);
@@ -619,7 +619,7 @@ static void expect_shut_out(void)
     again();
 }
 
-Test(sasl, plain_lets_in_who_is_in_the_file)
+Test(sasl, plain_admits_users_of_the_file)
 {
     ask(c, .opcode = OP_SASL_MECHS);
     answer(c, .opcode = OP_SASL_MECHS, WITH_VALUE("PLAIN"));
@@ -633,7 +633,7 @@ Test(sasl, plain_lets_in_who_is_in_the_file)
     expect_let_in();
 }
 
-Test(sasl, nothing_else_is_done_before)
+Test(sasl, nothing_else_works_before_a_log_in)
 {
     for (unsigned opcode = 0; opcode < 256; opcode++) {
         if (opcode == OP_VERSION || (opcode >= OP_SASL_MECHS && opcode <= OP_SASL_STEP))
@@ -649,7 +649,7 @@ Test(sasl, nothing_else_is_done_before)
     answer(c, .opcode = OP_GET, AUTH_FAILURE);
     client_expect_closed(c);
     again();
-    client_send(c, "set a 0 0 7\r\nfoo bar\r\n"); /* -Y alone takes that */
+    client_send(c, "set a 0 0 7\r\nfoo bar\r\n"); /* only -Y takes that */
     client_expect_closed(c);
 }
 
@@ -667,7 +667,7 @@ Test(sasl, what_is_wrong_fails)
         {.opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("other\0foo\0bar")},
         {.opcode = OP_SASL_AUTH, WITH_KEY("CRAM-MD5"), WITH_VALUE("\0foo\0bar")},
         {.opcode = OP_SASL_AUTH, PLAIN, .value = big, .value_bytes = 17000},
-        {.opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0bar")}, /* without a start */
+        {.opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0bar")}, /* a step without a start */
     };
     for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
         packet_send(c, &wrong[i]);
@@ -704,7 +704,7 @@ Test(sasl, each_attempt_forgets_the_last)
     expect_shut_out();
     ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0bar"));
     answer(c, .opcode = OP_SASL_AUTH, AUTHENTICATED);
-    ask(c, .opcode = OP_SASL_MECHS); /* begins one, for memcached too */
+    ask(c, .opcode = OP_SASL_MECHS); /* begins a log-in, in memcached too */
     answer(c, .opcode = OP_SASL_MECHS, WITH_VALUE("PLAIN"));
     expect_shut_out();
 }
@@ -718,13 +718,13 @@ Test(sasl, the_name_may_come_with_the_next_step)
     ask(c, .opcode = OP_SASL_STEP, PLAIN, WITH_VALUE("\0foo\0bar"));
     answer(c, .opcode = OP_SASL_STEP, AUTHENTICATED);
     expect_let_in();
-    struct client *other = client_open(guarded); /* it is a connection that has logged in */
+    struct client *other = client_open(guarded); /* the connection has logged in */
     ask(other, .opcode = OP_NOOP);
     answer(other, .opcode = OP_NOOP, AUTH_FAILURE);
     client_close(other);
 }
 
-Test(sasl, who_fails_too_often_is_refused_for_a_while)
+Test(sasl, too_many_failures_are_refused_for_a_while)
 {
     for (unsigned i = 0; i < 20; i++) {
         ask(c, .opcode = OP_SASL_AUTH, PLAIN, WITH_VALUE("\0foo\0baz"));

@@ -360,7 +360,7 @@ Test(cache_flash, nothing_is_dropped_while_flash_has_room)
 }
 
 /* Damage to stored records on the device, which only reads see. */
-/* Turns over each bit of the first bytes of flash; once more, and they are as they were. */
+/* Flips every bit of the first bytes of flash; a second call restores them. */
 static void spoil_flash(uint64_t bytes)
 {
     char path[96];
@@ -391,7 +391,7 @@ static void set_many(unsigned count, const char *stamp)
     fixture_flush(&f);
 }
 
-Test(cache_flash, what_goes_for_a_full_index_is_counted_as_that)
+Test(cache_flash, evictions_for_a_full_index_are_counted_as_such)
 {
     struct cache_totals totals;
     struct ext_info info;
@@ -472,7 +472,7 @@ Test(cache_flash, wrong_bytes_are_a_miss_until_the_device_tells_the_truth)
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
-Test(cache_flash, wrong_bytes_are_forgotten_by_who_fills_the_cache_again)
+Test(cache_flash, wrong_bytes_are_forgotten_when_the_cache_is_filled_again)
 {
     set_many(MANY, "old");
     cr_assert_eq(ext_sync(f.ext, 120000), 0);
@@ -603,7 +603,7 @@ Test(cache_flash, dropping_the_younger_of_two_values_drops_the_older_first)
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
-/* A rescue puts the older one behind the younger: what counts is not where they are. */
+/* A rescue writes the older value behind the younger one, so places don't tell the order. */
 Test(cache_flash, a_rescued_older_value_stays_the_older)
 {
     struct ext_callbacks cb = cache_ext_callbacks(f.cache);
@@ -620,7 +620,7 @@ Test(cache_flash, a_rescued_older_value_stays_the_older)
     cr_assert_eq(places[0], moved);
     cr_assert_eq(drop("k", moved), EXT_DROPPED);
     IS("k", "new");
-    /* The other way round: the check, too, finds what was moved. */
+    /* The check finds the moved record as well. */
     store_on_flash("k", "newer");
     cr_assert_eq(places_of("k", places), 2);
     cr_assert_eq(drop("k", places[1]), EXT_DROPPED_LATER);
@@ -645,7 +645,7 @@ Test(cache_tags, dropping_one_leaves_another_key_of_the_tag)
     cr_assert_eq(evicted(), 1);
 }
 
-/* Goes on storing the pair until the younger one is at the place. */
+/* Stores the pair again and again until the younger one is at the place. */
 static void fill_place_again(const char *key, ext_place place)
 {
     ext_place places[INDEX_MATCH_MAX] = {0};
@@ -661,8 +661,8 @@ static void fill_place_again(const char *key, ext_place place)
     }
 }
 
-/* What was to go is gone by itself, and its page has another life by the time that the check runs. */
-Test(cache_flash, a_drop_that_waited_leaves_what_its_place_holds_by_now)
+/* The record is gone, and its page has been reused, before the check for it runs. */
+Test(cache_flash, a_delayed_drop_leaves_a_newer_record_at_its_place)
 {
     ext_place places[INDEX_MATCH_MAX];
     two_values(places, false);
@@ -677,7 +677,7 @@ Test(cache_flash, a_drop_that_waited_leaves_what_its_place_holds_by_now)
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
-/* With many values of one tag the ranks run out: then the order is found by reading. */
+/* With many values of one tag the ranks run out; then the records are read to find the order. */
 Test(cache_tags, values_without_a_rank_of_their_own_are_told_apart)
 {
     const char *one = sim_tags_key(0), *other = sim_tags_key(1);
@@ -718,7 +718,7 @@ Test(cache_flash, a_lost_check_is_found_by_the_walk)
     IS("k", "new");
 }
 
-/* Checks that wait are forgotten, as when their queue was full. */
+/* Forgets the queued checks, as if their queue had been full. */
 static void lose_checks(void)
 {
     struct stale_check lost;
@@ -771,7 +771,7 @@ static void on_store(int sig, siginfo_t *info, void *context)
         mprotect(guarded[i], 4096, PROT_READ | PROT_WRITE);
 }
 
-/* A kill may come between the two stores: then the older value must not be there with nothing to hide it. */
+/* A kill between the two stores must not leave the older value without the word that hides it. */
 Test(cache_flash, hidden_words_go_before_the_word_that_hides_them)
 {
     index_slot *slots[INDEX_MATCH_MAX], *ram = NULL, *flash = NULL;
@@ -835,7 +835,7 @@ Test(cache_flash, a_dead_item_is_replaced_without_reading_what_it_hides)
 
 /* ---- several words, and one can't be read ---- */
 
-/* The record at the place has wrong bytes from now on, on flash and in a buffer that still has it. */
+/* Damages the record at the place, on flash and in a buffer that still holds it. */
 static void spoil_place(ext_place place)
 {
     struct extstore *e = f.ext;
@@ -942,7 +942,7 @@ static void set_while_unreadable(unsigned mask, bool flush_before, bool flush_af
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
-Test(cache_flash, a_set_while_values_cannot_be_read_is_the_newest_for_ever)
+Test(cache_flash, a_set_while_values_cannot_be_read_stays_the_newest)
 {
     for (unsigned mask = 1; mask <= 3; mask++)
         for (unsigned when = 0; when < 4; when++)
@@ -963,7 +963,7 @@ Test(cache_flash, a_miss_while_the_newest_cannot_be_read_ends_when_it_can)
     cr_assert_eq(flash_count(), 1);
 }
 
-Test(cache_flash, a_delete_while_the_newest_cannot_be_read_is_for_ever)
+Test(cache_flash, a_delete_while_the_newest_cannot_be_read_is_final)
 {
     ext_place places[INDEX_MATCH_MAX];
     two_values(places, true);
@@ -980,7 +980,7 @@ Test(cache_flash, a_drop_waits_for_what_a_rescue_has_moved_meanwhile)
     struct ext_callbacks cb = cache_ext_callbacks(f.cache);
     ext_place places[INDEX_MATCH_MAX];
     struct ext_append a;
-    set_many(MANY, "old"); /* so that the first of it is on the device alone */
+    set_many(MANY, "old"); /* so that the first records are on the device alone */
     fixture_settle(&f);
     store_on_flash("key-0", "new");
     cr_assert_eq(ext_sync(f.ext, 120000), 0);
@@ -1002,7 +1002,7 @@ Test(cache_flash, a_drop_waits_for_what_a_rescue_has_moved_meanwhile)
 static void open_little_ram(void) { fixture_open(&f, 8, 160); }
 TestSuite(cache_dead_device, .init = open_little_ram, .fini = close_it);
 
-/* Neither reads nor writes reach the device from now on. */
+/* From now on neither reads nor writes reach the device. */
 static void device_dies(void)
 {
     char path[96];
@@ -1014,8 +1014,8 @@ static void device_dies(void)
     close(nothing);
 }
 
-/* They hide what nobody can read, and can't go to flash: still there has to be room for others. */
-Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_for_ever)
+/* Items that hide unreadable records can't go to flash; others must find room all the same. */
+Test(cache_dead_device, items_that_hide_unreadable_records_do_not_fill_memory)
 {
     char key[32];
     set_many(MANY, "old");
@@ -1028,8 +1028,8 @@ Test(cache_dead_device, items_that_hide_what_cannot_be_read_do_not_fill_memory_f
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
     }
     enum cache_status status = CACHE_OK;
-    f.cache->stale.behind_bytes = UINT64_MAX; /* or sets would read before they store */
-    for (unsigned i = 0; i < 2000 && status == CACHE_OK; i++) { /* until memory holds nothing but hiders */
+    f.cache->stale.behind_bytes = UINT64_MAX; /* otherwise sets would read before they store */
+    for (unsigned i = 0; i < 2000 && status == CACHE_OK; i++) { /* until memory holds only such items */
         snprintf(key, sizeof(key), "key-%u", i);
         status = fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
     }
@@ -1054,8 +1054,8 @@ static void all_to_cold(void)
             ;
 }
 
-/* COLD is full of items that can't leave memory; each set takes the room of others, which are in HOT. No check
- * runs meanwhile, and none has to. */
+/* COLD is full of items that can't leave memory, so each set evicts items of HOT. No check runs meanwhile, and
+ * none is needed. */
 Test(cache_dead_device, a_cold_list_of_hiders_leaves_room_for_sets)
 {
     enum { HIDERS = 150 };
@@ -1220,10 +1220,10 @@ Test(cache_worth, what_expires_before_it_could_be_on_flash_is_not_written)
     cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_short_ttl) - before, 100);
 }
 
-/* The devices have had their bytes: what was never hit goes first, then all but what was hit twice. */
+/* The write limit is reached: items that were never hit go first, then all that were not hit twice. */
 Test(cache_worth, what_may_not_be_written_goes_by_its_worth)
 {
-    pace_init(&f.ext->pace, 1, 0, 25 * MiB, 0); /* a burst of 100 MB, that doesn't come again */
+    pace_init(&f.ext->pace, 1, 0, 25 * MiB, 0); /* only its burst of 100 MB */
     pace_spend(&f.ext->pace, 60 * MiB);
     store_range(0, 1000);
     uint64_t shed = fixture_counter(&f, CACHE_N_evictions_write_limit);

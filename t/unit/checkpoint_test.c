@@ -168,7 +168,7 @@ Test(checkpoint, blocks_in_another_order_do_not_verify)
     free(other);
 }
 
-Test(checkpoint, what_is_given_up_leaves_the_old_file)
+Test(checkpoint, an_aborted_write_leaves_the_old_file)
 {
     struct checkpoint_writer *w;
     char path[160];

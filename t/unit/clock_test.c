@@ -7,7 +7,7 @@
 enum { SECOND_NS = 1000000000 };
 
 TestSuite(clock, .init = clock_setup);
-/* Its clocks follow go_on() alone. */
+/* Only go_on() moves its clocks. */
 static uint64_t simulated_ns;
 static void go_on(uint64_t ns)
 {
@@ -200,7 +200,7 @@ Test(clock, an_epoch_a_century_ago_is_refused)
 
 Test(clock, an_epoch_of_this_boot_goes_on_by_the_monotonic_clock)
 {
-    int64_t mono = clock_mono_epoch_sec(), unix_epoch = 1000; /* the wall clock was far off then */
+    int64_t mono = clock_mono_epoch_sec(), unix_epoch = 1000; /* the wall clock was far off at that time */
     cr_assert_eq(clock_setup_boot_epoch(unix_epoch, mono - 500), 0);
     cr_assert_leq(llabs((int64_t)clock_now_sec() - 502), 1);
     cr_assert_eq(clock_unix_epoch_sec(), unix_epoch);

@@ -11,7 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Each of these runs in a process of its own, under the filter; false if it is refused softly. */
+/* Each of these runs under the filter, in a process of its own; false if the call fails without ending the
+ * process. */
 static bool open_socket(void) { return socket(AF_INET, SOCK_STREAM, 0) >= 0; }
 static bool run_program(void) { return execl("/bin/true", "true", NULL) == 0; }
 static bool make_process(void) { return syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) >= 0; }
@@ -40,7 +41,7 @@ static bool memory_and_files(void)
            kill(getpid(), 0) == 0;
 }
 
-/* The wait status of a process that does this. */
+/* The wait status of a process that runs it. */
 static int status_of(bool (*what)(void), enum confine_mode mode)
 {
     pid_t pid = fork();

@@ -1,4 +1,4 @@
-/* operator/departed.h: the last keys that went are known with their reasons, others are not. */
+/* operator/departed.h: the last keys to leave are known with their reasons; others are not. */
 #include "operator/departed.h"
 
 #include <criterion/criterion.h>

@@ -1,5 +1,5 @@
 /* ext_device_test.c: a flash file is opened, locked and sized, or refused with a line that says why;
- * whole transfers over a device that gives less than it was asked for. */
+ * transfers are completed on a device that returns less than was asked for. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -117,7 +117,7 @@ Test(device, a_file_in_use_by_another_process_is_refused)
     ext_device_close(&d);
 }
 
-/* Each call that an open makes fails once. */
+/* Each system call that an open makes fails once. */
 Test(device, a_call_that_fails_is_told)
 {
     for (unsigned n = 1;; n++) {
@@ -154,7 +154,7 @@ Test(device, one_file_is_the_same_by_two_names)
 
 /* ---- transfers ---- */
 
-struct script { /* what the device answers, one after the other; 0 ends it: all that is asked for */
+struct script { /* results of the device, one after the other; after a 0 it transfers all that is asked for */
     ssize_t answers[16];
     unsigned at, calls;
 };
@@ -187,7 +187,7 @@ static ssize_t scripted_write(void *ctx, int fd, const void *buf, size_t bytes, 
 
 static struct ext_io_counts counts;
 
-/* Reads and writes two blocks over a device that answers so; both must give rc. */
+/* Reads and writes two blocks on such a device; both must return rc. */
 static void transfers(struct script script, int rc, uint64_t short_transfers)
 {
     static char buf[2 * BLOCK];
@@ -222,7 +222,7 @@ Test(device, less_than_a_block_is_no_progress_but_may_pass)
     transfers((struct script){.answers = {100, NOTHING, 200}}, 0, 3);
 }
 
-Test(device, nothing_again_and_again_is_the_end)
+Test(device, repeated_empty_transfers_are_an_error)
 {
     transfers((struct script){.answers = {NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING,
                                           NOTHING, NOTHING}},

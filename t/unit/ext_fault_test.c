@@ -1,5 +1,5 @@
-/* ext_fault_test.c: device faults cost the flash engine nothing, or what it counts; it
- * recovers by itself when the device does; and the operator is told. Run under TSan too. */
+/* ext_fault_test.c: device faults cost nothing, or only what is counted; the engine recovers by itself when the
+ * device does; and the operator is told. Run under TSan too. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -28,7 +28,7 @@ static void store(struct aid *a, uint32_t first, uint32_t count)
         aid_set_wait(a, i, BYTES, EXT_BUCKET_DEFAULT);
 }
 
-/* How many of them are there; each read says so or that there is none. */
+/* How many of them are there; each read must find its object or report that there is none. */
 static uint32_t there(struct aid *a, uint32_t first, uint32_t count)
 {
     struct ext_ring *ring = ext_ring_create(a->ext);
@@ -178,12 +178,12 @@ Test(ext_fault, a_bad_sector_costs_a_page_and_no_object)
     cr_assert_eq(state_of(a, 0), EXT_PAGE_BAD);
     cr_assert_eq(info.write_moved, 2);
     cr_assert_eq(there(a, 0, 60), 60);
-    /* drained and tried, in vain */
+    /* drained, and tried again without success */
     const struct ext_page *p = &a->ext->pages[0];
     AID_WAIT_FOR((aid_step(a), atomic_load(&p->objects) == 0));
     AID_WAIT_FOR((aid_step(a), failures_of(a, 0) >= 2));
     cr_assert_eq(state_of(a, 0), EXT_PAGE_BAD);
-    /* the next try is later than the first was, and finds it well */
+    /* the next try comes later, and succeeds */
     atomic_store(&a->faults.write_bad, 0);
     AID_WAIT_FOR((aid_step(a), state_of(a, 0) == EXT_PAGE_FREE));
     cr_assert_eq(aid_info(a).pages_back, 1);
@@ -192,8 +192,7 @@ Test(ext_fault, a_bad_sector_costs_a_page_and_no_object)
     aid_free(a);
 }
 
-/* Of values of one key the order tells which is the younger: a record that is written again keeps its
- * number. */
+/* The sequence number tells the younger of two values of a key, so a record that is written again keeps it. */
 Test(ext_fault, what_is_written_again_keeps_its_place_in_the_order)
 {
     struct aid *a = faulty(12);
@@ -208,7 +207,7 @@ Test(ext_fault, what_is_written_again_keeps_its_place_in_the_order)
     aid_free(a);
 }
 
-Test(ext_fault, what_goes_while_it_is_written_again_is_counted_nowhere)
+Test(ext_fault, deletes_during_a_rewrite_are_counted_nowhere)
 {
     struct aid *a = faulty(12);
     aid_start(a);
@@ -234,7 +233,7 @@ Test(ext_fault, bad_pages_are_tried_at_once_when_no_other_is_left)
     aid_start(a);
     uint32_t page;
     while (ext_page_open(a->ext, EXT_BUCKET_DEFAULT, true, &page) == 0)
-        fail_page(a, page, 6); /* a minute to wait, else */
+        fail_page(a, page, 6); /* otherwise there would be a minute to wait */
     cr_assert_eq(aid_info(a).pages_bad, 8);
     cr_assert(aid_info(a).degraded);
     uint64_t start = io_now_ns();
@@ -396,7 +395,7 @@ static char *text_of(int fd)
     return text;
 }
 
-/* How many lines have all of this. */
+/* How many lines contain both. */
 static unsigned lines_with(int fd, const char *a, const char *b, const char *c)
 {
     char *text = text_of(fd), *save = NULL;
@@ -476,7 +475,7 @@ static void patch(struct aid *a, uint64_t offset, uint64_t bytes)
     free(zeroes);
 }
 
-/* Ten pages of small objects, of which every second is deleted, so that rescue has to do. */
+/* Ten pages of small objects, of which every second is deleted, so that there is much to rescue. */
 static struct aid *fragmented(void)
 {
     struct aid *a = aid_new(20, MiB, 128 * KiB);
@@ -594,7 +593,7 @@ Test(ext_fault, a_buffer_is_written_from_its_start_after_a_failed_round)
     aid_free(a);
 }
 
-/* An earlier process may have died while it wrote an entry; nothing in it is believed. */
+/* An earlier process may have died while it wrote an entry, so no entry is believed unchecked. */
 Test(ext_fault, an_entry_that_points_nowhere_is_passed_over_when_a_buffer_moves)
 {
     struct aid *a = faulty(12);

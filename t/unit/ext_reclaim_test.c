@@ -1,5 +1,5 @@
-/* ext_reclaim_test.c: where free pages come from, against a model of the index: nothing is lost
- * unless it was dropped and counted, and values are never wrong or old. Run under TSan too. */
+/* ext_reclaim_test.c: where free pages come from, checked against a model of the index: nothing is lost unless it
+ * was dropped and counted, and no value is wrong or old. Run under TSan too. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -139,9 +139,9 @@ static struct aid *rescued(uint32_t goes)
     return a;
 }
 
-Test(ext_reclaim, what_goes_while_it_is_rescued_is_counted_nowhere) { aid_free(rescued(3)); }
+Test(ext_reclaim, deletes_during_a_rescue_are_counted_nowhere) { aid_free(rescued(3)); }
 
-/* Of values of one key the order tells which is the younger. */
+/* The sequence number tells the younger of two values of a key. */
 Test(ext_reclaim, what_is_rescued_keeps_its_place_in_the_order)
 {
     struct aid *a = rescued(0);
@@ -401,7 +401,7 @@ Test(ext_reclaim, flush_all_frees_pages_that_are_wholly_before_it)
         a->objects[i].time_unix = i < n ? 500 : 600;
     fill(a, 0, 2 * n + 20);
     aid_sync(a);
-    ext_flush_all(a->ext, 600); /* of its own second the index knows more */
+    ext_flush_all(a->ext, 600); /* for its own second the index decides */
     aid_maintain(a);
     cr_assert_eq(a->dropped, n);
     cr_assert_eq(aid_info(a).objects_expired, n);

@@ -1,4 +1,4 @@
-/* flash/uring.h: rings that can't be made, and reads of one that can. */
+/* flash/uring.h: rings that can't be created, and reads of one that can. */
 #include "flash/uring.h"
 
 #include <criterion/criterion.h>
@@ -47,7 +47,7 @@ Test(ext_uring, no_descriptor_no_ring)
     bool works = ext_uring_works(zeros());
     struct netring *n = netring_create();
     int err = errno;
-    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0); /* a failing assertion needs descriptors */
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0); /* a failing assertion needs file descriptors */
     cr_assert_eq(rc, -EMFILE);
     cr_assert(!works);
     cr_assert_null(n);

@@ -1,4 +1,4 @@
-/* extents_test.c: a set of extents against a plain array of "is this unit free". */
+/* extents_test.c: a set of extents, checked against an array with one flag for each unit. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <sched.h>
@@ -108,11 +108,11 @@ struct workload {
     uint64_t seed, start, count;
     uint32_t region, max_nodes;
     enum extents_mode mode;
-    uint64_t max_len; /* of one allocation, take or free */
+    uint64_t max_len; /* the longest allocation, take or free */
     int steps;
 };
 
-/* Random alloc, free and take, the balance swinging so that the set fills and empties. */
+/* Random alloc, free and take, with odds that change so that the set fills and empties. */
 static struct extents_stats run_workload(const struct workload *w)
 {
     struct extents_options o = {.start_unit = w->start,
@@ -596,7 +596,7 @@ Test(extents, reconcile_names_every_planted_fault)
     struct extents_reconciled r;
     struct faults f = {0};
     cr_assert_eq(extents_take(set, 10, 5), 0);
-    cr_assert_eq(extents_take(set, 50, 3), 0); /* lost: nobody names it */
+    cr_assert_eq(extents_take(set, 50, 3), 0); /* lost: neither set has it */
     cr_assert_eq(extents_take(set, 100, 10), 0);
     cr_assert_eq(extents_take(set, 190, 30), 0);
     cr_assert_eq(extents_take(set, 500, 10), 0);

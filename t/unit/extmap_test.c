@@ -1,5 +1,5 @@
-/* extmap_test.c: the state of ranges of flash: transitions, pins, the shrinker, and attaching to
- * words that another life left. */
+/* extmap_test.c: the state of ranges of flash: transitions, pins, the shrinker, and attaching to the words that
+ * another process left. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <sched.h>
@@ -20,7 +20,7 @@ static struct fixture *fresh(void)
 {
     struct fixture *f = calloc(1, sizeof(*f));
     f->options = (struct extmap_options){f->words, RANGES, BUFFERS};
-    memset(f->words, 0xFF, sizeof(f->words)); /* create must not trust the old content */
+    memset(f->words, 0xFF, sizeof(f->words)); /* create must not rely on the old content */
     cr_assert_eq(extmap_create(&f->options, &f->map), 0);
     return f;
 }
@@ -229,7 +229,7 @@ Test(extmap, attach_keeps_states_and_buffers_and_forgets_pins)
     make_clean(f->map, 2, 1);
     cr_assert_eq(extmap_pin(f->map, 1, &buffer), 0);
     cr_assert_eq(extmap_pin(f->map, 2, &buffer), 0);
-    extmap_destroy(f->map); /* all that is left are the words */
+    extmap_destroy(f->map); /* only the words are left */
     cr_assert_eq(extmap_attach(&f->options, &f->map), 0);
     extmap_stats(f->map, &s);
     cr_assert_eq(s.ranges[EXTMAP_FREE], RANGES - 3);
@@ -379,7 +379,7 @@ static void *read_pinned(void *arg)
     return NULL;
 }
 
-/* Fills buffers with ranges one after the other, shrinking for each new one. */
+/* Fills buffers with one range after the other, and shrinks for each new one. */
 static void write_lives(struct life *l, int lives)
 {
     uint32_t spare[BUFFERS], spare_count = 0;

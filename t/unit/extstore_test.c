@@ -1,5 +1,5 @@
-/* extstore_test.c: the flash engine on real files: records back as they went in, from wherever they
- * are; page life and counts; what wrong bytes on a device lead to. Run under TSan too. */
+/* extstore_test.c: the flash engine on real files: records come back as they were stored, wherever they
+ * are; page life and counts; the effect of wrong bytes on a device. Run under TSan too. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -107,7 +107,7 @@ Test(extstore, the_largest_record_fills_a_wbuf_and_no_larger_one_is_taken)
     aid_free(a);
 }
 
-/* Its length is rounded up when it is read, but not beyond the slot: there the file may end. */
+/* A read rounds the length up, but not beyond the slot, where the file may end. */
 Test(extstore, the_last_record_of_a_slot_is_read_though_the_file_ends_behind_it)
 {
     struct aid *a = aid_new(8, MiB, 128 * KiB);
@@ -189,7 +189,7 @@ Test(extstore, bytes_of_another_page_do_not_verify)
     struct ext_ring *ring = ext_ring_create(a->ext);
     one_on_flash(a, 20);
     char *page = malloc(MiB);
-    peek(a, MiB, page, MiB); /* page 1 comes where page 0 should be */
+    peek(a, MiB, page, MiB); /* page 1 is put where page 0 should be */
     patch(a, 0, page, MiB);
     cr_assert_eq(aid_get(a, ring, 0), -EBADMSG);
     free(page);
@@ -330,7 +330,7 @@ static void crowd_of_reads(enum ext_engine engine)
     aid_free(a);
 }
 
-/* Two reads of a large value at once share one I/O; each may end first. */
+/* Two reads of a large value at once share one I/O; either may end first. */
 Test(extstore, a_copy_stays_until_its_last_reader_is_through)
 {
     struct aid *a = aid_new(32, MiB, 256 * KiB);
@@ -592,7 +592,7 @@ Test(extstore, a_device_that_is_gone_and_comes_back_loses_nothing)
     }
     cr_assert(aid_info(a).degraded);
     all_there(a, 0, stored); /* from memory */
-    cr_assert_leq(aid_info(a).pages_bad, EXT_DEVICE_FAILED_AFTER, "the device is to blame, not pages");
+    cr_assert_leq(aid_info(a).pages_bad, EXT_DEVICE_FAILED_AFTER, "the device is at fault, not its pages");
     atomic_store(&a->faults.write_errno, 0);
     AID_WAIT_FOR((aid_step(a), !aid_info(a).degraded));
     AID_WAIT_FOR(ext_sync(a->ext, 1000) == 0);
@@ -723,7 +723,7 @@ static void count_call(void *arg)
     atomic_fetch_add((_Atomic(unsigned) *)arg, 1);
 }
 
-Test(extstore, who_waits_for_room_is_told_once)
+Test(extstore, a_waiter_for_room_is_notified_once)
 {
     struct aid *a = faulty(8);
     aid_start(a);

@@ -31,7 +31,7 @@ static void run_kept(const char *name, int (*target)(const uint8_t *data, size_t
         if (e->d_name[0] == '.')
             continue;
         snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-        fprintf(stderr, "%s\n", path); /* the last one shown is to blame for a crash */
+        fprintf(stderr, "%s\n", path); /* after a crash, the last one shown is the cause */
         run_file(path, target);
         count++;
     }

@@ -1,4 +1,4 @@
-/* Ghosts: keys are known for a window of bytes, forgotten after it, and seldom mistaken. */
+/* Ghosts: keys are remembered for a window of bytes, forgotten after it, and rarely confused. */
 #include <criterion/criterion.h>
 
 #include "items/ghost.h"
@@ -67,7 +67,7 @@ Test(ghost, a_key_twice_is_one_entry)
     cr_assert_eq(entries_used(), 1);
 }
 
-/* Known within the window, forgotten after it and for good: no age is met a second time. */
+/* Known within the window, forgotten after it, and not known again when the age field wraps around. */
 Test(ghost, forgets_after_the_window)
 {
     open_ghost(4 * KEYS, KEYS * OBJECT);

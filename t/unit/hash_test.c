@@ -57,7 +57,7 @@ static uint32_t fullest(bool flood, uint64_t known_seed, uint64_t seed, unsigned
     return max;
 }
 
-Test(hash, who_knows_the_seed_can_make_keys_collide)
+Test(hash, a_known_seed_allows_colliding_keys)
 {
     cr_assert_eq(fullest(true, 0, 0, 0), FLOOD);
     cr_assert_eq(fullest(true, 12345, 12345, 48), FLOOD);

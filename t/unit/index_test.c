@@ -1,6 +1,6 @@
 /* Tests of index.c against a real arena. Objects are numbered; an object's hash is mixed from its
  * number and its place on flash (or handle) is the number itself, so tests need no table of keys.
- * The source is included for the few tests that make states which only a kill makes.
+ * The source is included for the few tests of states that only a kill leaves.
  */
 #include "index.c"
 
@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Under a sanitizer some tests are that much smaller. */
+/* Under a sanitizer some tests are smaller by this factor. */
 #if defined(__SANITIZE_ADDRESS__)
 #define SCALE 4
 #else
@@ -219,7 +219,7 @@ static uint64_t words_of_shard(struct index *ix, unsigned shard)
     return count;
 }
 
-/* Rows come from memory that others have used: what they left there are no words. */
+/* Rows come from memory that was used before; its old content must not count as words. */
 Test(index, rows_are_empty_whatever_stood_in_their_memory)
 {
     struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
@@ -250,7 +250,7 @@ Test(index, rank_orders_the_flash_words_of_a_tag)
     cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, 5, 0, 0)), 0); /* doesn't count */
     for (unsigned i = 0; i <= INDEX_RANK_MAX; i++)
         cr_assert_eq(put_ranked(w.ix, hash, 100 + i), i);
-    /* No rank is left: the new one may be as young as the youngest, which is known to be unknown. */
+    /* No rank is left: the new word shares the highest, and its order is marked as unknown. */
     cr_assert_eq(put_ranked(w.ix, hash, 104), INDEX_RANK_MAX);
     for (unsigned i = 0; i <= INDEX_RANK_MAX; i++)
         cr_assert_eq(rank_at(w.ix, hash, 100 + i), i);
@@ -611,7 +611,7 @@ static index_slot *bucket_that_was_left(struct index *ix, unsigned s)
     return candidate_of(ix, s, shard_state(ix, s), other_x(ix, x)).bucket;
 }
 
-/* Else a kill between the two stores of a move would leave a word twice. */
+/* Otherwise a kill between the two stores of a move would leave a word twice. */
 Test(index, a_move_to_the_other_candidate_is_noted)
 {
     struct world w = new_world(FLASH_1T, 0, 0);
@@ -975,7 +975,7 @@ Test(index, growth_that_finds_no_room_undoes_its_step_and_goes_on_later)
     end_world(&w);
 }
 
-/* What the victim tells its survivor. */
+/* What the killed process leaves for the test. */
 enum { ABSENT, COMING, PRESENT, GOING };
 struct testimony {
     _Atomic(uint64_t) ops;
@@ -1003,7 +1003,7 @@ static void live_and_die(const char *path, struct testimony *t, uint64_t ids, ui
     }
 }
 
-/* Every acknowledged object is there exactly once; what was under way may be there or not. */
+/* Every acknowledged object is there exactly once; the one under way may be there or not. */
 static void survive(const char *path, struct testimony *t, uint64_t ids, uint8_t *seen)
 {
     bool attached;

@@ -48,7 +48,7 @@ Test(latency, a_sample_of_frequent_turns_stands_for_all, .init = setup)
     unsigned measured = 0;
     for (unsigned i = 0; i < TURNS; i++) {
         uint64_t before = count_of(LATENCY_RAM, LATENCY_GET);
-        turn(i % 2 ? 1 : 3, 20000, 0); /* a pattern that a fixed gap would see half of */
+        turn(i % 2 ? 1 : 3, 20000, 0); /* a pattern of which a fixed gap would see half */
         measured += count_of(LATENCY_RAM, LATENCY_GET) != before;
     }
     uint64_t seen = count_of(LATENCY_RAM, LATENCY_GET);

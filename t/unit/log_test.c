@@ -51,7 +51,7 @@ Test(log, journal_prefix_is_the_priority)
     cr_assert_str_eq(printed(), "<3>a 1\n<4>b\n<5>c\n");
 }
 
-Test(log, less_important_is_left_out)
+Test(log, lines_below_the_level_are_left_out)
 {
     log_info("a");
     log_debug("b");
@@ -145,7 +145,7 @@ Test(log, another_place_has_its_own_burst)
     cr_assert_eq(line_count(), LOG_BURST + 1);
 }
 
-Test(log, what_was_left_out_is_told_later)
+Test(log, suppressed_lines_are_counted_later)
 {
     struct log_site site = {0};
     for (int i = 0; i < LOG_BURST + 7; i++)

@@ -1,5 +1,5 @@
-/* mark_test.c: the first block of a flash file tells whose it is; what others have put into a file is
- * found before a byte of it is changed, and named. */
+/* mark_test.c: the first block of a flash file tells whose it is; other programs' data is found and named before
+ * a byte of it is changed. */
 #include "flash/mark.h"
 
 #include <criterion/criterion.h>
@@ -109,7 +109,7 @@ Test(mark, pages_without_a_mark_are_ours)
     ext_device_close(&d);
 }
 
-Test(mark, a_file_of_somebody_else_is_refused_and_stays_as_it_is)
+Test(mark, a_foreign_file_is_refused_and_unchanged)
 {
     struct ext_device d;
     struct stat st;

@@ -66,8 +66,8 @@ static uint64_t all_misses(void)
     return sum;
 }
 
-/* The items evicted for this reason are the misses that have it, but for those that the table of departed keys has
- * no more room for; all reasons add up. */
+/* The items evicted for this reason miss for this reason, except those that the table of departed keys has no
+ * room for; all reasons add up. */
 static void expect(enum miss_reason why, enum cache_counter counter)
 {
     uint64_t all = all_misses();

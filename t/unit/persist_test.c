@@ -481,7 +481,7 @@ Test(persist, a_kill_while_it_starts_leaves_the_checkpoint)
     free(kept);
 }
 
-Test(persist, a_start_without_it_makes_the_checkpoint_worthless)
+Test(persist, a_start_without_it_invalidates_the_checkpoint)
 {
     struct life l;
     life_open(&l);
@@ -660,7 +660,7 @@ Test(persist, a_checkpoint_of_another_layout_is_refused)
     life_kill(&l);
 }
 
-/* Blocks that verify, but are not what a stop writes. */
+/* Blocks that verify, but that no stop writes. */
 Test(persist, a_checkpoint_without_sense_is_refused)
 {
     struct life l;
@@ -743,7 +743,7 @@ static void count_in_page(struct checkpoint_head *head, char *body)
     first->objects++;
 }
 
-/* Words, page table and head have to agree on the number of objects, or counts would be wrong for ever. */
+/* Words, page table and head have to agree on the number of objects; otherwise counts would stay wrong. */
 Test(persist, a_checkpoint_whose_parts_count_differently_is_refused)
 {
     struct life l;
@@ -839,7 +839,7 @@ Test(persist, what_e_keeps_wins_and_the_checkpoint_is_used_up)
     life_kill(&l);
 }
 
-/* A process that went on from the checkpoint has made the memory worthless, though it was killed. */
+/* A process that continued from the checkpoint has made the memory file worthless, even if it was killed. */
 Test(persist, memory_from_before_a_checkpoint_was_loaded_is_not_taken_over)
 {
     struct life l;
@@ -997,7 +997,7 @@ Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
         for (unsigned i = 0; i < 200; i++)
             if (round % (i % 7 + 1) == 0)
                 set(&l, numbered("key", i), numbered("", round));
-        fixture_settle(&l.f); /* as the maintenance thread does */
+        fixture_settle(&l.f); /* as the maintenance thread would */
         all_to_disk(&l);
     }
     life_kill(&l);
@@ -1287,7 +1287,7 @@ Test(persist, cas_numbers_of_a_killed_process_do_not_come_again_after_a_scan)
 static struct {
     _Atomic(bool) on;
     off_t start, end;
-    _Atomic(unsigned) good; /* that many more succeed */
+    _Atomic(unsigned) good; /* this many more succeed */
 } bad_range;
 
 static ssize_t range_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
@@ -1349,7 +1349,7 @@ Test(persist, what_is_stored_over_a_value_that_a_scan_could_not_read_is_the_newe
     life_scan(&l);
     set(&l, "key", "old");
     all_to_disk(&l);
-    for (unsigned i = 0; i < 100; i++) /* seqs that nobody reads */
+    for (unsigned i = 0; i < 100; i++) /* sequence numbers that nobody reads */
         set(&l, "filler", numbered("", i));
     set(&l, "key", "new");
     all_to_disk(&l);
@@ -1379,7 +1379,7 @@ static const char *neighbour_of(struct life *l, const char *key)
     }
 }
 
-/* A value as a rescue leaves it: old, in a young page. */
+/* An old value in a young page, as a rescue leaves it. */
 static void append_old(struct life *l, const char *key, const char *value, uint64_t seq)
 {
     struct ext_append a;

@@ -1,5 +1,5 @@
-/* proto_bin_test.c: packets in, requests out, and the packets that answer them, byte for byte. What the
- * fuzzer checks of any bytes isn't repeated here (t/fuzz/fuzz_bin.c). */
+/* proto_bin_test.c: packets in, requests out, and the packets that answer them, byte for byte. What the fuzzer
+ * checks for arbitrary bytes isn't repeated here (t/fuzz/fuzz_bin.c). */
 #include <criterion/criterion.h>
 
 #include "proto/bin.h"

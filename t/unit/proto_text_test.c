@@ -249,7 +249,7 @@ Test(get, one_key)
     expect_keys((const char *[]){"foo", NULL});
 }
 
-Test(get, many_keys_and_many_spaces)
+Test(get, several_keys_and_spaces)
 {
     expect_ok("gets  a bb   ccc \n", VERB_GETS);
     expect_keys((const char *[]){"a", "bb", "ccc", NULL});

@@ -284,8 +284,8 @@ Test(protocol, byte_by_byte_is_the_same)
     client_expect(c, answers);
 }
 
-/* What is known ahead of a line's key (debug builds check it) isn't taken for that of another line, whatever
- * comes between: errors, values that hold lines, keys of other forms. */
+/* What was looked up ahead for a line's key is never used for another line (debug builds check it), whatever
+ * comes between: errors, values that look like lines, keys of other forms. */
 Test(protocol, pipelines_of_mixed_lines)
 {
     static const char lines[] = "set b 0 0 2\r\nxx\r\n"
@@ -551,8 +551,8 @@ Test(protocol_flash, reads_and_changes_of_one_client_keep_their_order)
     client_expect_silence(c);
 }
 
-/* The order in which requests were done is that of the lines for watchers. "r" is in RAM, so it is
- * done at once where nothing holds it back: the control says that it overtakes a read of flash. */
+/* The lines for watchers show the order in which requests were executed. "r" is in RAM, so it is executed at once
+ * if nothing holds it back; the control shows that it overtakes a read of flash. */
 static void expect_done_in_order(const char *requests, const char *first, const char *second)
 {
     char key[64];

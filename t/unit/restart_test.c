@@ -1,5 +1,5 @@
 /* restart_test.c: the next process takes over the content of -e after a stop or a kill, and
- * refuses content that does not fit with a line. First lives that end well, then states that only a kill
+ * refuses content that does not fit with a line. First processes that stop in order, then states that only a kill
  * leaves (made by hand), then real kills under load. run under TSan for the threads that walk the
  * index. */
 #include "restart/restart.h"
@@ -64,7 +64,7 @@ static void life_open(struct life *l, const char *words)
     cr_assert_eq(life_try(l, words), 0, "%s", why);
 }
 
-/* Ends without tidying up: nothing is flushed, items stay linked, as after a kill between two ops.
+/* Ends without cleaning up: nothing is flushed, items stay linked, as after a kill between two ops.
  */
 static void life_end(struct life *l)
 {
@@ -422,7 +422,7 @@ Test(restart, other_threads_limits_and_tunables_keep_the_cache)
     life_end(&l);
 }
 
-/* Each of these in turn on what the one before left. */
+/* Each of these takes over what the one before left. */
 static void expect_kept(const char *const words[], size_t count, bool flash)
 {
     struct life l;
@@ -733,7 +733,7 @@ static void spoil_counters(struct life *l)
     memset((void *)l->f.ext->root->counters, 0xaa, sizeof(l->f.ext->root->counters));
 }
 
-/* Damage that costs nothing: the wrong number is detected or rebuilt. */
+/* Damage without loss: the wrong number is detected or rebuilt. */
 Test(restart, other_damaged_numbers_cost_nothing)
 {
     static void (*const spoils[])(struct life *) = {spoil_times, spoil_counts, spoil_seq, spoil_cas,
@@ -783,7 +783,7 @@ Test(restart, another_flash_file_is_a_new_device)
     fixture_set(&l.f, "flash", "young");
     to_flash(&l, "flash");
     life_end(&l);
-    cr_assert_eq(rename(other, flash_file), 0); /* comes back: not what it knew */
+    cr_assert_eq(rename(other, flash_file), 0); /* comes back, without what it held */
     life_open(&l, with_flash("-m 64", 64));
     cr_assert_str_eq(value_of(&l, "ram"), "value");
     cr_assert_str_eq(value_of(&l, "flash"), "(none)");
@@ -1001,7 +1001,7 @@ Test(restart, an_overwritten_value_on_flash_does_not_come_back)
     life_end(&l);
 }
 
-Test(restart, checks_of_overwritten_values_are_made_up_for)
+Test(restart, lost_checks_of_overwritten_values_are_found_again)
 {
     struct life l;
     const char *words = with_flash("-m 64", 64);
@@ -1054,7 +1054,7 @@ Test(restart, the_order_of_two_values_on_flash_is_known_after_a_kill)
 }
 
 /* Nothing tells of a damaged rank; but the records do, and every pair is compared after a start. */
-Test(restart, a_damaged_rank_is_of_no_account_once_the_records_are_compared)
+Test(restart, a_damaged_rank_does_not_matter_once_the_records_are_compared)
 {
     for (unsigned read_first = 0; read_first < 2; read_first++) {
         struct life l;
@@ -1855,11 +1855,11 @@ struct kill_case {
     void (*prepare)(struct life *l);
     void (*operate)(struct life *l);
     const char *before, *after;
-    bool may_lose; /* what can't be read has to go: nothing may be there either, and drops are counted */
+    bool may_lose; /* what can't be read is dropped and counted, so nothing may be left */
 };
 
 #define KILL_KEY "k"
-/* How the traced run ends: with the number of changes, or so. */
+/* Exit code of the traced run: the number of changes, or one of these. */
 enum { KILL_CHANGES_MAX = 64, KILL_FORBIDDEN = 254, KILL_BROKEN = 255 };
 
 static void set_on_flash(struct life *l, const char *value)
@@ -1928,7 +1928,7 @@ static void prepare_dead_on_flash(struct life *l)
     to_flash(l, KILL_KEY);
 }
 
-/* Bytes in the memory file that were turned over, so that their records can't be read until the next process
+/* Bytes in the memory file that were inverted, so that their records can't be read until the next process
  * starts. */
 static struct spoiled {
     off_t at[INDEX_MATCH_MAX];
@@ -1945,8 +1945,8 @@ static char *buffered(struct life *l, ext_place place)
     return NULL;
 }
 
-/* Gives the key's flash words one rank, as the oldest of many values have, and none can be read. With turn,
- * they change places too. */
+/* Gives the key's flash words the same rank, as the oldest of many values have, and makes all of them unreadable.
+ * With turn, they also change places. */
 static void tie_and_spoil(struct life *l, bool turn)
 {
     struct cache *c = l->f.cache;
@@ -2062,7 +2062,7 @@ static void copy_name(char name[128], const char *file, unsigned nth)
     snprintf(name, 128, "%s.%u", file, nth);
 }
 
-/* What it is copied to stays the same file, if there was one. */
+/* An existing copy is overwritten in place. */
 static bool copy_file(const char *from, const char *to)
 {
     pid_t pid;
@@ -2072,7 +2072,7 @@ static bool copy_file(const char *from, const char *to)
            waitpid(pid, &status, 0) == pid && status == 0;
 }
 
-/* Runs the child, that has stopped, to its end, with a copy at each change. The number of changes, or
+/* Runs the stopped child to its end and copies its memory at each change. Returns the number of changes, or
  * KILL_BROKEN. */
 static int step_to_end(struct life *l, pid_t child)
 {
@@ -2081,7 +2081,7 @@ static int step_to_end(struct life *l, pid_t child)
     unsigned changes = 0;
     char name[128];
     int status;
-    lock_take(index_lock(l->f.index, hash)); /* this process's own, which ends with it */
+    lock_take(index_lock(l->f.index, hash)); /* belongs to this process and ends with it */
     words_of(l, hash, words);
     while (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0 && waitpid(child, &status, 0) == child) {
         if (WIFEXITED(status))
@@ -2100,7 +2100,7 @@ static int step_to_end(struct life *l, pid_t child)
     return KILL_BROKEN;
 }
 
-/* The two take turns, which is quicker without a second processor to wake. */
+/* The two take turns, so one processor for both is faster. */
 static void stay_on_one_processor(void)
 {
     cpu_set_t set;
@@ -2110,7 +2110,7 @@ static void stay_on_one_processor(void)
     sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* The life that the operation belongs to. Its memory is shared with the child that goes on with it. */
+/* The process that does the operation. Its memory is shared with the child that continues it. */
 static _Noreturn void kill_run(const struct kill_case *k, const char *words)
 {
     struct life l;
@@ -2135,7 +2135,7 @@ static _Noreturn void kill_run(const struct kill_case *k, const char *words)
     _exit(step_to_end(&l, child));
 }
 
-/* The next process can read what this one could not. */
+/* Restores the bytes: the next process can read them. */
 static void repair_spoiled(void)
 {
     int fd = open(memory_file, O_RDWR);
@@ -2149,7 +2149,7 @@ static void repair_spoiled(void)
     close(fd);
 }
 
-/* What the next process serves, now and when it has compared all. */
+/* What the next process serves, at once and after it has compared all records. */
 static void kill_check(const struct kill_case *k, const char *words, unsigned nth)
 {
     struct life l;

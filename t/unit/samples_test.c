@@ -1,4 +1,4 @@
-/* operator/samples.h: frequent keys are found among keys requested once. */
+/* operator/samples.h: frequent keys are found among keys that are requested once. */
 #include "operator/samples.h"
 
 #include <criterion/criterion.h>

@@ -41,7 +41,7 @@ static void remove_dir(void)
 
 TestSuite(scarcity, .init = make_dir, .fini = remove_dir, .timeout = 600);
 
-/* Makes something, and undoes it; says whether it worked. Calls sys_failed() once it is made. */
+/* Creates something and destroys it; tells whether it worked. Calls sys_failed() between the two. */
 typedef bool attempt_fn(void *ctx);
 
 /* The 1st, 2nd, 3rd .. call fails, and `more` after it, until there is none left to fail. */
@@ -71,7 +71,7 @@ static void each_call_fails(unsigned kinds, attempt_fn *attempt, void *ctx)
 
 struct storage {
     char words[400];
-    bool leave_one; /* there is something to take over each time */
+    bool leave_one; /* there is content to take over each time */
     bool flush;     /* the end writes it out */
 };
 
@@ -122,7 +122,7 @@ static bool try_storage(void *ctx)
     struct restart r = {0};
     char value[16];
     if (s->leave_one) {
-        /* Only what follows is to fail: what was armed is set aside meanwhile. */
+        /* Only what follows is to fail: disarms meanwhile. */
         struct sys_armed armed = sys_set_aside();
         leave_one_item(s);
         sys_arm_again(armed);

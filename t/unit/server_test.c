@@ -138,7 +138,7 @@ Test(server, idle_connections_are_closed)
     stop(s, c);
 }
 
-Test(server, who_takes_a_long_answer_slowly_is_not_idle)
+Test(server, a_slow_reader_of_a_long_answer_is_not_idle)
 {
     enum { BYTES = 500000, GETS = 20, PARTS = 5 };
     static char value[BYTES], part[GETS * (BYTES + 21) / PARTS / 2];
@@ -442,7 +442,7 @@ Test(server, a_watcher_that_does_not_read_loses_lines_and_is_told)
             client_expect(c, "END\r\n");
     }
     bool told = false;
-    for (int i = 0; i < 100000 && !told; i++) /* nothing more has to happen for that */
+    for (int i = 0; i < 100000 && !told; i++) /* no further event is needed for that */
         told = strncmp(client_line(w), "skipped=", 8) == 0;
     cr_assert(told);
     client_close(w);
@@ -539,7 +539,7 @@ Test(server, a_dump_to_a_client_that_leaves_ends)
     stop(s, c);
 }
 
-/* It would keep the crawler for itself. */
+/* The dump would keep the crawler busy. */
 static bool time_ends_the_dump(struct client *c)
 {
     client_ask(c, "debugtime 31\r\n", "OK\r\n");
@@ -608,7 +608,7 @@ Test(server, ends_cleanly_with_flash_under_load)
     stop(s, c);
 }
 
-/* This much may be read from flash for a client that has not taken it. */
+/* The most that is read from flash for a client that has not taken it. */
 Test(server, a_client_that_does_not_read_has_little_read_for_it)
 {
     enum { KEYS = 60, BYTES = 500000, GETS = 100 };
