@@ -108,7 +108,7 @@ static int raise_limits(const struct settings *s)
             return fail(EXIT_OS, "failed to ensure corefile creation", NULL);
     }
     if (getrlimit(RLIMIT_NOFILE, &r) < 0)
-        return fail(EXIT_OS, "failed to getrlimit number of files", NULL);
+        return fail(EXIT_OS, "failed to get the limit of open files", NULL);
     rlim_t need = s->maxconns;
     rlim_t wish = need + FDS_OF_OURS + (rlim_t)s->num_threads * FDS_OF_A_WORKER;
     if (r.rlim_cur >= wish)
@@ -131,7 +131,7 @@ static int become_daemon(const struct settings *s)
 {
     switch (fork()) {
     case -1:
-        return fail(EXIT_OS, "failed to daemon() in order to daemonize", strerror(errno));
+        return fail(EXIT_OS, "failed to become a daemon: fork()", strerror(errno));
     case 0:
         break;
     default:
@@ -553,10 +553,10 @@ static const char *what_survives(const struct settings *set)
 {
     if (set->memory_file)
         return set->ext_persist != SETTINGS_PERSIST_OFF ? "any end of the process, and a reboot after a clean stop"
-                                                        : "any end of the process, no reboot";
+                                                        : "any end of the process, but no reboot";
     return set->ext_persist == SETTINGS_PERSIST_SCAN ? "a clean stop; after a kill, what is on flash"
            : set->ext_persist == SETTINGS_PERSIST_ON ? "a clean stop, and a reboot after it"
-                                                     : "nothing: the cache starts empty";
+                                                     : "nothing: each start is empty";
 }
 
 /* One line with the essentials, and one for each choice that is probably unintended. */
@@ -575,13 +575,13 @@ static void log_start(struct server *s)
         snprintf(flash + at, sizeof(flash) - at, " (%s), -m can index %" PRIu64 " objects", info.engine,
                  index_capacity(cache_index_limit(set->maxbytes)));
     }
-    log_notice("extant %s serves on %s; %" PRIu64 " MB of memory; %s; it survives %s", EXTANT_VERSION, where,
+    log_notice("extant %s serves on %s; %" PRIu64 " MB of memory; %s; the cache survives %s", EXTANT_VERSION, where,
                (uint64_t)set->maxbytes / MiB, flash, what_survives(set));
     if (to_all && !set->auth_file)
-        log_warning("everybody who reaches this machine can read and change the cache: there is neither "
-                    "-l ADDRESS nor -Y FILE");
+        log_warning("everybody who reaches this machine can read and change the cache: -l ADDRESS or -Y FILE "
+                    "would restrict it");
     if (geteuid() == 0)
-        log_warning("it runs as root; -u USER is safer");
+        log_warning("running as root; -u USER is safer");
     warn_of_memory_file(set);
     notify_send("READY=1\nMAINPID=%ld\nSTATUS=serving on %s", (long)getpid(), where);
 }

@@ -377,10 +377,10 @@ static enum next reject_protocol(struct conn *c)
     address_text(&c->origin.peer, c->worker->env->settings->socketpath, peer, sizeof(peer));
     if (c->session.is_binary) {
         atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
-        log_warning("closed %s: it speaks the binary protocol; -B auto takes that, or -S where it logs in",
+        log_warning("closed %s: it speaks the binary protocol; -B auto takes that (or -S, if clients log in)",
                     peer);
     } else {
-        log_warning("closed %s: it speaks the text protocol; -B auto takes that, or -Y alone where it logs in",
+        log_warning("closed %s: it speaks the text protocol; -B auto takes that (or -Y without -S, if clients log in)",
                     peer);
     }
     return close_because(c, CONN_ERROR);

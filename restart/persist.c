@@ -136,7 +136,7 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
         return true;
     }
     if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec) {
-        say(why, n, "the machine's clock stands before the time when it was made");
+        say(why, n, "the machine's clock is before the time when it was made");
         return true;
     }
     return false;
@@ -482,7 +482,7 @@ static void tell(struct persist *p, bool attached)
     const struct cache_scan_report *s = &p->scan;
     if (attached) {
         if (p->plan == PLAN_LOAD)
-            say(p->line, sizeof(p->line), "checkpoint %s: not needed, used up", p->path);
+            say(p->line, sizeof(p->line), "checkpoint %s: not needed: the memory file was taken over", p->path);
     } else if (p->plan == PLAN_LOAD) {
         say(p->line, sizeof(p->line),
             "checkpoint %s: took over %" PRIu64 " objects on flash in %" PRIu64

@@ -428,7 +428,7 @@ static void tell(const struct restart_options *o, struct restart *r, const char 
     if (r->attached)
         say(r->line, sizeof(r->line),
             "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64
-            " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were not whole",
+            " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were damaged",
             o->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
             a->dropped_items + a->dropped_objects);
     if (r->attached && a->gone_objects > 0) {

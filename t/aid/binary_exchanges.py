@@ -1,8 +1,8 @@
-"""Exchanges of the text protocol told in the binary one, and answers of that compared.
+"""Exchanges of the text protocol translated to the binary one, and its answers compared.
 
 Translator.exchange() draws an exchange from the text generator, and returns the packets that ask the same
-(or, where a line has no counterpart, packets of its own: quiet forms, odd keys, unknown commands). A packet's
-cas may be a token that each server knows its own value of. Written from the protocol, not from any server.
+(or, where a line has no counterpart, other packets: quiet forms, odd keys, unknown commands). A packet's cas may
+be a token that stands for a value of each server's own. Written from the protocol, not from any server.
 """
 
 import re
@@ -28,7 +28,7 @@ SHAPE_OF = {name: SHAPES[like] for like, names in (
     ("touch", "touch gat gatq gatk gatkq"), ("flush", "flush flushq"), ("noop", "noop version quit quitq"),
     ("stat", "stat")) for name in names.split()}
 
-# Not generated, because the servers part ways, Extant on purpose:
+# Not generated, because the servers differ, on purpose:
 NOT_GENERATED = (
     ("verbosity", "memcached doesn't know it, and passes over too many bytes then"),
     ("an unknown command with extras or key", "memcached passes over their bytes twice"),
@@ -186,7 +186,7 @@ class Translator:
         return [Packet(self.quiet(verb), key, flags + self.expiry(words[3]), body, cas)]
 
     def get(self, key, expiry, with_key):
-        if key in self.g.number_keys:  # their padding is chance
+        if key in self.g.number_keys:  # their padding differs by chance
             key = b"k1"
         if expiry is not None:
             return Packet(OP[self.r.choice(("gat", "gatq", "gatk", "gatkq", "touch"))], self.key(key),
@@ -236,7 +236,7 @@ class Translator:
         return [Packet(OP["setq"], b"k3", b"\0\0\0\0" + struct.pack(">I", int(time.time()) + 5000), b"later")]
 
     def misshapen(self):
-        """Any command with extras it doesn't take, without its key, or with one that it has no use for."""
+        """Any command with extras that it doesn't take, without its key, or with a key that it doesn't take."""
         while True:
             name = self.r.choice(list(OP))
             lengths, has_key = SHAPE_OF[name]

@@ -24,14 +24,14 @@ struct fixture {
     struct cache_worker *worker;
     char dir[64];
     struct ext_device_ops device_ops; /* of fixture_open_ops() */
-    void (*idle)(struct fixture *f); /* does what other threads would do; NULL: these are there */
+    void (*idle)(struct fixture *f); /* does what the other threads would do; NULL: they exist */
 };
 
 /* memory_mb of -m; flash_mb 0: none. */
 void fixture_open(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
 /* The same with an index whose tags are so short that it can't tell the keys of sim_tags.h apart. */
 void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb);
-/* The same with a device whose reads and writes are these. */
+/* The same, with these functions for reads and writes of the device. */
 void fixture_open_ops(struct fixture *f, unsigned memory_mb, unsigned flash_mb, const struct ext_device_ops *ops);
 void fixture_close(struct fixture *f);
 

@@ -1,4 +1,4 @@
-"""A memory control group of a test's own, in which it starts a server; version 1 or 2, whichever is there."""
+"""A memory control group for one test, which starts a server in it; version 1 or 2."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ import time
 
 
 class NoGroup(Exception):
-    """None can be made here: not root, or a read-only or absent hierarchy."""
+    """No group can be made here: not root, or the hierarchy is read-only or absent."""
 
 
 def candidates():

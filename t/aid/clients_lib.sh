@@ -1,8 +1,8 @@
-# clients_lib.sh: sourced by the client tests: a server of one's own, checks, an end.
+# clients_lib.sh: sourced by the client tests: starts a server, checks, stops it.
 #
 # EXTANT names the server binary (default ./extant); Debian's memcached works too, it
 # takes the same flags. start_server sets PORT, SOCK and SERVER_PID; the directory TMP
-# and the server go when the test ends, however it ends. Nothing here sleeps for a
+# and the server are removed however the test ends. Nothing here sleeps for a
 # fixed time: wait_for polls a condition.
 
 EXTANT=${EXTANT:-./extant}
@@ -25,7 +25,7 @@ check() {
 }
 finish() { echo "ok: $CHECKS checks"; exit 0; }
 
-# wait_for COMMAND [SECONDS]: polls until the command succeeds; only a hang takes as long as the bound
+# wait_for COMMAND [SECONDS]: polls until the command succeeds; only a hang reaches the limit
 wait_for() {
     local end=$((SECONDS + ${2:-120}))
     until eval "$1"; do

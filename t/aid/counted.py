@@ -1,5 +1,5 @@
 """The cost of requests in instructions, counted by callgrind in the worker's thread: the difference between a
-run with few requests and one with many, so that it excludes the server's start and end. The kernel's are not counted.
+run with few requests and one with many, so the server's start and end cancel out. The kernel's are not counted.
 """
 
 import glob
@@ -14,14 +14,15 @@ FEW, MANY = 200, 700
 PIPELINE = 20
 VALUE = b'v' * 100
 FLASH_VALUE = b'v' * 1000
-FLASH_KEYS = 24576  # more than the memory and the write buffers of FLASH hold
+FLASH_KEYS = 24576  # more than fits into memory and write buffers with FLASH
 STORED = b'STORED\r\n'
 FLASH = ['-o', 'ext_path=@DIR@/flash:256m,ext_page_size=2,ext_wbuf_size=2,ext_item_age=0,ext_item_size=512,'
                'ext_recache_rate=0,ext_buffer_mem=12']
 
 
 class Counted(Server):
-    """Under callgrind, nothing in the background (but what flash needs). One worker; with flash two, the first of
+    """A server under callgrind, without background work except what flash
+    needs. One worker; with flash two, the first of
     which stores, so that the other does nothing but get."""
 
     def __init__(self, binary, tls=False, flash=False):
@@ -40,7 +41,7 @@ class Counted(Server):
                       '--quiet', binary] + (['-u', 'root'] if os.getuid() == 0 else []) + self.flags
 
     def start(self):
-        """As the others, but valgrind's own arguments come first, and the port is known."""
+        """Like the base class, but valgrind's arguments come first, and the port is known."""
         with open(self.log, 'wb') as log:
             self.process = subprocess.Popen([self.binary] + [f.replace('@DIR@', self.dir)
                                                              for f in self.flags],
@@ -135,7 +136,7 @@ def run(binary, word, count, tls=False):
         server.process.wait(PATIENCE_SECONDS)
         threads = [by_function(path) for path in glob.glob(server.out + '-*')]
         serving = [counts for counts in threads if any(name.startswith('conn_event') for _, name in counts)]
-        return min(serving, key=lambda counts: sum(counts.values()))  # that which stores has more to do
+        return min(serving, key=lambda counts: sum(counts.values()))  # the thread that stores has more to do
     finally:
         server.stop()
 

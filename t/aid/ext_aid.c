@@ -36,7 +36,7 @@ static bool take_one(_Atomic(uint32_t) *left)
     return false;
 }
 
-/* The same sequence in each run. */
+/* The same random numbers in each run. */
 static bool by_chance(struct aid_faults *f, _Atomic(uint32_t) *one_in)
 {
     uint32_t n = atomic_load(one_in);

@@ -1,5 +1,5 @@
-/* ext_aid.h: shared by the tests of the flash engine: an engine on files in a directory of its
- * own, a model of the index (an array, object n has hash n), and a device that fails on demand.
+/* ext_aid.h: shared by the tests of the flash engine: an engine on files in a directory of its own, a model of
+ * the index (an array; object n has hash n), and a device that fails on demand.
  *
  * The model's callbacks take its lock (LOCK_COLUMN), as the cache's do, so tests may run several
  * threads. Helpers fail the running test on any error.
@@ -42,7 +42,7 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(uint32_t) short_one_in;  /* one transfer in this many is cut short, unless 0 */
     _Atomic(uint32_t) eintr_one_in;  /* one transfer in this many is interrupted, unless 0 */
     _Atomic(bool) stall_writes;      /* writes wait until this is false */
-    _Atomic(int) stall_fd;           /* writes to this fd wait until it is another, unless 0 */
+    _Atomic(int) stall_fd;           /* writes to this fd wait until this is another fd, unless 0 */
     _Atomic(uint32_t) stalled;       /* writes that wait now */
     _Atomic(uint64_t) writes, reads; /* seen */
     _Atomic(uint32_t) goes;          /* this many objects are deleted just before they would be moved */
@@ -74,11 +74,11 @@ void aid_use_faults(struct aid *a); /* before aid_start: puts a->faults below th
 void aid_start(struct aid *a);
 /* As after kill -9: the arena file stays as it is, and a new engine attaches. */
 void aid_restart(struct aid *a);
-/* The second half of that: after a child with the engine was killed. */
+/* Only the attaching: after a child that had the engine was killed. */
 void aid_attach(struct aid *a);
 void aid_arena_file(struct aid *a); /* before aid_start: the arena lives in a file */
 void aid_free(struct aid *a);       /* with checks: reconcile, counts */
-void aid_forget(struct aid *a);     /* the same for one without an engine */
+void aid_forget(struct aid *a);     /* the same, if there is no engine */
 
 /* The value of object id in generation gen, into buf. */
 void aid_value(char *buf, uint32_t id, uint32_t gen, uint32_t value_bytes);

@@ -38,11 +38,11 @@ struct client {
     struct client *next; /* in clients */
     int fd;
     const struct server *server;
-    char *buf; /* what came in and was not asked for yet: buf[start..end) */
+    char *buf; /* received, but not read by the test yet: buf[start..end) */
     size_t start, end, size;
 };
 
-/* What the running test has open. A test that fails leaves it so; end_all() cleans up. */
+/* What the running test has open. A failing test leaves it open; end_all() cleans up. */
 static struct server *servers;
 static struct client *clients;
 
@@ -445,8 +445,7 @@ static ssize_t fill(struct client *c)
     return n;
 }
 
-/* Sends all; while the server doesn't take any, what it answers is read, so that neither
- * waits for the other. */
+/* Sends all; reads answers while the server takes no more, so that neither waits for the other. */
 void client_send_at(const char *file, int line, struct client *c, const void *bytes, size_t len)
 {
     size_t sent = 0;

@@ -2,8 +2,8 @@
  *
  * For Criterion tests of the protocol. Every server has its own directory, in
  * which its socket, log and flash files live, so tests pass beside each other.
- * Nothing here sleeps for a fixed time: it waits for what it needs, and gives
- * up after a bound that only a hang exceeds, even on a busy machine. Any error fails the running
+ * Nothing here sleeps for a fixed time: it waits for what it needs, and gives up only after a time that nothing
+ * but a hang takes, even on a busy machine. Any error fails the running
  * test at the caller's line, with the bytes in question and the end of the server's log.
  *
  * The binary is $EXTANT_BIN, else the sanitizer build that matches the test's

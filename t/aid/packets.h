@@ -24,13 +24,13 @@ struct packet {
     uint64_t cas;
     const char *extras, *key, *value;
     size_t extras_bytes, key_bytes, value_bytes;
-    /* the head's claim, if it lies */
+    /* the length in the header, if it is to be wrong */
     bool lies;
     unsigned said_key, said_extras;
     uint32_t said_body;
 };
 
-/* The packet's bytes at out, which holds them; returns how many. */
+/* Writes the packet's bytes to out, which is large enough; returns how many. */
 size_t packet_put(char *out, const struct packet *p);
 /* Sends it; reads one and fails the test unless it is this one, byte for byte (magic 0: 0x81). */
 void packet_send(struct client *c, const struct packet *p);

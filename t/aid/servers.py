@@ -1,11 +1,11 @@
 """Starting and stopping the servers that the Python tests talk to.
 
-A server runs on a unix socket (or a TCP port of its own choice) in a directory of
-its own, and goes with its directory when the test ends. Nothing here sleeps for a
+A server runs on a unix socket (or a TCP port that it chooses) in a directory of its own; both are removed when
+the test ends. Nothing here sleeps for a
 fixed time to wait for a server: start() polls until it answers.
 
-A test must end alike on a fast machine and on a busy one. So what it waits for has PATIENCE_SECONDS,
-which only a hang exceeds, and what it draws at random comes from seed(), which is fixed.
+A test must have the same result on a fast machine and on a busy one. So waits end after PATIENCE_SECONDS, which
+only a hang takes, and random choices come from seed(), which is fixed.
 """
 
 import os
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = float(os.environ.get("PATIENCE", 120))
 
 
 def seed():
-    """The seed of what a test draws at random: $SEED, else always the same; printed."""
+    """The seed of a test's random choices: $SEED, otherwise always the same; it is printed."""
     number = int(os.environ.get("SEED", "1"))
     print("SEED=%d" % number, flush=True)
     return number
@@ -198,7 +198,7 @@ class Client:
         return self.line()
 
     def lines(self, *requests):
-        """All lines of all answers. Some requests at a time, so that neither side waits for the other."""
+        """All lines of all answers. A few requests at a time, so that neither side waits for the other."""
         answers = []
         for i in range(0, len(requests), 200):
             self.send(b"".join(r + b"\r\n" for r in requests[i:i + 200]) + b"mn\r\n")
@@ -260,7 +260,7 @@ FAILED = []
 
 
 def expect(what, condition, detail=''):
-    """One claim; what doesn't hold is printed and counted."""
+    """One claim; a failure is printed and counted."""
     if not condition:
         print('not ok %s: %s' % (what, detail), flush=True)
         FAILED.append(what)

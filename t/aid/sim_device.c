@@ -43,7 +43,7 @@ static bool hit(struct sim_device *d, uint32_t one_in)
     return yes;
 }
 
-/* Is there an outage, or does one begin? */
+/* Is there an outage, or does one begin now? */
 static bool is_out(struct sim_device *d, uint32_t one_in, uint64_t *until_ns)
 {
     if (hit(d, one_in))
@@ -98,7 +98,7 @@ void sim_leave_torn(struct sim_device *d)
     }
 }
 
-/* Where a write really goes. */
+/* Where a write actually goes. */
 static char *aim(struct sim_device *d, char *to, size_t bytes)
 {
     if (!hit(d, d->faults.write_misdirected))

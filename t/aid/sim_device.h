@@ -1,9 +1,9 @@
 /* sim_device.h: simulated flash below the engine: files in memory, with the faults of real
  * devices, drawn from one stream of random numbers.
  *
- * Writes are in the image at once, as with O_DIRECT. A write can be cut short, torn between
- * any two sectors, refused, flipped, lost or put elsewhere; a read can fail, be cut short or
- * flipped; both may take seconds. A process that is killed in a write leaves some of its sectors.
+ * Writes reach the image at once, as with O_DIRECT. A write can be cut short, torn between any two sectors,
+ * refused, corrupted, lost or misplaced; a read can fail, be cut short or corrupted; both may take
+ * seconds. A process that is killed in a write leaves some of its sectors.
  *
  * The image is shared memory, so it outlives the process that wrote it. One thread.
  */
@@ -34,7 +34,7 @@ struct sim_device {
     uint64_t writes, reads, injected; /* injected: faults that cost something, stalls not counted */
     /* this process's */
     int fds[SIM_DEVICES_MAX];
-    /* Called in each transfer, when other threads could go on: before and after the bytes move. */
+    /* Called in each transfer, before and after the bytes move: other threads could run then. */
     void (*meanwhile)(void *ctx);
     /* Must the process be killed in this write (the nth)? Then it does not return. */
     void (*kill_in_write)(void *ctx, uint64_t nth, void (*leave)(struct sim_device *d));
@@ -61,9 +61,9 @@ static inline bool sim_chance(uint64_t *state, uint32_t one_in)
 ssize_t sim_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset);
 ssize_t sim_pwrite(void *ctx, int fd, const void *buf, size_t bytes, off_t offset);
 
-/* Some sectors of the write that is under way get to the image: none, the first few, or any. */
+/* Some sectors of the write under way reach the image: none, the first few, or any. */
 void sim_leave_torn(struct sim_device *d);
-/* No more faults, also none that had begun. */
+/* No more faults; ends those that had begun. */
 void sim_heal(struct sim_device *d);
 
 #endif

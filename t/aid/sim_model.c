@@ -76,7 +76,7 @@ bool sim_can_be_gone(const struct sim_key *k, uint32_t to_sec)
     return k->doubt || gone(&k->states[k->seq % SIM_STATES], to_sec);
 }
 
-/* A number that was counted down keeps its length, with spaces. */
+/* A number that was counted down is padded with spaces to its old length. */
 static bool same_value(const struct sim_key *k, const struct sim_state *s,
                        const struct cache_view *v)
 {
@@ -90,7 +90,7 @@ static bool same_value(const struct sim_key *k, const struct sim_state *s,
 static bool fits(const struct sim_key *k, const struct sim_state *s, const struct sim_sight *sight)
 {
     const struct cache_view *v = sight->view;
-    if (v == NULL) /* a get that began before a value was lost, or found again, may tell of that */
+    if (v == NULL) /* a get that began before a value was lost, or found again, may return the earlier state */
         return s->was_in_doubt || gone(s, sight->to_sec);
     return there(s, sight->from_sec) && v->client_flags == s->version &&
            v->exptime_sec == s->exptime_sec && same_value(k, s, v);
@@ -100,7 +100,7 @@ enum sim_verdict sim_judge(struct sim_key *k, const struct sim_sight *s)
 {
     uint32_t span = k->seq - s->since_seq;
     if (span >= SIM_STATES)
-        return SIM_RIGHT; /* too long ago to know */
+        return SIM_RIGHT; /* too long ago to be remembered */
     bool alone = span == 0 && !k->changing;
     for (uint32_t i = 0; i <= span; i++) {
         if (!fits(k, &k->states[(k->seq - i) % SIM_STATES], s))
@@ -123,7 +123,7 @@ enum sim_verdict sim_settle(struct sim_key *k, const struct sim_sight *s)
     if (k->changing) {
         bool happened = fits(k, &k->next, s);
         bool before = fits(k, sim_last(k), s);
-        /* The key is gone either way; after the change nothing can come back. */
+        /* The key is gone in any case; after the change nothing can come back. */
         if (happened || (!before && s->view == NULL && k->doubt))
             sim_ack(k);
         else

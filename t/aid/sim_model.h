@@ -1,5 +1,5 @@
-/* sim_model.h: the knowledge of the simulation's clients: the last acknowledged state of each key,
- * earlier ones, and the one under way. The cache's answers are judged by it.
+/* sim_model.h: what the simulation's clients know: the last acknowledged state of each key, earlier ones, and the
+ * one under way. The cache's answers are judged by it.
  *
  * One change of a key is under way at a time, gets of it may overlap it and each other. The model
  * is shared memory: it outlives the process whose cache it judges. One thread.
@@ -10,7 +10,7 @@
 #include "cache.h"
 
 #define SIM_KEYS_MAX 160u
-#define SIM_STATES 16u /* remembered of a key */
+#define SIM_STATES 16u /* states remembered for a key */
 #define SIM_KEY_BYTES_MAX 24u
 
 struct sim_state {
@@ -66,7 +66,7 @@ void sim_set(struct sim_key *k, const struct sim_state *s);
 bool sim_can_be_there(const struct sim_key *k, uint32_t from_sec);
 bool sim_can_be_gone(const struct sim_key *k, uint32_t to_sec);
 
-/* Judges what a get saw. A loss is taken note of. */
+/* Judges what a get saw, and notes losses. */
 enum sim_verdict sim_judge(struct sim_key *k, const struct sim_sight *s);
 /* After a kill, with nothing under way: the same, and settles what the last state is. */
 enum sim_verdict sim_settle(struct sim_key *k, const struct sim_sight *s);

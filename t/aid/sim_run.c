@@ -1,5 +1,5 @@
-/* sim_run.c: see sim_run.h. In this order: the machine, ends of a life, checks, client ops, what
- * the other threads would do, the life. */
+/* sim_run.c: see sim_run.h. In this order: the machine, ends of a life, checks, client ops, the work of the other
+ * threads, the life. */
 #include "t/aid/sim_run.h"
 
 #include <fcntl.h>
@@ -61,7 +61,7 @@ struct client_op {
     unsigned hold; /* steps */
 };
 
-/* This process's; one life a process. */
+/* This process's state: each life is a process of its own. */
 static struct life {
     struct sim *sim;
     struct settings settings;
@@ -80,7 +80,7 @@ static struct life {
     char value[256 * KiB];
 } me;
 
-/* ---- telling ---- */
+/* ---- reports ---- */
 
 static void tell(const char *fmt, ...) PRINTF_LIKE(1, 2);
 static void tell(const char *fmt, ...)
@@ -257,8 +257,7 @@ void sim_plan(struct sim *s)
 
 /* ---- how a life ends ---- */
 
-/* Objects that were given up so far, for a counted reason. Where nothing forbids to keep
- * them there is none. */
+/* Objects given up so far for a counted reason; 0 in profiles where all of them could be kept. */
 static uint64_t reasons(void)
 {
     const struct cache *c = me.r.cache;
@@ -329,7 +328,7 @@ static void count_word(void *ctx, uint64_t hash, index_slot *slot, index_word w)
         n->objects[ext_place_page(me.r.ext, index_place(ix, w))]++;
 }
 
-/* Nothing is half done: every count is exact. */
+/* No work is half done, so every count is exact. */
 static void check_counts(void)
 {
     struct extstore *e = me.r.ext;
@@ -677,7 +676,7 @@ static void judge_change(struct client_op *o)
     end_op(o);
 }
 
-/* A value that is held must stay what it was: its page and buffer are pinned. */
+/* A value that a client holds must not change: its page and buffer are pinned. */
 static void keep_view(struct client_op *o)
 {
     o->phase = OP_HELD;
@@ -689,7 +688,7 @@ static void keep_view(struct client_op *o)
         cache_put_away(&o->op);
 }
 
-/* cache_put_away_fn: others wait for the read buffers of clients that take their time. */
+/* cache_put_away_fn: others wait for the read buffers of slow clients. */
 static uint64_t put_away(void *ctx, bool large)
 {
     (void)ctx;
@@ -850,7 +849,7 @@ static bool maint_step(void)
     return busy;
 }
 
-/* One step of somebody. */
+/* One step of a thread drawn at random. */
 static void step(void)
 {
     clock_sleep_ns(UINT64_C(1000) * draw(5000));
@@ -882,7 +881,7 @@ static void step(void)
     }
 }
 
-/* While one of the engine's threads waits for the device, or has just called up. */
+/* While one of the engine's threads waits for the device, or is in a callback. */
 static void meanwhile(void *ctx)
 {
     (void)ctx;
@@ -1009,7 +1008,7 @@ static void open_storage(void)
     cache_worker_set_put_away(me.worker, put_away, NULL);
 }
 
-/* All that was begun ends. */
+/* Completes everything that was begun. */
 static void drain(void)
 {
     for (unsigned n = 0; !clients_idle(); n++) {
@@ -1024,7 +1023,7 @@ static void drain(void)
     }
 }
 
-/* Until nobody has anything to do, and no write is missing. */
+/* Until no thread has work left, and no write is missing. */
 static void settle_storage(void)
 {
     unsigned idle = 0;
@@ -1062,7 +1061,7 @@ static struct client_op *get_and_wait(struct sim_key *k)
     return &o;
 }
 
-/* Nothing is under way. Looks at keys; those whose last change a kill cut short, in any case. */
+/* Nothing is under way. Looks at some keys, and at all those whose last change was cut short by a kill. */
 static void look_at_keys(bool all)
 {
     bool was_calm = me.calm;
@@ -1093,7 +1092,7 @@ static void flush_all(void)
     clock_sleep_ns(UINT64_C(2000000000));
 }
 
-/* The device is well: everything must be as if nothing had been. */
+/* The device works again: everything must be as if nothing had happened. */
 static void recover(void)
 {
     struct ext_info info;
@@ -1104,7 +1103,7 @@ static void recover(void)
     uint64_t reads = me.sim->device.reads, bad = info.bad_checksums;
     look_at_keys(true);
     ext_info(me.r.ext, &info);
-    /* A good read is what it takes; records that are rotten for good are still there for gets. */
+    /* That takes a successful read; records that are damaged for good still fail gets. */
     MUST(!info.degraded || me.sim->device.reads == reads || info.bad_checksums > bad);
     MUST(info.wbufs_stuck == 0);
     for (unsigned i = 0; i < me.sim->device.count; i++)

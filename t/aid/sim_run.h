@@ -3,11 +3,11 @@
  *
  * Instead of threads, the simulation makes calls in random order: client ops
  * (many under way at once), jobs of the I/O threads, turns of maintenance. Where an I/O thread
- * would wait for the device, and where the engine calls up without a lock, others get their turn:
- * nested, so that a change can come between any two steps of a flush or of reclaim.
+ * would wait for the device, and where the engine calls the cache without a lock, others get their turn: nested,
+ * so that a change can come between any two steps of a flush or of reclaim.
  *
- * A life runs in a process of its own. It ends well, or is killed: between two steps, in an upcall,
- * or in the middle of a write, of which some sectors then are on the device. The next life attaches
+ * A life runs in a process of its own. It stops in order, or is killed: between two steps, in a callback, or in
+ * the middle of a write, of which some sectors are then on the device. The next life attaches
  * to the memory file and the device. State that outlives a life is in struct
  * sim.
  */

@@ -1,5 +1,5 @@
-/* sim_tags.h: names of keys that an index with short tags can't tell apart: pairs that have shard,
- * group and tag in common, found by looking for them among many. One thread. */
+/* sim_tags.h: names of keys that an index with short tags can't tell apart: pairs that have shard, group and tag
+ * in common, found by trying many names. One thread. */
 #ifndef EXTANT_T_SIM_TAGS_H
 #define EXTANT_T_SIM_TAGS_H
 
@@ -12,7 +12,7 @@
 #define SIM_TAGS_REACH_BYTES (8 * (GiB << 10))
 #define SIM_TAGS_HASH_SEED UINT64_C(0x5eed)
 
-/* The i-th name. Valid for ever. */
+/* The i-th name. Never freed. */
 const char *sim_tags_key(unsigned i);
 
 #endif

@@ -1,6 +1,6 @@
-/* sys_faults.c: see sys_faults.h. The functions here stand before the system's, as the program's own
- * definitions do; the next ones are found with dlsym. No sanitizer looks at them: some are called
- * before it is there. */
+/* sys_faults.c: see sys_faults.h. The functions here replace the system's, as a program's own definitions do; the
+ * system's are found with dlsym. They are not instrumented, because some are called before a sanitizer has
+ * started. */
 #include "t/aid/sys_faults.h"
 
 #include <dlfcn.h>
@@ -14,7 +14,7 @@
 
 #define PLAIN __attribute__((no_sanitize("address", "undefined")))
 
-/* Defines what stands before the system's function of that name. A macro, so that a search of the tree for
+/* Defines the function that replaces the system's of that name. A macro, so that a search of the tree for
  * a definition of malloc or read doesn't end here: the product calls the system's. */
 #define OVERRIDE(type, name, parameters) PLAIN type name parameters
 
@@ -121,7 +121,7 @@ OVERRIDE(void *, calloc, (size_t n, size_t bytes))
 
 OVERRIDE(void, free, (void *p))
 {
-    if (resolving || is_early(p)) /* of dlsym: a few bytes that nobody misses */
+    if (resolving || is_early(p)) /* dlsym's: a few bytes that are never freed */
         return;
     NEXT(free)
     next(p);

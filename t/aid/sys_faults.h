@@ -1,6 +1,6 @@
 /* sys_faults.h: makes one call to the system fail, the nth of the calling thread from now on. For
- * tests of error branches: try with n = 1, 2, 3 .. until nothing failed any more, and every step of
- * the tested code has failed once.
+ * tests of error branches: try n = 1, 2, 3 .. until nothing fails; then every step of the tested code has failed
+ * once.
  *
  * What can fail: memory (malloc, calloc, realloc, aligned_alloc, posix_memalign, strdup, mmap),
  * threads, eventfd, socket, fallocate, ftruncate, fsync, fstat, fstatvfs, fcntl, pread, pwrite, read, write.

@@ -2,8 +2,8 @@
 [store|read]. The last two speak the binary protocol. With SASL_USER and SASL_PASSWORD bmemcached logs in.
 With TLS_CA, a file, pymemcache speaks TLS and checks the server's certificate.
 
-Each client is wrapped to one small vocabulary; what a client doesn't have is None and not
-asked for. Any answer that differs from memcached's fails with an assertion.
+Each client is wrapped in one small set of calls; a call that it doesn't have is None and is
+skipped. Any answer that differs from memcached's fails with an assertion.
 """
 
 import os

@@ -1,5 +1,5 @@
 #!/bin/bash
-# libmemcached's command line tools work as they are in both protocols, and memccapable passes 27 of 27 in
+# libmemcached's command line tools work unmodified in both protocols, and memccapable passes 27 of 27 in
 # each.
 # row: libmemcached (memcat, memcp, memccapable ..) | libmemcached-tools | text, binary | every tool; memccapable 27 of 27 in each protocol
 set -u

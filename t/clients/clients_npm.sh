@@ -1,5 +1,5 @@
 #!/bin/bash
-# The npm package memcached, as it is, gets from Extant what it gets from memcached.
+# The unmodified npm package memcached gets from Extant what it gets from memcached.
 # row: memcached (node) | npm memcached | text | all calls, with flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1

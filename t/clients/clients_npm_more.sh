@@ -1,5 +1,5 @@
 #!/bin/bash
-# npm's memcache-plus, memcache-client and memcache, as they are, get from Extant what they get from memcached.
+# npm's memcache-plus, memcache-client and memcache, unmodified, get from Extant what they get from memcached.
 # row: memcache-plus, memcache-client, memcache (node) | npm memcache-plus, memcache-client, memcache | text | all calls; 500 values from flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1

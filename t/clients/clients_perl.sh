@@ -1,6 +1,6 @@
 #!/bin/bash
-# Perl's clients, as they are, get from Extant what they get from memcached. One that isn't installed is
-# left out; all missing is a skip.
+# Perl's clients, unmodified, get from Extant what they get from memcached. A missing one is left out; without any
+# the test is skipped.
 # row: Cache::Memcached::Fast, Cache::Memcached | libcache-memcached-fast-perl, libcache-memcached-perl | text | all calls, with flash
 # row: Cache::Memcached::Fast::Safe | libcache-memcached-fast-safe-perl | text | all calls, with flash
 # row: Memcached::libmemcached | libmemcached-libmemcached-perl | text, binary | 500 values from flash in each protocol

@@ -1,5 +1,5 @@
 #!/bin/bash
-# php-memcached, as it is, gets from Extant what it gets from memcached.
+# Unmodified php-memcached gets from Extant what it gets from memcached.
 # row: php-memcached | php-memcached | text, binary | all calls; 500 values from flash in each protocol; SASL
 set -u
 cd "$(dirname "$0")/../.." || exit 1

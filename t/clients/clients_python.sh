@@ -1,6 +1,6 @@
 #!/bin/bash
-# pymemcache, python-memcached, pylibmc in both protocols and bmemcached, as they are, do what they do with
-# memcached. Each that isn't installed is skipped; all missing is a skip of the test.
+# pymemcache, python-memcached, pylibmc in both protocols and bmemcached, unmodified, do what they do with
+# memcached. A missing one is left out; without any the test is skipped.
 # row: pymemcache, python-memcached | python3-pymemcache, python3-memcache | text | all calls; 500 values from flash
 # row: pylibmc | python3-pylibmc | text, binary | all calls; 500 values from flash in each protocol
 # row: bmemcached | python3-binary-memcached | binary | all calls; 500 values from flash; SASL

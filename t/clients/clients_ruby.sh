@@ -1,5 +1,5 @@
 #!/bin/bash
-# dalli, the client of Rails, as it is, gets from Extant what it gets from memcached.
+# dalli, the client of Rails, unmodified, gets from Extant what it gets from memcached.
 # row: dalli | ruby-dalli | binary | all calls; 500 values from flash; SASL
 set -u
 cd "$(dirname "$0")/../.." || exit 1

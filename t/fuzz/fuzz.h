@@ -1,7 +1,7 @@
 /* fuzz.h: a fuzz target NAME is a function of bytes in t/fuzz/fuzz_NAME.c. It must return for any bytes;
  * an ASSERT or a sanitizer reports errors.
  *
- * Built with -DFUZZER the function is libFuzzer's entry (t/fuzz/fuzz.sh, `make fuzz`); else it is
+ * Built with -DFUZZER the function is libFuzzer's entry (t/fuzz/fuzz.sh, `make fuzz`); otherwise it is
  * fuzz_NAME(), which fuzz_corpus_test.c runs over the inputs kept in t/fuzz/corpus/NAME/. */
 #ifndef EXTANT_T_FUZZ_H
 #define EXTANT_T_FUZZ_H
@@ -47,7 +47,7 @@ static inline uint64_t fuzz_number(struct fuzz_input *in, size_t bytes)
     return v;
 }
 
-/* A copy alone in its memory, so that a sanitizer sees any step beyond it. */
+/* A copy in memory of its own, so that a sanitizer notices any access beyond it. */
 static inline char *fuzz_copy(const void *data, size_t size)
 {
     char *copy = calloc(1, size ? size : 1);

@@ -4,10 +4,10 @@
 #   t/fuzz/fuzz.sh [TARGET...]                   the same inputs each time: `make test` runs this
 #   FUZZ_SECONDS=60 t/fuzz/fuzz.sh [TARGET...]   searches this long with each: `make fuzz`
 #
-# The first runs the kept corpus (t/fuzz/corpus/) and FUZZ_RUNS inputs made of it, from SEED (1): the code
-# alone decides how it ends. A search draws another seed each time and continues from what earlier ones
-# learnt (build/fuzz/corpus/TARGET). Finds are build/fuzz/found/TARGET-crash-...; once mended it
-# goes to t/fuzz/corpus/TARGET under the name of the fault, and fuzz_corpus_test.c runs it too.
+# The first runs the kept corpus (t/fuzz/corpus/) and FUZZ_RUNS inputs made of it, from SEED (1): the code alone
+# decides how it ends. A search draws another seed each time and continues with the inputs of earlier ones
+# (build/fuzz/corpus/TARGET). What it finds is in build/fuzz/found/TARGET-crash-...; once the fault is mended,
+# keep it in t/fuzz/corpus/TARGET under the name of the fault, and fuzz_corpus_test.c runs it too.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -25,7 +25,7 @@ then
 fi
 make -s --no-print-directory CLANG="$clang" fuzzers || exit 1
 
-# libFuzzer compares addresses too: with the same ones each time it makes the same inputs.
+# libFuzzer compares addresses too: with the same addresses it makes the same inputs each time.
 fixed_addresses=()
 if setarch -R true 2>/dev/null; then
     fixed_addresses=(setarch -R)

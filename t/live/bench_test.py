@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""The bench can fail: its arithmetic, its clocks and its checks, each shown to notice.
+"""The bench can fail: its arithmetic, its clocks and its checks each notice a fault.
 
-memcached plays both servers: against itself it must come out near 1 and fall short
-of the promises, and made slow on purpose it must come out slower. Those that depend on how busy the machine is
-run with MEASURE=1 only.
+memcached plays both servers: its ratios to itself must be near 1 and miss the goals, and slowed down on purpose
+it must be measured as slower. Claims that depend on how busy the machine is run with MEASURE=1 only.
 """
 
 import contextlib

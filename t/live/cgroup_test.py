@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""In a memory control group of a stated size the server isn't killed and nothing fails, under loads that got
-earlier builds killed. Each scenario has a group and a server of its own.
+"""In a memory control group of a given size the server isn't killed and nothing fails, under loads that killed
+earlier builds. Each scenario has a group and a server of its own.
 
 EXTANT names the binary. Exit 0: all right; 1: not; 77: no group can be made here.
 """
@@ -21,7 +21,7 @@ from servers import expect  # noqa: E402
 BINARY = os.environ.get('EXTANT', './extant')
 MB = 1 << 20
 MAX_SLEEP = 60000000  # us: a slow device must not decide
-READS_MAX = 60  # multigets of a reader: the client takes longer for them than the server
+READS_MAX = 60  # multigets of a reader: they cost the client more time than the server
 
 
 class Load:

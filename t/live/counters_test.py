@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Every counter of `stats`, `stats items`, `stats slabs` and `stats conns` moves when memcached's
-would: each row does something and says by how much which counters move, exactly or at least.
+"""Every counter of `stats`, `stats items`, `stats slabs` and `stats conns` moves when memcached's would: each row
+has an action and how much it moves which counters, exactly or at least.
 Counters of flash that take more to move are in debug_test.py and the tests of the modules.
 
 EXTANT_DEBUG_BIN names the binary (the clock is moved by debugtime). Exit 0: all right; 1: not.
@@ -19,7 +19,7 @@ BINARY = os.environ.get('EXTANT_DEBUG_BIN', './extant-debug')
 
 
 class AtLeast(int):
-    """Other figures than the one asked for are allowed to be larger."""
+    """Figures that the row doesn't name may grow."""
 
 
 class Client(servers.Client):

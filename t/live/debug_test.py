@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What can be shown with a held item, a moved clock or memory that is full from the start: debugitem,
-debugtime and T_MEMD_INITIAL_MALLOC of the debug build, and what other scenarios of memory and flash
-operators see in `stats`. Each function is one scenario on a server of its own.
+"""Scenarios that need a held item, a moved clock or memory that is full from the start (debugitem, debugtime and
+T_MEMD_INITIAL_MALLOC of the debug build), and other scenarios of memory and flash as `stats` shows
+them. Each function is one scenario on a server of its own.
 
 Exit 0: all right; 1: not.
 """

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Data on a device is not overwritten: file systems, swap, partition tables, mounted and used ones.
 
-Each refusal is one line that names what was found, and leaves every byte as it was; -o ext_format
-insists, once. Then a flash file that another server wrote to while the one with -e was away: its
-bytes are nobody's any more. Block devices are loop devices, where these can be made; without them
-that part is skipped. Exit 0: all right; 1: not.
+Each refusal is one line that names what was found, and leaves every byte as it was; -o ext_format overwrites it,
+once. Then a flash file that another server wrote to while the one with -e was stopped: its content counts no
+more. Block devices are loop devices; where none can be made, that part is skipped. Exit 0: all right; 1: not.
 """
 
 import contextlib
@@ -51,7 +50,7 @@ def flash(path, more=''):
 
 
 def refused(name, path, what):
-    """The start is refused in one line that says this, and not a byte is changed."""
+    """The start is refused in one line with this text, and no byte is changed."""
     before = digest(path)
     command = [BINARY] + (['-u', 'root'] if os.getuid() == 0 else []) + ['-p', '0', '-U', '0'] + flash(path)
     run = subprocess.run(command, capture_output=True, timeout=120)
@@ -175,7 +174,8 @@ def values_of(server, keys):
 
 
 def flash_that_another_server_used():
-    """With -e, killed; without -e on the same flash, killed in the midst of it; with -e again."""
+    """A server with -e is killed; one without -e on the same flash is killed while it writes; then again one with
+    -e."""
     where = tempfile.mkdtemp(prefix='extant-devices-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
     keys = 12000
     try:

@@ -8,9 +8,9 @@ delimits its answer; a get of a value that no other batch has ends the batch.
 Answers must be equal byte for byte. Where they can't be, a rule of MASKS says what is
 forgiven and why; everything else is a difference, is printed with the seed, and fails.
 
-CAS tokens are only required to correspond one to one between the two servers, since the
-versions draw them at different moments; `cas` requests send each server its own token.
-Once in a while the counters of `stats` that both versions count alike are compared too.
+CAS tokens are only required to correspond one to one between the two servers, since the versions take new ones at
+different moments; `cas` requests send each server its own token.
+From time to time the counters of `stats` that both versions count alike are compared too.
 
   differential.py --sut ./extant --count 100000 --seed 7
   differential.py --binary              the same conversations in the binary protocol, beside text
@@ -57,8 +57,8 @@ COUNTERS = (
     "incr_misses incr_hits decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits "
     "touch_misses store_too_large").split()
 
-# Requests that are not generated, because the versions part ways in what they do, so that
-# the state of the servers would differ from there on. 1.6.45's side of each is tested by
+# Requests that are not generated, because the versions execute them differently, so that the state of the servers
+# would differ afterwards. 1.6.45's side of each is tested by
 # the protocol tests.
 NOT_GENERATED = (
     ("byte 0x80 first", "it enters the binary protocol: see --binary"),
@@ -155,7 +155,7 @@ def is_base64(text):
 
 
 def flag_error(flag, key):
-    """What 1.6.45 finds wrong with a meta flag as such; None: nothing."""
+    """The error that 1.6.45 reports for a single meta flag; None: no error."""
     letter, arg = flag[:1], flag[1:]
     if letter == b"b":
         return None if is_base64(key) else b"CLIENT_ERROR error decoding key\r\n"
@@ -173,7 +173,7 @@ def flag_error(flag, key):
 
 
 def flags_error(words, first):
-    """What 1.6.45 says of a meta command's words, ma apart; None: nothing is wrong."""
+    """The error that 1.6.45 reports for a meta command (except ma); None: no error."""
     if len(words[1]) > 250:
         return BAD_FORMAT
     if len(words) > 20:
@@ -191,7 +191,7 @@ def flags_error(words, first):
 
 
 def late_error(words, first):
-    """What is looked at once all flags are known: mode, then opaque."""
+    """Checks that come after all flags: mode, then opaque."""
     modes = {b"ms": b"EAPRS", b"ma": b"ID+-"}.get(words[0])
     for flag in words[first:]:
         if flag[:1] == b"M" and modes and (flag[1:2] == b"" or flag[1:2] not in modes):
@@ -224,7 +224,7 @@ def hidden_vivify(request, ref, sut):
 
 
 def stats_answer(request, ref, sut):
-    """Same framing; which names there are and their values is another test's business."""
+    """Same framing; other tests check names and values."""
     if first_word(request) != b"stats":
         return False
 
@@ -608,7 +608,7 @@ class Generator:
         key = self.key()
         long_key = b"X" * r.choice((251, 252, 300, 1000))
         kind = r.randrange(8)
-        if kind == 0:  # body longer or shorter than said; what is left over is garbage words
+        if kind == 0:  # body longer or shorter than said; the rest is read as garbage words
             body = b"w" * r.randint(3, 20)
             said = len(body) + r.choice((-2, -1))
             return b"set %b 0 0 %d\r\n%b\r\n" % (key, said, body)
@@ -962,8 +962,8 @@ class Differential:
             self.run_batch([parse(line[2:] if line.startswith("! ") else line)], "whole")
 
     def run_planted(self, faults):
-        """Falsifies one byte of the tested side's answer per batch; returns how many of the
-        falsified batches were found out."""
+        """Falsifies one byte of the tested side's answer per batch; returns how many of the falsified batches
+        were noticed."""
         found = 0
         self.args.quiet = True
         for _ in range(faults):
@@ -976,7 +976,7 @@ class Differential:
         return found
 
     def falsify(self, answer):
-        """Another letter for one that no mask forgives: in a status word or a value."""
+        """Changes a letter where no mask forgives it: in a status word or a value."""
         spots = [m.start() for m in re.finditer(
             rb"(?<=\n)(?:STORED|NOT_STORED|DELETED|TOUCHED|NOT_FOUND|EXISTS|HD|NF|EN|NS)(?=\r| )|"
             rb"(?<=\r\n)[0-9a-f]{8,}(?=\r\n)", answer)]
@@ -985,7 +985,7 @@ class Differential:
 
 
 class BinaryDifferential(Differential):
-    """The same conversations in packets. A noop with a number of its own follows each exchange; every third
+    """The same conversations in packets. A noop with its own number follows each exchange; every third
     batch is one of text, so that each protocol meets what the other has stored."""
 
     # memcached counts values that are too large for lines only

@@ -5,9 +5,9 @@ file of -e without flash and one with its flash file, and for each CHECKPOINT_FO
 formats_test.py         what they left is all there, also with another -m and -I, and with a second device
 formats_test.py make    makes the samples of this build's formats, if there are none yet (after a change of a number)
 
-A sample is from another machine and another boot. So before a server gets it, it is told here that it isn't: boot,
-clock and the flash file's inode in the memory file, inode, times and clock in the checkpoint's head. Nothing else in
-them changes.
+A sample comes from another machine and another boot, so it is adapted before a server gets it: boot, clock and
+the flash file's inode in the memory file; inode, times and clock in the checkpoint's head. Nothing else in them
+changes.
 """
 
 import glob

@@ -2,11 +2,11 @@
 """A whole server, built with ASan and UBSan, under bytes that no client would send.
 
 Several connections send the kept request lines, changed, cut, repeated and split anywhere, with
-values that are too short, too long or missing; some speak in packets that lie; some never read, some go away in the middle. All the
-while an ordinary client must get its answers, and at the end the server must stop cleanly with
-nothing said by a sanitizer. In turns with and without flash.
+values that are too short, too long or missing; some send packets with wrong lengths; some never read, some
+disconnect in the middle. Meanwhile an ordinary client must get its answers, and at the end the server must stop
+cleanly without a report from a sanitizer. Alternately with and without flash.
 
-SEED draws other inputs (the timing is the machine's own), FUZZ_SERVER_ROUNDS more or fewer (default 6000).
+SEED chooses other inputs (timing differs anyway), FUZZ_SERVER_ROUNDS more or fewer (default 6000).
 The last bytes of each connection go to build/fuzz/found/ when something is wrong.
 """
 
@@ -44,7 +44,7 @@ def kept_lines():
 
 
 def packet(rng, opcode, key=b"", extras=b"", value=b""):
-    """One of the binary protocol, of which any length may be a lie."""
+    """A packet of the binary protocol, in which any length may be wrong."""
     lengths = [len(key), len(extras), len(key) + len(extras) + len(value)]
     if rng.randrange(12) == 0:
         i = rng.randrange(3)

@@ -3,8 +3,8 @@
 
 One row per setting and kind of stop. Each row fills a cache, stops it, starts it with the change, and then with the
 first settings again. After both starts every key is read: a value is there as it was stored last, or it is a miss;
-the table says how many are in memory, on flash, and missing. Devices that are gone take their own objects along, no
-others; one that comes back serves nothing. Exit 0: all right; 1: not.
+the table says how many are in memory, on flash, and missing. Only the objects of missing devices are lost; a
+device that comes back serves nothing. Exit 0: all right; 1: not.
 
 grow_test.py [SCENARIO ...]
 """
@@ -73,7 +73,7 @@ class Cache:
         self.client.ask(b'mn')
 
     def count(self, what):
-        """How many keys are there, as they were stored last. Anything else but a miss is a failure."""
+        """How many keys are there, as they were stored last. Anything else except a miss is a failure."""
         found, wrong = 0, []
         keys = sorted(self.generations)
         for at in range(0, len(keys), 50):

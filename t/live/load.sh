@@ -1,7 +1,6 @@
 #!/bin/bash
-# The load generator finds what it is there to find: it reads back what it wrote,
-# and a wrong byte, a stale version, a missing key, a closed connection or a silent
-# server makes it fail. A checker that can't fail proves nothing.
+# The load generator notices faults: it reads back what it wrote, and a wrong byte, a stale version, a missing
+# key, a closed connection or a silent server makes it fail.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
@@ -74,7 +73,7 @@ stop_server
 load --mode verify --keys 10
 check "no server is a failure" "$RC" 3
 
-# Servers that lie, as a few lines of Python: ask the loader whether it notices.
+# Servers that lie, a few lines of Python each: the loader must notice.
 lying_server() { # $1: python expression for the reply to a command line in `line`
     python3 - "$TMP/lie.port" "$1" 3>&- <<'PY' &
 import socket, sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Memory that was promised: which allocator it is, where each byte is.
+"""Memory: which allocator is in use, where each byte is, and that it stays bounded.
 
 EXTANT names the binary. Exit 0: all right; 1: not.
 """
@@ -31,7 +31,7 @@ def figures(server):
 
 
 def the_allocator_is_linked():
-    """A release build once lost it to the linker, which drops what nothing names."""
+    """The linker once dropped it from a release build, because nothing names it."""
     linked = subprocess.run(['ldd', BINARY], capture_output=True, text=True, timeout=120).stdout
     expect('ldd names it', 'libjemalloc' in linked, linked)
     with server_with('-m', '16') as server:
@@ -92,8 +92,8 @@ def read_value(sock, number, size, pace=None):
 
 
 def clients_that_do_not_read():
-    """400 of them ask for 1 MB each: memory stays where it was, others are served at once; those that
-    read after all get every byte; and when they are gone, so is the little that they took."""
+    """400 of them ask for 1 MB each: memory stays where it was, others are served at once, and those that read
+    later get every byte. When they disconnect, what they used is freed."""
     size, values, count = 1000000, 200, 400
     flags = ('-m', '64', '-t', '2', '-I', '2m', '-c', '1000', '-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,'
              'ext_item_age=0')
@@ -132,7 +132,7 @@ def clients_that_do_not_read():
 
 
 def one_copy_is_shared():
-    """100 clients that want the same 1 MB at once cost one copy for each thread, and a read or few."""
+    """100 clients that want the same 1 MB at once cost one copy for each thread, and a few reads."""
     size, count = 1000000, 100
     with server_with('-m', '64', '-t', '2', '-I', '2m', '-o', 'ext_path=@DIR@/flash:256m,ext_page_size=16,'
                      'ext_item_age=0,ext_recache_rate=0') as server:

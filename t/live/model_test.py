@@ -595,7 +595,7 @@ class Driver:
 
 
 def self_check():
-    """The model must refuse what it is there to refuse; a judge that can't say no is none."""
+    """The model must refuse wrong answers; otherwise it would prove nothing."""
     def fresh():
         model = Model(random.Random(1), 100, True)
         key = model.keys[0]

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Monitoring tools as they are read Extant as they read memcached, and read the right numbers:
+# Unmodified monitoring tools read Extant as they read memcached, and get the right numbers:
 # memcached-tool, damemtop, munin's and collectd's memcached plugins, netdata's, and what
-# prometheus's memcached_exporter needs of an answer. A tool that isn't there is left out and
-# named; without any it is a skip. EXTANT=/usr/bin/memcached passes too.
+# prometheus's memcached_exporter needs of an answer. A tool that isn't installed is left out and named; without
+# any of them the test is skipped. EXTANT=/usr/bin/memcached passes too.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . t/aid/clients_lib.sh
@@ -56,7 +56,7 @@ damemtop() {
     done
     [ -f "$tool" ] || { absent damemtop; return; }
     ran damemtop
-    mkdir -p "$TMP/.damemtop" # its --config is not heard
+    mkdir -p "$TMP/.damemtop" # it ignores its --config
     cat > "$TMP/.damemtop/damemtop.yaml" <<END
 delay: 1
 mode: t
@@ -181,7 +181,7 @@ netdata() {
     check "netdata avail and used" $(($(value avail) + $(value used))) "$(stat_of limit_maxbytes)"
 }
 
-# memcached_exporter v0.11 to v0.16: which lines it insists on, and the formats that make it give up.
+# memcached_exporter v0.11 to v0.16: which lines it requires, and the formats that make it fail.
 exporter() {
     ran "memcached_exporter's needs"
     timeout 300 python3 - "$PORT" "$(is_extant && echo flash)" > "$TMP/out" 2> "$TMP/err" <<'END' ||

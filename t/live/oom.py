@@ -49,7 +49,7 @@ def value_of(key, size):
 
 
 class Client:
-    """A client that takes SERVER_ERROR and closing, and nothing else that is wrong."""
+    """A client that accepts SERVER_ERROR and a closed connection, and no other failure."""
 
     def __init__(self, server):
         self.server = server
@@ -135,7 +135,7 @@ class Client:
 
 
 def works(server):
-    """Everything as if nothing had been."""
+    """Everything works as if nothing had happened."""
     client = Client(server)
     try:
         for size in (1, 1000, 100000):
@@ -167,7 +167,7 @@ def finish(server, connections):
 
 @functools.lru_cache
 def shim_of():
-    """failmalloc, compiled once, in a directory that goes with us."""
+    """failmalloc, compiled once, in a directory that is removed at the end."""
     where = tempfile.mkdtemp(prefix="extant-shim.")
     atexit.register(shutil.rmtree, where)
     os.chmod(where, 0o755)

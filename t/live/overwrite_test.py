@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The newest value of an overwritten key is never lost: not behind an older copy of it, at any speed, with any
+"""The newest value of an overwritten key is never lost: never replaced by an older copy, at any speed, with any
 TTL, over stops, kills and starts.
 
-Nothing is read while the keys are being overwritten: a read would settle the very state that matters.
+Nothing is read while the keys are being overwritten: a read would resolve the very state under test.
 Afterwards every key is asked for. A value is right only if it is the newest; a missing one counts as lost unless
 the server itself gave up that many objects (evictions of RAM items, objects of evicted pages).
 Usage: overwrite_test.py [SCENARIO...]; SEED repeats the order of keys. Exit 0: all right; 1: not.

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""-o ext_persist on a real server: each way to stop it in order, and kill -9, then the next start.
+"""-o ext_persist on a real server: each kind of clean stop, and kill -9, then the next start.
 
 Claims: after SIGTERM, SIGINT, SIGUSR1 and `shutdown` every value, flags, TTL, cas and stale mark
-is back, whether it was in memory or on flash; each start says in one line what it took over or why
-not; after kill -9 the cache is empty, or, with ext_persist=scan, holds the latest value that
+is back, whether it was in memory or on flash; each start says in one line what it took over, or why it took
+nothing; after kill -9 the cache is empty, or, with ext_persist=scan, holds the latest value that
 reached flash. Runs on $EXTANT (else ./extant).
 """
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""scripts/replay.c plays what it says: its made-up traces, its simulated caches and its checks.
+"""scripts/replay.c: its synthetic traces, its simulated caches and its checks are right.
 
-The simulations are held against caches of ten lines in Python, of values that are all of one size;
-a server is played a trace, and each of its answers is counted.
+The simulations are compared with caches of ten lines in Python, with values of one size; a trace is played to a
+server, and each of its answers is counted.
 """
 
 import os
@@ -20,7 +20,7 @@ sys.dont_write_bytecode = True
 from servers import Server  # noqa: E402
 
 REPLAY = os.path.join(ROOT, "build", "replay")
-OBJECT = 335 + 56  # a value without sizes, and what a record adds
+OBJECT = 335 + 56  # the value of a trace without sizes, and the overhead of a record
 TRACE = [i * i % 23 + i % 7 * 100 for i in range(4000)]
 
 
@@ -40,7 +40,7 @@ def lru(trace, room):
 
 
 def best(trace, room):
-    """Belady's, with the choice of not taking a key in at all."""
+    """Belady's, with the choice not to admit a key."""
     later, following = {}, []
     for i in range(len(trace) - 1, -1, -1):
         following.append(later.get(trace[i], len(trace)))

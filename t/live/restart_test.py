@@ -2,8 +2,8 @@
 """-e FILE as memcached's operators use it: SIGUSR1, start again, items are back; and the refusals.
 
 Follows memcached's t/restart.t where that can be told from outside: values of every size up to -I,
-items of several chunks, a TTL that runs out meanwhile, a watcher at the time of the stop. Then what
-a second process, another size or a broken file get to hear. Exit 0: all right; 1: not.
+items of several chunks, a TTL that runs out meanwhile, a watcher at the time of the stop. Then the refusals of a
+second process, of another size and of a damaged file. Exit 0: all right; 1: not.
 """
 
 import os
@@ -30,7 +30,7 @@ def expect(what, condition, detail=''):
 
 
 def again(server, how=signal.SIGUSR1):
-    """Ends the server and starts it again on the same file; its last words."""
+    """Ends the server and starts it again on the same file; returns what it logged."""
     server.process.send_signal(how)
     status = server.process.wait(servers.PATIENCE_SECONDS)
     expect('it ends with status 0 after signal %d' % how, status == 0 or how == signal.SIGKILL, status)
@@ -142,7 +142,7 @@ def pid_in(path):
 
 
 def a_successors_names_stay():
-    """Socket and pid file are a successor's by the time that the first server ends."""
+    """When the first server ends, socket and pid file already belong to its successor."""
     with servers.Server(BINARY, ['-P', '@DIR@/pid'], 'first') as first:
         pid_file = os.path.join(first.dir, 'pid')
         expect('the first wrote its pid', servers.wait_for(lambda: pid_in(pid_file) == first.process.pid))

@@ -4,7 +4,7 @@ to a server of the text protocol.
 
 Every part names its vulnerabilities. Claims: the server lives, answers with memcached's
 words, keeps request and answer in step (a `version` sent behind every request comes back
-right after its answer), and what was to be kept from somebody is. Runs on $EXTANT (else
+right after its answer), and nobody gets what is withheld from him. Runs on $EXTANT (else
 ./extant); Debian's memcached passes too, but for what it doesn't claim: see `extant_only`.
 
   security_test.py [PART...]       a line per part; exit 1 if one fails
@@ -514,7 +514,7 @@ def leaks():
 
 
 def long_addresses():
-    """Addresses that fill a sockaddr_un to the last byte are shown as they are. CVE-2019-15026."""
+    """Addresses that fill a sockaddr_un to the last byte are shown in full. CVE-2019-15026."""
     server = Server(BINARY, ["-m", "16"])
     longest = server.path = server.dir + "/" + "p" * (106 - len(server.dir))
     with server:
@@ -563,7 +563,7 @@ def broken_base64():
 
 
 def dumps_forbidden():
-    """-X, -W and -F hold for every wording."""
+    """-X, -W and -F apply to every form of the commands."""
     with Server(BINARY, ["-m", "16", "-X", "-W", "-F"]) as server:
         expect(server, b"set secret 0 0 5\r\nvalue\r\n", b"STORED\r\n")
         for line in (b"lru_crawler metadump all", b"lru_crawler metadump hash",
@@ -637,7 +637,7 @@ def binary_protocol():
 
 
 def privileges():
-    """-u: the rights of root are given up for good."""
+    """-u: root's privileges are given up for good."""
     if os.getuid() != 0:
         return "skipped: not root"
     user = pwd.getpwnam("nobody")
@@ -690,8 +690,8 @@ def has_all(server, count, size):
 
 
 def drop_privileges():
-    """-o drop_privileges: a server does all that it is there for, start to stop, on every thread
-    under the filter."""
+    """-o drop_privileges: a server does all of its work, from start to stop, with every thread under the
+    filter."""
     if not extant_only():
         return "skipped: Debian's memcached is built without"
     flash = ["-m", "16", "-o", "ext_page_size=2,ext_wbuf_size=2,ext_path=@DIR@/flash:64m"]
@@ -773,8 +773,8 @@ def drop_privileges_lasting():
 
 
 def misbehaviour():
-    """-o drop_privileges: what only an intruder asks for ends the process, with a line, and what
-    -e keeps is there for the next one. Without it nobody minds."""
+    """-o drop_privileges: a call that only an intruder makes ends the process, with a line, and the next process
+    takes over what -e kept. Without the option the call works."""
     if not extant_only():
         return "skipped: Debian's memcached is built without"
     memory = "/dev/shm/extant-security-%d" % os.getpid()
@@ -838,7 +838,7 @@ def million(server, key_of, count):
 
 def hash_flood():
     """A million keys that collide under a known seed cost no more than others: the seed is
-    drawn at each start. (A third more is let pass: the clock of CPU time is coarse.)"""
+    drawn at each start. (A third more is accepted: the clock of CPU time is coarse.)"""
     if not extant_only():
         return "skipped: memcached's seed is known"
     count, costs = 1000000, []

@@ -155,7 +155,7 @@ def units():
 
 
 def values_of_charts_start_it():
-    """The charts' arguments, with what the values add, as the charts put them together."""
+    """The charts' arguments with those of our values, joined as the charts do it."""
     for name, words in (('loki', 'modern,track_sizes,ext_path=@DIR@/file:1G,ext_wbuf_size=16'), ('mimir', 'modern')):
         with open(os.path.join(PACKAGING, 'kubernetes', name + '-values.yaml')) as f:
             text = f.read()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""scripts/size.py against a server: the flash that it computes holds all the objects and not many more, and the
-index takes no more than it says."""
+"""scripts/size.py against a server: the flash that it computes holds all objects with little room left over, and
+the index takes no more than it says."""
 
 import json
 import os

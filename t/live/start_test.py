@@ -249,17 +249,17 @@ def start_and_stop_lines():
     shm = tempfile.mkdtemp(prefix='extant-start-', dir='/dev/shm')
     try:
         for flags, survives, stopped, sig in (
-                ([], 'nothing: the cache starts empty', r'nothing is kept \(1 items, 0 objects on flash\)', 'SIGTERM'),
-                (flash, 'nothing: the cache starts empty', r'nothing is kept \(1 items, 0 objects on flash\)', 'SIGINT'),
+                ([], 'nothing: each start is empty', r'nothing is kept \(1 items, 0 objects on flash\)', 'SIGTERM'),
+                (flash, 'nothing: each start is empty', r'nothing is kept \(1 items, 0 objects on flash\)', 'SIGINT'),
                 (flash + ['-o', 'ext_persist'], 'a clean stop, and a reboot after it',
                  r'1 objects stay on flash, in \S+/a', 'SIGUSR1'),
-                (['-e', shm + '/mem'], 'any end of the process, no reboot', numbers + ' stay, in ' + shm + '/mem',
+                (['-e', shm + '/mem'], 'any end of the process, but no reboot', numbers + ' stay, in ' + shm + '/mem',
                  'SIGTERM')):
             with Started(['-m', '64'] + flags) as s:
                 expect('%s: it serves' % flags, s.answers(), s.text())
                 has_flash = r'flash \S+/a 64 MB \+ \S+/b 64 MB \((io_uring|threads)\), -m can index \d+ objects' \
                     if flash[1] in flags else 'no flash'
-                line = r'extant [\d.]+ serves on unix:\S+/sock; 64 MB of memory; %s; it survives %s\n' % (
+                line = r'extant [\d.]+ serves on unix:\S+/sock; 64 MB of memory; %s; the cache survives %s\n' % (
                     has_flash, survives)
                 expect('%s: one line says what it is' % flags, len(re.findall(line, s.text())) == 1, s.text())
                 s.ask(b'set a 0 0 1000\r\n%s\r\n' % (b'x' * 1000), b'STORED\r\n')
@@ -271,7 +271,7 @@ def start_and_stop_lines():
 
 
 def warnings():
-    to_all, root = 'everybody who reaches this machine', 'it runs as root'
+    to_all, root = 'everybody who reaches this machine', 'running as root'
     not_tmpfs, no_flash = 'is not on tmpfs', 'has no effect without flash'
     where = tempfile.mkdtemp(prefix='extant-start-')
     shm = tempfile.mkdtemp(prefix='extant-start-', dir='/dev/shm')

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The status page in a headless Chromium, on a desk and on a phone: its sentences say what `stats` says, it
-lives, nothing is wider than the screen, the console stays empty, and the page says when the server stops.
+"""The status page in a headless Chromium, on a desk and on a phone: its sentences agree with `stats`, it updates
+itself, nothing is wider than the screen, the console stays empty, and the page says when the server stops.
 
 EXTANT_DEBUG_BIN names the binary; SCREENSHOTS a directory to leave pictures in. Exit 0: all right; 1: not;
 77: there is no chromium.
@@ -86,7 +86,7 @@ def the_page_on_a_desk_and_on_a_phone():
         look(page, server, url, 'desk', 1280, 900)
         look(page, server, url, 'phone', 390, 844, mobile=True)
         look(page, server, url, 'dark', 1280, 900, dark=True)
-        # it lives: what is asked meanwhile shows without a reload
+        # it updates itself: new requests show without a reload
         before = page.evaluate(SENTENCES)
         with server.connect() as sock:
             sock.sendall(b'get none\r\n' * 5000 + b'mn\r\n')

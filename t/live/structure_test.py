@@ -26,8 +26,8 @@ BY_NAME = ('malloc_conf',)
 KNOW_SETTINGS = ('operator', 'command', 'net', 'server', 'storage_config')  # rooms
 # For tests that choose the order of events, or check a whole structure.
 TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', 'extmap_assert')
-# ASSERT, DEBUG_ASSERT, static_assert, lock_assert_.., worker_assert_mine: what was reached. An invariant that
-# can't be true any more makes way for one that is.
+# ASSERT, DEBUG_ASSERT, static_assert, lock_assert_.., worker_assert_mine: what was reached. Replace an assertion
+# that no longer holds by one that does.
 ASSERTS = {'proto': 30, 'operator': 30, 'command': 30, 'net': 31, 'base': 22, 'space': 31, 'flash': 31, 'upkeep': 25, 'items': 34, 'restart': 10}
 # The file that draws them, the prefix of the states' names, the folders that go to them, and how.
 DRAWINGS = (
@@ -88,7 +88,7 @@ def includes_of(text):
     return re.findall(r'^#include "([^"]+)"', text, re.M)
 
 
-# ---- what there is to find: a line for each place that breaks a rule ----
+# ---- the checks: a line for each place that breaks a rule ----
 
 
 def wrong_floors(texts, floor):

@@ -3,9 +3,9 @@
 goes on. A fixed seed; EXTANT_ASAN_BIN names the server, arguments are a seed and a number of rounds. Exit
 77: no TLS here.
 
-Each round is one connection. Its bytes are those of a good client, whose flights are bent on their way:
-bits turned, pieces cut out, doubled, swapped, split anywhere, put into records of wrong lengths and types;
-or rubbish in place of them.
+Each round is one connection. Its bytes are those of a good client, whose flights are changed on the way: bits
+flipped, pieces cut out, doubled, swapped, split anywhere, put into records of wrong lengths and types; or garbage
+in place of them.
 """
 
 import os
@@ -64,7 +64,7 @@ def rubbish(rnd):
 
 
 def send(rnd, sock, data):
-    """In pieces of any size; what the server doesn't take any more is forgotten."""
+    """Sends in pieces of any size; what the server no longer takes is dropped."""
     while data:
         n = rnd.choice((1, 3, 5, 6, 100, 1 << 16))
         sock.sendall(data[:n])

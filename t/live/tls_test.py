@@ -363,7 +363,7 @@ def allocated(server):
 
 
 def connections_are_counted():
-    """What OpenSSL has for a connection is part of heap_connections_bytes, and is given back."""
+    """heap_connections_bytes contains what OpenSSL allocates for a connection, and it is freed."""
     count = 200
     with TlsServer(flags=['-t', '2', '-c', '1000']) as server:
         with server.tls() as s:
@@ -384,8 +384,8 @@ def connections_are_counted():
 
 
 def clients_that_do_not_read():
-    """400 ask for 1 MB each, from flash, and don't read it: a record's bytes are kept for each, others are served, and
-    those that read after all get every byte. Afterwards nothing of it is left."""
+    """400 ask for 1 MB each, from flash, and don't read it: a record's bytes are kept for each, others are
+    served, and those that read later get every byte. Afterwards all of it is freed."""
     size, values, count = 1000000, 100, 400
     flags = ['-m', '64', '-t', '2', '-I', '2m', '-c', '1000',
              '-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,ext_item_age=0']
