@@ -36,7 +36,7 @@ A clean stop. What
 keeps is written first.
 .TP
 .B SIGHUP
-The file of users and the log file are opened again, and certificates are read again.
+Opens the log file again, and reads the file of users and the certificates again.
 .SH ENVIRONMENT
 .TP
 .B NOTIFY_SOCKET
@@ -50,7 +50,7 @@ and
 .BR \-s .
 .TP
 .B MEMCACHED_PORT_FILENAME
-A file that the ports are written to.
+A file to which the ports are written.
 .TP
 .B MEMCACHED_SASL_PWDB
 The file of users for

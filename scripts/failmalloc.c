@@ -30,7 +30,7 @@ struct failmalloc {
 };
 static_assert(sizeof(struct failmalloc) == 32, "written by scripts as 4 words");
 
-/* Defines what stands before the system's function of that name. A macro, so that a search of the tree for
+/* Defines the function that replaces the system's of that name. A macro, so that a search of the tree for
  * a definition of malloc doesn't end here: the product calls the system's. */
 #define OVERRIDE(type, name, parameters) type name parameters
 

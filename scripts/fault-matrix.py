@@ -19,11 +19,11 @@ acknowledged, and not there after the fault is gone; evicted: of the server's ow
 
 Musts (each breach is printed, exit 1): the server lives, 0 wrong, no broken connection;
 loading doesn't take LOAD_SECONDS, nor does a pass after the fault, of which nothing is lost;
-writes that fail or are short up to 1 in 4, and with ext_verify_writes those that say nothing of a
-wrong bit or of being lost: 0 lost; reads that fail, are short or wrong up to
+writes that fail or are short up to 1 in 4, and with ext_verify_writes those that silently store a wrong bit or
+nothing: 0 lost; reads that fail, are short or wrong up to
 1 in 5: 95% of hits; without --quick, the prober's p99 stays under a third of a stall; small values in RAM are
 served while the device is gone; when it is back, loading and reading lose nothing.
-What one would like but did not promise is printed as a note.
+Goals that are not musts are printed as notes.
 """
 
 import argparse
@@ -374,7 +374,7 @@ class Matrix:
                 os.unlink(os.path.join(mount.back, name))
 
     def plain(self, way, fault, one_in, verified=False):
-        """verified: with ext_verify_writes, which notices what a write says nothing of."""
+        """verified: with ext_verify_writes, which notices writes that fail silently."""
         cell = "%s %s %s%s" % (way, fault, "always" if one_in == 1 else "1/%d" % one_in,
                                ", verified" if verified else "")
         if self.args.only and self.args.only not in cell:

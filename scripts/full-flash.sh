@@ -1,7 +1,7 @@
 #!/bin/bash
 # Full flash: three times what the flash holds is written once, key after key, then every key
 # is read. No set may fail or wait longer than ext_max_sleep (plus SLACK_MS), the remaining values must
-# be right byte by byte, the oldest must have gone first, and the counters must add up: every
+# be right byte by byte, the oldest must have been evicted first, and the counters must add up: every
 # miss of the client is a miss of the server and has one reason, and every page is in one place.
 #
 #   scripts/full-flash.sh [VALUE]    sizes as load --value takes them (512-20480)

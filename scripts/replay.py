@@ -14,8 +14,8 @@ missed and bytes written to flash, as ratios to extstore's; write amplification 
 byte of a record's first writing); hits from RAM and from flash; evictions; CPU a request.
 
 memcached's flash bytes are its extstore_bytes_written, Extant's all that it gave to devices (with
-tables, alignment and rewrites). memcached loses what it has no time to flush, so both are played at
---rate, which leaves it the time; evictions tell what it lost all the same.
+tables, alignment and rewrites). memcached loses what it has no time to flush, so both are played at --rate, which
+gives it the time; evictions show what it lost nevertheless.
 Short of memory (-m 4) memcached now and then breaks off in an answer; such a connection is given up after some seconds
 (`stalled`, with --verbose), and what it still had to answer counts as missed.
 --repeat N plays each trace N times to Extant: the smallest and the largest result; medians at the end are of means.

@@ -4,7 +4,7 @@
  *   lru     one tier, all bytes: least recently used goes
  *   fifo    RAM by LRU; evicted objects are written to pages, the oldest page goes: an ideal extstore
  *   s3fifo  one tier, all bytes (S3-FIFO: a tenth for newcomers, ghosts, two bits a key)
- *   min     one tier, all bytes, and it knows the future: the object needed last goes, or isn't admitted
+ *   min     one tier, all bytes, with knowledge of the future: evicts the object needed last, or doesn't admit it
  *
  * Look-aside, as scripts/replay.c does: a get, and on a miss a set.
  */

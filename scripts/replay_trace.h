@@ -15,7 +15,7 @@ struct trace_options {
     const char *source;    /* a file of `id [size]` lines (.xz is unpacked), or NAME:A:B (made up) */
     const char *sizes_csv; /* value_bytes,weight: sizes for lines that have none */
     double scale;          /* of sizes */
-    uint64_t skip, limit;  /* requests passed over; then taken, 0: all */
+    uint64_t skip, limit;  /* requests to skip; requests to take after these, 0: all */
     uint64_t seed;         /* of made-up traces, deletes and overwrites */
     unsigned sample;       /* one key in this many, by hash */
     uint32_t max_value_bytes;
