@@ -173,7 +173,7 @@ static enum reply do_lru(struct session *s, const struct request *req)
     return REPLY_ERROR;
 }
 
-/* Why it failed is said in the words that memcached has for a start with such files. */
+/* The reason, in the words that memcached has for a start with such files. */
 static void do_refresh_certs(struct session *s, const struct request *req)
 {
     lock_assert_none_held(); /* it reads files */
@@ -187,7 +187,7 @@ static void do_refresh_certs(struct session *s, const struct request *req)
         session_printf(s, "%s\r\n", why);
 }
 
-/* One of the numbers that `extstore` changes; REPLY_NONE: the word is none of them. */
+/* Sets one of the numbers that `extstore` changes; REPLY_NONE: there is no such word. */
 static enum reply tune_number(struct settings *set, const struct request *req)
 {
     const struct {
@@ -390,7 +390,7 @@ static enum reply do_debugitem(struct session *s, const struct request *req)
     return REPLY_ERROR;
 }
 
-/* Tries what drop_privileges forbids: ERROR if that can be done. */
+/* Tries what drop_privileges forbids: ERROR if it succeeds. */
 static enum reply do_misbehave(struct session *s UNUSED, const struct request *req UNUSED)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -410,7 +410,7 @@ static void apply_settings(const struct session *s)
     maint_wake(env->maint);
 }
 
-/* Commands that are answered with one reply, and whether they change settings. */
+/* Commands with a single reply, and whether they change settings. */
 static const struct {
     enum reply (*execute)(struct session *s, const struct request *req);
     bool changes_settings;

@@ -80,7 +80,8 @@ static enum watch_fetch_status miss_of(const struct cache_op *op)
                              : WATCH_FETCH_NOT_FOUND;
 }
 
-/* Tells `stats detail` and watchers of a fetch; v NULL: a miss of this kind. `stats detail` ignores meta commands. */
+/* Reports a fetch to `stats detail` and
+ * watchers; v NULL: a miss of this kind. `stats detail` ignores meta commands. */
 static void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
                        const struct cache_view *v, enum watch_fetch_status miss)
 {
@@ -350,7 +351,7 @@ static bool get_one(struct session *s, struct request *req, const char *key, uin
     return run_read(s, p);
 }
 
-/* Is there a key that spoils the whole command? Asked before anything is answered. */
+/* Is there a key that makes the whole command fail? Asked before anything is answered. */
 static bool has_long_key(struct key_cursor cursor)
 {
     const char *key;
@@ -363,7 +364,7 @@ static bool has_long_key(struct key_cursor cursor)
     return rc < 0;
 }
 
-/* Keys before the one that spoils the command count as fetched, and those on flash as reads given up. */
+/* Keys before the wrong one count as fetched, and those on flash as reads given up. */
 static void count_spoiled(struct session *s, const struct request *req)
 {
     struct command_worker *w = s->w;
@@ -565,7 +566,7 @@ static void answer_change(struct session *s, struct pending *p)
     reply_commit(&s->out, n);
 }
 
-/* A store that was refused: the rest of its value is thrown away. */
+/* A store that was refused: the rest of its value is discarded. */
 static void refuse_store(struct session *s, struct pending *p)
 {
     DEBUG_ASSERT(!s->store && p->refusal != REPLY_NONE && p->received <= p->req.value_bytes);
@@ -585,7 +586,7 @@ static bool run_change(struct session *s, struct pending *p)
     return false;
 }
 
-/* The op of a change has finished its present verb. True iff that was the last one, so the pending can go. */
+/* The op of a change has finished its present verb. True iff that was the last one, so the pending can be freed. */
 static bool change_next(struct session *s, struct pending *p)
 {
     struct cache_op *op = &p->op;

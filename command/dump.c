@@ -66,7 +66,7 @@ static int put_metadump(char *out, size_t size, const struct cache_meta *m)
     return n;
 }
 
-/* The key is in base64 if it was given so, or if no line could hold it. */
+/* The key is in base64 if the client gave it so, or if a line could not hold it. */
 static int put_mgdump(char *out, const struct cache_meta *m)
 {
     memcpy(out, "mg ", 3);

@@ -1,5 +1,5 @@
 /* command/dump.h: `lru_crawler metadump` and `mgdump`: the crawler writes a line for each object straight into the
- * socket, in its own thread, which waits for a client that reads nothing half a minute at most.
+ * socket, in its own thread, which waits at most half a minute for a client that reads nothing.
  *
  * Threads: dump_start() in the session's worker. No locks are held while it sends.
  */

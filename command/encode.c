@@ -176,7 +176,7 @@ static size_t meta_hit(char *out, const struct request *req, const char *key, ui
     return proto_put_meta_reply(out, req, &reply);
 }
 
-/* A line that says nothing about an item except its cas. */
+/* A line that tells nothing of an item except its cas. */
 static size_t put_status(char *out, const struct request *req, enum meta_status status,
                          uint64_t cas, uint32_t value_bytes)
 {
@@ -250,7 +250,7 @@ static size_t bin_hit(char *out, const struct request *req, const char *key, uin
                              with_value);
 }
 
-/* For each command memcached gives one reason why a value was not stored, whatever it was. */
+/* memcached has one reply for each command when a value was not stored, whatever the reason. */
 static enum reply bin_refusal(const struct cache_op *op)
 {
     return op->mode == CACHE_ADD       ? REPLY_EXISTS

@@ -40,9 +40,9 @@ const struct encoder *encoder_of(const struct request *req);
 uint32_t encode_shown_exptime(const struct cache_op *op, const struct request *req);
 /* Seconds left; -1: it never expires. */
 int64_t encode_ttl(uint32_t exptime_sec);
-/* N as the exptime of an item that is made: T has the last word if it comes last. */
+/* N as the exptime of a new item; a T behind it wins. */
 uint32_t encode_vivify_exptime(const struct request *req);
-/* The error reply of a status that has one for every command; REPLY_NONE if not. */
+/* The error reply of a status, if it is the same for every command; otherwise REPLY_NONE. */
 enum reply encode_error_of(enum verb verb, enum cache_status status);
 
 #endif

@@ -5,7 +5,7 @@
 
 enum { PEER_BYTES = 160, MECHANISM_MAX = 32 };
 
-/* Is this a user's name and password? No user has an empty name, which stands for malformed text. */
+/* Is this a user's name and password? No user has an empty name; it stands for malformed text. */
 static bool log_in(struct session *s, const char *user, size_t user_bytes, const char *password,
                    size_t password_bytes)
 {
@@ -42,7 +42,7 @@ void command_authenticate(struct session *s, const char *value, size_t bytes, bo
     session_reply(s, good ? REPLY_STORED : REPLY_AUTH_FAILED);
 }
 
-/* PLAIN (RFC 4616): whom to act for, NUL, name, NUL, password. Nobody may act for another. */
+/* PLAIN (RFC 4616): identity to act as, NUL, name, NUL, password. Nobody may act as another. */
 static bool plain(struct session *s, const char *text, size_t bytes)
 {
     DEBUG_ASSERT(bytes <= PROTO_AUTH_MAX);

@@ -131,7 +131,7 @@ static bool entry_is_ready(const struct reply_entry *e)
     return e->kind != REPLY_SOURCE || e->source->ready;
 }
 
-/* Counts a queue that isn't long: are its sums right? */
+/* Counts the entries of a short queue: are its sums right? */
 static void assert_queue(struct reply_queue *q)
 {
 #ifdef EXTANT_DEBUG
@@ -175,7 +175,7 @@ static void end_chunk(struct reply_queue *q)
         free_chunk_if_done(q, c);
 }
 
-/* Without a chunk, each way to add something checks `failed`. */
+/* Without a chunk every addition checks `failed`. */
 void reply_fail(struct reply_queue *q)
 {
     q->failed = true;

@@ -113,11 +113,11 @@ int reply_text(struct reply_queue *q, const char *text, size_t n);
 int reply_value(struct reply_queue *q, const char *p, size_t n, void *holder);
 /* Adds a source; ready or not. 0 or -ENOMEM. */
 int reply_source(struct reply_queue *q, struct reply_source *s);
-/* The next reply can't be added, so nothing more is: the client gets the beginning of the answer. */
+/* The next reply can't be added, so nothing is added any more: the client gets the beginning of the answer. */
 void reply_fail(struct reply_queue *q);
 /* A source of this queue has become ready. */
 void reply_source_ready(struct reply_queue *q, struct reply_source *s);
-/* The value of a ready one is given up for now. Nothing happens to it until reply_source_wanted() returns it; if
+/* Takes the value of a ready source away for now. Nothing happens to it until reply_source_wanted() returns it; if
  * the queue is dropped before, finished() is called. */
 void reply_source_put_away(struct reply_queue *q, struct reply_source *s);
 /* The next one to send, if it was put away; its maker fetches it back from now on, and says when it is ready

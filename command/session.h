@@ -9,8 +9,8 @@
  *
  * Values read from flash stay in the worker's read buffers until they are sent. If others wait for a buffer, a value
  * that could not be sent for SESSION_PATIENCE_MS, because its client reads nothing or an earlier reply is
- * missing, is put away and read again when its turn comes. So many clients, slow ones, and those that never
- * read cost no memory and hold nobody up.
+ * missing, is put away and read again when its turn comes. So clients that are many or slow, or that never read,
+ * cost no memory and delay nobody.
  *
  * Threads: a session and its command_worker belong to one worker thread. No locks on entry.
  */
@@ -139,7 +139,7 @@ struct session {
     struct pending *store; /* its value is being received (once parked is 0) */
     uint32_t parked;       /* ops in flight */
     uint64_t parked_bytes; /* that these read, of gets */
-    uint64_t blocked_ms;   /* when the client last took something, if it is slow; 0: it takes what there is */
+    uint64_t blocked_ms;   /* when the client last took something, if it is slow; 0: it takes all that is sent */
     uint32_t get_offset;   /* bytes of a get's keys that were executed */
     uint64_t swallow_bytes; /* of a refused value, to be thrown away */
     uint64_t handover;     /* COMMAND_WATCH: streams; COMMAND_DUMP: slab classes */
@@ -154,8 +154,8 @@ struct session {
 
 void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
-/* The client has left: drops its replies. True: no op is parked, the session may be freed; false:
- * ended() will be called. */
+/* The client has left: drops its replies. True: no op is parked, the session may be freed. False: ended() will be
+ * called. */
 bool session_close(struct session *s);
 /* Memory of replies and of pending requests, without values. */
 static inline uint64_t command_worker_bytes(const struct command_worker *w)
@@ -245,7 +245,7 @@ void session_answer(struct session *s, const struct request *req, enum reply rep
 /* One statistic (value_bytes <= ENCODE_STAT_VALUE_MAX); one that is a text of many lines. */
 void session_stat(struct session *s, const char *name, const char *value, size_t value_bytes);
 void session_block(struct session *s, const char *name, const char *text, size_t bytes);
-/* A fixed reply to the request that is executed, or a line if none is; text of any length. */
+/* A fixed reply to the request under execution, or a line if there is none; text of any length. */
 void session_reply(struct session *s, enum reply reply);
 void session_bytes(struct session *s, const void *p, size_t n);
 void session_printf(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -21,7 +21,7 @@ static_assert(SLAB_CLASS_MAX <= STATS_CLASS_COUNT, "threads count for every clas
 struct report {
     uint64_t written_before; /* to flash, before this process; const */
     struct lock lock;
-    /* under lock: what there was at the last `stats reset` */
+    /* under lock: the figures at the last `stats reset` */
     struct stats_sum threads;
     struct cache_totals totals;
     struct cache_class_stats classes[SLAB_CLASS_MAX];
@@ -84,7 +84,7 @@ static void sum_threads(const struct command_env *env, struct stats_sum *sum)
         stats_sum_add(sum, env->thread_stats[i]);
 }
 
-/* With another thread's reset in between there may be less than there was. */
+/* After another thread's reset in between the figure may be lower. */
 static void subtract(uint64_t *from, uint64_t then)
 {
     *from -= min_u64(*from, then);
@@ -138,7 +138,7 @@ static void watch_since_reset(const struct command_env *env, struct watch_info *
     lock_release(&env->report->lock);
 }
 
-/* memcached resets what its flusher counts, and not what its flash engine counts. */
+/* memcached resets the counters of its flusher, but not those of its flash engine. */
 static void ext_since_reset(const struct command_env *env, struct ext_info *out)
 {
     lock_assert_none_held();
@@ -536,7 +536,7 @@ static enum reply stats_conns(struct session *s, const struct request *req UNUSE
     return REPLY_END;
 }
 
-/* What the resident memory of the process is used for. */
+/* The uses of the resident memory of the process. */
 static void read_resident(const struct command_env *env, struct report_figures *f)
 {
     struct memory_resident r;

@@ -2,7 +2,7 @@
  * `stats reset`, and how each group of them is put into lines.
  *
  * Threads: any, but for report_answer(), which runs in the session's. Lock: LOCK_STATS, for what the last reset
- * remembers; those of what is asked are taken before it or after it, never with it.
+ * remembers; locks of other modules are taken before or after it, never while it is held.
  */
 #ifndef EXTANT_STATS_REPORT_H
 #define EXTANT_STATS_REPORT_H

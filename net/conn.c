@@ -163,7 +163,7 @@ static bool buffer_change(struct conn *c, size_t bytes)
     return true;
 }
 
-/* Makes room for input behind what is there. */
+/* Makes room for more input behind the present one. */
 static bool buffer_prepare(struct conn *c)
 {
     if (!c->buf || c->buf_bytes < REPLY_BUFFER_BYTES)
@@ -178,7 +178,7 @@ static bool buffer_prepare(struct conn *c)
     return c->buf_bytes < CONN_LINE_BYTES_MAX && buffer_change(c, (size_t)c->buf_bytes * 2);
 }
 
-/* Before waiting for input: an empty buffer is given back, a large one with little in it exchanged. */
+/* Before waiting for input: gives back an empty buffer, and exchanges a large one that holds little. */
 static void buffer_trim(struct conn *c)
 {
     if (!c->buf)
@@ -369,7 +369,7 @@ static void log_line_of(struct conn *c, const char *line, size_t len)
         log_debug("<%d %.*s", c->origin.fd, (int)len, line);
 }
 
-/* It speaks a protocol that -B doesn't allow: it is closed, and the log says what would help. */
+/* The client speaks a protocol that -B doesn't allow: it is closed, and the log says what would help. */
 static enum next reject_protocol(struct conn *c)
 {
     struct server_counters *n = c->session.w->env->counters;
@@ -617,7 +617,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
     ahead_begin(&ahead, c);
     for (;;) {
         DEBUG_ASSERT(c->state == CONN_PARSE && !c->closing);
-        if (unlikely(s->broken)) { /* as in memcached: a part of the replies is no use */
+        if (unlikely(s->broken)) { /* as in memcached: part of the replies would be of no use */
             stat_inc(s->w->stats, STAT_response_obj_oom);
             conn_close(c, CONN_ERROR);
             return NEXT_GONE;
@@ -654,7 +654,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
 
 static void conn_event(evutil_socket_t fd, short what, void *arg);
 
-/* False: no memory to wait for that, so the connection can only be closed. Never false if want is 0. */
+/* False: no memory to wait for it, so the connection has to be closed. Never false if want is 0. */
 static ALWAYS_INLINE bool set_interest_as(struct conn *c, short want, const bool tls)
 {
     if (c->interest == want)

@@ -146,8 +146,8 @@ static void forget_visitors(struct http *h, bool all)
     }
 }
 
-/* A connection was accepted. It takes the place of the oldest, which is ended if it is still there: so idle ones
- * can neither use up descriptors nor lock others out. NULL (no memory): libevent makes its own. */
+/* A connection was accepted. It takes the place of the oldest, which is closed if it is still open, so idle ones
+ * can neither use up descriptors nor keep others out. NULL (no memory): libevent makes its own. */
 static struct bufferevent *visitor_came(struct event_base *base, void *arg)
 {
     struct http *h = arg;
@@ -191,7 +191,7 @@ static void *http_main(void *arg)
 
 /* ---- start and stop ---- */
 
-/* "ADDR:PORT" into its parts; the colon stands there. */
+/* Splits "ADDR:PORT", which has a colon. */
 static void split(const char *address, char *host, size_t host_bytes, unsigned *port)
 {
     const char *colon = strrchr(address, ':');

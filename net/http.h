@@ -1,13 +1,13 @@
-/* net/http.h: --http: what an operator and his monitoring see over HTTP, on a thread of its own.
+/* net/http.h: --http: what operators and their monitoring see over HTTP, on a thread of its own.
  *
  *   /metrics      for Prometheus (net/metrics.h)
  *   /healthz      200 while the process lives
  *   /readyz       200 while it serves, 503 with the reason before and after
  *   /             the status page, and /status.json which it asks for (net/status.h)
  *
- * It listens before the cache is there, so that a long start can be watched, and ends first at a stop.
- * Only GET and HEAD; no body, small headers, a short patience and 64 connections, of which the oldest goes when
- * another comes, since anybody may connect. There is
+ * It listens before the cache exists, so that a long start can be watched, and it ends first at a stop.
+ * Only GET and HEAD; no body, small headers, a short time-out, and at most 64 connections: a new one replaces the
+ * oldest, since anybody may connect. There is
  * no log-in: it shows keys, so it belongs on an address that only operators reach.
  *
  * Threads: start, publish and stop by the main thread. Its own thread reads what any thread may read,
@@ -23,9 +23,9 @@ struct http;
 /* Listens on "ADDR:PORT" (port 0: any free one, told in the log) and starts the thread. NULL, with one
  * line in why[]. */
 struct http *http_start(const char *address, char *why, size_t why_bytes);
-/* From now on there is something to tell. env must stay until http_stop(). */
+/* From now on the server can be asked. env must stay valid until http_stop(). */
 void http_publish(struct http *h, const struct command_env *env);
-/* Closes all and ends the thread; NULL is allowed. Waits for the answer that is being made. */
+/* Closes all and ends the thread; NULL is allowed. Waits for the answer under way. */
 void http_stop(struct http *h);
 
 #endif

@@ -1,7 +1,7 @@
-/* net/lines.h: the lines of `stats`, kept by name for what shows them in another way.
+/* net/lines.h: the lines of `stats` by name, for modules that show them in other forms.
  *
- * Zero a struct lines, fill it through lines_emit (a stats_emit_fn), sort it, then look up. Of two lines
- * of one name the first counts. Lines that find no memory are left out. One thread, no locks.
+ * Zero a struct lines, fill it through lines_emit (a stats_emit_fn), sort it, then look up. Of two lines with one
+ * name the first counts. Lines for which there is no memory are left out. One thread, no locks.
  */
 #ifndef EXTANT_LINES_H
 #define EXTANT_LINES_H

@@ -33,7 +33,7 @@ struct listeners {
     uint64_t max_clients;
     struct own_file unix_file; /* to be removed at the end, if it is still ours */
     bool accepting;
-    struct event retry; /* while it doesn't accept because there is no room */
+    struct event retry; /* while nothing is accepted because there is no room */
     uint64_t stopped_us;
 };
 
@@ -109,7 +109,7 @@ static int open_tcp(struct listeners *l, const char *host, int port, enum settin
     cannot_listen(why, why_bytes, host, port, "no address");
     for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
         int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        if (fd < 0) { /* a family that this machine doesn't have */
+        if (fd < 0) { /* an address family that this machine doesn't have */
             cannot_listen(why, why_bytes, host, port, strerror(errno));
             continue;
         }

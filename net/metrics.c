@@ -1,5 +1,5 @@
-/* net/metrics.c: see net/metrics.h. The lines of `stats` are taken as they are and given other names by
- * a table; what has labels of its own is asked of its module. */
+/* net/metrics.c: see net/metrics.h. A table renames the lines of `stats`; figures with labels come from their
+ * modules. */
 #include "net/metrics.h"
 
 #include <event2/buffer.h>
@@ -99,7 +99,7 @@
     X(gauge, extstore_limit_maxbytes, "extstore_bytes_limit", "", "Bytes of flash.")               \
     X(gauge, extstore_io_queue, "extstore_io_queue_depth", "", "Requests that wait for I/O threads.")
 
-/* `stats extant`: lines that no table of theirs describes. kind, line, help */
+/* `stats extant`: lines that are in no table of counters. kind, line, help */
 #define FLASH_TABLE(X)                                                                             \
     X(gauge, ext_pages_bad, "flash pages given up after write errors")                             \
     X(counter, ext_pages_lost, "flash pages retired after write errors")                           \

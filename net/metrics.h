@@ -15,8 +15,8 @@ struct evbuffer;
 
 void metrics_write(const struct command_env *env, struct evbuffer *out);
 
-/* Bytes given to devices for each byte of objects that came from RAM, taking what reclaim wrote again
- * to be of the average size. 0: nothing was written yet. Pure. */
+/* Bytes given to devices for each byte of objects that came from RAM, assuming that records written again by
+ * reclaim are of average size. 0: nothing was written yet. Pure. */
 double metrics_write_amplification(const struct ext_info *v);
 
 #endif

@@ -22,7 +22,7 @@ struct netring {
     struct out out[NETRING_DEPTH];
 };
 
-/* A sandbox may let rings be made and not entered. 0 or -errno. */
+/* A sandbox may allow creating rings but not entering them. 0 or -errno. */
 static int try_to_enter(struct io_uring *ring)
 {
     return syscall(__NR_io_uring_enter, ring->ring_fd, 0, 0, 0, NULL, 0) < 0 ? -errno : 0;
@@ -90,7 +90,7 @@ void netring_send(struct netring *n, int fd, unsigned count, void *user)
     n->queued++;
 }
 
-/* Hands all to the kernel; how many it took. */
+/* Hands all to the kernel; returns how many it took. */
 static unsigned submit(struct netring *n)
 {
     unsigned taken = 0;
@@ -121,8 +121,8 @@ bool netring_run(struct netring *n, void (*fn)(void *user, int result))
         }
         io_uring_cq_advance(&n->ring, count);
         seen += count;
-        /* Sends that don't wait are done when they are handed over; this is for a kernel that
-         * finishes one later all the same. */
+        /* Sends that don't wait are done when the kernel has taken them; this is for a kernel that finishes one
+         * later nevertheless. */
         if (seen < taken && count == 0)
             (void)io_uring_wait_cqe(&n->ring, &cqe);
     }

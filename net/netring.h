@@ -34,7 +34,7 @@ struct iovec *netring_pieces(struct netring *n);
 void netring_send(struct netring *n, int fd, unsigned count, void *user);
 /* Sends all that is queued and calls fn once for each: bytes sent, or -errno (-EAGAIN: the socket
  * has no room, or the kernel no memory; nothing was sent). fn may close descriptors, and queue
- * nothing. False: the ring is of no use any more. */
+ * nothing. False: the ring can no longer be used. */
 bool netring_run(struct netring *n, void (*fn)(void *user, int result));
 
 #endif

@@ -70,7 +70,7 @@ static double write_rate(const struct status_history *h, uint64_t now_bytes, dou
 
 /* ---- JSON ---- */
 
-/* Printable ASCII as it is; what else there may be was made \xNN before. */
+/* Printable ASCII is copied; all else was turned into \xNN before. */
 static void put_text(struct evbuffer *out, const char *text)
 {
     evbuffer_add(out, "\"", 1);
@@ -218,7 +218,7 @@ static void put_samples(const struct command_env *env, struct evbuffer *out)
 
 struct conn_list_writer {
     struct evbuffer *out;
-    int fd; /* of the object that is open; -1: none is */
+    int fd; /* of the open object; -1: none */
     unsigned count;
 };
 

@@ -10,7 +10,7 @@
 
 /* What the first bytes look like. */
 enum stranger {
-    STRANGER_TEXT, /* memcached's text protocol, or nothing known */
+    STRANGER_TEXT, /* memcached's text protocol, or an unknown one */
     STRANGER_BINARY,
     STRANGER_TLS,
     STRANGER_HTTP,

@@ -1,14 +1,14 @@
-/* net/tls.c: see net/tls.h. OpenSSL's queue of errors belongs to the thread, and what lies in it
- * spoils the meaning of the next result: each function here leaves it empty.
+/* net/tls.c: see net/tls.h. OpenSSL's queue of errors belongs to the thread, and old errors in it would be taken
+ * for those of the next call, so each function here leaves it empty.
  *
- * A stream's bytes come and go by a BIO of our own ("the wire"). It receives from the socket, and sends to it,
- * but while seal() is at work: then what OpenSSL writes is put where the caller wants it. The library's own
- * for sockets does more for each record, and is used only where the kernel's TLS may be (ssl_kernel_tls): it
- * knows how to turn that on. If the kernel makes the records, "sealed" bytes are the clear ones, else the
- * wire is put in for sending after the handshake.
+ * A stream's bytes go through a BIO of our own ("the wire"). It receives from the socket and sends to it, except
+ * during seal(): then OpenSSL's output goes where the caller wants it. The library's own BIO for sockets costs
+ * more for each record, and is used only where the kernel's TLS is possible (ssl_kernel_tls), because it can turn
+ * that on. If the kernel makes the records, "sealed" bytes are clear ones; otherwise the wire replaces that BIO
+ * for sending after the handshake.
  *
- * What OpenSSL allocates is counted: a word before each block has its size. For each record it asks for a
- * buffer and a few small blocks, and frees them; so each thread keeps some of these for the next one. */
+ * OpenSSL's allocations are counted: a word before each block holds its size. For each record it allocates and
+ * frees a buffer and a few small blocks, so each thread keeps some of these for the next record. */
 #include "net/tls.h"
 
 #include <netinet/in.h>
@@ -73,8 +73,8 @@ enum {
 
 static_assert(RECORD_BYTES_MIN > TINY_BYTES_MAX, "a block is of one kind");
 
-/* What one thread has allocated, less what it has freed: only the sum of all means something. Threads leave
- * theirs behind when they end. */
+/* What one thread has allocated, less what it has freed; only the sum over all threads has a meaning. It outlives
+ * its thread. */
 struct account {
     _Atomic(int64_t) bytes;
     struct account *next;
@@ -170,7 +170,7 @@ static void *block_realloc(void *p, size_t bytes, const char *file, int line)
     return fresh;
 }
 
-/* Before the library allocates anything; afterwards it refuses. */
+/* Must be set before the library allocates anything; afterwards it refuses. */
 static void count_memory(void)
 {
     static _Atomic(bool) counted;
@@ -256,7 +256,7 @@ static BIO *wire_new(BIO_METHOD *method, struct tls_stream *s)
 
 /* ---- the context ---- */
 
-/* The first thing that went wrong, and forgets the rest. */
+/* The first error in the queue; clears the rest. */
 static void take_error(char *out, size_t size)
 {
     unsigned long code = ERR_get_error();
@@ -275,7 +275,7 @@ static bool complain(char *why, size_t why_bytes, const char *what, const char *
     return false;
 }
 
-/* A key with a passphrase: nobody is there to be asked. */
+/* A key with a passphrase is refused: there is nobody to ask. */
 static int no_passphrase(char *buf UNUSED, int size UNUSED, int writing UNUSED, void *arg UNUSED)
 {
     return -1;
@@ -310,7 +310,7 @@ static int session_is_new(SSL *ssl, SSL_SESSION *session UNUSED)
     return 0; /* it stays the library's */
 }
 
-/* Without the cache nothing that would let a client resume is handed out either. */
+/* Without the cache no session tickets are issued either. */
 static void set_sessions(SSL_CTX *ctx, bool cache)
 {
     static const unsigned char id[] = "extant";
@@ -326,7 +326,7 @@ static void set_sessions(SSL_CTX *ctx, bool cache)
     }
 }
 
-/* All that the settings say; NULL with a line in why[]. */
+/* A context with all settings applied; NULL with a line in why[]. */
 static SSL_CTX *context_create(const struct settings *s, char *why, size_t why_bytes)
 {
     DEBUG_ASSERT(s->ssl_min_version <= s->ssl_max_version);
@@ -342,7 +342,7 @@ static SSL_CTX *context_create(const struct settings *s, char *why, size_t why_b
     if (s->ssl_kernel_tls)
         SSL_CTX_set_options(ctx, SSL_OP_ENABLE_KTLS);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
-    /* One read for a whole record, not one for its head first; the kernel's TLS gives whole ones. */
+    /* One read for a whole record, not first one for its header; the kernel's TLS returns whole records. */
     SSL_CTX_set_read_ahead(ctx, !s->ssl_kernel_tls);
     SSL_CTX_set_max_cert_list(ctx, CLIENT_CHAIN_BYTES_MAX);
     SSL_CTX_set_verify(ctx, (int)s->ssl_verify_mode, NULL);
@@ -434,8 +434,7 @@ static struct tls_stream *stream_open(struct tls *t, int fd, enum settings_tls m
     return s;
 }
 
-/* What a call that didn't succeed means; why[] is set for TLS_BROKEN, "" if it is the socket that
- * broke. */
+/* The meaning of a failed call; why[] is set for TLS_BROKEN, to "" if the socket failed. */
 static enum tls_result result_of(struct tls_stream *s, int rc, char *why, size_t why_bytes)
 {
     DEBUG_ASSERT(rc <= 0);
@@ -455,7 +454,7 @@ static enum tls_result result_of(struct tls_stream *s, int rc, char *why, size_t
     return r;
 }
 
-/* After the handshake: what is sent isn't the library's to send any more, unless the kernel encrypts it. */
+/* After the handshake: the library no longer sends by itself, unless the kernel encrypts. */
 static bool prepare_to_seal(struct tls_stream *s)
 {
     DEBUG_ASSERT(s->greeted && !s->in_kernel);
@@ -487,7 +486,7 @@ static enum tls_result stream_handshake(struct tls_stream *s, char *why, size_t 
     return r;
 }
 
-/* The same for a call on a stream in use. */
+/* The same for a call on an open stream. */
 static enum tls_result use_failed(struct tls_stream *s, int rc)
 {
     char why[256];

@@ -1,13 +1,13 @@
-/* net/tls.h: TLS, as a table of calls, so that what uses it needs no library to be built.
+/* net/tls.h: TLS as a table of calls, so that its users can be built without the library.
  *
  * struct tls is one for each server: certificate, key and rules. A stream is one connection's side
  * of it: bytes in the clear on this side, records on the other. It receives from the socket itself, and
- * makes its handshake there. What it sends afterwards it gives to its owner as sealed bytes, so that
- * many connections' can go out with one call (net/netring.h). The socket stays its owner's, and
+ * makes its handshake there. Afterwards it gives what is to be sent to its owner as sealed bytes, so that those
+ * of many connections can go out with one call (net/netring.h). The socket stays its owner's, and
  * non-blocking; no call here waits for it.
  *
- * tls_refresh() reads the files again and puts what they say in the place of the old at once, or
- * changes nothing. Streams keep what they were opened with.
+ * tls_refresh() reads the files again and replaces certificates and key at once, or changes nothing. Open streams
+ * keep the old ones.
  *
  * Threads: a stream belongs to one thread; calls of struct tls by any. Lock: LOCK_TLS, for the time
  * of one assignment.
@@ -39,20 +39,19 @@ struct tls;
 struct tls_ops {
     /* NULL: no memory. */
     struct tls_stream *(*open)(struct tls *t, int fd, enum settings_tls mode);
-    /* Until it is TLS_OK, before anything else. Why it is broken goes to why[], "" if the client has
-     * just left. Counts handshake errors. */
+    /* Until it is TLS_OK, before anything else. If it is broken, the reason goes to why[]; "" if the client has
+     * only disconnected. Counts handshake errors. */
     enum tls_result (*handshake)(struct tls_stream *s, char *why, size_t why_bytes);
-    /* What there is of one record. Counts protocol errors. Why it breaks off it tells the client at once,
-     * so all that was sealed before must be sent. */
+    /* Reads what has arrived of one record. Counts protocol errors. At an error it sends the client an alert at
+     * once, so all sealed bytes must have been sent before. */
     enum tls_result (*read)(struct tls_stream *s, void *to, size_t room, size_t *got);
     /* Makes what the socket has to be given for n bytes (1 to TLS_RECORD_BYTES): *sealed bytes at to, where
      * there is room for TLS_SEALED_BYTES_MAX. All of it has to be sent, in the order of these calls. False: the
      * stream is broken. */
     bool (*seal)(struct tls_stream *s, const void *p, size_t n, char *to, size_t *sealed);
-    /* Has more from the socket than it has given away? */
+    /* Does it hold input that it has not yet returned? */
     bool (*has_input)(const struct tls_stream *s);
-    /* Tells the client that this is the end, if the socket takes it, and all_sent: all that was sealed is
-     * sent. */
+    /* Tells the client that the stream ends, if the socket takes that. all_sent: all sealed bytes were sent. */
     void (*close)(struct tls_stream *s, bool all_sent);
 };
 
@@ -60,14 +59,14 @@ struct tls {
     const struct tls_ops *ops;
 };
 
-/* By the ssl_ settings, which it looks at as long as it lives, as it does at the counters. NULL, with
+/* Reads the ssl_ settings, and keeps pointers to them and to the counters. NULL, with
  * a line in why[]. */
 struct tls *tls_create(const struct settings *s, struct server_counters *n, char *why,
                        size_t why_bytes);
 void tls_destroy(struct tls *t); /* no stream is left; NULL is allowed */
 /* 0, or -EINVAL with a line in why[]. Reads files. */
 int tls_refresh(struct tls *t, char *why, size_t why_bytes);
-/* What the library has in use, for streams and otherwise; approximate while others run. Any thread. */
+/* Bytes that the library has in use, for streams and otherwise; approximate while other threads run. Any thread. */
 uint64_t tls_bytes(void);
 
 #endif

@@ -12,7 +12,7 @@
 enum {
     GATHER_MAX = 64,
     PEEK_BYTES = 16,
-    CROWDED_US = 20000,    /* until another look for room, when TLS_GREETING_MAX are there */
+    CROWDED_US = 20000,    /* until the next look for room, when TLS_GREETING_MAX are under way */
     TICK_SEC = 1,
     OLD_SEC = 1, /* a handshake that others need not wait for */
     RELAY_PIECES_MAX = 4
@@ -29,7 +29,7 @@ static struct tls_worker *worker_of(const struct tls_conn *t)
     return t->conn.worker->tls;
 }
 
-/* ---- who has not finished its handshake ---- */
+/* ---- connections before the end of their handshake ---- */
 
 static void list_add(struct tls_worker *w, struct tls_conn *t, enum tls_stage stage)
 {
@@ -84,7 +84,7 @@ static void peer_text(const struct tls_conn *t, char *out, size_t size)
     address_text(&t->conn.origin.peer, NULL, out, size);
 }
 
-/* A list of connections of this kind, and the event that deals with it. */
+/* A list of TLS connections, and the event that serves it. */
 static void put_in_batch(struct conn *c, enum conn_list list)
 {
     DEBUG_ASSERT(list == CONN_TLS_RECEIVED || list == CONN_TLS_UNSENT);
@@ -96,7 +96,7 @@ static void put_in_batch(struct conn *c, enum conn_list list)
     event_active(&w->batch, EV_TIMEOUT, 0);
 }
 
-/* Waits for the socket; without memory for that it is closed. */
+/* Waits for the socket; if there is no memory for that, closes it. */
 static void await(struct tls_conn *t, short what)
 {
     if (!conn_await_tls(&t->conn, what))
@@ -139,7 +139,7 @@ static bool make_room(struct tls_worker *w)
     return true;
 }
 
-/* It leaves the silent; false: it is closed. */
+/* Moves it from silent to greeting; false: it is closed. */
 static bool begin(struct tls_worker *w, struct tls_conn *t)
 {
     if (!is_tls(t))
@@ -181,7 +181,7 @@ static void go_on(struct tls_worker *w, struct tls_conn *t)
     }
 }
 
-/* A few of those that are ready. True: what is left waits for room. */
+/* Serves a few of those that are ready. True: the others wait for room. */
 static bool take_steps(struct tls_worker *w)
 {
     for (unsigned i = 0; i < TLS_STEPS_OF_A_TURN; i++) {
@@ -235,7 +235,7 @@ static void free_kept(struct tls_conn *t)
     t->kept = NULL;
 }
 
-/* What is unsent stays when the worker's buffer is used for others. False: no memory. */
+/* Copies unsent bytes out of the worker's buffer, which others need. False: no memory. */
 static bool keep_unsent(struct tls_conn *t)
 {
     DEBUG_ASSERT(t->unsent_bytes > 0 && t->unsent_bytes <= TLS_SEALED_BYTES_MAX);
@@ -287,7 +287,7 @@ static bool seal(struct tls_conn *t, const char *p, size_t n, char *to)
     return false;
 }
 
-/* What the next record is made of: a long piece as it lies there, short ones put together. */
+/* The bytes of the next record: a long piece in place, or short ones put together. */
 static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned count, const char **at)
 {
     DEBUG_ASSERT(count > 0 && w->gather_bytes > 0 && w->gather_bytes <= TLS_RECORD_BYTES);
@@ -306,7 +306,7 @@ static size_t gather(struct tls_worker *w, const struct iovec *iov, unsigned cou
 
 enum sealed { SEALED, SEALED_NOTHING, SEALED_BROKEN };
 
-/* A record of the replies that can be sent leaves the queue, and is unsent, at to; *sent grows by its bytes. */
+/* Seals one record of the replies that can be sent into `to`, as unsent; *sent grows by its bytes. */
 static enum sealed seal_next(struct tls_conn *t, char *to, uint64_t *sent)
 {
     struct reply_queue *out = &t->conn.session.out;
@@ -325,7 +325,7 @@ static enum sealed seal_next(struct tls_conn *t, char *to, uint64_t *sent)
     return SEALED;
 }
 
-/* ---- lent: what comes out of the pair goes to the client ---- */
+/* ---- lent: output of the pair goes to the client ---- */
 
 static void relay_ready(evutil_socket_t fd, short what, void *arg);
 
@@ -421,7 +421,7 @@ static void relay_ready(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
     relay(arg);
 }
 
-/* What a watcher says is thrown away; that it went away is noticed. */
+/* Discards what a watcher sends, and notices when it disconnects. */
 static void relay_listen(struct tls_conn *t)
 {
     DEBUG_ASSERT(t->stage == TLS_LENT);
@@ -470,7 +470,7 @@ static void lent_dump_over(struct conn *c, bool alive)
     t->lent_fd = -1;
     if (!alive || t->relay_fd < 0)
         conn_close(c, CONN_ERROR);
-    else if (t->relay_interest) /* else the client reads slowly, and its socket goes on with it */
+    else if (t->relay_interest) /* otherwise the client reads slowly, and the event of its socket continues */
         relay(t);
 }
 
@@ -553,7 +553,7 @@ static void send_many(struct tls_worker *w)
     w->many_used = 0;
 }
 
-/* True iff there is something of it to be sent with the others. */
+/* True iff it has bytes to be sent with those of the others. */
 static bool join_many(struct tls_worker *w, struct tls_conn *t)
 {
     uint64_t sent = 0;
@@ -570,7 +570,7 @@ static bool join_many(struct tls_worker *w, struct tls_conn *t)
     return true;
 }
 
-/* All that was received is executed, all that waits to be sent is sent. */
+/* Executes all that was received, and sends all that waits to be sent. */
 static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct tls_worker *w = arg;
@@ -623,7 +623,7 @@ static void continue_open(struct conn *c)
     struct tls_conn *t = of(c);
     if (c->apart & CONN_DUMPING)
         return;
-    if (!c->blocked) /* else the socket's event goes on with it */
+    if (!c->blocked) /* otherwise the socket's event continues */
         conn_run_tls(c, t->more);
 }
 

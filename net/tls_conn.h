@@ -1,22 +1,22 @@
-/* net/tls_conn.h: a connection whose bytes go through TLS: what it does in other ways than one in
- * the clear. net/conn.c is compiled twice, for either kind, and calls this (struct conn_tls) for the
- * one; so the other doesn't pay for it.
+/* net/tls_conn.h: a connection whose bytes go through TLS: where it differs from one in the clear. net/conn.c is
+ * compiled twice, once for each kind, and calls this (struct conn_tls) only for TLS, so the other kind doesn't
+ * pay for it.
  *
- * Requests and replies go in batches as those in the clear do (net/conn.h), in lists of their own: when
- * the first connection gets into one, an event is put behind those of the sockets that are ready, and deals with
- * all. What is sealed goes out at once. If the socket doesn't take all of it, the rest is kept apart, a record's
- * at most for each connection; and until that is sent, nothing more is sealed for it, nor read from it.
+ * Requests and replies go in batches as in the clear (net/conn.h), in lists of their own: when the first
+ * connection enters one, an event is queued behind those of the ready sockets, and serves all. Sealed bytes go
+ * out at once. If the socket doesn't take all of it, the rest is kept, at most one record for each connection;
+ * until that is sent, nothing more is sealed for it or read from it.
  *
  * Stages:
- *   silent   accepted, nothing was heard; costs a struct
+ *   silent   accepted, nothing received; costs a struct
  *   greeting in its handshake; costs what OpenSSL needs for one (tens of KB)
- *   open     as any connection, with a stream in place of the socket
+ *   open     like any connection, with a stream in place of the socket
  *   lent     a watcher or a dump writes into a pair of sockets, and what comes out of it is sent
  *
- * Handshakes cost much more than requests, and strangers can begin them. So a turn of the loop takes a
- * few steps of them only (the rest wait for the next one, between other clients' requests); a
- * worker has TLS_GREETING_MAX at a time, and lets go of the oldest when others wait; and neither a silent
- * client nor one in its handshake has more than TLS_GREETING_SEC.
+ * Handshakes cost much more than requests, and strangers can begin them. So a turn of the loop takes only a few
+ * steps of them (the rest wait for the next turn, between other clients' requests); a worker has at most
+ * TLS_GREETING_MAX under way, and closes the oldest when others wait; and a silent client or a handshake is
+ * closed after TLS_GREETING_SEC.
  *
  * Threads: all in the worker's. No locks.
  */

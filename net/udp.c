@@ -196,7 +196,7 @@ static bool collect(struct endpoint *e)
     return true;
 }
 
-/* The answer of one command, as far as this peer may get it. */
+/* The answer to one command, as much of it as this peer may get. */
 static void answer(struct endpoint *e)
 {
     char too_long[BIN_REPLY_MAX] = UDP_TOO_LONG_LINE;

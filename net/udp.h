@@ -1,9 +1,9 @@
 /* net/udp.h: the protocols over UDP, as memcached frames them.
  *
  * A datagram has an 8-byte head, four 16-bit numbers in network order: request id, sequence, total,
- * reserved. A request is one datagram (total 1) with any number of complete commands; an incomplete one is dropped.
- * Each command is answered in datagrams of at most
- * UDP_DATAGRAM_BYTES with the request's id, numbered from 0, each naming their total. Nothing is sent
+ * reserved. A request is one datagram (total 1) with any number of complete commands; an incomplete one is
+ * dropped. Each command is answered in datagrams of at most UDP_DATAGRAM_BYTES with the request's id, numbered
+ * from 0, each with the total. Nothing is sent
  * twice and nothing waits: what the network doesn't take is lost, as always with UDP.
  *
  * A source address can be forged, and an answer can be a thousand times as long as its request. So only

@@ -13,7 +13,7 @@
 
 /* ---- turns of connections ---- */
 
-/* Those that wait now; a connection that yields again goes on in the next turn. */
+/* Serves those that wait now; a connection that yields again continues in the next turn. */
 static void run_yielded(struct worker *w)
 {
     worker_assert_mine(w);
@@ -126,7 +126,7 @@ static void turn(struct worker *w, int flags)
     run_resumed(w);
     cache_worker_submit(w->cache_worker); /* the reads of these */
     conns_send(w);
-    cache_worker_submit(w->cache_worker); /* values that were put away, and are read again */
+    cache_worker_submit(w->cache_worker); /* values that were put away and are being read again */
     latency_sent(&w->stats->latency);
 }
 
