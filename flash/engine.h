@@ -110,14 +110,14 @@ enum ext_counter {
         EXT_COUNTER_COUNT
 };
 
-/* The tables of one set of devices, and what they are good for. */
+/* The tables of one set of devices, and the devices that they describe. */
 struct ext_tables {
     uint64_t page_bytes, wbuf_bytes;
     uint32_t page_count, wbuf_count, device_count, reserved;
     struct ext_known {
         uint64_t dev, ino, bytes;
-        uint64_t stamp; /* that stands on it; 0: none of ours does yet (flash/mark.h) */
-        uint32_t since; /* it joined when this was the newest version of a page */
+        uint64_t stamp; /* of its mark; 0: it has no mark of ours yet (flash/mark.h) */
+        uint32_t since; /* the newest version of a page when it joined */
         uint32_t reserved;
     } devices[EXT_DEVICES_MAX];
     uint64_t pages; /* arena offsets of the tables */
@@ -139,7 +139,7 @@ struct ext_root {
     _Atomic(uint64_t) counters[EXT_COUNTER_ROOM]; /* for stats alone, so their order may change */
 };
 #define EXT_ROOT_FORMAT UINT64_C(0x0731746f6f527845)
-#define EXT_ROOT_OFFSET 1024u /* in the module's root; what format 3 had stands before it */
+#define EXT_ROOT_OFFSET 1024u /* in the module's root; the fields of format 3 come before it */
 static_assert(sizeof(struct ext_root) == EXT_ROOT_BYTES, "RESTART_MEMORY_FORMAT");
 static_assert(EXT_COUNTER_COUNT <= EXT_COUNTER_ROOM, "counters of later builds have room");
 
@@ -179,9 +179,9 @@ struct ext_wbuf {
     uint32_t page;
     uint32_t fill_bytes, fill_count; /* reserved so far */
     bool moved;                      /* its records were moved, it must be given back */
-    uint32_t rounds;                 /* writes of the whole that failed */
+    uint32_t rounds;                 /* failed writes of the whole slot */
     uint32_t chunk_tries;            /* of the chunk at `written`, in this round */
-    uint32_t compare_tries;          /* times that the slot was written and not there, in this round */
+    uint32_t compare_tries;          /* times that the slot was written but not found on flash, in this round */
     uint64_t written;                /* bytes of the slot that are on flash, in this round */
     uint64_t opened_ns;
     struct io_job job;
@@ -257,13 +257,13 @@ struct extstore {
     struct ext_page *pages;
     struct ext_page_where *where;      /* device EXT_NO_DEVICE: none has this page (any more) */
     uint32_t *numbers[EXT_DEVICES_MAX]; /* of each device: the number of each of its pages */
-    bool *gone;                        /* until ext_attach_done: pages whose objects are gone with their device.. */
-    uint32_t gone_count;               /* .. of so many; */
+    bool *gone;                        /* until ext_attach_done: pages whose objects are gone with their device, */
+    uint32_t gone_count;               /* of this many; */
     bool is_all_gone;                  /* or all of them */
     struct ext_known known[EXT_DEVICES_MAX]; /* devices of an earlier numbering, .. */
     uint32_t known_count;
     uint32_t device_of[EXT_DEVICES_MAX]; /* .. and which device each of them is now, or EXT_NO_DEVICE */
-    char note[EXT_NOTE_BYTES];         /* what became of devices that the start found otherwise than they were */
+    char note[EXT_NOTE_BYTES];         /* about devices that have changed since the last start */
     struct ext_wbuf *wbufs;
     uint32_t page_count, wbuf_count, device_count;
     uint32_t slots_per_page;
@@ -318,9 +318,9 @@ struct extstore {
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
     struct pace pace;                 /* the limits of writing */
-    _Atomic(uint32_t) fill_sec;       /* that the buffer which was written last was open and in flight */
+    _Atomic(uint32_t) fill_sec;       /* how long the last written buffer was open and in flight */
     _Atomic(uint32_t) bad_pages;
-    _Atomic(uint64_t) no_page_ns;     /* the time since no page could be opened; 0: one could */
+    _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
     struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */
 };
 

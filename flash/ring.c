@@ -391,8 +391,8 @@ static bool is_large(const struct ext_read *r)
     return last - first > EXT_RING_SLOT_BYTES;
 }
 
-/* True iff the read got a buffer of at least `bytes` bytes, of which the record begins at `skip`. must:
- * beyond what is set aside for reads if need be (see start_waiting). */
+/* True iff the read got a buffer of at least `bytes` bytes, of which the record begins at `skip`. must: exceeds
+ * the memory set aside for reads if necessary (see start_waiting). */
 static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t bytes, uint64_t skip,
                         bool must)
 {
@@ -654,7 +654,7 @@ static void start_queue(struct ext_ring *ring, bool large)
             bool full = r->buffer == NULL && ring->in_flight < ring->depth;
             if (full && ring->free_buffers != NULL && ring->free_buffers(ring->free_buffers_ctx, large))
                 continue;
-            if (must) /* nothing that comes back would start it: again in the next turn */
+            if (must) /* no completion would start it, so try again in the next turn */
                 kick(ring);
             return;
         }
@@ -774,7 +774,7 @@ void ext_ring_destroy(struct ext_ring *ring)
                 ext_pread_reap(ring->pread, true, on_result, ring);
         }
         if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && waiting_count(ring) > 0) {
-            /* All buffers are held by reads that are DONE: it can't be waited for them here. */
+            /* All buffers are held by DONE reads, for which this function can't wait. */
             complete(ring, pop(&ring->waiting[ring->waiting[0].head == NULL]), -ECANCELED);
             show_waiting(ring);
         }

@@ -38,7 +38,7 @@ bool ext_is_writable(struct extstore *e);
 /* Tells fd-less waiters: fn(arg) is called once, from an I/O thread, when an append that said
  * -EAGAIN or -ENOSPC may succeed, or at once (in the caller) if it already may. */
 void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg);
-/* If fn(arg) still waits, calls it now, in the caller; else it was called, or is just now. */
+/* If fn(arg) still waits, calls it now, in the caller; otherwise it was already called, or is being called. */
 void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg);
 
 /* An append may succeed that did not before: wakes waiters (from an I/O thread). Any lock up to

@@ -103,7 +103,7 @@ static_assert(EXT_DROP_EVICTED < EXT_DROP_UNREAD && EXT_DROP_UNREAD < EXT_DROP_E
 enum ext_dropped {
     EXT_DROPPED_GONE,  /* it was not there any more */
     EXT_DROPPED,       /* it was, and is not now */
-    EXT_DROPPED_LATER, /* it will go by itself: something else has to be read first */
+    EXT_DROPPED_LATER, /* it is dropped later: other records have to be read first */
     EXT_DROPPED_BUSY,  /* too many of those: ask again */
 };
 
@@ -119,7 +119,7 @@ struct ext_callbacks {
      * the callee has called ext_drop(old)); false: the caller drops new_place. */
     bool (*moved)(void *ctx, uint64_t hash, ext_place old, ext_place new_place, unsigned len_class);
     /* The page is being given up: forget the object of record_bytes if it is still there (and ext_drop
-     * it). What DROP_LATER promises, the callee does by itself, and says ext_count_dropped. */
+     * it). After DROP_LATER the callee drops it itself, and calls ext_count_dropped. */
     enum ext_dropped (*dropped)(void *ctx, uint64_t hash, ext_place place, enum ext_drop_why why,
                                 uint64_t record_bytes);
     /* How many checks for overwritten objects, and drops put off, were ever asked for, and how many have

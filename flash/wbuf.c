@@ -480,7 +480,7 @@ static uint64_t span_end(const struct span *s, uint64_t bytes, uint64_t *at)
     return *at < s->front ? s->front : bytes;
 }
 
-/* Goes on with the writing of the slot. On an error `written` says how far it came. */
+/* Continues writing the slot; after an error `written` tells how far it got. */
 static int write_rest(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
@@ -529,8 +529,8 @@ static int compare_slot(struct ext_wbuf *w)
     return rc;
 }
 
-/* Writes what is left of the slot and, with verify_writes, sees that it is there; if not, all of it is
- * left again. */
+/* Writes the rest of the slot and, with verify_writes, checks that it is on flash; if not, all of it has to be
+ * written again. */
 static int write_slot(struct ext_wbuf *w)
 {
     int rc = write_rest(w);

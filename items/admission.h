@@ -7,7 +7,7 @@
  * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. Of the others one
  * key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
  * known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
- * and classes are judged by chance; more, and a change of the clients' ways is noticed late.
+ * and classes are judged by chance; more, and a change in the clients' requests is noticed late.
  *
  * A set of keys that is read round and round, and is larger than flash, gets no hit at all in a
  * queue. So of the keys that are admitted only a share is taken, chosen by hash (always the same
@@ -70,7 +70,7 @@ struct admission {
 };
 
 void admission_init(struct admission *a, enum admission_mode mode, uint64_t flash_bytes);
-/* Not flash is what fills up, but something that holds as many bytes of objects as this: a period is so long. */
+/* Flash is not what fills up, but something that holds this many bytes of objects; a period is that long. */
 void admission_set_period(struct admission *a, uint64_t bytes);
 /* The class of an object: known, and hits in RAM. Pure. */
 static inline unsigned admission_class(bool known, unsigned ram_hits)

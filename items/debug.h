@@ -1,7 +1,7 @@
 /* items/debug.h: debugitem, by which a test holds an item as a slow reader would. Only in debug builds.
  *
  * What is held may go to flash and be moved there: then the page that it is on is held. One object at a time is
- * remembered as "reffed". Lock: LOCK_COLUMN of the key. Two clients that debug at once are not provided for.
+ * remembered as "reffed". Lock: LOCK_COLUMN of the key. Two debugging clients at once are not supported.
  */
 #ifndef EXTANT_ITEMS_DEBUG_H
 #define EXTANT_ITEMS_DEBUG_H

@@ -42,8 +42,8 @@ static _Atomic(uint16_t) *set_of(const struct ghost *g, uint64_t hash)
     return g->entries + (hash >> 32 & (g->sets - 1)) * GHOST_WAYS;
 }
 
-/* Empties entries of sets [first, end) that are, or soon would seem, too young for what they are: by
- * `steps` ages older than their age says at `before`, they are older than GHOST_AGES. */
+/* Empties the entries of sets [first, end) that are older than GHOST_AGES when `steps` ages have passed since age
+ * `before`; otherwise they would seem young again once the ages wrap around. */
 static void empty_old(struct ghost *g, uint64_t first, uint64_t end, unsigned before, uint64_t steps)
 {
     ASSERT(first <= end && end - first <= g->sets && before < AGE_COUNT);

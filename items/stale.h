@@ -28,7 +28,7 @@
 enum stale_kind {
     STALE_OVERWRITE, /* the key of this hash was stored again: records of it with a lower seq go */
     STALE_TAG,       /* a walk found uncompared words of this tag */
-    STALE_ROOM,      /* an item has to leave memory: what it hides and nobody can read goes as well */
+    STALE_ROOM,      /* an item has to leave memory: unreadable words that it hides go as well */
     STALE_DROP,      /* the word at `place` has to go; those that it may hide are compared first */
 };
 

@@ -34,7 +34,7 @@ struct file {
 };
 
 struct page {
-    struct ext_saved_page saved; /* without a page table: only version and state are true */
+    struct ext_saved_page saved; /* without a page table: only version and state are valid */
     uint64_t words;              /* of the index that name a place in it */
 };
 
