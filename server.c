@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -121,10 +122,10 @@ static int raise_limits(const struct settings *s)
     r.rlim_cur = r.rlim_max = old_max; /* the most that is allowed */
     if (old_max >= need && setrlimit(RLIMIT_NOFILE, &r) == 0)
         return 0;
-    return fail(EXIT_OS,
-                "failed to set rlimit for open files. Try starting as root or requesting smaller "
-                "maxconns value.",
-                NULL);
+    fprintf(stderr, "failed to set rlimit for open files. Try starting as root or requesting smaller "
+                    "maxconns value. (-c %" PRIu64 ", but the limit is %" PRIu64 ")\n",
+            (uint64_t)need, (uint64_t)old_max);
+    return EXIT_OS;
 }
 
 static int become_daemon(const struct settings *s)
@@ -542,8 +543,15 @@ static int start_listening(struct server *s)
 static void warn_of_memory_file(const struct settings *set)
 {
     struct statfs fs;
-    if (set->memory_file && statfs(set->memory_file, &fs) == 0 && fs.f_type != TMPFS_MAGIC &&
-        fs.f_type != RAMFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
+    struct stat st;
+    if (!set->memory_file || statfs(set->memory_file, &fs) != 0 || stat(set->memory_file, &st) != 0)
+        return;
+    uint64_t room = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize + (uint64_t)st.st_blocks * 512;
+    if (fs.f_blocks > 0 && room < set->maxbytes) /* 0 blocks: a tmpfs without a limit */
+        log_warning("-e %s: its file system has room for %" PRIu64 " MB, less than -m %" PRIu64
+                    ": beyond that items are evicted",
+                    set->memory_file, room / MiB, (uint64_t)set->maxbytes / MiB);
+    if (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
         log_warning("-e %s is not on tmpfs: the kernel writes all changes of memory to that disk; "
                     "a file below /dev/shm is meant",
                     set->memory_file);

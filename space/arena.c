@@ -769,7 +769,8 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     int rc = create_in(a, opt, attached, why, why_bytes);
     if (rc != 0) {
         if (why_bytes > 0 && why[0] == '\0')
-            snprintf(why, why_bytes, "memory: %s", strerror(-rc));
+            snprintf(why, why_bytes, "memory: %s (for %" PRIu64 " MB of address space)", strerror(-rc),
+                     a->reserve_bytes / MiB);
         arena_destroy(a);
         *attached = false;
         errno = -rc;

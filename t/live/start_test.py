@@ -296,6 +296,20 @@ def warnings():
         shutil.rmtree(shm)
 
 
+def small_memory_file():
+    """A container's /dev/shm is often smaller than -m."""
+    with tempfile.TemporaryDirectory(prefix='extant-start-', dir='/dev/shm') as where:
+        mount = ('unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o size=16m none "$0" && exec "$@"', where)
+        if os.getuid() != 0 or subprocess.run(mount + ('true',), capture_output=True).returncode != 0:
+            print('skipped: no file system can be mounted here')
+            return
+        told = 'its file system has room for 16 MB, less than -m %d: beyond that items are evicted'
+        for m, warns in ((64, True), (16, False)):
+            with Started(['-m', str(m), '-e', where + '/memory'], prefix=mount) as s:
+                expect('-m %d serves' % m, s.answers(), s.text())
+                expect('-m %d: it is told' % m, (told % m in s.text()) == warns, s.text())
+
+
 def service_manager():
     """sd_notify: what systemd hears of a server with much to keep."""
     with tempfile.TemporaryDirectory(prefix='extant-start-') as where, \
@@ -398,7 +412,7 @@ def odd_clocks():
 
 def main():
     return servers.run_scenarios((io_uring_denied_in_part, standard_files_closed, user_namespace, few_descriptors,
-                                  ports, exit_codes, log_file, large_memory, odd_clocks,
+                                  ports, exit_codes, log_file, large_memory, small_memory_file, odd_clocks,
                                   start_and_stop_lines, warnings, service_manager))
 
 
