@@ -278,6 +278,10 @@ def wait_for(condition, seconds=PATIENCE_SECONDS):
 
 def run_scenarios(scenarios):
     """Runs all, or those that are named on the command line; the exit code."""
+    unknown = set(sys.argv[1:]) - {scenario.__name__ for scenario in scenarios}
+    if unknown:
+        sys.exit('no scenario %s; there are: %s' % (', '.join(sorted(unknown)),
+                                                   ', '.join(scenario.__name__ for scenario in scenarios)))
     for scenario in scenarios:
         if sys.argv[1:] and scenario.__name__ not in sys.argv[1:]:
             continue
