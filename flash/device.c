@@ -202,7 +202,7 @@ static int check_content(struct ext_device *d, bool format, char *why, size_t n)
         return 0;
     if (!format)
         return why_say(why, n, -EEXIST,
-                       "%s holds %s; -o ext_format=%s has it overwritten, and all that is on it is lost", d->path,
+                       "%s holds %s; -o ext_format=%s overwrites it, and all that is on it is lost", d->path,
                        found.what, d->path);
     if ((rc = ext_mark_wipe(d->fd)) != 0)
         return say(why, n, rc, d->path, "can't be written");

@@ -77,7 +77,7 @@ def tell(o, r):
               % (human(r["written_bytes_per_day"]), r["device_writes_per_day"], o.dwpd, RATED_YEARS,
                  "more than 99" if r["years"] >= 99 else "%.1f" % r["years"]))
         hours = r["days_until_pages_go"] * 24
-        print("At that rate flash is written through once in %s: what is not hit by then goes"
+        print("At that rate flash is written through once in %s: objects that are not hit within that time are evicted"
               % ("%.1f days" % (hours / 24) if hours >= 48 else "%.1f hours" % hours))
     print("Options: -m %d -o ext_path=FILE:%dm,ext_page_size=%d,ext_wbuf_size=%d%s"
           % (r["memory_mb"], r["flash_bytes"] // MIB, r["page_mb"], r["wbuf_mb"],

@@ -537,7 +537,7 @@ static int adopt_used(struct arena *a)
 /* ---- creation ----------------------------------------------------------------------- */
 
 #define OPEN_TRIES 8 /* others may make and remove the file meanwhile */
-#define TRUST_WORDS "-o trust_memory_file takes it all the same"
+#define TRUST_WORDS "-o trust_memory_file accepts it"
 
 /* Opens the file, or makes it; a link is not followed, unless it is trusted. The descriptor,
  * or -errno. */
@@ -687,7 +687,7 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
             return a->fd;
         if (!made && !opt->overwrite && holds_foreign_data(a->fd)) {
             snprintf(why, why_bytes,
-                     "memory file %s holds data that is not Extant's; -o ext_format=%s has it overwritten, "
+                     "memory file %s holds data that is not Extant's; -o ext_format=%s overwrites it, "
                      "and all that is in it is lost",
                      opt->file, opt->file);
             return -EEXIST;

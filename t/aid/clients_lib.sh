@@ -29,7 +29,7 @@ finish() { echo "ok: $CHECKS checks"; exit 0; }
 wait_for() {
     local end=$((SECONDS + ${2:-120}))
     until eval "$1"; do
-        [ $SECONDS -lt $end ] || fail "waited in vain for: $1"
+        [ $SECONDS -lt $end ] || fail "gave up waiting for: $1"
         sleep 0.02
     done
 }

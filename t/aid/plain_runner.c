@@ -2,7 +2,7 @@
  *
  * Linked into every test program: it defines main() and the few functions of libcriterion through which a
  * test reports; the library only words its messages. Criterion's own runner talks to its tests over sockets
- * and threads, and on a busy machine it sometimes waited for ever with no test running; it can't
+ * and threads, and on a busy machine it sometimes hung with no test running; it can't
  * start at all in a program built with TSan. This one has one thread and waits for child processes.
  *
  *   X_test [--jobs N] [--filter PATTERN] [--fail-fast] [--debug] [SUITE/TEST]

@@ -18,7 +18,7 @@ ABSENT = object()
 def wait_until(condition, seconds=10):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "gave up waiting"
         time.sleep(0.02)
 
 

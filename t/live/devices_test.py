@@ -68,7 +68,7 @@ def works(name, path, more=''):
 
 
 def holds(what, path):
-    return r'%s holds %s; -o ext_format=%s has it overwritten, and all that is on it is lost' % (path, what, path)
+    return r'%s holds %s; -o ext_format=%s overwrites it, and all that is on it is lost' % (path, what, path)
 
 
 def files_of_others():

@@ -180,7 +180,7 @@ def memory_files_that_others_could_write(memory):
     os.chmod(memory, 0o666)
     said = refused_start(['-e', memory])
     expect('a file that others may write to is refused', re.fullmatch(
-        r'[^\n]*others may write to it \(mode 0666\); -o trust_memory_file takes it all the same\n', said), said)
+        r'[^\n]*others may write to it \(mode 0666\); -o trust_memory_file accepts it\n', said), said)
     with servers.Server(BINARY, ['-e', memory, '-o', 'trust_memory_file'], 'restart') as server:
         expect('unless trust_memory_file is set', Client(server).get(b'key') == b'value')
     os.unlink(memory)
@@ -235,8 +235,8 @@ def main():
             f.write('root:x:0:0:')
         os.chmod(memory, 0o600)
         said = refused_start(['-m', '64', '-e', memory])
-        expect('foreign data is refused', said == "memory file %s holds data that is not Extant's; -o ext_format=%s has it "
-               'overwritten, and all that is in it is lost\n' % (memory, memory), said)
+        expect('foreign data is refused', said == "memory file %s holds data that is not Extant's; -o ext_format=%s "
+               'overwrites it, and all that is in it is lost\n' % (memory, memory), said)
         with open(memory) as f:
             expect('and stays', f.read() == 'root:x:0:0:')
     finally:

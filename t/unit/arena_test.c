@@ -617,7 +617,7 @@ Test(arena_attach, foreign_file_is_refused, .init = dir_make, .fini = dir_remove
         cr_assert_null(arena_create(&opt, &attached, why, sizeof(why)));
         cr_assert_eq(errno, EEXIST);
         snprintf(wanted, sizeof(wanted),
-                 "memory file %s holds data that is not Extant's; -o ext_format=%s has it overwritten, and "
+                 "memory file %s holds data that is not Extant's; -o ext_format=%s overwrites it, and "
                  "all that is in it is lost",
                  file, file);
         cr_assert_str_eq(why, wanted);

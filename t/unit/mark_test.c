@@ -118,7 +118,7 @@ Test(mark, a_foreign_file_is_refused_and_unchanged)
     cr_assert_eq(device_open(&d, false), -EEXIST);
     char expected[400];
     snprintf(expected, sizeof(expected),
-             "%s holds data that is not Extant's; -o ext_format=%s has it overwritten, and all that "
+             "%s holds data that is not Extant's; -o ext_format=%s overwrites it, and all that "
              "is on it is lost",
              file, file);
     cr_assert_str_eq(why, expected);
