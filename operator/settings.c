@@ -1011,7 +1011,7 @@ static const struct flag flags[] = {
     X(CHECK_CONFIG, "check-config", "", "say whether all options are valid, and exit")             \
     X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")     \
     X(CHECK, "check", "<flash file>...",                                                           \
-      "is what a stopped cache left on flash sound? only reads; exit 0 yes, 1 no, 2 can't read")
+      "check what a stopped cache left on flash, changing nothing; exit 0 sound, 1 faults, 2 can't be read")
 enum own_option {
 #define X(id, name, arg, help) OWN_##id,
     OWN_OPTION_TABLE(X)
@@ -1049,10 +1049,10 @@ static void print_default(FILE *out, const struct setting *row, uint64_t scale)
 static const struct {
     const char *title, *letters;
 } flag_groups[] = {
-    {"Where clients connect", "lpsaUB"},
+    {"Where clients connect", "lpsaUBZ"},
     {"Memory and items", "mMIefnCDkL"},
     {"Threads and connections", "tcbRN"},
-    {"Who may do what", "YAFXW"},
+    {"Who may do what", "YSAFXW"},
     {"The process", ""},
 };
 static const struct {

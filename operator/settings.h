@@ -152,7 +152,7 @@ enum settings_bucket {
     X(U32, slab_automove_window, 10, 3, 1800, "s", NUMBER, "slab_automove_window",                                    \
       "how far the page mover looks back")                                                                            \
     X(U64, slab_chunk_max, 512 * KiB, 1, MiB, "bytes", NUMBER, "slab_chunk_max",                                      \
-      "largest chunk; larger items have several")                                                                     \
+      "largest chunk, given in KB; larger items have several")                                                                     \
     X(BOOL, lru_crawler, true, 0, 1, "", YES_NO, "lru_crawler", "look for expired items in the background")           \
     X(U32, lru_crawler_sleep, 100, 0, 1000000, "us", NUMBER, "lru_crawler_sleep",                                     \
       "pause of the crawler between items")                                                                           \
@@ -221,7 +221,7 @@ enum settings_bucket {
     X(TEXT, ssl_ciphers, 0, 0, 0, "", TEXT_NULL, "ssl_ciphers",                                                       \
       "ciphers for TLS up to 1.2, as OpenSSL names them")                                                             \
     X(TEXT, ssl_ca_cert, 0, 0, 0, "", TEXT_NULL, "ssl_ca_cert",                                                       \
-      "CA certificates for those of clients, PEM file")                                                               \
+      "CA certificates that clients' certificates are checked against, PEM file")                                                               \
     X(U32, ssl_wbuf_size, 16 * KiB, KiB, 16 * MiB, "bytes", NUMBER, "ssl_wbuf_size",                                  \
       "most bytes of replies to encrypt at once, given in KB; a record has 16")                                       \
     X(BOOL, ssl_session_cache, false, 0, 1, "", YES_NO, "ssl_session_cache",                                          \
@@ -260,7 +260,7 @@ enum settings_bucket {
     X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", HIDDEN, "",                                               \
       "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"                     \
       "or with k, a multiple of 64k")                                                                                 \
-    X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "I/O threads")                                                     \
+    X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "threads that write to flash and reclaim it")                                                     \
     X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads an I/O thread takes at once")                             \
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \
       "off; on: a clean stop moves everything to flash, also for a reboot; scan: after an\n"                          \
