@@ -4,8 +4,11 @@
 
 #include "base/why.h"
 #include "flash/engine.h"
+#include "flash/expiry.h"
+#include "flash/groups.h"
 #include "flash/numbers.h"
 #include "flash/uring.h"
+#include "upkeep/expire.h"
 #include "upkeep/probe.h"
 #include "upkeep/repair.h"
 #include "upkeep/tables.h"
@@ -133,7 +136,8 @@ static int start(struct extstore *e, char *why, size_t n)
     if (e->write_pool == NULL)
         return why_say(why, n, -errno, "flash: I/O threads can't be started (%s)", strerror(errno));
     e->reclaim = ext_reclaim_create(e);
-    if (e->reclaim == NULL)
+    e->expire = ext_expire_create(e);
+    if (e->reclaim == NULL || e->expire == NULL)
         return why_say(why, n, -errno, "flash: no memory for reclaim");
     /* Injected faults reach only what goes through device_ops. */
     bool wanted = e->opt.engine == EXT_ENGINE_URING ||
@@ -170,19 +174,22 @@ static void release(struct extstore *e)
     io_pool_destroy(e->write_pool);
     io_pool_destroy(e->read_pool);
     ext_reclaim_destroy(e->reclaim);
+    ext_expire_destroy(e->expire);
     extmap_destroy(e->map);
     ext_scan_end(e);
     ext_load_end(e);
     for (uint32_t i = 0; i < e->device_count; i++)
         ext_device_close(&e->devices[i]);
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
-        lock_destroy(&e->buckets[i].lock);
+    for (unsigned i = 0; i < EXT_STREAM_COUNT; i++)
+        lock_destroy(&e->streams[i].lock);
     pthread_cond_destroy(&e->idle_cond);
     lock_destroy(&e->page_lock);
     lock_destroy(&e->pool_lock);
     lock_destroy(&e->rings_lock);
     ext_room_end(e);
+    ext_groups_end(e);
     ext_numbers_end(e);
+    ext_expiry_end(e);
     free(e->wbufs);
     free(e->free_wbufs);
     free(e);
@@ -215,11 +222,12 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     lock_init(&e->pool_lock, LOCK_CONTROL);
     lock_init(&e->rings_lock, LOCK_STATS);
     lock_cond_init(&e->idle_cond);
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
-        lock_init(&e->buckets[i].lock, LOCK_EXT_BUCKET);
+    for (unsigned i = 0; i < EXT_STREAM_COUNT; i++) {
+        lock_init(&e->streams[i].lock, LOCK_EXT_BUCKET);
         for (uint32_t k = 0; k < EXT_DEVICES_MAX; k++)
-            e->buckets[i].files[k].page = EXT_NO_PAGE;
+            e->streams[i].files[k].page = EXT_NO_PAGE;
     }
+    ext_groups_init(e);
     ext_probe_init(e);
 
     rc = share_memory(e, why, why_bytes);
@@ -340,6 +348,7 @@ static void count_pages(struct extstore *e, struct ext_info *out)
         out->pages_bad += s == EXT_PAGE_BAD;
         out->objects_used += atomic_load(&p->objects);
         out->bytes_used += bytes;
+        out->expired_bytes += ext_expiry_bytes(e, i);
         out->bytes_fragmented += e->page_bytes - min_u64(bytes, e->page_bytes);
     }
 }
@@ -365,7 +374,7 @@ void ext_info(struct extstore *e, struct ext_info *out)
     out->wbufs_free = e->wbuf_count - dirty;
     out->wbufs_stuck = atomic_load(&e->stuck_wbufs);
     out->buffer_bytes = arena_used_bytes(e->arena, ARENA_USE_BUFFER);
-    out->page_table_bytes = ext_tables_bytes(e);
+    out->page_table_bytes = ext_tables_bytes(e) + ext_expiry_table_bytes(e);
     out->engine = e->uring ? "io_uring" : "threads";
     out->direct = true;
     for (uint32_t i = 0; i < e->device_count; i++)

@@ -96,6 +96,7 @@ struct restart_options storage_options(const struct settings *s, struct cache_co
         .write_limit_bytes_per_sec = s->ext_write_limit,
         .write_limit_bytes_per_day = s->ext_daily_writes,
         .verify_writes = s->ext_verify_writes,
+        .ttl_groups = s->ext_ttl_groups,
     };
     for (uint32_t i = 0; i < s->ext_file_count; i++)
         o.flash.devices[i] = (struct ext_device_options){.path = s->ext_files[i].path,

@@ -568,7 +568,7 @@ static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)
     LINE(device_reads), LINE(buffer_hits), LINE(bad_checksums), LINE(evicted_index_full);
     LINE(reads_shared), LINE(reads_put_away), LINE(reads_waiting);
     LINE(objects_expired), LINE(objects_unread_dropped), LINE(wbufs_free), LINE(wbufs_busy);
-    LINE(wbufs_stuck), LINE(page_table_bytes);
+    LINE(wbufs_stuck), LINE(page_table_bytes), LINE(expired_bytes);
 #undef LINE
     emit(ctx, "ext_degraded", "%s", v.degraded ? "yes" : "no");
     emit(ctx, "ext_degraded_why", "%s", v.degraded_why);

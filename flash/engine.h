@@ -5,7 +5,10 @@
  *   flash/numbers.c  which page of which device has which number
  *   flash/page.c     the page table: states, versions, counts, pins, free pages
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
- *   upkeep/reclaim.c  what maintenance does with pages: expire, rescue, evict
+ *   flash/groups.c   which records share a page, since they expire together
+ *   flash/expiry.c   how many bytes of each page have expired
+ *   upkeep/reclaim.c  what maintenance does with pages: rescue, evict
+ *   upkeep/expire.c   pages that have expired whole
  *   upkeep/probe.c    have failed devices and BAD pages recovered?
  *   flash/ring.c     reads of a worker, over flash/uring.c or flash/pread.c
  *   upkeep/tables.c   the tables in the arena at a start; upkeep/repair.c: are those of an earlier process sound?
@@ -32,6 +35,9 @@
 #define EXT_NOTE_BYTES 320
 #define EXT_ROOT_BYTES 1952u
 #define EXT_COUNTER_ROOM 64
+#define EXT_GROUPS_MAX 32u
+#define EXT_STREAM_COUNT (EXT_BUCKET_COUNT + EXT_GROUPS_MAX)
+#define EXT_EXPIRY_OCTAVES 14u
 /* Buffers and pages that only reclaim and the rewrite of failed writes may take, the last buffer only
  * the rewrite: without them neither could begin, and nothing would ever become free again. */
 #define EXT_RESERVED_WBUFS 2u
@@ -177,6 +183,8 @@ struct ext_wbuf {
     /* under LOCK_EXT_BUCKET while OPEN, then the flusher's */
     uint64_t slot;
     uint32_t page;
+    uint32_t stream;
+    uint32_t waits;                  /* for a page that has expired to be swept */
     uint32_t fill_bytes, fill_count; /* reserved so far */
     bool moved;                      /* its records were moved, it must be given back */
     uint32_t rounds;                 /* failed writes of the whole slot */
@@ -192,16 +200,36 @@ struct ext_wbuf {
 };
 #define EXT_WBUF_CLOSED 0x80000000u
 
-/* A bucket at work. It has one page on each device at most, and more than one only while a device has
- * more buffers to write than its share: then the bucket goes on elsewhere and comes back later. */
-struct ext_bucket_files {
+/* Appends to pages of their own: those of a bucket, or of a group (flash/groups.h). A stream has one page on each device at most, and more than one only while a device has
+ * more buffers to write than its share: then the stream goes on elsewhere and comes back later. */
+struct ext_stream {
     struct lock lock; /* LOCK_EXT_BUCKET */
     struct ext_wbuf *open;
     uint32_t device; /* that of the last wbuf opened */
-    struct ext_bucket_file {
+    struct ext_stream_file {
         _Atomic(uint32_t) page; /* whose slots are given out, or EXT_NO_PAGE; also read without */
         uint32_t next_slot;     /* of that page */
     } files[EXT_DEVICES_MAX];
+};
+
+/* Which records go to which group; see flash/groups.h. */
+struct ext_groups {
+    /* const after create */
+    uint32_t count;   /* 0: there are none */
+    uint32_t buckets; /* a bit for each that has them */
+    /* under lock */
+    struct lock lock;               /* LOCK_EXT_BUCKET */
+    uint32_t until[EXT_GROUPS_MAX]; /* unix time; 0: not used before */
+    uint32_t width;
+    /* atomic */
+    _Atomic(uint32_t) horizon_sec; /* 0: not known yet */
+};
+
+/* What is known of when a page's records expire; see flash/expiry.h. */
+struct ext_expiry {
+    _Atomic(uint32_t) opened, turned; /* unix time; 0: by an earlier process */
+    _Atomic(uint32_t) first;          /* expiry */
+    _Atomic(uint32_t) granules[EXT_EXPIRY_OCTAVES];
 };
 
 /* A device's pending writes. Its flushes use only its share of the threads, so that a
@@ -226,6 +254,7 @@ struct ext_read_counters { /* one for each ring: written by its thread only */
 };
 
 struct ext_reclaim;
+struct ext_expire;
 struct ext_saved;
 struct ext_scan;
 
@@ -276,6 +305,7 @@ struct extstore {
     bool uring;                 /* the engine that rings try first */
     uint64_t ring_bytes;        /* read buffers of one ring: slots, and as much for large reads */
     struct ext_reclaim *reclaim;
+    struct ext_expire *expire;
     struct ext_saved *saved; /* what a checkpoint has, while it is loaded */
     struct ext_scan *scan; /* buffers of upkeep/scan.c, until ext_attach_done */
     void (*event_fn)(void *ctx, const char *line);
@@ -283,7 +313,9 @@ struct extstore {
     void (*maint_fn)(void *ctx);
     void *maint_ctx;
 
-    struct ext_bucket_files buckets[EXT_BUCKET_COUNT]; /* each under its own lock */
+    struct ext_stream streams[EXT_STREAM_COUNT]; /* each under its own lock: of the buckets, then of the groups */
+    struct ext_groups groups;
+    struct ext_expiry *expiry; /* of each page */
     struct ext_backlog backlogs[EXT_DEVICES_MAX];
     uint32_t flushes_at_once; /* of a device; const after create */
 
@@ -318,6 +350,7 @@ struct extstore {
     _Atomic(uint32_t) stuck_wbufs;
     _Atomic(uint32_t) evict_requests; /* ext_evict_oldest calls not yet served */
     struct pace pace;                 /* the limits of writing */
+    _Atomic(uint32_t) now_unix;       /* as maintenance was told last */
     _Atomic(uint32_t) fill_sec;       /* how long the last written buffer was open and in flight */
     _Atomic(uint32_t) bad_pages;
     _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
@@ -384,6 +417,13 @@ static inline uint32_t ext_slot_front(const struct extstore *e, uint64_t slot)
 static inline enum ext_page_state ext_page_state_of(const struct ext_page *p)
 {
     return (enum ext_page_state)atomic_load_explicit(&p->state, memory_order_acquire);
+}
+/* Has all that the page holds expired? A little later than promised, for clocks. */
+#define EXT_EXPIRE_GRACE_SEC 2u
+static inline bool ext_page_has_expired(const struct ext_page *p, uint32_t now_unix)
+{
+    uint32_t exptime_max = ext_raised_get(&p->exptime_max);
+    return exptime_max != UINT32_MAX && exptime_max + EXT_EXPIRE_GRACE_SEC < now_unix;
 }
 /* Has a device the page? */
 static inline bool ext_page_is_there(const struct extstore *e, uint32_t page)

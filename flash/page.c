@@ -2,6 +2,7 @@
 #include "flash/page.h"
 
 #include "flash/engine.h"
+#include "flash/expiry.h"
 #include "flash/room.h"
 
 #define PAGES_KEPT 2u /* free pages of a class that are not opened only to pass a busy device */
@@ -99,6 +100,7 @@ static void page_begin(struct extstore *e, enum ext_bucket bucket, uint32_t page
     atomic_store_explicit(&p->bytes_appended, 0, memory_order_relaxed);
     atomic_store_explicit(&p->bytes_real, 0, memory_order_relaxed);
     atomic_store_explicit(&p->order, version, memory_order_relaxed);
+    ext_expiry_begin(e, page);
     atomic_store(&p->version, version);
     atomic_store(&p->state, EXT_PAGE_OPEN);
     ext_count(e, EXT_N_page_allocs, 1);
@@ -212,8 +214,12 @@ void ext_page_seal(struct extstore *e, uint32_t page)
     ASSERT(page < e->page_count);
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
-    if (ext_page_state_of(p) == EXT_PAGE_OPEN)
+    if (ext_page_state_of(p) == EXT_PAGE_OPEN) {
+        /* A page that took long to fill is as old as its records, in the mean. */
+        uint32_t version = atomic_load(&p->version), newest = atomic_load(&e->root->next_version);
+        atomic_store_explicit(&p->order, version + (newest - version) / 2, memory_order_relaxed);
         atomic_store(&p->state, EXT_PAGE_SEALED);
+    }
     page_changed(e, page);
     lock_release(&e->page_lock);
     ext_page_try_free(e, page);
@@ -242,6 +248,7 @@ void ext_page_stay(struct extstore *e, uint32_t page)
     struct ext_page *p = &e->pages[page];
     lock_take(&e->page_lock);
     ASSERT(atomic_load(&p->refs) > 0); /* the caller's */
+    ext_expiry_stay(e, page);
     atomic_store_explicit(&p->order, atomic_fetch_add(&e->root->next_version, 1) + 1, memory_order_relaxed);
     if (ext_page_state_of(p) == EXT_PAGE_DRAINING)
         atomic_store(&p->state, EXT_PAGE_SEALED);
@@ -356,6 +363,7 @@ void ext_page_add_object(struct extstore *e, uint32_t page, uint64_t record_byte
     atomic_fetch_add_explicit(&p->bytes_real, record_bytes, memory_order_relaxed);
     ext_raise(&p->exptime_max, exptime_unix == 0 ? UINT32_MAX : exptime_unix);
     ext_raise(&p->time_max, time_unix);
+    ext_expiry_add(e, page, exptime_unix, record_bytes);
 }
 
 uint64_t ext_page_live_bytes(const struct ext_page *p)

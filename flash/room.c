@@ -68,7 +68,7 @@ bool ext_is_writable(struct extstore *e)
     if (atomic_load(&e->dirty_wbufs) + EXT_RESERVED_WBUFS >= e->wbuf_count)
         return false;
     for (uint32_t i = 0; i < e->device_count; i++) {
-        uint32_t page = atomic_load(&e->buckets[EXT_BUCKET_DEFAULT].files[i].page);
+        uint32_t page = atomic_load(&e->streams[EXT_BUCKET_DEFAULT].files[i].page);
         if (page != EXT_NO_PAGE && ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN &&
             atomic_load(&e->pages[page].slots_used) < e->slots_per_page &&
             !ext_device_failed(ext_page_device(e, page)))

@@ -107,6 +107,17 @@ enum ext_dropped {
     EXT_DROPPED_BUSY,  /* too many of those: ask again */
 };
 
+/* Places to sweep: from first to before end; with pages, only those of these pages. */
+struct ext_sweep {
+    ext_place first, end;
+    const bool *pages;
+    uint64_t page_granules;
+};
+static inline bool ext_sweep_has(const struct ext_sweep *s, ext_place place)
+{
+    return place >= s->first && place < s->end && (s->pages == NULL || s->pages[place / s->page_granules]);
+}
+
 /* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
  * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is what ext_append was given. */
 struct ext_callbacks {
@@ -130,11 +141,11 @@ struct ext_callbacks {
     void (*cool)(void *ctx, uint64_t hash, ext_place place);
     /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
     bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
-    /* For objects of a page whose tables cannot be read: sweep everything that refers into
-     * [first, first+count) granules; bounded work per call through *cursor (start at 0); returns
+    /* For objects of pages whose tables cannot be read, or need not: sweep everything that refers to what
+     * ext_sweep_has; bounded work per call through *cursor (start at 0); returns
      * true while there is more. What it leaves, since it can't go at once, it drops later and says so by
      * ext_count_dropped. */
-    bool (*sweep)(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, enum ext_drop_why why);
+    bool (*sweep)(void *ctx, const struct ext_sweep *what, uint64_t *cursor, enum ext_drop_why why);
     /* The hash that a record of this key was appended with: for those of a slot whose table can't
      * be read, but their records can. Pure. May be NULL: then they are swept. */
     uint64_t (*hash_of)(void *ctx, const char *key, unsigned key_bytes);
@@ -165,6 +176,7 @@ struct ext_options {
     unsigned io_threads, io_depth;
     unsigned ring_count; /* rings that will be made: shares the memory for reads; 0: 4 */
     enum ext_engine engine;
+    unsigned ttl_groups; /* at most, for records by the time at which they expire; 0: none */
     uint64_t write_limit_bytes_per_sec, write_limit_bytes_per_day; /* given to devices; 0: none */
     bool verify_writes; /* each write is read back before its buffer is freed */
     struct ext_callbacks callbacks;
@@ -289,6 +301,7 @@ struct ext_info {
     EXT_COUNTER_TABLE(X) EXT_READ_COUNTER_TABLE(X) EXT_SHARED_COUNTER_TABLE(X)
 #undef X
     uint64_t pages_free, pages_used, pages_bad, objects_used, bytes_used, bytes_fragmented;
+    uint64_t expired_bytes; /* in pages that are in use, about (flash/expiry.h) */
     uint64_t limit_maxbytes, io_queue, wbufs_free, wbufs_busy, wbufs_stuck, buffer_bytes, page_table_bytes;
     uint64_t reads_waiting;     /* now, for a buffer */
     uint64_t read_copies_bytes; /* now, of large reads; small ones are in buffer_bytes */

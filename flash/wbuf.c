@@ -2,6 +2,7 @@
 #include "flash/wbuf.h"
 
 #include "flash/engine.h"
+#include "flash/groups.h"
 #include "flash/page.h"
 #include "flash/room.h"
 
@@ -11,6 +12,8 @@
 #define STUCK_DELAY_NS UINT64_C(50000000)     /* before the second round; doubled each time */
 #define STUCK_DOUBLINGS_MAX 4u                /* 0.8 s */
 #define COMPARE_BYTES (128 * KiB) /* read back at once */
+#define DEAD_DELAY_NS UINT64_C(5000000) /* a page has expired: its words are swept soon, */
+#define DEAD_WAITS 200u                 /* in a second at most, or else it is written */
 #define BUSY_DELAY_NS UINT64_C(1000000)   /* a reader copies from a buffer that is to be freed */
 
 static void flush_run(struct io_job *job);
@@ -21,7 +24,7 @@ static enum ext_wbuf_state state_of(const struct ext_wbuf *w)
 }
 
 /* What the drawing in flash/engine.h promises of a wbuf that holds records. By the thread that the wbuf
- * belongs to: an appender of its bucket, then the flusher. */
+ * belongs to: an appender of its stream, then the flusher. */
 static void assert_wbuf(const struct ext_wbuf *w)
 {
     const struct extstore *e = w->e;
@@ -32,7 +35,7 @@ static void assert_wbuf(const struct ext_wbuf *w)
     ASSERT(w->page < e->page_count && ext_slot_page(e, w->slot) == w->page);
     ASSERT(w->fill_bytes >= ext_slot_front(e, w->slot));
     ASSERT(w->fill_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count));
-    ASSERT(w->root->bucket < EXT_BUCKET_COUNT && w->written <= e->wbuf_bytes);
+    ASSERT(w->stream < EXT_STREAM_COUNT && w->root->bucket < EXT_BUCKET_COUNT && w->written <= e->wbuf_bytes);
 }
 
 void ext_wbuf_init(struct extstore *e, uint32_t id, struct ext_wbuf_root *root)
@@ -98,8 +101,8 @@ static void give_buffer_back(struct ext_wbuf *w)
     ASSERT(dirty > 0);
 }
 
-/* Has the bucket's page on this device a slot left, that can be written? */
-static bool has_slot(struct extstore *e, const struct ext_bucket_file *f)
+/* Has the stream's page on this device a slot left, that can be written? */
+static bool has_slot(struct extstore *e, const struct ext_stream_file *f)
 {
     uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
     return page != EXT_NO_PAGE && f->next_slot < e->slots_per_page &&
@@ -107,8 +110,8 @@ static bool has_slot(struct extstore *e, const struct ext_bucket_file *f)
            !ext_device_failed(ext_page_device(e, page));
 }
 
-/* A page that the bucket has open on a device that is not busy, this one first; false: there is none. */
-static bool find_idle_page(struct extstore *e, const struct ext_bucket_files *b, uint32_t *device)
+/* A page that the stream has open on a device that is not busy, this one first; false: there is none. */
+static bool find_idle_page(struct extstore *e, const struct ext_stream *b, uint32_t *device)
 {
     lock_assert_held(&b->lock);
     for (uint32_t i = 0; i < e->device_count; i++) {
@@ -122,11 +125,11 @@ static bool find_idle_page(struct extstore *e, const struct ext_bucket_files *b,
     return false;
 }
 
-static void begin_page(struct extstore *e, struct ext_bucket_files *b, uint32_t page)
+static void begin_page(struct extstore *e, struct ext_stream *b, uint32_t page)
 {
     lock_assert_held(&b->lock);
-    ASSERT(page < e->page_count && e->pages[page].bucket == b - e->buckets);
-    struct ext_bucket_file *f = &b->files[b->device = e->where[page].device];
+    ASSERT(page < e->page_count && e->pages[page].bucket == ext_stream_bucket(e, (unsigned)(b - e->streams)));
+    struct ext_stream_file *f = &b->files[b->device = e->where[page].device];
     uint32_t before = atomic_load_explicit(&f->page, memory_order_relaxed);
     /* An unfinished page is left behind only when its device failed. */
     if (before != EXT_NO_PAGE && f->next_slot < e->slots_per_page)
@@ -135,11 +138,12 @@ static void begin_page(struct extstore *e, struct ext_bucket_files *b, uint32_t 
     f->next_slot = 0;
 }
 
-/* Makes sure that the bucket has a page with a slot left, on b->device. While that device has more to
- * write than its share, the bucket goes on with a page on another, if one is free. */
-static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
+/* Makes sure that the stream has a page with a slot left, on b->device. While that device has more to
+ * write than its share, the stream goes on with a page on another, if one is free. */
+static int need_slot(struct extstore *e, unsigned stream, bool reserve)
 {
-    struct ext_bucket_files *b = &e->buckets[bucket];
+    enum ext_bucket bucket = ext_stream_bucket(e, stream);
+    struct ext_stream *b = &e->streams[stream];
     lock_assert_held(&b->lock);
     if (find_idle_page(e, b, &b->device))
         return 0;
@@ -161,24 +165,24 @@ static int need_slot(struct extstore *e, enum ext_bucket bucket, bool reserve)
     return rc;
 }
 
-/* Opens a wbuf on the bucket's page. The caller makes it the bucket's open one and closes the one before, or
+/* Opens a wbuf on the stream's page. The caller makes it the stream's open one and closes the one before, or
  * keeps it for itself. */
-static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use use,
+static int open_wbuf(struct extstore *e, unsigned stream, enum wbuf_use use,
                      struct ext_wbuf **out)
 {
-    struct ext_bucket_files *b = &e->buckets[bucket];
+    struct ext_stream *b = &e->streams[stream];
     lock_assert_held(&b->lock);
     struct ext_wbuf *w = take_buffer(e, use);
     if (w == NULL) /* don't wait for a device that may never recover */
         return any_device_takes_writes(e) ? -EAGAIN : -EIO;
-    int rc = need_slot(e, bucket, use != FOR_APPEND);
+    int rc = need_slot(e, stream, use != FOR_APPEND);
     if (rc != 0) {
         lock_take(&e->page_lock);
         give_buffer_back(w);
         lock_release(&e->page_lock);
         return rc;
     }
-    struct ext_bucket_file *f = &b->files[b->device];
+    struct ext_stream_file *f = &b->files[b->device];
     uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
     struct ext_page *p = &e->pages[page];
     ASSERT(page != EXT_NO_PAGE && f->next_slot < e->slots_per_page);
@@ -188,11 +192,12 @@ static int open_wbuf(struct extstore *e, enum ext_bucket bucket, enum wbuf_use u
     w->fill_bytes = ext_slot_front(e, w->slot);
     w->fill_count = 0;
     w->moved = false;
-    w->rounds = w->chunk_tries = w->compare_tries = 0;
+    w->rounds = w->chunk_tries = w->compare_tries = w->waits = 0;
     w->written = 0;
     w->opened_ns = io_now_ns();
     w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
-    w->root->bucket = bucket;
+    w->root->bucket = ext_stream_bucket(e, stream);
+    w->stream = stream;
     atomic_store_explicit(&w->root->front_bytes, w->fill_bytes, memory_order_relaxed);
     atomic_store_explicit(&w->root->count, 0, memory_order_release);
     atomic_store(&w->writers, 0);
@@ -216,28 +221,32 @@ static bool fits(const struct extstore *e, const struct ext_wbuf *w, uint64_t re
     return bytes + record_bytes <= ext_table_start(e->wbuf_bytes, w->fill_count + 1);
 }
 
-/* No more appends begin. Bucket lock held; the wbuf is not the bucket's open one any more. */
+/* No more appends begin. The stream's lock is held; the wbuf is not its open one any more. */
 static void close_wbuf(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     assert_wbuf(w);
-    lock_assert_held(&e->buckets[w->root->bucket].lock);
-    ASSERT(state_of(w) == EXT_WBUF_OPEN && e->buckets[w->root->bucket].open != w);
+    lock_assert_held(&e->streams[w->stream].lock);
+    ASSERT(state_of(w) == EXT_WBUF_OPEN && e->streams[w->stream].open != w);
     uint32_t page = w->page;
     bool last = w->slot % e->slots_per_page == e->slots_per_page - 1;
     atomic_store_explicit(&w->state, EXT_WBUF_FLUSHING, memory_order_relaxed);
     atomic_fetch_add(&e->flushing_wbufs, 1);
     atomic_fetch_add(&e->backlogs[e->where[page].device].wbufs, 1);
-    if (last)
+    if (last) {
+        struct ext_stream_file *f = &e->streams[w->stream].files[e->where[page].device];
+        if (atomic_load_explicit(&f->page, memory_order_relaxed) == page)
+            atomic_store_explicit(&f->page, EXT_NO_PAGE, memory_order_relaxed);
         ext_page_seal(e, page); /* our own reference keeps it from being freed */
+    }
     if (atomic_fetch_or(&w->writers, EXT_WBUF_CLOSED) == 0)
         io_pool_submit(e->write_pool, &w->job);
 }
 
-void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
+void ext_wbuf_close_open(struct extstore *e, unsigned stream)
 {
-    ASSERT(bucket < EXT_BUCKET_COUNT);
-    struct ext_bucket_files *b = &e->buckets[bucket];
+    ASSERT(stream < EXT_STREAM_COUNT);
+    struct ext_stream *b = &e->streams[stream];
     lock_take(&b->lock);
     struct ext_wbuf *w = b->open;
     b->open = NULL;
@@ -246,36 +255,20 @@ void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket)
     lock_release(&b->lock);
 }
 
-/* The page that the bucket appends to on this device, or EXT_NO_PAGE; its number stays behind when it is
- * full. */
-static uint32_t open_page(const struct extstore *e, unsigned bucket, uint32_t device)
+uint32_t ext_stream_page(const struct extstore *e, unsigned stream, uint32_t device)
 {
-    const struct ext_bucket_file *f = &e->buckets[bucket].files[device];
+    ASSERT(stream < EXT_STREAM_COUNT && device < e->device_count);
+    const struct ext_stream_file *f = &e->streams[stream].files[device];
     uint32_t page = atomic_load_explicit(&f->page, memory_order_relaxed);
-    bool is_ours = page != EXT_NO_PAGE && e->pages[page].bucket == bucket &&
-                   ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN;
-    return is_ours ? page : EXT_NO_PAGE;
+    bool is_open = page != EXT_NO_PAGE && ext_page_state_of(&e->pages[page]) == EXT_PAGE_OPEN;
+    return is_open ? page : EXT_NO_PAGE;
 }
 
-bool ext_wbuf_end_oldest_page(struct extstore *e)
+/* Ends the stream's page on this device, full or not. Its lock is held. */
+static void end_page(struct extstore *e, struct ext_stream *b, uint32_t device)
 {
-    uint32_t newest = atomic_load(&e->root->next_version), best_age = 0, device = 0;
-    struct ext_bucket_files *b = NULL;
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT * e->device_count; i++) {
-        uint32_t page = open_page(e, i % EXT_BUCKET_COUNT, i / EXT_BUCKET_COUNT);
-        if (page == EXT_NO_PAGE || atomic_load(&e->pages[page].objects) == 0)
-            continue;
-        uint32_t age = newest - atomic_load(&e->pages[page].version);
-        if (b == NULL || age > best_age) {
-            b = &e->buckets[i % EXT_BUCKET_COUNT];
-            device = i / EXT_BUCKET_COUNT;
-            best_age = age;
-        }
-    }
-    if (b == NULL)
-        return false;
-    lock_take(&b->lock);
-    uint32_t page = open_page(e, (unsigned)(b - e->buckets), device);
+    lock_assert_held(&b->lock);
+    uint32_t page = ext_stream_page(e, (unsigned)(b - e->streams), device);
     struct ext_wbuf *open = b->open;
     if (open != NULL && (page == EXT_NO_PAGE || open->page == page)) {
         b->open = NULL;
@@ -285,25 +278,60 @@ bool ext_wbuf_end_oldest_page(struct extstore *e)
         atomic_store_explicit(&b->files[device].page, EXT_NO_PAGE, memory_order_relaxed);
         ext_page_seal(e, page);
     }
+}
+
+static void end_pages(struct extstore *e, struct ext_stream *b)
+{
+    for (uint32_t device = 0; device < e->device_count; device++)
+        end_page(e, b, device);
+}
+
+void ext_wbuf_end_stream(struct extstore *e, unsigned stream)
+{
+    ASSERT(stream < EXT_STREAM_COUNT);
+    lock_take(&e->streams[stream].lock);
+    end_pages(e, &e->streams[stream]);
+    lock_release(&e->streams[stream].lock);
+}
+
+bool ext_wbuf_end_oldest_page(struct extstore *e)
+{
+    uint32_t newest = atomic_load(&e->root->next_version), best_age = 0, device = 0;
+    struct ext_stream *b = NULL;
+    for (unsigned i = 0; i < EXT_STREAM_COUNT * e->device_count; i++) {
+        uint32_t page = ext_stream_page(e, i % EXT_STREAM_COUNT, i / EXT_STREAM_COUNT);
+        if (page == EXT_NO_PAGE || atomic_load(&e->pages[page].objects) == 0)
+            continue;
+        uint32_t age = newest - atomic_load(&e->pages[page].version);
+        if (b == NULL || age > best_age) {
+            b = &e->streams[i % EXT_STREAM_COUNT];
+            device = i / EXT_STREAM_COUNT;
+            best_age = age;
+        }
+    }
+    if (b == NULL)
+        return false;
+    lock_take(&b->lock);
+    end_page(e, b, device);
     lock_release(&b->lock);
     return true;
 }
 
-/* If all buffers are open in some bucket, or stuck, and none is being written, none would ever come
- * back: writes out the one that was opened first. The lock of bucket `held` is held. */
-static void flush_oldest_open(struct extstore *e, enum ext_bucket held)
+/* If all buffers are open in some stream, or stuck, and none is being written, none would ever come
+ * back: writes out the one that was opened first. The lock of stream `held` is held. */
+static void flush_oldest_open(struct extstore *e, unsigned held)
 {
-    lock_assert_held(&e->buckets[held].lock);
+    lock_assert_held(&e->streams[held].lock);
     if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
         return;
-    struct ext_bucket_files *victim = NULL;
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++) {
-        struct ext_bucket_files *b = &e->buckets[i];
+    struct ext_stream *victim = NULL;
+    for (unsigned i = 0; i < EXT_STREAM_COUNT; i++) {
+        struct ext_stream *b = &e->streams[i];
         if (i != held && !lock_try(&b->lock)) /* out of order, and so only tried */
             continue;
         if (b->open != NULL && b->open->fill_count > 0 &&
             (victim == NULL || b->open->opened_ns < victim->open->opened_ns)) {
-            if (victim != NULL && victim != &e->buckets[held])
+            if (victim != NULL && victim != &e->streams[held])
                 lock_release(&victim->lock);
             victim = b;
         } else if (i != held) {
@@ -317,7 +345,7 @@ static void flush_oldest_open(struct extstore *e, enum ext_bucket held)
     ASSERT(w != NULL && w->fill_count > 0);
     victim->open = NULL;
     close_wbuf(w);
-    if (victim != &e->buckets[held])
+    if (victim != &e->streams[held])
         lock_release(&victim->lock);
 }
 
@@ -343,19 +371,21 @@ static void reserve_in(struct ext_wbuf *w, const struct ext_record_in *in, uint6
     ext_page_add_object(e, w->page, record_bytes, out->len_class, in->exptime_unix, in->time_unix);
 }
 
-/* The same in the bucket's open wbuf, or the next. */
-static int reserve_room(struct extstore *e, enum ext_bucket bucket, const struct ext_record_in *in,
+/* The same in the stream's open wbuf, or the next; ends: in a page that begins. */
+static int reserve_room(struct extstore *e, unsigned stream, bool ends, const struct ext_record_in *in,
                         uint64_t record_bytes, bool reserve, struct ext_append *out)
 {
-    struct ext_bucket_files *b = &e->buckets[bucket];
+    struct ext_stream *b = &e->streams[stream];
     lock_take(&b->lock);
+    if (ends)
+        end_pages(e, b);
     struct ext_wbuf *w = b->open;
     if (w == NULL || !fits(e, w, record_bytes)) {
         struct ext_wbuf *fresh;
-        int rc = open_wbuf(e, bucket, reserve ? FOR_RECLAIM : FOR_APPEND, &fresh);
+        int rc = open_wbuf(e, stream, reserve ? FOR_RECLAIM : FOR_APPEND, &fresh);
         if (rc != 0) {
             if (rc == -EAGAIN)
-                flush_oldest_open(e, bucket);
+                flush_oldest_open(e, stream);
             else if (rc == -ENOSPC && !reserve)
                 ext_wake_maint(e);
             lock_release(&b->lock);
@@ -391,7 +421,11 @@ int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ex
     uint64_t record_bytes = ext_record_bytes(in->key_bytes, in->value_bytes);
     if (record_bytes > ext_record_max_bytes(e))
         return -E2BIG;
-    int rc = reserve_room(e, bucket, in, record_bytes, reserve, out);
+    bool ends;
+    unsigned stream = ext_group_stream(e, bucket, in->exptime_unix, &ends);
+    int rc = reserve_room(e, stream, ends, in, record_bytes, reserve, out);
+    if (rc != 0 && stream != bucket) /* a group needs a buffer and a page of its own; the bucket may have both */
+        rc = reserve_room(e, bucket, false, in, record_bytes, reserve, out);
     if (rc != 0)
         return rc;
     if (seq == 0)
@@ -434,8 +468,8 @@ uint64_t ext_record_max_bytes(const struct extstore *e)
 int ext_sync(struct extstore *e, int64_t timeout_ms)
 {
     lock_assert_none_held();
-    for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
-        ext_wbuf_close_open(e, (enum ext_bucket)i);
+    for (unsigned i = 0; i < EXT_STREAM_COUNT; i++)
+        ext_wbuf_close_open(e, i);
     uint64_t end = io_now_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
     int rc = 0;
     lock_take(&e->notify_lock);
@@ -631,8 +665,8 @@ static void retire_page(struct ext_wbuf *w, int rc)
     if (first || w->rounds > 0)
         ext_device_page_failed(d, rc);
     ext_wake_maint(e);
-    struct ext_bucket_files *b = &e->buckets[w->root->bucket];
-    struct ext_bucket_file *f = &b->files[e->where[page].device];
+    struct ext_stream *b = &e->streams[w->stream];
+    struct ext_stream_file *f = &b->files[e->where[page].device];
     lock_take(&b->lock);
     if (atomic_load_explicit(&f->page, memory_order_relaxed) == page) {
         atomic_store_explicit(&f->page, EXT_NO_PAGE, memory_order_relaxed);
@@ -680,11 +714,11 @@ static void move_record(struct ext_wbuf *w, const struct ext_entry *entry, struc
 static bool move_records(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
-    struct ext_bucket_files *b = &e->buckets[w->root->bucket];
+    struct ext_stream *b = &e->streams[w->stream];
     struct ext_wbuf *to;
     ASSERT(!w->moved && atomic_load(&w->writers) == EXT_WBUF_CLOSED);
     lock_take(&b->lock);
-    int rc = open_wbuf(e, w->root->bucket, FOR_REWRITE, &to);
+    int rc = open_wbuf(e, w->stream, FOR_REWRITE, &to);
     lock_release(&b->lock);
     if (rc != 0)
         return false;
@@ -768,11 +802,39 @@ static bool begin_turn(struct ext_wbuf *w, uint32_t device)
     return may;
 }
 
+/* Does nothing refer to the page any more, and will nothing? Then there is no use in writing to it. A page that is not
+ * OPEN gets no object; then only wbufs have references. */
+static bool is_dead(const struct ext_wbuf *w)
+{
+    const struct ext_page *p = &w->e->pages[w->page];
+    return ext_page_state_of(p) != EXT_PAGE_OPEN && atomic_load(&p->objects) == 0 &&
+           atomic_load(&p->refs) == atomic_load(&p->slots_busy);
+}
+
+/* Will that be so soon, since all of the page has expired? */
+static bool dies_soon(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    const struct ext_page *p = &e->pages[w->page];
+    return ext_page_state_of(p) != EXT_PAGE_OPEN && w->written == 0 && !atomic_load(&e->stopping) &&
+           ext_raised_get(&p->exptime_max) <= atomic_load_explicit(&e->now_unix, memory_order_relaxed) &&
+           w->waits++ < DEAD_WAITS;
+}
+
 /* The wbuf may be in use again when this returns. */
 static void flush(struct ext_wbuf *w)
 {
     assert_wbuf(w);
     ASSERT(atomic_load(&w->writers) == EXT_WBUF_CLOSED); /* each append has ended */
+    if (is_dead(w)) {
+        w->moved = true;
+        abandon(w);
+        return;
+    }
+    if (dies_soon(w)) {
+        io_pool_submit_after(w->e->write_pool, &w->job, DEAD_DELAY_NS);
+        return;
+    }
     if (w->written == 0 && ext_slot_front(w->e, w->slot) > 0)
         ext_mark_fill(w->memory, ext_page_device(w->e, w->page)->stamp);
     if (w->written == 0)
@@ -826,10 +888,11 @@ void ext_wbuf_attach(struct extstore *e)
         if (ext_page_state_of(p) != EXT_PAGE_OPEN)
             continue;
         ASSERT(p->bucket < EXT_BUCKET_COUNT);
-        struct ext_bucket_files *b = &e->buckets[p->bucket];
-        struct ext_bucket_file *f = &b->files[e->where[page].device];
+        struct ext_stream *b = &e->streams[p->bucket];
+        struct ext_stream_file *f = &b->files[e->where[page].device];
         uint32_t used = atomic_load(&p->slots_used);
-        if (atomic_load(&f->page) == EXT_NO_PAGE && used < e->slots_per_page && is_of_now(e, page)) {
+        bool is_group = p->bucket == EXT_BUCKET_LOWTTL && ext_groups_are_on(e); /* these begin again */
+        if (!is_group && atomic_load(&f->page) == EXT_NO_PAGE && used < e->slots_per_page && is_of_now(e, page)) {
             f->page = page;
             f->next_slot = used;
         } else {
@@ -843,6 +906,7 @@ void ext_wbuf_attach(struct extstore *e)
             continue;
         }
         w->page = ext_slot_page(e, w->slot);
+        w->stream = w->root->bucket;
         w->state = EXT_WBUF_CLEAN;
         if (extmap_get(e->map, w->slot).state != EXTMAP_DELAYED)
             continue;

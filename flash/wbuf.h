@@ -49,8 +49,13 @@ int ext_append_begin(struct extstore *e, enum ext_bucket bucket, const struct ex
                      uint64_t seq, bool reserve, struct ext_append *out);
 void ext_append_end(struct ext_append *a);
 
-/* Closes the bucket's open wbuf, if there is one, and so has it written. */
-void ext_wbuf_close_open(struct extstore *e, enum ext_bucket bucket);
+/* Closes the open wbuf of a stream (a bucket, or a group: flash/groups.h), if there is one, and so has it written. */
+void ext_wbuf_close_open(struct extstore *e, unsigned stream);
+
+/* The page that the stream appends to on this device, or EXT_NO_PAGE. */
+uint32_t ext_stream_page(const struct extstore *e, unsigned stream, uint32_t device);
+/* Ends the stream's pages, full or not, and has its open wbuf written. */
+void ext_wbuf_end_stream(struct extstore *e, unsigned stream);
 
 /* Of the pages that are appended to, ends the one that was opened first, full or not, and has its open
  * wbuf written. False: none holds an object. */

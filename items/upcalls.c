@@ -137,7 +137,7 @@ static bool cb_is_fresh(void *ctx, uint32_t exptime_unix, uint32_t time_unix)
 
 struct sweep {
     struct cache *cache;
-    ext_place first, end;
+    const struct ext_sweep *what;
     enum ext_drop_why why;
 };
 
@@ -151,7 +151,7 @@ static void sweep_visit(void *ctx, uint64_t hash_like, index_slot *slot, index_w
         return;
     ext_place place = index_place(c->index, w);
     lock_assert_held(index_lock(c->index, hash_like));
-    if (place < s->first || place >= s->end)
+    if (!ext_sweep_has(s->what, place))
         return;
     struct stale_check check = {.kind = STALE_DROP,
                                 .hash = hash_like,
@@ -163,13 +163,13 @@ static void sweep_visit(void *ctx, uint64_t hash_like, index_slot *slot, index_w
 
 #define SWEEP_BUCKETS 4096
 
-static bool cb_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor, enum ext_drop_why why)
+static bool cb_sweep(void *ctx, const struct ext_sweep *what, uint64_t *cursor, enum ext_drop_why why)
 {
     struct cache *c = ctx;
-    struct sweep s = {.cache = c, .first = first, .end = first + count, .why = why};
+    struct sweep s = {.cache = c, .what = what, .why = why};
     unsigned shard = (unsigned)(*cursor >> 56);
     static_assert(INDEX_SHARD_COUNT < 256, "a shard's number fits the cursor");
-    ASSERT(shard < INDEX_SHARD_COUNT && count > 0);
+    ASSERT(shard < INDEX_SHARD_COUNT && what->first < what->end);
     uint64_t pos = *cursor & (((uint64_t)1 << 56) - 1);
     struct lock *lock = index_shard_lock(c->index, shard);
     lock_take(lock);

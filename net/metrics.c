@@ -122,6 +122,7 @@
     X(gauge, ext_wbufs_busy, "write buffers that are being filled or written")                     \
     X(gauge, ext_wbufs_stuck, "write buffers that no device takes")                                \
     X(gauge, ext_page_table_bytes, "memory for the page table")                                    \
+    X(gauge, ext_expired_bytes, "flash bytes of values that have expired, about")                  \
     X(gauge, checkpoint_generation, "number of the last checkpoint")                               \
     X(gauge, checkpoint_objects, "objects in it")                                                  \
     X(gauge, checkpoint_bytes, "its size")

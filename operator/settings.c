@@ -575,6 +575,7 @@ static const struct suboption suboptions[] = {
     WORD(ext_admission, "ext_admission must be all, strict or learn"),
     NUMBER(ext_stay_pct, 1),
     NUMBER(ext_rewrite_pct, 1),
+    NUMBER(ext_ttl_groups, 1),
     ON(ext_verify_writes),
     NUMBER(ext_buffer_mem, MiB),
 };
@@ -1444,6 +1445,13 @@ static void grow_wbuf(struct parser *p)
         s->ext_page_size = max_u64(s->ext_page_size, bytes);
 }
 
+/* More write buffers, for groups of values that expire together: one for each, but no more than 1/32 of -m. */
+static uint64_t spare_buffers(const struct settings *s)
+{
+    uint64_t groups = min_u64(s->ext_ttl_groups, 16);
+    return min_u64(groups, s->maxbytes / 32 / s->ext_wbuf_size);
+}
+
 /* Each ext_format names the file of an ext_path or of -e, spelt as there. */
 static int check_formats(struct parser *p)
 {
@@ -1521,7 +1529,7 @@ static int check_flash(struct parser *p)
         s->ext_drop_under = p->is_set[ID_ext_compact_under] ? (uint32_t)max_u64(pages / 100, 1)
                                              : (uint32_t)s->ext_compact_under;
     if (s->ext_buffer_mem == 0)
-        s->ext_buffer_mem = 8 * s->ext_wbuf_size;
+        s->ext_buffer_mem = (8 + spare_buffers(s)) * s->ext_wbuf_size;
     if (s->ext_buffer_mem < SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size)
         return refuse(p, "ext_buffer_mem must be at least %" PRIu64 ": %u write buffers of %s (ext_wbuf_size)",
                       (SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size + MiB - 1) / MiB, SETTINGS_EXT_BUFFERS_MIN,

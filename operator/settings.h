@@ -281,10 +281,13 @@ enum settings_bucket {
       "a page stays for another round if this share of it was hit twice; 0 none")                                     \
     X(U32, ext_rewrite_pct, 10, 0, 100, "%", HIDDEN, "",                                                              \
       "rewrite the hottest objects of an evicted page, up to this share of it")                                       \
+    X(U32, ext_ttl_groups, 16, 0, 32, "", HIDDEN, "",                                                                 \
+      "groups of values that expire together, in pages of their own, at most; 0 none")                                \
     X(BOOL, ext_verify_writes, false, 0, 1, "", HIDDEN, "",                                                           \
       "read each flash write back and compare it before its buffer is freed")                                         \
     X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", HIDDEN, "",                                                     \
-      "memory for flash write and read buffers, given in MB; default: 8 write buffers")
+      "memory for flash write and read buffers, given in MB; default: 8 write buffers, and one for\n"                   \
+      "each of ext_ttl_groups up to 1/32 of -m")
 
 /* Fields of struct settings by type. */
 #define SETTING_C_BOOL _Atomic(bool)

@@ -43,7 +43,7 @@ def compute(o):
     index = o.objects * INDEX_BYTES
     hot = o.hot * o.objects * (o.value + o.key + 64)
     memory_mb = max(64, math.ceil((index + hot) / MIB))
-    buffers_mb = 8 * o.wbuf
+    buffers_mb = (8 + min(16, memory_mb // 32 // o.wbuf)) * o.wbuf
     total_mb = memory_mb + buffers_mb + PROGRAM_MB + REPLIES_MB + math.ceil(o.connections * CONNECTION_KB / 1024)
     daily = o.sets * 86400 * record * REWRITES * (1 - o.overwritten)
     flash = pages * page

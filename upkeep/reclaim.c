@@ -5,9 +5,11 @@
 #include <stdarg.h>
 
 #include "flash/engine.h"
+#include "flash/groups.h"
 #include "flash/page.h"
 #include "flash/room.h"
 #include "flash/wbuf.h"
+#include "upkeep/expire.h"
 #include "upkeep/probe.h"
 
 #define STEP_RECORDS 64u
@@ -28,10 +30,8 @@
 #define ABORTS_MAX 4u                 /* then the oldest page goes, readable or not */
 #define FINISH_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
-#define EXPIRE_GRACE_SEC 2u /* clocks: an object is dead a little later than promised */
-#define EXPIRE_PAGES_PER_STEP 256u
 
-enum mode { RESCUE, LOOK, STAY, EVICT, EXPIRE };
+enum mode { RESCUE, LOOK, STAY, EVICT };
 enum verdict { NEXT, WAIT, NEED_SLOT, NEED_RECORD, GIVE_UP }; /* of one record */
 enum phase { IDLE, READING, RECORDS, WALKING, SWEEPING, FINISHING };
 
@@ -69,8 +69,6 @@ struct ext_reclaim {
     bool read_again; /* when that time has come */
     int read_result;
     struct io_job job;
-    uint32_t now_unix;
-    uint32_t scan_page; /* where the search for dead pages goes on */
     uint64_t *avoid_until_ns; /* of each page */
     uint32_t aborts;          /* rescues in a row that ended since their page could not be read */
     uint64_t fraginfo_ns;
@@ -111,7 +109,7 @@ void ext_reclaim_destroy(struct ext_reclaim *r)
 static void assert_job(const struct ext_reclaim *r)
 {
     const struct extstore *e = r->e;
-    ASSERT(r->phase <= FINISHING && r->mode <= EXPIRE);
+    ASSERT(r->phase <= FINISHING && r->mode <= EVICT);
     if (r->phase == IDLE) {
         ASSERT(!atomic_load(&r->reading));
         return;
@@ -252,31 +250,6 @@ static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class
         }
     }
     return best;
-}
-
-/* Is all that the page holds dead? */
-static bool is_expired(const struct ext_reclaim *r, uint32_t page)
-{
-    const struct ext_page *p = &r->e->pages[page];
-    uint32_t exptime_max = ext_raised_get(&p->exptime_max), time_max = ext_raised_get(&p->time_max);
-    uint32_t flush = atomic_load_explicit(&r->e->root->flush_unix, memory_order_relaxed);
-    if (exptime_max != UINT32_MAX && exptime_max + EXPIRE_GRACE_SEC < r->now_unix)
-        return true;
-    /* Of the flush's own second the caller knows more (cas); such a page is left to rescue. */
-    return flush != 0 && flush <= r->now_unix && time_max < flush;
-}
-
-static uint32_t next_expired(struct ext_reclaim *r)
-{
-    struct extstore *e = r->e;
-    uint32_t looks = e->page_count < EXPIRE_PAGES_PER_STEP ? e->page_count : EXPIRE_PAGES_PER_STEP;
-    for (; looks > 0; looks--) {
-        uint32_t page = r->scan_page;
-        r->scan_page = (page + 1) % e->page_count;
-        if (is_candidate(r, page) && is_expired(r, page))
-            return page;
-    }
-    return EXT_NO_PAGE;
 }
 
 static uint32_t bad_with_objects(const struct ext_reclaim *r)
@@ -461,6 +434,8 @@ static bool choose(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
     r->for_index = r->drop_unread = r->to_old = false;
+    if (ext_expire_is_running(e->expire))
+        return false;
     uint32_t requests = atomic_load(&e->evict_requests);
     if (requests > 0) {
         r->for_index = true;
@@ -475,8 +450,6 @@ static bool choose(struct ext_reclaim *r)
         if (start_for_class(r, (enum ext_bucket)c))
             return true;
     }
-    if (start_job(r, EXPIRE, next_expired(r)))
-        return true;
     return ext_pages_free(e, EXT_BUCKET_DEFAULT) >= ext_low_water(e, EXT_BUCKET_DEFAULT) &&
            start_job(r, RESCUE, bad_with_objects(r));
 }
@@ -631,7 +604,7 @@ static void read_failed(struct ext_reclaim *r)
     }
     ext_count(e, EXT_N_read_errors, 1);
     if (r->mode != RESCUE) {
-        r->mode = r->mode == EXPIRE ? EXPIRE : EVICT;
+        r->mode = EVICT;
         say(r, EXT_FAULT_READ, r->read_at, r->read_result, "its content had to go anyway");
         start_sweep(r, false);
         return;
@@ -755,7 +728,7 @@ static enum ext_bucket rescue_bucket(const struct ext_reclaim *r, unsigned heat)
     const struct extstore *e = r->e;
     switch (e->pages[r->page].bucket) {
     case EXT_BUCKET_LOWTTL:
-        return EXT_BUCKET_LOWTTL;
+        return ext_groups_are_on(e) ? EXT_BUCKET_DEFAULT : EXT_BUCKET_LOWTTL;
     case EXT_BUCKET_OLD:
         return EXT_BUCKET_OLD;
     case EXT_BUCKET_COLDCOMPACT:
@@ -843,8 +816,6 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
     const struct ext_callbacks *cb = &e->opt.callbacks;
     ext_place place = ext_slot_place(e, job_slot(r)) + entry->granule;
     unsigned heat = 0;
-    if (r->mode == EXPIRE)
-        return drop(r, entry, place, EXT_DROP_EXPIRED);
     if (r->mode == STAY) {
         cb->cool(cb->ctx, entry->hash, place);
         return NEXT;
@@ -973,21 +944,20 @@ static bool sweep(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
-    enum ext_drop_why why = r->mode == EXPIRE   ? EXT_DROP_EXPIRED
-                            : r->mode != EVICT  ? EXT_DROP_LOST
-                            : r->for_index      ? EXT_DROP_INDEX_FULL
-                                                : EXT_DROP_EVICTED;
+    enum ext_drop_why why = r->mode != EVICT ? EXT_DROP_LOST
+                            : r->for_index   ? EXT_DROP_INDEX_FULL
+                                             : EXT_DROP_EVICTED;
     ext_place first = r->sweep_page ? r->page * e->page_granules : ext_slot_place(e, job_slot(r));
-    uint64_t count = r->sweep_page ? e->page_granules : e->slot_granules;
+    struct ext_sweep what = {.first = first, .end = first + (r->sweep_page ? e->page_granules : e->slot_granules)};
     uint32_t before = atomic_load(&e->pages[r->page].objects);
-    bool more = cb->sweep(cb->ctx, first, count, &r->sweep_cursor, why);
+    bool more = cb->sweep(cb->ctx, &what, &r->sweep_cursor, why);
     uint32_t left = atomic_load(&e->pages[r->page].objects);
     uint64_t gone = before > left ? before - left : 0;
     for (uint64_t i = 0; i < gone; i++)
         ext_count_dropped(e, why, 0); /* no table tells how long they were */
     if (why == EXT_DROP_LOST)
         r->lost += gone;
-    else if (why != EXT_DROP_EXPIRED)
+    else
         r->page_evicted += gone;
     if (more)
         return true;
@@ -1059,8 +1029,9 @@ bool ext_maint_step(struct extstore *e, uint32_t now_unix)
     struct ext_reclaim *r = e->reclaim;
     lock_assert_none_held();
     ext_probe_step(e);
-    r->now_unix = now_unix;
-    bool more = step_of_phase(r);
+    ext_groups_step(e, now_unix);
+    bool more = ext_expire_step(e->expire, now_unix, r->phase == IDLE ? EXT_NO_PAGE : r->page);
+    more |= step_of_phase(r);
     assert_job(r);
     return more;
 }

@@ -16,7 +16,7 @@
  *            with their old seq. Above the low-water mark pages of bucket lowttl are left to
  *            expire. With drop_unread and free pages below drop_under also the oldest page, less
  *            what was never hit.
- *   EXPIRE   all of a page is past its exptime or before a flush_all: dropped by its tables.
+ *   Pages whose records are all past their exptime or before a flush_all: upkeep/expire.h.
  *   BAD      pages with objects: as RESCUE, when there is room; else they take part like others,
  *            since an empty one is tried again, and may be of use.
  *

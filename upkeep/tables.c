@@ -4,6 +4,8 @@
 
 #include "base/why.h"
 #include "flash/engine.h"
+#include "flash/expiry.h"
+#include "flash/groups.h"
 #include "flash/numbers.h"
 #include "flash/wbuf.h"
 #include "upkeep/repair.h"
@@ -508,10 +510,11 @@ int ext_tables_open(struct extstore *e, char *why, size_t n)
         return why_say(why, n, -ESTALE, "flash: the write buffers kept in memory are damaged");
     e->wbufs = calloc(e->wbuf_count, sizeof(*e->wbufs));
     e->free_wbufs = calloc(e->wbuf_count, sizeof(*e->free_wbufs));
-    if (e->wbufs == NULL || e->free_wbufs == NULL)
+    if (e->wbufs == NULL || e->free_wbufs == NULL || ext_expiry_init(e) != 0)
         return why_say(why, n, -ENOMEM, "flash: no memory");
     for (uint32_t i = 0; i < e->wbuf_count; i++)
         ext_wbuf_init(e, i, &ext_wbufs_of(e, e->tables)[i]);
+    ext_groups_size(e);
     free_unused_pages(e);
     return 0;
 }

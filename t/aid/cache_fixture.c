@@ -37,6 +37,7 @@ static void open_flash(struct fixture *f, unsigned flash_mb)
         .buffer_bytes = 32 * MiB,
         .io_threads = 1,
         .io_depth = 1,
+        .ttl_groups = 16,
         .engine = EXT_ENGINE_AUTO,
         .device_ops = f->device_ops.pwrite ? &f->device_ops : NULL,
         .callbacks = cache_ext_callbacks(f->cache),

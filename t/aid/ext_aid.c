@@ -199,8 +199,7 @@ static uint64_t model_hash_of(void *ctx, const char *key, unsigned key_bytes)
     return id;
 }
 
-static bool model_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor,
-                        enum ext_drop_why why)
+static bool model_sweep(void *ctx, const struct ext_sweep *what, uint64_t *cursor, enum ext_drop_why why)
 {
     struct aid *a = ctx;
     uint32_t end = (uint32_t)min_u64(a->object_count, *cursor + 1000);
@@ -208,7 +207,7 @@ static bool model_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cu
     for (uint32_t i = (uint32_t)*cursor; i < end; i++) {
         lock_take(&a->lock);
         struct aid_object *o = &a->objects[i];
-        if (o->present && o->place >= first && o->place < first + count) {
+        if (o->present && ext_sweep_has(what, o->place)) {
             o->present = false;
             ext_drop(a->ext, o->place, o->len_class);
             atomic_fetch_add(ext_drop_is_evicted(why) ? &a->evicted : &a->dropped, 1);

@@ -924,11 +924,10 @@ static enum ext_dropped sim_dropped(void *ctx, uint64_t hash, ext_place place, e
     return me.callbacks.dropped(ctx, hash, place, why, record_bytes);
 }
 
-static bool sim_sweep(void *ctx, ext_place first, uint64_t count, uint64_t *cursor,
-                      enum ext_drop_why why)
+static bool sim_sweep(void *ctx, const struct ext_sweep *what, uint64_t *cursor, enum ext_drop_why why)
 {
     in_upcall();
-    return me.callbacks.sweep(ctx, first, count, cursor, why);
+    return me.callbacks.sweep(ctx, what, cursor, why);
 }
 
 /* ---- a life ---- */

@@ -239,7 +239,7 @@ static void prepare(void)
     for (unsigned n = KEYS; n < KEYS + LARGE_KEYS; n++)
         to_flash(&l, n);
     for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
-        ext_wbuf_close_open(l.f.ext, (enum ext_bucket)i);
+        ext_wbuf_close_open(l.f.ext, i);
     while (atomic_load(&l.f.ext->flushing_wbufs) > 0)
         step_others(&l.f);
     for (unsigned n = 1; n < KEYS; n += 4) /* stays in the open write buffer */

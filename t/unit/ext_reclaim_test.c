@@ -372,9 +372,10 @@ Test(ext_reclaim, switched_off_a_page_goes_whole)
     aid_free(a);
 }
 
-Test(ext_reclaim, a_page_of_expired_objects_goes_by_its_tables)
+Test(ext_reclaim, a_page_of_expired_objects_goes_without_a_read)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
+    aid_use_faults(a);
     aid_start(a);
     uint32_t n = per_page();
     for (uint32_t i = 0; i < n; i++)
@@ -388,6 +389,8 @@ Test(ext_reclaim, a_page_of_expired_objects_goes_by_its_tables)
     cr_assert_eq(aid_info(a).objects_expired, n);
     cr_assert_eq(a->dropped, n);
     cr_assert_eq(aid_info(a).page_reclaims, 1);
+    cr_assert_eq(a->faults.reads, 0);
+    cr_assert_eq(aid_info(a).bytes_read_reclaim, 0);
     cr_assert_eq(aid_info(a).objects_evicted, 0);
     aid_free(a);
 }

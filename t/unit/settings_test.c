@@ -723,13 +723,16 @@ Test(settings, admission_and_reclaim)
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_LEARN);
     cr_assert_eq(s.ext_stay_pct, 33);
     cr_assert_eq(s.ext_rewrite_pct, 10);
-    accepted("-o ext_path=/f:64m,ext_admission=all,ext_stay_pct=0,ext_rewrite_pct=0");
+    cr_assert_eq(s.ext_ttl_groups, 16);
+    accepted("-o ext_path=/f:64m,ext_admission=all,ext_stay_pct=0,ext_rewrite_pct=0,ext_ttl_groups=0");
+    cr_assert_eq(s.ext_ttl_groups, 0);
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_ALL);
     cr_assert_eq(s.ext_stay_pct, 0);
     cr_assert_eq(s.ext_rewrite_pct, 0);
     accepted("-o ext_path=/f:64m,ext_admission=strict,ext_stay_pct=100,ext_rewrite_pct=25");
     cr_assert_eq(s.ext_admission, SETTINGS_ADMISSION_STRICT);
     refused("-o ext_admission=some", 64, "ext_admission must be all, strict or learn");
+    refused("-o ext_ttl_groups=33", 64, "ext_ttl_groups must be between 0 and 32");
     refused("-o ext_stay_pct=101", 64, "ext_stay_pct must be between 0 and 100");
     refused("-o ext_rewrite_pct=x", 64, "could not parse argument to ext_rewrite_pct: \"x\" is not a whole number");
 }
@@ -1087,6 +1090,12 @@ Test(settings, buffer_memory_default)
 {
     accepted("-o ext_path=/a:64m");
     cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
+    accepted("-m 1024 -o ext_path=/a:64m"); /* a 32nd of -m for groups of values that expire together, */
+    cr_assert_eq(s.ext_buffer_mem, 64 * MiB);
+    accepted("-m 65536 -o ext_path=/a:64m"); /* up to one buffer for each */
+    cr_assert_eq(s.ext_buffer_mem, 96 * MiB);
+    accepted("-m 1024 -o ext_path=/a:64m,ext_ttl_groups=0");
+    cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
 }
 
 /* The engine needs four, and one for reclaim. */
@@ -1142,7 +1151,7 @@ Test(settings, help_names_what_is_there)
                                  "slab_sizes",      "ext_io_engine",  "(default: 64)",
                                  "ext_write_limit", "ext_buffer_mem", "no_drop_privileges",
                                  "ext_verify_writes", "ext_daily_writes", "ext_admission", "ext_stay_pct",
-                                 "ext_rewrite_pct"};
+                                 "ext_rewrite_pct", "ext_ttl_groups"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         cr_assert_not_null(strstr(out, words[i]), "%s", words[i]);
 }
