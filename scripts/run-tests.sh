@@ -7,12 +7,12 @@
 # status 77 of a script is a skip. "compile" is the claim that everything builds, with
 # gcc and with clang. The output of each goes to build/test-logs; of one that fails the
 # tail is shown. The last line is "N passed, N failed" (", N skipped" if there are any).
-# Settable: TEST_JOBS (2), TEST_TIMEOUT seconds for one program or script (900).
+# Settable: TEST_JOBS (2), TEST_TIMEOUT seconds for one program or script (1800; only a hang takes that long).
 set -u
 cd "$(dirname "$0")/.."
 
 jobs=${TEST_JOBS:-2}
-limit=${TEST_TIMEOUT:-900}
+limit=${TEST_TIMEOUT:-1800}
 logs=build/test-logs
 rm -rf "$logs"
 mkdir -p "$logs"

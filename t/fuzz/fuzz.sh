@@ -23,7 +23,7 @@ then
     echo "skipped: $clang can't build fuzzers (libclang-rt-14-dev)"
     exit 77
 fi
-make -s --no-print-directory CLANG="$clang" fuzzers || exit 1
+make -s --no-print-directory -j"$(nproc)" CLANG="$clang" fuzzers || exit 1
 
 # libFuzzer compares addresses too: with the same addresses it makes the same inputs each time.
 fixed_addresses=()

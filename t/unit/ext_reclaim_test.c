@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -974,8 +975,8 @@ Test(ext_reclaim, failing_writes_under_load_lose_nothing)
     torture_many(EXT_ENGINE_THREADS, 2);
 }
 
-/* Starts or attaches, then loads until it is killed. */
-static void load_until_killed(struct aid *a, bool first, unsigned seed)
+/* Starts or attaches, then loads until it is killed. Counts its operations, for the process that kills it. */
+static void load_until_killed(struct aid *a, bool first, unsigned seed, _Atomic(unsigned) *operations)
 {
     static _Atomic(bool) stop;
     if (first)
@@ -987,8 +988,18 @@ static void load_until_killed(struct aid *a, bool first, unsigned seed)
     pthread_t thread;
     pthread_create(&thread, NULL, maint_thread, &maint);
     struct ext_ring *ring = ext_ring_create(a->ext);
-    for (;;)
+    for (;; atomic_fetch_add(operations, 1))
         random_operation(&l, ring, false);
+}
+
+/* A number of operations, and then a moment that differs from round to round. */
+static void wait_for_load(_Atomic(unsigned) *operations, pid_t child, unsigned round)
+{
+    while (atomic_load(operations) < 100 * (round + 1)) {
+        cr_assert_eq(waitpid(child, NULL, WNOHANG), 0, "it ended by itself");
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 10000000 + (long)round * 7654321}, NULL);
 }
 
 Test(ext_reclaim, a_kill_at_any_instant_loses_nothing_and_brings_nothing_stale_back)
@@ -996,13 +1007,16 @@ Test(ext_reclaim, a_kill_at_any_instant_loses_nothing_and_brings_nothing_stale_b
     struct aid *a = aid_new(12, PAGE / 4, WBUF / 2);
     a->tun.compact_under_pages = 8;
     aid_arena_file(a);
+    _Atomic(unsigned) *operations =
+        mmap(NULL, sizeof(*operations), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(operations, MAP_FAILED);
     for (unsigned round = 0; round < 8; round++) {
+        atomic_store(operations, 0);
         pid_t child = fork();
         cr_assert_geq(child, 0);
         if (child == 0)
-            load_until_killed(a, round == 0, round + 1);
-        struct timespec ts = {0, 60000000 + (long)round * 7654321}; /* of load, before the kill */
-        nanosleep(&ts, NULL);
+            load_until_killed(a, round == 0, round + 1, operations);
+        wait_for_load(operations, child, round);
         kill(child, SIGKILL);
         int status;
         cr_assert_eq(waitpid(child, &status, 0), child);
@@ -1020,5 +1034,6 @@ Test(ext_reclaim, a_kill_at_any_instant_loses_nothing_and_brings_nothing_stale_b
     cr_assert_eq(aid_info(a).compact_lost, 0);
     cr_assert_eq(aid_info(a).bad_checksums, 0);
     ext_ring_destroy(ring);
+    munmap(operations, sizeof(*operations));
     aid_free(a);
 }

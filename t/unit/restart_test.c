@@ -1859,8 +1859,8 @@ struct kill_case {
 };
 
 #define KILL_KEY "k"
-/* Exit code of the traced run: the number of changes, or one of these. */
-enum { KILL_CHANGES_MAX = 64, KILL_FORBIDDEN = 254, KILL_BROKEN = 255 };
+/* Exit code of the traced run: the number of changes, or one of the last two. */
+enum { KILL_CHANGES_MAX = 64, KILL_STEPS = 400, PAGE_BYTES = 4096, KILL_FORBIDDEN = 254, KILL_BROKEN = 255 };
 
 static void set_on_flash(struct life *l, const char *value)
 {
@@ -2072,30 +2072,89 @@ static bool copy_file(const char *from, const char *to)
            waitpid(pid, &status, 0) == pid && status == 0;
 }
 
-/* Runs the stopped child to its end and copies its memory at each change. Returns the number of changes, or
- * KILL_BROKEN. */
-static int step_to_end(struct life *l, pid_t child)
+/* The child can't write to the pages of the key's two buckets: a store there faults, the handler opens them and
+ * stops the child, which is then stepped over the store. Stepping the whole operation takes ten times as long. */
+static struct {
+    void *page[2];
+    bool is_open;
+} guard;
+
+static void guard_set(bool is_open)
+{
+    guard.is_open = is_open;
+    for (unsigned i = 0; i < ARRAY_COUNT(guard.page); i++)
+        syscall(SYS_mprotect, guard.page[i], PAGE_BYTES, is_open ? PROT_READ | PROT_WRITE : PROT_READ);
+}
+
+/* A store to the pages, or the tracer that closes them again. */
+static void on_guard(int sig)
+{
+    (void)sig;
+    if (guard.is_open) {
+        guard_set(false);
+        return;
+    }
+    guard_set(true);
+    syscall(SYS_kill, getpid(), SIGSTOP);
+}
+
+static void guard_buckets(struct life *l)
+{
+    struct index_spot spot;
+    index_find(l->f.index, cache_hash(l->f.cache, KILL_KEY, strlen(KILL_KEY)), &spot);
+    for (unsigned i = 0; i < ARRAY_COUNT(guard.page); i++)
+        guard.page[i] = (void *)((uintptr_t)spot.bucket[i] & ~(uintptr_t)(PAGE_BYTES - 1));
+    sigaction(SIGSEGV, &(struct sigaction){.sa_handler = on_guard, .sa_flags = SA_NODEFER}, NULL);
+    guard_set(false);
+}
+
+/* Steps the child out of the handler and over the store that it faulted at, and on, with a copy of the memory
+ * file at each change of the key's words. False: it failed. */
+static bool step_over_store(struct life *l, pid_t child, index_word words[INDEX_MATCH_MAX], unsigned *changes)
 {
     uint64_t hash = cache_hash(l->f.cache, KILL_KEY, strlen(KILL_KEY));
-    index_word words[INDEX_MATCH_MAX], now[INDEX_MATCH_MAX];
-    unsigned changes = 0;
+    index_word now[INDEX_MATCH_MAX];
     char name[128];
     int status;
+    for (unsigned step = 0; step < KILL_STEPS; step++) {
+        if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) != 0 || waitpid(child, &status, 0) != child ||
+            !WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
+            return false;
+        words_of(l, hash, now);
+        if (memcmp(words, now, sizeof(now)) == 0)
+            continue;
+        memcpy(words, now, sizeof(now));
+        copy_name(name, memory_file, ++*changes);
+        if (*changes > KILL_CHANGES_MAX || !copy_file(memory_file, name))
+            return false;
+    }
+    return true;
+}
+
+/* Runs the stopped child to its end and copies its memory at each change. Returns the number of changes, or
+ * KILL_BROKEN. */
+static int run_to_end(struct life *l, pid_t child)
+{
+    uint64_t hash = cache_hash(l->f.cache, KILL_KEY, strlen(KILL_KEY));
+    index_word words[INDEX_MATCH_MAX], last[INDEX_MATCH_MAX];
+    unsigned changes = 0;
+    int status, sig = 0;
     lock_take(index_lock(l->f.index, hash)); /* belongs to this process and ends with it */
     words_of(l, hash, words);
-    while (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0 && waitpid(child, &status, 0) == child) {
+    while (ptrace(PTRACE_CONT, child, NULL, sig) == 0 && waitpid(child, &status, 0) == child) {
+        words_of(l, hash, last);
+        if (memcmp(words, last, sizeof(last)) != 0)
+            break; /* a store that wasn't seen */
         if (WIFEXITED(status))
             return WEXITSTATUS(status) == 0 ? (int)changes : KILL_BROKEN;
-        if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
+        if (!WIFSTOPPED(status))
             break;
-        words_of(l, hash, now);
-        if (memcmp(words, now, sizeof(words)) == 0)
-            continue;
-        memcpy(words, now, sizeof(words));
-        changes++;
-        copy_name(name, memory_file, changes);
-        if (changes > KILL_CHANGES_MAX || !copy_file(memory_file, name))
-            break;
+        sig = WSTOPSIG(status);
+        if (sig == SIGSTOP) {
+            if (!step_over_store(l, child, words, &changes))
+                break;
+            sig = SIGSEGV; /* closes the pages */
+        }
     }
     return KILL_BROKEN;
 }
@@ -2123,6 +2182,7 @@ static _Noreturn void kill_run(const struct kill_case *k, const char *words)
     if (child == 0) {
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
             _exit(KILL_FORBIDDEN);
+        guard_buckets(&l);
         raise(SIGSTOP);
         k->operate(&l);
         _exit(0);
@@ -2132,7 +2192,7 @@ static _Noreturn void kill_run(const struct kill_case *k, const char *words)
         _exit(KILL_BROKEN);
     if (WIFEXITED(status))
         _exit(WEXITSTATUS(status));
-    _exit(step_to_end(&l, child));
+    _exit(run_to_end(&l, child));
 }
 
 /* Restores the bytes: the next process can read them. */
