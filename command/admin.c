@@ -240,7 +240,8 @@ static enum reply do_extstore(struct session *s, const struct request *req)
     return REPLY_ERROR;
 }
 
-static enum command_result do_watch(struct session *s, const struct request *req)
+/* REPLY_NONE: the log may take the socket. */
+static enum reply do_watch(struct session *s, const struct request *req)
 {
     static const char *const words[] = {
 #define X(name, word) [name] = word,
@@ -248,27 +249,21 @@ static enum command_result do_watch(struct session *s, const struct request *req
 #undef X
     };
     uint32_t streams = req->token_count > 1 ? 0 : 1u << WATCH_FETCHERS;
-    if (!s->w->env->settings->watch_enabled) {
-        session_reply(s, REPLY_WATCH_DENIED);
-        return COMMAND_DONE;
-    }
-    if (!reply_is_empty(&s->out)) {
-        session_reply(s, REPLY_WATCH_PIPELINED);
-        return COMMAND_DONE;
-    }
+    if (!s->w->env->settings->watch_enabled)
+        return REPLY_WATCH_DENIED;
+    if (!reply_is_empty(&s->out))
+        return REPLY_WATCH_PIPELINED;
     for (unsigned i = 1; i < req->token_count; i++) {
         unsigned stream = 0;
         while (stream < WATCH_STREAM_COUNT && !proto_token_abbreviates(req, i, words[stream]))
             stream++;
-        if (stream == WATCH_STREAM_COUNT) {
-            session_reply(s, REPLY_ERROR);
-            return COMMAND_DONE;
-        }
+        if (stream == WATCH_STREAM_COUNT)
+            return REPLY_ERROR;
         streams |= 1u << stream;
     }
     DEBUG_ASSERT(streams != 0 && streams < 1u << WATCH_STREAM_COUNT);
     s->handover = streams;
-    return COMMAND_WATCH;
+    return REPLY_NONE;
 }
 
 /* ---- lru_crawler ---- */
@@ -410,22 +405,24 @@ static void apply_settings(const struct session *s)
     maint_wake(env->maint);
 }
 
-/* Commands with a single reply, and whether they change settings. */
+/* Commands with a single reply; whether they change settings, and what follows REPLY_NONE. */
 static const struct {
     enum reply (*execute)(struct session *s, const struct request *req);
     bool changes_settings;
+    enum command_result without_reply;
 } simple[VERB_COUNT] = {
-    [VERB_FLUSH_ALL] = {do_flush_all, false},
-    [VERB_VERBOSITY] = {do_verbosity, false},
-    [VERB_CACHE_MEMLIMIT] = {do_memlimit, true},
-    [VERB_SLABS] = {do_slabs, true},
-    [VERB_LRU] = {do_lru, true},
-    [VERB_LRU_CRAWLER] = {do_lru_crawler, true},
-    [VERB_EXTSTORE] = {do_extstore, true},
+    [VERB_WATCH] = {do_watch, false, COMMAND_WATCH},
+    [VERB_FLUSH_ALL] = {do_flush_all, false, COMMAND_DONE},
+    [VERB_VERBOSITY] = {do_verbosity, false, COMMAND_DONE},
+    [VERB_CACHE_MEMLIMIT] = {do_memlimit, true, COMMAND_DONE},
+    [VERB_SLABS] = {do_slabs, true, COMMAND_DONE},
+    [VERB_LRU] = {do_lru, true, COMMAND_DONE},
+    [VERB_LRU_CRAWLER] = {do_lru_crawler, true, COMMAND_DUMP},
+    [VERB_EXTSTORE] = {do_extstore, true, COMMAND_DONE},
 #ifdef EXTANT_DEBUG
-    [VERB_DEBUGTIME] = {do_debugtime, false},
-    [VERB_DEBUGITEM] = {do_debugitem, false},
-    [VERB_MISBEHAVE] = {do_misbehave, false},
+    [VERB_DEBUGTIME] = {do_debugtime, false, COMMAND_DONE},
+    [VERB_DEBUGITEM] = {do_debugitem, false, COMMAND_DONE},
+    [VERB_MISBEHAVE] = {do_misbehave, false, COMMAND_DONE},
 #endif
 };
 
@@ -436,8 +433,6 @@ enum command_result command_admin(struct session *s, struct request *req)
     case VERB_STATS:
         report_answer(s, req);
         return COMMAND_DONE;
-    case VERB_WATCH:
-        return do_watch(s, req);
     case VERB_SHUTDOWN:
         return do_shutdown(s, req);
     case VERB_REFRESH_CERTS:
@@ -449,7 +444,7 @@ enum command_result command_admin(struct session *s, struct request *req)
     ASSERT(simple[req->verb].execute);
     enum reply reply = simple[req->verb].execute(s, req);
     if (reply == REPLY_NONE)
-        return COMMAND_DUMP;
+        return simple[req->verb].without_reply;
     if (simple[req->verb].changes_settings)
         apply_settings(s);
     session_answer(s, req, reply);

@@ -192,7 +192,7 @@ enum command_result {
  * reply. Its life, with the function on each edge (asserted):
  *
  *   made       pending_make: the op is set up and not run
- *   -> parked  park (run_read, run_change), session_fetch: the op waits for flash or memory and counts in
+ *   -> parked  park (run_read, run_change, show_lookup), session_fetch: the op waits for flash or memory and counts in
  *              session.parked; nobody may free it
  *   parked ->  read_done, change_done, fetch_done: the op is done, whether the client is still there or not
  *   -> queued  run_read, queue_ready: a get has its place in the reply queue; the queue frees it when it is sent or

@@ -43,8 +43,7 @@ const char *conn_state_name(enum conn_state state)
 
 enum { /* sets of states */
     AT_PARSE = 1u << CONN_PARSE,
-    AT_CLOSING = 1u << CONN_CLOSING,
-    AT_SENDING = 1u << CONN_MWRITE | AT_CLOSING,
+    AT_MWRITE = 1u << CONN_MWRITE,
     AT_ANY = (1u << (CONN_CLOSING + 1)) - 1,
 };
 
@@ -53,9 +52,9 @@ static UNUSED bool may_become(enum conn_state from, enum conn_state to)
 {
     static const uint16_t edges[] = {
         [CONN_PARSE] = AT_ANY & ~AT_PARSE,      [CONN_DUMP] = AT_PARSE,
-        [CONN_READ] = AT_PARSE | AT_SENDING,    [CONN_NREAD] = AT_PARSE | AT_SENDING,
-        [CONN_SWALLOW] = AT_PARSE | AT_SENDING, [CONN_IO_QUEUE] = AT_PARSE | AT_SENDING,
-        [CONN_MWRITE] = AT_PARSE | AT_CLOSING,  [CONN_CLOSING] = AT_PARSE,
+        [CONN_READ] = AT_PARSE | AT_MWRITE,     [CONN_NREAD] = AT_PARSE | AT_MWRITE,
+        [CONN_SWALLOW] = AT_PARSE | AT_MWRITE,  [CONN_IO_QUEUE] = AT_PARSE | AT_MWRITE,
+        [CONN_MWRITE] = AT_PARSE,               [CONN_CLOSING] = AT_PARSE,
         [CONN_YIELD] = AT_PARSE,
     };
     return edges[from] & 1u << to;

@@ -13,16 +13,16 @@
  *   closing   the last replies to be sent, then it closes
  *
  * Edges, and the function on each; conn_become() checks them in debug builds:
- *   all but parse -> parse              conn_run: conn_event and conns_execute call it for input, conn_event for room in
- *                                       the socket, conn_continue for a turn or an op that is done, conn_dump_over for a
- *                                       dump that has ended
- *   parse -> all but dump               set_state, when conn_run has to wait, by what conn_execute (enum next) and
- *                                       conn_flush returned
- *   parse -> dump                       start_dump, tls_becomes_watcher; if it is refused, back to parse
- *   read, nread, swallow, io_queue -> mwrite, closing
- *                                       conn_send_rest: replies that were left for the end of the turn meet a full
- *                                       socket, or the end
- *   each but dump -> gone               conn_close; parse -> gone also become_watcher
+ *   all but PARSE --conn_run_as--> PARSE     conn_event and conns_execute call it for input, conn_event for room in the
+ *                                            socket, conn_continue for a turn or an op that is done, conn_dump_over for
+ *                                            a dump that has ended
+ *   PARSE --set_state--> READ, NREAD, SWALLOW, MWRITE, IO_QUEUE, YIELD, CLOSING   conn_run_as has to wait, by what
+ *                                            conn_execute (enum next) and conn_flush_as returned
+ *   PARSE --start_dump--> DUMP               and back, if it is refused: DUMP --start_dump--> PARSE
+ *   PARSE --tls_becomes_watcher--> DUMP
+ *   READ, NREAD, SWALLOW, IO_QUEUE --set_state--> MWRITE   conn_send_rest_as: replies that were left for the end of the
+ *                                            turn meet a full socket
+ *   each but DUMP -> gone                    conn_close; PARSE -> gone also become_watcher
  *
  * There is one read() for each readiness, and none after a short read. Buffers are borrowed from the
  * worker's pool while they hold something.

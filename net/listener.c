@@ -75,17 +75,24 @@ static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
  * the listening one. */
 enum { UNSENT_BYTES_MAX = 128 * 1024 };
 
-static void set_options(int fd, const struct addrinfo *ai, uint32_t mark)
+static void set_stream_options(int fd)
 {
     int on = 1, unsent = UNSENT_BYTES_MAX;
     struct linger no_linger = {0, 0};
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (ai->ai_family == AF_INET6)
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+}
+
+/* Before bind(). */
+static void set_options(int fd, const struct addrinfo *ai, uint32_t mark)
+{
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (ai->ai_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    set_stream_options(fd);
     if (mark && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) < 0)
         log_warning("sock_cookie_id: %s", strerror(errno));
 }
@@ -199,8 +206,7 @@ static int take_passed(struct listeners *l, char *why, size_t why_bytes)
 {
     const struct settings *s = l->opt.settings;
     for (unsigned i = 0; i < passed_sockets(); i++) {
-        int fd = PASSED_FD_FIRST + (int)i, type = 0, on = 1;
-        struct linger no_linger = {0, 0};
+        int fd = PASSED_FD_FIRST + (int)i, type = 0;
         struct sockaddr_storage ss;
         socklen_t len = sizeof(type), name_len = sizeof(ss);
         if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM ||
@@ -209,11 +215,8 @@ static int take_passed(struct listeners *l, char *why, size_t why_bytes)
             return -ENOTSOCK;
         }
         bool unix_one = ss.ss_family == AF_UNIX;
-        if (!unix_one) {
-            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-            setsockopt(fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger));
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-        }
+        if (!unix_one)
+            set_stream_options(fd);
         bool tls = s->ssl_enabled && !unix_one;
         int err = add_listener(l, fd, tls ? SETTINGS_TLS_DEFAULT : SETTINGS_TLS_NONE);
         if (err)

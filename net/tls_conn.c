@@ -688,9 +688,9 @@ struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
         return NULL;
     t->worker = w;
     t->tls = tls;
-    for (enum tls_stage stage = TLS_SILENT; stage <= TLS_GREETING; stage++) {
-        TAILQ_INIT(&t->list[stage]);
-        TAILQ_INIT(&t->ready[stage]);
+    for (size_t i = 0; i < ARRAY_COUNT(t->list); i++) {
+        TAILQ_INIT(&t->list[i]);
+        TAILQ_INIT(&t->ready[i]);
     }
     t->gather_bytes = min_u64(w->env->settings->ssl_wbuf_size, TLS_RECORD_BYTES);
     event_assign(&t->batch, w->base, -1, 0, batch_due, t);

@@ -13,6 +13,11 @@
  *   open     like any connection, with a stream in place of the socket
  *   lent     a watcher or a dump writes into a pair of sockets, and what comes out of it is sent
  *
+ *   conn_start --begin_silent--> SILENT --begin--> GREETING --go_on--> OPEN --lend--> LENT
+ *   LENT --relay_end--> OPEN   the dump has ended, and all of it is sent
+ *   LENT --take_back--> OPEN   the dump or the watcher didn't start
+ *   each -> gone               end, by conn_close
+ *
  * Handshakes cost much more than requests, and strangers can begin them. So a turn of the loop takes only a few
  * steps of them (the rest wait for the next turn, between other clients' requests); a worker has at most
  * TLS_GREETING_MAX under way, and closes the oldest when others wait; and a silent client or a handshake is

@@ -334,13 +334,10 @@ static void run_datagram(struct endpoint *e)
     while (next == NEXT_COMMAND && e->at < e->end) {
         next = one_command(e);
         if (s->broken || !collect(e)) {
-            static const char oom[] = "SERVER_ERROR out of memory writing get response\r\n";
             char packet[BIN_REPLY_MAX];
             size_t bytes = proto_put_bin_reply(packet, e->of->request, REPLY_OOM_GET);
-            if (s->is_binary)
-                send_datagrams(e, packet, bytes);
-            else
-                send_datagrams(e, oom, sizeof(oom) - 1);
+            const char *line = s->is_binary ? packet : reply_line(REPLY_OOM_GET, &bytes);
+            send_datagrams(e, line, bytes);
             e->of->reply_bytes = 0;
             session_again(e);
             return;

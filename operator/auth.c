@@ -1,10 +1,6 @@
 /* operator/auth.c: see operator/auth.h. The file is kept as text; a check walks all of its lines. */
 #include "operator/auth.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/lock.h"
@@ -30,34 +26,19 @@ struct auth {
 /* 0 or -errno. */
 static int read_file(const char *path, char **text, size_t *bytes)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    FILE *f = fopen(path, "re");
+    if (!f)
         return -errno;
-    struct stat st;
-    int err = fstat(fd, &st) < 0 ? -errno : 0;
-    if (!err && (size_t)st.st_size > AUTH_FILE_BYTES_MAX)
-        err = -EFBIG;
-    char *buf = err ? NULL : malloc((size_t)st.st_size + 1);
-    if (!err && !buf)
-        err = -ENOMEM;
-    size_t have = 0;
-    while (!err && have < (size_t)st.st_size) {
-        ssize_t n = read(fd, buf + have, (size_t)st.st_size - have);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            err = -errno;
-        if (n <= 0)
-            break;
-        have += (size_t)n;
-    }
-    close(fd);
+    char *buf = malloc(AUTH_FILE_BYTES_MAX + 1);
+    size_t have = buf ? fread(buf, 1, AUTH_FILE_BYTES_MAX + 1, f) : 0;
+    int err = !buf || ferror(f) ? -errno : have > AUTH_FILE_BYTES_MAX ? -EFBIG : 0;
+    fclose(f);
     if (err) {
         free(buf);
         return err;
     }
-    DEBUG_ASSERT(have <= (size_t)st.st_size);
-    *text = buf;
+    char *fitting = realloc(buf, have + 1);
+    *text = fitting ? fitting : buf;
     *bytes = have;
     return 0;
 }

@@ -34,6 +34,8 @@ DRAWINGS = (
     ('flash/types.h', 'EXT_PAGE_', ('flash', 'upkeep', 'extstore'), r'\bstate(?:, | = )EXT_PAGE_([A-Z]+)'),
     ('flash/engine.h', 'EXT_WBUF_', ('flash', 'upkeep', 'extstore'), r'\bstate(?:, | = )EXT_WBUF_([A-Z]+)'),
     ('upkeep/reclaim.h', '', ('upkeep',), r'\bphase = ([A-Z]+);'),
+    ('net/conn.h', 'CONN_', ('net',), r'(?:conn_become\(c, |\bstate = )CONN_([A-Z_]+)'),
+    ('net/tls_conn.h', 'TLS_', ('net',), r'(?:\bstage = |list_add\([^;]*)TLS_([A-Z]+)'),
     ('space/extmap.h', 'EXTMAP_', ('space',), r'(?:move_range|word_store)\([^;]*EXTMAP_([A-Z]+)'),
 )
 FUNCTION_LINES_MAX = 70
@@ -261,13 +263,13 @@ def wrong_edges(texts, drawings):
     for drawing, prefix, rooms, store in drawings:
         drawn, named, goes = set(), set(), set()
         for comment in COMMENT.findall(texts.get(drawing, '')):
-            for function, states in re.findall(r'--(\w+)--> ([A-Z]+(?:, [A-Z]+)*)', comment):
+            for function, states in re.findall(r'--(\w+)--> ([A-Z_]+(?:, [A-Z_]+)*)', comment):
                 drawn |= {(function, state) for state in states.split(', ')}
         for path, text in texts.items():
             if path.endswith('.c') and room_of(path) in rooms:
                 for name, body in bodies(text):
                     goes |= {(name, state) for state in re.findall(store, body)}
-                    named |= {(name, state) for state in re.findall(r'\b%s([A-Z]+)\b' % prefix, body)}
+                    named |= {(name, state) for state in re.findall(r'\b%s([A-Z_]+)\b' % prefix, body)}
         for name, state in sorted(drawn - named):
             yield 'edge %s draws %s to %s, and it does not go there' % (drawing, name, state)
         for name, state in sorted(goes - drawn):
