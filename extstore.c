@@ -156,17 +156,39 @@ static int start(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
-int ext_begin_life(struct extstore *e, char *why, size_t n)
+int ext_begin_life(struct extstore *e, const uint64_t *stamps, char *why, size_t n)
 {
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_device *d = &e->devices[i];
-        uint64_t stamp = ext_mark_new_stamp();
-        int rc = ext_mark_write(d->fd, stamp);
+        ASSERT(stamps[i] != 0);
+        int rc = ext_mark_write(d->fd, stamps[i]);
         if (rc != 0)
             return why_say(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
-        d->stamp = e->tables->devices[i].stamp = stamp;
+        d->stamp = e->tables->devices[i].stamp = stamps[i];
     }
     return 0;
+}
+
+/* The same where the tables came with the memory of -e, which has to go on fitting the devices whenever this process
+ * is killed: until the new stamp is noted, the tables allow both. A device that can't be written keeps its stamp: what
+ * is in memory is worth more than a checkpoint's certain end. */
+static void renew_stamps(struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        struct ext_device *d = &e->devices[i];
+        struct ext_known *k = &e->tables->devices[i];
+        uint32_t step = (uint32_t)ext_mark_new_stamp() | 1;
+        uint64_t stamp = ext_mark_next_stamp(k->stamp, step);
+        *(volatile uint32_t *)&k->step = step;
+        int rc = ext_mark_write(d->fd, stamp);
+        if (rc != 0) {
+            log_warning("flash %s: its mark can't be written (%s)", d->path, strerror(-rc));
+            continue;
+        }
+        *(volatile uint64_t *)&k->stamp = stamp;
+        *(volatile uint32_t *)&k->step = 0;
+        d->stamp = stamp;
+    }
 }
 
 static void release(struct extstore *e)
@@ -302,6 +324,8 @@ void ext_attach_done(struct extstore *e)
     e->gone = NULL;
     e->gone_count = 0;
     e->is_all_gone = false;
+    if (e->opt.attached)
+        renew_stamps(e); /* before anything is written */
     /* Not before: a write that fails moves objects, which must be counted then. */
     ext_wbuf_attach(e);
     atomic_store(&e->attaching, false);

@@ -74,12 +74,13 @@ bool ext_attach_may_hold(struct extstore *e, ext_place place, unsigned len_class
 bool ext_attach_is_gone(const struct extstore *e, ext_place place);
 /* What became of devices that this start found otherwise than they were, in a few words for the log; or "". */
 const char *ext_attach_note(const struct extstore *e);
+/* With attached memory it writes a new stamp to every device first (flash/mark.h): what others know of their content is
+ * outdated from then on, and the memory isn't, whenever the process is killed. Waits for the devices. */
 void ext_attach_done(struct extstore *e);
 
-/* Puts a new stamp on every device (flash/mark.h): what others know of their content is outdated
- * from now on. A fresh engine and one that goes on with attached memory need no call; one from a
- * checkpoint or a scan does, before anything is written to flash. 0, or -errno with why[]: start
- * nothing. Waits for the devices. */
-int ext_begin_life(struct extstore *e, char *why, size_t why_bytes);
+/* Puts these stamps on the devices, in their order. A fresh engine and one that goes on with attached memory have
+ * done so; one from a checkpoint or a scan needs the call, before anything is written to flash. 0, or -errno with
+ * why[]: start nothing. Waits for the devices. */
+int ext_begin_life(struct extstore *e, const uint64_t *stamps, char *why, size_t why_bytes);
 
 #endif

@@ -71,7 +71,9 @@ struct checkpoint_head {
     /* since format 2; before 0 */
     uint64_t stamps[CHECKPOINT_DEVICES_MAX]; /* of the devices' marks, when the head was made */
     uint32_t since[CHECKPOINT_DEVICES_MAX];  /* what stands on the device from page versions up to this isn't the cache's */
-    uint8_t unused[CHECKPOINT_HEAD_BYTES - 680 - 192];
+    /* RUNNING: those that the process may have written instead, if it was killed while it began; or 0 */
+    uint64_t next_stamps[CHECKPOINT_DEVICES_MAX];
+    uint8_t unused[CHECKPOINT_HEAD_BYTES - 680 - 192 - 128];
 };
 static_assert(sizeof(struct checkpoint_head) == CHECKPOINT_HEAD_BYTES, "head layout");
 static_assert(offsetof(struct checkpoint_head, devices) == 160, "head layout");

@@ -80,7 +80,7 @@ struct ext_device {
     bool direct;         /* O_DIRECT */
     enum ext_bucket free_bucket;
     uint64_t dev, ino; /* identity, to refuse the same file twice */
-    uint64_t stamp;    /* of its mark; only ext_begin_life changes it */
+    uint64_t stamp;    /* of its mark; only ext_begin_life and ext_attach_done change it */
     const struct ext_device_ops *ops;
     struct extents *free; /* FREE pages; unit: a page's number on this device */
     /* atomic */

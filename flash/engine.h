@@ -124,7 +124,7 @@ struct ext_tables {
         uint64_t dev, ino, bytes;
         uint64_t stamp; /* of its mark; 0: it has no mark of ours yet (flash/mark.h) */
         uint32_t since; /* the newest version of a page when it joined */
-        uint32_t reserved;
+        uint32_t step;  /* not 0: the stamp that follows by it is just being written, so either may stand there */
     } devices[EXT_DEVICES_MAX];
     uint64_t pages; /* arena offsets of the tables */
     uint64_t wbufs;

@@ -4,6 +4,7 @@
 #include <blkid/blkid.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -45,19 +46,30 @@ void ext_mark_fill(char block[EXT_MARK_BYTES], uint64_t stamp)
     memcpy(block, &m, sizeof(m));
 }
 
+static ssize_t write_block(int fd, char *block, int flags)
+{
+    struct iovec part = {block, EXT_MARK_BYTES};
+    ssize_t n;
+    do {
+        n = flags != 0 ? pwritev2(fd, &part, 1, 0, flags) : pwrite(fd, block, EXT_MARK_BYTES, 0);
+    } while (n < 0 && errno == EINTR);
+    return n;
+}
+
 int ext_mark_write(int fd, uint64_t stamp)
 {
     char *block = aligned_alloc(EXT_MARK_BYTES, EXT_MARK_BYTES);
     if (block == NULL)
         return -ENOMEM;
     ext_mark_fill(block, stamp);
-    ssize_t n;
-    do {
-        n = pwrite(fd, block, EXT_MARK_BYTES, 0);
-    } while (n < 0 && errno == EINTR);
+    /* Syncs this block alone, where the file system can: without O_DIRECT the page cache may hold much of the file. */
+    ssize_t n = write_block(fd, block, RWF_DSYNC);
+    bool is_synced = n >= 0;
+    if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
+        n = write_block(fd, block, 0);
     int rc = n < 0 ? -errno : n != (ssize_t)EXT_MARK_BYTES ? -EIO : 0;
     free(block);
-    return rc != 0 ? rc : fdatasync(fd) != 0 && errno != EINVAL ? -errno : 0;
+    return rc != 0 || is_synced ? rc : fdatasync(fd) != 0 && errno != EINVAL ? -errno : 0;
 }
 
 uint64_t ext_mark_new_stamp(void)
@@ -66,6 +78,14 @@ uint64_t ext_mark_new_stamp(void)
     if (getrandom(&stamp, sizeof(stamp), 0) != (ssize_t)sizeof(stamp))
         stamp = clock_mono_ns() ^ (uint64_t)clock_wall_us() << 20 ^ (uint64_t)getpid();
     return stamp != 0 ? stamp : 1;
+}
+
+uint64_t ext_mark_next_stamp(uint64_t stamp, uint32_t step)
+{
+    uint64_t hash = (stamp ^ step) * UINT64_C(0x9e3779b97f4a7c15);
+    hash = (hash ^ hash >> 32) * UINT64_C(0xbf58476d1ce4e5b9);
+    hash ^= hash >> 29;
+    return hash != 0 ? hash : 1;
 }
 
 /* ---- what is there ---- */

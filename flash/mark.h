@@ -1,10 +1,10 @@
 /* flash/mark.h: the first block of a device, which says who owns the rest.
  *
  * A device is all pages; the first EXT_MARK_BYTES of its first slot hold the mark instead of
- * records. The mark contains a stamp, a random number: a process that does not continue with the content
- * writes a new stamp before anything else. So a start that has knowledge of the
+ * records. The mark contains a stamp, a random number: every process writes a new one to each of its
+ * devices before it writes anything else. So a start that has knowledge of the
  * content from elsewhere (the memory of -e, a checkpoint), together with the stamp, can tell
- * whether another process has written since, however that one ended.
+ * whether another process has used the device since, however that one ended.
  *
  * It also shows that the data is Extant's, so that foreign data isn't overwritten.
  *
@@ -37,5 +37,7 @@ void ext_mark_fill(char block[EXT_MARK_BYTES], uint64_t stamp);
 /* Writes it to the device and waits until it is durable. 0 or -errno. */
 int ext_mark_write(int fd, uint64_t stamp);
 uint64_t ext_mark_new_stamp(void); /* never 0 */
+/* The stamp that follows another one by this number. Pure; never 0. */
+uint64_t ext_mark_next_stamp(uint64_t stamp, uint32_t step);
 
 #endif

@@ -29,6 +29,13 @@ static bool is_stamp_its_own(const struct ext_known *known, uint32_t count, uint
     return known[at].stamp != 0;
 }
 
+/* Does the device bear the entry's stamp, or the next one, if a process was killed while it wrote that? */
+static bool has_stamp_of(const struct ext_device *d, const struct ext_known *k)
+{
+    return k->stamp != 0 &&
+           (d->stamp == k->stamp || (k->step != 0 && d->stamp == ext_mark_next_stamp(k->stamp, k->step)));
+}
+
 int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n)
 {
     const struct ext_known *known = e->known;
@@ -41,14 +48,14 @@ int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n)
             const struct ext_device *d = &e->devices[k];
             if (!is_file_of(d, &known[i]))
                 continue;
-            if (known[i].stamp == 0 || d->stamp != known[i].stamp)
+            if (!has_stamp_of(d, &known[i]))
                 return why_say(why, n, -ESTALE, "flash: %s was written to by another process since", d->path);
             device_of[i] = k;
         }
     }
     for (uint32_t i = 0; i < known_count; i++) {
         for (uint32_t k = 0; k < e->device_count && device_of[i] == EXT_NO_DEVICE; k++) {
-            if (e->devices[k].stamp == known[i].stamp && is_stamp_its_own(known, known_count, i) &&
+            if (has_stamp_of(&e->devices[k], &known[i]) && is_stamp_its_own(known, known_count, i) &&
                 !is_taken(device_of, known_count, k))
                 device_of[i] = k;
         }

@@ -31,6 +31,7 @@ struct persist {
     enum plan plan;
     bool has_head;
     struct checkpoint_head found; /* if has_head */
+    uint64_t stamps[EXT_DEVICES_MAX]; /* of the devices' marks, as the start finds them; 0: none */
     struct checkpoint_reader *reader;
     uint64_t start_ns;
     struct persist_report report;
@@ -142,6 +143,31 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
     return false;
 }
 
+/* Is this the stamp of the head's device? */
+static bool is_stamp_of(const struct checkpoint_head *h, uint32_t device, uint64_t stamp)
+{
+    return stamp != 0 && (stamp == h->stamps[device] || stamp == h->next_stamps[device]);
+}
+
+/* Has another process used a device of the head since? Then one that the head has isn't found by its stamp, and one is
+ * there whose stamp the head doesn't know. It may have used the others too, or other flash instead of them, and have
+ * left no trace there: of what it deleted or overwrote, for instance. NULL, or the path. */
+static const char *used_by_another(const struct persist *p)
+{
+    const struct checkpoint_head *h = &p->found;
+    const char *stranger = NULL;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < p->device_count; i++) {
+        bool is_known = false;
+        for (uint32_t k = 0; k < h->device_count; k++)
+            is_known |= is_stamp_of(h, k, p->stamps[i]);
+        found += is_known;
+        if (!is_known && p->stamps[i] != 0)
+            stranger = p->devices[i].path;
+    }
+    return h->format >= CHECKPOINT_FORMAT && found < h->device_count ? stranger : NULL;
+}
+
 /* Were the flash files written to since? */
 static bool is_outdated(const struct persist *p, char *why, size_t n)
 {
@@ -158,7 +184,10 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
             return true;
         }
     }
-    return false;
+    const char *used = used_by_another(p);
+    if (used != NULL)
+        say(why, n, "%s was written to by another process since", used);
+    return used != NULL;
 }
 
 /* Is the head's block device there, with its mark and as large as it was? A head of format 1 doesn't know marks. */
@@ -166,7 +195,7 @@ static bool has_block_device(const struct persist *p, const struct checkpoint_he
 {
     for (uint32_t k = 0; p->found.format >= CHECKPOINT_FORMAT && k < now->device_count; k++) {
         if (now->devices[k].ino == 0 && now->devices[k].bytes >= p->found.devices[device].bytes &&
-            ext_device_stamp(p->devices[k].path) == p->found.stamps[device])
+            is_stamp_of(&p->found, device, p->stamps[k]))
             return true;
     }
     return p->found.format < CHECKPOINT_FORMAT;
@@ -197,10 +226,12 @@ static enum plan without_load(struct persist *p)
 {
     if (!p->has_head || p->mode != PERSIST_SCAN)
         return PLAN_EMPTY;
-    if (!is_less(p))
+    bool is_used = used_by_another(p) != NULL;
+    if (!is_used && !is_less(p))
         return PLAN_SCAN;
     size_t used = strlen(p->why_not);
-    say(p->why_not + used, sizeof(p->why_not) - used, "; no scan, since a part of the flash is gone");
+    say(p->why_not + used, sizeof(p->why_not) - used, "; no scan, since %s",
+        is_used ? "another process used the flash" : "a part of the flash is gone");
     return PLAN_EMPTY;
 }
 
@@ -214,6 +245,8 @@ static void decide(struct persist *p)
     ASSERT(is_on(p) && p->reader == NULL);
     int rc = checkpoint_read_head(p->path, &p->found, fault);
     p->has_head = rc == 0;
+    for (uint32_t i = 0; p->has_head && i < p->device_count; i++)
+        p->stamps[i] = ext_device_stamp(p->devices[i].path);
     if (rc == -ENOENT)
         say(why, n, "there is none yet");
     else if (rc != 0)
@@ -296,7 +329,7 @@ static void set_since(const struct persist *p, struct ext_options *opt)
         for (uint32_t k = 0; now.devices[i].ino == 0 && known == NO_DEVICE && k < p->found.device_count; k++) {
             if (p->found.devices[k].ino == 0 && (p->found.format < CHECKPOINT_FORMAT
                                                      ? k == i
-                                                     : ext_device_stamp(p->devices[i].path) == p->found.stamps[k]))
+                                                     : is_stamp_of(&p->found, k, p->stamps[i])))
                 known = k;
         }
         opt->since[i] = known != NO_DEVICE ? p->found.since[known] : opt->version_floor;
@@ -531,14 +564,18 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     p->running = (struct checkpoint_head){
         .state = CHECKPOINT_RUNNING, .generation = (p->has_head ? p->found.generation : 0) + 1};
     fill_head(p, c, e, &p->running);
+    bool begins = !attached && p->plan != PLAN_EMPTY;
+    for (uint32_t i = 0; begins && i < p->device_count; i++)
+        p->running.next_stamps[i] = ext_mark_new_stamp();
     int rc = describe_devices(p, &p->running);
     if (rc == 0)
         rc = put_running(p);
     if (rc != 0)
         return not_writable(p, rc, why, why_bytes);
-    if (!attached && p->plan != PLAN_EMPTY) {
-        if ((rc = ext_begin_life(e, why, why_bytes)) != 0)
+    if (begins) {
+        if ((rc = ext_begin_life(e, p->running.next_stamps, why, why_bytes)) != 0)
             return rc;
+        memset(p->running.next_stamps, 0, sizeof(p->running.next_stamps));
         fill_head(p, c, e, &p->running);
         if ((rc = put_running(p)) != 0)
             return not_writable(p, rc, why, why_bytes);

@@ -13,8 +13,11 @@
  *
  * A checkpoint is used once: before the first write to flash (persist_begin) a head in state
  * RUNNING replaces it and is synced. So after a kill or a power cut no old value comes back, unless the
- * operator asks for a scan. A start with flash but without ext_persist removes a checkpoint that it finds,
- * and the flash files' times of change reveal other writers.
+ * operator asks for a scan. A start with flash but without ext_persist removes a checkpoint that it finds.
+ * Where a start doesn't see the checkpoint, because it names another file first, stamps tell: every start renews those of all
+ * its devices (flash/mark.h), and the head has those that it was made with. If one of them is missing and a device bears one that
+ * the head doesn't know, another process has used the cache since, and neither a load nor a scan is right. The
+ * flash files' times of change reveal other writers.
  *
  * With -e FILE the memory file wins if it fits; the checkpoint is used up nevertheless.
  *
@@ -22,13 +25,14 @@
  *
  * A scan may bring back a deleted value, because a delete leaves nothing on flash; and an
  * older value of a key whose latest one is not on flash, because it was still in RAM at the power
- * cut, or because its page was evicted and used again. It never brings back two values of a key,
+ * cut, or because its page was evicted and used again. Once a start found a part of the flash gone, a later scan
+ * takes only what was written since, as the latest values of the rest may have been there. It never brings back two values of a key,
  * expired values, values that a flush_all covered (the head notes it), or values of an earlier cache in
  * the same files.
  *
  * Limits: the first flash file must be a regular file (a file beside a device node doesn't last); its
  * file system needs room for 10 bytes an object. A stop may take PERSIST_STOP_SEC for items; the rest
- * is dropped, and the log says so. Block devices are recognised only by the
+ * is dropped, and the log says so. A process that names none of a checkpoint's files leaves no trace on them. Block devices are recognised only by the
  * mark on them; by their size, where a checkpoint of format 1 is loaded.
  *
  * Threads: one, at start and at stop; the flush_all hook runs in any. Callers hold no locks.

@@ -365,18 +365,27 @@ static int keep_tables(struct extstore *e, const struct ext_tables *was, char *w
     return rc == 0 ? 0 : no_memory(e, rc, why, n);
 }
 
+/* A process may have been killed after it wrote a device's next stamp, and before it noted that. */
+static void note_stamps(struct extstore *e, struct ext_tables *was)
+{
+    for (uint32_t i = 0; i < e->known_count; i++) {
+        if (e->device_of[i] != EXT_NO_DEVICE)
+            e->known[i].stamp = was->devices[i].stamp = e->devices[e->device_of[i]].stamp;
+    }
+}
+
 /* Goes on with what an earlier process knew of flash, as far as it can. If nothing of it can be kept, e->tables
  * stays NULL, and pages have new numbers. */
 static int claim_tables(struct extstore *e, char *why, size_t n)
 {
-    const struct ext_root *root = e->root;
+    struct ext_root *root = e->root;
     uint32_t current = atomic_load(&root->current);
     if (root->format == 0) {
         e->is_all_gone = true;
         why_add(e->note, sizeof(e->note), ", ", "there was no flash before");
         return number_new(e, why, n);
     }
-    const struct ext_tables *was = &root->tables[current & 1];
+    struct ext_tables *was = &root->tables[current & 1];
     if (root->format != EXT_ROOT_FORMAT || current > 1 || was->device_count == 0 ||
         was->device_count > EXT_DEVICES_MAX || was->page_count == 0 || was->page_count > EXT_UNITS_MAX ||
         was->wbuf_count > EXTMAP_MAX_BUFFERS)
@@ -386,6 +395,7 @@ static int claim_tables(struct extstore *e, char *why, size_t n)
     int rc = ext_numbers_match(e, true, why, n);
     if (rc != 0)
         return rc;
+    note_stamps(e, was);
     if (was->page_bytes == e->page_bytes && was->wbuf_bytes == e->wbuf_bytes)
         return keep_tables(e, was, why, n);
     e->is_all_gone = true;

@@ -882,6 +882,173 @@ Test(persist, when_the_memory_is_gone_the_checkpoint_is_there)
     life_kill(&l);
 }
 
+/* ---- lives that know nothing of a checkpoint ---- */
+
+/* The same flash file under any path, with its time of change put back: then it tells what a block device does, whose
+ * time is of its node. */
+static struct timespec time_of(const char *path)
+{
+    struct stat st;
+    cr_assert_eq(stat(path, &st), 0);
+    return st.st_mtim;
+}
+
+static void put_time_back(const char *path, struct timespec was)
+{
+    const struct timespec times[2] = {was, was};
+    cr_assert_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* Words for flash on these files, NULL: no more, in this order. */
+static const char *files(const char *mode, const char *memory, const char *a, const char *b, const char *c)
+{
+    static char text[900];
+    size_t used = (size_t)snprintf(text, sizeof(text), "-m 64 %s -o ", memory);
+    const char *all[] = {a, b, c};
+    for (unsigned i = 0; i < ARRAY_COUNT(all); i++)
+        if (all[i] != NULL)
+            used += (size_t)snprintf(text + used, sizeof(text) - used, "ext_path=%s:32m,", all[i]);
+    snprintf(text + used, sizeof(text) - used, "%s%s", FLASH, mode);
+    return text;
+}
+
+struct other_life {
+    const char *mode;          /* of all lives */
+    const char *mode_between;  /* of the life between */
+    bool clean;                /* the first life stops in order */
+    unsigned between;          /* files of the life between, as bits: 1 the first, 2 the second */
+    const char *said;
+};
+
+/* A life attached to the memory file names another file first, so the checkpoint beside the first one stays as it is. It
+ * deletes a key and overwrites another, and writes nothing to the files that it knew before. Then memory is lost. */
+static void live_between(const struct other_life *o)
+{
+    struct life l;
+    char memory[128], second[112], third[112], third_check[160];
+    snprintf(memory, sizeof(memory), "-e %s", memory_file);
+    snprintf(second, sizeof(second), "%s.old", flash_file);
+    snprintf(third, sizeof(third), "%s.third", flash_file);
+    snprintf(third_check, sizeof(third_check), "%s.checkpoint", third);
+    life_open_with(&l, files(o->mode, memory, flash_file, second, NULL));
+    set(&l, "deleted", "old");
+    set(&l, "overwritten", "old");
+    all_to_disk(&l);
+    life_end(&l, o->clean);
+    struct timespec times[2] = {time_of(flash_file), time_of(second)};
+    life_open_with(&l, files(o->mode_between, memory, third, o->between & 1 ? flash_file : second,
+                             o->between == 3 ? second : NULL));
+    cr_assert(l.r.attached, "%s", l.r.line);
+    (void)fixture_delete(&l.f, "deleted"); /* gone, if its file is */
+    set(&l, "overwritten", "new");
+    life_kill(&l);
+    unlink(memory_file);
+    put_time_back(flash_file, times[0]);
+    put_time_back(second, times[1]);
+    life_open_with(&l, files(o->mode, memory, flash_file, second, NULL));
+    cr_assert_str_eq(value_of(&l, "deleted"), "(none)", "%s", l.r.line);
+    cr_assert_str_eq(value_of(&l, "overwritten"), "(none)", "%s", l.r.line);
+    assert_empty(&l, o->said);
+    life_kill(&l);
+    unlink(third);
+    unlink(third_check);
+}
+
+Test(persist, a_checkpoint_is_outdated_by_a_life_that_named_another_file_first)
+{
+    live_between(&(struct other_life){",ext_persist", ",ext_persist", true, 3, "was written to by another process since"});
+}
+
+Test(persist, a_checkpoint_is_outdated_by_a_life_without_checkpoints)
+{
+    live_between(&(struct other_life){",ext_persist", "", true, 3, "was written to by another process since"});
+}
+
+Test(persist, a_checkpoint_is_outdated_by_a_life_without_its_first_file)
+{
+    live_between(&(struct other_life){",ext_persist", ",ext_persist", true, 2, "was written to by another process since"});
+}
+
+Test(persist, a_checkpoint_is_outdated_by_a_life_without_its_second_file)
+{
+    live_between(&(struct other_life){",ext_persist", ",ext_persist", true, 1, "was written to by another process since"});
+}
+
+/* A start writes new marks; a kill at any point of that leaves memory that fits the flash. */
+Test(persist, a_kill_while_marks_are_written_keeps_what_e_has)
+{
+    struct life l;
+    char memory[128], second[112];
+    snprintf(memory, sizeof(memory), "-e %s", memory_file);
+    snprintf(second, sizeof(second), "%s.old", flash_file);
+    for (unsigned point = 0; point < 4; point++) {
+        life_open_with(&l, files("", memory, flash_file, second, NULL));
+        cr_assert_eq(l.r.attached, point > 0, "%u: %s", point, l.r.line);
+        set(&l, numbered("key", point), "value");
+        all_to_disk(&l);
+        /* As the next start would be killed: before the mark is written, after it, and before `step` is cleared. */
+        for (unsigned i = 0; i < 1 + point % 2; i++) {
+            struct ext_known *k = &l.f.ext->tables->devices[i];
+            uint64_t next = ext_mark_next_stamp(k->stamp, k->step = 77 + i);
+            if (point > 0)
+                cr_assert_eq(ext_mark_write(l.f.ext->devices[i].fd, next), 0);
+            if (point > 2)
+                k->stamp = next;
+        }
+        life_kill(&l);
+    }
+    life_open_with(&l, files("", memory, flash_file, second, NULL));
+    cr_assert(l.r.attached, "%s", l.r.line);
+    for (unsigned point = 0; point < 4; point++)
+        cr_assert_str_eq(value_of(&l, numbered("key", point)), "value");
+    cr_assert_eq(l.f.ext->tables->devices[0].step, 0);
+    /* Any other mark is another process's. */
+    cr_assert_eq(ext_mark_write(l.f.ext->devices[1].fd, ext_mark_next_stamp(l.f.ext->tables->devices[1].stamp, 99)), 0);
+    life_kill(&l);
+    life_open_with(&l, files("", memory, flash_file, second, NULL));
+    cr_assert(!l.r.attached);
+    life_kill(&l);
+}
+
+/* With its holes, of which a memory file has much. */
+static void copy_file(const char *from, const char *to)
+{
+    char command[400];
+    snprintf(command, sizeof(command), "cp --sparse=always %s %s", from, to);
+    cr_assert_eq(system(command), 0);
+}
+
+/* Of a copy of the memory file only one is the cache. */
+Test(persist, memory_from_before_another_attached_life_is_not_taken_over)
+{
+    struct life l;
+    char kept[160];
+    snprintf(kept, sizeof(kept), "%s.kept", memory_file);
+    life_open_with(&l, with_memory(FLASH));
+    set(&l, "key", "old");
+    all_to_disk(&l);
+    life_kill(&l);
+    copy_file(memory_file, kept);
+    life_open_with(&l, with_memory(FLASH));
+    cr_assert(l.r.attached);
+    cr_assert_eq(fixture_delete(&l.f, "key"), CACHE_OK);
+    life_kill(&l);
+    cr_assert_eq(rename(kept, memory_file), 0);
+    life_open_with(&l, with_memory(FLASH));
+    cr_assert(!l.r.attached);
+    cr_assert_not_null(strstr(l.r.line, "was written to by another process since"), "%s", l.r.line);
+    cr_assert_str_eq(value_of(&l, "key"), "(none)");
+    life_kill(&l);
+}
+
+Test(persist, no_scan_after_a_life_that_named_another_file_first)
+{
+    live_between(&(struct other_life){",ext_persist=scan", ",ext_persist=scan", false, 3,
+                                      "no scan, since another process used the flash"});
+    live_between(&(struct other_life){",ext_persist=scan", ",ext_persist=scan", true, 2,
+                                      "no scan, since another process used the flash"});
+}
+
 /* ---- scans ---- */
 
 Test(persist, a_scan_finds_what_is_on_flash)
