@@ -51,7 +51,7 @@ static int check_options(const struct ext_options *o, char *why, size_t n)
                       "%u bytes to 1 GB",
                       o->wbuf_bytes, EXT_SLOT_BLOCK_BYTES, 4 * EXT_SLOT_BLOCK_BYTES);
     if (o->page_bytes < o->wbuf_bytes || o->page_bytes % o->wbuf_bytes != 0 ||
-        o->page_bytes > 4 * GiB)
+        o->page_bytes > EXT_PAGE_BYTES_MAX)
         return why_say(why, n, -EINVAL,
                       "flash: page size %" PRIu64 " is not a multiple of the write "
                       "buffer size %" PRIu64 " up to 4 GB",

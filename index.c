@@ -988,11 +988,12 @@ static int load_shard(struct index *ix, unsigned s, struct checkpoint_reader *r)
         return rc;
     struct shard *sh = &ix->shard[s];
     atomic_store_explicit(&ix->root->shard[s].state, saved.state, memory_order_release);
-    bump(&sh->counts[INDEX_FLASH], (int64_t)saved.flash_count);
-    bump(&sh->counts[INDEX_TOMBSTONE], (int64_t)saved.tombstone_count);
     sh->ensured = UINT64_MAX;
-    set_grow_at(ix, s);
-    return 0;
+    rc = attach_words(ix, s);
+    if (rc == 0 && (peek(&sh->counts[INDEX_RAM]) != 0 || peek(&sh->counts[INDEX_FLASH]) != saved.flash_count ||
+                    peek(&sh->counts[INDEX_TOMBSTONE]) != saved.tombstone_count))
+        rc = -EUCLEAN;
+    return rc;
 }
 
 void index_geometry(const struct index *ix, struct index_geometry *out)
@@ -1106,18 +1107,16 @@ struct index *index_create(const struct index_options *opt)
     if (group_bits > GROUP_BITS_MAX)
         group_bits = GROUP_BITS_MAX;
     unsigned tag_bits = 0;
-    if (opt->like != NULL) {
-        group_bits = opt->like->group_bits;
-        tag_bits = opt->like->tag_bits;
+    bool is_given = opt->attached || opt->like != NULL;
+    if (is_given) {
+        group_bits = opt->attached ? root->group_bits : opt->like->group_bits;
+        tag_bits = opt->attached ? root->tag_bits : opt->like->tag_bits;
     }
-    if (opt->attached) {
-        group_bits = root->group_bits;
-        tag_bits = root->tag_bits;
-        if (root->magic != ROOT_MAGIC || group_bits < GROUP_BITS_MIN ||
-            group_bits > GROUP_BITS_MAX || tag_bits < TAG_BITS_MIN || tag_bits > TAG_BITS_MAX) {
-            errno = EUCLEAN;
-            return NULL;
-        }
+    if ((opt->attached && root->magic != ROOT_MAGIC) ||
+        (is_given && (group_bits < GROUP_BITS_MIN || group_bits > GROUP_BITS_MAX || tag_bits < TAG_BITS_MIN ||
+                      tag_bits > TAG_BITS_MAX))) {
+        errno = opt->attached ? EUCLEAN : EINVAL;
+        return NULL;
     }
 
     struct index *ix;

@@ -295,9 +295,9 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head,
         uint64_t blocks = (head->body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
         uint64_t bytes =
             CHECKPOINT_HEAD_BYTES + blocks * sizeof(struct block_head) + head->body_bytes;
-        if ((uint64_t)st.st_size != bytes)
+        if (head->body_bytes > (uint64_t)st.st_size || (uint64_t)st.st_size != bytes)
             fault =
-                (uint64_t)st.st_size < bytes ? "it is cut short" : "it is longer than it should be";
+                (uint64_t)st.st_size < max_u64(bytes, head->body_bytes) ? "it is cut short" : "it is longer than it should be";
     }
     if (fault == NULL)
         return 0;

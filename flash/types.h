@@ -40,6 +40,7 @@
 
 #define EXT_GRANULE_BYTES 16
 #define EXT_DEVICES_MAX 16
+#define EXT_PAGE_BYTES_MAX ((uint64_t)4 * GiB)
 #define EXT_NO_DEVICE UINT32_MAX
 #define EXT_PAGES_MIN 4u      /* of class default: one in use, one reserved, and two to move between */
 #define EXT_WBUF_MIN_COUNT 4u

@@ -132,11 +132,14 @@ static int read_head(struct check *c)
     if (h->device_count != c->file_count)
         return unreadable(c, "the cache has %u files, not %u", h->device_count, c->file_count);
     if (h->wbuf_bytes < EXT_SLOT_BLOCK_BYTES || h->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
-        h->page_bytes < h->wbuf_bytes || h->page_bytes % h->wbuf_bytes != 0)
+        h->page_bytes < h->wbuf_bytes || h->page_bytes % h->wbuf_bytes != 0 || h->page_bytes > EXT_PAGE_BYTES_MAX)
         return unreadable(c, "%s: sizes of pages and buffers make no sense", c->checkpoint);
     for (unsigned i = 0; i < c->file_count; i++) {
         struct file *f = &c->files[i];
-        f->pages = (uint32_t)(h->devices[i].bytes / h->page_bytes);
+        uint64_t pages = h->devices[i].bytes / h->page_bytes;
+        if (pages == 0 || pages > EXT_UNITS_MAX)
+            return unreadable(c, "%s: the size of %s makes no sense", c->checkpoint, f->path);
+        f->pages = (uint32_t)pages;
         off_t end = lseek(f->fd, 0, SEEK_END);
         if (end >= 0 && (uint64_t)end < f->pages * h->page_bytes)
             fault(c, "%s has %" PRIu64 " bytes, not %" PRIu64 ": it was cut", f->path, (uint64_t)end,

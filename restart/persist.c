@@ -411,7 +411,7 @@ static int load(struct persist *p, struct index *ix, struct cache *c, struct ext
     if (rc == 0 && info.flash_count != p->found.objects)
         rc = -EUCLEAN;
     if (rc == 0)
-        p->gone = cache_drop_gone(c);
+        rc = cache_count_loaded(c, &p->gone);
     index_info(ix, &info);
     if (rc == 0 && info.flash_count != ext_objects(e))
         rc = -EUCLEAN;
@@ -562,7 +562,7 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
         return -EINVAL;
     }
     p->running = (struct checkpoint_head){
-        .state = CHECKPOINT_RUNNING, .generation = (p->has_head ? p->found.generation : 0) + 1};
+        .state = CHECKPOINT_RUNNING, .generation = max_u64((p->has_head ? p->found.generation : 0) + 1, 1)};
     fill_head(p, c, e, &p->running);
     bool begins = !attached && p->plan != PLAN_EMPTY;
     for (uint32_t i = 0; begins && i < p->device_count; i++)

@@ -204,15 +204,28 @@ static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot
     }
 }
 
-struct gone_words {
+struct loaded {
     struct cache *cache;
-    uint64_t count;
+    uint64_t gone, strange;
 };
+
+static void visit_to_count(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct loaded *l = ctx;
+    struct cache *c = l->cache;
+    (void)hash_like, (void)slot;
+    if (index_kind(c->index, w) != INDEX_FLASH)
+        return;
+    if (ext_attach_is_gone(c->ext, index_place(c->index, w)))
+        l->gone++;
+    else if (!ext_attach_object(c->ext, index_place(c->index, w), index_len(c->index, w)))
+        l->strange++;
+}
 
 static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
-    struct gone_words *g = ctx;
-    struct cache *c = g->cache;
+    struct loaded *l = ctx;
+    struct cache *c = l->cache;
     if (index_kind(c->index, w) != INDEX_FLASH || !ext_attach_is_gone(c->ext, index_place(c->index, w)))
         return;
     index_slot *slots[INDEX_MATCH_MAX];
@@ -227,14 +240,18 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
         cache_count(c, CACHE_N_evictions_same_tag, 1);
     }
     index_clear(c->index, hash_like, slot);
-    g->count++;
 }
 
-uint64_t cache_drop_gone(struct cache *c)
+int cache_count_loaded(struct cache *c, uint64_t *gone)
 {
-    struct gone_words g = {.cache = c};
-    walk_all(c, visit_to_drop_gone, &g);
-    return g.count;
+    struct loaded l = {.cache = c};
+    walk_all(c, visit_to_count, &l);
+    *gone = l.gone;
+    if (l.strange > 0)
+        return -EUCLEAN;
+    if (l.gone > 0)
+        walk_all(c, visit_to_drop_gone, &l);
+    return 0;
 }
 
 static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)

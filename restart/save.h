@@ -28,9 +28,10 @@ int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadli
 /* Drops the remaining items, together with the older values that they hide. Returns their number. */
 uint64_t cache_drop_items(struct cache *c, struct cache_worker *w);
 
-/* After a load of the index, before ext_attach_done: drops the words of objects on flash that is gone, and what may be
- * an older value of theirs. How many were gone. */
-uint64_t cache_drop_gone(struct cache *c);
+/* After a load of the index, before ext_attach_done: counts what each page holds, and drops the words of objects on flash
+ * that is gone, with what may be an older value of theirs; *gone: how many there were. 0, or -EUCLEAN: a word names a
+ * place that holds nothing. */
+int cache_count_loaded(struct cache *c, uint64_t *gone);
 
 /* Fills the empty index from the records on flash, before ext_attach_done: of each key the record with the
  * highest seq, unless it is dead; and those that can't be read or compared now. Log lines tell its progress.

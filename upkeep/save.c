@@ -9,6 +9,8 @@
 #include "flash/numbers.h"
 #include "flash/wbuf.h"
 
+#define SEQ_SANE_MAX (UINT64_C(1) << 62) /* no cache has stored more records */
+
 /* ---- stop ---- */
 
 int ext_quiesce(struct extstore *e, int64_t timeout_ms)
@@ -143,6 +145,7 @@ bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_
     return p->state == EXT_PAGE_FREE ? p->version == 0 && empty : p->version != 0;
 }
 
+/* What it holds now is counted when the index is there. */
 static void page_from(struct ext_page *to, const struct ext_saved_page *p)
 {
     ASSERT(ext_page_state_of(to) == EXT_PAGE_FREE && atomic_load(&to->refs) == 0);
@@ -151,10 +154,8 @@ static void page_from(struct ext_page *to, const struct ext_saved_page *p)
     atomic_store(&to->version, p->version);
     atomic_store(&to->state, p->state);
     atomic_store(&to->slots_used, p->slots_used);
-    atomic_store(&to->objects, p->objects);
     ext_raised_set(&to->exptime_max, p->exptime_max);
     ext_raised_set(&to->time_max, p->time_max);
-    atomic_store(&to->bytes_used, p->bytes_used);
     atomic_store(&to->bytes_appended, p->bytes_appended);
     atomic_store(&to->bytes_real, p->bytes_real);
 }
@@ -174,7 +175,7 @@ static int get_slots(struct extstore *e, struct checkpoint_reader *r, const stru
             if (!(bits >> i & 1))
                 continue;
             uint32_t page = ext_slot_page(e, slot + i);
-            if (slot + i >= count || saved->pages[page].state == EXT_PAGE_FREE)
+            if (slot + i >= count || (slot + i) % e->slots_per_page >= saved->pages[page].slots_used)
                 return -ESTALE;
             if (!e->gone[page])
                 words[slot + i] = extmap_written_word();
@@ -298,11 +299,15 @@ int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
     atomic_store(&e->root->next_seq, head->next_seq);
     atomic_store(&e->root->next_version, head->next_version);
     atomic_store(&e->root->flush_unix, head->flush_unix);
+    if (head->next_seq > SEQ_SANE_MAX)
+        return -ESTALE;
     for (uint32_t i = 0; i < head->page_count; i++) {
-        if (!ext_saved_page_is_sound(&e->saved->pages[i], e->slots_per_page))
+        const struct ext_saved_page *p = &e->saved->pages[i];
+        bool is_of_later = p->state != EXT_PAGE_FREE && (int32_t)(head->next_version - p->version) < 0;
+        if (!ext_saved_page_is_sound(p, e->slots_per_page) || is_of_later)
             return -ESTALE;
         if (!e->gone[i])
-            page_from(&e->pages[i], &e->saved->pages[i]);
+            page_from(&e->pages[i], p);
     }
     int rc = get_slots(e, r, e->saved);
     ext_load_end(e);

@@ -75,7 +75,8 @@ uint32_t ext_version_now(const struct extstore *e); /* the highest given to a pa
 /* Numbers the pages of a new engine as a checkpoint has them; devices may be others. 0; -ESTALE with why[]: it is
  * of no use with these files and sizes; -ENOMEM. */
 int ext_load_numbers(struct extstore *e, struct checkpoint_reader *r, char *why, size_t n);
-/* After it, fills the engine's empty tables. 0; -ESTALE; checkpoint_get's error. */
+/* After it, fills the engine's empty tables, but for what pages hold: ext_attach_object counts that. 0; -ESTALE;
+ * checkpoint_get's error. */
 int ext_load_tables(struct extstore *e, struct checkpoint_reader *r);
 void ext_load_end(struct extstore *e); /* frees what these two keep; once more is harmless */
 /* The version of a page that was the newest when the device joined the cache. */
