@@ -881,7 +881,8 @@ static bool is_of_now(const struct extstore *e, uint32_t page)
     return since == 0 || (int32_t)(atomic_load(&e->pages[page].version) - since) > 0;
 }
 
-void ext_wbuf_attach(struct extstore *e)
+/* Each bucket goes on with a page that it had open. */
+static void attach_pages(struct extstore *e)
 {
     for (uint32_t page = 0; page < e->page_count; page++) {
         struct ext_page *p = &e->pages[page];
@@ -899,6 +900,12 @@ void ext_wbuf_attach(struct extstore *e)
             ext_page_seal(e, page);
         }
     }
+}
+
+void ext_wbuf_attach(struct extstore *e)
+{
+    struct ext_wbuf *unflushed = NULL;
+    attach_pages(e);
     for (uint32_t i = 0; i < e->wbuf_count; i++) {
         struct ext_wbuf *w = &e->wbufs[i];
         if (extmap_buffer_range(e->map, i, &w->slot) != 0) {
@@ -920,6 +927,12 @@ void ext_wbuf_attach(struct extstore *e)
         atomic_fetch_add(&e->pages[w->page].slots_busy, 1);
         ext_page_pin(e, w->page);
         assert_wbuf(w);
+        w->next = unflushed;
+        unflushed = w;
+    }
+    /* Not before all are set up: a flush that fails takes another buffer. */
+    for (struct ext_wbuf *w; (w = unflushed) != NULL;) {
+        unflushed = w->next;
         io_pool_submit(e->write_pool, &w->job);
     }
 }

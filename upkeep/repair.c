@@ -26,9 +26,11 @@ int ext_repair_pages(struct extstore *e)
         enum ext_page_state s = ext_page_state_of(p);
         if (!page_is_sound(e, p))
             return -ESTALE;
-        if (s == EXT_PAGE_DRAINING)
+        /* Without a version it was becoming free: a BAD one has taken its test write then. */
+        bool is_bad = s == EXT_PAGE_BAD && atomic_load(&p->version) != 0;
+        if (s == EXT_PAGE_DRAINING || (s == EXT_PAGE_BAD && !is_bad))
             atomic_store(&p->state, EXT_PAGE_SEALED);
-        if (s == EXT_PAGE_BAD)
+        if (is_bad)
             atomic_fetch_add(&e->bad_pages, 1);
         atomic_store(&p->retry_sec, 0);
         /* Killed between two stores of page_begin or page_free: it holds nothing either way. */

@@ -297,6 +297,64 @@ Test(ext_fault, a_restart_tries_bad_pages_again)
     aid_free(a);
 }
 
+/* A kill in page_free, between its two stores. */
+Test(ext_fault, a_bad_page_that_was_becoming_free_is_free_after_a_restart)
+{
+    struct aid *a = faulty(8);
+    aid_arena_file(a);
+    aid_start(a);
+    uint32_t page;
+    cr_assert_eq(ext_page_open(a->ext, EXT_BUCKET_DEFAULT, true, &page), 0);
+    fail_page(a, page, 6);
+    atomic_store(&a->ext->pages[page].version, 0);
+    aid_restart(a);
+    cr_assert_eq(aid_info(a).pages_bad, 0);
+    cr_assert_eq(state_of(a, page), EXT_PAGE_FREE);
+    aid_free(a);
+}
+
+static struct aid *attached;
+static _Atomic(unsigned) buffers_seen; /* set up, at the first write */
+
+static ssize_t counting_pwrite(void *ctx, int fd, const void *buf, size_t bytes, off_t offset)
+{
+    struct extstore *e = attached->ext;
+    (void)ctx;
+    if (atomic_load(&buffers_seen) == 0) {
+        unsigned n = *(volatile uint32_t *)&e->free_wbuf_count;
+        for (uint32_t i = 0; i < e->wbuf_count; i++)
+            n += atomic_load(&e->wbufs[i].state) != EXT_WBUF_FREE;
+        atomic_store(&buffers_seen, n);
+    }
+    ssize_t n = pwrite(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+/* A write that fails takes another buffer. */
+Test(ext_fault, nothing_is_written_at_an_attach_before_all_buffers_are_set_up)
+{
+    enum { BUFFERS = 8000 };
+    struct aid *a = aid_new(16, MiB, 16 * KiB);
+    a->opt.wbuf_count = BUFFERS;
+    a->opt.buffer_bytes = (BUFFERS + 1) * a->opt.wbuf_bytes + 4 * MiB;
+    a->opt.engine = EXT_ENGINE_THREADS;
+    aid_use_faults(a);
+    aid_arena_file(a);
+    aid_start(a);
+    aid_set_wait(a, 1, 5000, EXT_BUCKET_DEFAULT); /* not flushed */
+    ext_destroy(a->ext, false);
+    arena_destroy(a->arena);
+    static struct ext_device_ops ops;
+    ops = *a->opt.device_ops;
+    ops.pwrite = counting_pwrite;
+    a->opt.device_ops = &ops;
+    attached = a;
+    aid_attach(a);
+    aid_sync(a);
+    cr_assert_eq(atomic_load(&buffers_seen), BUFFERS);
+    aid_free(a);
+}
+
 /* ---- degraded, and why ---- */
 
 Test(ext_fault, reads_that_fail_are_noticed_and_so_is_their_end_without_any_get)

@@ -1111,15 +1111,15 @@ Test(persist, flash_with_a_block_device_that_is_not_there_is_not_scanned)
 
 /* A start without the second file lost the latest values. After a kill, a scan of the first file must not find the older
  * ones; what was written after the loss it finds. By checkpoint, and attached to the memory file. */
-static void lose_second_file(const char *memory)
+static void lose_second_file(const char *memory, const char *sizes)
 {
     struct life l;
     char second[112], both[700], one[700];
     unsigned found = 0, lost = 0;
     snprintf(second, sizeof(second), "%s.old", flash_file);
-    snprintf(both, sizeof(both), "-m 64 %s -o ext_path=%s:32m,ext_path=%s:32m," FLASH ",ext_persist=scan", memory,
-             flash_file, second);
-    snprintf(one, sizeof(one), "-m 64 %s -o ext_path=%s:32m," FLASH ",ext_persist=scan", memory, flash_file);
+    snprintf(both, sizeof(both), "-m 64 %s -o ext_path=%s:32m,ext_path=%s:32m,%s,ext_persist=scan", memory,
+             flash_file, second, sizes);
+    snprintf(one, sizeof(one), "-m 64 %s -o ext_path=%s:32m,%s,ext_persist=scan", memory, flash_file, sizes);
     life_open_with(&l, both);
     static char filler[16000];
     memset(filler, 'f', sizeof(filler) - 1);
@@ -1130,6 +1130,15 @@ static void lose_second_file(const char *memory)
             if (i % 50 == 49)
                 all_to_disk(&l);
         }
+    }
+    /* Where a page has more slots, the file that stays has one that is not full. */
+    const struct ext_bucket_files *b = &l.f.ext->buckets[EXT_BUCKET_DEFAULT];
+    for (unsigned i = 0; l.f.ext->slots_per_page > 1 && i < 400; i++) {
+        if (b->device == 0 && b->files[0].next_slot > 0 && b->files[0].next_slot + 1 < l.f.ext->slots_per_page)
+            break;
+        cr_assert_lt(i, 399);
+        set(&l, numbered("filler", i), filler);
+        all_to_disk(&l);
     }
     life_stop(&l);
     cr_assert_eq(unlink(second), 0);
@@ -1151,13 +1160,25 @@ static void lose_second_file(const char *memory)
     life_kill(&l);
 }
 
-Test(persist, a_scan_after_a_file_was_lost_finds_no_older_values_checkpoint) { lose_second_file(""); }
+Test(persist, a_scan_after_a_file_was_lost_finds_no_older_values_checkpoint) { lose_second_file("", FLASH); }
 
 Test(persist, a_scan_after_a_file_was_lost_finds_no_older_values_memory)
 {
     char words[128];
     snprintf(words, sizeof(words), "-e %s", memory_file);
-    lose_second_file(words);
+    lose_second_file(words, FLASH);
+}
+
+/* The page that was open at the loss has room for more. But a scan takes nothing from it, so what is written goes to another. */
+Test(persist, a_page_that_was_open_when_a_file_was_lost_is_not_continued)
+{
+    char words[128];
+    const char *sizes = "ext_page_size=4,ext_wbuf_size=1,ext_buffer_mem=24";
+    lose_second_file("", sizes);
+    unlink(flash_file);
+    unlink(check_file);
+    snprintf(words, sizeof(words), "-e %s", memory_file);
+    lose_second_file(words, sizes);
 }
 
 Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
