@@ -21,7 +21,8 @@
 /* Of an item that will be needed: header, key, and the beginning of the value. */
 enum { PREFETCH_ITEM_BYTES = 192 };
 
-/* A set may leave this many same-tag flash words unread; with more, it reads them first. */
+/* A set may leave this many same-tag flash words unread; with more, it reads them first, and drops those that can't
+ * be read. */
 enum { UNREAD_MAX = 3 };
 
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
@@ -34,7 +35,7 @@ struct lookup {
     index_slot *tombstone;
     index_slot *unread[INDEX_MATCH_MAX]; /* flash words that were not read yet */
     unsigned unread_count;
-    bool failed;  /* a word could not be read now; it may be the key's youngest */
+    bool failed;  /* a word that can't be read now stays; it may be the key's youngest, and match an older one */
     bool is_sole; /* all other words of the tag were read: what was found hides nothing */
 };
 
@@ -171,12 +172,22 @@ static void count_death(struct cache_worker *w, struct cache_op *op, enum item_d
     }
 }
 
-/* A get keeps records that it could not read or verify: the device may return them later. Verbs that
- * store, delete or change must be sure that no older value comes back, and drop them; so does a get
- * that fills the cache after a miss. */
-static bool lookup_keeps_unreadable(const struct cache_op *op)
+static bool store_is_cas(const struct cache_op *op)
 {
-    return op->verb == CACHE_GET && !(op->options & CACHE_F_VIVIFY);
+    return op->mode == CACHE_CAS ||
+           ((op->options & CACHE_F_CAS_COMPARE) && (op->mode == CACHE_SET || op->mode == CACHE_REPLACE));
+}
+
+/* Does the op replace the key's value, whatever that is? */
+static bool op_sets(const struct cache_op *op)
+{
+    return op->verb == CACHE_STORE && op->mode == CACHE_SET && !store_is_cas(op);
+}
+
+/* Does the op make an object of a key that isn't there, and only then? */
+static bool op_needs_absence(const struct cache_op *op)
+{
+    return (op->options & CACHE_F_VIVIFY) || (op->verb == CACHE_STORE && op->mode == CACHE_ADD);
 }
 
 static bool is_unreadable(const struct cache_read *r)
@@ -193,6 +204,14 @@ static unsigned unreadable_count(const struct cache_op *op)
     return n;
 }
 
+/* Records that could not be read or verified stay: the device may return them later, and they may be other
+ * keys'. Only a delete drops them, since no value may come back after it, and a set that meets so many that
+ * they would fill the key's buckets. */
+static bool drops_unreadable(const struct cache_op *op)
+{
+    return op->verb == CACHE_DELETE || (op_sets(op) && unreadable_count(op) > UNREAD_MAX);
+}
+
 /* Drops the unreadable words of the op's tag, and all words that they may hide. Useless records
  * are not counted. */
 static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
@@ -204,8 +223,8 @@ static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned ran
 }
 
 /* l->hider hides flash words. Drops those that were read and are the key's; those of other keys stay.
- * Unread ones are put into l->unread; if there are none, the item no longer hides anything. */
-static void lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
+ * Unread ones are put into l->unread. True: none is left that it may hide. */
+static bool lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
 {
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, op->hash, slots);
@@ -224,14 +243,22 @@ static void lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l
         else if (is_unreadable(r) && rank > unreadable_rank)
             unreadable_rank = rank;
     }
-    if (l->unread_count > 0)
-        return;
+    if (l->unread_count > 0 || (unreadable_rank >= 0 && !drops_unreadable(op)))
+        return false;
     if (unreadable_rank >= 0)
         forget_unreadable(c, op, (unsigned)unreadable_rank);
     item_flag_clear(l->hider, ITEM_MAY_HIDE_FLASH);
+    return true;
 }
 
-/* Finds the key's RAM item. A dead one is dropped, but one that may hide older values stays until those are
+/* The same for one that stays linked, so that an op meets it again. */
+static void count_hider(struct cache_worker *w, struct cache_op *op, enum item_death d)
+{
+    if (!op->met_expired && !op->met_flushed)
+        count_death(w, op, d);
+}
+
+/* Finds the key's RAM item. A dead one is dropped, but one that may hide older values stays until those can be
  * read (l->unread) or an item takes its place. True: a live one, or one that stays. */
 static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
@@ -258,10 +285,11 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
     }
     l->hider = it;
     item_forget_copy(c, it, op->hash);
-    if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
-        lookup_hidden(c, op, l);
-    if (l->unread_count > 0)
+    if ((item_flags(it) & ITEM_MAY_HIDE_FLASH) && !lookup_hidden(c, op, l)) {
+        if (l->unread_count == 0)
+            count_hider(w, op, d);
         return true;
+    }
     l->hider = NULL;
     if (op->verb == CACHE_STORE && !c->config->lru_segmented)
         class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
@@ -271,17 +299,15 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
     return false;
 }
 
-/* An unreadable word may be the key's youngest; older ones are then no answer. Verbs that only read keep it;
- * the others drop it, once all else is known, together with the words that it may hide. */
+/* An unreadable word may be the key's youngest; older ones are then no answer. Where it is dropped, that is done
+ * once all else is known, together with the words that it may hide. */
 static void lookup_unreadable(struct cache *c, struct cache_op *op, struct lookup *l, int rank)
 {
     bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
-    if (lookup_keeps_unreadable(op)) {
-        l->failed = !is_younger;
+    l->failed = !is_younger;
+    if (l->unread_count > 0 || !drops_unreadable(op))
         return;
-    }
-    if (l->unread_count > 0)
-        return;
+    l->failed = false;
     forget_unreadable(c, op, (unsigned)rank);
     l->is_sole = true;
     if (!is_younger)
@@ -302,8 +328,8 @@ static void lookup_check_death(struct cache_worker *w, struct cache_op *op, stru
     l->match = NULL;
 }
 
-/* Fills l. Dead RAM items are unlinked, records that lost against a younger one or cannot be read are
- * dropped. With a live RAM item no flash word is checked. */
+/* Fills l. Dead RAM items are unlinked, records that lost against a younger one are dropped. With a live RAM item no
+ * flash word is checked. */
 static void lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
@@ -342,7 +368,7 @@ static void lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l
     l->is_sole = unreadable_rank < 0;
     if (!l->is_sole)
         lookup_unreadable(c, op, l, unreadable_rank);
-    if (l->match && l->unread_count == 0)
+    if (l->match && !l->failed && l->unread_count == 0)
         lookup_check_death(w, op, l, now);
 }
 
@@ -416,7 +442,7 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
     if (hides) /* before the word is stored: a killed process leaves the flag */
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     if (l->hider)
-        count_death(op->worker, op, item_death(c, l->hider, now));
+        count_hider(op->worker, op, item_death(c, l->hider, now));
     if (old) {
         index_replace(c->index, op->hash, l->it_slot, word);
         item_retire(c, old);
@@ -434,7 +460,7 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
             return rc;
         }
     }
-    if (hidden_bytes > 0)
+    if (hidden_bytes > 0 || (!old && !l->is_sole))
         stale_note_overwrite(c, op->hash, hidden_bytes);
     item_link(c, it, now);
     return 0;
@@ -516,6 +542,8 @@ static void promote(struct cache *c, struct cache_op *op, struct lookup *l, chan
     index_word old = index_load(slot);
     index_replace(c->index, op->hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0));
     ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
+    if (!l->is_sole)
+        stale_note_overwrite(c, op->hash, 0);
     item_link(c, it, clock_now_sec());
     atomic_store_explicit(&it->time_sec, time_sec, memory_order_relaxed);
     op->item = NULL;
@@ -807,7 +835,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op, struct lo
 {
     struct cache *c = w->cache;
     bool from_flash = !l->it;
-    if (!l->it && (l->failed || !l->match))
+    if (!l->it && !l->match)
         return get_miss(w, op, l, now);
     if (!l->it && get_changes_record(op, &l->match->rec, now)) {
         enum step s = want_ram(c, op, l);
@@ -900,12 +928,6 @@ static enum step step_alloc(struct cache_worker *w, struct cache_op *op)
     if (s == STEP_DONE)
         stat_inc(w->stats, op->status == CACHE_TOO_LARGE ? STAT_store_too_large : STAT_store_no_memory);
     return s;
-}
-
-static bool store_is_cas(const struct cache_op *op)
-{
-    return op->mode == CACHE_CAS ||
-           ((op->options & CACHE_F_CAS_COMPARE) && (op->mode == CACHE_SET || op->mode == CACHE_REPLACE));
 }
 
 /* Does the verb have to know for certain whether the key exists? Otherwise unread words are left
@@ -1341,6 +1363,20 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct 
 
 /* ---- a step ---- */
 
+/* Whether the key is there can't be told now, so nothing may take its place. A get is a miss, as any get of what can't
+ * be read. */
+static enum step refuse(struct cache_worker *w, struct cache_op *op)
+{
+    bool gets = op->verb == CACHE_GET;
+    op->status = gets ? CACHE_NOT_FOUND : CACHE_NO_MEMORY;
+    if (gets)
+        count_get(w, op, false, 0, 0);
+    else
+        stat_inc(w->stats, STAT_store_no_memory);
+    op_item_free(w->cache, op);
+    return STEP_DONE;
+}
+
 /* Runs the verb on the look-up's result, or queues reads of the records that it has to know. LOCK_COLUMN
  * held. */
 static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
@@ -1355,6 +1391,11 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
     if (unread && (op->verb != CACHE_STORE || store_needs_facts(w->cache, op, l))) {
         op->read_hidden |= l->hider != NULL;
         return queue_reads(w, op, l);
+    }
+    if (unlikely(l->failed) && !op_sets(op)) {
+        l->match = NULL;
+        if (op_needs_absence(op))
+            return refuse(w, op);
     }
     return verbs[op->verb](w, op, l, now);
 }

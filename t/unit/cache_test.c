@@ -863,8 +863,10 @@ Test(cache_flash, an_unreadable_younger_value_does_not_uncover_the_older)
     spoil_place(places[1]);
     STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
     cr_assert_eq(flash_count(), 2, "a get leaves what it can't read");
-    STATUS(fixture_store(&f, CACHE_ADD, "k", "add", 3, 0, 0, 0), CACHE_OK);
-    IS("k", "add");
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "add", 3, 0, 0, 0), CACHE_NO_MEMORY);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_set(&f, "k", "set"), CACHE_OK);
+    IS("k", "set");
     STATUS(fixture_delete(&f, "k"), CACHE_OK);
     STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
     cr_assert_eq(flash_count(), 0);
@@ -972,6 +974,253 @@ Test(cache_flash, a_delete_while_the_newest_cannot_be_read_is_final)
     turn_place(places[1]);
     STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
     cr_assert_eq(flash_count(), 0);
+}
+
+/* A verb with its options, and what it answers about a key whose value can't be read now. */
+struct unread_answer {
+    const char *name;
+    enum cache_verb verb;
+    enum cache_store_mode mode;
+    uint32_t options;
+    enum cache_status status;
+};
+
+static const struct unread_answer unread_answers[] = {
+    {"get", CACHE_GET, 0, 0, CACHE_NOT_FOUND},
+    {"gat", CACHE_GET, 0, CACHE_F_TOUCH | CACHE_F_GAT, CACHE_NOT_FOUND},
+    {"mg T", CACHE_GET, 0, CACHE_F_META | CACHE_F_TOUCH, CACHE_NOT_FOUND},
+    {"mg R", CACHE_GET, 0, CACHE_F_META | CACHE_F_RECACHE, CACHE_NOT_FOUND},
+    {"mg N", CACHE_GET, 0, CACHE_F_META | CACHE_F_VIVIFY, CACHE_NOT_FOUND},
+    {"touch", CACHE_TOUCH, 0, 0, CACHE_NOT_FOUND},
+    {"incr", CACHE_ARITH, 0, 0, CACHE_NOT_FOUND},
+    {"decr", CACHE_ARITH, 0, CACHE_F_DECR, CACHE_NOT_FOUND},
+    {"ma N", CACHE_ARITH, 0, CACHE_F_META | CACHE_F_VIVIFY, CACHE_NO_MEMORY},
+    {"add", CACHE_STORE, CACHE_ADD, 0, CACHE_NO_MEMORY},
+    {"replace", CACHE_STORE, CACHE_REPLACE, 0, CACHE_NOT_STORED},
+    {"append", CACHE_STORE, CACHE_APPEND, 0, CACHE_NOT_STORED},
+    {"prepend", CACHE_STORE, CACHE_PREPEND, 0, CACHE_NOT_STORED},
+    {"ms MA N", CACHE_STORE, CACHE_APPEND, CACHE_F_META | CACHE_F_VIVIFY, CACHE_NO_MEMORY},
+    {"cas", CACHE_STORE, CACHE_CAS, 0, CACHE_NOT_FOUND},
+    {"ms C", CACHE_STORE, CACHE_SET, CACHE_F_META | CACHE_F_CAS_COMPARE, CACHE_NOT_FOUND},
+    {"ms C I", CACHE_STORE, CACHE_SET, CACHE_F_META | CACHE_F_CAS_COMPARE | CACHE_F_INVALIDATE, CACHE_NOT_FOUND},
+};
+
+/* A store's value is "7". */
+static enum cache_status run_with(const struct unread_answer *u, const char *key)
+{
+    struct cache_op op;
+    cache_op_init(&op, u->verb == CACHE_STORE ? CACHE_ALLOC : u->verb, key, (uint8_t)strlen(key), hash_of(key));
+    op.value_bytes = 1;
+    op.options = u->options;
+    op.delta = op.initial = op.cas_compare = 1;
+    op.recache_ttl_sec = 30;
+    if (u->verb == CACHE_STORE) {
+        fixture_run(&f, &op);
+        cr_assert_eq(op.status, CACHE_OK, "%s", u->name);
+        op.value[0] = '7';
+        op.verb = CACHE_STORE;
+        op.mode = u->mode;
+    }
+    fixture_run(&f, &op);
+    enum cache_status status = op.status;
+    cache_release(f.worker, &op);
+    return status;
+}
+
+/* Only a delete and a set may end the life of a value that was acknowledged. */
+Test(cache_flash, a_value_that_cannot_be_read_for_a_while_outlives_every_verb_but_delete_and_set)
+{
+    ext_place places[INDEX_MATCH_MAX];
+    for (unsigned values = 1; values <= 2; values++) {
+        for (unsigned i = 0; i < values; i++)
+            store_on_flash("k", i + 1 < values ? "4" : "5");
+        lose_checks();
+        cr_assert_eq(ext_sync(f.ext, 10000), 0);
+        for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+            const struct unread_answer *u = &unread_answers[i];
+            uint64_t misses = f.stats.counters[STAT_get_misses], unreadable = f.stats.misses[MISS_unreadable];
+            cr_assert_eq(places_of("k", places), values, "%s", u->name);
+            turn_place(places[values - 1]);
+            enum cache_status status = run_with(u, "k");
+            cr_assert_eq(status, u->status, "%s: %d", u->name, (int)status);
+            cr_assert_eq(f.stats.misses[MISS_unreadable] - unreadable, f.stats.counters[STAT_get_misses] - misses);
+            turn_place(places[values - 1]);
+            cr_assert_eq(flash_count() + ram_count(), values, "%s", u->name);
+        }
+        IS("k", "5");
+        STATUS(fixture_delete(&f, "k"), CACHE_OK);
+        cr_assert_eq(flash_count() + ram_count(), 0);
+    }
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* As the maintenance thread does: reclaim waits for checks. */
+static void run_checks(struct fixture *fx) { stale_step(fx->worker); }
+
+static _Atomic(bool) reads_fail;
+
+static ssize_t read_or_fail(void *ctx UNUSED, int fd, void *buf, size_t bytes, off_t offset)
+{
+    ssize_t n = atomic_load(&reads_fail) ? -1 : pread(fd, buf, bytes, offset);
+    return n >= 0 ? n : atomic_load(&reads_fail) ? -EIO : -errno;
+}
+
+static ssize_t write_device(void *ctx UNUSED, int fd, const void *buf, size_t bytes, off_t offset)
+{
+    ssize_t n = pwrite(fd, buf, bytes, offset);
+    return n < 0 ? -errno : n;
+}
+
+static void open_failing(void)
+{
+    const struct ext_device_ops ops = {.pread = read_or_fail, .pwrite = write_device};
+    fixture_open_ops(&f, 64, 160, &ops);
+}
+TestSuite(cache_unread, .init = open_failing, .fini = close_it);
+
+/* All that was stored before leaves the write buffers, so that it has to be read. */
+static void fill_buffers(const char *prefix)
+{
+    char key[32];
+    memset(value, 'f', sizeof(value));
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
+    for (unsigned i = 0; i < 48; i++) {
+        snprintf(key, sizeof(key), "%s-%u", prefix, i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 1000000, 0, 0, 0), CACHE_OK);
+        fixture_flush(&f);
+    }
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
+}
+
+Test(cache_unread, a_device_that_fails_for_a_while_loses_nothing)
+{
+    char key[32];
+    for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        store_on_flash(key, "5");
+    }
+    fill_buffers("fill");
+    reads_fail = true;
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+            const struct unread_answer *u = &unread_answers[i];
+            snprintf(key, sizeof(key), "k%u", i);
+            enum cache_status status = run_with(u, key);
+            cr_assert_eq(status, u->status, "%s: %d", u->name, (int)status);
+        }
+        fixture_settle(&f);
+    }
+    reads_fail = false;
+    for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        IS(key, "5");
+    }
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* Reads fail for good. What can't be read leaves all the same, when its room is needed; what is stored and read from
+ * memory meanwhile is right, and no key fills its buckets. */
+Test(cache_unread, what_can_never_be_read_leaves_in_the_end)
+{
+    char key[32], text[32], prefix[16];
+    for (unsigned i = 0; i < 1000; i++) {
+        snprintf(key, sizeof(key), "k%u", i);
+        STATUS(fixture_set(&f, key, "5"), CACHE_OK);
+    }
+    fixture_flush(&f);
+    fill_buffers("fill");
+    uint64_t before = flash_count();
+    f.idle = run_checks;
+    reads_fail = true;
+    for (unsigned round = 0; round < 8; round++) {
+        for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+            snprintf(key, sizeof(key), "k%u", i);
+            STATUS(fixture_set(&f, key, "5"), CACHE_OK);
+            fixture_flush(&f);
+            run_with(&unread_answers[i], key);
+            fixture_flush(&f);
+        }
+        snprintf(text, sizeof(text), "round %u", round);
+        STATUS(fixture_set(&f, "k999", text), CACHE_OK);
+        IS("k999", text);
+        snprintf(prefix, sizeof(prefix), "fill %u", round);
+        fill_buffers(prefix);
+    }
+    for (unsigned i = 100; i < 999; i++) {
+        ext_place places[INDEX_MATCH_MAX];
+        snprintf(key, sizeof(key), "k%u", i);
+        cr_assert_eq(places_of(key, places), 0, "%s", key);
+    }
+    for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+        ext_place places[INDEX_MATCH_MAX];
+        snprintf(key, sizeof(key), "k%u", i);
+        cr_assert_leq(places_of(key, places), 8u, "%s", key);
+    }
+    cr_assert_lt(flash_count(), before);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* The key's own value can be read, but not another word of its tag, older or younger: that may be another key's. */
+Test(cache_tags, a_value_that_cannot_be_read_outlives_what_is_done_to_another_key_of_its_tag)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    ext_place places[INDEX_MATCH_MAX];
+    for (unsigned younger = 0; younger < 2; younger++) {
+        for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+            const struct unread_answer *u = &unread_answers[i];
+            store_on_flash(younger ? one : other, younger ? "5" : "innocent");
+            store_on_flash(younger ? other : one, younger ? "innocent" : "5");
+            cr_assert_eq(ext_sync(f.ext, 10000), 0);
+            cr_assert_eq(places_of(one, places), 2, "%s", u->name);
+            turn_place(places[younger]);
+            enum cache_status status = run_with(u, one);
+            if (younger)
+                cr_assert_eq(status, u->status, "%s: %d", u->name, (int)status);
+            else
+                cr_assert(status == CACHE_OK || status == CACHE_NOT_STORED || status == CACHE_EXISTS, "%s: %d",
+                          u->name, (int)status);
+            turn_place(places[younger]);
+            IS(other, "innocent");
+            if (younger)
+                IS(one, "5");
+            STATUS(fixture_delete(&f, one), CACHE_OK);
+            IS(other, "innocent");
+            STATUS(fixture_delete(&f, other), CACHE_OK);
+            cr_assert_eq(flash_count() + ram_count(), 0);
+        }
+    }
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* A dead item hides a word that can't be read, and that may be another key's: it goes on hiding it. */
+Test(cache_tags, a_value_that_cannot_be_read_outlives_an_expired_key_of_its_tag)
+{
+    const char *one = sim_tags_key(0), *other = sim_tags_key(1);
+    ext_place places[INDEX_MATCH_MAX];
+    for (unsigned i = 0; i < ARRAY_COUNT(unread_answers); i++) {
+        const struct unread_answer *u = &unread_answers[i];
+        bool makes = u->status == CACHE_NO_MEMORY || (u->options & CACHE_F_VIVIFY);
+        store_on_flash(other, "innocent");
+        cr_assert_eq(ext_sync(f.ext, 10000), 0);
+        cr_assert_eq(places_of(one, places), 1);
+        STATUS(fixture_store(&f, CACHE_SET, one, "x", 1, 0, CLOCK_EXPIRED_SEC, 0), CACHE_OK);
+        turn_place(places[0]);
+        uint64_t expired = f.stats.counters[STAT_get_expired];
+        enum cache_status status = run_with(u, one);
+        if (makes)
+            cr_assert(status == CACHE_OK || status == CACHE_VIVIFIED, "%s: %d", u->name, (int)status);
+        else
+            cr_assert_eq(status, u->status, "%s: %d", u->name, (int)status);
+        cr_assert_eq(f.stats.counters[STAT_get_expired], expired + 1, "%s", u->name);
+        turn_place(places[0]);
+        IS(other, "innocent");
+        STATUS(fixture_delete(&f, one), makes ? CACHE_OK : CACHE_NOT_FOUND);
+        IS(other, "innocent");
+        STATUS(fixture_delete(&f, other), CACHE_OK);
+        cr_assert_eq(flash_count() + ram_count(), 0);
+    }
+    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 0);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
 /* While the check reads the older one, a rescue moves it: the record at its new place has not been read. */
@@ -1112,9 +1361,6 @@ Test(cache_room, hot_keeps_to_its_share_without_the_maintenance_thread)
 }
 
 /* ---- what is worth a write to flash ---- */
-
-/* As the maintenance thread does: reclaim waits for checks. */
-static void run_checks(struct fixture *fx) { stale_step(fx->worker); }
 
 /* On a slow device nothing is evicted because it waited; only its worth counts. */
 static void open_small(void)
