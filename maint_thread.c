@@ -183,7 +183,7 @@ static bool step_flush_aged(struct maint *m, uint32_t now)
     unsigned first = slab_class_of(c->slab, atomic_load(&c->config->ext_item_size));
     for (unsigned cls = slab_class_count(c->slab); cls >= first && cls >= 1; cls--) {
         for (unsigned i = 0; i < FLUSH_ITEMS_PER_STEP; i++) {
-            if (lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_FLUSH, age) != ROOM_MADE)
+            if (lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_AGED, age) != ROOM_MADE)
                 break;
             did = true;
         }
@@ -260,7 +260,7 @@ static bool step_page_move(struct maint *m, uint32_t now)
         slab_info(c->slab, m->move_src, &info);
         if (info.free_chunks >= info.chunks_per_page || info.total_pages < 2)
             break;
-        enum room r = room_make(c, m->move_src, false);
+        enum room r = room_make(c, m->move_src, ROOM_EVICT);
         if (r == ROOM_MADE) {
             m->move_evicted++;
             atomic_store(&m->busy_status, "from_lru");

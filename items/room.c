@@ -15,8 +15,9 @@
 #include "items/worth.h"
 #include "operator/watch.h"
 
-#define PULL_TRIES_MAX 50   /* busy tails to skip when room is required */
+#define PULL_TRIES_MAX 50   /* busy tails to skip when room is required; in the end, all */
 #define ALLOC_TRIES_MAX 64  /* pulls for one allocation */
+#define PASSED_TRIES 16     /* of them, for one that met only hiders */
 #define SHARES_TRIES_MAX 4  /* items that HOT and WARM pass on for one that goes */
 #define PASSES_MAX 50       /* hiders to pass over in one list, for one pull */
 #define ROOM_CHECKS_MAX 1024 /* with more checks waiting, hiders that are passed over queue none */
@@ -142,11 +143,11 @@ static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32
     item_unlink(c, it, hash);
 }
 
-/* Evicts the item for lack of room. LOCK_COLUMN held. */
+/* Evicts the item for lack of room, and with it what it may hide. LOCK_COLUMN held. */
 static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t now, int flash_error)
 {
     lock_assert_held(index_lock(c->index, hash));
-    ASSERT(flash_error <= 0 && !(item_flags(it) & ITEM_MAY_HIDE_FLASH) && c->config->evict_to_free);
+    ASSERT(flash_error <= 0 && c->config->evict_to_free);
     count_evicted(c, it, now);
     cache_count(c,
                 !c->ext                   ? CACHE_N_evictions_no_flash
@@ -159,7 +160,7 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
                   : flash_error == -EAGAIN ? MISS_evicted_write_wait
                   : flash_error != -ENOSPC ? MISS_evicted_device
                                            : MISS_evicted_flash_full);
-    item_unlink(c, it, hash);
+    cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, hash));
 }
 
 /* The item can't go before the words that it may hide are compared: queues that, and others go first. */
@@ -176,20 +177,29 @@ static enum room pass_over(struct cache *c, struct item *it, uint64_t hash, bool
 }
 
 /* A dead item that may hide older values of its key goes to flash, where it hides them by its rank. */
-static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash)
+static enum room pull_dead_hider(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode)
 {
     ASSERT(c->ext != NULL && (item_flags(it) & ITEM_MAY_HIDE_FLASH));
-    return item_flush(c, it, hash) == 0 ? ROOM_MADE : pass_over(c, it, hash, true);
+    if (item_flush(c, it, hash) == 0)
+        return ROOM_MADE;
+    if (mode != ROOM_LAST)
+        return pass_over(c, it, hash, true);
+    class_count(c, lru_class(it->lru_id), reclaimed);
+    cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, hash));
+    return ROOM_MADE;
 }
 
-/* Handles a COLD tail; with EVICT and FORCE the tail of any list. LOCK_COLUMN held. */
+/* Must room be made, by whatever goes? */
+static bool is_must(enum room_mode mode) { return mode >= ROOM_EVICT; }
+
+/* Handles a COLD tail; where room must be made, the tail of any list. LOCK_COLUMN held. */
 static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum room_mode mode,
                            uint32_t max_age, uint32_t now)
 {
     lock_assert_held(index_lock(c->index, hash));
     unsigned cls = lru_class(it->lru_id);
-    ASSERT(lru_segment(it->lru_id) == LRU_COLD || mode == ROOM_EVICT || mode == ROOM_FORCE);
-    ASSERT(mode != ROOM_FLUSH || c->ext != NULL);
+    ASSERT(lru_segment(it->lru_id) == LRU_COLD || is_must(mode));
+    ASSERT((mode != ROOM_FLUSH && mode != ROOM_AGED) || c->ext != NULL);
     if (mode == ROOM_JUGGLE) {
         if (!(item_flags(it) & ITEM_ACTIVE) || !c->config->lru_segmented)
             return ROOM_NONE;
@@ -199,15 +209,15 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
         return ROOM_MADE;
     }
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
-    if (mode == ROOM_FLUSH && (now < time_sec || now - time_sec < max_age))
-        return ROOM_NONE;
-    if (mode == ROOM_FLUSH && max_age > 0 && ext_is_full(c->ext))
-        return ROOM_NONE; /* nothing has to leave RAM, and an object would have to leave flash for it */
+    if (mode == ROOM_AGED && (now < time_sec || now - time_sec < max_age || !worth_all(c)))
+        return ROOM_NONE; /* nothing has to leave RAM, and an object would have to go for it, here or on flash */
     if (item_leave_clean(c, it, hash))
         return ROOM_MADE;
     int rc = 0;
     unsigned class;
     enum worth worth = c->ext ? worth_of(c, it, hash, now, &class) : WORTH_NOT;
+    if (mode == ROOM_AGED && worth != WORTH_WRITE)
+        return ROOM_NONE; /* flash has become full just now */
     if (c->ext && worth != WORTH_WRITE && c->config->evict_to_free) {
         item_pass_up(c, it, hash, now, worth);
         return ROOM_MADE;
@@ -215,19 +225,19 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
     if (c->ext) {
         rc = flush_as(c, it, hash, class);
         if (rc == 0) {
-            if (mode != ROOM_FLUSH)
+            if (is_must(mode))
                 cache_count(c, CACHE_N_inline_flushes, 1);
             return ROOM_MADE;
         }
         bool passes = rc == -EAGAIN || rc == -ENOSPC; /* a buffer or a page will come back */
-        if (mode == ROOM_FLUSH)
+        if (!is_must(mode))
             return passes ? ROOM_WAIT : ROOM_NONE;
         if (mode == ROOM_EVICT && passes)
             return ROOM_WAIT;
     }
     if (!c->config->evict_to_free)
         return ROOM_NONE;
-    if (item_flags(it) & ITEM_MAY_HIDE_FLASH)
+    if ((item_flags(it) & ITEM_MAY_HIDE_FLASH) && mode != ROOM_LAST)
         return pass_over(c, it, hash, true);
     item_evict(c, it, hash, now, rc);
     return ROOM_MADE;
@@ -309,8 +319,9 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
     lock_assert_none_held();
     if (lru_count(c->lru, id) == 0)
         return ROOM_NONE;
-    bool must = mode == ROOM_EVICT || mode == ROOM_FORCE;
-    struct item *it = take_tail(c, id, must ? PULL_TRIES_MAX : CACHE_PULL_TRIES, must, &hash, &column);
+    bool must = is_must(mode);
+    unsigned tries = mode == ROOM_LAST ? UINT32_MAX : must ? PULL_TRIES_MAX : CACHE_PULL_TRIES;
+    struct item *it = take_tail(c, id, tries, must, &hash, &column);
     if (!it)
         return ROOM_NONE;
     uint32_t now = clock_now_sec();
@@ -318,7 +329,7 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
     if (item_death(c, it, now) != ITEM_ALIVE)
         item_forget_copy(c, it, hash);
     if (item_death(c, it, now) != ITEM_ALIVE && (item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
-        result = must ? pull_dead_hider(c, it, hash) : pass_over(c, it, hash, false);
+        result = must ? pull_dead_hider(c, it, hash, mode) : pass_over(c, it, hash, false);
     } else if (item_death(c, it, now) != ITEM_ALIVE) {
         class_count(c, cls, reclaimed);
         if (!(item_flags(it) & ITEM_FETCHED))
@@ -361,28 +372,28 @@ static void keep_shares(struct cache *c, unsigned cls)
 }
 
 /* Takes an item from the list; hiders are passed over. */
-static enum room pull_out(struct cache *c, unsigned cls, enum lru_segment seg, bool force)
+static enum room pull_out(struct cache *c, unsigned cls, enum lru_segment seg, enum room_mode mode)
 {
     uint64_t passes = min_u64(lru_count(c->lru, lru_id_of(cls, seg)), PASSES_MAX);
     enum room r;
     do {
-        r = lru_pull_tail(c, cls, seg, 0, force ? ROOM_FORCE : ROOM_EVICT, 0);
+        r = lru_pull_tail(c, cls, seg, 0, mode, 0);
     } while (r == ROOM_PASSED && passes-- > 1);
     return r;
 }
 
-enum room room_make(struct cache *c, unsigned cls, bool force)
+enum room room_make(struct cache *c, unsigned cls, enum room_mode mode)
 {
     static const enum lru_segment upper[] = {LRU_HOT, LRU_WARM, LRU_TEMP};
-    ASSERT(cls > 0 && cls <= slab_class_count(c->slab));
+    ASSERT(cls > 0 && cls <= slab_class_count(c->slab) && is_must(mode));
     if (c->ext && c->config->lru_segmented)
         keep_shares(c, cls);
-    enum room r = pull_out(c, cls, LRU_COLD, force);
+    enum room r = pull_out(c, cls, LRU_COLD, mode);
     if (!c->config->lru_segmented || (r != ROOM_NONE && r != ROOM_PASSED))
         return r;
     /* COLD has nothing, or only hiders, which would stay ahead of what is moved there. */
     for (unsigned i = 0; i < ARRAY_COUNT(upper); i++) {
-        enum room other = r == ROOM_PASSED ? pull_out(c, cls, upper[i], force)
+        enum room other = r == ROOM_PASSED || mode == ROOM_LAST ? pull_out(c, cls, upper[i], mode)
                                            : lru_pull_tail(c, cls, upper[i], 0, ROOM_JUGGLE, 0);
         if (other == ROOM_MADE || other == ROOM_WAIT)
             return other;
@@ -423,7 +434,8 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
     if (real < sizeof(struct item))
         real = sizeof(struct item);
     unsigned pull = cls;
-    for (unsigned tries = slab_chunks_of(c->slab, accounted) * 4 + ALLOC_TRIES_MAX;; tries--) {
+    int last_tries = (int)slab_chunks_of(c->slab, accounted) * 4, tries = last_tries + ALLOC_TRIES_MAX;
+    for (;;) {
         if (!c->config->lru_segmented && slab_pages_left(c->slab) == 0)
             lru_pull_tail(c, cls, LRU_COLD, 0, ROOM_JUGGLE, 0);
         int rc = slab_alloc(c->slab, cls, accounted, real, &h);
@@ -431,15 +443,18 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
             break;
         if (rc == -ENOMEM)
             pull = fullest_class(c);
-        enum room r = tries == 0 || pull == 0 ? ROOM_NONE : room_make(c, pull, force);
+        bool last = force && tries <= last_tries;
+        enum room_mode mode = last ? ROOM_LAST : force ? ROOM_FORCE : ROOM_EVICT;
+        enum room r = tries <= 0 || pull == 0 ? ROOM_NONE : room_make(c, pull, mode);
         if (r == ROOM_WAIT)
             return -EAGAIN;
-        if (r == ROOM_NONE) {
+        if (r == ROOM_NONE && (last || !force)) {
             if (c->ext && !force)
                 return -EAGAIN;
             class_count(c, cls, outofmemory);
             return -ENOMEM;
         }
+        tries = r == ROOM_NONE ? last_tries : tries - (r == ROOM_PASSED ? PASSED_TRIES : 1);
     }
     struct item *it = item_at(c, h);
     ASSERT(h != 0 && slab_handle_of(c->slab, it) == h);

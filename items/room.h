@@ -13,15 +13,18 @@ enum room {
 };
 enum room_mode {
     ROOM_JUGGLE, /* move between segments by their limits; never evict */
-    ROOM_FLUSH,  /* COLD tails go to flash, or stay */
+    ROOM_AGED,   /* COLD tails that are old enough go to flash if nothing has to be given up for that, or stay */
+    ROOM_FLUSH,  /* COLD tails go to flash, or stay; what isn't worth a write goes away */
     ROOM_EVICT,  /* COLD tails go to flash if there is one, otherwise away */
     ROOM_FORCE,  /* as EVICT, but do not wait for the flash */
+    ROOM_LAST,   /* as FORCE, also what hides words that could not be compared; these go with it */
 };
-/* Handles the tail of one LRU: does the one action that is due. No lock held. */
+/* Handles the tail of one LRU: does the one action that is due. max_age_sec: for JUGGLE, how long HOT and WARM keep an
+ * item; for AGED, how long it must have been idle. No lock held. */
 enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uint64_t total_bytes,
                     enum room_mode mode, uint32_t max_age_sec);
-/* Makes room for one more chunk of a class. No lock held. */
-enum room room_make(struct cache *c, unsigned cls, bool force);
+/* Makes room for one more chunk of a class, as EVICT, FORCE or LAST. No lock held. */
+enum room room_make(struct cache *c, unsigned cls, enum room_mode mode);
 /* Allocates and fills the header of an unlinked item with one reference. 0; -E2BIG; -ENOMEM: nothing
  * can be evicted; -EAGAIN: wait for the engine (only if !force). No lock held. */
 int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t value_bytes,

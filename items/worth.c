@@ -82,6 +82,16 @@ static bool is_within_limits(struct cache *c, unsigned class)
     return level >= EXT_WRITE_DIRE ? twice || class >= ADMISSION_RAM_HITS : level > 0 && twice;
 }
 
+static bool is_full(const struct cache *c)
+{
+    return ext_is_full(c->ext) || atomic_load_explicit(&c->index_crowded, memory_order_relaxed);
+}
+
+bool worth_all(const struct cache *c)
+{
+    return !is_full(c) && ext_write_level(c->ext) >= EXT_WRITE_LOW;
+}
+
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class)
 {
     lock_assert_held(index_lock(c->index, hash));
@@ -94,8 +104,7 @@ enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint3
     admission_leaves(&c->admission, bytes);
     if (!is_within_limits(c, *class))
         return WORTH_TOO_MUCH;
-    bool full = ext_is_full(c->ext) || atomic_load_explicit(&c->index_crowded, memory_order_relaxed);
-    if (c->admission.mode == ADMISSION_ALL || !full)
+    if (c->admission.mode == ADMISSION_ALL || !is_full(c))
         return WORTH_WRITE;
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     if (exptime != 0 && exptime <= now + ext_flush_sec(c->ext))

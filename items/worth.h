@@ -31,6 +31,8 @@ void worth_index_look(struct cache *c, uint64_t capacity);
 enum worth { WORTH_WRITE, WORTH_NOT, WORTH_TOO_SHORT, WORTH_TOO_MUCH };
 /* Decides about an item that leaves RAM, and counts it. *class: for the record. LOCK_COLUMN held. */
 enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint32_t now, unsigned *class);
+/* Would any item be written now? Otherwise none leaves RAM before it has to. */
+bool worth_all(const struct cache *c);
 /* The class without a decision. */
 unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash);
 /* Notes that the key's object of this many bytes was dropped as not worth more. */

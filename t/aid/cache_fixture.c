@@ -114,6 +114,9 @@ void fixture_open_tags(struct fixture *f, unsigned memory_mb, unsigned flash_mb)
 void fixture_close(struct fixture *f)
 {
     char path[96];
+    f->idle = NULL;
+    while (cache_worker_parked(f->worker) > 0) /* checks that idle() began */
+        fixture_turn(f);
     cache_worker_destroy(f->worker);
     if (f->ext) {
         ext_destroy(f->ext, false);

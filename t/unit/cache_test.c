@@ -810,7 +810,7 @@ Test(cache_flash, a_dead_item_hides_the_older_value_from_flash_too)
     store_on_flash("k", "old");
     fixture_store(&f, CACHE_SET, "k", "x", 1, 0, CLOCK_EXPIRED_SEC, 0);
     for (unsigned cls = 1; ram_count() > 0 && cls <= slab_class_count(f.slab); cls++)
-        while (room_make(f.cache, cls, false) == ROOM_MADE)
+        while (room_make(f.cache, cls, ROOM_EVICT) == ROOM_MADE)
             ;
     cr_assert_eq(ram_count(), 0);
     cr_assert_eq(flash_count(), 2);
@@ -1276,22 +1276,80 @@ Test(cache_dead_device, items_that_hide_unreadable_records_do_not_fill_memory)
         snprintf(key, sizeof(key), "fill-%u", i);
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
     }
-    enum cache_status status = CACHE_OK;
     f.cache->stale.behind_bytes = UINT64_MAX; /* otherwise sets would read before they store */
-    for (unsigned i = 0; i < 2000 && status == CACHE_OK; i++) { /* until memory holds only such items */
+    strcpy(value, "new");
+    for (unsigned i = 0; i < 2000; i++) { /* soon memory holds nothing but hiders, and no check runs */
         snprintf(key, sizeof(key), "key-%u", i);
-        status = fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
     }
-    STATUS(status, CACHE_NO_MEMORY);
+    cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_same_tag), 100, "the last resort");
+    fixture_settle(&f);
     for (unsigned i = 0; i < 1500; i++) {
         snprintf(key, sizeof(key), "more-%u", i);
-        if (fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0) == CACHE_OK)
-            continue;
-        fixture_settle(&f);
         STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    for (unsigned i = 0; i < 2000; i++) { /* what is there is the newest */
+        snprintf(key, sizeof(key), "key-%u", i);
+        if (fixture_get(&f, key, value, sizeof(value), NULL) == CACHE_OK)
+            cr_assert_str_eq(value, "new");
     }
     cr_assert_gt(fixture_counter(&f, CACHE_N_evictions_device) +
                      fixture_counter(&f, CACHE_N_evictions_write_wait), 1000);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* Dead items that hide what can't be read are no better. */
+Test(cache_dead_device, dead_items_that_hide_what_cannot_be_read_leave_room_for_sets)
+{
+    char key[32];
+    set_many(MANY, "old");
+    fixture_settle(&f);
+    cr_assert_eq(ext_sync(f.ext, 120000), 0);
+    device_dies();
+    atomic_store(&f.config.ext_max_sleep, 1000);
+    f.cache->stale.behind_bytes = UINT64_MAX;
+    for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
+        snprintf(key, sizeof(key), "fill-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
+    }
+    for (unsigned i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, CLOCK_EXPIRED_SEC, 0), CACHE_OK);
+    }
+    for (unsigned i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        STATUS(fixture_get(&f, key, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    }
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
+/* Whoever holds an item (to send it) keeps it in memory; all but a few of COLD are held, and a set finds one of
+ * these. */
+Test(cache_ram, items_that_are_held_leave_room_for_sets_while_there_is_another)
+{
+    enum { HELD_MAX = 4000 };
+    static struct cache_op held[HELD_MAX];
+    static char keys[HELD_MAX][16];
+    unsigned count = 0;
+    memset(value, 'x', 20000);
+    for (unsigned i = 0; i < HELD_MAX; i++) {
+        snprintf(keys[i], sizeof(keys[i]), "key-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, keys[i], value, 20000, 0, 0, 0), CACHE_OK);
+    }
+    for (unsigned i = 0; i < HELD_MAX - 20; i++) {
+        cache_op_init(&held[count], CACHE_GET, keys[i], (uint8_t)strlen(keys[i]), hash_of(keys[i]));
+        held[count].options = CACHE_F_NOBUMP;
+        fixture_run(&f, &held[count]);
+        count += held[count].status == CACHE_OK;
+    }
+    cr_assert_gt(count, 1000);
+    for (unsigned i = 0; i < 10; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "more-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 20000, 0, 0, 0), CACHE_OK);
+    }
+    while (count > 0)
+        cache_release(f.worker, &held[--count]);
 }
 
 /* Moves what is in HOT and WARM to COLD. */
@@ -1320,7 +1378,7 @@ Test(cache_dead_device, a_cold_list_of_hiders_leaves_room_for_sets)
     }
     while (ram_count() > 0) { /* some may have to wait a little */
         for (unsigned cls = 1; cls <= slab_class_count(f.slab); cls++)
-            room_make(f.cache, cls, true);
+            room_make(f.cache, cls, ROOM_FORCE);
     }
     for (unsigned i = 0; i < HIDERS; i++) {
         snprintf(key, sizeof(key), "key-%u", i);
@@ -1441,6 +1499,58 @@ Test(cache_worth, a_crowded_index_counts_as_full_flash)
     store_range(FLASH_HOLDS, 300);
     cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 300);
     cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed);
+}
+
+/* Sends COLD items to flash before RAM needs their memory, as the maintenance thread does with ext_item_age. */
+static void flush_aged(uint32_t age)
+{
+    all_to_cold();
+    for (unsigned cls = 1; cls <= slab_class_count(f.slab); cls++) {
+        enum room r;
+        while ((r = lru_pull_tail(f.cache, cls, LRU_COLD, 0, ROOM_AGED, age)) != ROOM_NONE)
+            if (r == ROOM_WAIT)
+                fixture_turn(&f);
+    }
+}
+
+static uint64_t all_gone(void)
+{
+    struct ext_info info;
+    ext_info(f.ext, &info);
+    return fixture_counter(&f, CACHE_N_evictions_not_admitted) + fixture_counter(&f, CACHE_N_evictions_short_ttl) +
+           fixture_counter(&f, CACHE_N_evictions_write_limit) + info.objects_evicted;
+}
+
+/* Nothing has to leave RAM, so nothing is given up for it, neither there nor on flash. */
+Test(cache_worth, what_goes_to_flash_early_is_never_given_up)
+{
+    static const enum admission_mode modes[] = {ADMISSION_STRICT, ADMISSION_LEARN, ADMISSION_ALL};
+    store_range(0, 3 * FLASH_HOLDS);
+    cr_assert(ext_is_full(f.ext));
+    for (unsigned i = 0; i < ARRAY_COUNT(modes); i++) {
+        f.cache->admission.mode = modes[i];
+        store_range(10000 * (i + 1), 100);
+        cr_assert_eq(hits_of_range(10000 * (i + 1), 100), 100);
+        uint64_t gone = all_gone(), flushed = fixture_counter(&f, CACHE_N_flushed_items);
+        flush_aged(0);
+        for (unsigned turn = 0; turn < 100; turn++)
+            fixture_turn(&f);
+        cr_assert_eq(all_gone(), gone);
+        cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed);
+        cr_assert_eq(hits_of_range(10000 * (i + 1), 100), 100);
+    }
+}
+
+Test(cache_worth, what_goes_to_flash_early_keeps_to_the_limits_of_writing)
+{
+    store_range(0, 300);
+    pace_init(&f.ext->pace, 1, 0, 25 * MiB, 0);
+    pace_spend(&f.ext->pace, 160 * MiB);
+    uint64_t gone = all_gone(), flushed = fixture_counter(&f, CACHE_N_flushed_items);
+    flush_aged(0);
+    cr_assert_eq(all_gone(), gone);
+    cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed);
+    cr_assert_eq(hits_of_range(0, 300), 300);
 }
 
 Test(cache_worth, all_writes_all)
