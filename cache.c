@@ -404,8 +404,8 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
         index_word word = index_load(l->unread[i]);
         struct cache_read *r = cache_read_new(w);
         if (!r) {
-            op->status = CACHE_NO_MEMORY;
-            return STEP_DONE;
+            op->starved = true; /* which ends the op */
+            return STEP_AGAIN;
         }
         r->op = op;
         r->place = index_place(c->index, word);

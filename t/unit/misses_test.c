@@ -1,11 +1,13 @@
 /* misses_test.c: what flash did to an item is the reason that its get misses: a slow device, a full one, a
- * dead one. Every miss has one reason, so they add up to get_misses. The other reasons: t/live/http_test.py. */
+ * dead one; and memory without room for what is read. Every miss has one reason, so they add up to get_misses. The
+ * other reasons: t/live/http_test.py. */
 #include <criterion/criterion.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include "flash/page.h"
 #include "t/aid/cache_fixture.h"
+#include "t/aid/sys_faults.h"
 
 enum { VALUE_BYTES = 8000, SETS = 6000 };
 
@@ -102,5 +104,38 @@ Test(misses, of_a_device_that_takes_no_writes)
     open_it(fail_to_write);
     store_and_ask();
     expect(MISS_evicted_device, CACHE_N_evictions_device);
+    fixture_close(&f);
+}
+
+/* Asks for a key on flash, while the nth allocation and all after it fail, for n = 1, 2 .. until there was enough.
+ * A miss for lack of memory has that reason, is counted once, and the value is there as soon as there is memory. */
+Test(misses, of_a_read_without_memory)
+{
+    enum { BYTES = 100000, KEYS = 3 };
+    static char large[BYTES + 1];
+    enum cache_status status = CACHE_NO_MEMORY;
+    unsigned starved = 0;
+    open_it(write_device);
+    for (unsigned i = 0; i < KEYS; i++) { /* read into memory of their own, as they are large */
+        char key[16];
+        snprintf(key, sizeof(key), "key-%u", i);
+        memset(large, 'a' + (int)i, BYTES);
+        cr_assert_eq(fixture_store(&f, CACHE_SET, key, large, BYTES, 0, 0, 0), CACHE_OK);
+    }
+    fixture_flush(&f);
+    for (unsigned n = 1; status != CACHE_OK; n++) {
+        uint64_t oom = atomic_load(&f.stats.counters[STAT_get_oom_extstore]);
+        sys_fail_nth(SYS_MEMORY, n, 1000);
+        status = fixture_get(&f, "key-1", large, sizeof(large), NULL);
+        bool failed = sys_failed();
+        cr_assert(status == CACHE_OK || (failed && status == CACHE_NO_MEMORY), "%u: %d", n, (int)status);
+        starved += status == CACHE_NO_MEMORY;
+        cr_assert_eq(misses(MISS_no_memory), starved);
+        cr_assert_eq(all_misses(), starved);
+        cr_assert_eq(atomic_load(&f.stats.counters[STAT_get_cmds]), n);
+        cr_assert_eq(atomic_load(&f.stats.counters[STAT_get_oom_extstore]), oom + (status != CACHE_OK));
+    }
+    cr_assert_geq(starved, 2u);
+    cr_assert(large[0] == 'b' && large[BYTES - 1] == 'b');
     fixture_close(&f);
 }
