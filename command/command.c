@@ -407,7 +407,7 @@ static enum command_result do_get(struct session *s, struct request *req)
     } else if (has_long_key(cursor)) {
         count_spoiled(s, req);
         session_reply(s, REPLY_GET_BAD_FORMAT);
-        return COMMAND_DONE;
+        return COMMAND_SPOILED;
     }
     for (;;) {
         const char *key[PREFETCH_KEYS];
@@ -427,13 +427,13 @@ static enum command_result do_get(struct session *s, struct request *req)
                 stat_inc(w->stats, STAT_response_obj_oom);
                 s->get_offset = 0;
                 session_reply(s, REPLY_OOM_GET);
-                return COMMAND_DONE;
+                return COMMAND_SPOILED;
             }
             if (unlikely(!get_one(s, req, key[i], len[i], spot[i]))) {
                 s->get_offset = 0;
                 s->barrier = touch && s->parked > 0;
                 session_reply(s, REPLY_OOM_GET);
-                return COMMAND_DONE;
+                return COMMAND_SPOILED;
             }
         }
         if (n < PREFETCH_KEYS)
@@ -443,7 +443,7 @@ static enum command_result do_get(struct session *s, struct request *req)
     }
     s->get_offset = 0;
     s->barrier = touch && s->parked > 0;
-    if (!req->keys.whole) /* a packet needs no END */
+    if (!req->keys.whole && !req->more_keys) /* a packet needs no END */
         session_reply(s, REPLY_END);
     return COMMAND_DONE;
 }

@@ -5,7 +5,7 @@
  * Bounds: SESSION_PARKED_MAX ops in flight, which read SESSION_READ_BYTES_MAX, and
  * SESSION_REPLY_BYTES_MAX of unsent replies (and one reply more). A session beyond them executes
  * nothing until it is below again. If replies and requests of all sessions of a worker exceed its
- * share of SESSION_ALL_BYTES_MAX, each session has one request at a time.
+ * share of SESSION_ALL_BYTES_MAX, each session has one request at a time, or short replies that fill half a buffer.
  *
  * Values read from flash stay in the worker's read buffers until they are sent. If others wait for a buffer, a value
  * that could not be sent for SESSION_PATIENCE_MS, because its client reads nothing or an earlier reply is
@@ -171,7 +171,8 @@ static inline bool session_is_full(const struct session *s)
 {
     return s->parked >= SESSION_PARKED_MAX || s->parked_bytes >= SESSION_READ_BYTES_MAX ||
            s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
-           (unlikely(session_is_crowded(s)) && s->out.count > 0);
+           (unlikely(session_is_crowded(s)) &&
+            (s->out.count > 1 || s->parked > 0 || s->out.bytes >= REPLY_BUFFER_BYTES / 2));
 }
 /* To be called after each send. blocked: the socket takes no more; progress: it took something. */
 void session_sent(struct session *s, bool blocked, bool progress);
@@ -180,6 +181,7 @@ bool session_fetch(struct session *s);
 
 enum command_result {
     COMMAND_DONE,  /* it was executed; look at store and swallow_bytes next */
+    COMMAND_SPOILED, /* the same, but its answer ends early with an error: no more keys of its line are answered */
     COMMAND_AGAIN, /* not now: the same line again once barrier is false and the session not full */
     COMMAND_CLOSE, /* send what is there, then close */
     COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */

@@ -20,7 +20,8 @@ enum {
     RAW_LOG_BYTES = 512,
     RECEIVED_MAX = 32,    /* connections that receive before all of them execute */
     LOOK_LINES_MAX = 4,   /* lines that are looked at to find one with a key */
-    LOOK_BYTES_MAX = 4096 /* of a line */
+    LOOK_BYTES_MAX = 4096, /* of a line */
+    LONG_KEY_BYTES = PROTO_KEY_MAX + 50, /* of a key that is too long, enough to see that */
 };
 
 static const char *const state_names[] = {
@@ -172,9 +173,16 @@ static bool buffer_prepare(struct conn *c)
         c->end -= c->start;
         c->start = 0;
     }
-    if (c->end < c->buf_bytes)
-        return true;
-    return c->buf_bytes < CONN_LINE_BYTES_MAX && buffer_change(c, (size_t)c->buf_bytes * 2);
+    return c->end < c->buf_bytes || buffer_change(c, (size_t)c->buf_bytes * 2);
+}
+
+/* Is there memory to receive more of a line that fills the buffer? */
+static bool line_may_grow(const struct conn *c)
+{
+    const struct command_worker *w = c->session.w;
+    return c->buf_bytes < CONN_LINE_BYTES_MAX &&
+           atomic_load_explicit(&w->pool.bytes, memory_order_relaxed) + 2 * (uint64_t)c->buf_bytes <=
+               w->reply_bytes_max;
 }
 
 /* Before waiting for input: gives back an empty buffer, and exchanges a large one that holds little. */
@@ -572,13 +580,80 @@ static struct seen_key *look_ahead(struct conn *c, struct ahead *a, size_t consu
     return seen;
 }
 
+/* ---- long lines ---- */
+
+/* Without spaces at its end, [from, end) ends there. */
+static char *trim_spaces(const char *from, char *end)
+{
+    while (end > from && end[-1] == ' ')
+        end--;
+    return end;
+}
+
+/* Only a multiget can fill a buffer without a newline. If there is no memory for more of it, ends the line before its
+ * last key, so that the others are executed. False: there is memory, or no other key; then no more is
+ * kept of the last one than is needed to see that it is too long. */
+static bool cut_line(struct conn *c)
+{
+    if (c->session.is_binary || c->start > 0 || c->end < c->buf_bytes || c->buf_bytes < REPLY_BUFFER_BYTES ||
+        line_may_grow(c))
+        return false;
+    char *limit = c->buf + c->end, *verb = c->buf;
+    while (*verb == ' ')
+        verb++;
+    char *keys = memchr(verb, ' ', (size_t)(limit - verb));
+    ASSERT(keys != NULL); /* the parser closes all other long lines */
+    char *end = trim_spaces(keys, limit), *key = end;
+    while (key > keys && key[-1] != ' ')
+        key--;
+    if (trim_spaces(keys, key) > keys) {
+        key[-1] = '\n';
+        c->cut = CONN_CUT_PIECE;
+        return true;
+    }
+    size_t bytes = min_u64((uint64_t)(end - key), LONG_KEY_BYTES);
+    memmove(keys + 1, key, bytes);
+    c->end = (uint32_t)(keys + 1 - c->buf) + (uint32_t)bytes;
+    if (end < limit && bytes > 0)
+        c->buf[c->end++] = ' ';
+    return false;
+}
+
+/* The piece of `consumed` bytes was executed: the rest becomes a line of the same command, or is thrown away. */
+static enum next piece_done(struct conn *c, size_t consumed, bool spoiled)
+{
+    const char *verb = c->worker->request.verb == VERB_GETS ? "gets " : "get ";
+    size_t bytes = strlen(verb);
+    ASSERT(c->cut == CONN_CUT_PIECE && consumed > bytes && consumed < buffered(c));
+    c->cut = spoiled ? CONN_CUT_SPOILED : CONN_CUT_NOT;
+    consume(c, spoiled ? consumed : consumed - bytes);
+    if (!spoiled)
+        memcpy(c->buf + c->start, verb, bytes);
+    return NEXT_REQUEST;
+}
+
+/* Throws away what comes up to the next newline. True: that was there. */
+static bool skip_line(struct conn *c)
+{
+    const char *from = c->buf + c->start, *newline = memchr(from, '\n', buffered(c));
+    consume(c, newline ? (size_t)(newline + 1 - from) : buffered(c));
+    if (newline)
+        c->cut = CONN_CUT_NOT;
+    return newline != NULL;
+}
+
 /* Executes one line or packet. */
 static enum next execute_next(struct conn *c, struct ahead *ahead)
 {
     struct session *s = &c->session;
     struct request *req = &c->worker->request;
     size_t consumed;
-    switch (parse(c, &consumed)) {
+    if (unlikely(c->cut == CONN_CUT_SPOILED))
+        return skip_line(c) ? NEXT_REQUEST : NEXT_INPUT;
+    enum parse_result result = parse(c, &consumed);
+    if (unlikely(result == PARSE_NEED_MORE) && cut_line(c))
+        result = parse(c, &consumed);
+    switch (result) {
     case PARSE_NEED_MORE:
         return NEXT_INPUT;
     case PARSE_CLOSE:
@@ -597,15 +672,18 @@ static enum next execute_next(struct conn *c, struct ahead *ahead)
     }
     if (s->get_offset == 0) /* else it was logged before */
         log_request(c, consumed);
-    enum command_result result = command_execute(s, req, look_ahead(c, ahead, consumed));
-    if (result == COMMAND_AGAIN)
+    req->more_keys = c->cut == CONN_CUT_PIECE;
+    enum command_result done = command_execute(s, req, look_ahead(c, ahead, consumed));
+    if (done == COMMAND_AGAIN)
         return NEXT_WAIT;
+    if (unlikely(c->cut == CONN_CUT_PIECE))
+        return piece_done(c, consumed, done == COMMAND_SPOILED);
     consume(c, consumed);
-    if (likely(result == COMMAND_DONE))
+    if (likely(done == COMMAND_DONE || done == COMMAND_SPOILED))
         return NEXT_REQUEST;
-    if (result == COMMAND_CLOSE)
+    if (done == COMMAND_CLOSE)
         return close_because(c, CONN_NORMAL);
-    return result == COMMAND_WATCH ? become_watcher(c) : start_dump(c);
+    return done == COMMAND_WATCH ? become_watcher(c) : start_dump(c);
 }
 
 /* Executes what was received, as far as possible; *budget requests at most. */

@@ -46,7 +46,10 @@
 #include "net/loop.h"
 
 #define CONN_SMALL_BUFFER_BYTES 2048u /* for a line that is partly received */
-#define CONN_LINE_BYTES_MAX (64u * 1024 * 1024) /* the longest multiget */
+/* The longest multiget that is executed as one. A longer one is executed in pieces, and so is one for which the worker
+ * has no memory left (SESSION_ALL_BYTES_MAX): its keys are answered as they come. So a key that is too long spoils only
+ * what comes after it, where memcached answers nothing but the error. */
+#define CONN_LINE_BYTES_MAX (64u * 1024 * 1024)
 
 /*      state          name in stats */
 #define CONN_STATE_TABLE(X)                                                                        \
@@ -83,6 +86,13 @@ enum conn_apart {
     CONN_TLS = 2,     /* it is the first part of a struct tls_conn */
 };
 
+/* What is in the buffer of a connection's present line. */
+enum conn_cut {
+    CONN_CUT_NOT,     /* its beginning */
+    CONN_CUT_PIECE,   /* first a piece that is executed as a line of its own; then the rest */
+    CONN_CUT_SPOILED, /* the rest, which is thrown away: the answer has ended with an error */
+};
+
 /* What an accepted socket brings along. */
 struct conn_origin {
     int fd;
@@ -106,6 +116,7 @@ struct conn {
     bool blocked;  /* the socket takes nothing more */
     uint8_t apart; /* bits of enum conn_apart */
     bool more;     /* received: there may be more input */
+    uint8_t cut;   /* enum conn_cut: of a multiget that is executed in pieces */
     uint8_t reason; /* enum conn_reason, why closing */
     struct seen_key first; /* received: what command_look_ahead() told of the first line */
     /* read by others for stats */

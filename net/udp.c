@@ -280,6 +280,7 @@ static enum next execute(struct endpoint *e, struct request *req)
     for (;;) {
         switch (command_execute(s, req, NULL)) {
         case COMMAND_DONE:
+        case COMMAND_SPOILED:
             return s->store ? take_value(e) : NEXT_COMMAND;
         case COMMAND_AGAIN: /* a long answer: taking its first part makes room */
             ASSERT(s->parked == 0);

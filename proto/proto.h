@@ -290,6 +290,8 @@ struct request {
     uint32_t key_len;
     const char *key;            /* NULL if there is none, or VF_KEYS */
     struct key_cursor keys;     /* VF_KEYS */
+    bool more_keys;             /* VF_KEYS: set by the caller if more keys of the line follow as another request, so that
+                                   this one's answer has no end */
     uint64_t swallow_bytes;     /* PARSE_ERROR: bytes after the line to throw away */
     uint32_t value_bytes;       /* VF_VALUE: without the \r\n */
     uint32_t client_flags;      /* or F */
