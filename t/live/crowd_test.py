@@ -2,13 +2,13 @@
 """Many clients at once that ask for much and read nothing: RSS stays within what README promises. Multigets that are
 too long for the memory that is left are executed in pieces; their answers are the same.
 
-EXTANT names the binary. Exit 0: all right; 1: not.
+EXTANT names the binary. Exit 0: all right; 1: not; 77: it was built without TLS.
 """
 
 import os
 import random
-import socket
 import ssl
+import subprocess
 import sys
 import time
 
@@ -24,6 +24,12 @@ PLAIN, TLS = 800, 200
 BUFFERS = 24 * MB
 # README, "Sizing" and "TLS": the program; replies and requests; a connection, and what one has in progress beyond that
 PROGRAM, REQUESTS, CONNECTION, TLS_CONNECTION, IN_PROGRESS, TLS_RECORD = 8 * MB, 16 * MB, 1 << 10, 15 << 10, 32 << 10, 16 << 10
+
+
+def server_with(*args, **more):
+    server = TlsServer(*args, **more)
+    server.binary = BINARY
+    return server
 
 
 def value_of(i):
@@ -83,6 +89,33 @@ class Deaf:
         return self.sent == len(self.data)
 
 
+def push_all(server, crowd):
+    """All send until the server takes no more of it, or a minute has passed; the highest RSS meanwhile."""
+    peak, quiet, taken, end = 0, 0, 0, time.monotonic() + 60
+    while quiet < 20 and time.monotonic() < end:
+        moved = sum(deaf.push() for deaf in crowd)
+        before, taken = taken, int(server.stats()['bytes_read'])
+        quiet = 0 if moved > 0 or taken - before > 10000 else quiet + 1  # more than the questions about it
+        time.sleep(0.05)
+        peak = max(peak, server.rss_kb() * 1024)
+    return peak
+
+
+def long_lines_that_nobody_reads():
+    """200 connections, 40 of them TLS, each with a get of 100,000 keys: the lines alone are 109 MB."""
+    line = line_of([i % KEYS for i in range(100000)])
+    with server_with(flags=['-m', '64', '-t', '2', '-c', '1000']) as server:
+        fill(server)
+        before, context = server.rss_kb() * 1024, server.context()
+        crowd = [Deaf(server.tls(context) if i % 5 == 0 else server.connect(), line) for i in range(200)]
+        grown = push_all(server, crowd) - before
+        bound = REQUESTS + 160 * (CONNECTION + IN_PROGRESS) + 40 * (TLS_CONNECTION + TLS_RECORD + IN_PROGRESS)
+        print('# 200 long lines: RSS %+.1f MB, at most %.1f MB' % (grown / MB, bound / MB), flush=True)
+        expect('RSS grows by what was promised', grown <= bound * 1.03 + 2 * MB, (grown / MB, bound / MB))
+        for deaf in crowd:
+            deaf.sock.close()
+
+
 def conversation(i, rng, long_line):
     """What client i says, and the answer."""
     if i % 4 == 3:  # many small ones
@@ -102,7 +135,7 @@ def a_crowd_that_does_not_read():
     keys = [rng.randrange(KEYS) for _ in range(100000)]
     long_line = line_of(keys), b''.join(answer_of(i) for i in keys) + b'END\r\n'
     flags = ['-m', '64', '-t', '2', '-c', '2000', '-o', 'ext_path=@DIR@/flash:256m,ext_page_size=8']
-    with TlsServer('ext_buffer_mem=%d' % (BUFFERS // MB), flags) as server:
+    with server_with('ext_buffer_mem=%d' % (BUFFERS // MB), flags) as server:
         fill(server)
         client = Client(server)
         for i in range(300):
@@ -115,11 +148,7 @@ def a_crowd_that_does_not_read():
             sock = server.tls(context) if i % 5 == 0 else server.connect()
             crowd.append((Deaf(sock, said), answer))
         expect('all are there', wait_for(lambda: int(server.stats()['curr_connections']) > PLAIN + TLS))
-        peak, quiet = 0, 0
-        while quiet < 20:  # until the server takes no more
-            quiet = 0 if sum(deaf.push() for deaf, _ in crowd) > 0 else quiet + 1
-            time.sleep(0.05)
-            peak = max(peak, server.rss_kb() * 1024)
+        peak = push_all(server, [deaf for deaf, _ in crowd])
         print('# sent %.1f of %.1f MB' % (sum(d.sent for d, _ in crowd) / MB, sum(len(d.data) for d, _ in crowd) / MB), flush=True)
         settings, own = server.stats(b'settings'), server.stats(b'extant')
         promised = (int(settings['maxbytes']) + BUFFERS + PROGRAM + REQUESTS +
@@ -159,7 +188,7 @@ def random_line(rng, count):
 def long_lines_in_pieces():
     """-t 16 leaves a worker 1 MB: lines of some MB are answered as they come, and what follows is in step."""
     rng = random.Random(servers.seed())
-    with TlsServer(flags=['-m', '64', '-t', '16', '-c', '100']) as server:
+    with server_with(flags=['-m', '64', '-t', '16', '-c', '100']) as server:
         fill(server)
         for tls in (False, True):
             for round_ in range(6):
@@ -175,7 +204,7 @@ def long_lines_in_pieces():
 
 def errors_in_long_lines():
     """A key that is too long ends the answer; nothing of the rest of its line is taken for a command."""
-    with TlsServer(flags=['-m', '64', '-t', '16', '-c', '100']) as server:
+    with server_with(flags=['-m', '64', '-t', '16', '-c', '100']) as server:
         fill(server)
         keys = [i % KEYS for i in range(200000)]
         error = b'CLIENT_ERROR bad command line format\r\n\r\n'
@@ -203,7 +232,10 @@ def errors_in_long_lines():
             sock.close()
 
 
-SCENARIOS = (long_lines_in_pieces, errors_in_long_lines, a_crowd_that_does_not_read)
+SCENARIOS = (long_lines_in_pieces, errors_in_long_lines, long_lines_that_nobody_reads, a_crowd_that_does_not_read)
 
 if __name__ == '__main__':
+    if '--enable-ssl' not in subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=120).stdout:
+        print('built without TLS')
+        sys.exit(77)
     sys.exit(servers.run_scenarios(SCENARIOS))
