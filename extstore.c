@@ -326,7 +326,7 @@ void ext_attach_done(struct extstore *e)
     e->is_all_gone = false;
     if (e->opt.attached)
         renew_stamps(e); /* before anything is written */
-    /* Not before: a write that fails moves objects, which must be counted then. */
+    /* Not earlier: a write that fails moves objects, which must already be counted. */
     ext_wbuf_attach(e);
     atomic_store(&e->attaching, false);
     for (uint32_t page = 0; page < e->page_count; page++)

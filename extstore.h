@@ -72,7 +72,7 @@ bool ext_attach_object(struct extstore *e, ext_place place, unsigned len_class);
 bool ext_attach_may_hold(struct extstore *e, ext_place place, unsigned len_class);
 /* Does it refer to a page that is gone with its device, or all that was on flash? Until ext_attach_done. */
 bool ext_attach_is_gone(const struct extstore *e, ext_place place);
-/* What became of devices that this start found otherwise than they were, in a few words for the log; or "". */
+/* Which devices have changed since the last start, in a few words for the log; or "". */
 const char *ext_attach_note(const struct extstore *e);
 /* With attached memory it writes a new stamp to every device first (flash/mark.h): what others know of their content is
  * outdated from then on, and the memory isn't, whenever the process is killed. Waits for the devices. */

@@ -178,7 +178,7 @@ static int open_and_lock(struct ext_device *d, struct stat *st, char *why, size_
 #define OLD_SLOTS_MAX 64u /* slots' ends, at multiples of a megabyte, where trailers may stand */
 static_assert(EXT_MARK_BYTES == EXT_SLOT_BLOCK_BYTES, "a mark is a block of its slot");
 
-/* Builds that made no mark left pages all the same: does a slot's trailer stand where one may? */
+/* Builds that wrote no mark left pages too: is there a slot's trailer where one may be? */
 static bool has_pages(int fd)
 {
     for (unsigned i = 1; i <= OLD_SLOTS_MAX; i++) {

@@ -5,7 +5,7 @@
  * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
  * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. Of the others one
- * key in ADMISSION_SAMPLE is written all the same, so that what they would bring stays
+ * key in ADMISSION_SAMPLE is written nevertheless, so that what they would bring stays
  * known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
  * and classes are judged by chance; more, and a change in the clients' requests is noticed late.
  *

@@ -570,7 +570,7 @@ static void region_use(struct extents *set, struct region *reg, uint32_t a, uint
     reg->suffix = min_u32(reg->suffix, reg->units - b);
     uint32_t top_end = reg->top_off + reg->top_len;
     if (a >= reg->top_off && a < top_end) {
-        /* The run was cut: its longer part is still a run that we know. */
+        /* The run was cut: its longer part is still a known run. */
         uint32_t below = a - reg->top_off, above = top_end - b;
         reg->rest = max_u32(reg->rest, min_u32(below, above));
         if (above > below)
@@ -614,8 +614,8 @@ static void region_free(struct extents *set, struct region *reg, uint32_t a, uin
     region_publish(set, reg);
 }
 
-/* The lowest offset at or after off where len units are free; false if there is none. What the
- * search learns is kept: in the cursor of the length, and in the bound if it was in vain. */
+/* The lowest offset at or after off where len units are free; false if there is none. What the search learns is
+ * kept: in the cursor of the length, and, if it found nothing, in the bound. */
 static bool region_find(struct extents *set, struct region *reg, uint32_t off, uint64_t want,
                         uint32_t *found)
 {
@@ -756,7 +756,7 @@ static struct part part_at(const struct extents *set, uint64_t rel, uint64_t end
 
 /* The lowest rel at or after `from` where len units are free; false if there is none. First the
  * region of `from` itself, then up the tree until something to the right promises a run, and down
- * to it. What a region's bound promised in vain is lowered, and the search climbs on from there. */
+ * to it. A region's bound that promised too much is lowered, and the search climbs on from there. */
 static bool set_seek(struct extents *set, uint64_t from, uint64_t len, uint64_t *found)
 {
     if (from >= set->options.unit_count || len > set->tree[1].best)
