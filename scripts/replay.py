@@ -135,6 +135,7 @@ def figures(case, run):
         "evictions": {k: int(v) for k, v in sorted(s.items())
                       if v and (k.startswith("evictions") or k == "extstore_objects_evicted")},
         "cpu_us": (s["rusage_user"] + s["rusage_system"]) * 1e6 / case.requests,
+        "expired": s.get("ext_expired_bytes", 0) / case.flash,  # at the end
         "wrong": run["wrong"], "refused": run["refused"], "stalled": run.get("stalled", 0), "seconds": run["seconds"],
     }
 
@@ -157,7 +158,7 @@ def measure(args, case, kept):
     return out
 
 
-SHOWN = ("misses", "byte_misses", "flash_bytes", "wa", "ram_hits", "flash_hits", "cpu_us")
+SHOWN = ("misses", "byte_misses", "flash_bytes", "wa", "ram_hits", "flash_hits", "cpu_us", "expired")
 HEAD = ("| trace | misses: extstore, Extant | ratio | bytes missed, ratio | flash MB: extstore, Extant | ratio | WA "
         "| RAM, flash hits | us a request | LRU, FIFO, S3-FIFO, MIN |\n|---|---|---|---|---|---|---|---|---|---|")
 

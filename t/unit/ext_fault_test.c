@@ -657,7 +657,7 @@ Test(ext_fault, an_entry_that_points_nowhere_is_passed_over_when_a_buffer_moves)
     struct aid *a = faulty(12);
     aid_start(a);
     store(a, 0, 2);
-    struct ext_bucket_files *b = &a->ext->buckets[EXT_BUCKET_DEFAULT];
+    struct ext_stream *b = &a->ext->streams[EXT_BUCKET_DEFAULT];
     lock_take(&b->lock);
     cr_assert_eq(b->open->fill_count, 2);
     ext_entry_at(b->open->memory + a->ext->wbuf_bytes, 1)->granule = UINT32_MAX;

@@ -616,7 +616,7 @@ static void leave_damaged(void (*spoil)(struct life *l))
 
 static struct ext_wbuf *open_wbuf(struct life *l)
 {
-    return l->f.ext->buckets[EXT_BUCKET_DEFAULT].open;
+    return l->f.ext->streams[EXT_BUCKET_DEFAULT].open;
 }
 
 static struct ext_entry *open_entry(struct life *l)
