@@ -270,7 +270,7 @@ static bool reserve_events(struct listeners *l)
 
 struct listeners *listeners_open(const struct listener_options *opt, char *why, size_t why_bytes)
 {
-    ASSERT(opt->settings && opt->base && opt->counters && opt->accepted);
+    ASSERT(opt->settings && opt->base && opt->counters);
     struct listeners *l = calloc(1, sizeof(*l));
     if (!l) {
         complain(why, why_bytes, "listening", ENOMEM);

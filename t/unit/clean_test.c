@@ -347,8 +347,9 @@ Test(clean, its_page_is_swept)
 {
     begin_as("v", 0);
     struct ext_callbacks cb = cache_ext_callbacks(f.cache);
+    struct ext_sweep what = {.first = place_of("k"), .end = place_of("k") + 1};
     uint64_t cursor = 0;
-    while (cb.sweep(cb.ctx, place_of("k"), 1, &cursor, EXT_DROP_LOST))
+    while (cb.sweep(cb.ctx, &what, &cursor, EXT_DROP_LOST))
         ;
     must_be_written("v");
 }

@@ -1132,7 +1132,7 @@ static void lose_second_file(const char *memory, const char *sizes)
         }
     }
     /* Where a page has more slots, the file that stays has one that is not full. */
-    const struct ext_bucket_files *b = &l.f.ext->buckets[EXT_BUCKET_DEFAULT];
+    const struct ext_stream *b = &l.f.ext->streams[EXT_BUCKET_DEFAULT];
     for (unsigned i = 0; l.f.ext->slots_per_page > 1 && i < 400; i++) {
         if (b->device == 0 && b->files[0].next_slot > 0 && b->files[0].next_slot + 1 < l.f.ext->slots_per_page)
             break;
