@@ -344,6 +344,8 @@ MUTANTS = (
            "found < h->device_count ? stranger : NULL", "found > EXT_DEVICES_MAX ? stranger : NULL", PERSIST),
     Mutant("a page goes on that a scan takes nothing from", "flash/wbuf.c",
            "used < e->slots_per_page && is_of_now(e, page)", "used < e->slots_per_page && (is_of_now(e, page) || true)", PERSIST),
+    Mutant("a slot without a table is not searched", "upkeep/scan.c",
+           "rc == -ENOMEM ? rc : search_slot(e, slot, visit, ctx)", "rc == -ENOMEM ? rc : ((void)search_slot, 0)", PERSIST),
     Mutant("what pages hold is not counted at a load", "restart/save.c",
            "    if (l.strange > 0)\n        return -EUCLEAN;", "    if (l.strange > UINT32_MAX)\n        return -EUCLEAN;", PERSIST),
     Mutant("a device that was left out has its pages again", "flash/numbers.c",

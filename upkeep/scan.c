@@ -9,9 +9,11 @@
  * WINDOW_BYTES where they stand close, of one block where values are long. A record that fits
  * into the window is verified completely; the header of a longer one is compared with the table, and
  * the caller compares the key's hash; clients' reads verify the rest. Of a record that can't be read, the
- * table still tells the hash: the caller hears of it, and numbers go on far above those that were read.
+ * table still tells the hash: the caller hears of it, and numbers go on far above those that were read. Where a table
+ * can't be read, the slot is searched for records (search_slot): each verifies by itself. A slot without a trailer of
+ * the page's life, before one with it, was given out too, so it is searched; behind the last it counts as never written.
  *
- * Memory: two windows and one table (at most a slot's length). One thread; no locks. */
+ * Memory: two windows and one table (at most a slot's length), and a slot that is searched. One thread; no locks. */
 #include "upkeep/scan.h"
 
 #include "flash/engine.h"
@@ -93,6 +95,7 @@ static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, stru
     ASSERT(device < e->device_count && end >= e->wbuf_bytes && end <= e->devices[device].bytes);
     struct ext_io_counts c = {0};
     int rc = ext_device_read(&e->devices[device], block, EXT_IO_ALIGN_BYTES, end - EXT_IO_ALIGN_BYTES, &c);
+    e->scan->has_unread |= rc != 0;
     if (rc != 0)
         return false;
     memcpy(t, block + EXT_IO_ALIGN_BYTES - sizeof(*t), sizeof(*t));
@@ -190,9 +193,10 @@ static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *version
     for (uint32_t i = 0; i < e->slots_per_page; i++) {
         if (versions[i] != latest)
             continue;
-        words[first + i] = extmap_written_word();
         used = i + 1;
     }
+    for (uint32_t i = 0; i < used; i++)
+        words[first + i] = extmap_written_word();
     p->bucket = EXT_BUCKET_DEFAULT;
     ext_raised_set(&p->exptime_max, 0);
     ext_raised_set(&p->time_max, 0);
@@ -253,7 +257,8 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
     memcpy(&head, at, sizeof(head));
     uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
     if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 ||
-        (record_bytes != 0 && bytes != record_bytes))
+        (record_bytes != 0 && bytes != record_bytes) ||
+        (uint64_t)(at - w->memory) + sizeof(head) + head.key_bytes > w->length)
         return -EBADMSG;
     struct ext_record rec;
     if (bytes <= w->length - (uint64_t)(at - w->memory) &&
@@ -332,6 +337,72 @@ static int read_table(struct extstore *e, uint64_t slot, char **end, uint32_t *c
     }
 }
 
+/* Reads a whole slot; what can't be read is zeroes. */
+static void read_slot(struct extstore *e, uint64_t slot, char *image)
+{
+    uint32_t device = e->where[ext_slot_page(e, slot)].device;
+    uint64_t start = ext_slot_offset(e, slot), bytes;
+    for (uint64_t at = 0; at < e->wbuf_bytes; at += bytes) {
+        bytes = min_u64(e->wbuf_bytes - at, SMALL_WINDOW_BYTES);
+        if (read_device(e, device, image + at, bytes, start + at) == 0)
+            continue;
+        for (uint64_t block = at; block < at + bytes; block += EXT_IO_ALIGN_BYTES) {
+            if (read_device(e, device, image + block, EXT_IO_ALIGN_BYTES, start + block) != 0)
+                memset(image + block, 0, EXT_IO_ALIGN_BYTES);
+        }
+    }
+}
+
+/* The record at `at` of a slot's image, if one of its page's life stands there. Its bytes; 0: none does. */
+static uint64_t find_record(struct extstore *e, uint64_t slot, const char *image, uint64_t at, struct ext_scanned *out)
+{
+    const struct ext_callbacks *cb = &e->opt.callbacks;
+    struct ext_record_head head;
+    struct ext_record rec;
+    ext_place place = ext_slot_place(e, slot) + at / EXT_GRANULE_BYTES;
+    memcpy(&head, image + at, sizeof(head));
+    uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
+    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || bytes > EXT_RECORD_MAX_BYTES ||
+        ext_record_verify(image + at, e->wbuf_bytes - at, atomic_load(&e->pages[ext_slot_page(e, slot)].version),
+                          place, &rec) != 0)
+        return 0;
+    *out = (struct ext_scanned){.hash = cb->hash_of(cb->ctx, rec.key, rec.key_bytes),
+                                .place = place,
+                                .len_class = ext_len_class(bytes),
+                                .key = rec.key,
+                                .key_bytes = rec.key_bytes,
+                                .cas = rec.cas,
+                                .seq = rec.seq,
+                                .exptime_unix = rec.exptime_unix,
+                                .time_unix = rec.time_unix};
+    return bytes;
+}
+
+/* Visits the records of a slot whose table is of no use. Of others in it nothing is known. 0 or -ENOMEM. */
+static int search_slot(struct extstore *e, uint64_t slot,
+                       void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
+{
+    e->scan->has_unread = true;
+    if (e->opt.callbacks.hash_of == NULL)
+        return 0;
+    char *image = aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes);
+    if (image == NULL)
+        return -ENOMEM;
+    read_slot(e, slot, image);
+    uint64_t end = ext_table_start(e->wbuf_bytes, 0) - sizeof(struct ext_record_head);
+    for (uint64_t at = ext_slot_front(e, slot), bytes; at <= end; at += max_u64(bytes, EXT_GRANULE_BYTES)) {
+        struct ext_scanned rec;
+        bytes = find_record(e, slot, image, at, &rec);
+        if (bytes == 0)
+            continue;
+        ext_count(e, EXT_N_objects_read_reclaim, 1);
+        note_record(e, ext_slot_page(e, slot), bytes, &rec);
+        visit(ctx, &rec);
+    }
+    free(image);
+    return 0;
+}
+
 static int scan_slot(struct extstore *e, uint64_t slot,
                      void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
 {
@@ -341,14 +412,14 @@ static int scan_slot(struct extstore *e, uint64_t slot,
     int rc = read_table(e, slot, &end, &count);
     if (rc != 0) {
         ext_count(e, EXT_N_bad_checksums, rc == -EBADMSG);
-        return rc == -ENOMEM ? rc : 0;
+        return rc == -ENOMEM ? rc : search_slot(e, slot, visit, ctx);
     }
     uint64_t start = ext_slot_offset(e, slot),
              front = start + ext_table_start(e->wbuf_bytes, count);
     for (uint32_t i = 0; i < count; i++) {
         struct ext_entry entry = *ext_entry_at(end, i);
         uint64_t offset = start + (uint64_t)entry.granule * EXT_GRANULE_BYTES;
-        if (entry.record_bytes < sizeof(struct ext_record_head) ||
+        if (entry.record_bytes < sizeof(struct ext_record_head) || entry.record_bytes > EXT_RECORD_MAX_BYTES ||
             offset + entry.record_bytes > front)
             continue;
         struct ext_scanned rec;
