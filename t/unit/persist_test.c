@@ -1968,3 +1968,73 @@ Test(persist, no_tables_of_a_checkpoint_stop_a_start)
     cr_assert_gt(hostile_found, 290);
     free_hostile_sample(&s);
 }
+
+/* Where the fields of a memory file lie that an attach goes by. */
+struct hostile_range {
+    uint64_t at, bytes;
+};
+
+static unsigned memory_ranges(struct life *l, struct hostile_range *out)
+{
+    struct extstore *e = l->f.ext;
+    uint64_t pages = e->tables->pages, wbufs = e->tables->wbufs, words = e->tables->words;
+    unsigned n = 0;
+    out[n++] = (struct hostile_range){8, 340}; /* the header */
+    for (unsigned root = 0; root < ARENA_ROOT_COUNT; root++)
+        out[n++] = (struct hostile_range){
+            (uint64_t)((char *)arena_root(l->f.arena, (enum arena_root_id)root) - (char *)arena_base(l->f.arena)), 2048};
+    out[n++] = (struct hostile_range){(uint64_t)((char *)e->root - (char *)arena_base(l->f.arena)), 700};
+    out[n++] = (struct hostile_range){pages, 4 * sizeof(struct ext_page)};
+    out[n++] = (struct hostile_range){wbufs, 3 * sizeof(struct ext_wbuf_root)};
+    out[n++] = (struct hostile_range){words, 64};
+    return n;
+}
+
+Test(persist, no_field_of_a_memory_file_stops_a_start)
+{
+    struct life l;
+    struct hostile_range ranges[ARENA_ROOT_COUNT + 8];
+    struct hostile_file flash[TWO_FILES];
+    char memory[128], kept[160];
+    snprintf(second_file, sizeof(second_file), "%s.old", flash_file);
+    snprintf(memory, sizeof(memory), "-e %s", memory_file);
+    snprintf(kept, sizeof(kept), "%s.kept", memory_file);
+    life_open_with(&l, two_files(memory, ""));
+    store_hostile_sample(&l);
+    all_to_disk(&l);
+    for (unsigned i = 0; i < 40; i++) /* a buffer that is not written, and items in RAM */
+        set(&l, numbered("key", i), i % 10 == 0 ? "ram" : numbered("value", i));
+    fixture_flush(&l.f);
+    for (unsigned i = 40; i < 60; i++)
+        set(&l, numbered("key", i), i % 10 == 0 ? "ram" : numbered("value", i));
+    unsigned count = memory_ranges(&l, ranges), served = 0;
+    life_kill(&l);
+    copy_file(memory_file, kept);
+    file_take(&flash[0], flash_file);
+    file_take(&flash[1], second_file);
+    for (unsigned turn = 0; turn < 160; turn++) {
+        const struct hostile_range *r = &ranges[turn % count];
+        uint64_t at = r->at + hostile_draw() % (r->bytes / 4) * 4, now = 0;
+        unsigned wide = at % 8 == 0 && hostile_draw() % 2 ? 8 : 4;
+        copy_file(kept, memory_file);
+        for (unsigned i = 0; i < TWO_FILES; i++)
+            file_put(&flash[i]);
+        int fd = open(memory_file, O_RDWR);
+        for (unsigned tries = 0; tries < 100 && now == 0; tries++) { /* most words are zero */
+            at = r->at + hostile_draw() % (r->bytes / 4) * 4;
+            wide = at % 8 == 0 && hostile_draw() % 2 ? 8 : 4;
+            cr_assert_eq(pread(fd, &now, wide, (off_t)at), (ssize_t)wide);
+        }
+        uint64_t value = hostile_value(now, wide);
+        cr_assert_eq(pwrite(fd, &value, wide, (off_t)at), (ssize_t)wide);
+        close(fd);
+        snprintf(hostile_case, sizeof(hostile_case), "memory, byte %" PRIu64 ": %" PRIx64, at, value);
+        cr_assert_eq(life_try(&l, two_files(memory, "")), 0, "%s: %s", hostile_case, why);
+        served += l.r.attached;
+        use_hostile_life(&l);
+    }
+    cr_assert_gt(served, 20);
+    for (unsigned i = 0; i < TWO_FILES; i++)
+        free(flash[i].bytes);
+    unlink(kept);
+}
