@@ -220,6 +220,7 @@ static bool step_index(struct maint *m, uint32_t now)
         ext_evict_oldest(c->ext);
         did = true;
     }
+    did |= worth_begin_ghosts(c);
     if (atomic_load_explicit(&c->index_crowded, memory_order_relaxed))
         worth_index_look(c, index_capacity(cache_index_limit(limit)));
     return did;

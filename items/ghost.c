@@ -1,14 +1,13 @@
 /* items/ghost.c: see items/ghost.h. */
 #include "items/ghost.h"
 
-#define MEMORY_MIN_BYTES ((uint64_t)4096)
 #define AGE_COUNT 16u /* that 4 bits tell apart */
 
 static_assert(GHOST_AGES + 2 == AGE_COUNT, "one age is being written, one is being emptied");
 
 uint64_t ghost_memory_bytes(uint64_t keys)
 {
-    uint64_t bytes = MEMORY_MIN_BYTES;
+    uint64_t bytes = GHOST_BYTES_MIN;
     while (bytes < keys * sizeof(uint16_t))
         bytes *= 2;
     return sizeof(struct ghost_root) + bytes;
@@ -17,7 +16,7 @@ uint64_t ghost_memory_bytes(uint64_t keys)
 void ghost_init(struct ghost *g, void *memory, uint64_t memory_bytes, uint64_t window_bytes)
 {
     uint64_t entry_bytes = memory_bytes - sizeof(struct ghost_root);
-    ASSERT(window_bytes > 0 && entry_bytes >= MEMORY_MIN_BYTES && (entry_bytes & (entry_bytes - 1)) == 0);
+    ASSERT(window_bytes > 0 && entry_bytes >= GHOST_BYTES_MIN && (entry_bytes & (entry_bytes - 1)) == 0);
     g->root = memory;
     g->entries = (_Atomic(uint16_t) *)((char *)memory + sizeof(struct ghost_root));
     g->sets = entry_bytes / sizeof(uint16_t) / GHOST_WAYS;

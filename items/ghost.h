@@ -17,6 +17,7 @@
 
 #define GHOST_WAYS 4u
 #define GHOST_AGES 14u
+#define GHOST_BYTES_MIN ((uint64_t)4096) /* of entries */
 
 /* In the arena, in front of the entries; all zeroes is an empty table. */
 struct ghost_root {

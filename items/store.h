@@ -149,7 +149,8 @@ struct cache {
     _Atomic(bool) index_full; /* an insert found no room: maintenance has to drop a page */
     _Atomic(bool) index_crowded; /* pages go for it: until an eighth of it is free, objects must be worth a place */
     struct stale_queue stale;
-    struct ghost ghost;         /* no entries: there was no memory for it */
+    struct ghost ghost;         /* const once it is there */
+    _Atomic(bool) ghost_is_there; /* written by the maintenance thread */
     struct admission admission; /* with flash */
 #ifdef EXTANT_DEBUG
     struct cache_holds holds;

@@ -1,29 +1,45 @@
 /* items/worth.c: see items/worth.h. */
 #include "items/worth.h"
 
-
-#define GHOST_KEYS_MIN 2048u
-
-static uint64_t ghost_keys(const struct cache *c, uint64_t flash_bytes)
+/* Keys to remember, with this many objects on flash: at most a byte an object, at least half of one. */
+static uint64_t ghost_keys(const struct cache *c, uint64_t objects)
 {
-    uint64_t bytes = min_u64(flash_bytes / WORTH_FLASH_BYTES_A_BYTE,
-                             (uint64_t)c->config->maxbytes / WORTH_SHARE_OF_MEMORY);
-    uint64_t keys = GHOST_KEYS_MIN;
-    while (2 * keys * sizeof(uint16_t) <= bytes)
+    uint64_t limit = min_u64(objects, (uint64_t)c->config->maxbytes / WORTH_SHARE_OF_MEMORY);
+    uint64_t keys = GHOST_BYTES_MIN / sizeof(uint16_t);
+    while (2 * keys * sizeof(uint16_t) <= limit)
         keys *= 2;
     return keys;
 }
 
-/* Memory of the ghosts in the arena, NULL: none. */
-static void *ghost_memory(struct cache *c, uint64_t bytes)
+/* Claims what an earlier process had, if it makes sense. */
+static void claim_ghosts(struct cache *c)
 {
     struct cache_root *root = c->root;
-    if (root->ghost_bytes == bytes &&
-        arena_take(c->arena, ARENA_USE_INDEX, root->ghost_offset, bytes) == 0)
-        return c->base + root->ghost_offset;
-    uint64_t offset;
+    uint64_t bytes = root->ghost_bytes - min_u64(root->ghost_bytes, sizeof(struct ghost_root));
+    bool is_sane = bytes >= GHOST_BYTES_MIN && (bytes & (bytes - 1)) == 0 && bytes < c->config->maxbytes;
+    if (!is_sane || arena_take(c->arena, ARENA_USE_INDEX, root->ghost_offset, root->ghost_bytes) != 0)
+        root->ghost_bytes = 0;
+}
+
+void worth_open(struct cache *c, uint64_t flash_bytes)
+{
+    ASSERT(!atomic_load(&c->ghost_is_there) && c->config->ext_admission <= ADMISSION_LEARN);
+    claim_ghosts(c);
+    admission_init(&c->admission, (enum admission_mode)c->config->ext_admission, flash_bytes);
+}
+
+/* Memory for this many keys, that of an earlier process if it is no larger. NULL: none. */
+static void *ghost_memory(struct cache *c, uint64_t keys)
+{
+    struct cache_root *root = c->root;
+    uint64_t offset, bytes = ghost_memory_bytes(keys);
     bool zeroed;
-    root->ghost_bytes = 0;
+    if (root->ghost_bytes != 0 && root->ghost_bytes <= bytes)
+        return c->base + root->ghost_offset;
+    uint64_t old_bytes = root->ghost_bytes;
+    root->ghost_bytes = 0; /* before the memory goes: a kill may come between */
+    if (old_bytes != 0)
+        arena_free(c->arena, ARENA_USE_INDEX, root->ghost_offset, old_bytes);
     if (arena_alloc(c->arena, ARENA_USE_INDEX, bytes, ARENA_UNIT_BYTES, &offset, &zeroed) != 0)
         return NULL;
     if (!zeroed)
@@ -33,14 +49,36 @@ static void *ghost_memory(struct cache *c, uint64_t bytes)
     return c->base + offset;
 }
 
-void worth_open(struct cache *c, uint64_t flash_bytes)
+/* Is half of flash in use, or must objects be worth a write for another reason? */
+static bool must_know_keys(struct cache *c)
 {
-    uint64_t bytes = ghost_memory_bytes(ghost_keys(c, flash_bytes));
-    ASSERT(c->ghost.entries == NULL && c->config->ext_admission <= ADMISSION_LEARN);
-    void *memory = ghost_memory(c, bytes);
-    if (memory != NULL)
-        ghost_init(&c->ghost, memory, bytes, max_u64(flash_bytes, 1));
-    admission_init(&c->admission, (enum admission_mode)c->config->ext_admission, flash_bytes);
+    uint64_t free = 0, total = 0;
+    for (unsigned b = 0; b < EXT_BUCKET_COUNT; b++) {
+        free += ext_pages_free(c->ext, (enum ext_bucket)b);
+        total += ext_pages_total(c->ext, (enum ext_bucket)b);
+    }
+    return 2 * free <= total || ext_write_level(c->ext) < EXT_WRITE_LOW ||
+           atomic_load_explicit(&c->index_crowded, memory_order_relaxed);
+}
+
+bool worth_begin_ghosts(struct cache *c)
+{
+    struct ext_info info;
+    lock_assert_none_held();
+    if (!c->ext || atomic_load_explicit(&c->ghost_is_there, memory_order_relaxed) || !must_know_keys(c))
+        return false;
+    ext_info(c->ext, &info);
+    void *memory = ghost_memory(c, ghost_keys(c, info.objects_used));
+    if (memory == NULL)
+        return false;
+    ghost_init(&c->ghost, memory, c->root->ghost_bytes, max_u64(info.limit_maxbytes, 1));
+    atomic_store_explicit(&c->ghost_is_there, true, memory_order_release);
+    return true;
+}
+
+static bool has_ghosts(const struct cache *c)
+{
+    return atomic_load_explicit(&c->ghost_is_there, memory_order_acquire);
 }
 
 void worth_index_full(struct cache *c)
@@ -67,7 +105,7 @@ void worth_index_look(struct cache *c, uint64_t capacity)
 unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash)
 {
     unsigned flags = item_flags(it);
-    bool known = flags & ITEM_KNOWN || (c->ghost.entries != NULL && ghost_has(&c->ghost, hash));
+    bool known = flags & ITEM_KNOWN || (has_ghosts(c) && ghost_has(&c->ghost, hash));
     return admission_class(known, flags & ITEM_HIT_TWICE ? 2 : flags & ITEM_FETCHED ? 1 : 0);
 }
 
@@ -114,7 +152,7 @@ enum worth worth_of(struct cache *c, const struct item *it, uint64_t hash, uint3
 
 void worth_left(struct cache *c, uint64_t hash, uint64_t object_bytes)
 {
-    if (c->ghost.entries != NULL)
+    if (has_ghosts(c))
         ghost_add(&c->ghost, hash, object_bytes);
 }
 

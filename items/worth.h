@@ -17,11 +17,14 @@
 
 #include "items/store.h"
 
-/* Memory for the ghosts: a byte for this many of flash, at most this part of -m. A kept arena has them.
- * No memory: there are none, and no key is known. Once, when the engine is there. */
-#define WORTH_FLASH_BYTES_A_BYTE 2048u
+void worth_open(struct cache *c, uint64_t flash_bytes); /* once, when the engine is there */
+
+/* Gets memory for the ghosts once flash is half full, or objects have to be worth a write: only then it is known how
+ * many objects fit flash. Half a byte to a byte for each that is there, but at least 4 KiB and at most this part of -m.
+ * A kept arena has them, unless they are too many by then. Before that, and without memory, no key is known. The
+ * maintenance thread, no lock. True: it did. */
 #define WORTH_SHARE_OF_MEMORY 64u
-void worth_open(struct cache *c, uint64_t flash_bytes);
+bool worth_begin_ghosts(struct cache *c);
 
 /* An insert into the index found no room: from now on objects must be worth a place in it. */
 void worth_index_full(struct cache *c);

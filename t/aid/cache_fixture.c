@@ -1,5 +1,6 @@
 #include "t/aid/cache_fixture.h"
 
+#include "items/worth.h"
 #include "stale_check.h"
 
 #include <poll.h>
@@ -137,6 +138,7 @@ void fixture_turn(struct fixture *f)
                             {.fd = cache_worker_ring_fd(f->worker), .events = POLLIN}};
     cache_worker_submit(f->worker);
     bool more = f->ext && ext_maint_step(f->ext, (uint32_t)clock_unix_now_sec());
+    worth_begin_ghosts(f->cache);
     if (f->idle)
         f->idle(f);
     poll(fds, fds[1].fd >= 0 ? 2 : 1, more || f->idle ? 0 : 1);
