@@ -72,7 +72,9 @@ static void round_trip(struct fuzz_input *in)
     uint32_t version = (uint32_t)fuzz_number(in, 4);
     ext_place place = fuzz_number(in, 5);
     size_t key_bytes = fuzz_number(in, 1);
-    rec.key_bytes = (uint8_t)min_u64(key_bytes, in->size);
+    if (in->size == 0)
+        return;
+    rec.key_bytes = (uint8_t)min_u64(max_u64(key_bytes, 1), in->size);
     rec.key = (const char *)in->data;
     rec.value = rec.key + rec.key_bytes;
     rec.value_bytes = (uint32_t)(in->size - rec.key_bytes);

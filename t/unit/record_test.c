@@ -67,3 +67,16 @@ Test(record, a_table_that_is_longer_than_what_was_read_asks_for_more)
         cr_assert_eq(count, COUNT);
     }
 }
+
+/* It could not be written again, so reclaim must not meet it. */
+Test(record, a_record_without_a_key_does_not)
+{
+    char image[128];
+    struct ext_record out;
+    struct ext_record_in in = {.hash = 1, .key = "key", .key_bytes = 3, .value = "value", .value_bytes = 5};
+    ext_record_write(image, &in, 1, 2, 3);
+    cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), 0);
+    in.key_bytes = 0;
+    ext_record_write(image, &in, 1, 2, 3);
+    cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), -EBADMSG);
+}
