@@ -12,6 +12,7 @@
 #define NARROWER_PART 2048u /* of the width, at a record while a quarter of the groups is left */
 #define FEW_WBUFS 10u     /* of so few, half are for groups; of more, all but a fixed number */
 #define OTHER_WBUFS 6u
+#define GROUPS_MIN 6u     /* fewer, in a cache of few pages, cost more misses than they save */
 #define HORIZON_MAX_SEC (60u * 60 * 24 * 365)
 
 /* Has the bucket pages of its own devices, or none that could go elsewhere? */
@@ -34,6 +35,8 @@ void ext_groups_size(struct extstore *e)
     uint32_t few = (e->wbuf_count - EXT_RESERVED_WBUFS) / 2;
     uint64_t wbufs = e->wbuf_count <= FEW_WBUFS ? few : e->wbuf_count - OTHER_WBUFS;
     g->count = (uint32_t)min_u64(min_u64(e->opt.ttl_groups, EXT_GROUPS_MAX), min_u64(pages, wbufs));
+    if (g->count < GROUPS_MIN)
+        g->count = 0;
     for (unsigned b = 0; b < EXT_BUCKET_COUNT; b++)
         g->buckets |= (is_grouped(e, b) ? 1u : 0u) << b;
 }
