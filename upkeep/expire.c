@@ -12,7 +12,8 @@
 struct ext_expire {
     struct extstore *e;
     bool running;
-    uint32_t looked_unix; /* pages were looked at in this second */
+    uint32_t looked_unix; /* pages were looked at in this second, */
+    uint32_t looked_flush_unix; /* after this flush_all */
     bool *pages;          /* of the walk, each with a reference */
     uint64_t objects;     /* that were in them when it began */
     uint64_t cursor;
@@ -140,8 +141,10 @@ bool ext_expire_step(struct ext_expire *x, uint32_t now_unix, uint32_t page)
 {
     struct extstore *e = x->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
-    if (!x->running && x->looked_unix != now_unix) {
+    uint32_t flush_unix = atomic_load_explicit(&e->root->flush_unix, memory_order_relaxed);
+    if (!x->running && (x->looked_unix != now_unix || x->looked_flush_unix != flush_unix)) {
         x->looked_unix = now_unix;
+        x->looked_flush_unix = flush_unix;
         begin(x, now_unix, page);
     }
     if (!x->running)

@@ -124,6 +124,7 @@ def connections():
         expect('this one is executing', 'conn_parse_cmd' in conns.values() and 'conn_listening' in conns.values(), conns)
         for o in others:
             o.close()
+        expect('all others have gone', wait_for(lambda: c.stats()['curr_connections'] == before['curr_connections']), c.stats())
         half = server.connect()
         half.sendall(b'set half 0 0 10\r\n123')
         expect('a pending response', wait_for(lambda: c.stats()['response_obj_count'] == '1') and
@@ -324,8 +325,7 @@ def flash():
                                       int(c.stats()['extstore_page_reclaims']) > int(before['extstore_page_reclaims'])))
         moved('it', before, c.stats(), {'extstore_compact_lost': 0, 'extstore_compact_skipped': 0})
         c.ask(b'extstore max_frag 0')
-        c.ask(*[b'set l%d 0 0 10000\r\n%s' % (i, b'x' * 10000) for i in range(7000)])
-        flushed()
+        c.ask(*[b'set l%d 0 0 10000\r\n%s' % (i, b'x' * 10000) for i in range(14000)])  # more than memory and flash hold
         after = c.stats()
         moved('eviction', before, after, names('extstore_page_evictions extstore_objects_evicted extstore_bytes_evicted',
                                                AtLeast(1)))
@@ -343,8 +343,8 @@ def flash():
             for page in range(8):
                 device.seek(page << 23)
                 device.write(b'\xa5' * (8 << 20))
-        for i in range(6000, 7000):
-            c.ask(b'mg l%d v' % i) if i % 50 == 0 else None
+        for i in range(0, 14000, 50):
+            c.ask(b'mg l%d v' % i)
         expect('wrong bytes are a miss', int(c.stats()['badcrc_from_extstore']) > 0)
 
 

@@ -1983,10 +1983,6 @@ static void prepare_unreadable_turned(struct life *l)
     tie_and_spoil(l, true);
 }
 
-static void operate_add(struct life *l)
-{
-    fixture_store(&l->f, CACHE_ADD, KILL_KEY, "set", 3, 0, 0, 0);
-}
 static void operate_set(struct life *l) { fixture_set(&l->f, KILL_KEY, "set"); }
 static void operate_delete(struct life *l) { fixture_delete(&l->f, KILL_KEY); }
 static void operate_touch(struct life *l) { fixture_touch(&l->f, KILL_KEY, clock_now_sec() + 1000); }
@@ -2041,8 +2037,6 @@ static const struct kill_case kill_cases[] = {
 };
 
 static const struct kill_case unreadable_cases[] = {
-    {"add over two that can't be read", prepare_unreadable, operate_add, "new", "set", true},
-    {"add over two that can't be read, turned", prepare_unreadable_turned, operate_add, "new", "set", true},
     {"delete of two that can't be read", prepare_unreadable, operate_delete, "new", NOTHING, true},
     {"delete of two that can't be read, turned", prepare_unreadable_turned, operate_delete, "new", NOTHING, true},
     {"drop of one of two that can't be read", prepare_unreadable, operate_drop_younger, "new", NOTHING, true},
