@@ -2,6 +2,7 @@
  * lists its parts, extstore.h its promises. */
 #include "extstore.h"
 
+#include "base/hash.h"
 #include "base/why.h"
 #include "flash/engine.h"
 #include "flash/expiry.h"
@@ -177,7 +178,7 @@ static void renew_stamps(struct extstore *e)
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_device *d = &e->devices[i];
         struct ext_known *k = &e->tables->devices[i];
-        uint32_t step = (uint32_t)ext_mark_new_stamp() | 1;
+        uint32_t step = (uint32_t)hash_draw() | 1;
         uint64_t stamp = ext_mark_next_stamp(k->stamp, step);
         *(volatile uint32_t *)&k->step = step;
         int rc = ext_mark_write(d->fd, stamp);

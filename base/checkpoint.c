@@ -4,13 +4,15 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/crc.h"
+#include "base/file.h"
+#include "base/hash.h"
 #include "base/lock.h"
+#include "base/why.h"
 
 #define HEAD_MAGIC UINT64_C(0x746e696f706b6843) /* "Chkpoint" */
 
@@ -62,38 +64,6 @@ struct checkpoint_reader {
 
 /* ---- bytes ---- */
 
-static int write_all(int fd, const void *bytes, size_t count)
-{
-    const char *at = bytes;
-    while (count > 0) {
-        ssize_t n = write(fd, at, count);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        at += n;
-        count -= (size_t)n;
-    }
-    return 0;
-}
-
-/* As many as there are; or -errno. */
-static ssize_t read_some(int fd, void *bytes, size_t count)
-{
-    size_t done = 0;
-    while (done < count) {
-        ssize_t n = read(fd, (char *)bytes + done, count - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        done += (size_t)n;
-    }
-    return (ssize_t)done;
-}
-
 static uint32_t block_crc(const struct block *b, uint64_t token)
 {
     ASSERT(b->head.bytes <= CHECKPOINT_BLOCK_BYTES);
@@ -102,17 +72,15 @@ static uint32_t block_crc(const struct block *b, uint64_t token)
                   sizeof(b->head) - sizeof(b->head.crc) + b->head.bytes);
 }
 
+/* All blocks before the last are full. */
+static uint64_t block_offset(uint64_t number)
+{
+    return CHECKPOINT_HEAD_BYTES + number * sizeof(struct block);
+}
+
 static uint32_t head_crc(const struct checkpoint_head *h)
 {
     return crc32c(0, (const char *)h + sizeof(h->crc), sizeof(*h) - sizeof(h->crc));
-}
-
-static uint64_t new_token(void)
-{
-    uint64_t token;
-    if (getrandom(&token, sizeof(token), 0) != (ssize_t)sizeof(token))
-        token = clock_mono_ns() ^ (uint64_t)clock_wall_us() << 20 ^ (uint64_t)getpid();
-    return token;
 }
 
 static int sync_directory_of(const char *path)
@@ -155,15 +123,13 @@ int checkpoint_create(const char *path, struct checkpoint_writer **out)
         writer_free(w);
         return -ENOMEM;
     }
-    w->token = new_token();
+    w->token = hash_draw();
     /* Removes what a killed process left under the name. If somebody puts a file there just now, perhaps a
      * link to one of ours, it is not written to. */
     unlink(w->new_path);
     w->fd = open(w->new_path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    int rc = w->fd < 0 ? -errno : 0;
-    if (rc == 0 && lseek(w->fd, CHECKPOINT_HEAD_BYTES, SEEK_SET) < 0)
-        rc = -errno;
-    if (rc != 0) {
+    if (w->fd < 0) {
+        int rc = -errno;
         writer_free(w);
         return rc;
     }
@@ -178,7 +144,7 @@ static int put_block(struct checkpoint_writer *w)
     lock_assert_none_held();
     b->head.number = w->blocks++;
     b->head.crc = block_crc(b, w->token);
-    int rc = write_all(w->fd, b, sizeof(b->head) + b->head.bytes);
+    int rc = file_write(w->fd, b, sizeof(b->head) + b->head.bytes, block_offset(b->head.number));
     w->body_bytes += b->head.bytes;
     b->head.bytes = 0;
     return rc;
@@ -211,8 +177,7 @@ static int put_head(struct checkpoint_writer *w, struct checkpoint_head *head)
     head->wall_sec = clock_wall_us() / 1000000;
     snprintf(head->version, sizeof(head->version), "%s", EXTANT_VERSION);
     head->crc = head_crc(head);
-    ssize_t n = pwrite(w->fd, head, sizeof(*head), 0);
-    return n < 0 ? -errno : n != (ssize_t)sizeof(*head) ? -EIO : 0;
+    return file_write(w->fd, head, sizeof(*head), 0);
 }
 
 int checkpoint_commit(struct checkpoint_writer *w, struct checkpoint_head *head)
@@ -280,16 +245,11 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head,
 {
     struct stat st;
     int fd = open_to_read(path, &st);
-    if (fd < 0) {
-        snprintf(why, CHECKPOINT_WHY_BYTES, "it can't be read (%s)", strerror(-fd));
-        return fd;
-    }
-    ssize_t n = read_some(fd, head, sizeof(*head));
-    close(fd);
-    if (n < 0) {
-        snprintf(why, CHECKPOINT_WHY_BYTES, "it can't be read (%s)", strerror((int)-n));
-        return (int)n;
-    }
+    ssize_t n = fd < 0 ? fd : file_read(fd, head, sizeof(*head), 0);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return why_say(why, CHECKPOINT_WHY_BYTES, (int)n, "it can't be read (%s)", strerror((int)-n));
     const char *fault = head_fault(head, n);
     if (fault == NULL && head->state == CHECKPOINT_CLEAN) {
         uint64_t blocks = (head->body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
@@ -299,10 +259,7 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head,
             fault =
                 (uint64_t)st.st_size < max_u64(bytes, head->body_bytes) ? "it is cut short" : "it is longer than it should be";
     }
-    if (fault == NULL)
-        return 0;
-    snprintf(why, CHECKPOINT_WHY_BYTES, "%s", fault);
-    return -EBADMSG;
+    return fault == NULL ? 0 : why_say(why, CHECKPOINT_WHY_BYTES, -EBADMSG, "%s", fault);
 }
 
 /* Reads block number n, which is the next in the file. 0; -EBADMSG it does not verify; -errno. */
@@ -312,14 +269,14 @@ static int read_block(struct checkpoint_reader *r, uint64_t n)
     ASSERT(n < r->block_count);
     size_t bytes =
         (size_t)min_u64(r->body_bytes - n * CHECKPOINT_BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES);
-    ssize_t got = read_some(r->fd, b, sizeof(b->head) + bytes);
+    ssize_t got = file_read(r->fd, b, sizeof(b->head) + bytes, block_offset(n));
     if (got < 0)
         return (int)got;
     if ((size_t)got != sizeof(b->head) + bytes || b->head.bytes != bytes || b->head.number != n ||
         b->head.crc != block_crc(b, r->token))
         return -EBADMSG;
     /* It is read only once, so other data in the page cache is worth more. */
-    off_t at = CHECKPOINT_HEAD_BYTES + (off_t)((n + 1) * sizeof(struct block));
+    off_t at = (off_t)block_offset(n + 1);
     if (at > r->dropped + 64 * (off_t)CHECKPOINT_BLOCK_BYTES) {
         (void)posix_fadvise(r->fd, r->dropped, at - r->dropped, POSIX_FADV_DONTNEED);
         r->dropped = at;
@@ -358,13 +315,11 @@ int checkpoint_open(const char *path, const struct checkpoint_head *head,
     int fd = open_to_read(path, &st);
     if (fd < 0)
         return fd;
-    ssize_t n = read_some(fd, &found, sizeof(found));
+    ssize_t n = file_read(fd, &found, sizeof(found), 0);
     struct checkpoint_reader *r = NULL;
     int rc = n < 0 ? (int)n : 0;
     if (rc == 0 && (n != (ssize_t)sizeof(found) || memcmp(&found, head, sizeof(found)) != 0))
         rc = -ESTALE;
-    if (rc == 0 && lseek(fd, CHECKPOINT_HEAD_BYTES, SEEK_SET) < 0)
-        rc = -errno;
     if (rc == 0 && (r = calloc(1, sizeof(*r))) == NULL)
         rc = -ENOMEM;
     if (rc != 0) {
@@ -435,6 +390,11 @@ static bool is_at_end(const struct checkpoint_reader *r)
                                    r->taken == r->blocks[r->used % 2].head.bytes);
 }
 
+static uint64_t end_offset(const struct checkpoint_reader *r)
+{
+    return CHECKPOINT_HEAD_BYTES + r->block_count * sizeof(struct block_head) + r->body_bytes;
+}
+
 int checkpoint_close(struct checkpoint_reader *r)
 {
     if (r == NULL)
@@ -448,7 +408,7 @@ int checkpoint_close(struct checkpoint_reader *r)
     lock_release(&r->lock);
     if (r->has_thread)
         pthread_join(r->thread, NULL);
-    if (rc == 0 && (!is_at_end(r) || read_some(r->fd, &more, 1) != 0))
+    if (rc == 0 && (!is_at_end(r) || file_read(r->fd, &more, 1, end_offset(r)) != 0))
         rc = -EBADMSG;
     pthread_cond_destroy(&r->cond);
     lock_destroy(&r->lock);
@@ -466,7 +426,7 @@ int checkpoint_remove(const char *path)
         return 0;
     if (fd < 0)
         return fd;
-    ssize_t n = read_some(fd, &head, sizeof(head));
+    ssize_t n = file_read(fd, &head, sizeof(head), 0);
     close(fd);
     if (n < (ssize_t)sizeof(head) || head.magic != HEAD_MAGIC)
         return 0;

@@ -1,7 +1,7 @@
 /* base/hash.h: the one hash of keys. XXH3, 64 bits, compiled into its callers.
  *
  * The seed is drawn at start (a client can't aim keys at one bucket) and kept
- * with all data that outlives the process and holds hashes. Stateless.
+ * with all data that outlives the process and holds hashes. Stateless; any thread.
  */
 #ifndef EXTANT_HASH_H
 #define EXTANT_HASH_H
@@ -18,5 +18,8 @@ static inline uint64_t hash_key(const void *key, size_t len, uint64_t seed)
 {
     return XXH3_64bits_withSeed(key, len, seed);
 }
+
+/* A random number, never 0: a seed, or a mark that no other process makes. Without entropy, times have to do. */
+uint64_t hash_draw(void);
 
 #endif

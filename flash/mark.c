@@ -2,13 +2,12 @@
 #include "flash/mark.h"
 
 #include <blkid/blkid.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/crc.h"
+#include "base/file.h"
 
 #define LOOK_BYTES (1 * MiB) /* of a file: if all are zero, it counts as empty */
 #define WIPES_MAX 64u        /* signatures on one device */
@@ -58,7 +57,7 @@ static ssize_t write_block(int fd, char *block, int flags)
 
 int ext_mark_write(int fd, uint64_t stamp)
 {
-    char *block = aligned_alloc(EXT_MARK_BYTES, EXT_MARK_BYTES);
+    char *block = aligned_alloc(EXT_MARK_BYTES, EXT_MARK_BYTES); /* the file may be O_DIRECT */
     if (block == NULL)
         return -ENOMEM;
     ext_mark_fill(block, stamp);
@@ -69,15 +68,7 @@ int ext_mark_write(int fd, uint64_t stamp)
         n = write_block(fd, block, 0);
     int rc = n < 0 ? -errno : n != (ssize_t)EXT_MARK_BYTES ? -EIO : 0;
     free(block);
-    return rc != 0 || is_synced ? rc : fdatasync(fd) != 0 && errno != EINVAL ? -errno : 0;
-}
-
-uint64_t ext_mark_new_stamp(void)
-{
-    uint64_t stamp;
-    if (getrandom(&stamp, sizeof(stamp), 0) != (ssize_t)sizeof(stamp))
-        stamp = clock_mono_ns() ^ (uint64_t)clock_wall_us() << 20 ^ (uint64_t)getpid();
-    return stamp != 0 ? stamp : 1;
+    return rc != 0 || is_synced ? rc : file_sync(fd);
 }
 
 uint64_t ext_mark_next_stamp(uint64_t stamp, uint32_t step)
@@ -90,21 +81,13 @@ uint64_t ext_mark_next_stamp(uint64_t stamp, uint32_t step)
 
 /* ---- what is there ---- */
 
-/* Reads, with zeroes for what lies beyond the end. 0 or -errno. */
-static int read_at(int fd, void *into, size_t bytes, off_t offset)
+/* Reads from the start, with zeroes for what lies beyond the end. 0 or -errno. */
+static int read_front(int fd, void *into, size_t bytes)
 {
-    size_t done = 0;
-    while (done < bytes) {
-        ssize_t n = pread(fd, (char *)into + done, bytes - done, offset + (off_t)done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        done += (size_t)n;
-    }
-    memset((char *)into + done, 0, bytes - done);
+    ssize_t n = file_read(fd, into, bytes, 0);
+    if (n < 0)
+        return (int)n;
+    memset((char *)into + n, 0, bytes - (size_t)n);
     return 0;
 }
 
@@ -114,7 +97,7 @@ static int has_data(int fd)
     char *bytes = calloc(1, LOOK_BYTES);
     if (bytes == NULL)
         return -ENOMEM;
-    int rc = read_at(fd, bytes, LOOK_BYTES, 0);
+    int rc = read_front(fd, bytes, LOOK_BYTES);
     for (size_t i = 0; rc == 0 && i < LOOK_BYTES; i++)
         rc = bytes[i] != 0;
     free(bytes);
@@ -179,7 +162,7 @@ int ext_mark_look(int fd, struct ext_mark_found *out)
     memset(out, 0, sizeof(*out));
     if (fstat(fd, &st) != 0)
         return -errno;
-    int rc = read_at(fd, &m, sizeof(m), 0);
+    int rc = read_front(fd, &m, sizeof(m));
     if (rc != 0)
         return rc;
     if (memcmp(m.magic, magic, sizeof(magic)) == 0) {
@@ -207,7 +190,7 @@ int ext_mark_wipe(int fd)
     for (unsigned i = 0; rc == 0 && i < WIPES_MAX && blkid_do_probe(p) == 0; i++)
         rc = blkid_do_wipe(p, 0) == 0 ? 0 : -EIO;
     blkid_free_probe(p);
-    if (rc == 0 && pwrite(fd, zeroes, sizeof(zeroes), 0) != (ssize_t)sizeof(zeroes))
-        rc = -EIO;
-    return rc != 0 ? rc : fdatasync(fd) != 0 && errno != EINVAL ? -errno : 0;
+    if (rc == 0)
+        rc = file_write(fd, zeroes, sizeof(zeroes), 0);
+    return rc != 0 ? rc : file_sync(fd);
 }

@@ -34,9 +34,8 @@ int ext_mark_wipe(int fd);
 
 /* Makes the block with the stamp. */
 void ext_mark_fill(char block[EXT_MARK_BYTES], uint64_t stamp);
-/* Writes it to the device and waits until it is durable. 0 or -errno. */
+/* Writes it, with a stamp that hash_draw() gave, to the device and waits until it is durable. 0 or -errno. */
 int ext_mark_write(int fd, uint64_t stamp);
-uint64_t ext_mark_new_stamp(void); /* never 0 */
 /* The stamp that follows another one by this number. Pure; never 0. */
 uint64_t ext_mark_next_stamp(uint64_t stamp, uint32_t step);
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/checkpoint.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "flash/mark.h"
 #include "flash/page.h"
@@ -312,16 +313,7 @@ static int read_end_at(struct check *c, const struct ext_page_where *at, uint32_
     uint64_t wbuf = c->head.wbuf_bytes;
     ASSERT(bytes > 0 && bytes <= wbuf && at->device < c->file_count);
     uint64_t end = at->unit * c->head.page_bytes + (index + 1) * wbuf;
-    for (uint64_t done = 0; done < bytes;) {
-        ssize_t n = pread(c->files[at->device].fd, c->image + wbuf - bytes + done, bytes - done,
-                          (off_t)(end - bytes + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -ENODATA;
-        done += (uint64_t)n;
-    }
-    return 0;
+    return file_read_all(c->files[at->device].fd, c->image + wbuf - bytes, bytes, end - bytes);
 }
 
 static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)

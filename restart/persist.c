@@ -566,7 +566,7 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     fill_head(p, c, e, &p->running);
     bool begins = !attached && p->plan != PLAN_EMPTY;
     for (uint32_t i = 0; begins && i < p->device_count; i++)
-        p->running.next_stamps[i] = ext_mark_new_stamp();
+        p->running.next_stamps[i] = hash_draw();
     int rc = describe_devices(p, &p->running);
     if (rc == 0)
         rc = put_running(p);

@@ -25,6 +25,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+#include "base/why.h"
 #include "space/extents.h"
 
 #define ARENA_MAGIC "extArena"
@@ -481,16 +483,7 @@ uint64_t arena_attach_done(struct arena *a)
 static int read_map(const struct arena *a, const map_word *map, void *into, uint64_t bytes)
 {
     ASSERT(a->fd >= 0 && (const char *)map >= a->base && (const char *)map + bytes <= a->base + a->meta_bytes);
-    uint64_t at = (uint64_t)((const char *)map - a->base), done = 0;
-    while (done < bytes) {
-        ssize_t n = pread(a->fd, (char *)into + done, bytes - done, (off_t)(at + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        done += (uint64_t)n;
-    }
-    return 0;
+    return file_read_all(a->fd, into, bytes, (uint64_t)((const char *)map - a->base));
 }
 
 /* Takes the units that the dead process used from the free set and counts them. 0 or -errno. */
@@ -580,10 +573,8 @@ static int open_file(const struct arena_options *opt, bool *made, char *why, siz
     int fd = open_or_make(opt, made);
     if (fd < 0) {
         if (fd == -ELOOP && !opt->trust_file)
-            snprintf(why, why_bytes, "memory file %s: it is a symbolic link; " TRUST_WORDS, file);
-        else
-            snprintf(why, why_bytes, "memory file %s: %s", file, strerror(-fd));
-        return fd;
+            return why_say(why, why_bytes, fd, "memory file %s: it is a symbolic link; " TRUST_WORDS, file);
+        return why_say(why, why_bytes, fd, "memory file %s: %s", file, strerror(-fd));
     }
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     struct stat st;
@@ -685,21 +676,17 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
         a->fd = open_file(opt, &made, why, why_bytes);
         if (a->fd < 0)
             return a->fd;
-        if (!made && !opt->overwrite && holds_foreign_data(a->fd)) {
-            snprintf(why, why_bytes,
-                     "memory file %s holds data that is not Extant's; -o ext_format=%s overwrites it, "
-                     "and all that is in it is lost",
-                     opt->file, opt->file);
-            return -EEXIST;
-        }
+        if (!made && !opt->overwrite && holds_foreign_data(a->fd))
+            return why_say(why, why_bytes, -EEXIST,
+                           "memory file %s holds data that is not Extant's; -o ext_format=%s overwrites it, "
+                           "and all that is in it is lost",
+                           opt->file, opt->file);
         *attached = !made && file_fits(a->fd, opt, &wanted, why, why_bytes);
         a->reserve_bytes = wanted.reserve_bytes;
         a->meta_bytes = meta_bytes_of(a->reserve_bytes);
         int rc = *attached ? 0 : make_file(a->fd, a->reserve_bytes, a->meta_bytes);
-        if (rc != 0) {
-            snprintf(why, why_bytes, "memory file %s: %s", opt->file, strerror(-rc));
-            return rc;
-        }
+        if (rc != 0)
+            return why_say(why, why_bytes, rc, "memory file %s: %s", opt->file, strerror(-rc));
     }
     a->base = map_aligned(a->reserve_bytes, a->fd);
     if (a->base == NULL)

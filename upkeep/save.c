@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/why.h"
 #include "flash/engine.h"
 #include "flash/numbers.h"
@@ -24,8 +25,8 @@ int ext_quiesce(struct extstore *e, int64_t timeout_ms)
     DEBUG_ASSERT(atomic_load(&e->dirty_wbufs) == atomic_load(&e->stuck_wbufs)); /* no other is left */
     int rc = atomic_load(&e->dirty_wbufs) > 0 ? -EIO : 0;
     for (uint32_t i = 0; i < e->device_count; i++) {
-        if (fdatasync(e->devices[i].fd) != 0 && errno != EINVAL && rc == 0)
-            rc = -errno;
+        int synced = file_sync(e->devices[i].fd);
+        rc = rc == 0 ? synced : rc;
     }
     return rc;
 }

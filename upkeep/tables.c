@@ -2,6 +2,7 @@
  * other devices, converted from format 3. Whether kept ones make sense is for upkeep/repair.h to say. */
 #include "upkeep/tables.h"
 
+#include "base/hash.h"
 #include "base/why.h"
 #include "flash/engine.h"
 #include "flash/expiry.h"
@@ -115,7 +116,7 @@ static int describe(struct extstore *e, struct ext_tables *t, char *why, size_t 
         if (part_gone)
             k->since = atomic_load(&e->root->next_version);
         if (k->stamp == 0) {
-            k->stamp = d->stamp = ext_mark_new_stamp();
+            k->stamp = d->stamp = hash_draw();
             int rc = ext_mark_write(d->fd, d->stamp);
             if (rc != 0)
                 return why_say(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));

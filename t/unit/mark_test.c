@@ -74,7 +74,7 @@ Test(mark, an_empty_file_is_nobodys)
 
 Test(mark, a_mark_is_found_with_its_stamp)
 {
-    uint64_t stamp = ext_mark_new_stamp();
+    uint64_t stamp = hash_draw();
     cr_assert_neq(stamp, 0);
     put(0, "", 0);
     int fd = open(file, O_RDWR);

@@ -526,7 +526,7 @@ Test(persist, flash_with_another_mark_is_refused)
     set(&l, "key", "old");
     life_stop(&l);
     untouched_take(&u);
-    ext_mark_fill(u.mark, ext_mark_new_stamp());
+    ext_mark_fill(u.mark, hash_draw());
     untouched_put(&u);
     life_open(&l);
     assert_empty(&l, "written to by another process since");

@@ -845,7 +845,7 @@ Test(restart, one_device_of_two_with_another_mark_is_enough_to_start_empty)
     for (unsigned i = 0; i < 2; i++) {
         leave_one_item(words);
         int fd = open(i == 0 ? flash_file : second, O_RDWR);
-        ext_mark_fill(block, ext_mark_new_stamp());
+        ext_mark_fill(block, hash_draw());
         cr_assert_eq(pwrite(fd, block, sizeof(block), 0), (ssize_t)sizeof(block));
         close(fd);
         expect_empty(words, "was written to by another process since");
