@@ -58,6 +58,7 @@
 #define RESCUE_STEP_BUCKETS 64  /* an insert that found no room grows this much, a few times */
 #define RESCUE_ROUNDS 8
 #define MAINTENANCE_STEP_BUCKETS 64
+#define WALK_BUCKETS 1024       /* that index_walk_all looks at under one lock */
 #define SEARCH_NODES 256        /* buckets looked at to make room */
 #define ARENA_PAUSE_INSERTS 256 /* this many inserts wait before they ask a full arena again */
 
@@ -332,6 +333,7 @@ static inline void both_candidates(const struct index *ix, unsigned s, uint64_t 
 
 static int add_segment(struct index *ix, unsigned k)
 {
+    ASSERT(k < SEGMENT_COUNT);
     uint64_t offset, none = 0;
     bool zeroed;
     int rc = arena_alloc(ix->arena, ARENA_USE_INDEX, segment_bytes(k), ARENA_UNIT_BYTES, &offset,
@@ -361,6 +363,7 @@ static uint64_t shard_block_limit(const struct index *ix, unsigned s, uint64_t m
 static int add_block(struct index *ix, unsigned s, uint32_t block)
 {
     struct shard *sh = &ix->shard[s];
+    ASSERT(block < BLOCKS_MAX);
     unsigned k = segment_of(block);
     dir_entry *e = directory_entry(ix, s, block);
     if (e && atomic_load_explicit(e, memory_order_relaxed) != 0)
@@ -377,6 +380,7 @@ static int add_block(struct index *ix, unsigned s, uint32_t block)
         sh->arena_pause = ARENA_PAUSE_INSERTS;
         return rc;
     }
+    ASSERT(offset != 0 && offset % ARENA_UNIT_BYTES == 0 && offset / ARENA_UNIT_BYTES <= UINT32_MAX);
     if (!zeroed)
         memset(ix->base + offset, 0, ix->block_bytes);
     atomic_store_explicit(directory_entry(ix, s, block), (uint32_t)(offset / ARENA_UNIT_BYTES),
@@ -441,6 +445,8 @@ static inline void put_word(index_slot *slot, index_word w)
 
 static void note_move(struct index *ix, unsigned s, uint32_t row, uint32_t group, unsigned slot)
 {
+    lock_assert_held(&ix->shard[s].lock);
+    ASSERT(slot < INDEX_BUCKET_WORDS && group <= group_mask(ix));
     uint64_t at = (bucket_number(ix, row, group) << 3 | slot) + 1;
     atomic_store_explicit(&ix->root->shard[s].moved_to, at, memory_order_release);
 }
@@ -485,6 +491,7 @@ static index_slot *make_room(struct index *ix, unsigned s, const struct candidat
                              uint64_t pinned, unsigned *root)
 {
     struct node nodes[SEARCH_NODES];
+    lock_assert_held(&ix->shard[s].lock);
     uint64_t state = shard_state(ix, s);
     uint32_t n = state_rows(state);
     int count = 2;
@@ -556,7 +563,9 @@ static bool place_word(struct index *ix, unsigned s, uint64_t x, index_word w)
 {
     struct candidate c[2];
     unsigned which;
+    DEBUG_ASSERT(word_body(ix, w) != 0);
     both_candidates(ix, s, x, c);
+    DEBUG_ASSERT(c[0].bucket != c[1].bucket); /* other_x always changes the group */
     index_slot *slot = find_room(ix, s, c, NO_ORDER, &which);
     if (!slot)
         return false;
@@ -611,7 +620,10 @@ static bool expand_bucket(struct index *ix, unsigned s)
     uint32_t n = state_rows(state), m = state_rows_grown(state);
     uint32_t group = (uint32_t)done & group_mask(ix);
     uint32_t row = n - 1 - (uint32_t)(done >> ix->group_bits);
+    lock_assert_held(&sh->lock);
+    ASSERT(state_is_growing(state) && done < bucket_number(ix, n, 0) && m > n);
     index_slot *old = find_bucket(ix, s, row, group);
+    ASSERT(old != NULL);
     index_slot *moved[INDEX_BUCKET_WORDS];
     unsigned moved_count = 0;
 
@@ -628,6 +640,7 @@ static bool expand_bucket(struct index *ix, unsigned s)
         uint32_t new_row = tag_row(ix, tag, m);
         if (new_row == row)
             continue;
+        ASSERT(new_row > row && new_row < m); /* none goes below its old row */
         struct candidate c[2] = {{find_bucket(ix, s, new_row, group), group, new_row, tag}};
         unsigned empties = bucket_empties(c[0].bucket), which = 0;
         index_slot *slot;
@@ -689,6 +702,7 @@ static void prefetch_expansion(const struct index *ix, unsigned s, uint64_t stat
  * True iff all were moved and the growth isn't at its end. */
 static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
 {
+    lock_assert_held(&ix->shard[s].lock);
     uint64_t state = shard_state(ix, s);
     if (!state_is_growing(state)) {
         uint32_t n = state_rows(state), m = rows_after_growth(n);
@@ -747,13 +761,21 @@ static bool has_grown_blocks(const struct index *ix, unsigned s, uint64_t state)
     return true;
 }
 
+/* Can an earlier process have left a shard in this state? */
+static bool state_is_sound(const struct index *ix, uint64_t state)
+{
+    uint32_t n = state_rows(state), m = rows_after_growth(n);
+    return n >= INITIAL_ROWS && m <= ROWS_MAX && blocks_of_rows(ix, m) <= BLOCKS_MAX &&
+           (state_is_growing(state) ? state_done(state) < bucket_number(ix, n, 0)
+                                    : state_done(state) == 0);
+}
+
 /* Claims a shard's blocks. */
 static int attach_blocks(struct index *ix, unsigned s)
 {
-    uint64_t state = shard_state(ix, s), done = state_done(state);
+    uint64_t state = shard_state(ix, s);
     uint32_t n = state_rows(state), m = rows_after_growth(n);
-    if (n < INITIAL_ROWS || m > ROWS_MAX || blocks_of_rows(ix, m) > BLOCKS_MAX ||
-        (state_is_growing(state) ? done >= bucket_number(ix, n, 0) : done != 0))
+    if (!state_is_sound(ix, state))
         return -EUCLEAN;
     /* Up to m in any case: growth takes its first blocks before it stores that it began. Neighbouring
      * blocks are claimed in one piece. */
@@ -943,14 +965,6 @@ static int save_shard(const struct index *ix, unsigned s, struct checkpoint_writ
     return rc;
 }
 
-static bool saved_state_is_sound(const struct index *ix, uint64_t state)
-{
-    uint32_t n = state_rows(state), m = rows_after_growth(n);
-    return n >= INITIAL_ROWS && m <= ROWS_MAX && blocks_of_rows(ix, m) <= BLOCKS_MAX &&
-           (state_is_growing(state) ? state_done(state) < bucket_number(ix, n, 0)
-                                    : state_done(state) == 0);
-}
-
 /* Makes blocks of an empty shard and fills them. */
 static int load_blocks(struct index *ix, unsigned s, const struct saved_shard *saved,
                       const uint8_t *there, struct checkpoint_reader *r)
@@ -975,7 +989,7 @@ static int load_shard(struct index *ix, unsigned s, struct checkpoint_reader *r)
     int rc = checkpoint_get(r, &saved, sizeof(saved));
     if (rc != 0)
         return rc;
-    if (!saved_state_is_sound(ix, saved.state) || saved.blocks != blocks_to_save(ix, saved.state))
+    if (!state_is_sound(ix, saved.state) || saved.blocks != blocks_to_save(ix, saved.state))
         return -EUCLEAN;
     uint8_t *there = malloc(saved.blocks);
     if (!there)
@@ -1094,6 +1108,8 @@ static int set_geometry(struct index *ix, const struct index_options *opt, unsig
     uint64_t row_bytes = (uint64_t)CACHE_LINE_BYTES << group_bits;
     ix->block_bytes = min_u64(max_u64(row_bytes, ARENA_UNIT_BYTES), BLOCK_BYTES_MAX);
     ix->block_shift = bit_length(ix->block_bytes / CACHE_LINE_BYTES) - 1;
+    ASSERT(ix->tag_bits >= TAG_BITS_MIN && ix->tag_bits + ix->place_bits == 64 - FIXED_BITS);
+    ASSERT(ix->tag_bits + group_bits <= 64 - SHARD_BITS && ix->block_bytes % ARENA_UNIT_BYTES == 0);
     ix->ensure_shift = ix->block_shift < group_bits ? ix->block_shift : group_bits;
     return 0;
 }
@@ -1328,6 +1344,19 @@ unsigned index_match_at(struct index *ix, struct index_spot *spot, index_slot *s
     return match_spot(ix, spot, slots);
 }
 
+unsigned index_match_flash(struct index *ix, uint64_t hash, const index_slot *but, unsigned rank_max,
+                           index_slot *slots[INDEX_MATCH_MAX])
+{
+    unsigned n = index_match(ix, hash, slots), count = 0;
+    ASSERT(rank_max <= INDEX_RANK_MAX && n <= INDEX_MATCH_MAX);
+    for (unsigned i = 0; i < n; i++) {
+        index_word w = index_load(slots[i]);
+        if (slots[i] != but && index_kind(ix, w) == INDEX_FLASH && index_rank(ix, w) <= rank_max)
+            slots[count++] = slots[i];
+    }
+    return count;
+}
+
 /* Gives the flash words of rank `from` the lower rank `to`. */
 static void lower_rank(struct index *ix, index_slot *const *slots, unsigned count, unsigned from,
                        unsigned to)
@@ -1335,7 +1364,7 @@ static void lower_rank(struct index *ix, index_slot *const *slots, unsigned coun
     uint64_t field = (uint64_t)INDEX_RANK_MAX << (ix->place_bits + 7);
     for (unsigned i = 0; i < count; i++) {
         index_word w = index_load(slots[i]);
-        if (index_kind(ix, w) != INDEX_FLASH || index_rank(ix, w) != from)
+        if (index_rank(ix, w) != from)
             continue;
         w = (w & ~field) | (uint64_t)to << (ix->place_bits + 7);
         atomic_store_explicit(slots[i], w, memory_order_release);
@@ -1345,12 +1374,9 @@ static void lower_rank(struct index *ix, index_slot *const *slots, unsigned coun
 unsigned index_rank_above(struct index *ix, uint64_t hash)
 {
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(ix, hash, slots), used = 0; /* bit r: a word has rank r */
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(ix, w) == INDEX_FLASH)
-            used |= 1u << index_rank(ix, w);
-    }
+    unsigned n = index_match_flash(ix, hash, NULL, INDEX_RANK_MAX, slots), used = 0; /* bit r: a word has rank r */
+    for (unsigned i = 0; i < n; i++)
+        used |= 1u << index_rank(ix, index_load(slots[i]));
     if (used >> INDEX_RANK_MAX == 0)
         return bit_length(used);
     unsigned next = 0;
@@ -1364,21 +1390,32 @@ unsigned index_rank_above(struct index *ix, uint64_t hash)
     return next <= INDEX_RANK_MAX ? next : INDEX_RANK_MAX;
 }
 
-index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place)
+/* The slot of the hash's tag with exactly this kind (KIND_FLASH or 0) and place or handle; NULL: there is none. */
+static index_slot *find_exact(struct index *ix, uint64_t hash, uint64_t kind, uint64_t place)
 {
     unsigned s = index_shard_of(ix, hash);
     lock_assert_held(&ix->shard[s].lock);
-    ASSERT(place < ix->place_mask);
     struct candidate c[2];
     both_candidates(ix, s, hash_x(ix, hash), c);
     uint64_t mask = KIND_FLASH | ix->tag_field | ix->place_mask;
     for (unsigned k = 0; k < 2; k++) {
-        unsigned bits = bucket_match(c[k].bucket, mask,
-                                     KIND_FLASH | c[k].tag << ix->tag_shift | place);
+        unsigned bits = bucket_match(c[k].bucket, mask, kind | c[k].tag << ix->tag_shift | place);
         if (bits)
             return &c[k].bucket[__builtin_ctz(bits)];
     }
     return NULL;
+}
+
+index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place)
+{
+    ASSERT(place < ix->place_mask);
+    return find_exact(ix, hash, KIND_FLASH, place);
+}
+
+index_slot *index_find_handle(struct index *ix, uint64_t hash, uint32_t handle)
+{
+    ASSERT(handle != 0 && handle <= ix->place_mask);
+    return find_exact(ix, hash, 0, handle);
 }
 
 void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word fresh)
@@ -1460,6 +1497,19 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
         max_buckets--;
     }
     return *pos < buckets;
+}
+
+void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx)
+{
+    lock_assert_none_held();
+    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
+        uint64_t pos = 0;
+        for (bool more = true; more;) {
+            lock_take(&ix->shard[s].lock);
+            more = index_walk(ix, s, &pos, WALK_BUCKETS, visit, ctx);
+            lock_release(&ix->shard[s].lock);
+        }
+    }
 }
 
 bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash)

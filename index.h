@@ -132,8 +132,12 @@ index_word index_make_drop_intent(const struct index *ix, unsigned rank);
  * many. */
 unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX]);
 unsigned index_match_at(struct index *ix, struct index_spot *spot, index_slot *slots[INDEX_MATCH_MAX]);
-/* The slot of the flash object at exactly this place, or NULL. */
+/* Of these the flash words up to this rank, except the one in the slot `but` (or NULL). */
+unsigned index_match_flash(struct index *ix, uint64_t hash, const index_slot *but, unsigned rank_max,
+                           index_slot *slots[INDEX_MATCH_MAX]);
+/* The slot of the flash object at exactly this place, of the item with this handle; or NULL. */
 index_slot *index_find_place(struct index *ix, uint64_t hash, uint64_t place);
+index_slot *index_find_handle(struct index *ix, uint64_t hash, uint32_t handle);
 static inline index_word index_load(const index_slot *s)
 {
     return atomic_load_explicit((index_slot *)s, memory_order_acquire);
@@ -163,6 +167,9 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
 
 /* Has the hash's shard RAM words with heat? LOCK_COLUMN held. */
 bool index_has_clean(const struct index *ix, uint64_t hash);
+
+/* Walks all shards, and takes and releases their locks. */
+void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
 
 /* Could the word that index_walk() passed with this hash_like belong to a key with this hash, so that
  * index_match() would find it? Pure, needs no lock. */

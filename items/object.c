@@ -67,17 +67,9 @@ void item_unref(struct cache *c, struct item *it)
 
 index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
 {
-    lock_assert_held(index_lock(c->index, hash));
-    index_slot *slots[INDEX_MATCH_MAX];
-    uint32_t handle = slab_handle_of(c->slab, it);
-    unsigned n = index_match(c->index, hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) == INDEX_RAM && index_handle(c->index, w) == handle)
-            return slots[i];
-    }
-    ASSERT(!"a linked item has a word");
-    return NULL;
+    index_slot *slot = index_find_handle(c->index, hash, slab_handle_of(c->slab, it));
+    ASSERT(slot != NULL); /* a linked item has a word */
+    return slot;
 }
 
 void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone)
@@ -125,37 +117,25 @@ void flash_depart(struct cache *c, const struct stale_check *check, index_slot *
 
 bool flash_may_hide(struct cache *c, uint64_t hash, const index_slot *slot)
 {
-    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash, slots), rank = index_rank(c->index, index_load(slot));
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (slots[i] != slot && index_kind(c->index, w) == INDEX_FLASH && index_rank(c->index, w) <= rank)
-            return true;
-    }
-    return false;
+    DEBUG_ASSERT(index_kind(c->index, index_load(slot)) == INDEX_FLASH);
+    return index_match_flash(c->index, hash, slot, index_rank(c->index, index_load(slot)), slots) > 0;
 }
 
 unsigned flash_forget_ranks_begin(struct cache *c, uint64_t hash, unsigned rank_max, const index_slot *but,
                           index_slot **intent)
 {
-    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash, slots), count = 0;
-    *intent = NULL;
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (slots[i] == but || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) > rank_max)
-            continue;
-        if (count++ > 0) {
-            flash_forget(c, hash, slots[i], false);
-            continue;
-        }
-        *intent = slots[i];
-        index_replace(c->index, hash, slots[i], index_make_drop_intent(c->index, rank_max));
+    unsigned count = index_match_flash(c->index, hash, but, rank_max, slots);
+    *intent = count > 0 ? slots[0] : NULL;
+    if (*intent) {
+        index_word w = index_load(*intent);
+        index_replace(c->index, hash, *intent, index_make_drop_intent(c->index, rank_max));
         ext_drop(c->ext, index_place(c->index, w), index_len(c->index, w));
         tag_end_clean(c, hash, true);
     }
+    for (unsigned i = 1; i < count; i++)
+        flash_forget(c, hash, slots[i], false);
     return count;
 }
 

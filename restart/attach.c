@@ -148,11 +148,10 @@ static void drop_bad_word(struct attacher *a, uint64_t hash_like, index_slot *sl
 {
     struct cache *c = a->job->cache;
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash_like, slots);
+    unsigned n = index_match_flash(c->index, hash_like, slot, rank_max, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word w = index_load(slots[i]);
-        if (slots[i] == slot || index_kind(c->index, w) != INDEX_FLASH || index_rank(c->index, w) > rank_max ||
-            !c->ext || !ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w)))
+        if (!c->ext || !ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w)))
             continue;
         flash_forget(c, hash_like, slots[i], false);
         cache_count(c, CACHE_N_evictions_same_tag, 1);
@@ -209,10 +208,7 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
 static bool item_hides_words(struct cache *c, uint64_t hash)
 {
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash, slots);
-    bool hides = false;
-    for (unsigned i = 0; c->ext && i < n; i++)
-        hides |= index_kind(c->index, index_load(slots[i])) == INDEX_FLASH;
+    bool hides = c->ext && index_match_flash(c->index, hash, NULL, INDEX_RANK_MAX, slots) > 0;
     if (hides)
         stale_note_overwrite(c, hash, 0);
     return hides;
@@ -296,20 +292,7 @@ static void visit_to_drop_bad_flash_word(void *ctx, uint64_t hash_like, index_sl
     a->report.gone_objects += is_gone;
 }
 
-/* The first of the key's words in the index that names the item; NULL if none does. */
-static index_slot *first_word_of(struct cache *c, uint64_t hash, slab_handle h)
-{
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) == INDEX_RAM && index_handle(c->index, w) == h)
-            return slots[i];
-    }
-    return NULL;
-}
-
-/* After all good items of the shard were claimed: is this the only word of one of them? */
+/* After all good items of the shard were claimed: is this the first word of one of them? */
 static void visit_to_drop_bad_word(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct attacher *a = ctx;
@@ -319,7 +302,7 @@ static void visit_to_drop_bad_word(void *ctx, uint64_t hash_like, index_slot *sl
     slab_handle h = index_handle(c->index, w);
     if (lru_attach_is_live(a->job->lru, h)) {
         uint64_t hash = item_hash(c, item_at(c, h));
-        if (index_is_word_of(c->index, hash_like, hash) && first_word_of(c, hash, h) == slot)
+        if (index_is_word_of(c->index, hash_like, hash) && index_find_handle(c->index, hash, h) == slot)
             return;
     }
     drop_bad_word(a, hash_like, slot, INDEX_RANK_MAX);

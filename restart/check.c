@@ -24,7 +24,6 @@
 #define RUNS_SHOWN 12u
 #define ROWS_AT_FIRST_BYTES ((uint64_t)32 * KiB) /* of the index with 2^0 groups */
 #define GROUP_BITS_MAX 24u
-#define BUCKETS_PER_WALK 1024u
 
 struct file {
     const char *path;
@@ -270,19 +269,6 @@ static void count_word(void *ctx, uint64_t hash_like, index_slot *at, index_word
     c->pages[slot / c->slots_per_page].words++;
 }
 
-static void count_words(struct check *c)
-{
-    for (unsigned shard = 0; shard < INDEX_SHARD_COUNT; shard++) {
-        struct lock *lock = index_shard_lock(c->index, shard);
-        uint64_t pos = 0;
-        for (bool more = true; more;) {
-            lock_take(lock);
-            more = index_walk(c->index, shard, &pos, BUCKETS_PER_WALK, count_word, c);
-            lock_release(lock);
-        }
-    }
-}
-
 /* Loads what a clean stop left. If the checkpoint does not hold it, that is a fault, and only records are
  * checked. */
 static void load_tables(struct check *c)
@@ -299,7 +285,7 @@ static void load_tables(struct check *c)
     rc = rc != 0 ? rc : closed;
     c->has_tables = rc == 0;
     if (c->has_tables)
-        count_words(c);
+        index_walk_all(c->index, count_word, c);
     else
         fault(c, "%s: page table and index can't be used (%s)", c->checkpoint,
               rc == -EBADMSG ? "damaged" : strerror(-rc));

@@ -1,7 +1,6 @@
 /* restart/persist.c: see restart/persist.h. First the decision, then the start, then the stop. */
 #include "restart/persist.h"
 
-#include <stdarg.h>
 #include <sys/stat.h>
 
 #include "cache_run.h"
@@ -10,6 +9,8 @@
 #include "flash/mark.h"
 #include "flash/record.h"
 #include "base/log.h"
+#include "base/hash.h"
+#include "base/why.h"
 
 #define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have used */
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
@@ -46,16 +47,6 @@ struct persist {
     struct thread_stats *worker_stats;
     _Atomic(int) flushes; /* flush_alls that the head does not know yet */
 };
-
-static void say(char *to, size_t n, const char *fmt, ...) PRINTF_LIKE(3, 4);
-
-static void say(char *to, size_t n, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(to, n, fmt, ap);
-    va_end(ap);
-}
 
 static bool is_on(const struct persist *p)
 {
@@ -116,30 +107,21 @@ static bool is_misfit(const struct persist *p, char *why, size_t n)
 {
     const struct checkpoint_head *h = &p->found;
     struct checkpoint_head now = {0};
-    if (h->layout != persist_layout(h->format)) {
-        say(why, n, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
-        return true;
-    }
+    if (h->layout != persist_layout(h->format))
+        return why_say(why, n, true, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
     int rc = describe_devices(p, &now);
-    if (rc != 0) {
-        say(why, n, "the flash files can't be examined (%s)", strerror(-rc));
-        return true;
-    }
-    if (h->page_bytes != p->page_bytes || h->wbuf_bytes != p->wbuf_bytes) {
-        say(why, n, "it was made with another %s", h->page_bytes != p->page_bytes ? "ext_page_size" : "ext_wbuf_size");
-        return true;
-    }
+    if (rc != 0)
+        return why_say(why, n, true, "the flash files can't be examined (%s)", strerror(-rc));
+    if (h->page_bytes != p->page_bytes || h->wbuf_bytes != p->wbuf_bytes)
+        return why_say(why, n, true, "it was made with another %s",
+                       h->page_bytes != p->page_bytes ? "ext_page_size" : "ext_wbuf_size");
     bool any = false;
     for (uint32_t i = 0; i < now.device_count; i++)
         any |= known_device(h, &now, i) != NO_DEVICE || now.devices[i].ino == 0;
-    if (!any) {
-        say(why, n, "%s is another file now", p->devices[0].path);
-        return true;
-    }
-    if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec) {
-        say(why, n, "the machine's clock is before the time when it was made");
-        return true;
-    }
+    if (!any)
+        return why_say(why, n, true, "%s is another file now", p->devices[0].path);
+    if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec)
+        return why_say(why, n, true, "the machine's clock is before the time when it was made");
     return false;
 }
 
@@ -179,14 +161,12 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
         if (known == NO_DEVICE)
             continue;
         const struct checkpoint_device *was = &p->found.devices[known], *is = &now.devices[i];
-        if (was->mtime_sec != is->mtime_sec || was->mtime_nsec != is->mtime_nsec) {
-            say(why, n, "%s was written to since", p->devices[i].path);
-            return true;
-        }
+        if (was->mtime_sec != is->mtime_sec || was->mtime_nsec != is->mtime_nsec)
+            return why_say(why, n, true, "%s was written to since", p->devices[i].path);
     }
     const char *used = used_by_another(p);
     if (used != NULL)
-        say(why, n, "%s was written to by another process since", used);
+        why_say(why, n, 0, "%s was written to by another process since", used);
     return used != NULL;
 }
 
@@ -229,9 +209,8 @@ static enum plan without_load(struct persist *p)
     bool is_used = used_by_another(p) != NULL;
     if (!is_used && !is_less(p))
         return PLAN_SCAN;
-    size_t used = strlen(p->why_not);
-    say(p->why_not + used, sizeof(p->why_not) - used, "; no scan, since %s",
-        is_used ? "another process used the flash" : "a part of the flash is gone");
+    why_add(p->why_not, sizeof(p->why_not), "; ", "no scan, since %s",
+            is_used ? "another process used the flash" : "a part of the flash is gone");
     return PLAN_EMPTY;
 }
 
@@ -248,13 +227,13 @@ static void decide(struct persist *p)
     for (uint32_t i = 0; p->has_head && i < p->device_count; i++)
         p->stamps[i] = ext_device_stamp(p->devices[i].path);
     if (rc == -ENOENT)
-        say(why, n, "there is none yet");
+        why_say(why, n, 0, "there is none yet");
     else if (rc != 0)
-        say(why, n, "%.*s", (int)n - 1, fault);
+        why_say(why, n, 0, "%.*s", (int)n - 1, fault);
     else if (is_misfit(p, why, n))
         ;
     else if (p->found.state != CHECKPOINT_CLEAN) {
-        say(why, n, "the last process did not stop in order (killed, or a power cut)");
+        why_say(why, n, 0, "the last process did not stop in order (killed, or a power cut)");
         p->plan = without_load(p);
     } else
         p->plan = is_outdated(p, why, n) ? without_load(p) : PLAN_LOAD;
@@ -302,7 +281,7 @@ bool persist_give_up(struct persist *p, const char *reason)
     p->reader = NULL;
     if (p->plan == PLAN_EMPTY)
         return false;
-    say(p->why_not, sizeof(p->why_not), "%s", reason);
+    why_say(p->why_not, sizeof(p->why_not), 0, "%s", reason);
     p->plan = p->plan == PLAN_LOAD ? without_load(p) : PLAN_EMPTY;
     return true;
 }
@@ -434,10 +413,8 @@ static int scan(struct persist *p, struct cache *c, struct extstore *e, char *wh
 {
     take_numbers(p, c, CAS_GAP);
     int rc = cache_scan(c, &p->scan);
-    if (rc != 0) {
-        say(why, n, "scan of flash: %s", strerror(-rc));
-        return rc;
-    }
+    if (rc != 0)
+        return why_say(why, n, rc, "scan of flash: %s", strerror(-rc));
     if (p->found.flush_unix <= clock_unix_now_sec())
         ext_flush_all(e, p->found.flush_unix);
     ext_attach_done(e);
@@ -515,30 +492,28 @@ static void tell(struct persist *p, bool attached)
     const struct cache_scan_report *s = &p->scan;
     if (attached) {
         if (p->plan == PLAN_LOAD)
-            say(p->line, sizeof(p->line), "checkpoint %s: not needed: the memory file was taken over", p->path);
+            why_say(p->line, sizeof(p->line), 0, "checkpoint %s: not needed: the memory file was taken over", p->path);
     } else if (p->plan == PLAN_LOAD) {
-        say(p->line, sizeof(p->line),
+        why_say(p->line, sizeof(p->line), 0,
             "checkpoint %s: took over %" PRIu64 " objects on flash in %" PRIu64
             " ms (generation %" PRIu64 ")",
             p->path, r->objects, r->micros / 1000, p->found.generation);
-        size_t used = strlen(p->line);
         if (p->gone > 0)
-            say(p->line + used, sizeof(p->line) - used, "; %" PRIu64 " were on flash that is gone", p->gone);
+            why_add(p->line, sizeof(p->line), "; ", "%" PRIu64 " were on flash that is gone", p->gone);
     } else if (p->plan == PLAN_SCAN)
-        say(p->line, sizeof(p->line),
+        why_say(p->line, sizeof(p->line), 0,
             "checkpoint %s: scan took over %" PRIu64 " objects in %" PRIu64 " ms; of %" PRIu64
             " records %" PRIu64 " were older, %" PRIu64 " dead, %" PRIu64
             " of another cache, %" PRIu64 " had no room; %" PRIu64 " could not be read",
             p->path, r->objects, r->micros / 1000, s->records, s->older, s->dead, s->foreign,
             s->no_room, s->unread);
     else
-        say(p->line, sizeof(p->line), "checkpoint %s: starting empty: %s", p->path, p->why_not);
+        why_say(p->line, sizeof(p->line), 0, "checkpoint %s: starting empty: %s", p->path, p->why_not);
 }
 
 static int not_writable(struct persist *p, int rc, char *why, size_t n)
 {
-    say(why, n, "ext_persist: %s can't be written (%s)", p->path, strerror(-rc));
-    return rc;
+    return why_say(why, n, rc, "ext_persist: %s can't be written (%s)", p->path, strerror(-rc));
 }
 
 int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool attached, char *why,
@@ -554,13 +529,11 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     struct stat st;
     if (stat(p->devices[0].path, &st) != 0)
         return not_writable(p, -errno, why, why_bytes);
-    if (!S_ISREG(st.st_mode)) {
-        say(why, why_bytes,
-            "ext_persist: the first ext_path must be a regular file, because the checkpoint is "
-            "kept beside it; %s is none",
-            p->devices[0].path);
-        return -EINVAL;
-    }
+    if (!S_ISREG(st.st_mode))
+        return why_say(why, why_bytes, -EINVAL,
+                       "ext_persist: the first ext_path must be a regular file, because the checkpoint is "
+                       "kept beside it; %s is none",
+                       p->devices[0].path);
     p->running = (struct checkpoint_head){
         .state = CHECKPOINT_RUNNING, .generation = max_u64((p->has_head ? p->found.generation : 0) + 1, 1)};
     fill_head(p, c, e, &p->running);

@@ -3,11 +3,11 @@
 #include "restart/restart.h"
 
 #include <limits.h>
-#include <stdarg.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/lock.h"
+#include "base/why.h"
 #include "items/upcalls.h"
 
 #define ROOT_MAGIC UINT64_C(0x3174726174736572) /* "restart1" */
@@ -137,16 +137,6 @@ static bool geometry_fits(const void *found, void *wanted)
 
 /* ---- the parts ------------------------------------------------------------------------ */
 
-static void say(char *why, size_t n, const char *fmt, ...) PRINTF_LIKE(3, 4);
-
-static void say(char *why, size_t n, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(why, n, fmt, ap);
-    va_end(ap);
-}
-
 /* FILE.meta is memcached's, so the items in FILE are memcached's too and of no use here. It is removed, so
  * that memcached doesn't take FILE for its own later. A file that can't be memcached's is refused as
  * memcached refuses it. 0 or -errno with why; *found: it was there. */
@@ -161,10 +151,8 @@ static int drop_memcached_meta(const struct restart_options *o, bool *found, cha
         return 0;
     int first = fgetc(f);
     fclose(f);
-    if (first != 'T') {
-        say(why, n, "[restart] Failed to read a tag from metadata file");
-        return -EINVAL;
-    }
+    if (first != 'T')
+        return why_say(why, n, -EINVAL, "[restart] Failed to read a tag from metadata file");
     unlink(path);
     *found = true;
     return 0;
@@ -193,10 +181,8 @@ static int open_arena(const struct restart_options *o, bool was_memcached, struc
         if (r->arena)
             return 0;
         int rc = -errno;
-        if (rc != -ENOMEM || o->memory_file || opt.reserve_bytes / 2 < reserve_bytes_needed(o)) {
-            say(why, n, "%s", note);
-            return rc;
-        }
+        if (rc != -ENOMEM || o->memory_file || opt.reserve_bytes / 2 < reserve_bytes_needed(o))
+            return why_say(why, n, rc, "%s", note);
         opt.reserve_bytes /= 2; /* address space is limited (ulimit -v, strict overcommit) */
     }
 }
@@ -332,8 +318,7 @@ static void keep_clock(struct restart *r)
 
 static enum outcome unfit(char *why, size_t n, const struct restart_options *o, const char *what)
 {
-    say(why, n, "memory file %s starts empty: %s", o->memory_file, what);
-    return UNFIT;
+    return (enum outcome)why_say(why, n, UNFIT, "memory file %s starts empty: %s", o->memory_file, what);
 }
 
 /* If memory is short now, it would be short for an empty start too; all other errors are the
@@ -342,11 +327,9 @@ static enum outcome part_failed(const struct restart_options *o, const struct re
                                 const char *part, char *why, size_t n)
 {
     char what[160];
-    if (!r->attached || rc == -ENOMEM) {
-        say(why, n, "%s: %s", part, strerror(-rc));
-        return FAILED;
-    }
-    say(what, sizeof(what), "its %s can't be used (%s)", part, strerror(-rc));
+    if (!r->attached || rc == -ENOMEM)
+        return (enum outcome)why_say(why, n, FAILED, "%s: %s", part, strerror(-rc));
+    why_say(what, sizeof(what), 0, "its %s can't be used (%s)", part, strerror(-rc));
     return unfit(why, n, o, what);
 }
 
@@ -394,7 +377,7 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
             return AGAIN;
         if (!r->attached || rc != -ESTALE)
             return FAILED;
-        say(what, sizeof(what), "%.*s", (int)sizeof(what) - 1, why);
+        why_say(what, sizeof(what), 0, "%.*s", (int)sizeof(what) - 1, why);
         return unfit(why, n, o, what);
     }
     if (r->attached && (rc = *error = cache_attach(r->cache, &r->report)) != 0)
@@ -415,37 +398,27 @@ static enum outcome make_parts(const struct restart_options *o, struct restart *
     return OPENED;
 }
 
-static void add_line(struct restart *r, const char *line)
-{
-    size_t used = strlen(r->line);
-    if (line[0])
-        say(r->line + used, sizeof(r->line) - used, "%s%s", used > 0 ? "; " : "", line);
-}
-
 static void tell(const struct restart_options *o, struct restart *r, const char *note)
 {
     const struct attach_report *a = &r->report;
+    char *line = r->line;
+    size_t room = sizeof(r->line);
     if (r->attached)
-        say(r->line, sizeof(r->line),
-            "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64
-            " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were damaged",
-            o->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
-            a->dropped_items + a->dropped_objects);
-    if (r->attached && a->gone_objects > 0) {
-        char gone[80];
-        snprintf(gone, sizeof(gone), "%" PRIu64 " were on flash that is gone", a->gone_objects);
-        add_line(r, gone);
-    }
+        why_say(line, room, 0,
+                "memory file %s: took over %" PRIu64 " items in memory and %" PRIu64
+                " on flash in %" PRIu64 " ms; %" PRIu64 " had expired, %" PRIu64 " were damaged",
+                o->memory_file, a->ram_items, a->flash_objects, a->micros / 1000, a->expired_items,
+                a->dropped_items + a->dropped_objects);
+    if (r->attached && a->gone_objects > 0)
+        why_add(line, room, "; ", "%" PRIu64 " were on flash that is gone", a->gone_objects);
     if (r->attached && r->keeps_classes)
-        add_line(r, "slab classes (-f, -n, slab_sizes, slab_chunk_max) stay as they were in it");
-    if (r->ext && ext_attach_note(r->ext)[0]) {
-        char flash[RESTART_LINE_BYTES / 2];
-        snprintf(flash, sizeof(flash), "flash: %s", ext_attach_note(r->ext));
-        add_line(r, flash);
-    }
-    add_line(r, note);
-    if (r->persist)
-        add_line(r, persist_line(r->persist));
+        why_add(line, room, "; ", "slab classes (-f, -n, slab_sizes, slab_chunk_max) stay as they were in it");
+    if (r->ext && ext_attach_note(r->ext)[0])
+        why_add(line, room, "; ", "flash: %s", ext_attach_note(r->ext));
+    if (note[0])
+        why_add(line, room, "; ", "%s", note);
+    if (r->persist && persist_line(r->persist)[0])
+        why_add(line, room, "; ", "%s", persist_line(r->persist));
 }
 
 int restart_open(const struct restart_options *o, struct restart *r, char *why, size_t why_bytes)
@@ -459,10 +432,8 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
     if (rc != 0)
         return rc;
     const struct persist_options po = {.mode = o->persist, .memory_file = o->memory_file, .flash = &o->flash};
-    if (o->flash.device_count > 0 && (p = persist_create(&po)) == NULL) {
-        say(why, why_bytes, "checkpoint: %s", strerror(ENOMEM));
-        return -ENOMEM;
-    }
+    if (o->flash.device_count > 0 && (p = persist_create(&po)) == NULL)
+        return why_say(why, why_bytes, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));
     for (;;) {
         int error = 0;
         memset(r, 0, sizeof(*r));
@@ -477,7 +448,7 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
             return 0;
         case UNFIT: /* once: the next arena is not attached */
             ASSERT(r->attached);
-            say(misfit, sizeof(misfit), "%s", why);
+            why_say(misfit, sizeof(misfit), 0, "%s", why);
             arena_discard(r->arena);
             restart_close(r, false);
             clock_setup();

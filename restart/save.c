@@ -29,7 +29,6 @@
 
 #define WAIT_NS UINT64_C(200000)             /* for a buffer or a page */
 #define STALL_NS (UINT64_C(10) * 1000000000) /* nothing moved for this long: nothing will */
-#define BUCKETS_PER_WALK 1024
 #define MEMO_SHARE 8 /* of -m, which holds no items yet */
 #define MEMO_BYTES_MAX (256 * MiB)
 #define DEAD_HEAT 1                      /* of words, while a scan runs */
@@ -190,20 +189,6 @@ static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     m->out->dead++;
 }
 
-static void walk_all(struct cache *c, void (*visit)(void *, uint64_t, index_slot *, index_word),
-                     void *ctx)
-{
-    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
-        struct lock *lock = index_shard_lock(c->index, s);
-        uint64_t pos = 0;
-        for (bool more = true; more;) {
-            lock_take(lock);
-            more = index_walk(c->index, s, &pos, BUCKETS_PER_WALK, visit, ctx);
-            lock_release(lock);
-        }
-    }
-}
-
 struct loaded {
     struct cache *cache;
     uint64_t gone, strange;
@@ -229,12 +214,9 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
     if (index_kind(c->index, w) != INDEX_FLASH || !ext_attach_is_gone(c->ext, index_place(c->index, w)))
         return;
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, hash_like, slots);
+    unsigned n = index_match_flash(c->index, hash_like, slot, index_rank(c->index, w), slots);
     for (unsigned i = 0; i < n; i++) {
-        index_word other = index_load(slots[i]);
-        if (slots[i] == slot || index_kind(c->index, other) != INDEX_FLASH ||
-            index_rank(c->index, other) > index_rank(c->index, w) ||
-            ext_attach_is_gone(c->ext, index_place(c->index, other)))
+        if (ext_attach_is_gone(c->ext, index_place(c->index, index_load(slots[i]))))
             continue;
         flash_forget(c, hash_like, slots[i], false);
         cache_count(c, CACHE_N_evictions_same_tag, 1);
@@ -245,12 +227,12 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
 int cache_count_loaded(struct cache *c, uint64_t *gone)
 {
     struct loaded l = {.cache = c};
-    walk_all(c, visit_to_count, &l);
+    index_walk_all(c->index, visit_to_count, &l);
     *gone = l.gone;
     if (l.strange > 0)
         return -EUCLEAN;
     if (l.gone > 0)
-        walk_all(c, visit_to_drop_gone, &l);
+        index_walk_all(c->index, visit_to_drop_gone, &l);
     return 0;
 }
 
@@ -271,11 +253,11 @@ uint64_t cache_drop_items(struct cache *c, struct cache_worker *w)
     struct cache_moved out = {0};
     struct mover m = {.cache = c, .out = &out};
     if (w) { /* drops older values, and no other words of their tags */
-        walk_all(c, visit_to_check, &m);
+        index_walk_all(c->index, visit_to_check, &m);
         stale_finish(w, clock_mono_ns() + STALL_NS);
         finish_reads(w);
     }
-    walk_all(c, drop_item, &m);
+    index_walk_all(c->index, drop_item, &m);
     return out.dead;
 }
 
@@ -325,15 +307,11 @@ static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_plac
     struct index *ix = s->cache->index;
     index_slot *slots[INDEX_MATCH_MAX];
     ext_place places[INDEX_MATCH_MAX];
-    unsigned found = 0;
     struct lock *lock = index_lock(ix, rec->hash);
     lock_take(lock);
-    unsigned n = index_match(ix, rec->hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(ix, w) == INDEX_FLASH)
-            places[found++] = index_place(ix, w);
-    }
+    unsigned found = index_match_flash(ix, rec->hash, NULL, INDEX_RANK_MAX, slots);
+    for (unsigned i = 0; i < found; i++)
+        places[i] = index_place(ix, index_load(slots[i]));
     lock_release(lock);
     for (unsigned i = 0; i < found; i++) {
         *place = places[i];
@@ -476,7 +454,7 @@ int cache_scan(struct cache *c, struct cache_scan_report *out)
         rc = scan_pages(s, ages);
     }
     if (rc == 0) {
-        walk_all(c, visit_to_end, s);
+        index_walk_all(c->index, visit_to_end, s);
         if (s->cas_max > atomic_load(&c->root->cas_counter))
             atomic_store(&c->root->cas_counter, s->cas_max);
     }

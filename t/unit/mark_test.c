@@ -1,5 +1,6 @@
 /* mark_test.c: the first block of a flash file tells whose it is; other programs' data is found and named before
  * a byte of it is changed. */
+#include "base/hash.h"
 #include "flash/mark.h"
 
 #include <criterion/criterion.h>

@@ -12,6 +12,7 @@
 #include "base/crc.h"
 #include "flash/device.h"
 #include "flash/engine.h"
+#include "base/hash.h"
 #include "flash/mark.h"
 #include "restart/check.h"
 #include "restart/restart.h"

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "flash/engine.h"
 #include "maint_thread.h"
 #include "stale_check.h"
