@@ -8,9 +8,9 @@
 #include "cache.h"
 
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "cache_step.h"
 #include "items/clean.h"
 #include "items/room.h"
@@ -24,6 +24,7 @@ enum { PREFETCH_ITEM_BYTES = 192 };
 /* A set may leave this many same-tag flash words unread; with more, it reads them first, and drops those that can't
  * be read. */
 enum { UNREAD_MAX = 3 };
+static_assert(UNREAD_MAX < INDEX_MATCH_MAX, "a tag can have more");
 
 /* What the index says about a key, under its lock. Slots are valid until an insert. */
 struct lookup {
@@ -55,6 +56,7 @@ static void view_item(const struct cache_op *op, struct cache_view *v, struct it
 {
     unsigned flags = item_flags(it);
     (void)op;
+    DEBUG_ASSERT(item_refs(it) > 0);
     v->value = item_value(it);
     v->value_bytes = it->value_bytes;
     v->client_flags = item_client_flags(it);
@@ -74,6 +76,7 @@ static void view_item(const struct cache_op *op, struct cache_view *v, struct it
 
 static void view_record(struct cache *c, struct cache_op *op, const struct cache_read *read)
 {
+    ASSERT(read->verdict == READ_MATCH && c->ext != NULL);
     const struct ext_record *r = &read->rec;
     struct cache_view *v = &op->view;
     unsigned flags = item_flags_of(r->item_flags);
@@ -226,6 +229,8 @@ static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned ran
  * Unread ones are put into l->unread. True: none is left that it may hide. */
 static bool lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(l->hider != NULL);
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, op->hash, slots);
     int unreadable_rank = -1;
@@ -263,6 +268,7 @@ static void count_hider(struct cache_worker *w, struct cache_op *op, enum item_d
 static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, op->hash, slots);
     struct item *it = NULL;
@@ -303,6 +309,8 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
  * once all else is known, together with the words that it may hide. */
 static void lookup_unreadable(struct cache *c, struct cache_op *op, struct lookup *l, int rank)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(rank >= 0 && rank <= INDEX_RANK_MAX && !l->it);
     bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
     l->failed = !is_younger;
     if (l->unread_count > 0 || !drops_unreadable(op))
@@ -318,6 +326,8 @@ static void lookup_unreadable(struct cache *c, struct cache_op *op, struct looku
 static void lookup_check_death(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(l->match && l->unread_count == 0);
     const struct ext_record *r = &l->match->rec;
     enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
     if (d == ITEM_ALIVE)
@@ -392,6 +402,8 @@ static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned le
 static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct lookup *l)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(c->ext != NULL && l->unread_count > 0 && l->unread_count <= INDEX_MATCH_MAX);
     for (unsigned i = 0; i < l->unread_count; i++) {
         if (has_room_for(c, op, index_len(c->index, index_load(l->unread[i]))))
             continue;
@@ -431,6 +443,8 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
 /* Replaces the key's present object, if any, by a new item. 0 or -ENOSPC (index full; nothing changed). */
 static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, struct item *it, uint32_t now)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(!(item_flags(it) & ITEM_LINKED) && (l->it == NULL || l->match == NULL));
     index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
     struct item *old = l->it ? l->it : l->hider;
     bool hides = old ? item_flags(old) & ITEM_MAY_HIDE_FLASH : l->unread_count > 0 || !l->is_sole;
@@ -501,6 +515,7 @@ static enum step op_alloc(struct cache_worker *w, struct cache_op *op, struct it
  * lock. */
 static enum step need_item(struct cache *c, struct cache_op *op, struct op_need need)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
     op_item_free(c, op);
     op->need = need;
     return STEP_ALLOC;
@@ -532,6 +547,8 @@ static void promote(struct cache *c, struct cache_op *op, struct lookup *l, chan
     const struct ext_record *r = &l->match->rec;
     struct item *it = op->item;
     ASSERT(l->unread_count == 0);
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(it->value_bytes == r->value_bytes && it->key_bytes == r->key_bytes && !(item_flags(it) & ITEM_LINKED));
     item_fill(l, it);
     if (!l->is_sole)
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
@@ -610,6 +627,7 @@ static bool changes_copies(const struct cache *c) { return c->config->has_memory
 /* STEP_DONE: op->item is a copy of it, not linked. */
 static enum step want_copy(struct cache *c, struct cache_op *op, const struct item *it)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
     struct item *copy = op->item;
     if (!(copy && item_flags(copy) == (item_flags(it) & (ITEM_CAS | ITEM_CFLAGS)) &&
           copy->value_bytes == it->value_bytes))
@@ -625,6 +643,8 @@ static enum step want_copy(struct cache *c, struct cache_op *op, const struct it
 static void swap_copy(struct cache *c, struct cache_op *op, struct lookup *l)
 {
     struct item *copy = op->item, *old = l->it;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(copy != NULL && old != NULL && copy != old && copy->value_bytes == old->value_bytes);
     op->item = NULL;
     item_flag_set(copy, ITEM_LINKED);
     index_replace(c->index, op->hash, l->it_slot,
@@ -672,6 +692,8 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
 static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(l->it == NULL);
     if (l->tombstone && !(op->options & CACHE_F_QUIET_STATS)) {
         stat_inc(w->stats, STAT_miss_from_extstore);
         index_clear(c->index, op->hash, l->tombstone);
@@ -746,6 +768,7 @@ static bool get_changes_record(const struct cache_op *op, const struct ext_recor
 static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct item *it, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
     view_item(op, &op->view, it);
     count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id));
     if (op->options & CACHE_F_TOUCH) {
@@ -766,6 +789,8 @@ static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct ite
 static void get_recache(struct cache_worker *w, struct cache_op *op, struct cache_read *r)
 {
     struct cache *c = w->cache;
+    lock_assert_none_held();
+    ASSERT(r->verdict == READ_MATCH);
     uint32_t rate = atomic_load_explicit(&c->config->ext_recache_rate, memory_order_relaxed);
     if (rate == 0 || (op->options & (CACHE_F_NOBUMP | CACHE_F_QUIET_STATS)) || ++w->recache_counter % rate != 0)
         return;
@@ -804,6 +829,8 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
 static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_none_held();
+    ASSERT(op->reads != NULL && op->read_pending == 0);
     struct cache_read *best = NULL;
     for (struct cache_read *r = op->reads; r; r = r->next) {
         if (is_unreadable(r))
@@ -917,6 +944,7 @@ void cache_prefetch_item(struct cache_worker *w, const struct index_spot *spot)
 
 static enum step step_alloc(struct cache_worker *w, struct cache_op *op)
 {
+    DEBUG_ASSERT(op->item == NULL);
     op->need = need_of(op, op->value_bytes, op->client_flags, op->exptime_sec);
     enum step s = op_alloc(w, op, &op->item);
     if (s == STEP_AGAIN) {
@@ -947,6 +975,8 @@ static uint64_t op_cas(struct cache *c, const struct cache_op *op)
 static enum step store_link(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(op->item != NULL);
     struct item *it = op->item;
     item_set_cas(it, op_cas(c, op));
     if (op->options & CACHE_F_BINARY_KEY)
@@ -967,6 +997,7 @@ static enum step store_join(struct cache_worker *w, struct cache_op *op, struct 
 {
     struct cache *c = w->cache;
     struct item *part = op->item, *joined = op->joined;
+    ASSERT(part != NULL && (l->it || l->match));
     const struct ext_record *r = l->it ? NULL : &l->match->rec;
     uint32_t old_bytes = l->it ? l->it->value_bytes : r->value_bytes;
     uint32_t old_flags = l->it ? item_client_flags(l->it) : r->client_flags;
@@ -1022,6 +1053,7 @@ static struct existing existing_of(struct cache *c, const struct cache_op *op, c
 /* An older value than the one here: it is stored, but stale; TTL and token stay. */
 static void store_as_stale(const struct cache_op *op, const struct lookup *l)
 {
+    ASSERT(l->it || l->match);
     unsigned flags = l->it ? item_flags(l->it) : item_flags_of(l->match->rec.item_flags);
     uint32_t exptime = l->it ? atomic_load(&l->it->exptime_sec) : record_exptime_sec(&l->match->rec);
     atomic_store(&op->item->exptime_sec, exptime);
@@ -1114,6 +1146,8 @@ static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item 
 /* md x: the item is replaced by an empty one, new but for its cas. op->item was allocated empty. */
 static void delete_empty(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT((l->it || l->match) && op->item->value_bytes == 0);
     struct item *fresh = op->item, *old = l->it;
     unsigned flags = old ? item_flags(old) : item_flags_of(l->match->rec.item_flags);
     uint64_t cas = old ? item_cas(old) : l->match->rec.cas;
@@ -1133,6 +1167,7 @@ static void delete_empty(struct cache *c, struct cache_op *op, struct lookup *l,
 static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
     bool empties = op->options & CACHE_F_EMPTY, came = !l->it && !empties;
     enum step s = STEP_DONE;
     if (came)
@@ -1163,6 +1198,8 @@ static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct
 static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct lookup *l)
 {
     struct cache *c = w->cache;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(l->it || l->match);
     if (l->it && (item_flags(l->it) & ITEM_MAY_HIDE_FLASH)) {
         l->hider = l->it;
         lookup_hidden(c, op, l);
@@ -1232,6 +1269,7 @@ static enum step step_touch(struct cache_worker *w, struct cache_op *op, struct 
 /* ---- CACHE_ARITH ---- */
 
 #define NUMBER_DIGITS_MAX 20
+static_assert(UINT64_MAX / 10000000000 / 1000000000 < 10, "the largest number has this many digits");
 
 /* To memcached, an empty value is not a number, nor is one of several chunks, whatever its first bytes. */
 static bool may_be_number(struct cache *c, const struct item *it)
@@ -1242,6 +1280,7 @@ static bool may_be_number(struct cache *c, const struct item *it)
 static void arith_in_place(struct cache *c, struct cache_op *op, struct item *it, const char *digits,
                            unsigned len)
 {
+    ASSERT(len > 0 && len <= it->value_bytes && len <= NUMBER_DIGITS_MAX);
     char *v = item_value(it);
     memcpy(v, digits, len);
     memset(v + len, ' ', it->value_bytes - len);
@@ -1296,6 +1335,8 @@ static enum step arith_replace(struct cache *c, struct cache_op *op, struct look
                                unsigned len, uint32_t now)
 {
     struct item *old = l->it, *fresh = op->item;
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(old != NULL && len <= NUMBER_DIGITS_MAX);
     uint32_t client_flags = item_client_flags(old);
     if (!(fresh && fresh->value_bytes == len && item_client_flags(fresh) == client_flags))
         return need_item(c, op, need_of(op, len, client_flags, 0));
@@ -1314,6 +1355,8 @@ static enum step arith_replace(struct cache *c, struct cache_op *op, struct look
 /* Writes the new number; l->it is then the item that holds it. */
 static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
+    lock_assert_held(index_lock(c->index, op->hash));
+    ASSERT(l->it != NULL);
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
     /* One from a life without cas gets a cas with its first change. */
@@ -1386,6 +1429,8 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
         [CACHE_TOUCH] = step_touch,   [CACHE_ARITH] = step_arith,
     };
     bool unread = !l->it && l->unread_count > 0;
+    lock_assert_held(index_lock(w->cache->index, op->hash));
+    ASSERT((size_t)op->verb < ARRAY_COUNT(verbs) && verbs[op->verb] != NULL);
     if (l->it && op->verb != CACHE_GET) /* it may change */
         item_forget_copy(w->cache, l->it, op->hash);
     if (unread && (op->verb != CACHE_STORE || store_needs_facts(w->cache, op, l))) {
@@ -1403,6 +1448,7 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
 /* Allocates the item that the verb needs. The item of both values is not the client's part of it. */
 static enum step get_memory(struct cache_worker *w, struct cache_op *op)
 {
+    lock_assert_none_held();
     bool joins = op->item != NULL;
     enum step s = op_alloc(w, op, joins ? &op->joined : &op->item);
     if (joins && s == STEP_DONE)
@@ -1414,6 +1460,7 @@ static enum step get_memory(struct cache_worker *w, struct cache_op *op)
 
 enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
+    lock_assert_none_held();
     struct lock *lock = index_lock(w->cache->index, op->hash);
     uint32_t now = clock_now_sec();
     struct lookup l;
@@ -1434,15 +1481,6 @@ enum step cache_step(struct cache_worker *w, struct cache_op *op)
 
 /* ---- the cache ---- */
 
-/* Random, so that no client can aim keys at one bucket. Without entropy the start's time has to do. */
-static uint64_t random_seed(void)
-{
-    uint64_t seed = 0;
-    if (getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed) || seed == 0)
-        seed = clock_mono_ns() | 1;
-    return seed;
-}
-
 /* The numbers of an earlier process, or new ones. 0, or -EUCLEAN: they are damaged. */
 static int take_root(struct cache *c, bool attached)
 {
@@ -1450,7 +1488,7 @@ static int take_root(struct cache *c, bool attached)
     if (attached && !cache_root_is_sound(root))
         return -EUCLEAN;
     if (!attached && root->hash_seed == 0)
-        cache_root_set_seed(root, random_seed());
+        cache_root_set_seed(root, hash_draw());
     atomic_store(&root->flush_changers, 0);
     cache_root_flush_begin(root);
     cache_root_flush_end(root);
@@ -1464,6 +1502,7 @@ struct cache *cache_create(const struct cache_options *opt)
         return NULL;
     memset(c, 0, sizeof(*c));
     c->config = opt->config;
+    ASSERT(opt->config != NULL && opt->slab != NULL && opt->index != NULL);
     c->arena = opt->arena;
     c->slab = opt->slab;
     c->index = opt->index;
@@ -1523,6 +1562,7 @@ void cache_set_extstore(struct cache *c, struct extstore *ext)
 
 static void raise_flush(struct cache *c, uint32_t flush_unix)
 {
+    ASSERT(atomic_load(&c->root->flush_changers) > 0); /* by the caller */
     if (atomic_load(&c->root->flush_unix) < flush_unix)
         atomic_store(&c->root->flush_unix, flush_unix);
 }

@@ -164,6 +164,7 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
  * take as much memory as all of them together. */
 static void take_record(struct noted *n)
 {
+    ASSERT(n->is_read && n->rd.state == EXT_READ_DONE);
     n->show = meta_of_record(n->piece->cr, n, n->piece->now);
     ext_read_finish(&n->rd);
 }
@@ -218,6 +219,7 @@ static bool hand_on(struct crawler *cr, const struct piece *p)
 
 static bool crawl(struct crawler *cr, struct piece *p)
 {
+    lock_assert_none_held();
     struct cache *c = cr->cache;
     memset(cr->checked, 0, sizeof(cr->checked));
     p->cr = cr;

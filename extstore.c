@@ -159,6 +159,7 @@ static int start(struct extstore *e, char *why, size_t n)
 
 int ext_begin_life(struct extstore *e, const uint64_t *stamps, char *why, size_t n)
 {
+    lock_assert_none_held();
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_device *d = &e->devices[i];
         ASSERT(stamps[i] != 0);
@@ -271,6 +272,7 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
 
 void ext_destroy(struct extstore *e, bool flush)
 {
+    lock_assert_none_held();
     if (e == NULL)
         return;
     if (flush && e->write_pool != NULL) /* else a quiesce did */
@@ -319,6 +321,7 @@ const char *ext_attach_note(const struct extstore *e)
 
 void ext_attach_done(struct extstore *e)
 {
+    lock_assert_none_held();
     ASSERT(atomic_load(&e->attaching));
     ext_scan_end(e);
     free(e->gone);

@@ -133,6 +133,7 @@ static unsigned class_with_most_pages(struct cache *c)
  * allowed. True iff something moved. */
 static bool flush_page_of(struct maint *m, unsigned cls, bool may_move)
 {
+    ASSERT(cls >= 1 && cls <= slab_class_count(m->cache->slab));
     struct cache *c = m->cache;
     struct slab_class_info info;
     bool did = false;
@@ -195,6 +196,7 @@ static bool step_flush_aged(struct maint *m, uint32_t now)
 
 static bool step_index(struct maint *m, uint32_t now)
 {
+    ASSERT(m->index_shard < INDEX_SHARD_COUNT);
     struct cache *c = m->cache;
     bool did = false;
     (void)now;
@@ -230,6 +232,7 @@ static bool step_index(struct maint *m, uint32_t now)
 
 static void page_busy(struct maint *m, const char *status)
 {
+    ASSERT(status != NULL && m->move_src != 0);
     cache_count(m->cache, CACHE_N_slab_reassign_busy_items, 1);
     atomic_store(&m->busy_status, status);
 }
@@ -252,6 +255,7 @@ static bool step_page_move(struct maint *m, uint32_t now)
         if (m->move_src == 0)
             return false;
     }
+    ASSERT(m->move_src <= slab_class_count(c->slab) && m->move_dst <= slab_class_count(c->slab));
     const char *held = debug_holds_of(c, m->move_src);
     if (held) {
         page_busy(m, held);
@@ -310,6 +314,7 @@ static unsigned class_to_take_from(struct cache *c, int not)
 
 enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst)
 {
+    lock_assert_none_held();
     struct cache *c = m->cache;
     int count = (int)slab_class_count(c->slab);
     struct slab_class_info info;
@@ -547,6 +552,7 @@ static void maint_sleep(struct maint *m, int timeout_ms)
 /* The thread's state before its first turn. */
 static int maint_begin(struct maint *m)
 {
+    ASSERT(m->worker == NULL);
     m->worker = cache_worker_create(m->cache, &m->stats);
     m->last_crawl_sec = clock_now_sec();
     return m->worker != NULL ? 0 : errno != 0 ? -errno : -ENOMEM;
@@ -554,6 +560,7 @@ static int maint_begin(struct maint *m)
 
 static void maint_end(struct maint *m)
 {
+    ASSERT(m->worker != NULL);
     if (m->run_open)
         slab_run_done(m->cache->slab, m->run);
     while (cache_worker_parked(m->worker) > 0)
@@ -563,6 +570,7 @@ static void maint_end(struct maint *m)
 
 static bool run_steps(struct maint *m)
 {
+    lock_assert_none_held();
     uint32_t now = clock_now_sec();
     bool busy = false;
     for (size_t i = 0; i < ARRAY_COUNT(steps); i++)
@@ -593,6 +601,7 @@ bool maint_turn(struct maint *m)
 
 struct maint *maint_create(const struct maint_options *opt)
 {
+    ASSERT(opt->cache != NULL);
     struct maint *m = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*m), CACHE_LINE_BYTES));
     if (!m)
         return NULL;

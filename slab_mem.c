@@ -218,6 +218,7 @@ static uint64_t steps_hash(const struct slab_mem *sm)
 
 static unsigned step_of(const struct slab_mem *sm, uint64_t real_bytes)
 {
+    DEBUG_ASSERT(real_bytes > 0 && real_bytes <= SLAB_RUN_CHUNK_MAX);
     return sm->step_by_size[(real_bytes + sm->step_align - 1) / sm->step_align];
 }
 
@@ -252,6 +253,7 @@ static void bucket_remove(struct step *st, struct run *run)
 
 static void bucket_add(struct step *st, struct run *run, unsigned bucket)
 {
+    ASSERT(bucket <= BUCKET_NONE && run->bucket == BUCKET_NONE);
     run->bucket = (uint8_t)bucket;
     if (bucket == BUCKET_NONE)
         return;
@@ -384,6 +386,7 @@ static void chunk_mark_locked(struct slab_mem *sm, struct run *run, uint32_t chu
 /* Takes the lowest free chunk of the fullest run of a step. False: there is none. */
 static bool chunk_take_locked(struct slab_mem *sm, unsigned step, slab_handle *h)
 {
+    lock_assert_held(&sm->lock);
     struct step *st = &sm->step[step];
     if (st->bucket_mask == 0)
         return false;
@@ -739,6 +742,7 @@ static int map_attach(struct slab_mem *sm, const struct slab_root *root)
 /* h's memory becomes live; 0, -EINVAL or -EBUSY. */
 static int attach_memory_locked(struct slab_mem *sm, slab_handle h, uint64_t real_bytes)
 {
+    lock_assert_held(&sm->lock);
     uint64_t offset = (uint64_t)h << sm->shift;
     if (h == 0 || real_bytes == 0 || offset >> GRAIN_SHIFT >= sm->grain_count)
         return -EINVAL;
@@ -1008,6 +1012,7 @@ void *slab_ptr(const struct slab_mem *sm, slab_handle h)
 
 slab_handle slab_handle_of(const struct slab_mem *sm, const void *ptr)
 {
+    DEBUG_ASSERT((const char *)ptr > sm->base);
     return (slab_handle)((uint64_t)((const char *)ptr - sm->base) >> sm->shift);
 }
 
@@ -1096,6 +1101,7 @@ int slab_page_move(struct slab_mem *sm, unsigned src, unsigned dst)
     int rc = 0;
     lock_take(&sm->lock);
     struct class *from = &sm->class[src];
+    ASSERT(sm->pool_count <= sm->page_count);
     if (src == 0) {
         rc = sm->pool_count == 0 ? -ENOSPC : 0;
     } else if (from->page_count < 2) {

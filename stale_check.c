@@ -186,6 +186,8 @@ static void end_hiding(struct cache *c, struct running *r, const struct tag *t)
 /* The victim goes, if all that it may hide has been checked. True: the check is over. */
 static bool drop_victim(struct cache *c, struct running *r)
 {
+    lock_assert_held(index_lock(c->index, r->check.hash));
+    ASSERT(r->check.kind == STALE_DROP);
     struct stale_check *check = &r->check;
     struct tag t;
     look_at_tag(c, check, &t);
@@ -234,6 +236,8 @@ static void drop_wrong(struct cache *c, struct running *r)
 /* An item has to leave memory, and what it hides can't be read: so that goes, with all that it may hide. */
 static void drop_unreadable(struct cache *c, struct running *r)
 {
+    lock_assert_held(index_lock(c->index, r->check.hash));
+    ASSERT(r->check.kind == STALE_ROOM);
     int rank = -1; /* the highest */
     struct tag t;
     look_at_tag(c, &r->check, &t);
@@ -252,6 +256,7 @@ static void drop_unreadable(struct cache *c, struct running *r)
 /* Of a check that is no DROP: what becomes of what is not readable. True: it is over. */
 static bool decide_check(struct cache *c, struct running *r)
 {
+    ASSERT(r->check.kind != STALE_DROP && r->pending == 0);
     bool over = true;
     drop_wrong(c, r);
     for (unsigned i = 0; i < r->count; i++)
@@ -366,6 +371,7 @@ static void start(struct cache_worker *w, struct running *r)
 
 bool stale_step(struct cache_worker *w)
 {
+    lock_assert_none_held();
     struct cache *c = w->cache;
     struct stale_check check;
     if (!w->ring)

@@ -113,6 +113,7 @@ static void writer_free(struct checkpoint_writer *w)
 
 int checkpoint_create(const char *path, struct checkpoint_writer **out)
 {
+    lock_assert_none_held();
     struct checkpoint_writer *w = calloc(1, sizeof(*w));
     if (w == NULL)
         return -ENOMEM;
@@ -182,6 +183,7 @@ static int put_head(struct checkpoint_writer *w, struct checkpoint_head *head)
 
 int checkpoint_commit(struct checkpoint_writer *w, struct checkpoint_head *head)
 {
+    lock_assert_none_held();
     int rc = w->error;
     if (rc == 0 && w->block.head.bytes > 0)
         rc = put_block(w);
@@ -310,6 +312,8 @@ static void *read_ahead(void *arg)
 int checkpoint_open(const char *path, const struct checkpoint_head *head,
                     struct checkpoint_reader **out)
 {
+    lock_assert_none_held();
+    ASSERT(head->state == CHECKPOINT_CLEAN);
     struct checkpoint_head found;
     struct stat st;
     int fd = open_to_read(path, &st);
@@ -338,11 +342,14 @@ int checkpoint_open(const char *path, const struct checkpoint_head *head,
     return 0;
 }
 
+static struct block *block_at(struct checkpoint_reader *r) { return &r->blocks[r->used % 2]; }
+
 /* Frees the block that the caller took from and waits for the next one. 0; -EBADMSG: it does
  * not verify, or there is none; -errno. */
 static int next_block(struct checkpoint_reader *r)
 {
     int rc = 0;
+    ASSERT(!r->has_block || r->taken == block_at(r)->head.bytes);
     lock_take(&r->lock);
     r->used += r->has_block;
     ASSERT(r->used <= r->read || !r->has_thread);
@@ -363,8 +370,6 @@ static int next_block(struct checkpoint_reader *r)
     r->has_block = rc == 0;
     return rc;
 }
-
-static struct block *block_at(struct checkpoint_reader *r) { return &r->blocks[r->used % 2]; }
 
 int checkpoint_get(struct checkpoint_reader *r, void *bytes, size_t count)
 {

@@ -3,6 +3,8 @@
 
 #include <time.h>
 
+#include "base/lock.h"
+
 #define REL_YEARS_LEFT_SEC ((int64_t)30 * 365 * 24 * 3600)
 /* Wall clocks beyond these bounds count as the bound: unix times of items have 32 bits, and 0 means
  * never. That leaves this process ten years to run. */
@@ -214,6 +216,7 @@ uint64_t clock_mono_ms(void)
 
 void clock_sleep_ns(uint64_t ns)
 {
+    lock_assert_none_held();
     struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
     if (atomic_load_explicit(&simulated_ns, memory_order_relaxed) != 0)
         atomic_fetch_add_explicit(&simulated_ns, ns, memory_order_relaxed);

@@ -2,6 +2,7 @@
 #include "base/histogram.h"
 
 static_assert(HISTOGRAM_BUCKETS % 4 == 0, "four buckets to an octave");
+static_assert(HISTOGRAM_BUCKETS / 4 + 1 + 2 < 64, "bounds of the last octave fit");
 
 uint64_t histogram_bound_ns(unsigned bucket)
 {

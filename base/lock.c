@@ -100,6 +100,7 @@ int lock_await_start(_Atomic(int) *started)
     int state;
     while ((state = atomic_load_explicit(started, memory_order_acquire)) == 0)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    ASSERT(state == 1 || state < 0);
     return state == 1 ? 0 : state;
 }
 

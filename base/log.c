@@ -20,6 +20,8 @@ static const char *const level_words[] = {
 #undef X
 };
 
+static_assert(ARRAY_COUNT(level_words) == LOG_LEVEL_COUNT, "a word for each level");
+
 static const int level_priorities[] = {
 #define X(name, word, priority) priority,
     LOG_LEVEL_TABLE(X)
@@ -118,6 +120,7 @@ static size_t put_prefix(char *line, size_t size, enum log_level level)
 /* Appends the text with control characters made visible; the new length. */
 static size_t put_text(char *line, size_t size, size_t n, const char *text)
 {
+    ASSERT(n < size);
     for (; *text != '\0' && n + 4 < size; text++) {
         unsigned char ch = (unsigned char)*text;
         if (ch >= 32 && ch != 127)
@@ -130,6 +133,7 @@ static size_t put_text(char *line, size_t size, size_t n, const char *text)
 
 void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
 {
+    ASSERT(level < LOG_LEVEL_COUNT);
     uint32_t skipped;
     if (!site_may_print(site, &skipped))
         return;
@@ -149,6 +153,7 @@ void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
     if (skipped > 0)
         n += (size_t)snprintf(line + n, sizeof(line) - n, " (%" PRIu32 " more like this left out)",
                               skipped);
+    ASSERT(n < sizeof(line));
     line[n++] = '\n';
     ssize_t rc;
     do

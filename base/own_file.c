@@ -18,6 +18,7 @@ static bool look_at(const char *path, struct own_file *f)
 
 void own_file_note(struct own_file *f, const char *path)
 {
+    ASSERT(path != NULL);
     if (!look_at(path, f))
         f->path = NULL;
 }

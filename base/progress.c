@@ -17,6 +17,7 @@ static _Atomic(uint64_t) tell_ns;       /* when the next line is due */
 
 void progress_text(char *out, size_t size)
 {
+    ASSERT(size > 0);
     const char *what = atomic_load(&work);
     uint64_t start = atomic_load(&start_ns), end = atomic_load(&end_ns), now = clock_mono_ns();
     uint64_t total = atomic_load(&total_units), done = min_u64(atomic_load(&done_units), total);

@@ -43,6 +43,7 @@
 #define EXPIRED_MAX 65536           /* expired items that each thread drops; the crawler drops the rest */
 #define RADIX_BITS 11
 #define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
+static_assert(sizeof(slab_handle) == 4 && 3 * RADIX_BITS >= 32, "three rounds sort handles");
 
 struct found { /* a RAM word */
     uint64_t hash_like; /* stands for it in calls of index.h */
@@ -105,6 +106,7 @@ static void found_list_add(struct attacher *a, struct found_list *f, uint64_t ha
 /* By handle, least digit first. */
 static void sort_items(struct attacher *a)
 {
+    ASSERT(a->items.count <= a->items.room && a->spare.count <= a->spare.room);
     struct found_list *from = &a->items, *to = &a->spare;
     const uint32_t mask = (1u << RADIX_BITS) - 1;
     if (from->count < 2)
@@ -135,6 +137,7 @@ static void sort_items(struct attacher *a)
 static void walk_shard(struct attacher *a, unsigned shard,
                        void (*visit)(void *ctx, uint64_t hash_like, index_slot *slot, index_word w))
 {
+    ASSERT(shard < INDEX_SHARD_COUNT);
     uint64_t pos = 0;
     while (index_walk(a->job->cache->index, shard, &pos, BUCKETS_PER_WALK, visit, a))
         ;
@@ -148,6 +151,8 @@ static void drop_bad_word(struct attacher *a, uint64_t hash_like, index_slot *sl
 {
     struct cache *c = a->job->cache;
     index_slot *slots[INDEX_MATCH_MAX];
+    lock_assert_held(index_lock(c->index, hash_like));
+    ASSERT(index_load(slot) != 0 && rank_max <= INDEX_RANK_MAX);
     unsigned n = index_match_flash(c->index, hash_like, slot, rank_max, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word w = index_load(slots[i]);
@@ -207,6 +212,7 @@ static void item_claimed(struct attacher *a, slab_handle h, bool shadow)
 /* Are there flash words that may be older values of the item's key? */
 static bool item_hides_words(struct cache *c, uint64_t hash)
 {
+    lock_assert_held(index_lock(c->index, hash));
     index_slot *slots[INDEX_MATCH_MAX];
     bool hides = c->ext && index_match_flash(c->index, hash, NULL, INDEX_RANK_MAX, slots) > 0;
     if (hides)
@@ -220,7 +226,7 @@ static void claim_batch(struct attacher *a, const struct found *items, unsigned 
     struct slab_claim claims[BATCH_ITEMS];
     uint64_t hashes[BATCH_ITEMS];
     unsigned good_count = 0;
-    ASSERT(count <= BATCH_ITEMS);
+    ASSERT(count > 0 && count <= BATCH_ITEMS);
     for (unsigned i = 0; i < count; i++) {
         slab_handle h = items[i].handle;
         if (!is_plausible(c, h))
@@ -266,6 +272,7 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
     struct attacher *a = ctx;
     struct cache *c = a->job->cache;
     enum index_kind kind = index_kind(c->index, w);
+    ASSERT(kind != INDEX_NONE && index_load(slot) == w);
     if (kind == INDEX_RAM) {
         if (index_heat(c->index, w) != 0 && index_handle(c->index, w) != 0) /* clean once: it hides its record */
             index_replace(c->index, hash_like, slot, index_make_ram(c->index, index_handle(c->index, w), 0, 0));
@@ -344,6 +351,7 @@ static void visit_to_look_back(void *ctx, uint64_t hash_like, index_slot *slot, 
 
 static void look_back_shard(struct attacher *a, unsigned shard)
 {
+    lock_assert_held(index_shard_lock(a->job->cache->index, shard));
     walk_shard(a, shard, visit_to_look_back);
 }
 
@@ -351,6 +359,7 @@ static void look_back_shard(struct attacher *a, unsigned shard)
 
 static void *take_shards(void *arg)
 {
+    ASSERT(((struct attacher *)arg)->job->shard != NULL);
     struct attacher *a = arg;
     unsigned shard;
     while ((shard = atomic_fetch_add(&a->job->next_shard, 1)) < INDEX_SHARD_COUNT) {
@@ -385,6 +394,7 @@ static unsigned thread_count(const struct cache *c)
         arena_used_bytes(c->arena, ARENA_USE_SLAB) + arena_used_bytes(c->arena, ARENA_USE_INDEX);
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t count = min_u64(1 + bytes / BYTES_PER_THREAD, cpus > 0 ? (uint64_t)cpus : 1);
+    ASSERT(count > 0);
     return (unsigned)min_u64(count, THREADS_MAX);
 }
 
@@ -392,6 +402,8 @@ static unsigned thread_count(const struct cache *c)
 
 static void unlink_expired(struct cache *c, const struct attacher *a, struct attach_report *out)
 {
+    ASSERT(a->expired.count <= EXPIRED_MAX);
+    lock_assert_none_held();
     for (size_t i = 0; i < a->expired.count; i++) {
         struct item *it = item_at(c, a->expired.at[i].handle);
         uint64_t hash = item_hash(c, it);
@@ -409,6 +421,7 @@ static void unlink_expired(struct cache *c, const struct attacher *a, struct att
 /* A flat LRU has only COLD; items that another mode left in other lists would never be found again. */
 static void flatten(struct cache *c)
 {
+    ASSERT(!c->config->lru_segmented);
     static const enum lru_segment others[] = {LRU_WARM, LRU_HOT, LRU_TEMP};
     for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
         for (unsigned i = 0; i < ARRAY_COUNT(others); i++) {
@@ -449,6 +462,7 @@ static int attach_with(struct cache *c, struct attacher *a, unsigned count,
                        struct attach_report *out)
 {
     struct attach_job job = {.cache = c, .now = clock_now_sec()};
+    ASSERT(count > 0 && count <= THREADS_MAX);
     job.lru = lru_attach_begin(c->lru, arena_reserve_bytes(c->arena) >> c->handle_shift, count);
     if (!job.lru)
         return -ENOMEM;
@@ -483,6 +497,7 @@ int cache_attach(struct cache *c, struct attach_report *out)
 {
     uint64_t start_us = clock_mono_us();
     unsigned count = thread_count(c);
+    lock_assert_none_held();
     memset(out, 0, sizeof(*out));
     struct attacher *a = calloc(count, sizeof(a[0]));
     if (!a)

@@ -118,6 +118,7 @@ static int open_file(struct check *c, struct file *f)
 /* Reads the head of the checkpoint, and compares the files with it. */
 static int read_head(struct check *c)
 {
+    ASSERT(c->file_count > 0 && c->file_count <= EXT_DEVICES_MAX && c->image == NULL);
     const struct checkpoint_head *h = &c->head;
     char why[CHECKPOINT_WHY_BYTES] = "";
     int rc = checkpoint_read_head(c->checkpoint, &c->head, why);
@@ -154,6 +155,7 @@ static int read_head(struct check *c)
 /* Tables for this many pages, which are nowhere yet. 0 or -ENOMEM. */
 static int make_tables(struct check *c, uint32_t page_count)
 {
+    ASSERT(c->slots_per_page > 0);
     free(c->where);
     free(c->pages);
     free(c->slots);
@@ -183,6 +185,7 @@ static uint64_t slot_count(const struct check *c) { return (uint64_t)c->page_cou
 
 static int load_slots(struct check *c, struct checkpoint_reader *r)
 {
+    ASSERT(c->slots != NULL && c->pages != NULL);
     for (uint64_t slot = 0; slot < slot_count(c); slot += 8) {
         uint8_t bits;
         int rc = checkpoint_get(r, &bits, sizeof(bits));
@@ -257,7 +260,8 @@ static int make_index(struct check *c)
 static void count_word(void *ctx, uint64_t hash_like, index_slot *at, index_word w)
 {
     struct check *c = ctx;
-    (void)hash_like, (void)at;
+    (void)hash_like;
+    ASSERT(index_load(at) == w);
     if (index_kind(c->index, w) != INDEX_FLASH)
         return;
     uint64_t slot = index_place(c->index, w) / c->slot_granules;
@@ -274,6 +278,7 @@ static void count_word(void *ctx, uint64_t hash_like, index_slot *at, index_word
 static void load_tables(struct check *c)
 {
     struct checkpoint_reader *r = NULL;
+    ASSERT(c->head.state == CHECKPOINT_CLEAN && !c->has_tables);
     int rc = checkpoint_open(c->checkpoint, &c->head, &r);
     if (rc == 0)
         rc = load_pages(c, r);
@@ -304,6 +309,7 @@ static int read_end_at(struct check *c, const struct ext_page_where *at, uint32_
 
 static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)
 {
+    ASSERT(slot < slot_count(c));
     const struct ext_page_where *at = &c->where[slot / c->slots_per_page];
     if (at->device == EXT_NO_DEVICE)
         return -ENODATA;
@@ -331,6 +337,7 @@ static uint32_t number_of(struct check *c, const struct ext_page_where *at, uint
 /* Without a page table: trailers tell the numbers of pages; pages without one get those that are left. 0 or -ENOMEM. */
 static int number_by_trailers(struct check *c)
 {
+    ASSERT(!c->has_tables);
     uint64_t units = 0, next = 0;
     for (unsigned i = 0; i < c->file_count; i++)
         units += c->files[i].pages;
@@ -361,6 +368,7 @@ static int number_by_trailers(struct check *c)
 /* Without a page table: the version of each page is the highest that a trailer in it bears. */
 static void find_versions(struct check *c)
 {
+    ASSERT(!c->has_tables && c->slots != NULL);
     memset(c->slots, 0, slot_count(c) * sizeof(*c->slots));
     uint32_t *versions = calloc(c->slots_per_page, sizeof(*versions));
     for (uint32_t page = 0; versions != NULL && page < c->page_count; page++) {
@@ -421,6 +429,7 @@ static void check_record(struct check *c, uint64_t slot, const struct ext_entry 
 
 static void check_slot(struct check *c, uint64_t slot)
 {
+    ASSERT(slot < slot_count(c) && c->slots[slot].is_written);
     uint32_t page = (uint32_t)(slot / c->slots_per_page), index = (uint32_t)(slot % c->slots_per_page);
     uint64_t wbuf = c->head.wbuf_bytes;
     uint32_t count = 0;
@@ -444,6 +453,7 @@ static void check_slot(struct check *c, uint64_t slot)
 
 static void compare_index(struct check *c)
 {
+    ASSERT(c->has_tables);
     uint64_t words = c->strangers;
     for (uint32_t page = 0; page < c->page_count; page++) {
         const struct page *p = &c->pages[page];
@@ -551,6 +561,7 @@ static void print_head(struct check *c)
 
 static int conclude(struct check *c)
 {
+    ASSERT(c->live <= c->records);
     if (c->faults > FAULTS_SHOWN)
         fprintf(c->out, "and %u more faults\n", c->faults - FAULTS_SHOWN);
     for (unsigned i = 0; i < c->file_count; i++)

@@ -69,7 +69,8 @@ uint64_t persist_layout(uint32_t format)
 /* The flash files as they are now. 0 or -errno. */
 static int describe_devices(const struct persist *p, struct checkpoint_head *h)
 {
-    static_assert(EXT_DEVICES_MAX <= CHECKPOINT_DEVICES_MAX, "each file has its place");
+    ASSERT(p->device_count > 0 && p->device_count <= EXT_DEVICES_MAX);
+    static_assert(EXT_DEVICES_MAX == CHECKPOINT_DEVICES_MAX, "each file has its place");
     h->device_count = p->device_count;
     memset(h->devices, 0, sizeof(h->devices));
     for (uint32_t i = 0; i < p->device_count; i++) {
@@ -95,6 +96,7 @@ static int describe_devices(const struct persist *p, struct checkpoint_head *h)
 /* The head's device that this file is; NO_DEVICE: none, or a block device, which only its stamp tells. */
 static uint32_t known_device(const struct checkpoint_head *h, const struct checkpoint_head *now, uint32_t device)
 {
+    ASSERT(device < now->device_count && h->device_count <= CHECKPOINT_DEVICES_MAX);
     for (uint32_t i = 0; i < h->device_count; i++) {
         if (now->devices[device].ino != 0 && h->devices[i].ino == now->devices[device].ino)
             return i;
@@ -105,6 +107,7 @@ static uint32_t known_device(const struct checkpoint_head *h, const struct check
 /* Why this start can't use the head's content, in any state; false: it can. */
 static bool is_misfit(const struct persist *p, char *why, size_t n)
 {
+    ASSERT(p->has_head);
     const struct checkpoint_head *h = &p->found;
     struct checkpoint_head now = {0};
     if (h->layout != persist_layout(h->format))
@@ -153,6 +156,7 @@ static const char *used_by_another(const struct persist *p)
 /* Were the flash files written to since? */
 static bool is_outdated(const struct persist *p, char *why, size_t n)
 {
+    ASSERT(p->has_head && p->found.state == CHECKPOINT_CLEAN);
     struct checkpoint_head now = {0};
     if (describe_devices(p, &now) != 0)
         return true;
@@ -173,6 +177,7 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
 /* Is the head's block device there, with its mark and as large as it was? A head of format 1 doesn't know marks. */
 static bool has_block_device(const struct persist *p, const struct checkpoint_head *now, uint32_t device)
 {
+    ASSERT(device < p->found.device_count);
     for (uint32_t k = 0; p->found.format >= CHECKPOINT_FORMAT && k < now->device_count; k++) {
         if (now->devices[k].ino == 0 && now->devices[k].bytes >= p->found.devices[device].bytes &&
             is_stamp_of(&p->found, device, p->stamps[k]))
@@ -184,6 +189,7 @@ static bool has_block_device(const struct persist *p, const struct checkpoint_he
 /* Is some of the head's flash not there? A scan of the rest would find older values of keys whose latest was there. */
 static bool is_less(const struct persist *p)
 {
+    ASSERT(p->has_head);
     struct checkpoint_head now = {0};
     if (describe_devices(p, &now) != 0)
         return true;
@@ -277,6 +283,7 @@ void persist_destroy(struct persist *p)
 
 bool persist_give_up(struct persist *p, const char *reason)
 {
+    ASSERT(reason != NULL);
     (void)checkpoint_close(p->reader);
     p->reader = NULL;
     if (p->plan == PLAN_EMPTY)
@@ -301,6 +308,7 @@ bool persist_index_geometry(const struct persist *p, struct index_geometry *out)
 /* What of each device a scan may take: of one that the head doesn't know, nothing that is there. */
 static void set_since(const struct persist *p, struct ext_options *opt)
 {
+    ASSERT(p->plan == PLAN_SCAN && p->has_head);
     struct checkpoint_head now = {0};
     (void)describe_devices(p, &now);
     for (uint32_t i = 0; i < p->device_count; i++) {
@@ -318,6 +326,7 @@ static void set_since(const struct persist *p, struct ext_options *opt)
 /* What the devices of a head of format 1 are now; a block device is known by its place and size. */
 static void set_saved(const struct persist *p, struct ext_options *opt)
 {
+    ASSERT(p->plan == PLAN_LOAD && p->has_head);
     struct checkpoint_head now = {0};
     (void)describe_devices(p, &now);
     opt->saved_count = p->found.device_count;
@@ -361,6 +370,7 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
 /* The counters of the head, raised if a process went on counting after it. */
 static void take_numbers(const struct persist *p, struct cache *c, uint64_t cas_gap)
 {
+    ASSERT(p->has_head);
     struct cache_numbers n = {.hash_seed = p->found.hash_seed,
                               .cas_counter = p->found.cas_counter + cas_gap,
                               .flush_cas = p->found.flush_cas,
@@ -411,6 +421,7 @@ static int load(struct persist *p, struct index *ix, struct cache *c, struct ext
 
 static int scan(struct persist *p, struct cache *c, struct extstore *e, char *why, size_t n)
 {
+    ASSERT(p->plan == PLAN_SCAN && p->reader == NULL);
     take_numbers(p, c, CAS_GAP);
     int rc = cache_scan(c, &p->scan);
     if (rc != 0)
@@ -426,6 +437,8 @@ static int scan(struct persist *p, struct cache *c, struct extstore *e, char *wh
 int persist_take_over(struct persist *p, struct index *ix, struct cache *c, struct extstore *e,
                       char *why, size_t why_bytes)
 {
+    lock_assert_none_held();
+    ASSERT(p->plan != PLAN_LOAD || p->reader != NULL);
     int rc = p->plan == PLAN_LOAD   ? load(p, ix, c, e)
              : p->plan == PLAN_SCAN ? scan(p, c, e, why, why_bytes)
                                     : 0;
@@ -436,6 +449,7 @@ int persist_take_over(struct persist *p, struct index *ix, struct cache *c, stru
 static void fill_head(const struct persist *p, struct cache *c, struct extstore *e,
                       struct checkpoint_head *h)
 {
+    ASSERT(ext_device_count(e) == p->device_count);
     struct cache_numbers n;
     cache_numbers(c, &n);
     h->layout = persist_layout(CHECKPOINT_FORMAT);
@@ -467,6 +481,7 @@ static int put_running(struct persist *p)
 /* Runs in the thread of a flush_all; if there are several at once, one writes for all. */
 static void flush_all_happened(void *ctx)
 {
+    lock_assert_none_held(); /* it writes a file */
     struct persist *p = ctx;
     int seen = atomic_fetch_add(&p->flushes, 1) + 1;
     if (seen > 1)
@@ -519,6 +534,8 @@ static int not_writable(struct persist *p, int rc, char *why, size_t n)
 int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool attached, char *why,
                   size_t why_bytes)
 {
+    lock_assert_none_held();
+    ASSERT(p->reader == NULL);
     if (!is_on(p)) {
         int rc = checkpoint_remove(p->path);
         if (rc != 0)
@@ -592,6 +609,7 @@ void persist_release(struct persist *p)
  * True: the checkpoint may be written. */
 static bool move_items(struct persist *p, struct cache *c, uint64_t deadline_ns, uint64_t *dropped)
 {
+    ASSERT(is_on(p));
     struct cache_moved m;
     persist_prepare_end(p);
     int rc = cache_move_to_flash(c, p->worker, deadline_ns, &m);
@@ -619,6 +637,7 @@ static int save(struct persist *p, struct index *ix, struct cache *c, struct ext
         .state = CHECKPOINT_CLEAN, .generation = p->running.generation + 1, .objects = objects};
     struct index_geometry g;
     struct checkpoint_writer *w;
+    ASSERT(p->running.state == CHECKPOINT_RUNNING);
     index_geometry(ix, &g);
     head.index_group_bits = g.group_bits;
     head.index_tag_bits = g.tag_bits;

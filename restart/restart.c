@@ -56,6 +56,7 @@ enum outcome { OPENED, UNFIT, AGAIN, FAILED };
 
 static uint64_t flash_bytes(const struct ext_options *flash)
 {
+    ASSERT(flash->device_count <= EXT_DEVICES_MAX);
     uint64_t sum = 0;
     for (unsigned i = 0; i < flash->device_count; i++)
         sum += flash->devices[i].bytes;
@@ -78,6 +79,7 @@ static uint64_t reserve_bytes_wanted(const struct restart_options *o)
     want = max_u64(want, o->memory_file ? RESERVE_BYTES_MIN : RESERVE_BYTES_ANONYMOUS);
     if (want > RESERVE_BYTES_SHIFT4 && need <= RESERVE_BYTES_SHIFT4)
         want = RESERVE_BYTES_SHIFT4;
+    ASSERT(want >= RESERVE_BYTES_MIN);
     return min_u64(want, RESERVE_BYTES_MAX);
 }
 
@@ -162,6 +164,7 @@ static int drop_memcached_meta(const struct restart_options *o, bool *found, cha
 static int open_arena(const struct restart_options *o, bool was_memcached, struct restart *r, char *note,
                       char *why, size_t n)
 {
+    ASSERT(r->arena == NULL);
     struct geometry g = geometry_of(o);
     struct arena_options opt = {
         .reserve_bytes = reserve_bytes_wanted(o),
@@ -228,6 +231,7 @@ static uint64_t reach_bytes(const struct restart_options *o)
 
 static int make_index(const struct restart_options *o, struct restart *r, const struct persist *p)
 {
+    ASSERT(r->slab != NULL && r->index == NULL);
     struct index_geometry saved;
     uint64_t limit = o->slab.limit_bytes, reserve = arena_reserve_bytes(r->arena);
     unsigned shift = slab_handle_shift(r->slab);
@@ -253,6 +257,7 @@ static int make_index(const struct restart_options *o, struct restart *r, const 
 
 static int make_cache(const struct restart_options *o, struct restart *r)
 {
+    ASSERT(r->index != NULL && r->cache == NULL);
     struct cache_options opt = {
         .config = o->config,
         .arena = r->arena,
@@ -268,6 +273,7 @@ static int make_cache(const struct restart_options *o, struct restart *r)
 static int make_extstore(const struct restart_options *o, struct restart *r, struct persist *p,
                          char *why, size_t n)
 {
+    ASSERT(r->cache != NULL && r->ext == NULL && o->flash.device_count > 0);
     struct ext_options opt = o->flash;
     opt.arena = r->arena;
     opt.attached = r->attached;
@@ -296,6 +302,7 @@ static uint64_t epochs_check(const struct restart_root *root)
 /* The clock goes on where the content's first process began it. 0 or -errno. */
 static int continue_clock(struct restart *r)
 {
+    ASSERT(r->attached);
     const struct restart_root *root = arena_root(r->arena, ARENA_ROOT_RESTART);
     if (root->magic != ROOT_MAGIC)
         return -EUCLEAN;
@@ -306,6 +313,7 @@ static int continue_clock(struct restart *r)
 
 static void keep_clock(struct restart *r)
 {
+    ASSERT(!r->attached);
     struct restart_root *root = arena_root(r->arena, ARENA_ROOT_RESTART);
     root->unix_epoch_sec = clock_unix_epoch_sec();
     root->mono_epoch_sec = clock_mono_epoch_sec();
@@ -318,6 +326,7 @@ static void keep_clock(struct restart *r)
 
 static enum outcome unfit(char *why, size_t n, const struct restart_options *o, const char *what)
 {
+    ASSERT(o->memory_file != NULL);
     return (enum outcome)why_say(why, n, UNFIT, "memory file %s starts empty: %s", o->memory_file, what);
 }
 
@@ -326,6 +335,7 @@ static enum outcome unfit(char *why, size_t n, const struct restart_options *o, 
 static enum outcome part_failed(const struct restart_options *o, const struct restart *r, int rc,
                                 const char *part, char *why, size_t n)
 {
+    ASSERT(rc < 0);
     char what[160];
     if (!r->attached || rc == -ENOMEM)
         return (enum outcome)why_say(why, n, FAILED, "%s: %s", part, strerror(-rc));
@@ -337,6 +347,7 @@ static enum outcome part_failed(const struct restart_options *o, const struct re
  * and without flash nothing does. NULL, or why not. */
 static const char *too_large(const struct restart_options *o, const struct restart *r)
 {
+    ASSERT(r->attached);
     uint64_t limit = o->slab.limit_bytes;
     if (r->ext == NULL)
         return slab_taken_bytes(r->slab) > limit ? "its items are more than -m allows" : NULL;
@@ -348,6 +359,7 @@ static const char *too_large(const struct restart_options *o, const struct resta
 /* After the engine is created: takes over objects of an earlier process that -e does not hold. */
 static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
 {
+    ASSERT(p != NULL && r->ext != NULL);
     int rc = r->attached ? 0 : persist_take_over(p, r->index, r->cache, r->ext, why, n);
     return rc != 0 ? rc : persist_begin(p, r->cache, r->ext, r->attached, why, n);
 }
@@ -356,6 +368,7 @@ static int take_over(struct restart *r, struct persist *p, char *why, size_t n)
 static enum outcome make_parts(const struct restart_options *o, struct restart *r,
                                struct persist *p, int *error, char *why, size_t n)
 {
+    ASSERT(r->arena != NULL);
     int rc;
     if (r->attached && (rc = continue_clock(r)) != 0)
         return unfit(why, n, o,
@@ -469,6 +482,7 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
 
 void restart_close(struct restart *r, bool flush)
 {
+    lock_assert_none_held();
     uint64_t objects = 0;
     bool saved = flush && r->persist && persist_end(r->persist, r->index, r->cache, r->ext, &objects);
     if (r->persist)

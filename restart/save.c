@@ -1,6 +1,4 @@
-/* restart/save.c: the cache's part of a stop and a start with a checkpoint (cache.h): moves items to flash
- * before it, restores counters after it; without a checkpoint, rebuilds the index from the records
- * on flash.
+/* restart/save.c: see restart/save.h.
  *
  * The scan reads the records of the youngest page first. The first record of a key gets a word;
  * when another one follows, the higher seq wins. The index does not know the key of a word, so
@@ -33,6 +31,7 @@
 #define MEMO_BYTES_MAX (256 * MiB)
 #define DEAD_HEAT 1                      /* of words, while a scan runs */
 #define WRONG_HEAT 2
+static_assert(DEAD_HEAT != WRONG_HEAT && WRONG_HEAT < 4, "heats of a word, other than none");
 #define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
 
 /* ---- numbers ---- */
@@ -71,11 +70,12 @@ static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
 {
     struct mover *m = ctx;
     struct cache *c = m->cache;
-    (void)hash_like, (void)slot;
     if (m->blocked != 0 || index_kind(c->index, w) != INDEX_RAM)
         return;
     struct item *it = item_at(c, index_handle(c->index, w));
     uint64_t hash = item_hash(c, it);
+    lock_assert_held(index_lock(c->index, hash));
+    ASSERT(index_is_word_of(c->index, hash_like, hash) && index_load(slot) == w);
     /* A dead one that may hide older values of its key hides them from flash as well. */
     if (item_death(c, it, m->now_sec) != ITEM_ALIVE)
         item_forget_copy(c, it, hash);
@@ -101,6 +101,8 @@ static void run_checks(struct cache_worker *w)
 /* Lets the engine work until it may accept a record again. 0, or -errno if it won't. */
 static int wait_for_flash(const struct mover *m, int error, uint64_t deadline_ns, uint64_t stall_ns)
 {
+    lock_assert_none_held();
+    ASSERT(error < 0);
     struct cache *c = m->cache;
     if (error != -EAGAIN && error != -ENOSPC)
         return error;
@@ -117,6 +119,8 @@ static int wait_for_flash(const struct mover *m, int error, uint64_t deadline_ns
 
 static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
 {
+    ASSERT(shard < INDEX_SHARD_COUNT);
+    lock_assert_none_held();
     struct cache *c = m->cache;
     uint64_t pos = 0, stall_ns = clock_mono_ns() + STALL_NS;
     for (bool more = true; more;) {
@@ -145,6 +149,7 @@ static int move_shard(struct mover *m, unsigned shard, uint64_t deadline_ns)
 /* It finishes the reads that it starts. */
 static void finish_reads(struct cache_worker *w)
 {
+    lock_assert_none_held();
     while (cache_worker_parked(w) > 0) {
         cache_worker_submit(w);
         cache_worker_poll(w);
@@ -211,6 +216,7 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
 {
     struct loaded *l = ctx;
     struct cache *c = l->cache;
+    lock_assert_held(index_lock(c->index, hash_like));
     if (index_kind(c->index, w) != INDEX_FLASH || !ext_attach_is_gone(c->ext, index_place(c->index, w)))
         return;
     index_slot *slots[INDEX_MATCH_MAX];
@@ -226,6 +232,7 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
 
 int cache_count_loaded(struct cache *c, uint64_t *gone)
 {
+    ASSERT(c->ext != NULL);
     struct loaded l = {.cache = c};
     index_walk_all(c->index, visit_to_count, &l);
     *gone = l.gone;
@@ -250,6 +257,7 @@ static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, inde
 
 uint64_t cache_drop_items(struct cache *c, struct cache_worker *w)
 {
+    ASSERT(c->ext != NULL && (!w || cache_worker_parked(w) == 0));
     struct cache_moved out = {0};
     struct mover m = {.cache = c, .out = &out};
     if (w) { /* drops older values, and no other words of their tags */
@@ -287,6 +295,8 @@ static struct memo *memo_of(struct scanner *s, uint64_t hash)
 static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_place place,
                         uint64_t *seq)
 {
+    lock_assert_none_held(); /* it reads */
+    ASSERT(rec->unread == 0);
     const struct memo *m = memo_of(s, rec->hash);
     if (m->hash == rec->hash && m->place == place) {
         *seq = m->seq;
@@ -304,6 +314,7 @@ static bool is_same_key(struct scanner *s, const struct ext_scanned *rec, ext_pl
 static bool find_word(struct scanner *s, const struct ext_scanned *rec, ext_place *place,
                       uint64_t *seq)
 {
+    ASSERT(rec->unread == 0 && rec->key_bytes > 0);
     struct index *ix = s->cache->index;
     index_slot *slots[INDEX_MATCH_MAX];
     ext_place places[INDEX_MATCH_MAX];
@@ -335,6 +346,7 @@ static unsigned heat_of(struct scanner *s, const struct ext_scanned *rec)
 static void put_record(struct scanner *s, const struct ext_scanned *rec, bool replaces,
                        ext_place old)
 {
+    lock_assert_none_held();
     struct cache *c = s->cache;
     index_word w = index_make_flash(c->index, rec->place, rec->len_class, heat_of(s, rec), 0);
     unsigned shard = index_shard_of(c->index, rec->hash);
@@ -343,6 +355,7 @@ static void put_record(struct scanner *s, const struct ext_scanned *rec, bool re
     lock_take(lock);
     if (replaces) {
         index_slot *slot = index_find_place(c->index, rec->hash, old);
+        ASSERT(slot != NULL); /* find_word has seen it, and there is no other thread */
         unsigned old_len = index_len(c->index, index_load(slot));
         index_replace(c->index, rec->hash, slot, w);
         ext_drop(c->ext, old, old_len);
@@ -391,9 +404,11 @@ static void visit_to_end(void *ctx, uint64_t hash_like, index_slot *slot, index_
 {
     struct scanner *s = ctx;
     struct cache *c = s->cache;
+    lock_assert_held(index_lock(c->index, hash_like));
     if (index_kind(c->index, w) != INDEX_FLASH)
         return;
     unsigned heat = index_heat(c->index, w);
+    ASSERT(heat <= WRONG_HEAT);
     if (heat != 0 && !flash_may_hide(c, hash_like, slot)) {
         flash_forget(c, hash_like, slot, false);
         s->out->dead += heat == DEAD_HEAT;
@@ -419,6 +434,7 @@ static int by_age(const void *a, const void *b)
 
 static int scan_pages(struct scanner *s, struct page_age *ages)
 {
+    lock_assert_none_held();
     struct extstore *e = s->cache->ext;
     unsigned count = 0;
     for (unsigned page = 0; page < ext_page_count(e); page++) {
@@ -444,6 +460,7 @@ int cache_scan(struct cache *c, struct cache_scan_report *out)
     struct page_age *ages = calloc(ext_page_count(c->ext), sizeof(ages[0]));
     uint64_t bytes = min_u64(max_u64(c->config->maxbytes / MEMO_SHARE, MiB), MEMO_BYTES_MAX);
     uint64_t entries = UINT64_C(1) << (63 - __builtin_clzll(bytes / sizeof(struct memo)));
+    ASSERT(entries > 0 && entries * sizeof(struct memo) <= MEMO_BYTES_MAX);
     int rc = -ENOMEM;
     memset(out, 0, sizeof(*out));
     if (s && ages && (s->memo = calloc(entries, sizeof(s->memo[0]))) != NULL) {

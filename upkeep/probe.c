@@ -50,6 +50,7 @@ static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t b
 
 static void put_off(struct ext_probe *p, uint64_t ns)
 {
+    ASSERT(p->kind <= EXT_PROBE_PAGE && atomic_load(&p->running));
     p->next_ns[p->kind] = io_now_ns() + ns;
 }
 
@@ -85,6 +86,7 @@ static void probe_read(struct ext_probe *p)
 {
     struct extstore *e = p->e;
     struct ext_device *d = &e->devices[p->device];
+    ASSERT(d->page_count > 0);
     uint64_t unit = p->turn++ % d->page_count;
     if (transfer(p, true, unit * e->page_bytes, EXT_IO_ALIGN_BYTES) == 0)
         ext_device_read_result(d, 0);
@@ -134,6 +136,7 @@ static void probe_run(struct io_job *job)
 /* Finds a page to write to without harm; false: there is none. */
 static bool find_write(struct ext_probe *p)
 {
+    ASSERT(p->kind == EXT_PROBE_WRITE && !atomic_load(&p->running));
     struct extstore *e = p->e;
     struct ext_device *d = &e->devices[p->device];
     uint64_t unit;
@@ -149,6 +152,7 @@ static bool find_write(struct ext_probe *p)
 
 static bool find_page(struct ext_probe *p, uint64_t now)
 {
+    ASSERT(p->kind == EXT_PROBE_PAGE && !atomic_load(&p->running));
     struct extstore *e = p->e;
     p->page = ext_page_retry_begin(e, p->device, false);
     if (p->page == EXT_NO_PAGE && now >= p->next_ns[EXT_PROBE_PAGE] &&

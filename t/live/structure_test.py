@@ -28,7 +28,8 @@ KNOW_SETTINGS = ('operator', 'command', 'net', 'server', 'storage_config')  # ro
 TEST_DOORS = ('clock_simulate', 'io_pool_ready', 'io_pool_step', 'maint_turn', 'extmap_assert')
 # ASSERT, DEBUG_ASSERT, static_assert, lock_assert_.., worker_assert_mine: what was reached. Replace an assertion
 # that no longer holds by one that does.
-ASSERTS = {'proto': 30, 'operator': 30, 'command': 30, 'net': 31, 'base': 22, 'space': 31, 'flash': 31, 'upkeep': 25, 'items': 34, 'restart': 10}
+ASSERTS = {'proto': 30, 'operator': 30, 'command': 30, 'net': 31,
+           'base': 30, 'space': 33, 'flash': 33, 'upkeep': 30, 'items': 35, 'restart': 34, 'top level': 29}
 # The file that draws them, the prefix of the states' names, the folders that go to them, and how.
 DRAWINGS = (
     ('flash/types.h', 'EXT_PAGE_', ('flash', 'upkeep', 'extstore'), r'\bstate(?:, | = )EXT_PAGE_([A-Z]+)'),
@@ -279,7 +280,7 @@ def wrong_edges(texts, drawings):
 def too_few_asserts(texts):
     lines, found = {}, {}
     for path, text in texts.items():
-        room = room_of(path)
+        room = room_of(path) if '/' in path else 'top level'
         lines[room] = lines.get(room, 0) + text.count('\n')
         found[room] = found.get(room, 0) + len(re.findall(r'^.*(?:ASSERT|static_assert|lock_assert|worker_assert_mine).*$', text, re.M))
     for room, wanted in ASSERTS.items():
@@ -317,7 +318,8 @@ def self_check():
               'global low/a.c count', 'global high/c.c table', 'name go() in low/e.h', 'name set_up() in low/e.c',
               'name no_such in D.md', 'name gone() in D.md', 'settings high/c.c', 'uncalled low/e.h alone',
               'uncalled low/e.h quick', 'edge low/a.h does not draw g to C',
-              'edge low/a.h draws f to B, and it does not go there', 'edge low/a.h draws f to C, and it does not go there', 'asserts base has 0 per 1000 lines, not %d' % ASSERTS['base']}
+              'edge low/a.h draws f to B, and it does not go there', 'edge low/a.h draws f to C, and it does not go there', 'asserts base has 0 per 1000 lines, not %d' % ASSERTS['base'],
+              'asserts top level has 0 per 1000 lines, not %d' % ASSERTS['top level']}
     if found != wanted:
         raise SystemExit('the test is wrong: %s' % sorted(found ^ wanted))
 
