@@ -444,7 +444,7 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
 static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, struct item *it, uint32_t now)
 {
     lock_assert_held(index_lock(c->index, op->hash));
-    ASSERT(!(item_flags(it) & ITEM_LINKED) && (l->it == NULL || l->match == NULL));
+    DEBUG_ASSERT(!(item_flags(it) & ITEM_LINKED) && (l->it == NULL || l->match == NULL));
     index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
     struct item *old = l->it ? l->it : l->hider;
     bool hides = old ? item_flags(old) & ITEM_MAY_HIDE_FLASH : l->unread_count > 0 || !l->is_sole;
@@ -976,7 +976,7 @@ static enum step store_link(struct cache_worker *w, struct cache_op *op, struct 
 {
     struct cache *c = w->cache;
     lock_assert_held(index_lock(c->index, op->hash));
-    ASSERT(op->item != NULL);
+    DEBUG_ASSERT(op->item != NULL);
     struct item *it = op->item;
     item_set_cas(it, op_cas(c, op));
     if (op->options & CACHE_F_BINARY_KEY)
@@ -1430,7 +1430,7 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
     };
     bool unread = !l->it && l->unread_count > 0;
     lock_assert_held(index_lock(w->cache->index, op->hash));
-    ASSERT((size_t)op->verb < ARRAY_COUNT(verbs) && verbs[op->verb] != NULL);
+    DEBUG_ASSERT((size_t)op->verb < ARRAY_COUNT(verbs) && verbs[op->verb] != NULL);
     if (l->it && op->verb != CACHE_GET) /* it may change */
         item_forget_copy(w->cache, l->it, op->hash);
     if (unread && (op->verb != CACHE_STORE || store_needs_facts(w->cache, op, l))) {

@@ -6,6 +6,8 @@
 #ifndef EXTANT_CACHE_OP_H
 #define EXTANT_CACHE_OP_H
 
+#include <sys/queue.h>
+
 #include "base/base.h"
 #include "items/item.h"
 
@@ -112,7 +114,7 @@ struct cache_op {
     struct op_need need;         /* of the verb that asked for memory */
     struct cache_read *reads;    /* the records read for flash words of the tag */
     struct cache_worker *worker;
-    struct cache_op *wait_next;
+    STAILQ_ENTRY(cache_op) in_waiting;
     uint64_t wait_start_us;
     uint64_t read_bytes;         /* the most that its reads hold, until cache_release; for the caller's bounds */
     uint16_t read_count, read_pending;

@@ -121,13 +121,8 @@ static void wake_waiting(void *arg)
 
 static void wait_push(struct cache_worker *w, struct cache_op *op)
 {
-    ASSERT(op->state == OP_WAITING && (w->wait_head == NULL) == (w->wait_tail == NULL));
-    op->wait_next = NULL;
-    if (w->wait_tail)
-        w->wait_tail->wait_next = op;
-    else
-        w->wait_head = op;
-    w->wait_tail = op;
+    ASSERT(op->state == OP_WAITING);
+    STAILQ_INSERT_TAIL(&w->waiting, op, in_waiting);
     if (op->wait_start_us == 0) {
         op->wait_start_us = clock_mono_us();
         cache_count(w->cache, CACHE_N_write_waits, 1);
@@ -355,7 +350,8 @@ bool cache_bring_back(struct cache_worker *w, struct cache_op *op)
 /* An op that waits for memory starts again when there is some, so its reads can be repeated. */
 static bool drop_waiting_reads(struct cache_worker *w, bool large)
 {
-    for (struct cache_op *op = w->wait_head; op; op = op->wait_next) {
+    struct cache_op *op;
+    STAILQ_FOREACH(op, &w->waiting, in_waiting) {
         bool gives = false;
         for (struct cache_read *r = op->reads; r; r = r->next)
             gives |= r->verdict != READ_WANTED && ext_read_is_large(&r->rd) == large;
@@ -404,6 +400,7 @@ struct cache_worker *cache_worker_create(struct cache *c, struct thread_stats *s
         return NULL;
     w->cache = c;
     w->stats = stats;
+    STAILQ_INIT(&w->waiting);
     w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (w->wake_fd < 0)
         goto fail;
@@ -423,7 +420,7 @@ fail:
 
 void cache_worker_destroy(struct cache_worker *w)
 {
-    ASSERT(w->parked == 0 && w->wait_head == NULL);
+    ASSERT(w->parked == 0 && STAILQ_EMPTY(&w->waiting));
     lock_assert_none_held();
     if (w->ring)
         ext_ring_destroy(w->ring);
@@ -461,20 +458,20 @@ void cache_worker_poll(struct cache_worker *w)
     if (w->ring)
         ext_ring_reap(w->ring);
     /* The ops that wait now; ops that park again meanwhile go to a new list. */
-    struct cache_op *op = w->wait_head;
-    w->wait_head = w->wait_tail = NULL;
-    while (op) {
-        struct cache_op *next = op->wait_next;
+    struct op_queue ops = STAILQ_HEAD_INITIALIZER(ops);
+    struct cache_op *op;
+    STAILQ_CONCAT(&ops, &w->waiting);
+    while ((op = STAILQ_FIRST(&ops)) != NULL) {
+        STAILQ_REMOVE_HEAD(&ops, in_waiting);
         op->attempts = 0;
         run_parked(op);
-        op = next;
     }
 }
 
 bool cache_worker_reap(struct cache_worker *w)
 {
     bool more = false;
-    if (w->wait_head) /* a completion may give back what they wait for */
+    if (!STAILQ_EMPTY(&w->waiting)) /* a completion may give back what they wait for */
         cache_worker_poll(w);
     else
         ext_ring_reap_some(w->ring, REAP_MAX, &more);
@@ -483,10 +480,10 @@ bool cache_worker_reap(struct cache_worker *w)
 
 static int64_t wait_timeout_us(const struct cache_worker *w, uint64_t now_us)
 {
-    if (!w->wait_head)
+    if (STAILQ_EMPTY(&w->waiting))
         return -1;
     uint64_t max_us = atomic_load(&w->cache->config->ext_max_sleep);
-    uint64_t waited = now_us - w->wait_head->wait_start_us;
+    uint64_t waited = now_us - STAILQ_FIRST(&w->waiting)->wait_start_us;
     if (waited >= max_us)
         return 1000; /* given its last chance a little later */
     return (int64_t)min_u64(max_us - waited + 1, 100000);
@@ -494,7 +491,7 @@ static int64_t wait_timeout_us(const struct cache_worker *w, uint64_t now_us)
 
 int64_t cache_worker_timeout_us(const struct cache_worker *w)
 {
-    if (!w->wait_head && w->put_away_due_us == 0)
+    if (STAILQ_EMPTY(&w->waiting) && w->put_away_due_us == 0)
         return -1;
     uint64_t now = clock_mono_us();
     int64_t wait = wait_timeout_us(w, now);

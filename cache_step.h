@@ -42,7 +42,7 @@ struct cache_worker {
     uint32_t recache_counter;
     struct cache_read *reads_free; /* kept for the next requests */
     unsigned reads_free_count;
-    struct cache_op *wait_head, *wait_tail; /* parked for memory */
+    STAILQ_HEAD(op_queue, cache_op) waiting; /* parked for memory */
     bool notify_armed;                      /* the engine will wake us */
     _Atomic(int) wake_refs;                 /* notifications under way */
     cache_put_away_fn put_value_away; /* gives read buffers up when others wait for them */

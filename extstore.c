@@ -252,6 +252,8 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
             e->streams[i].files[k].page = EXT_NO_PAGE;
     }
     ext_groups_init(e);
+    for (uint32_t i = 0; i < EXT_DEVICES_MAX; i++)
+        STAILQ_INIT(&e->backlogs[i].waiting);
     ext_probe_init(e);
 
     rc = share_memory(e, why, why_bytes);

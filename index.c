@@ -445,7 +445,6 @@ static inline void put_word(index_slot *slot, index_word w)
 
 static void note_move(struct index *ix, unsigned s, uint32_t row, uint32_t group, unsigned slot)
 {
-    lock_assert_held(&ix->shard[s].lock);
     ASSERT(slot < INDEX_BUCKET_WORDS && group <= group_mask(ix));
     uint64_t at = (bucket_number(ix, row, group) << 3 | slot) + 1;
     atomic_store_explicit(&ix->root->shard[s].moved_to, at, memory_order_release);
@@ -912,8 +911,11 @@ static int attach(struct index *ix)
     }
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
         int rc = attach_blocks(ix, s);
-        if (rc == 0)
+        if (rc == 0) {
+            lock_take(&ix->shard[s].lock);
             rc = attach_words(ix, s);
+            lock_release(&ix->shard[s].lock);
+        }
         if (rc != 0)
             return rc;
     }

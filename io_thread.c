@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "base/lock.h"
 
+TAILQ_HEAD(job_queue, io_job);
+
 struct io_pool {
     /* const after create */
     unsigned thread_count;
@@ -13,8 +15,7 @@ struct io_pool {
     /* under lock */
     struct lock lock; /* LOCK_IO_QUEUE */
     pthread_cond_t cond;
-    struct io_job *head, *tail;
-    struct io_job *timed; /* by start_ns */
+    struct job_queue ready, timed; /* timed: by start_ns */
     unsigned running;     /* threads inside a run() */
     bool stopping;
     /* atomic */
@@ -29,23 +30,13 @@ uint64_t io_now_ns(void)
 static void push_timed(struct io_pool *pool, struct io_job *job)
 {
     lock_assert_held(&pool->lock);
-    struct io_job **at = &pool->timed;
-    while (*at != NULL && (*at)->start_ns <= job->start_ns)
-        at = &(*at)->next;
-    job->next = *at;
-    *at = job;
-}
-
-static void push(struct io_pool *pool, struct io_job *job)
-{
-    lock_assert_held(&pool->lock);
-    ASSERT((pool->head == NULL) == (pool->tail == NULL));
-    job->next = NULL;
-    if (pool->tail != NULL)
-        pool->tail->next = job;
+    struct io_job *later = TAILQ_FIRST(&pool->timed);
+    while (later != NULL && later->start_ns <= job->start_ns)
+        later = TAILQ_NEXT(later, in_queue);
+    if (later != NULL)
+        TAILQ_INSERT_BEFORE(later, job, in_queue);
     else
-        pool->head = job;
-    pool->tail = job;
+        TAILQ_INSERT_TAIL(&pool->timed, job, in_queue);
 }
 
 /* Takes the next job that may start, or sets *wait_ms until the first timed one may (-1: none). */
@@ -53,21 +44,18 @@ static struct io_job *pop(struct io_pool *pool, int64_t *wait_ms)
 {
     lock_assert_held(&pool->lock);
     *wait_ms = -1;
-    struct io_job *job = pool->timed;
+    struct io_job *job = TAILQ_FIRST(&pool->timed);
     if (job != NULL) {
         uint64_t now = io_now_ns();
         if (pool->stopping || job->start_ns <= now) {
-            pool->timed = job->next;
+            TAILQ_REMOVE(&pool->timed, job, in_queue);
             return job;
         }
         *wait_ms = (int64_t)((job->start_ns - now) / 1000000) + 1;
     }
-    job = pool->head;
-    if (job != NULL) {
-        pool->head = job->next;
-        if (pool->head == NULL)
-            pool->tail = NULL;
-    }
+    job = TAILQ_FIRST(&pool->ready);
+    if (job != NULL)
+        TAILQ_REMOVE(&pool->ready, job, in_queue);
     return job;
 }
 
@@ -113,6 +101,8 @@ struct io_pool *io_pool_create(unsigned threads, const char *name)
     if (pool == NULL)
         return NULL;
     snprintf(pool->name, sizeof(pool->name), "%s", name);
+    TAILQ_INIT(&pool->ready);
+    TAILQ_INIT(&pool->timed);
     lock_init(&pool->lock, LOCK_IO_QUEUE);
     lock_cond_init(&pool->cond);
     for (; pool->thread_count < threads; pool->thread_count++) {
@@ -140,7 +130,7 @@ void io_pool_destroy(struct io_pool *pool)
     lock_release(&pool->lock);
     for (unsigned i = 0; i < pool->thread_count; i++)
         pthread_join(pool->threads[i], NULL);
-    ASSERT(pool->head == NULL && pool->timed == NULL && pool->running == 0);
+    ASSERT(TAILQ_EMPTY(&pool->ready) && TAILQ_EMPTY(&pool->timed) && pool->running == 0);
     ASSERT(atomic_load(&pool->queued) == 0);
     pthread_cond_destroy(&pool->cond);
     lock_destroy(&pool->lock);
@@ -158,7 +148,7 @@ void io_pool_submit_after(struct io_pool *pool, struct io_job *job, uint64_t del
     atomic_fetch_add_explicit(&pool->queued, 1, memory_order_relaxed);
     lock_take(&pool->lock);
     if (delay_ns == 0)
-        push(pool, job);
+        TAILQ_INSERT_TAIL(&pool->ready, job, in_queue);
     else
         push_timed(pool, job);
     pthread_cond_signal(&pool->cond);
@@ -175,19 +165,20 @@ static void queue_due(struct io_pool *pool)
 {
     lock_assert_held(&pool->lock);
     uint64_t now = io_now_ns();
-    while (pool->timed != NULL && pool->timed->start_ns <= now) {
-        struct io_job *job = pool->timed;
-        pool->timed = job->next;
-        push(pool, job);
+    struct io_job *job;
+    while ((job = TAILQ_FIRST(&pool->timed)) != NULL && job->start_ns <= now) {
+        TAILQ_REMOVE(&pool->timed, job, in_queue);
+        TAILQ_INSERT_TAIL(&pool->ready, job, in_queue);
     }
 }
 
 unsigned io_pool_ready(struct io_pool *pool)
 {
     unsigned n = 0;
+    struct io_job *job;
     lock_take(&pool->lock);
     queue_due(pool);
-    for (struct io_job *job = pool->head; job != NULL; job = job->next)
+    TAILQ_FOREACH(job, &pool->ready, in_queue)
         n++;
     lock_release(&pool->lock);
     return n;
@@ -198,15 +189,11 @@ void io_pool_step(struct io_pool *pool, unsigned nth)
     ASSERT(pool->thread_count == 0);
     lock_take(&pool->lock);
     queue_due(pool);
-    struct io_job *before = NULL, *job = pool->head;
-    for (; nth > 0 && job != NULL; nth--) {
-        before = job;
-        job = job->next;
-    }
+    struct io_job *job = TAILQ_FIRST(&pool->ready);
+    for (; nth > 0 && job != NULL; nth--)
+        job = TAILQ_NEXT(job, in_queue);
     ASSERT(job != NULL);
-    *(before != NULL ? &before->next : &pool->head) = job->next;
-    if (pool->tail == job)
-        pool->tail = before;
+    TAILQ_REMOVE(&pool->ready, job, in_queue);
     run_job(pool, job);
     lock_release(&pool->lock);
 }

@@ -14,6 +14,8 @@
 #ifndef EXTANT_IO_THREAD_H
 #define EXTANT_IO_THREAD_H
 
+#include <sys/queue.h>
+
 #include "base/base.h"
 
 #define IO_THREADS_MAX 64u
@@ -23,7 +25,7 @@ struct io_pool;
 struct io_job {
     void (*run)(struct io_job *job);
     /* the pool's */
-    struct io_job *next;
+    TAILQ_ENTRY(io_job) in_queue;
     uint64_t start_ns; /* monotonic; 0: at once */
 };
 

@@ -33,6 +33,7 @@
 
 #include <math.h>
 #include <sys/mman.h>
+#include <sys/queue.h>
 
 #include "base/lock.h"
 
@@ -65,7 +66,8 @@ static_assert(sizeof(struct slab_root) <= ARENA_ROOT_MODULE_BYTES, "root fits");
 typedef _Atomic(uint16_t) map_entry;
 
 struct run {
-    struct run *next, *prev; /* in its bucket, or (next) in a list of runs to release */
+    LIST_ENTRY(run) in_bucket;
+    struct run *next_released; /* in a list of empty runs to release */
     uint64_t offset;
     uint32_t live_count;
     uint32_t first_word; /* no free chunk below this word of live[] */
@@ -82,7 +84,7 @@ struct step {
     uint32_t bucket_mask; /* bit b: bucket[b] is not empty */
     uint64_t run_count, empty_count;
     uint64_t free_chunks; /* of runs in a bucket */
-    struct run *bucket[BUCKET_COUNT];
+    LIST_HEAD(, run) bucket[BUCKET_COUNT];
 };
 
 struct class {
@@ -237,31 +239,21 @@ static void bucket_remove(struct step *st, struct run *run)
 {
     if (run->bucket == BUCKET_NONE)
         return;
-    if (run->prev != NULL)
-        run->prev->next = run->next;
-    else
-        st->bucket[run->bucket] = run->next;
-    if (run->next != NULL)
-        run->next->prev = run->prev;
-    if (st->bucket[run->bucket] == NULL)
+    LIST_REMOVE(run, in_bucket);
+    if (LIST_EMPTY(&st->bucket[run->bucket]))
         st->bucket_mask &= ~(1u << run->bucket);
     if (run->bucket == 0)
         st->empty_count--;
-    run->next = run->prev = NULL;
     run->bucket = BUCKET_NONE;
 }
 
 static void bucket_add(struct step *st, struct run *run, unsigned bucket)
 {
-    ASSERT(bucket <= BUCKET_NONE && run->bucket == BUCKET_NONE);
+    DEBUG_ASSERT(bucket <= BUCKET_NONE && run->bucket == BUCKET_NONE);
     run->bucket = (uint8_t)bucket;
     if (bucket == BUCKET_NONE)
         return;
-    run->prev = NULL;
-    run->next = st->bucket[bucket];
-    if (run->next != NULL)
-        run->next->prev = run;
-    st->bucket[bucket] = run;
+    LIST_INSERT_HEAD(&st->bucket[bucket], run, in_bucket);
     st->bucket_mask |= 1u << bucket;
     if (bucket == 0)
         st->empty_count++;
@@ -335,7 +327,7 @@ static void run_unlink_locked(struct slab_mem *sm, struct run *run)
 static void run_release(struct slab_mem *sm, struct run *run)
 {
     while (run != NULL) {
-        struct run *next = run->next;
+        struct run *next = run->next_released;
         arena_free(sm->arena, ARENA_USE_SLAB, run->offset, sm->step[run->step].run_bytes);
         free(run);
         run = next;
@@ -347,7 +339,7 @@ static struct run *pop_empty_run_locked(struct slab_mem *sm)
 {
     lock_assert_held(&sm->lock);
     for (unsigned i = 0; i < sm->step_count; i++) {
-        struct run *run = sm->step[i].bucket[0];
+        struct run *run = LIST_FIRST(&sm->step[i].bucket[0]);
         if (run == NULL)
             continue;
         bucket_remove(&sm->step[i], run);
@@ -390,7 +382,7 @@ static bool chunk_take_locked(struct slab_mem *sm, unsigned step, slab_handle *h
     struct step *st = &sm->step[step];
     if (st->bucket_mask == 0)
         return false;
-    struct run *run = st->bucket[31 - __builtin_clz(st->bucket_mask)];
+    struct run *run = LIST_FIRST(&st->bucket[31 - __builtin_clz(st->bucket_mask)]);
     uint32_t word = run->first_word;
     while (run->live[word] == ~UINT64_C(0))
         word++;
@@ -518,7 +510,7 @@ static bool real_reserve_locked(struct slab_mem *sm, uint64_t bytes, bool always
         struct run *empty = pop_empty_run_locked(sm);
         if (empty == NULL)
             return false;
-        empty->next = *released;
+        empty->next_released = *released;
         *released = empty;
     }
     sm->real_bytes += bytes;
@@ -793,7 +785,7 @@ void slab_attach_done(struct slab_mem *sm)
         struct step *st = &sm->step[run->step];
         if (run->live_count == 0) {
             run_unlink_locked(sm, run);
-            run->next = released;
+            run->next_released = released;
             released = run;
             continue;
         }
@@ -887,8 +879,8 @@ static struct run *sparse_in_step_locked(struct step *st, unsigned max_used_pct)
     uint32_t used_buckets = st->bucket_mask & ~1u;
     if (used_buckets == 0)
         return NULL;
-    struct run *best = NULL, *run = st->bucket[__builtin_ctz(used_buckets)];
-    for (int i = 0; i < SPARSE_LOOK_RUNS && run != NULL; i++, run = run->next) {
+    struct run *best = NULL, *run = LIST_FIRST(&st->bucket[__builtin_ctz(used_buckets)]);
+    for (int i = 0; i < SPARSE_LOOK_RUNS && run != NULL; i++, run = LIST_NEXT(run, in_bucket)) {
         if (best == NULL || run->live_count < best->live_count)
             best = run;
     }

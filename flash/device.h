@@ -99,7 +99,7 @@ struct ext_device {
 };
 
 struct ext_io_counts { /* events of a transfer; the caller adds them to its counters */
-    uint64_t bytes, retries, short_transfers;
+    uint64_t bytes, short_transfers;
 };
 
 /* The identity of a file, under any name. False: there is no such file (yet). */

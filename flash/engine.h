@@ -20,8 +20,10 @@
  * Lock order inside: LOCK_EXT_BUCKET (one bucket), LOCK_EXT_PAGE (page_lock), LOCK_IO_QUEUE
  * (notify_lock, pools), LOCK_EXTENTS (free sets, extmap). Upcalls are made with none of them held.
  */
-#ifndef EXTANT_EXT_INTERNAL_H
-#define EXTANT_EXT_INTERNAL_H
+#ifndef EXTANT_FLASH_ENGINE_H
+#define EXTANT_FLASH_ENGINE_H
+
+#include <sys/queue.h>
 
 #include "flash/device.h"
 #include "flash/pace.h"
@@ -193,7 +195,7 @@ struct ext_wbuf {
     uint64_t written;                /* bytes of the slot that are on flash, in this round */
     uint64_t opened_ns;
     struct io_job job;
-    struct ext_wbuf *next; /* in its device's backlog */
+    STAILQ_ENTRY(ext_wbuf) in_backlog; /* its device's */
     /* atomic */
     _Atomic(uint32_t) state;   /* enum ext_wbuf_state; for counts and checks */
     _Atomic(uint32_t) writers; /* appends being copied; EXT_WBUF_CLOSED once no more may begin */
@@ -238,11 +240,11 @@ struct ext_backlog {
     _Atomic(uint32_t) wbufs; /* closed and not yet on flash */
     /* under notify_lock */
     uint32_t running;
-    struct ext_wbuf *first, *last; /* that wait for their turn */
+    STAILQ_HEAD(, ext_wbuf) waiting; /* for their turn */
 };
 
 struct ext_notify {
-    struct ext_notify *next;
+    SLIST_ENTRY(ext_notify) in_list;
     void (*fn)(void *arg);
     void *arg;
 };
@@ -327,7 +329,7 @@ struct extstore {
 
     /* under notify_lock (LOCK_IO_QUEUE) */
     struct lock notify_lock;
-    struct ext_notify *notify_list;
+    SLIST_HEAD(ext_notify_list, ext_notify) notify_list;
     pthread_cond_t idle_cond; /* dirty_wbufs became less */
     bool notify_queued;
     struct io_job notify_job;

@@ -12,22 +12,24 @@
 /* Values of ext_read.slot that are not the number of a slot. */
 enum { SLOT_NONE = 0xffff, SLOT_LARGE = 0xfffe };
 
+TAILQ_HEAD(read_list, ext_read);
+
 /* What was read of one place, for all reads of it that are not finished. Those have the page pinned, so
  * the place is the same record for all. */
 struct ext_copy {
-    struct ext_copy *next; /* in its row; only while `listed`, when others may join */
+    LIST_ENTRY(ext_copy) in_row; /* only while `listed`, when others may join */
     ext_place place;
     uint32_t version;
     uint32_t bytes, skip, users;
     bool listed, reading, from_buffer;
-    struct ext_read *followers, *followers_tail; /* get what the one that reads gets */
+    struct read_list followers; /* get what the one that reads gets */
     char *memory;
 };
 
 enum { COPY_ROWS = 64 };
 
 struct read_queue {
-    struct ext_read *head, *tail;
+    struct read_list list;
     unsigned count;
 };
 
@@ -44,7 +46,7 @@ struct ext_ring {
     unsigned slot_count, free_count;
     _Atomic(uint64_t) large_bytes; /* of copies */
     uint64_t large_max_bytes;
-    struct ext_copy *copies[COPY_ROWS];
+    LIST_HEAD(copy_row, ext_copy) copies[COPY_ROWS];
     unsigned in_flight, follower_count;
     struct read_queue waiting[2]; /* QUEUED, not started; [1]: large */
     _Atomic(unsigned) waiting_count;
@@ -71,40 +73,43 @@ static uint64_t large_bytes(const struct ext_ring *ring)
 
 /* ---- queues ---- */
 
+static void queue_init(struct read_queue *q)
+{
+    TAILQ_INIT(&q->list);
+    q->count = 0;
+}
+
 static void push(struct read_queue *q, struct ext_read *r)
 {
-    r->next = NULL;
-    if (q->tail != NULL)
-        q->tail->next = r;
-    else
-        q->head = r;
-    q->tail = r;
+    TAILQ_INSERT_TAIL(&q->list, r, in_queue);
     q->count++;
 }
 
 /* Before all that hold nothing else. */
 static void push_holder(struct read_queue *q, struct ext_read *r)
 {
-    struct ext_read **at = &q->head;
-    while (*at != NULL && (*at)->holds_others)
-        at = &(*at)->next;
-    r->next = *at;
-    *at = r;
-    if (r->next == NULL)
-        q->tail = r;
+    struct ext_read *at = TAILQ_FIRST(&q->list);
+    while (at != NULL && at->holds_others)
+        at = TAILQ_NEXT(at, in_queue);
+    if (at != NULL)
+        TAILQ_INSERT_BEFORE(at, r, in_queue);
+    else
+        TAILQ_INSERT_TAIL(&q->list, r, in_queue);
     q->count++;
+}
+
+static void take(struct read_queue *q, struct ext_read *r)
+{
+    ASSERT(r != NULL && q->count > 0);
+    TAILQ_REMOVE(&q->list, r, in_queue);
+    q->count--;
+    ASSERT(TAILQ_EMPTY(&q->list) == (q->count == 0));
 }
 
 static struct ext_read *pop(struct read_queue *q)
 {
-    struct ext_read *r = q->head;
-    ASSERT(r != NULL && q->count > 0);
-    q->head = r->next;
-    if (q->head == NULL)
-        q->tail = NULL;
-    q->count--;
-    ASSERT((q->head == NULL) == (q->count == 0));
-    r->next = NULL;
+    struct ext_read *r = TAILQ_FIRST(&q->list);
+    take(q, r);
     return r;
 }
 
@@ -171,8 +176,9 @@ static int take_slots(struct ext_ring *ring)
 static void free_ring(struct ext_ring *ring)
 {
     for (unsigned i = 0; i < COPY_ROWS; i++) {
-        for (struct ext_copy *c = ring->copies[i], *next; c != NULL; c = next) {
-            next = c->next;
+        struct ext_copy *c;
+        while ((c = LIST_FIRST(&ring->copies[i])) != NULL) {
+            LIST_REMOVE(c, in_row);
             free(c->memory);
             free(c);
         }
@@ -194,6 +200,9 @@ struct ext_ring *ext_ring_create(struct extstore *e)
     if (ring == NULL)
         return NULL;
     ring->e = e;
+    queue_init(&ring->waiting[0]);
+    queue_init(&ring->waiting[1]);
+    queue_init(&ring->completed);
     ring->depth = e->opt.io_depth < EXT_RING_DEPTH_MIN ? EXT_RING_DEPTH_MIN : e->opt.io_depth;
     if (ring->depth > EXT_RING_DEPTH_MAX)
         ring->depth = EXT_RING_DEPTH_MAX;
@@ -295,28 +304,25 @@ void ext_ring_nudge(struct ext_ring *ring)
 
 /* ---- copies ---- */
 
-static struct ext_copy **copy_row(struct ext_ring *ring, ext_place place)
+static struct copy_row *copy_row(struct ext_ring *ring, ext_place place)
 {
     return &ring->copies[(place ^ place >> 6 ^ place >> 12) % COPY_ROWS];
 }
 
 static struct ext_copy *copy_find(struct ext_ring *ring, const struct ext_read *r)
 {
-    struct ext_copy *c = *copy_row(ring, r->place);
-    while (c != NULL && (c->place != r->place || c->version != r->version))
-        c = c->next;
+    struct ext_copy *c;
+    LIST_FOREACH(c, copy_row(ring, r->place), in_row)
+        if (c->place == r->place && c->version == r->version)
+            break;
     return c;
 }
 
 /* No read joins it from now on. */
-static void copy_unlist(struct ext_ring *ring, struct ext_copy *c)
+static void copy_unlist(struct ext_copy *c)
 {
-    if (!c->listed)
-        return;
-    struct ext_copy **at = copy_row(ring, c->place);
-    while (*at != c)
-        at = &(*at)->next;
-    *at = c->next;
+    if (c->listed)
+        LIST_REMOVE(c, in_row);
     c->listed = false;
 }
 
@@ -339,8 +345,8 @@ static uint64_t copy_leave(struct ext_ring *ring, struct ext_read *r)
     ASSERT(c->users > 0);
     if (--c->users > 0)
         return 0;
-    ASSERT(c->followers == NULL && !c->reading);
-    copy_unlist(ring, c);
+    ASSERT(TAILQ_EMPTY(&c->followers) && !c->reading);
+    copy_unlist(c);
     uint64_t bytes = c->bytes;
     ASSERT(large_bytes(ring) >= bytes);
     count(&ring->large_bytes, -bytes);
@@ -363,9 +369,8 @@ static struct ext_copy *copy_new(struct ext_ring *ring, const struct ext_read *r
                            .bytes = (uint32_t)bytes,
                            .listed = true,
                            .memory = memory};
-    struct ext_copy **row = copy_row(ring, c->place);
-    c->next = *row;
-    *row = c;
+    TAILQ_INIT(&c->followers);
+    LIST_INSERT_HEAD(copy_row(ring, c->place), c, in_row);
     count(&ring->large_bytes, bytes);
     return c;
 }
@@ -454,13 +459,12 @@ static void complete(struct ext_ring *ring, struct ext_read *r, int result)
         return;
     c->reading = false;
     if (result != 0)
-        copy_unlist(ring, c);
-    for (struct ext_read *f = c->followers, *next; f != NULL; f = next) {
-        next = f->next;
+        copy_unlist(c);
+    for (struct ext_read *f; (f = TAILQ_FIRST(&c->followers)) != NULL;) {
+        TAILQ_REMOVE(&c->followers, f, in_queue);
         ring->follower_count--;
         complete_one(ring, f, result);
     }
-    c->followers = c->followers_tail = NULL;
 }
 
 /* Joins a copy that is there or on its way. False: there is none. */
@@ -473,12 +477,7 @@ static bool join(struct ext_ring *ring, struct ext_read *r)
     count(&ring->n.reads_shared, 1);
     if (!c->reading)
         return true;
-    r->next = NULL;
-    if (c->followers_tail != NULL)
-        c->followers_tail->next = r;
-    else
-        c->followers = r;
-    c->followers_tail = r;
+    TAILQ_INSERT_TAIL(&c->followers, r, in_queue);
     ring->follower_count++;
     return true;
 }
@@ -599,7 +598,6 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     ASSERT(atomic_load_explicit(&e->pages[r->page].refs, memory_order_relaxed) > 0); /* the caller's pin */
     r->version = atomic_load(&e->pages[r->page].version);
     r->ring = ring;
-    r->next = NULL;
     r->buffer = NULL;
     r->copy = NULL;
     r->skip = r->buffer_bytes = r->io_done = r->tries = r->again = 0;
@@ -608,7 +606,7 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->from_buffer = false;
     r->state = EXT_READ_QUEUED;
     count(&ring->n.objects_read, 1);
-    bool may_begin = queue_of(ring, r)->head == NULL || copy_find(ring, r) != NULL;
+    bool may_begin = queue_of(ring, r)->count == 0 || copy_find(ring, r) != NULL;
     enum begun begun = may_begin ? begin(ring, r, false) : BEGUN_NOT;
     if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
         count_at_once(ring, r, begun);
@@ -621,18 +619,11 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
 /* Other reads of this place in the queue join it. */
 static void let_join(struct ext_ring *ring, struct read_queue *q, const struct ext_copy *c)
 {
-    struct ext_read **at = &q->head, *before = NULL;
-    while (*at != NULL) {
-        struct ext_read *r = *at;
-        if (r->buffer != NULL || r->place != c->place || r->version != c->version) {
-            before = r;
-            at = &r->next;
+    for (struct ext_read *r = TAILQ_FIRST(&q->list), *next; r != NULL; r = next) {
+        next = TAILQ_NEXT(r, in_queue);
+        if (r->buffer != NULL || r->place != c->place || r->version != c->version)
             continue;
-        }
-        *at = r->next;
-        if (q->tail == r)
-            q->tail = before;
-        q->count--;
+        take(q, r);
         if (join(ring, r) && !c->reading)
             complete_one(ring, r, 0);
     }
@@ -645,8 +636,8 @@ static void let_join(struct ext_ring *ring, struct read_queue *q, const struct e
 static void start_queue(struct ext_ring *ring, bool large)
 {
     struct read_queue *q = &ring->waiting[large];
-    while (q->head != NULL) {
-        struct ext_read *r = q->head;
+    while (q->count > 0) {
+        struct ext_read *r = TAILQ_FIRST(&q->list);
         bool nothing_comes = ring->in_flight == 0 && ring->completed.count == 0;
         bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0));
         enum begun begun = begin(ring, r, must);
@@ -725,7 +716,7 @@ void ext_ring_submit(struct ext_ring *ring)
     start_waiting(ring);
     if (ring->uring != NULL && ext_uring_submit(ring->uring) != 0)
         kick(ring); /* out of some resource: again in the next turn */
-    if (ring->completed.head != NULL && !ring->owner_knows)
+    if (ring->completed.count > 0 && !ring->owner_knows)
         kick(ring);
 }
 
@@ -745,13 +736,13 @@ unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
     else
         ext_pread_reap(ring->pread, false, on_result, ring);
     unsigned done = 0;
-    while (ring->completed.head != NULL && done < max) {
+    while (ring->completed.count > 0 && done < max) {
         struct ext_read *r = pop(&ring->completed);
         r->state = EXT_READ_DONE;
         done++;
         r->done(r); /* may finish it, may start others */
     }
-    *more = ring->owner_knows = ring->completed.head != NULL;
+    *more = ring->owner_knows = ring->completed.count > 0;
     ext_ring_submit(ring); /* buffers freed by done() let others begin */
     return done;
 }
@@ -767,7 +758,7 @@ void ext_ring_destroy(struct ext_ring *ring)
     struct extstore *e = ring->e;
     while (ext_ring_pending(ring) > 0) {
         ext_ring_submit(ring);
-        if (ring->completed.head == NULL && ring->in_flight > 0) {
+        if (ring->completed.count == 0 && ring->in_flight > 0) {
             if (ring->uring != NULL)
                 ext_uring_reap(ring->uring, true, on_result, ring);
             else
@@ -775,7 +766,7 @@ void ext_ring_destroy(struct ext_ring *ring)
         }
         if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && waiting_count(ring) > 0) {
             /* All buffers are held by DONE reads, for which this function can't wait. */
-            complete(ring, pop(&ring->waiting[ring->waiting[0].head == NULL]), -ECANCELED);
+            complete(ring, pop(&ring->waiting[ring->waiting[0].count == 0]), -ECANCELED);
             show_waiting(ring);
         }
     }
@@ -826,7 +817,7 @@ bool ext_read_again(struct ext_read *r)
     r->state = EXT_READ_QUEUED;
     count(&ring->n.read_retries, 1);
     if (r->copy != NULL) {
-        copy_unlist(ring, r->copy);
+        copy_unlist(r->copy);
         if (r->copy->users > 1) /* the others judge those bytes themselves */
             give_buffer_back(ring, r);
     }

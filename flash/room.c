@@ -82,17 +82,17 @@ static void notify_run(struct io_job *job)
     struct extstore *e = (struct extstore *)((char *)job - offsetof(struct extstore, notify_job));
     lock_take(&e->notify_lock);
     e->notify_queued = false;
-    struct ext_notify *list = NULL;
-    ASSERT(atomic_load(&e->notify_any) == (e->notify_list != NULL) || e->notify_list == NULL);
+    struct ext_notify_list list = SLIST_HEAD_INITIALIZER(list);
+    struct ext_notify *n;
+    ASSERT(atomic_load(&e->notify_any) || SLIST_EMPTY(&e->notify_list));
     if (ext_is_writable(e)) {
         list = e->notify_list;
-        e->notify_list = NULL;
+        SLIST_INIT(&e->notify_list);
         atomic_store(&e->notify_any, false);
     }
     lock_release(&e->notify_lock);
-    while (list != NULL) {
-        struct ext_notify *n = list;
-        list = n->next;
+    while ((n = SLIST_FIRST(&list)) != NULL) {
+        SLIST_REMOVE_HEAD(&list, in_list);
         n->fn(n->arg);
         free(n);
     }
@@ -103,7 +103,7 @@ void ext_wake_writers(struct extstore *e)
     if (!atomic_load(&e->notify_any))
         return;
     lock_take(&e->notify_lock);
-    bool submit = e->notify_list != NULL && !e->notify_queued;
+    bool submit = !SLIST_EMPTY(&e->notify_list) && !e->notify_queued;
     e->notify_queued |= submit;
     lock_release(&e->notify_lock);
     if (submit)
@@ -119,8 +119,7 @@ void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg)
     }
     *n = (struct ext_notify){.fn = fn, .arg = arg};
     lock_take(&e->notify_lock);
-    n->next = e->notify_list;
-    e->notify_list = n;
+    SLIST_INSERT_HEAD(&e->notify_list, n, in_list);
     atomic_store(&e->notify_any, true);
     lock_release(&e->notify_lock);
     /* Buffers freed before notify_any was set woke no thread. */
@@ -131,12 +130,11 @@ void ext_notify_writable(struct extstore *e, void (*fn)(void *arg), void *arg)
 void ext_cancel_notify(struct extstore *e, void (*fn)(void *arg), void *arg)
 {
     lock_take(&e->notify_lock);
-    struct ext_notify **at = &e->notify_list;
-    while (*at != NULL && ((*at)->fn != fn || (*at)->arg != arg))
-        at = &(*at)->next;
-    struct ext_notify *n = *at;
+    struct ext_notify *n = SLIST_FIRST(&e->notify_list);
+    while (n != NULL && (n->fn != fn || n->arg != arg))
+        n = SLIST_NEXT(n, in_list);
     if (n != NULL)
-        *at = n->next;
+        SLIST_REMOVE(&e->notify_list, n, ext_notify, in_list);
     lock_release(&e->notify_lock);
     if (n != NULL)
         fn(arg);
@@ -151,9 +149,9 @@ void ext_room_init(struct extstore *e)
 
 void ext_room_end(struct extstore *e)
 {
-    while (e->notify_list != NULL) {
-        struct ext_notify *n = e->notify_list;
-        e->notify_list = n->next;
+    struct ext_notify *n;
+    while ((n = SLIST_FIRST(&e->notify_list)) != NULL) {
+        SLIST_REMOVE_HEAD(&e->notify_list, in_list);
         free(n);
     }
     lock_destroy(&e->notify_lock);

@@ -33,6 +33,8 @@
 #ifndef EXTANT_EXT_TYPES_H
 #define EXTANT_EXT_TYPES_H
 
+#include <sys/queue.h>
+
 #include "space/arena.h"
 #include "base/base.h"
 #include "base/histogram.h"
@@ -244,7 +246,7 @@ struct ext_read {
     uint32_t page, version;
     struct ext_ring *ring;
     struct ext_copy *copy; /* a large one: where the bytes are, maybe with others */
-    struct ext_read *next;
+    TAILQ_ENTRY(ext_read) in_queue; /* or among the followers of its copy */
     uint64_t start_ns;
     uint32_t io_done, tries;
     uint32_t again; /* times that ext_read_again was granted */

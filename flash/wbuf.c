@@ -770,11 +770,11 @@ static void end_turn(struct extstore *e, uint32_t device)
 {
     struct ext_backlog *log = &e->backlogs[device];
     lock_take(&e->notify_lock);
-    struct ext_wbuf *next = log->first;
+    struct ext_wbuf *next = STAILQ_FIRST(&log->waiting);
     ASSERT(log->running > 0);
     log->running--;
     if (next != NULL)
-        log->first = next->next;
+        STAILQ_REMOVE_HEAD(&log->waiting, in_backlog);
     lock_release(&e->notify_lock);
     if (next != NULL)
         io_pool_submit(e->write_pool, &next->job);
@@ -787,17 +787,11 @@ static bool begin_turn(struct ext_wbuf *w, uint32_t device)
     struct ext_backlog *log = &e->backlogs[device];
     lock_take(&e->notify_lock);
     bool may = log->running < e->flushes_at_once;
-    ASSERT(log->running <= e->flushes_at_once && (log->first != NULL || may || log->running > 0));
-    if (may) {
+    ASSERT(log->running <= e->flushes_at_once && (may || log->running > 0));
+    if (may)
         log->running++;
-    } else {
-        w->next = NULL;
-        if (log->first == NULL)
-            log->first = w;
-        else
-            log->last->next = w;
-        log->last = w;
-    }
+    else
+        STAILQ_INSERT_TAIL(&log->waiting, w, in_backlog);
     lock_release(&e->notify_lock);
     return may;
 }

@@ -15,8 +15,8 @@
  *    flash, where it hides them by its rank;
  *  - a clean item (items/clean.h) is MAY_HIDE_FLASH, and the one flash word of its tag is its own record.
  */
-#ifndef EXTANT_CACHE_INTERNAL_H
-#define EXTANT_CACHE_INTERNAL_H
+#ifndef EXTANT_ITEMS_STORE_H
+#define EXTANT_ITEMS_STORE_H
 
 #include "base/clock.h"
 #include "base/lock.h"

@@ -329,7 +329,7 @@ MUTANTS = (
     Mutant("the buffer of a large read isn't given back to the account", "flash/ring.c",
            "    ASSERT(large_bytes(ring) >= bytes);\n    count(&ring->large_bytes, -bytes);\n", "", RING),
     Mutant("a copy goes while another read uses it", "flash/ring.c",
-           "    if (--c->users > 0)\n        return 0;\n    ASSERT(c->followers == NULL && !c->reading);", "    --c->users;", RING + ("memory_test",)),
+           "    if (--c->users > 0)\n        return 0;\n    ASSERT(TAILQ_EMPTY(&c->followers) && !c->reading);", "    --c->users;", RING + ("memory_test",)),
     Mutant("large reads have no bound", "flash/ring.c",
            "    if (!must && held != 0 && held + bytes > ring->large_max_bytes)\n        return false;\n", "    (void)held;\n",
            RING + ("memory_test",)),

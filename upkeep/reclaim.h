@@ -69,7 +69,7 @@ void ext_evict_oldest(struct extstore *e);
 /* An object that `dropped` or `sweep` had put off is gone. */
 void ext_count_dropped(struct extstore *e, enum ext_drop_why why, uint64_t record_bytes);
 
-/* NULL with errno. Takes a buffer of wbuf_bytes from the arena. */
+/* NULL: no memory. Its buffer is the one of e->tables. */
 struct ext_reclaim *ext_reclaim_create(struct extstore *e);
 /* The I/O threads are gone. NULL is fine. */
 void ext_reclaim_destroy(struct ext_reclaim *r);
