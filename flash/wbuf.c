@@ -898,7 +898,7 @@ static void attach_pages(struct extstore *e)
 
 void ext_wbuf_attach(struct extstore *e)
 {
-    struct ext_wbuf *unflushed = NULL;
+    STAILQ_HEAD(, ext_wbuf) unflushed = STAILQ_HEAD_INITIALIZER(unflushed);
     attach_pages(e);
     for (uint32_t i = 0; i < e->wbuf_count; i++) {
         struct ext_wbuf *w = &e->wbufs[i];
@@ -921,12 +921,11 @@ void ext_wbuf_attach(struct extstore *e)
         atomic_fetch_add(&e->pages[w->page].slots_busy, 1);
         ext_page_pin(e, w->page);
         assert_wbuf(w);
-        w->next = unflushed;
-        unflushed = w;
+        STAILQ_INSERT_HEAD(&unflushed, w, in_backlog);
     }
     /* Not before all are set up: a flush that fails takes another buffer. */
-    for (struct ext_wbuf *w; (w = unflushed) != NULL;) {
-        unflushed = w->next;
+    for (struct ext_wbuf *w; (w = STAILQ_FIRST(&unflushed)) != NULL;) {
+        STAILQ_REMOVE_HEAD(&unflushed, in_backlog);
         io_pool_submit(e->write_pool, &w->job);
     }
 }
