@@ -283,8 +283,8 @@ MUTANTS = (
            "    lock_release(&e->notify_lock);\n    ext_wake_writers(e);\n}\n\nstatic void unstick",
            "    lock_release(&e->notify_lock);\n}\n\nstatic void unstick", WBUF),
     Mutant("an unfinished buffer isn't written after a restart", "flash/wbuf.c",
-           "        unflushed = w->next;\n        io_pool_submit(e->write_pool, &w->job);",
-           "        unflushed = w->next;", ("extstore_test", "restart_test:restart/objects*")),
+           "        STAILQ_REMOVE_HEAD(&unflushed, in_backlog);\n        io_pool_submit(e->write_pool, &w->job);",
+           "        STAILQ_REMOVE_HEAD(&unflushed, in_backlog);", ("extstore_test", "restart_test:restart/objects*")),
 
     # ---- pages
     Mutant("a page is freed under a reader", "flash/page.c",
