@@ -110,15 +110,18 @@ enum ext_dropped {
     EXT_DROPPED_BUSY,  /* too many of those: ask again */
 };
 
-/* Places to sweep: from first to before end; with pages, only those of these pages. */
+/* Places to sweep: from first to before end, and with `takes` only those of pages that it says yes to. It is asked with the
+ * word's LOCK_COLUMN held: so what it sees of a page includes the record that the word names. */
 struct ext_sweep {
     ext_place first, end;
-    const bool *pages;
+    bool (*takes)(const void *arg, uint32_t page);
+    const void *arg;
     uint64_t page_granules;
 };
 static inline bool ext_sweep_has(const struct ext_sweep *s, ext_place place)
 {
-    return place >= s->first && place < s->end && (s->pages == NULL || s->pages[place / s->page_granules]);
+    return place >= s->first && place < s->end &&
+           (s->takes == NULL || s->takes(s->arg, (uint32_t)(place / s->page_granules)));
 }
 
 /* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so

@@ -270,13 +270,13 @@ static void end_page(struct extstore *e, struct ext_stream *b, uint32_t device)
     lock_assert_held(&b->lock);
     uint32_t page = ext_stream_page(e, (unsigned)(b - e->streams), device);
     struct ext_wbuf *open = b->open;
+    if (page != EXT_NO_PAGE) { /* first: a flush does not write to a page that has ended and expired */
+        atomic_store_explicit(&b->files[device].page, EXT_NO_PAGE, memory_order_relaxed);
+        ext_page_seal(e, page);
+    }
     if (open != NULL && (page == EXT_NO_PAGE || open->page == page)) {
         b->open = NULL;
         close_wbuf(open);
-    }
-    if (page != EXT_NO_PAGE) {
-        atomic_store_explicit(&b->files[device].page, EXT_NO_PAGE, memory_order_relaxed);
-        ext_page_seal(e, page);
     }
 }
 

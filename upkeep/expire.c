@@ -15,6 +15,7 @@ struct ext_expire {
     uint32_t looked_unix; /* pages were looked at in this second, */
     uint32_t looked_flush_unix; /* after this flush_all */
     bool *pages;          /* of the walk, each with a reference */
+    uint32_t now_unix;    /* when it began */
     uint64_t objects;     /* that were in them when it began */
     uint64_t cursor;
 };
@@ -114,6 +115,7 @@ static void begin(struct ext_expire *x, uint32_t now_unix, uint32_t busy)
         return;
     end_groups(e, now_unix);
     x->objects = x->cursor = 0;
+    x->now_unix = now_unix;
     for (uint32_t i = 0; i < e->page_count; i++) {
         x->pages[i] = i != busy && ext_page_is_there(e, i) && is_dead(e, &e->pages[i], now_unix) && ext_page_drain(e, i);
         x->running |= x->pages[i];
@@ -137,6 +139,14 @@ static void end(struct ext_expire *x)
     x->running = false;
 }
 
+/* A page may get another record after its choice: one that is BAD, or ended, may still have a buffer that is being
+ * filled. Then not all of it is dead any more, and the rest stays. */
+static bool is_taken(const void *arg, uint32_t page)
+{
+    const struct ext_expire *x = arg;
+    return x->pages[page] && is_dead(x->e, &x->e->pages[page], x->now_unix);
+}
+
 bool ext_expire_step(struct ext_expire *x, uint32_t now_unix, uint32_t page)
 {
     struct extstore *e = x->e;
@@ -149,7 +159,8 @@ bool ext_expire_step(struct ext_expire *x, uint32_t now_unix, uint32_t page)
     }
     if (!x->running)
         return false;
-    struct ext_sweep s = {.end = e->page_count * e->page_granules, .pages = x->pages, .page_granules = e->page_granules};
+    struct ext_sweep s = {
+        .end = e->page_count * e->page_granules, .takes = is_taken, .arg = x, .page_granules = e->page_granules};
     if (!cb->sweep(cb->ctx, &s, &x->cursor, EXT_DROP_EXPIRED))
         end(x);
     return true;

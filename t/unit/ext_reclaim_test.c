@@ -396,6 +396,43 @@ Test(ext_reclaim, a_page_of_expired_objects_goes_without_a_read)
     aid_free(a);
 }
 
+static bool (*model_sweep)(void *, const struct ext_sweep *, uint64_t *, enum ext_drop_why);
+static unsigned walks;
+
+/* Before the second part of the walk the page gets a record that lives, as one that is BAD may. */
+static bool sweep_with_an_append(void *ctx, const struct ext_sweep *what, uint64_t *cursor, enum ext_drop_why why)
+{
+    struct aid *a = ctx;
+    if (++walks == 2)
+        ext_raise(&a->ext->pages[0].exptime_max, UINT32_MAX);
+    return model_sweep(ctx, what, cursor, why);
+}
+
+Test(ext_reclaim, a_record_that_joins_an_expired_page_is_not_swept_with_it)
+{
+    struct aid *a = aid_new(8, PAGE, WBUF);
+    enum { APART = 30000 }; /* objects that different parts of the walk meet */
+    model_sweep = a->opt.callbacks.sweep;
+    a->opt.callbacks.sweep = sweep_with_an_append;
+    aid_start(a);
+    uint32_t n = per_page();
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t id = i % 2 == 0 ? i : APART + i;
+        a->objects[id].exptime_unix = 1000100;
+        aid_set_wait(a, id, VALUE, EXT_BUCKET_DEFAULT);
+    }
+    fill(a, 2 * n, 20); /* seals the page */
+    aid_sync(a);
+    atomic_store(&a->now_unix, 1000103);
+    aid_maintain(a);
+    cr_assert_gt(walks, 2);
+    cr_assert_eq(a->dropped, (n + 1) / 2);
+    cr_assert_eq(aid_info(a).objects_expired, (n + 1) / 2);
+    for (uint32_t i = 1; i < n; i += 2)
+        cr_assert(a->objects[APART + i].present);
+    aid_free(a);
+}
+
 Test(ext_reclaim, flush_all_frees_pages_that_are_wholly_before_it)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);

@@ -113,9 +113,7 @@ static struct result play(struct aid *a, double day, unsigned turns)
     r.expired /= looks;
     r.told /= looks;
     r.evicted = info.objects_evicted;
-    /* Without what fills up the blocks of buffers that are flushed before they are full: that depends on how fast the
-     * machine is, since seconds here are short. */
-    r.amplification = (double)info.bytes_written / (double)(info.bytes_written - info.bytes_rewritten);
+    r.amplification = (double)info.device_bytes_written / (double)(info.bytes_written - info.bytes_rewritten);
     fprintf(stderr, "day %.0f s, turnover %u s, %u groups: expired %.2f%% (at most %.2f%%), told %.2f%%; %" PRIu64
             " of %" PRIu64 " evicted, write amplification %.3f\n", day, turnover_sec(), a->ext->groups.count, r.expired,
             r.expired_max, r.told, r.evicted, r.stored, r.amplification);
@@ -138,7 +136,7 @@ static void compare(double day_turns)
     cr_assert(with.told - with.expired < 0.7 && with.expired - with.told < 0.7, "told %.2f%%, is %.2f%%", with.told,
               with.expired);
     cr_assert_lt(with.evicted, without.evicted);
-    cr_assert_leq(with.amplification, 1.12);
+    cr_assert_leq(with.amplification, 1.30);
 }
 
 Test(groups, of_mixed_times_to_live_at_most_2_percent_of_flash_is_expired) { compare(1); }
