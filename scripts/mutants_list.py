@@ -353,7 +353,7 @@ MUTANTS = (
            "        e->gone[page] = device == EXT_NO_DEVICE || ", "        device = device == EXT_NO_DEVICE ? 0 : device;\n        e->gone[page] = ",
            RESTART),
     Mutant("buffers that were not written keep their old numbers", "upkeep/tables.c",
-           "to[slot] = extmap_delayed_word(b->delayed++);", "to[slot] = extmap_delayed_word(r.buffer), b->delayed++;", RESTART),
+           "to[slot] = extmap_delayed_word(b->delayed++);", "to[slot] = extmap_delayed_word((b->delayed++, r.buffer));", RESTART),
     Mutant("a checkpoint begins no new life", "restart/persist.c",
            "bool begins = !attached && p->plan != PLAN_EMPTY;", "bool begins = !attached && p->plan == PLAN_SCAN;", PERSIST),
     Mutant("a write of the first slot leaves no mark", "flash/wbuf.c",
