@@ -255,8 +255,8 @@ def malloc_fails():
                       "ext_item_age=0,ext_item_size=512,ext_admission=all"]  # what is stored has to stay
         with Steered(flags) as server:
             churn(server, 1, 60)
-            with server.connect() as s:  # -m is full: what grows from here on is no item
-                for i in range(6000):
+            with server.connect() as s:  # flash and -m are full: what grows from here on is no item
+                for i in range(12000):
                     s.sendall(b"set fill%d 0 0 9000 noreply\r\n%s\r\n" % (i, b"f" * 9000))
                 s.sendall(b"mn\r\n")
                 s.recv(4)

@@ -571,7 +571,7 @@ Test(server, stops_at_once_with_a_dump_and_watchers_under_way)
     client_send(deaf, "lru_crawler metadump all\r\n");
     client_line(deaf);
     int status = server_signal_and_wait(s, SIGTERM);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %x", (unsigned)status);
     client_close(deaf);
     client_close(w);
     stop(s, c);
