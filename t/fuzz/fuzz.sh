@@ -46,7 +46,7 @@ for target in "$@"; do
     if [ "$target" = attach ]; then # each starts a server three times
         longest=240
         runs=${FUZZ_RUNS:-200}
-    elif [ "$target" = auth ]; then # each makes and locks memory for secrets: 6 ms
+    elif [ "$target" = auth ]; then # each takes 6 ms
         runs=${FUZZ_RUNS:-5000}
     fi
     if [ -n "$seconds" ]; then
