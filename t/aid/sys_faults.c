@@ -69,7 +69,8 @@ PLAIN static bool fails(unsigned kind, const char *name)
 /* dlsym may itself want memory before the next calloc is known. */
 static char early[16 * 1024];
 static size_t early_used;
-static volatile bool resolving; /* volatile: dlsym is declared never to call back */
+/* Of each thread: what the others free meanwhile is freed. volatile: dlsym is declared never to call back. */
+static _Thread_local volatile bool resolving;
 
 PLAIN static void *early_alloc(size_t bytes)
 {
