@@ -80,8 +80,8 @@ static enum watch_fetch_status miss_of(const struct cache_op *op)
                              : WATCH_FETCH_NOT_FOUND;
 }
 
-/* Reports a fetch to `stats detail` and
- * watchers; v NULL: a miss of this kind. `stats detail` ignores meta commands. */
+/* Reports a fetch to `stats detail` and watchers; v NULL: a miss of this kind. `stats detail` ignores meta
+ * commands. */
 static void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
                        const struct cache_view *v, enum watch_fetch_status miss)
 {

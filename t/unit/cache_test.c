@@ -1304,15 +1304,21 @@ static void device_dies(void)
     close(nothing);
 }
 
-/* Items that hide unreadable records can't go to flash; others must find room all the same. */
-Test(cache_dead_device, items_that_hide_unreadable_records_do_not_fill_memory)
+/* Old values of all keys are on flash, and can't be read any more. */
+static void fill_then_die(void)
 {
-    char key[32];
     set_many(MANY, "old");
     fixture_settle(&f);
     cr_assert_eq(ext_sync(f.ext, 120000), 0);
     device_dies();
     atomic_store(&f.config.ext_max_sleep, 1000);
+}
+
+/* Items that hide unreadable records can't go to flash; others must find room all the same. */
+Test(cache_dead_device, items_that_hide_unreadable_records_do_not_fill_memory)
+{
+    char key[32];
+    fill_then_die();
     for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
         snprintf(key, sizeof(key), "fill-%u", i);
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);
@@ -1343,11 +1349,7 @@ Test(cache_dead_device, items_that_hide_unreadable_records_do_not_fill_memory)
 Test(cache_dead_device, dead_items_that_hide_what_cannot_be_read_leave_room_for_sets)
 {
     char key[32];
-    set_many(MANY, "old");
-    fixture_settle(&f);
-    cr_assert_eq(ext_sync(f.ext, 120000), 0);
-    device_dies();
-    atomic_store(&f.config.ext_max_sleep, 1000);
+    fill_then_die();
     f.cache->stale.behind_bytes = UINT64_MAX;
     for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
         snprintf(key, sizeof(key), "fill-%u", i);
@@ -1364,8 +1366,8 @@ Test(cache_dead_device, dead_items_that_hide_what_cannot_be_read_leave_room_for_
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
-/* Whoever holds an item (to send it) keeps it in memory; all but a few of COLD are held, and a set finds one of
- * these. */
+/* An item that is being sent is held and stays in memory. All but a few items of COLD are held; a set finds one of
+ * the others. */
 Test(cache_ram, items_that_are_held_leave_room_for_sets_while_there_is_another)
 {
     enum { HELD_MAX = 4000 };
@@ -1408,11 +1410,7 @@ Test(cache_dead_device, a_cold_list_of_hiders_leaves_room_for_sets)
 {
     enum { HIDERS = 150 };
     char key[32];
-    set_many(MANY, "old");
-    fixture_settle(&f);
-    cr_assert_eq(ext_sync(f.ext, 120000), 0);
-    device_dies();
-    atomic_store(&f.config.ext_max_sleep, 1000);
+    fill_then_die();
     for (unsigned i = 0; i < 6000; i++) { /* until no buffer takes more */
         snprintf(key, sizeof(key), "fill-%u", i);
         fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0);

@@ -283,14 +283,21 @@ Test(ext_fault, flash_that_is_full_of_bad_pages_takes_new_objects)
     aid_free(a);
 }
 
-Test(ext_fault, a_restart_tries_bad_pages_again)
+/* In an arena file. */
+static struct aid *with_bad_page(uint32_t *page)
 {
     struct aid *a = faulty(8);
     aid_arena_file(a);
     aid_start(a);
+    cr_assert_eq(ext_page_open(a->ext, EXT_BUCKET_DEFAULT, true, page), 0);
+    fail_page(a, *page, 6);
+    return a;
+}
+
+Test(ext_fault, a_restart_tries_bad_pages_again)
+{
     uint32_t page;
-    cr_assert_eq(ext_page_open(a->ext, EXT_BUCKET_DEFAULT, true, &page), 0);
-    fail_page(a, page, 6);
+    struct aid *a = with_bad_page(&page);
     aid_restart(a);
     cr_assert_eq(aid_info(a).pages_bad, 1);
     AID_WAIT_FOR((aid_step(a), state_of(a, page) == EXT_PAGE_FREE));
@@ -300,12 +307,8 @@ Test(ext_fault, a_restart_tries_bad_pages_again)
 /* A kill in page_free, between its two stores. */
 Test(ext_fault, a_bad_page_that_was_becoming_free_is_free_after_a_restart)
 {
-    struct aid *a = faulty(8);
-    aid_arena_file(a);
-    aid_start(a);
     uint32_t page;
-    cr_assert_eq(ext_page_open(a->ext, EXT_BUCKET_DEFAULT, true, &page), 0);
-    fail_page(a, page, 6);
+    struct aid *a = with_bad_page(&page);
     atomic_store(&a->ext->pages[page].version, 0);
     aid_restart(a);
     cr_assert_eq(aid_info(a).pages_bad, 0);
