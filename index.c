@@ -1428,7 +1428,7 @@ void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word
     enum index_kind old_kind = index_kind(ix, old), kind = index_kind(ix, word_body(ix, fresh));
     ASSERT(old_kind != INDEX_NONE && kind != INDEX_NONE);
     put_word(slot, word_with_tag(ix, fresh, word_tag(ix, old)));
-    if (old_kind != kind || (kind == INDEX_RAM && unlikely(index_heat(ix, old) != index_heat(ix, fresh)))) {
+    if (old_kind != kind || (kind == INDEX_RAM && unlikely(index_heat(ix, old ^ fresh) != 0))) {
         tally(ix, sh, old, -1);
         tally(ix, sh, word_body(ix, fresh), 1);
     }

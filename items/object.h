@@ -32,8 +32,11 @@ enum item_death cache_death(const struct cache *c, uint32_t time_sec, uint32_t e
                             uint32_t now_sec);
 static inline enum item_death item_death(const struct cache *c, const struct item *it, uint32_t now)
 {
-    return cache_death(c, atomic_load_explicit(&it->time_sec, memory_order_relaxed),
-                       atomic_load_explicit(&it->exptime_sec, memory_order_relaxed), item_cas(it), now);
+    uint32_t exptime_sec = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
+    if (likely(atomic_load_explicit(&c->root->flush_unix, memory_order_relaxed) == 0 &&
+               atomic_load_explicit(&c->root->planned_unix, memory_order_relaxed) == 0))
+        return exptime_sec != 0 && exptime_sec <= now ? ITEM_EXPIRED : ITEM_ALIVE;
+    return cache_death(c, atomic_load_explicit(&it->time_sec, memory_order_relaxed), exptime_sec, item_cas(it), now);
 }
 
 /* ---- an item in RAM ---- */
