@@ -839,6 +839,7 @@ static void attach_moved(struct index *ix, unsigned s)
 /* Drops or puts back a word in a row that doesn't follow from its tag. */
 static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_slot *slot)
 {
+    lock_assert_held(&ix->shard[s].lock);
     index_word w = index_load(slot);
     uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
     if (!is_tombstone(ix, w) && !find_copy(ix, s, x, w, slot) &&
@@ -857,13 +858,14 @@ static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_
 }
 
 /* Counts a shard's words and repairs what a kill left half done. 0 or -EUCLEAN. */
-static int attach_words(struct index *ix, unsigned s)
+static int attach_words_locked(struct index *ix, unsigned s)
 {
     struct { index_slot *slot; uint32_t group; } misplaced[2 * INDEX_BUCKET_WORDS];
     unsigned misplaced_count = 0;
     uint64_t counts[INDEX_TOMBSTONE + 1] = {0}, clean_count = 0;
     uint64_t state = shard_state(ix, s);
     uint64_t buckets = bucket_number(ix, state_rows_all(state), 0);
+    lock_assert_held(&ix->shard[s].lock);
 
     attach_moved(ix, s);
     for (uint64_t number = 0; number < buckets; number++) {
@@ -898,6 +900,14 @@ static int attach_words(struct index *ix, unsigned s)
     return 0;
 }
 
+static int attach_words(struct index *ix, unsigned s)
+{
+    lock_take(&ix->shard[s].lock);
+    int rc = attach_words_locked(ix, s);
+    lock_release(&ix->shard[s].lock);
+    return rc;
+}
+
 static int attach(struct index *ix)
 {
     for (unsigned k = 0; k < SEGMENT_COUNT; k++) {
@@ -911,11 +921,8 @@ static int attach(struct index *ix)
     }
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
         int rc = attach_blocks(ix, s);
-        if (rc == 0) {
-            lock_take(&ix->shard[s].lock);
+        if (rc == 0)
             rc = attach_words(ix, s);
-            lock_release(&ix->shard[s].lock);
-        }
         if (rc != 0)
             return rc;
     }
@@ -999,6 +1006,8 @@ static int load_shard(struct index *ix, unsigned s, struct checkpoint_reader *r)
     rc = checkpoint_get(r, there, saved.blocks);
     if (rc == 0)
         rc = load_blocks(ix, s, &saved, there, r);
+    if (rc == 0 && state_is_growing(saved.state) && !has_grown_blocks(ix, s, saved.state))
+        rc = -EUCLEAN;
     free(there);
     if (rc != 0)
         return rc;

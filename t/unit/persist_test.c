@@ -767,6 +767,31 @@ Test(persist, a_checkpoint_whose_parts_count_differently_is_refused)
     life_kill(&l);
 }
 
+/* Says of the index's first shard that it has grown as far as this many buckets: rows 8, growing, done. */
+static void growth_in_index(struct checkpoint_head *head, char *body)
+{
+    struct ext_saved_engine engine;
+    memcpy(&engine, body, sizeof(engine));
+    uint64_t slots = engine.page_count * (engine.page_bytes / engine.wbuf_bytes), state;
+    size_t at = sizeof(engine) + engine.device_count * sizeof(struct ext_saved_device) +
+                engine.page_count * sizeof(struct ext_saved_page) + (slots + 7) / 8;
+    memcpy(&state, body + at, sizeof(state));
+    cr_assert_eq(state, 8);
+    state |= UINT64_C(1) << 20 | ((UINT64_C(8) << head->index_group_bits) - 1) << 22;
+    memcpy(body + at, &state, sizeof(state));
+}
+
+/* The rows that it says it has grown to aren't there. */
+Test(persist, an_index_without_the_rows_that_it_has_grown_to_is_refused)
+{
+    struct life l;
+    open_changed(&l, growth_in_index);
+    assert_empty(&l, "its index makes no sense");
+    for (unsigned i = 0; i < 2000; i++)
+        set(&l, numbered("key", i), "value");
+    life_kill(&l);
+}
+
 Test(persist, a_place_that_cannot_be_written_refuses_the_start)
 {
     struct life l;
