@@ -26,15 +26,14 @@
  * Threads: one caller, with no other thread in the cache; its helpers end before it
  * returns. Locks: LOCK_COLUMN of the shard at work, LOCK_SLAB and LOCK_IO_QUEUE inside.
  */
+#include "restart/attach.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
 #include "base/progress.h"
-#include "restart/attach.h"
-
 #include "items/lru.h"
 #include "items/object.h"
-
 
 #define BATCH_ITEMS 64
 #define BUCKETS_PER_WALK 1024
@@ -165,12 +164,17 @@ static void drop_bad_word(struct attacher *a, uint64_t hash_like, index_slot *sl
     index_clear(c->index, hash_like, slot);
 }
 
+/* Can an item with the longest key be there? */
+static bool is_in_arena(const struct cache *c, slab_handle h)
+{
+    uint64_t offset = (uint64_t)h << c->handle_shift;
+    return h != 0 && offset <= arena_reserve_bytes(c->arena) - sizeof(struct item) - CACHE_KEY_BYTES_MAX - 12;
+}
+
 /* Does its header look like an item's? */
 static bool is_plausible(struct cache *c, slab_handle h)
 {
-    uint64_t offset = (uint64_t)h << c->handle_shift;
-    if (offset > arena_reserve_bytes(c->arena) - sizeof(struct item) - CACHE_KEY_BYTES_MAX - 12)
-        return false;
+    ASSERT(is_in_arena(c, h));
     const struct item *it = item_at(c, h);
     unsigned flags = item_flags(it), known = 0;
 #define X(name, bit, what) known |= ITEM_##name;
@@ -273,8 +277,10 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
     struct cache *c = a->job->cache;
     enum index_kind kind = index_kind(c->index, w);
     ASSERT(kind != INDEX_NONE && index_load(slot) == w);
-    if (kind == INDEX_RAM) {
-        if (index_heat(c->index, w) != 0 && index_handle(c->index, w) != 0) /* clean once: it hides its record */
+    if (kind == INDEX_RAM && !is_in_arena(c, index_handle(c->index, w))) {
+        a->bad_words++;
+    } else if (kind == INDEX_RAM) {
+        if (index_heat(c->index, w) != 0) /* clean once: it hides its record */
             index_replace(c->index, hash_like, slot, index_make_ram(c->index, index_handle(c->index, w), 0, 0));
         found_list_add(a, &a->items, hash_like, index_handle(c->index, w));
     } else if (kind == INDEX_FLASH) {

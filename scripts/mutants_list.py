@@ -496,6 +496,6 @@ MUTANTS = (
     Mutant("a clean item begins beside another record", "items/clean.c",
            "    return t.flash_count == 1 && t.clean == NULL;", "    return t.clean == NULL;", CLEAN),
     Mutant("an attach takes items for clean", "restart/attach.c",
-           "        if (index_heat(c->index, w) != 0 && index_handle(c->index, w) != 0) /* clean",
+           "        if (index_heat(c->index, w) != 0) /* clean",
            "        if (!slot) /* clean", CLEAN),
 )

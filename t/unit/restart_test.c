@@ -1352,6 +1352,33 @@ Test(restart, an_item_whose_word_has_another_tag_is_dropped)
     life_end(&l);
 }
 
+/* Damaged memory may hold any handle, also one outside of the arena and that of its root. */
+Test(restart, words_with_handles_of_no_item_are_dropped)
+{
+    struct life l;
+    life_open(&l, "-m 64");
+    fixture_set(&l.f, "b", "value");
+    unsigned shift = slab_handle_shift(l.f.slab);
+    uint64_t units = arena_reserve_bytes(l.f.arena) >> shift;
+    const uint32_t handles[] = {0, 1, (uint32_t)units - 1, (uint32_t)units, (uint32_t)units + 1000};
+    index_slot *slots[INDEX_MATCH_MAX];
+    for (uint64_t i = 0; i < ARRAY_COUNT(handles); i++) {
+        uint64_t hash = i * 0x0123456789abcdef + 0x40;
+        lock_take(index_lock(l.f.index, hash));
+        cr_assert_eq(index_insert(l.f.index, hash, index_make_ram(l.f.index, handles[i] + (handles[i] == 0), 0, 0)), 0);
+        cr_assert_eq(index_match(l.f.index, hash, slots), 1);
+        index_word w = index_load(slots[0]);
+        if (handles[i] == 0) /* the index itself makes no such word */
+            atomic_store(slots[0], w - 1);
+        lock_release(index_lock(l.f.index, hash));
+    }
+    life_again(&l, "-m 64");
+    cr_assert_eq(l.r.report.dropped_items, ARRAY_COUNT(handles));
+    cr_assert_eq(l.r.report.ram_items, 1);
+    cr_assert_str_eq(value_of(&l, "b"), "value");
+    life_end(&l);
+}
+
 Test(restart, two_words_of_one_item_are_one_item)
 {
     struct life l;
