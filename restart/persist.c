@@ -32,6 +32,7 @@ struct persist {
     enum plan plan;
     bool has_head;
     struct checkpoint_head found; /* if has_head */
+    struct checkpoint_device files[EXT_DEVICES_MAX]; /* the flash files, as the start finds them */
     uint64_t stamps[EXT_DEVICES_MAX]; /* of the devices' marks, as the start finds them; 0: none */
     struct checkpoint_reader *reader;
     uint64_t start_ns;
@@ -67,17 +68,14 @@ uint64_t persist_layout(uint32_t format)
 }
 
 /* The flash files as they are now. 0 or -errno. */
-static int describe_devices(const struct persist *p, struct checkpoint_head *h)
+static int describe_devices(const struct persist *p, struct checkpoint_device files[EXT_DEVICES_MAX])
 {
     ASSERT(p->device_count > 0 && p->device_count <= EXT_DEVICES_MAX);
     static_assert(EXT_DEVICES_MAX == CHECKPOINT_DEVICES_MAX, "each file has its place");
-    h->device_count = p->device_count;
-    memset(h->devices, 0, sizeof(h->devices));
     for (uint32_t i = 0; i < p->device_count; i++) {
-        struct checkpoint_device *d = &h->devices[i];
+        struct checkpoint_device *d = &files[i];
         struct stat st;
-        d->bytes = p->devices[i].bytes;
-        d->bucket = p->devices[i].free_bucket;
+        *d = (struct checkpoint_device){.bytes = p->devices[i].bytes, .bucket = p->devices[i].free_bucket};
         if (stat(p->devices[i].path, &st) != 0) {
             if (errno != ENOENT)
                 return -errno;
@@ -94,33 +92,32 @@ static int describe_devices(const struct persist *p, struct checkpoint_head *h)
 }
 
 /* The head's device that this file is; NO_DEVICE: none, or a block device, which only its stamp tells. */
-static uint32_t known_device(const struct checkpoint_head *h, const struct checkpoint_head *now, uint32_t device)
+static uint32_t known_device(const struct persist *p, uint32_t device)
 {
-    ASSERT(device < now->device_count && h->device_count <= CHECKPOINT_DEVICES_MAX);
-    for (uint32_t i = 0; i < h->device_count; i++) {
-        if (now->devices[device].ino != 0 && h->devices[i].ino == now->devices[device].ino)
+    ASSERT(p->has_head && device < p->device_count && p->found.device_count <= CHECKPOINT_DEVICES_MAX);
+    for (uint32_t i = 0; i < p->found.device_count; i++) {
+        if (p->files[device].ino != 0 && p->found.devices[i].ino == p->files[device].ino)
             return i;
     }
     return NO_DEVICE;
 }
 
 /* Why this start can't use the head's content, in any state; false: it can. */
-static bool is_misfit(const struct persist *p, char *why, size_t n)
+static bool is_misfit(struct persist *p, char *why, size_t n)
 {
     ASSERT(p->has_head);
     const struct checkpoint_head *h = &p->found;
-    struct checkpoint_head now = {0};
     if (h->layout != persist_layout(h->format))
         return why_say(why, n, true, "it was made by another build (%.*s)", (int)sizeof(h->version), h->version);
-    int rc = describe_devices(p, &now);
+    int rc = describe_devices(p, p->files);
     if (rc != 0)
         return why_say(why, n, true, "the flash files can't be examined (%s)", strerror(-rc));
     if (h->page_bytes != p->page_bytes || h->wbuf_bytes != p->wbuf_bytes)
         return why_say(why, n, true, "it was made with another %s",
                        h->page_bytes != p->page_bytes ? "ext_page_size" : "ext_wbuf_size");
     bool any = false;
-    for (uint32_t i = 0; i < now.device_count; i++)
-        any |= known_device(h, &now, i) != NO_DEVICE || now.devices[i].ino == 0;
+    for (uint32_t i = 0; i < p->device_count; i++)
+        any |= known_device(p, i) != NO_DEVICE || p->files[i].ino == 0;
     if (!any)
         return why_say(why, n, true, "%s is another file now", p->devices[0].path);
     if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec)
@@ -157,14 +154,11 @@ static const char *used_by_another(const struct persist *p)
 static bool is_outdated(const struct persist *p, char *why, size_t n)
 {
     ASSERT(p->has_head && p->found.state == CHECKPOINT_CLEAN);
-    struct checkpoint_head now = {0};
-    if (describe_devices(p, &now) != 0)
-        return true;
-    for (uint32_t i = 0; i < now.device_count; i++) {
-        uint32_t known = known_device(&p->found, &now, i);
+    for (uint32_t i = 0; i < p->device_count; i++) {
+        uint32_t known = known_device(p, i);
         if (known == NO_DEVICE)
             continue;
-        const struct checkpoint_device *was = &p->found.devices[known], *is = &now.devices[i];
+        const struct checkpoint_device *was = &p->found.devices[known], *is = &p->files[i];
         if (was->mtime_sec != is->mtime_sec || was->mtime_nsec != is->mtime_nsec)
             return why_say(why, n, true, "%s was written to since", p->devices[i].path);
     }
@@ -175,11 +169,11 @@ static bool is_outdated(const struct persist *p, char *why, size_t n)
 }
 
 /* Is the head's block device there, with its mark and as large as it was? A head of format 1 doesn't know marks. */
-static bool has_block_device(const struct persist *p, const struct checkpoint_head *now, uint32_t device)
+static bool has_block_device(const struct persist *p, uint32_t device)
 {
     ASSERT(device < p->found.device_count);
-    for (uint32_t k = 0; p->found.format >= CHECKPOINT_FORMAT && k < now->device_count; k++) {
-        if (now->devices[k].ino == 0 && now->devices[k].bytes >= p->found.devices[device].bytes &&
+    for (uint32_t k = 0; p->found.format >= CHECKPOINT_FORMAT && k < p->device_count; k++) {
+        if (p->files[k].ino == 0 && p->files[k].bytes >= p->found.devices[device].bytes &&
             is_stamp_of(&p->found, device, p->stamps[k]))
             return true;
     }
@@ -190,17 +184,14 @@ static bool has_block_device(const struct persist *p, const struct checkpoint_he
 static bool is_less(const struct persist *p)
 {
     ASSERT(p->has_head);
-    struct checkpoint_head now = {0};
-    if (describe_devices(p, &now) != 0)
-        return true;
     uint64_t blocks_were = 0, blocks = 0;
-    for (uint32_t i = 0; i < now.device_count; i++)
-        blocks += now.devices[i].ino == 0 ? now.devices[i].bytes : 0;
+    for (uint32_t i = 0; i < p->device_count; i++)
+        blocks += p->files[i].ino == 0 ? p->files[i].bytes : 0;
     for (uint32_t i = 0; i < p->found.device_count; i++) {
         const struct checkpoint_device *was = &p->found.devices[i];
-        bool is_there = was->ino == 0 && has_block_device(p, &now, i);
-        for (uint32_t k = 0; was->ino != 0 && k < now.device_count; k++)
-            is_there |= now.devices[k].ino == was->ino && now.devices[k].bytes >= was->bytes;
+        bool is_there = was->ino == 0 && has_block_device(p, i);
+        for (uint32_t k = 0; was->ino != 0 && k < p->device_count; k++)
+            is_there |= p->files[k].ino == was->ino && p->files[k].bytes >= was->bytes;
         if (!is_there)
             return true;
         blocks_were += was->ino == 0 ? was->bytes : 0;
@@ -309,11 +300,9 @@ bool persist_index_geometry(const struct persist *p, struct index_geometry *out)
 static void set_since(const struct persist *p, struct ext_options *opt)
 {
     ASSERT(p->plan == PLAN_SCAN && p->has_head);
-    struct checkpoint_head now = {0};
-    (void)describe_devices(p, &now);
     for (uint32_t i = 0; i < p->device_count; i++) {
-        uint32_t known = known_device(&p->found, &now, i);
-        for (uint32_t k = 0; now.devices[i].ino == 0 && known == NO_DEVICE && k < p->found.device_count; k++) {
+        uint32_t known = known_device(p, i);
+        for (uint32_t k = 0; p->files[i].ino == 0 && known == NO_DEVICE && k < p->found.device_count; k++) {
             if (p->found.devices[k].ino == 0 && (p->found.format < CHECKPOINT_FORMAT
                                                      ? k == i
                                                      : is_stamp_of(&p->found, k, p->stamps[i])))
@@ -327,16 +316,14 @@ static void set_since(const struct persist *p, struct ext_options *opt)
 static void set_saved(const struct persist *p, struct ext_options *opt)
 {
     ASSERT(p->plan == PLAN_LOAD && p->has_head);
-    struct checkpoint_head now = {0};
-    (void)describe_devices(p, &now);
     opt->saved_count = p->found.device_count;
     for (uint32_t i = 0; i < p->found.device_count; i++) {
         const struct checkpoint_device *was = &p->found.devices[i];
         opt->saved_bytes[i] = was->bytes;
         opt->saved_device[i] = EXT_NO_DEVICE;
-        for (uint32_t k = 0; k < now.device_count; k++) {
-            if (was->ino == 0 ? k == i && now.devices[k].ino == 0 && now.devices[k].bytes == was->bytes
-                              : now.devices[k].ino == was->ino)
+        for (uint32_t k = 0; k < p->device_count; k++) {
+            if (was->ino == 0 ? k == i && p->files[k].ino == 0 && p->files[k].bytes == was->bytes
+                              : p->files[k].ino == was->ino)
                 opt->saved_device[i] = k;
         }
     }
@@ -453,6 +440,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     struct cache_numbers n;
     cache_numbers(c, &n);
     h->layout = persist_layout(CHECKPOINT_FORMAT);
+    h->device_count = p->device_count;
     h->unix_epoch_sec = clock_unix_epoch_sec();
     h->rel_sec = clock_now_sec();
     h->hash_seed = n.hash_seed;
@@ -557,7 +545,7 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
     bool begins = !attached && p->plan != PLAN_EMPTY;
     for (uint32_t i = 0; begins && i < p->device_count; i++)
         p->running.next_stamps[i] = hash_draw();
-    int rc = describe_devices(p, &p->running);
+    int rc = describe_devices(p, p->running.devices);
     if (rc == 0)
         rc = put_running(p);
     if (rc != 0)
@@ -643,7 +631,7 @@ static int save(struct persist *p, struct index *ix, struct cache *c, struct ext
     head.index_tag_bits = g.tag_bits;
     head.index_place_bits = g.place_bits;
     fill_head(p, c, e, &head);
-    int rc = describe_devices(p, &head);
+    int rc = describe_devices(p, head.devices);
     if (rc == 0)
         rc = checkpoint_create(p->path, &w);
     if (rc != 0)
