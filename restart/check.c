@@ -298,96 +298,82 @@ static void load_tables(struct check *c)
 
 /* ---- slots ---- */
 
-/* Reads the last `bytes` of a slot into the end of the image. 0 or -errno. */
-static int read_end_at(struct check *c, const struct ext_page_where *at, uint32_t index, uint64_t bytes)
+/* Reads the last `bytes` of a slot of a page into the end of the image. 0 or -errno. */
+static int read_end(struct check *c, const struct ext_page_where *at, uint32_t index, uint64_t bytes)
 {
     uint64_t wbuf = c->head.wbuf_bytes;
-    ASSERT(bytes > 0 && bytes <= wbuf && at->device < c->file_count);
+    ASSERT(bytes > 0 && bytes <= wbuf && index < c->slots_per_page);
+    if (at->device == EXT_NO_DEVICE)
+        return -ENODATA;
     uint64_t end = at->unit * c->head.page_bytes + (index + 1) * wbuf;
     return file_read_all(c->files[at->device].fd, c->image + wbuf - bytes, bytes, end - bytes);
 }
 
-static int read_slot_end(struct check *c, uint64_t slot, uint64_t bytes)
+/* The trailers in a page; one that makes no sense has version 0. Returns the slot of the latest, NO_NUMBER: there is none. */
+static uint32_t read_trailers(struct check *c, const struct ext_page_where *at, struct ext_trailer *trailers)
 {
-    ASSERT(slot < slot_count(c));
-    const struct ext_page_where *at = &c->where[slot / c->slots_per_page];
-    if (at->device == EXT_NO_DEVICE)
-        return -ENODATA;
-    return read_end_at(c, at, (uint32_t)(slot % c->slots_per_page), bytes);
-}
-
-/* The number of a page by its latest trailer; NO_NUMBER: it has none. */
-static uint32_t number_of(struct check *c, const struct ext_page_where *at, uint32_t *version)
-{
-    uint32_t number = NO_NUMBER;
-    *version = 0;
+    uint32_t latest = NO_NUMBER;
     for (uint32_t i = 0; i < c->slots_per_page; i++) {
-        struct ext_trailer t = {0};
-        if (read_end_at(c, at, i, EXT_SLOT_BLOCK_BYTES) == 0)
-            memcpy(&t, c->image + c->head.wbuf_bytes - sizeof(t), sizeof(t));
-        if (t.magic != EXT_TRAILER_MAGIC || t.version == 0 || t.slot % c->slots_per_page != i ||
-            (number != NO_NUMBER && (int32_t)(t.version - *version) <= 0))
-            continue;
-        number = (uint32_t)min_u64(t.slot / c->slots_per_page, NO_NUMBER);
-        *version = t.version;
+        struct ext_trailer *t = &trailers[i];
+        memset(t, 0, sizeof(*t));
+        if (read_end(c, at, i, EXT_SLOT_BLOCK_BYTES) == 0)
+            memcpy(t, c->image + c->head.wbuf_bytes - sizeof(*t), sizeof(*t));
+        if (t->magic != EXT_TRAILER_MAGIC || t->slot % c->slots_per_page != i)
+            t->version = 0;
+        if (t->version != 0 && (latest == NO_NUMBER || (int32_t)(t->version - trailers[latest].version) > 0))
+            latest = i;
     }
-    return number;
+    return latest;
 }
 
-/* Without a page table: trailers tell the numbers of pages; pages without one get those that are left. 0 or -ENOMEM. */
+/* The page of this number is here, with what the latest version of it wrote, unless a later one is known. */
+static void put_page(struct check *c, uint32_t number, const struct ext_page_where *at, uint32_t version,
+                     const struct ext_trailer *trailers)
+{
+    struct ext_saved_page *p = &c->pages[number].saved;
+    if (c->where[number].device != EXT_NO_DEVICE && (int32_t)(version - p->version) <= 0)
+        return;
+    c->where[number] = *at;
+    *p = (struct ext_saved_page){.version = version, .state = EXT_PAGE_SEALED};
+    for (uint32_t i = 0; i < c->slots_per_page; i++) {
+        uint64_t slot = (uint64_t)number * c->slots_per_page + i;
+        c->slots[slot].is_written = trailers[i].slot == slot && trailers[i].version == version;
+    }
+}
+
+/* Without a page table: the trailers tell the numbers of pages and their versions. Pages without one are free, and get
+ * the numbers that are left. 0 or -ENOMEM. */
 static int number_by_trailers(struct check *c)
 {
     ASSERT(!c->has_tables);
-    uint64_t units = 0, next = 0;
+    uint64_t units = 0, unit_count = 0;
     for (unsigned i = 0; i < c->file_count; i++)
         units += c->files[i].pages;
     /* Files may have been taken away. */
-    uint32_t most = (uint32_t)min_u64((EXT_DEVICES_MAX + 1) * units + 1024, EXT_UNITS_MAX);
-    int rc = make_tables(c, most);
-    for (unsigned pass = 0; rc == 0 && pass < 2; pass++) {
-        for (unsigned i = 0; i < c->file_count; i++) {
-            for (uint32_t unit = 0; unit < c->files[i].pages; unit++) {
-                struct ext_page_where at = {i, unit};
-                uint32_t version, number = number_of(c, &at, &version);
-                if (pass == 1 && number != NO_NUMBER)
-                    continue;
-                while (pass == 1 && next < most && c->where[next].device != EXT_NO_DEVICE)
-                    next++;
-                number = pass == 1 ? (uint32_t)next : number;
-                if (number >= most || (c->where[number].device != EXT_NO_DEVICE &&
-                                       (int32_t)(version - c->pages[number].saved.version) <= 0))
-                    continue;
-                c->where[number] = at;
-                c->pages[number].saved.version = version;
-            }
+    uint32_t next = 0, most = (uint32_t)min_u64((EXT_DEVICES_MAX + 1) * units + 1024, EXT_UNITS_MAX);
+    struct ext_trailer *trailers = calloc(c->slots_per_page, sizeof(*trailers));
+    struct ext_page_where *bare = calloc(units, sizeof(*bare));
+    int rc = trailers && bare ? make_tables(c, most) : -ENOMEM;
+    for (unsigned i = 0; rc == 0 && i < c->file_count; i++) {
+        for (uint32_t unit = 0; unit < c->files[i].pages; unit++) {
+            struct ext_page_where at = {i, unit};
+            uint32_t latest = read_trailers(c, &at, trailers);
+            uint64_t number = latest != NO_NUMBER ? trailers[latest].slot / c->slots_per_page : most;
+            if (latest == NO_NUMBER)
+                bare[unit_count++] = at;
+            else if (number < most)
+                put_page(c, (uint32_t)number, &at, trailers[latest].version, trailers);
         }
     }
+    for (uint64_t i = 0; rc == 0 && i < unit_count; i++) {
+        while (next < most && c->where[next].device != EXT_NO_DEVICE)
+            next++;
+        if (next < most)
+            c->where[next] = bare[i];
+    }
+    free(trailers);
+    free(bare);
     return rc;
-}
-
-/* Without a page table: the version of each page is the highest that a trailer in it bears. */
-static void find_versions(struct check *c)
-{
-    ASSERT(!c->has_tables && c->slots != NULL);
-    memset(c->slots, 0, slot_count(c) * sizeof(*c->slots));
-    uint32_t *versions = calloc(c->slots_per_page, sizeof(*versions));
-    for (uint32_t page = 0; versions != NULL && page < c->page_count; page++) {
-        uint32_t latest = 0;
-        for (uint32_t i = 0; i < c->slots_per_page; i++) {
-            uint64_t slot = (uint64_t)page * c->slots_per_page + i;
-            struct ext_trailer t = {0};
-            if (read_slot_end(c, slot, EXT_SLOT_BLOCK_BYTES) == 0)
-                memcpy(&t, c->image + c->head.wbuf_bytes - sizeof(t), sizeof(t));
-            versions[i] = t.magic == EXT_TRAILER_MAGIC && t.slot == slot ? t.version : 0;
-            if (versions[i] != 0 && (latest == 0 || (int32_t)(versions[i] - latest) > 0))
-                latest = versions[i];
-        }
-        for (uint32_t i = 0; i < c->slots_per_page; i++)
-            c->slots[(uint64_t)page * c->slots_per_page + i].is_written = latest != 0 && versions[i] == latest;
-        c->pages[page].saved = (struct ext_saved_page){
-            .version = latest, .state = latest == 0 ? EXT_PAGE_FREE : EXT_PAGE_SEALED};
-    }
-    free(versions);
 }
 
 /* Does the index have a word for the record at this place? */
@@ -434,7 +420,7 @@ static void check_slot(struct check *c, uint64_t slot)
     uint64_t wbuf = c->head.wbuf_bytes;
     uint32_t count = 0;
     c->written++;
-    int rc = read_slot_end(c, slot, wbuf);
+    int rc = read_end(c, &c->where[page], index, wbuf);
     if (rc == 0)
         rc = ext_trailer_verify(c->image + wbuf, wbuf, wbuf, slot, c->pages[page].saved.version, &count);
     if (rc != 0) {
@@ -591,11 +577,8 @@ static int check_all(struct check *c)
     print_head(c);
     if (c->head.state == CHECKPOINT_CLEAN)
         load_tables(c);
-    if (!c->has_tables) {
-        if (number_by_trailers(c) != 0)
-            return unreadable(c, "no memory for the page numbers");
-        find_versions(c);
-    }
+    if (!c->has_tables && number_by_trailers(c) != 0)
+        return unreadable(c, "no memory for the page numbers");
     for (uint64_t slot = 0; slot < slot_count(c); slot++) {
         if (c->slots[slot].is_written)
             check_slot(c, slot);
