@@ -238,7 +238,7 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     e->wbuf_bytes = opt->wbuf_bytes;
     e->slots_per_page = (uint32_t)(opt->page_bytes / opt->wbuf_bytes);
     pace_init(&e->pace, opt->write_limit_bytes_per_sec, opt->write_limit_bytes_per_day, opt->wbuf_bytes,
-              io_now_ns());
+              clock_mono_ns());
     e->page_granules = opt->page_bytes / EXT_GRANULE_BYTES;
     e->slot_granules = opt->wbuf_bytes / EXT_GRANULE_BYTES;
     ext_room_init(e);
@@ -354,7 +354,7 @@ static void explain(struct extstore *e, struct ext_info *out)
     if (out->wbufs_stuck > 0)
         why_add(why, EXT_WHY_BYTES, "; ", "%" PRIu64 " write buffers can't be written now",
                     out->wbufs_stuck);
-    if (since != 0 && io_now_ns() - since > NO_PAGE_NS && !ext_is_writable(e))
+    if (since != 0 && clock_mono_ns() - since > NO_PAGE_NS && !ext_is_writable(e))
         why_add(why, EXT_WHY_BYTES, "; ", "no page can be opened");
     out->degraded = why[0] != '\0';
     if (!out->degraded)

@@ -22,11 +22,6 @@ struct io_pool {
     _Atomic(uint64_t) queued;
 };
 
-uint64_t io_now_ns(void)
-{
-    return clock_mono_ns();
-}
-
 static void push_timed(struct io_pool *pool, struct io_job *job)
 {
     lock_assert_held(&pool->lock);
@@ -46,7 +41,7 @@ static struct io_job *pop(struct io_pool *pool, int64_t *wait_ms)
     *wait_ms = -1;
     struct io_job *job = TAILQ_FIRST(&pool->timed);
     if (job != NULL) {
-        uint64_t now = io_now_ns();
+        uint64_t now = clock_mono_ns();
         if (pool->stopping || job->start_ns <= now) {
             TAILQ_REMOVE(&pool->timed, job, in_queue);
             return job;
@@ -144,7 +139,7 @@ void io_pool_submit(struct io_pool *pool, struct io_job *job)
 
 void io_pool_submit_after(struct io_pool *pool, struct io_job *job, uint64_t delay_ns)
 {
-    job->start_ns = delay_ns == 0 ? 0 : io_now_ns() + delay_ns;
+    job->start_ns = delay_ns == 0 ? 0 : clock_mono_ns() + delay_ns;
     atomic_fetch_add_explicit(&pool->queued, 1, memory_order_relaxed);
     lock_take(&pool->lock);
     if (delay_ns == 0)
@@ -164,7 +159,7 @@ uint64_t io_pool_queued(const struct io_pool *pool)
 static void queue_due(struct io_pool *pool)
 {
     lock_assert_held(&pool->lock);
-    uint64_t now = io_now_ns();
+    uint64_t now = clock_mono_ns();
     struct io_job *job;
     while ((job = TAILQ_FIRST(&pool->timed)) != NULL && job->start_ns <= now) {
         TAILQ_REMOVE(&pool->timed, job, in_queue);

@@ -47,6 +47,4 @@ uint64_t io_pool_queued(const struct io_pool *pool);
 unsigned io_pool_ready(struct io_pool *pool);
 void io_pool_step(struct io_pool *pool, unsigned nth);
 
-uint64_t io_now_ns(void); /* monotonic */
-
 #endif

@@ -31,6 +31,7 @@
 #include "flash/record.h"
 #include "space/extmap.h"
 #include "io_thread.h"
+#include "base/clock.h"
 #include "base/lock.h"
 
 #define EXT_NO_PAGE UINT32_MAX

@@ -125,7 +125,7 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
     if (rc == 0)
         page_begin(e, bucket, *page);
     else if (atomic_load_explicit(&e->no_page_ns, memory_order_relaxed) == 0)
-        atomic_store_explicit(&e->no_page_ns, io_now_ns(), memory_order_relaxed);
+        atomic_store_explicit(&e->no_page_ns, clock_mono_ns(), memory_order_relaxed);
     lock_release(&e->page_lock);
     return rc;
 }
@@ -260,7 +260,7 @@ void ext_page_stay(struct extstore *e, uint32_t page)
 
 static uint32_t mono_sec(void)
 {
-    return (uint32_t)(io_now_ns() / 1000000000);
+    return (uint32_t)(clock_mono_ns() / 1000000000);
 }
 
 /* One more failure. Returns the seconds until the next try. page_lock held. */

@@ -501,7 +501,7 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
     uint32_t bytes = r->buffer_bytes - r->io_done;
     ASSERT(r->buffer != NULL && r->io_done < r->buffer_bytes && ring->in_flight < ring->depth);
     ring->in_flight++;
-    r->start_ns = io_now_ns();
+    r->start_ns = clock_mono_ns();
     count(&ring->n.device_reads, 1);
     if (ring->uring != NULL)
         ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
@@ -693,7 +693,7 @@ static void on_result(void *ctx, void *user, int result)
     if (result >= 0) {
         count(&ring->n.bytes_read, r->buffer_bytes);
         struct ext_device_load *load = &ring->loads[ring->e->where[r->page].device];
-        histogram_add(&load->latency, io_now_ns() - r->start_ns, 1);
+        histogram_add(&load->latency, clock_mono_ns() - r->start_ns, 1);
         count(&load->bytes, r->buffer_bytes);
         ext_device_read_result(d, 0);
         complete(ring, r, 0);

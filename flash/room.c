@@ -53,7 +53,7 @@ unsigned ext_write_level(struct extstore *e)
 {
     if (e->pace.second.rate == 0 && e->pace.day.rate == 0)
         return PACE_FULL;
-    return pace_level(&e->pace, io_now_ns());
+    return pace_level(&e->pace, clock_mono_ns());
 }
 
 uint32_t ext_flush_sec(const struct extstore *e)

@@ -194,7 +194,7 @@ static int open_wbuf(struct extstore *e, unsigned stream, enum wbuf_use use,
     w->moved = false;
     w->rounds = w->chunk_tries = w->compare_tries = w->waits = 0;
     w->written = 0;
-    w->opened_ns = io_now_ns();
+    w->opened_ns = clock_mono_ns();
     w->root->version = atomic_load_explicit(&p->version, memory_order_relaxed);
     w->root->bucket = ext_stream_bucket(e, stream);
     w->stream = stream;
@@ -470,11 +470,11 @@ int ext_sync(struct extstore *e, int64_t timeout_ms)
     lock_assert_none_held();
     for (unsigned i = 0; i < EXT_STREAM_COUNT; i++)
         ext_wbuf_close_open(e, i);
-    uint64_t end = io_now_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
+    uint64_t end = clock_mono_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
     int rc = 0;
     lock_take(&e->notify_lock);
     while (rc == 0 && atomic_load(&e->flushing_wbufs) > 0) {
-        uint64_t now = io_now_ns();
+        uint64_t now = clock_mono_ns();
         if (atomic_load(&e->stuck_wbufs) == atomic_load(&e->flushing_wbufs))
             rc = -EIO;
         else if (timeout_ms >= 0 && now >= end)
@@ -633,7 +633,7 @@ static void flushed(struct ext_wbuf *w)
     ASSERT(w->written == e->wbuf_bytes && !w->moved);
     device_ok(e, page);
     unstick(w);
-    atomic_store_explicit(&e->fill_sec, (uint32_t)((io_now_ns() - w->opened_ns) / 1000000000),
+    atomic_store_explicit(&e->fill_sec, (uint32_t)((clock_mono_ns() - w->opened_ns) / 1000000000),
                           memory_order_relaxed);
     atomic_store_explicit(&w->state, EXT_WBUF_CLEAN, memory_order_relaxed);
     lock_take(&e->page_lock);

@@ -38,11 +38,10 @@ static enum ext_bucket bucket_of(struct cache *c, const struct item *it, uint32_
     return it->value_bytes >= CHUNKED_BUCKET_MIN_BYTES ? EXT_BUCKET_CHUNKED : EXT_BUCKET_DEFAULT;
 }
 
-static void describe(struct cache *c, struct item *it, uint32_t now, struct watch_item *out)
+static void describe(struct item *it, uint32_t now, struct watch_item *out)
 {
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
-    (void)c;
     memset(out, 0, sizeof(*out));
     out->key = item_key(it);
     out->key_bytes = it->key_bytes;
@@ -80,7 +79,7 @@ static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned cl
         return rc;
     if (watch_wants(WATCH_EVICTIONS)) {
         struct watch_item w;
-        describe(c, it, now, &w);
+        describe(it, now, &w);
         watch_extwrite(&w, bucket);
     }
     unsigned rank = index_rank_above(c->index, hash);
@@ -103,9 +102,18 @@ int item_flush(struct cache *c, struct item *it, uint64_t hash)
     return item_leave_clean(c, it, hash) ? 0 : flush_as(c, it, hash, worth_class(c, it, hash));
 }
 
-/* Counts an item that is evicted, by its class, and tells watchers. */
-static void count_evicted(struct cache *c, struct item *it, uint32_t now)
+/* Why an item is evicted, as a counter and as the reason of later misses. */
+struct eviction {
+    enum cache_counter counter;
+    enum miss_reason miss;
+};
+#define EVICTION(why) (struct eviction){CACHE_N_evictions_##why, MISS_evicted_##why}
+
+/* Counts an item that is evicted, by its class and the reason, and tells watchers. */
+static void count_evicted(struct cache *c, struct item *it, uint64_t hash, uint32_t now, struct eviction why)
 {
+    cache_count(c, why.counter, 1);
+    departed_note(c->departed, hash, why.miss);
     unsigned cls = lru_class(it->lru_id), flags = item_flags(it);
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     class_count(c, cls, evicted);
@@ -119,7 +127,7 @@ static void count_evicted(struct cache *c, struct item *it, uint32_t now)
                           memory_order_relaxed);
     if (watch_wants(WATCH_EVICTIONS)) {
         struct watch_item w;
-        describe(c, it, now, &w);
+        describe(it, now, &w);
         watch_eviction(&w);
     }
 }
@@ -129,16 +137,10 @@ static void item_pass_up(struct cache *c, struct item *it, uint64_t hash, uint32
 {
     lock_assert_held(index_lock(c->index, hash));
     ASSERT(worth != WORTH_WRITE && !(item_flags(it) & ITEM_MAY_HIDE_FLASH));
-    count_evicted(c, it, now);
-    cache_count(c,
-                worth == WORTH_TOO_SHORT   ? CACHE_N_evictions_short_ttl
-                : worth == WORTH_TOO_MUCH ? CACHE_N_evictions_write_limit
-                                           : CACHE_N_evictions_not_admitted,
-                1);
-    departed_note(c->departed, hash,
-                  worth == WORTH_TOO_SHORT   ? MISS_evicted_short_ttl
-                  : worth == WORTH_TOO_MUCH ? MISS_evicted_write_limit
-                                             : MISS_evicted_not_admitted);
+    count_evicted(c, it, hash, now,
+                  worth == WORTH_TOO_SHORT  ? EVICTION(short_ttl)
+                  : worth == WORTH_TOO_MUCH ? EVICTION(write_limit)
+                                            : EVICTION(not_admitted));
     worth_left(c, hash, ext_record_bytes(it->key_bytes, it->value_bytes));
     item_unlink(c, it, hash);
 }
@@ -148,18 +150,11 @@ static void item_evict(struct cache *c, struct item *it, uint64_t hash, uint32_t
 {
     lock_assert_held(index_lock(c->index, hash));
     ASSERT(flash_error <= 0 && c->config->evict_to_free);
-    count_evicted(c, it, now);
-    cache_count(c,
-                !c->ext                   ? CACHE_N_evictions_no_flash
-                : flash_error == -EAGAIN  ? CACHE_N_evictions_write_wait
-                : flash_error != -ENOSPC  ? CACHE_N_evictions_device
-                                          : CACHE_N_evictions_flash_full,
-                1);
-    departed_note(c->departed, hash,
-                  !c->ext                  ? MISS_evicted_no_flash
-                  : flash_error == -EAGAIN ? MISS_evicted_write_wait
-                  : flash_error != -ENOSPC ? MISS_evicted_device
-                                           : MISS_evicted_flash_full);
+    count_evicted(c, it, hash, now,
+                  !c->ext                  ? EVICTION(no_flash)
+                  : flash_error == -EAGAIN ? EVICTION(write_wait)
+                  : flash_error != -ENOSPC ? EVICTION(device)
+                                           : EVICTION(flash_full));
     cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, hash));
 }
 

@@ -51,7 +51,7 @@ static int transfer(struct ext_probe *p, bool reads, uint64_t offset, uint64_t b
 static void put_off(struct ext_probe *p, uint64_t ns)
 {
     ASSERT(p->kind <= EXT_PROBE_PAGE && atomic_load(&p->running));
-    p->next_ns[p->kind] = io_now_ns() + ns;
+    p->next_ns[p->kind] = clock_mono_ns() + ns;
 }
 
 static void probe_write(struct ext_probe *p)
@@ -166,7 +166,7 @@ static bool find(struct ext_probe *p)
 {
     struct extstore *e = p->e;
     const struct ext_device *d = &e->devices[p->device];
-    uint64_t now = io_now_ns();
+    uint64_t now = clock_mono_ns();
     ASSERT(p->page == EXT_NO_PAGE && atomic_load(&p->unit) == EXT_NO_PAGE); /* the last one has ended */
     if (ext_device_failed(d)) {
         p->kind = EXT_PROBE_WRITE;

@@ -171,7 +171,7 @@ static bool is_candidate(const struct ext_reclaim *r, uint32_t page)
 {
     const struct ext_page *p = &r->e->pages[page];
     enum ext_page_state s = ext_page_state_of(p);
-    if (r->avoid_until_ns[page] != 0 && io_now_ns() < r->avoid_until_ns[page])
+    if (r->avoid_until_ns[page] != 0 && clock_mono_ns() < r->avoid_until_ns[page])
         return false;
     return (s == EXT_PAGE_SEALED || s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD) &&
            atomic_load(&p->slots_busy) == 0 && atomic_load(&p->objects) > 0;
@@ -546,7 +546,7 @@ static void begin_slot(struct ext_reclaim *r)
     }
     if (r->slot_index >= used || is_empty) {
         r->phase = FINISHING;
-        r->not_before_ns = io_now_ns() + FINISH_NS;
+        r->not_before_ns = clock_mono_ns() + FINISH_NS;
         r->finish_mark = 0;
         return;
     }
@@ -598,7 +598,7 @@ static void read_failed(struct ext_reclaim *r)
     if (++r->read_tries < READ_TRIES) {
         ext_count(e, EXT_N_read_retries, 1);
         uint64_t pause_ns = READ_PAUSE_NS << (r->read_tries - 1);
-        r->not_before_ns = io_now_ns() + min_u64(pause_ns, READ_PAUSE_MAX_NS);
+        r->not_before_ns = clock_mono_ns() + min_u64(pause_ns, READ_PAUSE_MAX_NS);
         r->read_again = true;
         return;
     }
@@ -612,7 +612,7 @@ static void read_failed(struct ext_reclaim *r)
     /* A device that doesn't answer may yet come back: leave the page for later. */
     say(r, EXT_FAULT_READ, r->read_at, r->read_result, "the page is left alone for five seconds");
     event(r, "type=compact_abort id=%" PRIu32, r->page);
-    r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
+    r->avoid_until_ns[r->page] = clock_mono_ns() + AVOID_NS;
     uint32_t aborts = r->aborts + 1;
     end_job(r);
     r->aborts = aborts;
@@ -645,7 +645,7 @@ static void table_failed(struct ext_reclaim *r)
 static bool after_read(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
-    if (atomic_load(&r->reading) || io_now_ns() < r->not_before_ns)
+    if (atomic_load(&r->reading) || clock_mono_ns() < r->not_before_ns)
         return false;
     if (r->read_again) {
         go_on_reading(r);
@@ -966,7 +966,7 @@ static bool sweep(struct ext_reclaim *r)
         return true;
     }
     if (left > 0) { /* another thread drops slowly: don't begin with this page again at once */
-        r->avoid_until_ns[r->page] = io_now_ns() + AVOID_NS;
+        r->avoid_until_ns[r->page] = clock_mono_ns() + AVOID_NS;
     }
     end_job(r);
     return true;
@@ -977,7 +977,7 @@ static bool finish_page(struct ext_reclaim *r)
 {
     ASSERT(r->phase == FINISHING);
     bool empty = atomic_load(&r->e->pages[r->page].objects) == 0;
-    if (!empty && (io_now_ns() < r->not_before_ns || !checks_have_ended(r, &r->finish_mark)))
+    if (!empty && (clock_mono_ns() < r->not_before_ns || !checks_have_ended(r, &r->finish_mark)))
         return false;
     if (r->for_index && r->page_evicted > 0)
         atomic_store(&r->e->evict_requests, 0);
@@ -992,7 +992,7 @@ static bool finish_page(struct ext_reclaim *r)
 static void fraginfo(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
-    uint64_t now = io_now_ns();
+    uint64_t now = clock_mono_ns();
     if (e->event_fn == NULL || now - r->fraginfo_ns < FRAGINFO_NS ||
         ext_counted(e, EXT_N_page_allocs) == ext_counted(e, EXT_N_page_reclaims))
         return;
