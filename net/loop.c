@@ -96,8 +96,8 @@ void worker_post(struct worker *w, struct loop_conn *c)
 {
     lock_take(&w->lock);
     STAILQ_INSERT_TAIL(&w->mailbox, c, in_mailbox);
+    worker_wake(w); /* before the lock is free: a worker that stops may end as soon as it has this mail */
     lock_release(&w->lock);
-    worker_wake(w);
 }
 
 void worker_post_dump_over(struct worker *w, struct loop_conn *c, bool alive)

@@ -233,17 +233,16 @@ static void *worker_main(void *arg)
             turn(w, w->count[CONN_YIELDING] > 0 ? EVLOOP_NONBLOCK : 0);
         close_all(w);
     }
-    loop_close(w);
     return NULL;
 }
 
 /* ---- the set ---- */
 
-static void worker_destroy(struct worker *w, bool has_thread)
+/* Its thread has ended, and no other worker's runs that could ask for its figures. */
+static void worker_destroy(struct worker *w)
 {
-    if (has_thread)
-        pthread_join(w->thread, NULL);
-    DEBUG_ASSERT(LIST_EMPTY(&w->conns)); /* the thread's business until it has ended */
+    loop_close(w);
+    DEBUG_ASSERT(STAILQ_EMPTY(&w->mailbox));
     lock_destroy(&w->lock);
     close(w->mail_fd);
 }
@@ -256,19 +255,11 @@ static int worker_begin(struct worker *w)
         return -errno;
     lock_init(&w->lock, LOCK_CONN);
     int err = -pthread_create(&w->thread, NULL, worker_main, w);
-    bool runs = err == 0;
-    if (runs)
-        err = lock_await_start(&w->started);
+    if (err == 0 && (err = lock_await_start(&w->started)) != 0)
+        pthread_join(w->thread, NULL);
     if (err)
-        worker_destroy(w, runs);
+        worker_destroy(w);
     return err;
-}
-
-static void worker_end(struct worker *w)
-{
-    atomic_store_explicit(&w->stop, true, memory_order_release);
-    worker_wake(w);
-    worker_destroy(w, true);
 }
 
 int workers_start(struct workers *set, struct command_env *env)
@@ -296,8 +287,14 @@ int workers_start(struct workers *set, struct command_env *env)
 
 void workers_stop(struct workers *set)
 {
+    for (unsigned i = 0; i < set->count; i++) {
+        atomic_store_explicit(&set->list[i].stop, true, memory_order_release);
+        worker_wake(&set->list[i]);
+    }
     for (unsigned i = 0; i < set->count; i++)
-        worker_end(&set->list[i]);
+        pthread_join(set->list[i].thread, NULL);
+    for (unsigned i = 0; i < set->count; i++)
+        worker_destroy(&set->list[i]);
     free(set->list);
     set->list = NULL;
     set->count = 0;

@@ -19,7 +19,7 @@
 enum {
     ARGS_MAX = 64,
     SHOWN_BYTES = 400,     /* of an answer that differs */
-    LOG_TAIL_BYTES = 4096, /* of the server's log when a test fails */
+    LOG_TAIL_BYTES = 32768, /* of the server's log when a test fails: a sanitizer's report is long */
 };
 
 struct server {
@@ -317,20 +317,6 @@ const char *server_log(const struct server *s) { return s->log; }
 int server_port(const struct server *s) { return s->port; }
 pid_t server_pid(const struct server *s) { return s->pid; }
 
-int server_end_at(const char *file, int line, struct server *s, int sig)
-{
-    int status = 0;
-    if (s->pid == 0)
-        fail(file, line, s, "the server has ended already");
-    if (sig != 0 && kill(s->pid, sig) != 0)
-        fail(file, line, s, "kill: %s", strerror(errno));
-    if (!wait_until(has_ended(s, &status), HARNESS_STOP_MS)) {
-        server_kill9(s);
-        fail(file, line, s, "the server still ran after %d ms", HARNESS_STOP_MS);
-    }
-    return status;
-}
-
 void server_kill9(struct server *s)
 {
     if (s->pid == 0)
@@ -341,13 +327,25 @@ void server_kill9(struct server *s)
     s->pid = 0;
 }
 
+void server_ends_well_at(const char *file, int line, struct server *s, int sig)
+{
+    int status = 0;
+    if (s->pid == 0)
+        fail(file, line, s, "the server has ended already");
+    if (sig != 0 && kill(s->pid, sig) != 0)
+        fail(file, line, s, "kill: %s", strerror(errno));
+    if (!wait_until(has_ended(s, &status), HARNESS_STOP_MS)) {
+        server_kill9(s);
+        fail(file, line, s, "the server still ran after %d ms", HARNESS_STOP_MS);
+    }
+    if (status != 0)
+        fail(file, line, s, "ended after signal %d with wait status 0x%x", sig, (unsigned)status);
+}
+
 void server_stop_at(const char *file, int line, struct server *s)
 {
-    if (s->pid != 0) {
-        int status = server_end_at(file, line, s, SIGTERM);
-        if (status != 0)
-            fail(file, line, s, "ended on SIGTERM with wait status 0x%x", (unsigned)status);
-    }
+    if (s->pid != 0)
+        server_ends_well_at(file, line, s, SIGTERM);
     nftw(s->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
     struct server **at = &servers;
     while (*at != s)

@@ -51,11 +51,10 @@ const char *server_log(const struct server *s);    /* path of what it printed */
 int server_port(const struct server *s);           /* 0 for LISTEN_UNIX */
 pid_t server_pid(const struct server *s);
 
-/* Sends the signal, waits for the end; the wait status as of waitpid(2). */
-#define server_signal_and_wait(s, sig) server_end_at(__FILE__, __LINE__, s, sig)
-/* Waits for an end that something else brings about (`shutdown`). */
-#define server_wait_end(s) server_end_at(__FILE__, __LINE__, s, 0)
-int server_end_at(const char *file, int line, struct server *s, int sig);
+/* Sends the signal (0: none, something else ends it) and waits for the end. It must exit with status 0, else the test
+ * fails with what the server printed. */
+#define server_ends_well(s, sig) server_ends_well_at(__FILE__, __LINE__, s, sig)
+void server_ends_well_at(const char *file, int line, struct server *s, int sig);
 
 void server_kill9(struct server *s); /* ended on return */
 

@@ -3,11 +3,11 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "t/aid/harness.h"
@@ -570,11 +570,46 @@ Test(server, stops_at_once_with_a_dump_and_watchers_under_way)
     client_ask(w, "watch fetchers\r\n", "OK\r\n");
     client_send(deaf, "lru_crawler metadump all\r\n");
     client_line(deaf);
-    int status = server_signal_and_wait(s, SIGTERM);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %x", (unsigned)status);
+    server_ends_well(s, SIGTERM);
     client_close(deaf);
     client_close(w);
     stop(s, c);
+}
+
+/* Asks for all connections without pause, until its own is closed. */
+static void *ask_for_conns(void *arg)
+{
+    static const char question[] = "stats conns\r\nstats conns\r\nstats conns\r\nstats conns\r\n";
+    int fd = *(int *)arg;
+    char answer[65536];
+    while (send(fd, question, sizeof(question) - 1, MSG_NOSIGNAL) > 0 && recv(fd, answer, sizeof(answer), 0) > 0)
+        continue;
+    return NULL;
+}
+
+/* A worker that has ended is still looked at by those that have not: the second waits for the end of a dump. */
+Test(server, stops_while_its_workers_look_at_each_other)
+{
+    enum { ASKERS = 2 };
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "4"); /* the first worker had a connection of the harness */
+    struct client *deaf = client_open(s), *c[ASKERS];
+    pthread_t threads[ASKERS];
+    int fds[ASKERS];
+    for (int i = 0; i < ASKERS; i++) {
+        c[i] = client_open(s);
+        fds[i] = client_fd(c[i]);
+    }
+    fill(c[0], 20000, 10);
+    client_send(deaf, "lru_crawler metadump all\r\n");
+    client_line(deaf);
+    for (int i = 0; i < ASKERS; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, ask_for_conns, &fds[i]), 0);
+    server_ends_well(s, SIGTERM);
+    for (int i = 0; i < ASKERS; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < ASKERS; i++)
+        client_close(c[i]);
+    stop(s, deaf);
 }
 
 Test(server, shutdown_command_ends_it)
@@ -586,8 +621,7 @@ Test(server, shutdown_command_ends_it)
         client_ask(c, "shutdown now\r\n", "CLIENT_ERROR invalid shutdown mode\r\n");
         client_send(c, how[i]);
         client_expect_closed(c);
-        int status = server_wait_end(s);
-        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        server_ends_well(s, 0);
         stop(s, c);
     }
 }
@@ -602,8 +636,7 @@ Test(server, ends_cleanly_with_flash_under_load)
     client_send(half, "set x 0 0 100000\r\nhalf of it");
     for (int i = 0; i < 300; i++)
         client_printf(c, "get k%d k%d k%d\r\n", i, i + 500, i + 1000);
-    int status = server_signal_and_wait(s, SIGINT);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    server_ends_well(s, SIGINT);
     client_close(half);
     stop(s, c);
 }
@@ -650,7 +683,7 @@ Test(server, pid_file_is_there_while_it_lives)
     cr_assert_not_null(fgets(text, sizeof(text), f));
     fclose(f);
     cr_assert_eq(atoi(text), server_pid(s));
-    server_signal_and_wait(s, SIGTERM);
+    server_ends_well(s, SIGTERM);
     cr_assert_neq(access(path, F_OK), 0);
     stop(s, c);
 }
