@@ -6,6 +6,7 @@
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
+#include <event2/listener.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -16,7 +17,8 @@
 #include "net/metrics.h"
 #include "net/status.h"
 
-enum { HTTP_CONNECTIONS_MAX = 64, HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10 };
+enum { HTTP_CONNECTIONS_MAX = 64, HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10,
+       HTTP_RETRY_US = 100000 };
 static_assert(HTTP_TICK_SEC < 60, "each minute is noted in time");
 
 struct http {
@@ -166,6 +168,21 @@ static struct bufferevent *visitor_came(struct event_base *base, void *arg)
     return visitor;
 }
 
+static void accept_again(evutil_socket_t fd UNUSED, short what UNUSED, void *listener)
+{
+    evconnlistener_enable(listener);
+}
+
+/* Probably no descriptors are left. The client waits, and the socket stays readable: without a pause the loop would
+ * spin. */
+static void accept_failed(struct evconnlistener *listener, void *arg UNUSED)
+{
+    struct timeval later = {0, HTTP_RETRY_US};
+    log_warning("http: accept(): %s", strerror(errno));
+    if (event_base_once(evconnlistener_get_base(listener), -1, EV_TIMEOUT, accept_again, listener, &later) == 0)
+        evconnlistener_disable(listener);
+}
+
 static void tick(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct http *h = arg;
@@ -221,6 +238,7 @@ static bool listen_on(struct http *h, const char *address, char *why, size_t why
                  errno ? strerror(errno) : "not an address of this machine");
         return false;
     }
+    evconnlistener_set_error_cb(evhttp_bound_socket_get_listener(bound), accept_failed);
     if (getsockname(evhttp_bound_socket_get_fd(bound), (struct sockaddr *)&name, &len) == 0) {
         address_of(&local, (struct sockaddr *)&name);
         address_text(&local, "", text, sizeof(text));

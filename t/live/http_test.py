@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -172,6 +173,26 @@ def every_miss_has_its_reason():
         expect('the last reason', misses(server)['expired'] == 3, misses(server))
         talk(b'stats reset')
         expect('reset', misses(server) == zero(server), misses(server))
+
+
+def without_descriptors_it_waits():
+    """A visitor for whom there is no descriptor is told of in the log, and answered later; the thread doesn't spin."""
+    with Web((), ()) as server:
+        pid = server.process.pid
+        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        open_ones = max(int(name) for name in os.listdir('/proc/%d/fd' % pid)) + 1
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_ones, limit[1]))
+        with socket.create_connection(('127.0.0.1', server.web_port())) as s:
+            s.settimeout(servers.PATIENCE_SECONDS)
+            s.sendall(b'GET /healthz HTTP/1.0\r\n\r\n')
+
+            def told():
+                with open(server.log) as f:
+                    return f.read()
+            expect('it is told', wait_for(lambda: 'http: accept(): Too many open files' in told()), server.log_tail())
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+            expect('then it is answered', s.recv(1000).startswith(b'HTTP/1.0 200 OK'))
+            expect('in few lines', 1 <= told().count('accept()') <= 30, told().count('accept()'))
 
 
 def page_and_extant_top_know_every_reason():
@@ -373,6 +394,7 @@ if __name__ == '__main__':
         every_miss_has_its_reason,
         the_life_of_flash_is_told,
         idle_connections_do_no_harm,
+        without_descriptors_it_waits,
         page_and_extant_top_know_every_reason,
         misses_of_what_was_evicted_say_from_where,
         misses_of_what_the_device_does_not_give_say_so,
