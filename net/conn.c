@@ -376,23 +376,6 @@ static void log_line_of(struct conn *c, const char *line, size_t len)
         log_debug("<%d %.*s", c->origin.fd, (int)len, line);
 }
 
-/* The client speaks a protocol that -B doesn't allow: it is closed, and the log says what would help. */
-static enum next reject_protocol(struct conn *c)
-{
-    struct server_counters *n = c->session.w->env->counters;
-    char peer[160];
-    address_text(&c->origin.peer, c->worker->env->settings->socketpath, peer, sizeof(peer));
-    if (c->session.is_binary) {
-        atomic_fetch_add_explicit(&n->binary_rejected, 1, memory_order_relaxed);
-        log_warning("closed %s: it speaks the binary protocol; -B auto takes that (or -S, if clients log in)",
-                    peer);
-    } else {
-        log_warning("closed %s: it speaks the text protocol; -B auto takes that (or -Y without -S, if clients log in)",
-                    peer);
-    }
-    return close_because(c, CONN_ERROR);
-}
-
 /* -Y: only the line that logs in is understood. */
 static enum next authenticate(struct conn *c)
 {
@@ -420,9 +403,9 @@ static enum next authenticate(struct conn *c)
     }
 }
 
-/* The first byte tells which protocol is spoken, and -B says which is allowed. False: not this one. A client that
- * speaks neither is served as text, and gets memcached's answers; only a TLS client is refused, as it would
- * understand none. */
+/* The first byte tells which protocol is spoken, and -B says which is allowed. False: not this one; the log says what
+ * would help. A client that speaks neither is served as text, and gets memcached's answers; only a TLS client is
+ * refused, as it would understand none. */
 static bool negotiate(struct conn *c)
 {
     DEBUG_ASSERT(!c->negotiated && buffered(c) > 0);
@@ -436,9 +419,11 @@ static bool negotiate(struct conn *c)
                     (set->binding_protocol == SETTINGS_PROTOCOL_BINARY) != is_binary);
     if (refused || who == STRANGER_HTTP || who == STRANGER_PROXY) {
         char peer[ADDRESS_TEXT_BYTES];
-        address_text(&c->origin.peer, NULL, peer, sizeof(peer));
+        address_text(&c->origin.peer, set->socketpath, peer, sizeof(peer));
         stranger_tell(who, STRANGER_PORT_CLEAR, peer);
     }
+    if (refused && is_binary)
+        atomic_fetch_add_explicit(&c->session.w->env->counters->binary_rejected, 1, memory_order_relaxed);
     return !refused;
 }
 
@@ -717,7 +702,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
         if (buffered(c) == 0)
             return NEXT_INPUT;
         if (unlikely(!c->negotiated) && !negotiate(c))
-            return reject_protocol(c);
+            return close_because(c, CONN_ERROR);
         if (*budget == 0)
             return NEXT_YIELD;
         (*budget)--;

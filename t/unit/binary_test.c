@@ -532,14 +532,14 @@ Test(protocols, auto_takes_both_ascii_and_binary_one)
     b = client_open(s);
     client_ask(b, "mn\r\n", "MN\r\n");
     cr_assert_eq(client_stat_u64(b, "extant", "binary_rejected"), 1);
-    expect_logged(s, "it speaks the binary protocol; -B auto takes that");
+    expect_logged(s, "speaks the binary protocol, which is refused: -B auto accepts both");
     client_close(b);
     server_stop(s);
     s = server_spawn(LISTEN_UNIX, "-t", "1", "-B", "binary");
     b = client_open(s);
     client_send(b, "version\r\n");
     client_expect_closed(b);
-    expect_logged(s, "it speaks the text protocol; -B auto takes that");
+    expect_logged(s, "speaks the text protocol, which is refused: -B auto accepts both");
     client_close(b);
     b = client_open(s);
     ask(b, .opcode = OP_NOOP);
