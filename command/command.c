@@ -597,7 +597,7 @@ static bool change_next(struct session *s, struct pending *p)
     enum reply error = encode_error_of(p->req.verb, op->status);
     if (op->verb == CACHE_ALLOC) {
         if (error == REPLY_NONE) {
-            DEBUG_ASSERT(!s->store && s->parked == 0 && p->received == 0);
+            DEBUG_ASSERT(!s->store && p->received == 0 && (s->parked == 0 || s->barrier));
             s->store = p;
             return false;
         }
@@ -628,7 +628,7 @@ static void change_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
-    DEBUG_ASSERT(op == &p->op && !p->queued && s->parked == 1 && s->barrier); /* a change is alone */
+    DEBUG_ASSERT(op == &p->op && !p->queued && s->parked > 0 && s->barrier);
     session_unpark(s);
     end_wait(p);
     if (s->gone || change_next(s, p))

@@ -253,6 +253,7 @@ bool session_fetch(struct session *s)
     DEBUG_ASSERT(!p->parked && !p->held);
     p->parked = true;
     s->parked++;
+    s->barrier = true; /* nothing can be sent till then, and a change runs alone */
     return false;
 }
 

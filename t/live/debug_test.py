@@ -9,6 +9,7 @@ Exit 0: all right; 1: not.
 import os
 import re
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
@@ -209,6 +210,42 @@ def tiers_take_what_the_default_files_have_no_room_for():
         expect('no item was evicted', c.stat('evictions') == 0)
 
 
+def a_value_that_was_put_away_is_fetched_during_a_store():
+    """Clients that read nothing hold large values from flash, and each has begun a set. The values are put away. When
+    the clients read, theirs are read again, and the rest of the set arrives meanwhile."""
+    size, values, clients = 240000, 160, 300
+    with debug_server('-m', '64', '-t', '1', '-I', '2m', '-o', 'ext_path=@DIR@/flash:256m,ext_page_size=16,'
+                      'ext_item_age=0,ext_recache_rate=0,ext_io_engine=threads') as server:
+        c = Client(server)
+        c.fill(b'k', values, b'v' * size)
+        expect('all but the last is on flash', wait_for(lambda: c.stat('flash_objects', b'extant') >= values - 1))
+        want = b'VALUE k%d 0 %d\r\n' + b'v' * size + b'\r\nEND\r\nSTORED\r\n'
+        deaf = [server.connect() for _ in range(clients)]
+        for i, s in enumerate(deaf):
+            s.settimeout(servers.PATIENCE_SECONDS)
+            s.sendall(b'get k%d\r\nset x 0 0 5\r\n' % (i % values))
+        expect('values are put away', wait_for(lambda: c.stat('ext_reads_put_away', b'extant') >= clients // 2))
+        late = []
+
+        def read(i, s):
+            s.sendall(b'hello\r\n')
+            got = b''
+            while len(got) < len(want % (i % values, size)):
+                piece = s.recv(1 << 16)
+                if not piece:
+                    break
+                got += piece
+            late.append(got == want % (i % values, size))
+        threads = [threading.Thread(target=read, args=each) for each in enumerate(deaf)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        expect('each gets its value, then its answer', len(late) == clients and all(late), (len(late), sum(late)))
+        for s in deaf:
+            s.close()
+
+
 def main():
     return servers.run_scenarios((a_held_item_keeps_the_page_mover_waiting,
                                   a_held_item_goes_to_flash_and_its_rescue_is_told,
@@ -217,7 +254,8 @@ def main():
                                   a_key_that_spoils_a_get_counts_what_it_stopped,
                                   a_class_without_memory_reads_no_large_value,
                                   without_compaction_the_oldest_page_goes_as_it_is,
-                                  tiers_take_what_the_default_files_have_no_room_for))
+                                  tiers_take_what_the_default_files_have_no_room_for,
+                                  a_value_that_was_put_away_is_fetched_during_a_store))
 
 
 if __name__ == '__main__':
