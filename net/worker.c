@@ -86,8 +86,8 @@ static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *a
     for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
         struct conn *c = conn_of(l);
         next = LIST_NEXT(l, among_all);
-        bool idle = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_MWRITE;
-        if (idle && !(c->apart & CONN_DUMPING) && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
+        bool waits = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_SWALLOW || c->blocked;
+        if (waits && !(c->apart & CONN_DUMPING) && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
             stat_add(w->stats, STAT_idle_kicks, 1);
             conn_close(c, CONN_IDLE);
         }

@@ -138,6 +138,24 @@ Test(server, idle_connections_are_closed)
     stop(s, c);
 }
 
+Test(server, a_client_that_stops_within_a_refused_value_or_before_the_last_answer_is_idle)
+{
+    enum { BYTES = 250000 }; /* more than the socket takes, less than what keeps `quit` waiting */
+    static char value[BYTES];
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-o", "idle_timeout=1");
+    struct client *c = client_open(s), *refused = client_open(s), *deaf = client_open(s);
+    client_printf(c, "set k 0 0 %d\r\n", BYTES);
+    client_send_bytes(c, value, sizeof(value));
+    client_ask(c, "\r\n", "STORED\r\n");
+    client_ask(refused, "set k2 0 0 2000000\r\nxxx", "SERVER_ERROR object too large for cache\r\n");
+    client_send(deaf, "get k\r\nquit\r\n");
+    cr_assert(wait_until(client_stat_u64(c, "", "idle_kicks") == 2, HARNESS_ANSWER_MS));
+    client_expect_closed(refused);
+    client_close(refused);
+    client_close(deaf);
+    stop(s, c);
+}
+
 Test(server, a_slow_reader_of_a_long_answer_is_not_idle)
 {
     enum { BYTES = 500000, GETS = 20, PARTS = 5 };
