@@ -425,6 +425,7 @@ void ext_device_info(struct extstore *e, unsigned device, struct ext_device_info
         .path = d->path,
         .bytes = d->bytes,
         .failed = ext_device_failed(d),
+        .direct = d->direct,
         .bytes_read = atomic_load_explicit(&d->reads.bytes, memory_order_relaxed),
         .bytes_written = atomic_load_explicit(&d->writes.bytes, memory_order_relaxed),
     };

@@ -557,6 +557,18 @@ static void warn_of_memory_file(const struct settings *set)
                     set->memory_file);
 }
 
+static void warn_of_flash(struct extstore *ext)
+{
+    for (unsigned i = 0; ext && i < ext_device_count(ext); i++) {
+        struct ext_device_info d;
+        ext_device_info(ext, i, &d);
+        if (!d.direct)
+            log_warning("flash %s: its file system has no direct I/O, so the kernel keeps what is read from it in "
+                        "memory, beside -m; a file on ext4 or XFS, or a device, is meant",
+                        d.path);
+    }
+}
+
 static const char *what_survives(const struct settings *set)
 {
     if (set->memory_file)
@@ -591,6 +603,7 @@ static void log_start(struct server *s)
     if (geteuid() == 0)
         log_warning("running as root; -u USER is safer");
     warn_of_memory_file(set);
+    warn_of_flash(s->storage.ext);
     notify_send("READY=1\nMAINPID=%ld\nSTATUS=serving on %s", (long)getpid(), where);
 }
 

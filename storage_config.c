@@ -1,8 +1,6 @@
 /* storage_config.c: see storage_config.h. */
 #include "storage_config.h"
 
-#include <unistd.h>
-
 #include "io_thread.h"
 #include "items/admission.h"
 
@@ -16,6 +14,7 @@ static_assert((int)SETTINGS_ENGINE_URING == (int)EXT_ENGINE_URING &&
 static_assert((int)SETTINGS_PERSIST_ON == (int)PERSIST_ON && (int)SETTINGS_PERSIST_SCAN == (int)PERSIST_SCAN,
               "the same modes");
 static_assert(SETTINGS_EXT_FILES_MAX <= EXT_DEVICES_MAX, "each file is a device");
+static_assert(SETTINGS_EXT_MEMORY_MIN > 2 * SLAB_PAGE_BYTES, "cache_index_limit() leaves something");
 static_assert(SETTINGS_EXT_PAGES_MIN == EXT_PAGES_MIN && SETTINGS_EXT_BUFFERS_MIN == EXT_BUFFERS_MIN &&
                   SETTINGS_EXT_THREADS_MAX <= IO_THREADS_MAX,
               "the engine takes what settings accept");
@@ -53,16 +52,6 @@ void storage_config_init(const struct settings *s, struct cache_config *config, 
     storage_config_apply(s, config, tunables);
 }
 
-/* -m; 0 means no limit but the machine's memory. */
-static uint64_t limit_bytes(const struct settings *s)
-{
-    uint64_t limit = s->maxbytes;
-    if (limit != 0)
-        return limit;
-    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 16 * GiB;
-}
-
 struct restart_options storage_options(const struct settings *s, struct cache_config *config,
                                        struct ext_tunables *tunables, unsigned ring_count)
 {
@@ -75,7 +64,7 @@ struct restart_options storage_options(const struct settings *s, struct cache_co
         .lock_memory = s->lock_memory,
         .hashpower = s->hashpower_init,
         .persist = (enum persist_mode)s->ext_persist,
-        .slab = {.limit_bytes = limit_bytes(s),
+        .slab = {.limit_bytes = s->maxbytes,
                  .factor = s->factor,
                  .min_chunk_bytes = s->chunk_size + ITEM_ACCOUNTED_HEADER_BYTES,
                  .chunk_max_bytes = (uint32_t)s->slab_chunk_max,

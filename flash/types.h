@@ -330,6 +330,7 @@ struct ext_device_info {
     const char *path;
     uint64_t bytes, bytes_read, bytes_written;
     bool failed;
+    bool direct; /* O_DIRECT */
     struct histogram_sum reads, writes; /* latency */
 };
 

@@ -1486,6 +1486,9 @@ static int check_flash(struct parser *p)
         return SETTINGS_GO_ON;
     if (s->udpport != 0)
         return refuse(p, "Cannot use UDP with extstore enabled (-U 0 to disable)");
+    if (s->maxbytes < SETTINGS_EXT_MEMORY_MIN)
+        return refuse(p, "-m must be at least %" PRIu64 " with flash: less leaves no memory for its index",
+                      SETTINGS_EXT_MEMORY_MIN / MiB);
     grow_wbuf(p);
     if (s->item_size_max > s->ext_wbuf_size)
         return refuse(p, "-I (item_size_max: %" PRIu64
@@ -1627,7 +1630,7 @@ static void assert_settings(const struct settings *s)
         ASSERT(s->ssl_enabled || s->listen[i].tls == SETTINGS_TLS_NONE);
     if (s->ext_file_count == 0)
         return;
-    ASSERT(s->ext_file_count <= SETTINGS_EXT_FILES_MAX && s->udpport == 0);
+    ASSERT(s->ext_file_count <= SETTINGS_EXT_FILES_MAX && s->udpport == 0 && s->maxbytes >= SETTINGS_EXT_MEMORY_MIN);
     ASSERT(s->ext_page_size % s->ext_wbuf_size == 0 && s->item_size_max <= s->ext_wbuf_size);
     ASSERT(s->ext_buffer_mem >= 4 * s->ext_wbuf_size);
     ASSERT(settings_ext_page_count(s) <= SETTINGS_EXT_PAGES_MAX);

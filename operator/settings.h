@@ -41,6 +41,7 @@ enum {
 #define SETTINGS_EXT_BUFFERS_MIN 5u          /* write buffers that ext_buffer_mem must hold */
 #define SETTINGS_EXT_THREADS_MAX 64u
 #define SETTINGS_EXT_PAGES_WISH 8u           /* total, unless ext_page_size says otherwise */
+#define SETTINGS_EXT_MEMORY_MIN (3 * MiB)    /* -m: 2 MB of it are for items, and the index takes the rest */
 #define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* the reach of a place of 40 bits */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
 #define SETTINGS_EXT_SMALL_UNIT_BYTES (64 * KiB) /* of those below 2 MB */

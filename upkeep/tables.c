@@ -72,6 +72,27 @@ static int take_tables(struct extstore *e, const struct ext_tables *t)
 
 /* ---- new tables ---- */
 
+/* What has become of devices, for the log. */
+static void note_devices(struct extstore *e)
+{
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        const struct ext_device *d = &e->devices[i];
+        const struct ext_known *k = NULL;
+        for (uint32_t was = 0; was < e->known_count; was++)
+            k = e->device_of[was] == i ? &e->known[was] : k;
+        if (k == NULL)
+            why_add(e->note, sizeof(e->note), ", ", "%s is new", d->path);
+        else if (k->bytes != d->bytes)
+            why_add(e->note, sizeof(e->note), ", ", "%s has %" PRIu64 " MB, not %" PRIu64, d->path, d->bytes / MiB,
+                    k->bytes / MiB);
+    }
+    unsigned gone = 0;
+    for (uint32_t was = 0; was < e->known_count; was++)
+        gone += e->device_of[was] == EXT_NO_DEVICE;
+    if (gone > 0)
+        why_add(e->note, sizeof(e->note), ", ", "%u %s gone", gone, gone == 1 ? "file is" : "files are");
+}
+
 /* Numbers that no earlier process gave; or with saved or scan, those that are found. */
 static int number_new(struct extstore *e, char *why, size_t n)
 {
@@ -79,6 +100,8 @@ static int number_new(struct extstore *e, char *why, size_t n)
              : e->opt.scan        ? ext_scan_numbers(e)
                                   : ext_numbers_assign(e, NULL, 0);
     bool is_said = e->opt.saved != NULL && rc != -ENOMEM;
+    if (rc == 0 && e->opt.saved != NULL)
+        note_devices(e);
     return rc == 0 || is_said ? rc : no_memory(e, rc, why, n);
 }
 
@@ -312,27 +335,6 @@ static bool is_as_before(const struct extstore *e, const struct ext_tables *t)
         same = k->dev == d->dev && k->ino == d->ino && k->bytes == d->bytes && k->stamp == d->stamp;
     }
     return same;
-}
-
-/* What has become of devices, for the log. */
-static void note_devices(struct extstore *e)
-{
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        const struct ext_device *d = &e->devices[i];
-        const struct ext_known *k = NULL;
-        for (uint32_t was = 0; was < e->known_count; was++)
-            k = e->device_of[was] == i ? &e->known[was] : k;
-        if (k == NULL)
-            why_add(e->note, sizeof(e->note), ", ", "%s is new", d->path);
-        else if (k->bytes != d->bytes)
-            why_add(e->note, sizeof(e->note), ", ", "%s has %" PRIu64 " MB, not %" PRIu64, d->path, d->bytes / MiB,
-                    k->bytes / MiB);
-    }
-    unsigned gone = 0;
-    for (uint32_t was = 0; was < e->known_count; was++)
-        gone += e->device_of[was] == EXT_NO_DEVICE;
-    if (gone > 0)
-        why_add(e->note, sizeof(e->note), ", ", "%u %s gone", gone, gone == 1 ? "file is" : "files are");
 }
 
 /* The tables of an earlier process stay, or are copied for the devices and buffers of this one. */

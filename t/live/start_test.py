@@ -310,6 +310,24 @@ def small_memory_file():
                 expect('-m %d: it is told' % m, (told % m in s.text()) == warns, s.text())
 
 
+def flash_without_direct_io():
+    """The kernel would keep what is read, in memory that no option bounds."""
+    with tempfile.TemporaryDirectory(prefix='extant-start-') as where:
+        mount = ('unshare', '-m', 'sh', '-c', 'mount -t ramfs none "$0" && exec "$@"', where + '/ram')
+        os.mkdir(where + '/ram')
+        if os.getuid() != 0 or subprocess.run(mount + ('true',), capture_output=True).returncode != 0:
+            print('skipped: no file system can be mounted here')
+            return
+        paths = [where + '/ram/a', where + '/b']
+        with Started(['-s', where + '/s', '-o', ','.join('ext_path=%s:64m' % p for p in paths)], listen=False,
+                     prefix=mount) as s:
+            expect('it serves', wait_for(lambda: ' serves on ' in s.text()), s.text())
+            expect('it ends', s.stop() == 0)
+            for path, warns in zip(paths, (True, False)):
+                told = 'warning: flash %s: its file system has no direct I/O' % path in s.text()
+                expect('%s: it is told' % path, told == warns, s.text())
+
+
 def service_manager():
     """sd_notify: what systemd hears of a server with much to keep."""
     with tempfile.TemporaryDirectory(prefix='extant-start-') as where, \
@@ -412,7 +430,8 @@ def odd_clocks():
 
 def main():
     return servers.run_scenarios((io_uring_denied_in_part, standard_files_closed, user_namespace, few_descriptors,
-                                  ports, exit_codes, log_file, large_memory, small_memory_file, odd_clocks,
+                                  ports, exit_codes, log_file, large_memory, small_memory_file, flash_without_direct_io,
+                                  odd_clocks,
                                   start_and_stop_lines, warnings, service_manager))
 
 

@@ -942,6 +942,30 @@ static const char *files(const char *mode, const char *memory, const char *a, co
     return text;
 }
 
+Test(persist, the_line_of_a_start_names_devices_that_are_new_gone_or_of_another_size)
+{
+    struct life l;
+    char second[112], third[112], want[300];
+    snprintf(second, sizeof(second), "%s.old", flash_file);
+    snprintf(third, sizeof(third), "%s.third", flash_file);
+    life_open_with(&l, files(",ext_persist", "", flash_file, second, NULL));
+    set(&l, "key", "value");
+    life_stop(&l);
+    life_open_with(&l, files(",ext_persist", "", flash_file, second, third));
+    snprintf(want, sizeof(want), "flash: %s is new; checkpoint ", third);
+    cr_assert_not_null(strstr(l.r.line, want), "%s", l.r.line);
+    cr_assert_str_eq(value_of(&l, "key"), "value");
+    life_stop(&l);
+    life_open_with(&l, files(",ext_persist", "", flash_file, second, third));
+    cr_assert_null(strstr(l.r.line, "flash: "), "%s", l.r.line);
+    life_stop(&l);
+    life_open_with(&l, files(",ext_persist", "", flash_file, third, NULL));
+    cr_assert_not_null(strstr(l.r.line, "flash: 1 file is gone; checkpoint "), "%s", l.r.line);
+    life_stop(&l);
+    unlink(second);
+    unlink(third);
+}
+
 struct other_life {
     const char *mode;          /* of all lives */
     const char *mode_between;  /* of the life between */

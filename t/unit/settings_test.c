@@ -932,6 +932,9 @@ Test(settings, ext_path_refusals)
     refused("-o ext_path=/f:2m", 64, FOUR_PAGES("2 MB"));
     refused("-o ext_path=/f:32m,ext_page_size=64", 64,
             "ext_path /f is smaller than one page (ext_page_size, 64 MB)");
+    refused("-m 2 -I 512k -o ext_path=/f:64m", 64, "-m must be at least 3 with flash: less leaves no memory for its index");
+    refused("-m 3071k -I 512k -o ext_path=/f:64m", 64, "-m must be at least 3 with flash: less leaves no memory for its index");
+    accepted("-m 3 -I 512k -o ext_path=/f:64m");
 }
 
 Test(settings, ext_format_names_files_of_flash)
