@@ -2,16 +2,12 @@
  * of the verb and releases the lock. The verb finishes the op or says what it lacks: records to read
  * (STEP_READ), an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT).
  * cache_run.c gets those, and runs the verb again from the start; so a verb never trusts what it saw
- * before, and a get is read down one path: cache_run -> cache_step -> lookup -> (flash) queue_reads,
+ * before, and a get is read down one path: cache_run -> cache_step -> cache_lookup -> (flash) queue_reads,
  * start_reads ... op_read_done -> step_get_read. See items/store.h for the invariants.
  */
 #include "cache.h"
 
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include "base/hash.h"
-#include "cache_step.h"
+#include "cache_lookup.h"
 #include "items/clean.h"
 #include "items/room.h"
 #include "items/worth.h"
@@ -21,41 +17,11 @@
 /* Of an item that will be needed: header, key, and the beginning of the value. */
 enum { PREFETCH_ITEM_BYTES = 192 };
 
-/* A set may leave this many same-tag flash words unread; with more, it reads them first, and drops those that can't
- * be read. */
-enum { UNREAD_MAX = 3 };
-static_assert(UNREAD_MAX < INDEX_MATCH_MAX, "a tag can have more");
+/* ---- what an answer shows ---- */
 
-/* What the index says about a key, under its lock. Slots are valid until an insert. */
-struct lookup {
-    struct item *it;      /* alive RAM item, or NULL */
-    struct item *hider;   /* dead RAM item of the key that still may hide what is unread, or NULL */
-    index_slot *it_slot;  /* of either */
-    struct cache_read *match; /* read record of the key, alive or dead, with the highest seq */
-    index_slot *match_slot;
-    index_slot *tombstone;
-    index_slot *unread[INDEX_MATCH_MAX]; /* flash words that were not read yet */
-    unsigned unread_count;
-    bool failed;  /* a word that can't be read now stays; it may be the key's youngest, and match an older one */
-    bool is_sole; /* all other words of the tag were read: what was found hides nothing */
-};
-
-/* ---- small helpers ---- */
-
-uint64_t cache_hash(const struct cache *c, const char *key, size_t key_bytes)
-{
-    return key_hash(c, key, key_bytes);
-}
-
-static bool key_is(const struct item *it, const struct cache_op *op)
-{
-    return it->key_bytes == op->key_bytes && memcmp(item_key(it), op->key, op->key_bytes) == 0;
-}
-
-static void view_item(const struct cache_op *op, struct cache_view *v, struct item *it)
+static void view_item(struct cache_view *v, struct item *it)
 {
     unsigned flags = item_flags(it);
-    (void)op;
     DEBUG_ASSERT(item_refs(it) > 0);
     v->value = item_value(it);
     v->value_bytes = it->value_bytes;
@@ -150,238 +116,6 @@ static void item_freshen(struct cache *c, struct item *it, uint32_t now)
     }
 }
 
-/* ---- the look-up ---- */
-
-static struct cache_read *fact_of(struct cache_op *op, ext_place place)
-{
-    for (struct cache_read *r = op->reads; r; r = r->next)
-        if (r->place == place)
-            return r;
-    return NULL;
-}
-
-/* Every verb that finds a dead item counts it, not only a get, as in memcached. */
-static void count_death(struct cache_worker *w, struct cache_op *op, enum item_death d)
-{
-    ASSERT(d != ITEM_ALIVE);
-    if (d == ITEM_EXPIRED) {
-        op->met_expired = true;
-        departed_note(w->cache->departed, op->hash, MISS_expired);
-        stat_inc(w->stats, STAT_get_expired);
-    } else {
-        op->met_flushed = true;
-        departed_note(w->cache->departed, op->hash, MISS_flushed);
-        stat_inc(w->stats, STAT_get_flushed);
-    }
-}
-
-static bool store_is_cas(const struct cache_op *op)
-{
-    return op->mode == CACHE_CAS ||
-           ((op->options & CACHE_F_CAS_COMPARE) && (op->mode == CACHE_SET || op->mode == CACHE_REPLACE));
-}
-
-/* Does the op replace the key's value, whatever that is? */
-static bool op_sets(const struct cache_op *op)
-{
-    return op->verb == CACHE_STORE && op->mode == CACHE_SET && !store_is_cas(op);
-}
-
-/* Does the op make an object of a key that isn't there, and only then? */
-static bool op_needs_absence(const struct cache_op *op)
-{
-    return (op->options & CACHE_F_VIVIFY) || (op->verb == CACHE_STORE && op->mode == CACHE_ADD);
-}
-
-static bool is_unreadable(const struct cache_read *r)
-{
-    return r->verdict == READ_BAD || r->verdict == READ_FAILED;
-}
-
-/* Records that the op could not read; each has been counted. */
-static unsigned unreadable_count(const struct cache_op *op)
-{
-    unsigned n = 0;
-    for (const struct cache_read *r = op->reads; r; r = r->next)
-        n += is_unreadable(r);
-    return n;
-}
-
-/* Records that could not be read or verified stay: the device may return them later, and they may be other
- * keys'. Only a delete drops them, since no value may come back after it, and a set that meets so many that
- * they would fill the key's buckets. */
-static bool drops_unreadable(const struct cache_op *op)
-{
-    return op->verb == CACHE_DELETE || (op_sets(op) && unreadable_count(op) > UNREAD_MAX);
-}
-
-/* Drops the unreadable words of the op's tag, and all words that they may hide. Useless records
- * are not counted. */
-static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
-{
-    lock_assert_held(index_lock(c->index, op->hash));
-    ASSERT(rank_max <= INDEX_RANK_MAX);
-    unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max);
-    cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
-}
-
-/* l->hider hides flash words. Drops those that were read and are the key's; those of other keys stay.
- * Unread ones are put into l->unread. True: none is left that it may hide. */
-static bool lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
-{
-    lock_assert_held(index_lock(c->index, op->hash));
-    ASSERT(l->hider != NULL);
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, op->hash, slots);
-    int unreadable_rank = -1;
-    l->unread_count = 0;
-    for (unsigned i = 0; i < n; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_FLASH)
-            continue;
-        const struct cache_read *r = fact_of(op, index_place(c->index, word));
-        int rank = (int)index_rank(c->index, word);
-        if (!r)
-            l->unread[l->unread_count++] = slots[i];
-        else if (r->verdict == READ_MATCH)
-            flash_forget(c, op->hash, slots[i], false);
-        else if (is_unreadable(r) && rank > unreadable_rank)
-            unreadable_rank = rank;
-    }
-    if (l->unread_count > 0 || (unreadable_rank >= 0 && !drops_unreadable(op)))
-        return false;
-    if (unreadable_rank >= 0)
-        forget_unreadable(c, op, (unsigned)unreadable_rank);
-    item_flag_clear(l->hider, ITEM_MAY_HIDE_FLASH);
-    return true;
-}
-
-/* The same for one that stays linked, so that an op meets it again. */
-static void count_hider(struct cache_worker *w, struct cache_op *op, enum item_death d)
-{
-    if (!op->met_expired && !op->met_flushed)
-        count_death(w, op, d);
-}
-
-/* Finds the key's RAM item. A dead one is dropped, but one that may hide older values stays until those can be
- * read (l->unread) or an item takes its place. True: a live one, or one that stays. */
-static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
-{
-    struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, op->hash, slots);
-    struct item *it = NULL;
-    for (unsigned i = 0; i < n && !it; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_RAM)
-            continue;
-        struct item *candidate = item_at(c, index_handle(c->index, word));
-        if (!key_is(candidate, op))
-            continue;
-        it = candidate;
-        l->it_slot = slots[i];
-    }
-    if (!it)
-        return false;
-    enum item_death d = item_death(c, it, now);
-    if (d == ITEM_ALIVE) {
-        l->it = it;
-        return true;
-    }
-    l->hider = it;
-    item_forget_copy(c, it, op->hash);
-    if ((item_flags(it) & ITEM_MAY_HIDE_FLASH) && !lookup_hidden(c, op, l)) {
-        if (l->unread_count == 0)
-            count_hider(w, op, d);
-        return true;
-    }
-    l->hider = NULL;
-    if (op->verb == CACHE_STORE && !c->config->lru_segmented)
-        class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
-    else
-        count_death(w, op, d);
-    item_unlink(c, it, op->hash);
-    return false;
-}
-
-/* An unreadable word may be the key's youngest; older ones are then no answer. Where it is dropped, that is done
- * once all else is known, together with the words that it may hide. */
-static void lookup_unreadable(struct cache *c, struct cache_op *op, struct lookup *l, int rank)
-{
-    lock_assert_held(index_lock(c->index, op->hash));
-    ASSERT(rank >= 0 && rank <= INDEX_RANK_MAX && !l->it);
-    bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
-    l->failed = !is_younger;
-    if (l->unread_count > 0 || !drops_unreadable(op))
-        return;
-    l->failed = false;
-    forget_unreadable(c, op, (unsigned)rank);
-    l->is_sole = true;
-    if (!is_younger)
-        l->match = NULL;
-}
-
-/* Counts a dead record like a dead item and drops it; but one that may hide unreadable words stays. */
-static void lookup_check_death(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
-{
-    struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
-    ASSERT(l->match && l->unread_count == 0);
-    const struct ext_record *r = &l->match->rec;
-    enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
-    if (d == ITEM_ALIVE)
-        return;
-    count_death(w, op, d);
-    if (l->is_sole)
-        flash_forget(c, op->hash, l->match_slot, false);
-    l->match = NULL;
-}
-
-/* Fills l. Dead RAM items are unlinked, records that lost against a younger one are dropped. With a live RAM item no
- * flash word is checked. */
-static void lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
-{
-    struct cache *c = w->cache;
-    index_slot *slots[INDEX_MATCH_MAX];
-    int unreadable_rank = -1;
-    memset(l, 0, offsetof(struct lookup, unread));
-    l->unread_count = 0;
-    l->failed = l->is_sole = false;
-    if (lookup_in_ram(w, op, l, now))
-        return;
-    unsigned n = index_match(c->index, op->hash, slots);
-    for (unsigned i = 0; i < n; i++) {
-        index_word word = index_load(slots[i]);
-        enum index_kind kind = index_kind(c->index, word);
-        if (kind == INDEX_TOMBSTONE)
-            l->tombstone = slots[i];
-        if (kind != INDEX_FLASH)
-            continue;
-        struct cache_read *r = fact_of(op, index_place(c->index, word));
-        if (!r) {
-            l->unread[l->unread_count++] = slots[i];
-        } else if (is_unreadable(r)) {
-            int rank = (int)index_rank(c->index, word);
-            unreadable_rank = rank > unreadable_rank ? rank : unreadable_rank;
-        } else if (r->verdict == READ_MATCH) {
-            if (l->match && l->match->rec.seq > r->rec.seq) {
-                flash_forget(c, op->hash, slots[i], false);
-                continue;
-            }
-            if (l->match)
-                flash_forget(c, op->hash, l->match_slot, false);
-            l->match = r;
-            l->match_slot = slots[i];
-        }
-    }
-    l->is_sole = unreadable_rank < 0;
-    if (!l->is_sole)
-        lookup_unreadable(c, op, l, unreadable_rank);
-    if (l->match && !l->failed && l->unread_count == 0)
-        lookup_check_death(w, op, l, now);
-}
-
 /* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
  * flash only if its class has or can get them, as in memcached; otherwise no class is checked. */
 static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned len_class)
@@ -456,7 +190,7 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
     if (hides) /* before the word is stored: a killed process leaves the flag */
         item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     if (l->hider)
-        count_hider(op->worker, op, item_death(c, l->hider, now));
+        lookup_count_hider(op->worker, op, item_death(c, l->hider, now));
     if (old) {
         index_replace(c->index, op->hash, l->it_slot, word);
         item_retire(c, old);
@@ -719,7 +453,7 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
     stat_inc(w->stats, STAT_total_items);
     count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id)); /* memcached's idea */
     op->status = CACHE_VIVIFIED;
-    view_item(op, &op->view, it);
+    view_item(&op->view, it);
     op->view.exptime_before_sec = 0;
     op->view.won = true;
     op->view.token_sent = false; /* this request got it */
@@ -769,7 +503,7 @@ static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct ite
 {
     struct cache *c = w->cache;
     lock_assert_held(index_lock(c->index, op->hash));
-    view_item(op, &op->view, it);
+    view_item(&op->view, it);
     count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id));
     if (op->options & CACHE_F_TOUCH) {
         item_forget_copy(c, it, op->hash);
@@ -809,7 +543,7 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     op->item = it;
     lock_take(lock);
     struct lookup l;
-    lookup(w, op, &l, clock_now_sec());
+    cache_lookup(w, op, &l, clock_now_sec());
     /* A value stored meanwhile may already be on flash; don't read it for this. */
     if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
         bool clean = clean_may_begin(c, op->hash);
@@ -907,7 +641,7 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
             result = CACHE_QUICK_NEEDS_OP; /* the op decides who wins the right to recache */
             break;
         }
-        view_item(NULL, view, it);
+        view_item(view, it);
         stat_inc(w->stats, STAT_get_cmds);
         stat_lru_hit(w->stats, it->lru_id);
         item_bump(c, it, now);
@@ -986,7 +720,7 @@ static enum step store_link(struct cache_worker *w, struct cache_op *op, struct 
     op->item = NULL;
     stat_inc(w->stats, STAT_total_items);
     op->status = CACHE_OK;
-    view_item(op, &op->view, it);
+    view_item(&op->view, it);
     hold(op, it);
     return STEP_DONE;
 }
@@ -1207,7 +941,7 @@ static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct 
             return queue_reads(w, op, l);
     }
     if (l->it) {
-        view_item(op, &op->view, l->it);
+        view_item(&op->view, l->it);
         op->view.value = NULL;
         item_unlink(c, l->it, op->hash);
     } else {
@@ -1387,7 +1121,7 @@ static enum step arith_hit(struct cache_worker *w, struct cache_op *op, struct l
         return s;
     stat_class_inc(w->stats, lru_class(l->it->lru_id),
                    op->options & CACHE_F_DECR ? CSTAT_decr_hits : CSTAT_incr_hits);
-    view_item(op, &op->view, l->it);
+    view_item(&op->view, l->it);
     op->view.value = NULL;
     op->view.exptime_before_sec = exptime_before;
     op->status = CACHE_OK;
@@ -1405,6 +1139,12 @@ static enum step step_arith(struct cache_worker *w, struct cache_op *op, struct 
 }
 
 /* ---- a step ---- */
+
+/* Does the op make an object of a key that isn't there, and only then? */
+static bool op_needs_absence(const struct cache_op *op)
+{
+    return (op->options & CACHE_F_VIVIFY) || (op->verb == CACHE_STORE && op->mode == CACHE_ADD);
+}
 
 /* Whether the key is there can't be told now, so nothing may take its place. A get is a miss, as any get of what can't
  * be read. */
@@ -1473,158 +1213,8 @@ enum step cache_step(struct cache_worker *w, struct cache_op *op)
             return s;
     }
     lock_take(lock);
-    lookup(w, op, &l, now);
+    cache_lookup(w, op, &l, now);
     enum step s = run_verb(w, op, &l, now);
     lock_release(lock);
     return s == STEP_ALLOC ? get_memory(w, op) : s;
-}
-
-/* ---- the cache ---- */
-
-/* The numbers of an earlier process, or new ones. 0, or -EUCLEAN: they are damaged. */
-static int take_root(struct cache *c, bool attached)
-{
-    struct cache_root *root = c->root;
-    if (attached && !cache_root_is_sound(root))
-        return -EUCLEAN;
-    if (!attached && root->hash_seed == 0)
-        cache_root_set_seed(root, hash_draw());
-    atomic_store(&root->flush_changers, 0);
-    cache_root_flush_begin(root);
-    cache_root_flush_end(root);
-    return 0;
-}
-
-struct cache *cache_create(const struct cache_options *opt)
-{
-    struct cache *c = aligned_alloc(CACHE_LINE_BYTES, round_up(sizeof(*c), CACHE_LINE_BYTES));
-    if (!c)
-        return NULL;
-    memset(c, 0, sizeof(*c));
-    c->config = opt->config;
-    ASSERT(opt->config != NULL && opt->slab != NULL && opt->index != NULL);
-    c->arena = opt->arena;
-    c->slab = opt->slab;
-    c->index = opt->index;
-    c->ext = opt->ext;
-    uint64_t share = opt->config->maxbytes / DEPARTED_SHARE;
-    c->departed = departed_create(min_u64(max_u64(share, DEPARTED_BYTES_MIN), DEPARTED_BYTES_MAX));
-    c->base = arena_base(opt->arena);
-    c->handle_shift = slab_handle_shift(opt->slab);
-    c->root = arena_root(opt->arena, ARENA_ROOT_CACHE);
-    c->maint_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    c->lru = lru_create(opt->slab);
-    int rc = stale_init(&c->stale);
-    if (rc != 0 || !c->lru || c->maint_fd < 0)
-        goto fail;
-    if (opt->config->track_sizes) {
-        c->sizes_count = opt->config->item_size_max / 32 + 8;
-        c->sizes = calloc(c->sizes_count, sizeof(c->sizes[0]));
-        if (!c->sizes)
-            goto fail;
-    }
-    rc = take_root(c, opt->attached);
-    if (rc == 0)
-        return c;
-fail:
-    cache_destroy(c);
-    errno = rc != 0 ? -rc : ENOMEM;
-    return NULL;
-}
-
-void cache_destroy(struct cache *c)
-{
-    if (c->lru)
-        lru_destroy(c->lru);
-    stale_free(&c->stale);
-    if (c->maint_fd >= 0)
-        close(c->maint_fd);
-    free(c->sizes);
-    departed_destroy(c->departed);
-    free(c);
-}
-
-/* The engine's hook: it has work for ext_maint_step before the usual time. Any thread, any lock. */
-static void wake_for_engine(void *ctx) { cache_wake_maint(ctx); }
-
-void cache_set_extstore(struct cache *c, struct extstore *ext)
-{
-    c->ext = ext;
-    if (!ext)
-        return;
-    struct ext_info info;
-    ext_info(ext, &info);
-    stale_set_flash(&c->stale, info.limit_maxbytes);
-    atomic_store(&c->stale.walk_wanted, true); /* nothing of the former process waits any more */
-    ext_set_maint_hook(ext, wake_for_engine, c);
-    worth_open(c, info.limit_maxbytes);
-}
-
-static void raise_flush(struct cache *c, uint32_t flush_unix)
-{
-    ASSERT(atomic_load(&c->root->flush_changers) > 0); /* by the caller */
-    if (atomic_load(&c->root->flush_unix) < flush_unix)
-        atomic_store(&c->root->flush_unix, flush_unix);
-}
-
-/* The planned flush_all, if its time has come; else 0. */
-static uint32_t planned_and_come(const struct cache *c, uint32_t now)
-{
-    uint32_t planned_unix = atomic_load(&c->root->planned_unix);
-    return planned_unix != 0 && clock_sec_of_unix(planned_unix) <= now ? planned_unix : 0;
-}
-
-void cache_flush_all(struct cache *c, uint32_t when_sec)
-{
-    /* memcached's rule: items stored before this second are dead by time, items stored
-     * in this second by their cas. Unlike there, flushed items stay dead when another flush is planned:
-     * they may be on flash for long. */
-    uint32_t now = clock_now_sec();
-    uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
-    uint32_t limit_unix = (uint32_t)clock_rel_to_unix(limit);
-    cache_root_flush_begin(c->root);
-    raise_flush(c, planned_and_come(c, now));
-    if (limit <= now) {
-        uint32_t most_unix = (uint32_t)clock_rel_to_unix(limit > now - 1 ? limit : now - 1);
-        atomic_store(&c->root->flush_cas, cache_next_cas(c));
-        raise_flush(c, limit_unix);
-        if (atomic_load(&c->root->flush_unix) > most_unix) /* by time; the cas says the rest */
-            atomic_store(&c->root->flush_unix, most_unix);
-    }
-    atomic_store(&c->root->planned_unix, limit <= now ? 0 : limit_unix);
-    cache_root_flush_end(c->root);
-    if (c->ext && limit <= now)
-        ext_flush_all(c->ext, limit_unix);
-    if (c->flush_hook)
-        c->flush_hook(c->flush_ctx);
-}
-
-void cache_set_flush_hook(struct cache *c, void (*fn)(void *ctx), void *ctx)
-{
-    c->flush_ctx = ctx;
-    c->flush_hook = fn;
-}
-
-uint32_t cache_oldest_live_sec(const struct cache *c)
-{
-    uint32_t planned_unix = atomic_load(&c->root->planned_unix);
-    return clock_sec_of_unix(planned_unix != 0 ? planned_unix : atomic_load(&c->root->flush_unix));
-}
-
-void cache_flush_planned(struct cache *c, uint32_t now)
-{
-    uint32_t planned_unix = planned_and_come(c, now);
-    if (planned_unix == c->planned_told)
-        return;
-    c->planned_told = planned_unix;
-    if (planned_unix != 0)
-        ext_flush_all(c->ext, planned_unix);
-}
-
-int cache_set_memlimit(struct cache *c, uint64_t bytes)
-{
-    if (bytes > arena_reserve_bytes(c->arena) / 2)
-        return -ENOMEM;
-    slab_set_limit(c->slab, bytes); /* with flash, maintenance takes the index off it */
-    return 0;
 }

@@ -78,7 +78,7 @@ bool cache_debug_item(struct cache *c, const char *what, const char *key, uint8_
     struct cache_holds *h = &c->holds;
     if (strcmp(what, "unref") == 0 && key_bytes == sizeof(reffed) - 1 && memcmp(key, reffed, key_bytes) == 0)
         return unhold_reffed(c);
-    uint64_t hash = key_hash(c, key, key_bytes);
+    uint64_t hash = cache_hash(c, key, key_bytes);
     struct lock *lock = index_lock(c->index, hash);
     bool on_flash;
     ext_place place = 0;

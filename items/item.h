@@ -119,4 +119,8 @@ static inline uint32_t item_client_flags(const struct item *it)
     return v;
 }
 
+struct cache;
+/* The hash of a key. Pure, no lock. */
+uint64_t cache_hash(const struct cache *c, const char *key, size_t key_bytes);
+
 #endif

@@ -7,14 +7,14 @@
 #include "base/hash.h"
 #include "items/lru.h"
 
-uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes)
+uint64_t cache_hash(const struct cache *c, const char *key, size_t key_bytes)
 {
     return hash_key(key, key_bytes, c->root->hash_seed);
 }
 
 uint64_t item_hash(const struct cache *c, const struct item *it)
 {
-    return key_hash(c, item_key(it), it->key_bytes);
+    return cache_hash(c, item_key(it), it->key_bytes);
 }
 
 uint64_t cache_next_cas(struct cache *c)

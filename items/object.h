@@ -63,8 +63,7 @@ void item_unref(struct cache *c, struct item *it);
 
 /* Counts an item in or out of the histogram of `stats sizes`. */
 void cache_sizes_count(struct cache *c, const struct item *it, int sign);
-/* The hash of a key; of an item's key. Pure, no lock. */
-uint64_t key_hash(const struct cache *c, const char *key, size_t key_bytes);
+/* The hash of an item's key. Pure, no lock. */
 uint64_t item_hash(const struct cache *c, const struct item *it);
 uint64_t cache_next_cas(struct cache *c);
 /* Wakes the maintenance thread. Any thread, any lock held. */

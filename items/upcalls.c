@@ -185,7 +185,7 @@ static bool cb_sweep(void *ctx, const struct ext_sweep *what, uint64_t *cursor, 
 
 static uint64_t cb_hash_of(void *ctx, const char *key, unsigned key_bytes)
 {
-    return key_hash(ctx, key, key_bytes);
+    return cache_hash(ctx, key, key_bytes);
 }
 
 struct ext_callbacks cache_ext_callbacks(struct cache *c)
