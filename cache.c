@@ -586,7 +586,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     view_record(c, op, best);
     count_get(w, op, true, op->view.slab_class, LRU_COLD);
     stat_inc(w->stats, STAT_get_extstore);
-    worth_hit(c, rec);
+    worth_hit(c, rec, !best->was_hit);
     op->status = CACHE_OK;
     get_recache(w, op, best);
     return STEP_DONE;
@@ -612,7 +612,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op, struct lo
     op_item_free(c, op);
     view_record(c, op, l->match);
     count_get(w, op, true, op->view.slab_class, LRU_COLD);
-    worth_hit(c, &l->match->rec);
+    worth_hit(c, &l->match->rec, !l->match->was_hit);
     op->status = CACHE_OK;
     return STEP_DONE;
 }

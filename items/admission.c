@@ -19,6 +19,7 @@ void admission_init(struct admission *a, enum admission_mode mode, uint64_t flas
     a->mode = mode;
     a->worth = ADMISSION_WORTH;
     a->worth_strict = ADMISSION_WORTH_STRICT;
+    a->pays = ADMISSION_PAYS;
     a->sample = ADMISSION_SAMPLE;
     admission_set_period(a, flash_bytes);
     a->wait = FIRST_WAIT_PERIODS;
@@ -58,24 +59,36 @@ static bool is_strict(unsigned group) { return group % ADMISSION_CLASSES != 0; }
 
 static void forget_some(_Atomic(uint64_t) *at) { add(at, -(get(at) / DECAY)); }
 
+/* Of a group without a written object it isn't known. */
+static bool is_worth(const struct admission *a, unsigned g, double mean)
+{
+    const struct admission_group *group = &a->groups[g];
+    double least = is_strict(g) ? a->worth_strict : a->worth;
+    ASSERT(get(&group->bytes) > 0);
+    return (double)get(&group->hits) >= least * mean * (double)get(&group->bytes) ||
+           (get(&group->objects) >= ADMISSION_PAYS_LEAST &&
+            (double)get(&group->first_hits) >= a->pays * (double)get(&group->objects));
+}
+
 static void judge_classes(struct admission *a)
 {
     ASSERT(atomic_load(&a->deciding));
     double hits = 0, written = 0;
     uint32_t admitted = 0, was = atomic_load_explicit(&a->admitted, memory_order_relaxed);
     for (unsigned g = 0; g < GROUPS; g++) {
-        hits += (double)get(&a->hits[g]);
-        written += (double)get(&a->written[g]);
+        hits += (double)get(&a->groups[g].hits);
+        written += (double)get(&a->groups[g].bytes);
     }
     for (unsigned g = 0; g < GROUPS; g++) {
-        double h = (double)get(&a->hits[g]), w = (double)get(&a->written[g]);
-        bool worth = w == 0 ? was >> g & 1 : h * written >= (is_strict(g) ? a->worth_strict : a->worth) * hits * w;
+        bool worth = get(&a->groups[g].bytes) == 0 ? was >> g & 1 : is_worth(a, g, hits / written);
         admitted |= (uint32_t)worth << g;
     }
     atomic_store_explicit(&a->admitted, admitted, memory_order_relaxed);
     for (unsigned g = 0; g < GROUPS; g++) {
-        forget_some(&a->hits[g]);
-        forget_some(&a->written[g]);
+        forget_some(&a->groups[g].bytes);
+        forget_some(&a->groups[g].objects);
+        forget_some(&a->groups[g].hits);
+        forget_some(&a->groups[g].first_hits);
     }
     forget_some(&a->leaving);
     forget_some(&a->leaving_bytes);
@@ -191,13 +204,18 @@ bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_
 void admission_written(struct admission *a, unsigned class, uint64_t object_bytes)
 {
     ASSERT(class < ADMISSION_CLASSES);
-    add(&a->written[group_of(a, class, object_bytes)], object_bytes);
+    struct admission_group *group = &a->groups[group_of(a, class, object_bytes)];
+    add(&group->bytes, object_bytes);
+    add(&group->objects, 1);
 }
 
-void admission_hit(struct admission *a, unsigned class, uint64_t object_bytes)
+void admission_hit(struct admission *a, unsigned class, uint64_t object_bytes, bool first)
 {
     ASSERT(class < ADMISSION_CLASSES);
-    add(&a->hits[group_of(a, class, object_bytes)], 1);
+    struct admission_group *group = &a->groups[group_of(a, class, object_bytes)];
+    add(&group->hits, 1);
+    if (first)
+        add(&group->first_hits, 1);
     add(&a->flash_hits, 1);
 }
 

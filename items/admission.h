@@ -4,9 +4,10 @@
  * it hit in RAM (0, 1, more); and how large is it (below half of the mean of what leaves RAM, below the
  * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
- * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. Of the others one
- * key in ADMISSION_SAMPLE is written nevertheless, so that what they would bring stays
- * known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
+ * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. It is admitted too while
+ * ADMISSION_PAYS of its objects are hit at all: almost every write saves a miss, however large
+ * the objects. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they
+ * would bring stays known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
  * and classes are judged by chance; more, and a change in the clients' requests is noticed late.
  *
  * A set of keys that is read round and round, and is larger than flash, gets no hit at all in a
@@ -36,6 +37,8 @@
 #define ADMISSION_SAMPLE 32u
 #define ADMISSION_WORTH 0.8
 #define ADMISSION_WORTH_STRICT 0.3
+#define ADMISSION_PAYS 0.85
+#define ADMISSION_PAYS_LEAST 64u /* objects: fewer prove nothing */
 #define ADMISSION_SHARE_ALL 256u
 
 enum admission_mode {
@@ -46,14 +49,19 @@ enum admission_mode {
 
 enum admission_trial { ADMISSION_STEADY, ADMISSION_SETTLING, ADMISSION_MEASURING };
 
+struct admission_group { /* of a class and a size; decayed */
+    _Atomic(uint64_t) bytes, objects;   /* written */
+    _Atomic(uint64_t) hits, first_hits; /* first: of an object that was not hit on flash before */
+};
+
 struct admission {
     /* const after init */
     enum admission_mode mode;
-    double worth, worth_strict; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
+    double worth, worth_strict, pays; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
     unsigned sample;
     /* atomic */
     _Atomic(uint64_t) period_bytes;
-    _Atomic(uint64_t) written[ADMISSION_SIZES * ADMISSION_CLASSES], hits[ADMISSION_SIZES * ADMISSION_CLASSES]; /* bytes; decayed */
+    struct admission_group groups[ADMISSION_SIZES * ADMISSION_CLASSES];
     _Atomic(uint64_t) leaving, leaving_bytes; /* objects, for their mean; decayed */
     _Atomic(uint32_t) admitted; /* a bit for each class and size */
     _Atomic(uint32_t) share;    /* of the keys, of ADMISSION_SHARE_ALL */
@@ -84,8 +92,8 @@ void admission_leaves(struct admission *a, uint64_t object_bytes);
 bool admission_wants(struct admission *a, uint64_t hash, unsigned class, uint64_t object_bytes);
 /* Notes that it was written. */
 void admission_written(struct admission *a, unsigned class, uint64_t object_bytes);
-/* Notes a hit on flash of an object of the class; notes a key that was found nowhere. */
-void admission_hit(struct admission *a, unsigned class, uint64_t object_bytes);
+/* Notes a hit on flash of an object of the class, its first there or another; notes a key that was found nowhere. */
+void admission_hit(struct admission *a, unsigned class, uint64_t object_bytes, bool first);
 void admission_miss(struct admission *a);
 
 #endif

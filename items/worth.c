@@ -156,9 +156,9 @@ void worth_left(struct cache *c, uint64_t hash, uint64_t object_bytes)
         ghost_add(&c->ghost, hash, object_bytes);
 }
 
-void worth_hit(struct cache *c, const struct ext_record *r)
+void worth_hit(struct cache *c, const struct ext_record *r, bool first)
 {
     unsigned class = (unsigned)r->item_flags >> ITEM_FLASH_CLASS_SHIFT;
     if (class < ADMISSION_CLASSES)
-        admission_hit(&c->admission, class, ext_record_bytes(r->key_bytes, r->value_bytes));
+        admission_hit(&c->admission, class, ext_record_bytes(r->key_bytes, r->value_bytes), first);
 }

@@ -40,8 +40,8 @@ bool worth_all(const struct cache *c);
 unsigned worth_class(struct cache *c, const struct item *it, uint64_t hash);
 /* Notes that the key's object of this many bytes was dropped as not worth more. */
 void worth_left(struct cache *c, uint64_t hash, uint64_t object_bytes);
-/* Notes a hit on a record; notes a key that was found nowhere. */
-void worth_hit(struct cache *c, const struct ext_record *r);
+/* Notes a hit on a record, its first or another; notes a key that was found nowhere. */
+void worth_hit(struct cache *c, const struct ext_record *r, bool first);
 static inline void worth_miss(struct cache *c)
 {
     if (c->ext)

@@ -219,8 +219,8 @@ static bool hit(struct state *s, uint32_t k)
     }
     struct page *p = &s->pages[s->page[k]];
     p->hot_bytes += s->heat[k] + 1u == s->p->hot ? bytes_of(s, k) : 0;
+    admission_hit(&s->admission, s->class[k], bytes_of(s, k), s->heat[k] == 0);
     s->heat[k] += s->heat[k] < HEAT_MAX;
-    admission_hit(&s->admission, s->class[k], bytes_of(s, k));
     s->out->flash_hits++;
     return true;
 }
@@ -253,7 +253,8 @@ static void put(struct state *s, uint32_t k, bool known)
 
 void policy_parse(struct policy *p, char *text)
 {
-    *p = (struct policy){.admit = ADMISSION_LEARN, .worth = ADMISSION_WORTH, .sample = ADMISSION_SAMPLE, .strict = ADMISSION_WORTH_STRICT, .keep = 0.1, .second = 0.33, .hot = 2, .ghost_keys = 0.5, .window = 1,
+    *p = (struct policy){.admit = ADMISSION_LEARN, .worth = ADMISSION_WORTH, .sample = ADMISSION_SAMPLE, .strict = ADMISSION_WORTH_STRICT,
+                         .pays = ADMISSION_PAYS, .keep = 0.1, .second = 0.33, .hot = 2, .ghost_keys = 0.5, .window = 1,
                          .slab_mb = 0.9, .evicted_known = true};
     for (char *part; (part = strsep(&text, ",")) != NULL;) {
         char name[32];
@@ -268,6 +269,8 @@ void policy_parse(struct policy *p, char *text)
             p->worth = v;
         else if (strcmp(name, "strict") == 0)
             p->strict = v;
+        else if (strcmp(name, "pays") == 0)
+            p->pays = v;
         else if (strcmp(name, "sample") == 0)
             p->sample = (unsigned)v;
         else if (strcmp(name, "hot") == 0)
@@ -287,7 +290,7 @@ void policy_parse(struct policy *p, char *text)
         else if (strcmp(name, "verbose") == 0)
             p->verbose = v != 0;
         else
-            errx(2, "%s: admit, worth, strict, sample, keep, second, hot, ghost, window, slab, evicted_known", name);
+            errx(2, "%s: admit, worth, strict, pays, sample, keep, second, hot, ghost, window, slab, evicted_known", name);
     }
 }
 
@@ -319,7 +322,7 @@ static void play(struct state *s)
                     1 - (double)s->out->hits / (double)s->out->gets, a->share, a->trial);
             for (unsigned c = 0; c < ADMISSION_CLASSES; c++)
                 fprintf(stderr, " %c%.2f/%.0fM", a->admitted >> c & 1 ? '+' : '-',
-                        1e5*(double)a->hits[c] / ((double)a->written[c] + 1), (double)a->written[c] / 1e6);
+                        1e5*(double)a->groups[c].hits / ((double)a->groups[c].bytes + 1), (double)a->groups[c].bytes / 1e6);
             fprintf(stderr, " pages %lu\n", (unsigned long)s->pages_used);
         }
     }
@@ -347,6 +350,7 @@ void policy_run(const struct policy *p, const struct trace *t, const struct sim_
     admission_init(&s.admission, (enum admission_mode)p->admit, sizes->flash_bytes);
     s.admission.worth = p->worth;
     s.admission.worth_strict = p->strict;
+    s.admission.pays = p->pays;
     s.admission.sample = p->sample;
     play(&s);
     free(s.ghost.root);

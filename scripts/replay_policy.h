@@ -7,7 +7,7 @@
 
 struct policy {
     int admit;          /* enum admission_mode */
-    double worth, strict;       /* of a class, of the mean */
+    double worth, strict, pays; /* of a class: of the mean, of the mean, of its objects */
     unsigned sample;
     double keep;        /* of an evicted page, at most this share is written again */
     double second;      /* hot share of a page from which on it stays; above 1: never */

@@ -30,7 +30,7 @@ static unsigned leave_sized(unsigned class, unsigned objects, unsigned hits, uin
         written++;
         admission_written(&a, class, bytes);
         for (unsigned k = 0; k < hits; k++)
-            admission_hit(&a, class, bytes);
+            admission_hit(&a, class, bytes, k == 0);
     }
     return written;
 }
@@ -97,20 +97,21 @@ Test(admission, classes_that_are_hit_alike_are_all_taken)
     }
 }
 
-/* Small objects and large ones, each hit once: for their bytes the small ones bring ten times as much. */
+/* Small objects and large ones, of which every second is hit once: for their bytes the small ones bring ten times as
+ * much. */
 Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled)
 {
     unsigned once = admission_class(false, 0);
     admission_init(&a, ADMISSION_LEARN, FLASH);
     for (unsigned i = 0; i < 100; i++) {
-        leave_sized(once, 50, 1, OBJECT);
-        leave_sized(once, 50, 1, 10 * OBJECT);
+        leave_sized(once, 50, i % 2, OBJECT);
+        leave_sized(once, 50, i % 2, 10 * OBJECT);
     }
     cr_assert_eq(leave_sized(once, 500, 1, OBJECT), 500);
     unsigned large = 0;
     for (unsigned i = 0; i < 64; i++) {
-        leave_sized(once, 50, 1, OBJECT);
-        large += leave_sized(once, 50, 1, 10 * OBJECT);
+        leave_sized(once, 50, i % 2, OBJECT);
+        large += leave_sized(once, 50, i % 2, 10 * OBJECT);
     }
     cr_assert(large > 60 && large < 160, "%u", large);
     for (unsigned i = 0; i < 100; i++) { /* now these get as many hits for their bytes */
@@ -118,6 +119,36 @@ Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled
         leave_sized(once, 50, 10, 10 * OBJECT);
     }
     cr_assert_eq(leave_sized(once, 100, 10, 10 * OBJECT), 100);
+}
+
+/* Small objects are hit ten times each, larger ones once. For their bytes that is little, but each write of them that is
+ * not made is a miss. */
+Test(admission, objects_of_which_almost_all_are_hit_are_written_however_little_that_is_for_their_bytes)
+{
+    unsigned once = admission_class(false, 0);
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 100; i++) {
+        leave_sized(once, 100, 10, OBJECT);
+        cr_assert_eq(leave_sized(once, 100, 1, 3 * OBJECT), 100, "%u", i);
+    }
+    for (unsigned i = 0; i < 100; i++) { /* from now on one in four is not hit, but the others twice */
+        leave_sized(once, 100, 10, OBJECT);
+        for (unsigned k = 0; k < 4; k++)
+            leave_sized(once, 25, k == 0 ? 0 : 2, 3 * OBJECT);
+    }
+    cr_assert_lt(leave_sized(once, 640, 1, 3 * OBJECT), 60);
+}
+
+/* Of fewer objects than that, hits may be chance. */
+Test(admission, a_few_objects_that_are_hit_prove_nothing)
+{
+    unsigned once = admission_class(false, 0);
+    admission_init(&a, ADMISSION_LEARN, FLASH);
+    for (unsigned i = 0; i < 100; i++) {
+        leave_sized(once, 500, 10, OBJECT);
+        leave_sized(once, 1, 1, 3 * OBJECT);
+    }
+    cr_assert_lt(leave_sized(once, 320, 1, 3 * OBJECT), 60);
 }
 
 /* A class that was hit in RAM is given up only on clearer evidence. */
@@ -145,7 +176,7 @@ static void turn_of_a_loop(uint32_t fits)
         if (wants)
             admission_written(&a, admission_class(true, 0), OBJECT);
         if (wants && hit)
-            admission_hit(&a, admission_class(true, 0), OBJECT);
+            admission_hit(&a, admission_class(true, 0), OBJECT, true);
         else
             admission_miss(&a);
     }
