@@ -5,8 +5,8 @@
  * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
  * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. It is admitted too while
- * ADMISSION_PAYS of its objects are hit at all: almost every write saves a miss, however large
- * the objects. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they
+ * ADMISSION_PAYS of its objects are hit at all: most of its writes save a miss, however large the
+ * objects are. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they
  * would bring stays known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
  * and classes are judged by chance; more, and a change in the clients' requests is noticed late.
  *
@@ -35,10 +35,10 @@
 #define ADMISSION_CLASSES (2 * ADMISSION_RAM_HITS) /* as they are kept in a record: its length tells its size */
 #define ADMISSION_SIZES 4u /* of the mean: under 1/2, under 1, under 2, above */
 #define ADMISSION_SAMPLE 32u
-#define ADMISSION_WORTH 0.8
+#define ADMISSION_WORTH 0.95
 #define ADMISSION_WORTH_STRICT 0.3
-#define ADMISSION_PAYS 0.85
-#define ADMISSION_PAYS_LEAST 64u /* objects: fewer prove nothing */
+#define ADMISSION_PAYS 0.7
+#define ADMISSION_PAYS_LEAST 16u /* objects: fewer prove nothing */
 #define ADMISSION_SHARE_ALL 256u
 
 enum admission_mode {

@@ -102,19 +102,23 @@ Test(admission, classes_that_are_hit_alike_are_all_taken)
 Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled)
 {
     unsigned once = admission_class(false, 0);
-    admission_init(&a, ADMISSION_LEARN, FLASH);
-    for (unsigned i = 0; i < 100; i++) {
-        leave_sized(once, 50, i % 2, OBJECT);
-        leave_sized(once, 50, i % 2, 10 * OBJECT);
+    admission_init(&a, ADMISSION_LEARN, 10 * FLASH); /* enough for chance to play no part */
+    for (unsigned i = 0; i < 1000; i++) {
+        for (unsigned k = 0; k < 10; k++) {
+            leave_sized(once, 5, k % 2, OBJECT);
+            leave_sized(once, 5, k % 2, 10 * OBJECT);
+        }
     }
     cr_assert_eq(leave_sized(once, 500, 1, OBJECT), 500);
     unsigned large = 0;
     for (unsigned i = 0; i < 64; i++) {
-        leave_sized(once, 50, i % 2, OBJECT);
-        large += leave_sized(once, 50, i % 2, 10 * OBJECT);
+        for (unsigned k = 0; k < 10; k++) {
+            leave_sized(once, 5, k % 2, OBJECT);
+            large += leave_sized(once, 5, k % 2, 10 * OBJECT);
+        }
     }
     cr_assert(large > 60 && large < 160, "%u", large);
-    for (unsigned i = 0; i < 100; i++) { /* now these get as many hits for their bytes */
+    for (unsigned i = 0; i < 1000; i++) { /* now these get as many hits for their bytes */
         leave_sized(once, 50, 1, OBJECT);
         leave_sized(once, 50, 10, 10 * OBJECT);
     }
@@ -126,15 +130,15 @@ Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled
 Test(admission, objects_of_which_almost_all_are_hit_are_written_however_little_that_is_for_their_bytes)
 {
     unsigned once = admission_class(false, 0);
-    admission_init(&a, ADMISSION_LEARN, FLASH);
-    for (unsigned i = 0; i < 100; i++) {
+    admission_init(&a, ADMISSION_LEARN, 10 * FLASH); /* enough for chance to play no part */
+    for (unsigned i = 0; i < 1000; i++) {
         leave_sized(once, 100, 10, OBJECT);
         cr_assert_eq(leave_sized(once, 100, 1, 3 * OBJECT), 100, "%u", i);
     }
-    for (unsigned i = 0; i < 100; i++) { /* from now on one in four is not hit, but the others twice */
+    for (unsigned i = 0; i < 1000; i++) { /* from now on every second is not hit, but the others twice */
         leave_sized(once, 100, 10, OBJECT);
-        for (unsigned k = 0; k < 4; k++)
-            leave_sized(once, 25, k == 0 ? 0 : 2, 3 * OBJECT);
+        for (unsigned k = 0; k < 10; k++)
+            leave_sized(once, 10, k % 2 == 0 ? 0 : 2, 3 * OBJECT);
     }
     cr_assert_lt(leave_sized(once, 640, 1, 3 * OBJECT), 60);
 }
