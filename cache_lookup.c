@@ -63,7 +63,7 @@ bool lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
     lock_assert_held(index_lock(c->index, op->hash));
     ASSERT(l->hider != NULL);
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, op->hash, slots);
+    unsigned n = index_match_at(c->index, &op->spot, slots);
     int unreadable_rank = -1;
     l->unread_count = 0;
     for (unsigned i = 0; i < n; i++) {
@@ -93,14 +93,14 @@ void lookup_count_hider(struct cache_worker *w, struct cache_op *op, enum item_d
         count_death(w, op, d);
 }
 
-/* Finds the key's RAM item. A dead one is dropped, but one that may hide older values stays until those can be
- * read (l->unread) or an item takes its place. True: a live one, or one that stays. */
-static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
+/* Finds the key's RAM item in the n slots of its tag. A dead one is dropped, but one that may hide older values stays
+ * until those can be read (l->unread) or an item takes its place. True: a live one, or one that stays. The words of
+ * other slots may be dropped; none moves. */
+static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now,
+                          index_slot *const *slots, unsigned n)
 {
     struct cache *c = w->cache;
     lock_assert_held(index_lock(c->index, op->hash));
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match(c->index, op->hash, slots);
     struct item *it = NULL;
     for (unsigned i = 0; i < n && !it; i++) {
         index_word word = index_load(slots[i]);
@@ -177,9 +177,9 @@ void cache_lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l,
     memset(l, 0, offsetof(struct lookup, unread));
     l->unread_count = 0;
     l->failed = l->is_sole = false;
-    if (lookup_in_ram(w, op, l, now))
+    unsigned n = index_match_at(c->index, &op->spot, slots);
+    if (lookup_in_ram(w, op, l, now, slots, n))
         return;
-    unsigned n = index_match(c->index, op->hash, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word word = index_load(slots[i]);
         enum index_kind kind = index_kind(c->index, word);

@@ -9,6 +9,7 @@
 #include <sys/queue.h>
 
 #include "base/base.h"
+#include "index.h"
 #include "items/item.h"
 
 struct cache;
@@ -90,6 +91,7 @@ struct cache_op {
     const char *key;  /* must stay valid until the op is done */
     uint8_t key_bytes;
     uint64_t hash;    /* cache_hash() */
+    struct index_spot spot; /* of the hash, from cache_find(); cache_op_init leaves it to the first look-up */
     uint32_t exptime_sec;        /* clock seconds, as clock_exptime() gives; 0 never */
     uint32_t vivify_exptime_sec;
     int64_t recache_ttl_sec;

@@ -122,7 +122,9 @@ struct index {
     unsigned block_shift;   /* buckets in a block, log2 */
     unsigned ensure_shift; /* old buckets that need the same new blocks, log2 */
     uint64_t block_bytes;
+    uint64_t x_mask;      /* of group and tag in a hash */
     uint64_t tag_mask;    /* of a tag by itself */
+    uint64_t low_mask;    /* of a tag's low_bits */
     uint64_t tag_field;   /* of the tag in a word */
     uint64_t place_mask;
     /* atomic */
@@ -220,19 +222,18 @@ static inline index_word word_with_tag(const struct index *ix, index_word w, uin
 
 static inline uint64_t hash_x(const struct index *ix, uint64_t hash)
 {
-    return hash & (((uint64_t)1 << (ix->group_bits + ix->tag_bits)) - 1);
+    return hash & ix->x_mask;
 }
 
 /* The x of the other candidate; its own inverse, because the low bits that it uses stay. The group
  * always changes, so the two are never the same bucket. */
 static inline uint64_t other_x(const struct index *ix, uint64_t x)
 {
-    uint64_t m = ((x & (((uint64_t)1 << ix->low_bits) - 1)) + 1) * 0x9e3779b97f4a7c15u;
+    uint64_t m = ((x & ix->low_mask) + 1) * 0x9e3779b97f4a7c15u;
     m = (m ^ m >> 32) * 0xd6e8feb86659fd93u;
     uint64_t groups_less_one = ((uint64_t)1 << ix->group_bits) - 1;
     uint64_t group_flip = 1 + ((m >> 32) * groups_less_one >> 32);
-    uint64_t high_mask = ((uint64_t)1 << (ix->tag_bits - ix->low_bits)) - 1;
-    uint64_t tag_flip = ((m & UINT32_MAX) >> 4 & high_mask) << ix->low_bits;
+    uint64_t tag_flip = ((m & UINT32_MAX) >> 4 & ((1u << HIGH_BITS) - 1)) << ix->low_bits;
     return x ^ (group_flip << ix->tag_bits | tag_flip);
 }
 
@@ -251,7 +252,7 @@ static inline uint64_t growth_order(const struct index *ix, uint32_t n, uint64_t
 static inline uint32_t x_row(const struct index *ix, uint64_t state, uint64_t x)
 {
     uint32_t n = state_rows(state);
-    if (growth_order(ix, n, x) < state_done(state))
+    if (unlikely(state_done(state) > 0) && growth_order(ix, n, x) < state_done(state))
         n = state_rows_grown(state);
     return tag_row(ix, x & ix->tag_mask, n);
 }
@@ -1113,7 +1114,9 @@ static int set_geometry(struct index *ix, const struct index_options *opt, unsig
     ix->place_bits = 64 - FIXED_BITS - tag_bits;
     ix->low_bits = tag_bits - HIGH_BITS;
     ix->tag_shift = ix->place_bits + 9;
+    ix->x_mask = ((uint64_t)1 << (group_bits + tag_bits)) - 1;
     ix->tag_mask = ((uint64_t)1 << tag_bits) - 1;
+    ix->low_mask = ((uint64_t)1 << ix->low_bits) - 1;
     ix->tag_field = ix->tag_mask << ix->tag_shift;
     ix->place_mask = ((uint64_t)1 << ix->place_bits) - 1;
     uint64_t row_bytes = (uint64_t)CACHE_LINE_BYTES << group_bits;

@@ -39,17 +39,11 @@ static struct index_spot *find_key(const struct session *s, const char *key, uin
     return room;
 }
 
-static uint64_t hash_of(const struct session *s, const struct request *req)
-{
-    const struct seen_key *seen = s->seen;
-    bool known = seen && seen->len == req->key_len && seen->key == req->key;
-    return known ? seen->spot.hash : cache_hash(s->w->env->cache, req->key, req->key_len);
-}
-
 /* The op of a request about one key. NULL: there is no memory, so the connection ends. */
-static struct pending *make_op(struct session *s, enum cache_verb verb, const struct request *req, uint64_t hash)
+static struct pending *make_op(struct session *s, enum cache_verb verb, const struct request *req)
 {
-    struct pending *p = pending_make(s, verb, req, req->key, req->key_len, hash);
+    struct index_spot room, *spot = find_key(s, req->key, req->key_len, &room);
+    struct pending *p = pending_make(s, verb, req, req->key, req->key_len, spot);
     if (!p)
         session_break(s);
     return p;
@@ -80,18 +74,26 @@ static enum watch_fetch_status miss_of(const struct cache_op *op)
                              : WATCH_FETCH_NOT_FOUND;
 }
 
-/* Reports a fetch to `stats detail` and watchers; v NULL: a miss of this kind. `stats detail` ignores meta
- * commands. */
-static void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
-                       const struct cache_view *v, enum watch_fetch_status miss)
+static void report_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
+                         const struct cache_view *v, enum watch_fetch_status miss)
 {
-    if (unlikely(details_wanted(s)) && verb != VERB_MG)
+    if (details_wanted(s) && verb != VERB_MG)
         prefixes_get(s->w->env->prefixes, key, key_len, v != NULL);
     if (watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
         log_fetch(s, key, key_len, v, miss);
     struct thread_stats *stats = s->w->stats;
-    if (unlikely(stats->latency.measuring) && stats->samples)
+    if (stats->latency.measuring && stats->samples)
         samples_note(stats->samples, key, key_len, max_u64(stats->latency.stands_for, 1));
+}
+
+/* Reports a fetch to `stats detail`, watchers and samples, if one of them wants it; v NULL: a miss of this kind.
+ * `stats detail` ignores meta commands. */
+static ALWAYS_INLINE void note_fetch(struct session *s, enum verb verb, const char *key, uint32_t key_len,
+                                     const struct cache_view *v, enum watch_fetch_status miss)
+{
+    if (unlikely(details_wanted(s) || watch_mask_has(s->w->watch_mask, WATCH_FETCHERS) ||
+                 s->w->stats->latency.measuring))
+        report_fetch(s, verb, key, key_len, v, miss);
 }
 
 /* ---- waits and latency ---- */
@@ -253,11 +255,11 @@ static bool run_read(struct session *s, struct pending *p)
 }
 
 /* memcached looks up a key before it changes it, and watchers of fetchers see that; so do ours. */
-static void show_lookup(struct session *s, const struct request *req, uint64_t hash)
+static void show_lookup(struct session *s, const struct request *req, const struct index_spot *spot)
 {
     if (!watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
         return;
-    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, hash);
+    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, spot);
     if (!p)
         return;
     p->lookup = true;
@@ -338,7 +340,7 @@ static bool get_one(struct session *s, struct request *req, const char *key, uin
     bool touch = verb_info(req->verb)->flags & VF_TOUCH;
     if (!touch && try_quick(s, req, key, key_len, spot))
         return true;
-    struct pending *p = pending_make(s, CACHE_GET, req, key, key_len, spot->hash);
+    struct pending *p = pending_make(s, CACHE_GET, req, key, key_len, spot);
     if (!p) {
         session_break(s);
         return true;
@@ -478,9 +480,11 @@ static enum command_result do_mg(struct session *s, struct request *req)
     struct index_spot room, *spot = find_key(s, req->key, req->key_len, &room);
     if (!changes && !meta_has(req, 'u') && try_quick(s, req, req->key, req->key_len, spot))
         return COMMAND_DONE;
-    struct pending *p = make_op(s, CACHE_GET, req, spot->hash);
-    if (!p)
+    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, spot);
+    if (!p) {
+        session_break(s);
         return COMMAND_DONE;
+    }
     struct cache_op *op = &p->op;
     op->options = (meta_has(req, 'v') ? 0 : CACHE_F_NO_VALUE) | (meta_has(req, 'u') ? CACHE_F_NOBUMP : 0);
     set_meta_options(op, req);
@@ -501,7 +505,7 @@ static enum command_result do_mg(struct session *s, struct request *req)
 static enum command_result do_me(struct session *s, struct request *req)
 {
     stat_inc(s->w->stats, STAT_meta_cmds); /* memcached counts no others */
-    struct pending *p = make_op(s, CACHE_GET, req, hash_of(s, req));
+    struct pending *p = make_op(s, CACHE_GET, req);
     if (!p)
         return COMMAND_DONE;
     p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
@@ -675,8 +679,8 @@ static void compare_cas(struct session *s, struct cache_op *op)
 
 static enum command_result do_store(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req);
-    struct pending *p = pending_make(s, CACHE_ALLOC, req, req->key, req->key_len, hash);
+    struct index_spot room, *spot = find_key(s, req->key, req->key_len, &room);
+    struct pending *p = pending_make(s, CACHE_ALLOC, req, req->key, req->key_len, spot);
     if (!p) {
         s->swallow_bytes = (uint64_t)req->value_bytes + req->value_end_bytes;
         session_answer(s, req, REPLY_OOM_STORING);
@@ -739,15 +743,14 @@ void command_store(struct session *s, bool good)
         pending_free(p);
         return;
     }
-    show_lookup(s, &p->req, p->op.hash);
+    show_lookup(s, &p->req, &p->op.spot);
     p->op.verb = CACHE_STORE;
     start_change(s, p);
 }
 
 static enum command_result do_delete(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req);
-    struct pending *p = make_op(s, CACHE_DELETE, req, hash);
+    struct pending *p = make_op(s, CACHE_DELETE, req);
     if (!p)
         return COMMAND_DONE;
     if (req->verb == VERB_MD) {
@@ -765,25 +768,23 @@ static enum command_result do_delete(struct session *s, struct request *req)
     }
     if (unlikely(details_wanted(s)) && req->verb != VERB_MD)
         prefixes_delete(s->w->env->prefixes, req->key, req->key_len);
-    show_lookup(s, &p->req, hash);
+    show_lookup(s, &p->req, &p->op.spot);
     return start_change(s, p);
 }
 
 static enum command_result do_touch(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req);
-    struct pending *p = make_op(s, CACHE_TOUCH, req, hash);
+    struct pending *p = make_op(s, CACHE_TOUCH, req);
     if (!p)
         return COMMAND_DONE;
     p->op.exptime_sec = clock_exptime(req->exptime);
-    show_lookup(s, &p->req, hash);
+    show_lookup(s, &p->req, &p->op.spot);
     return start_change(s, p);
 }
 
 static enum command_result do_arith(struct session *s, struct request *req)
 {
-    uint64_t hash = hash_of(s, req);
-    struct pending *p = make_op(s, CACHE_ARITH, req, hash);
+    struct pending *p = make_op(s, CACHE_ARITH, req);
     if (!p)
         return COMMAND_DONE;
     struct cache_op *op = &p->op;
@@ -808,7 +809,7 @@ static enum command_result do_arith(struct session *s, struct request *req)
             op->initial = req->meta.initial;
         }
     }
-    show_lookup(s, &p->req, hash);
+    show_lookup(s, &p->req, &p->op.spot);
     return start_change(s, p);
 }
 

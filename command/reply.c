@@ -141,6 +141,11 @@ static void assert_queue(struct reply_queue *q)
     ASSERT(q->count <= q->capacity && (q->capacity & (q->capacity - 1)) == 0);
     ASSERT(!q->chunk || q->chunk->used <= CHUNK_BYTES);
     ASSERT(q->count > 0 || q->head_sent == 0);
+    if (q->open) {
+        ASSERT(q->count > 0 && q->open == entry_at(q, q->count - 1));
+        ASSERT(q->chunk && q->open->kind == REPLY_BYTES && q->open->holder == q->chunk);
+        ASSERT(q->open->data + q->open->bytes == q->chunk->data + q->chunk->used);
+    }
     if (q->count > SHORT)
         return;
     for (uint32_t i = 0; i < q->count; i++) {
@@ -171,6 +176,7 @@ static void end_chunk(struct reply_queue *q)
 {
     struct chunk *c = q->chunk;
     q->chunk = NULL;
+    q->open = NULL;
     if (c)
         free_chunk_if_done(q, c);
 }
@@ -200,6 +206,7 @@ static struct reply_entry *add_entry(struct reply_queue *q)
         q->capacity = bigger;
         q->head = 0;
     }
+    q->open = NULL;
     return entry_at(q, q->count++);
 }
 
@@ -254,6 +261,7 @@ bool reply_begin(struct reply_queue *q)
 
 void reply_drop(struct reply_queue *q)
 {
+    q->open = NULL;
     while (q->count > 0) {
         struct reply_entry e = *entry_at(q, 0);
         q->head++;
@@ -267,7 +275,8 @@ void reply_drop(struct reply_queue *q)
     free_ring(q);
 }
 
-char *reply_room(struct reply_queue *q, size_t n)
+/* An entry to grow into, so that reply_commit() can't fail, in a chunk with room for n bytes. NULL: no memory. */
+static char *open_entry(struct reply_queue *q, size_t n)
 {
     DEBUG_ASSERT(n <= REPLY_ROOM_MAX);
     if (q->chunk && CHUNK_BYTES - q->chunk->used < n)
@@ -281,29 +290,34 @@ char *reply_room(struct reply_queue *q, size_t n)
         c->used = c->entries = 0;
         q->chunk = c;
     }
-    /* an entry to grow into, so that commit can't fail */
-    struct reply_entry *last = q->count ? entry_at(q, q->count - 1) : NULL;
-    if (!last || last->kind != REPLY_BYTES || last->holder != q->chunk) {
-        last = add_entry(q);
+    if (!q->open) {
+        struct reply_entry *last = add_entry(q);
         if (!last)
             return NULL;
         *last = (struct reply_entry){.data = q->chunk->data + q->chunk->used,
                                      .bytes = 0,
                                      .holder = q->chunk,
                                      .kind = REPLY_BYTES};
+        q->open = last;
         q->chunk->entries++;
     }
     return q->chunk->data + q->chunk->used;
 }
 
+char *reply_room(struct reply_queue *q, size_t n)
+{
+    DEBUG_ASSERT(n <= REPLY_ROOM_MAX);
+    if (likely(q->open && CHUNK_BYTES - q->chunk->used >= n))
+        return q->chunk->data + q->chunk->used;
+    return open_entry(q, n);
+}
+
 void reply_commit(struct reply_queue *q, size_t n)
 {
-    DEBUG_ASSERT(q->count > 0 && q->chunk);
-    struct reply_entry *last = entry_at(q, q->count - 1);
-    DEBUG_ASSERT(last->kind == REPLY_BYTES && last->holder == q->chunk);
+    DEBUG_ASSERT(q->open && q->open == entry_at(q, q->count - 1));
     DEBUG_ASSERT(q->chunk->used + n <= CHUNK_BYTES);
-    DEBUG_ASSERT(last->data + last->bytes == q->chunk->data + q->chunk->used);
-    last->bytes += n;
+    DEBUG_ASSERT(q->open->data + q->open->bytes == q->chunk->data + q->chunk->used);
+    q->open->bytes += n;
     q->chunk->used += (uint32_t)n;
     q->bytes += n;
 }
@@ -468,7 +482,7 @@ void reply_take(struct reply_queue *q, char *to)
     reply_drop(q);
 }
 
-unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
+static ALWAYS_INLINE unsigned gather(struct reply_queue *q, struct iovec *pieces, unsigned max)
 {
     DEBUG_ASSERT(max >= SOURCE_PIECES_MAX);
     struct gather g = {.iov = pieces, .skip = q->head_sent};
@@ -479,6 +493,11 @@ unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
         gather_entry(&g, e);
     }
     return g.count;
+}
+
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
+{
+    return gather(q, pieces, max);
 }
 
 void reply_sent(struct reply_queue *q, size_t n)
@@ -492,7 +511,7 @@ enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
 {
     for (;;) {
         struct iovec iov[GATHER_MAX];
-        unsigned count = reply_pieces(q, iov, GATHER_MAX);
+        unsigned count = gather(q, iov, GATHER_MAX);
         if (count == 0) { /* the entries may be empty */
             reply_sent(q, 0);
             return q->count == 0 ? REPLY_SENT_ALL : REPLY_NOT_READY;

@@ -82,6 +82,7 @@ struct reply_queue {
     uint32_t replies; /* begun since the queue was empty */
     bool failed;      /* something could not be added: nothing more is */
     struct chunk *chunk; /* where text is being added, or NULL */
+    struct reply_entry *open; /* the last entry, if it is text at the end of the chunk and may grow; else NULL */
     size_t head_sent;    /* bytes of the first entry that are gone */
     size_t bytes;        /* to be sent, as far as known */
 };

@@ -11,7 +11,7 @@ enum { SPARE_MAX = 64 };
 /* ---- pendings ---- */
 
 struct pending *pending_make(struct session *s, enum cache_verb verb, const struct request *req,
-                             const char *key, uint32_t key_len, uint64_t hash)
+                             const char *key, uint32_t key_len, const struct index_spot *spot)
 {
     struct command_worker *w = s->w;
     struct pending *p = w->spare;
@@ -52,7 +52,8 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
     }
     p->req.key = p->key;
     p->req.key_len = key_len;
-    cache_op_init(&p->op, verb, p->key, (uint8_t)key_len, hash);
+    cache_op_init(&p->op, verb, p->key, (uint8_t)key_len, spot->hash);
+    p->op.spot = *spot;
     p->op.owner = p;
     return p;
 }

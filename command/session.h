@@ -169,10 +169,11 @@ static inline bool session_is_crowded(const struct session *s)
 }
 static inline bool session_is_full(const struct session *s)
 {
+    if (likely(s->parked == 0 && s->out.count <= 1 && s->out.bytes < REPLY_BUFFER_BYTES / 2))
+        return false; /* so little is allowed in any case */
     return s->parked >= SESSION_PARKED_MAX || s->parked_bytes >= SESSION_READ_BYTES_MAX ||
            s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
-           (unlikely(session_is_crowded(s)) &&
-            (s->out.count > 1 || s->parked > 0 || s->out.bytes >= REPLY_BUFFER_BYTES / 2));
+           session_is_crowded(s);
 }
 /* To be called after each send. blocked: the socket takes no more; progress: it took something. */
 void session_sent(struct session *s, bool blocked, bool progress);
@@ -229,9 +230,9 @@ struct pending {
 
 static_assert(sizeof(struct pending) <= SESSION_PENDING_BYTES_MAX, "a pending request");
 
-/* A pending with its op (cache_op_init), for this request. NULL: no memory. */
+/* A pending with its op, for this request; the index has the key at this spot. NULL: no memory. */
 struct pending *pending_make(struct session *s, enum cache_verb verb, const struct request *req,
-                             const char *key, uint32_t key_len, uint64_t hash);
+                             const char *key, uint32_t key_len, const struct index_spot *spot);
 /* Also releases what the op holds. */
 void pending_free(struct pending *p);
 /* A get is ready and in the queue: if its value is in a read buffer, it may be put away from now on. */
