@@ -193,7 +193,7 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
         lookup_count_hider(op->worker, op, item_death(c, l->hider, now));
     if (old) {
         index_replace(c->index, op->hash, l->it_slot, word);
-        item_retire(c, old);
+        item_supersede(c, old, it, now);
         l->it = l->hider = NULL;
     } else if (l->match) {
         index_word old = index_load(l->match_slot);
@@ -210,7 +210,8 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
     }
     if (hidden_bytes > 0 || (!old && !l->is_sole))
         stale_note_overwrite(c, op->hash, hidden_bytes);
-    item_link(c, it, now);
+    if (!old)
+        item_link(c, it, now);
     return 0;
 }
 

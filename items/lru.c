@@ -60,7 +60,8 @@ static void list_count(struct lru_list *list, const struct item *it, int sign)
     DEBUG_ASSERT((list->head == 0) == (list->tail == 0));
 }
 
-static void link_locked(struct lru *l, struct lru_list *list, struct item *it)
+/* Makes an item that is in no list the head of this one; count it beside. */
+static void join_head(struct lru *l, struct lru_list *list, struct item *it)
 {
     lock_assert_held(&list->lock);
     slab_handle h = slab_handle_of(l->slab, it);
@@ -72,10 +73,10 @@ static void link_locked(struct lru *l, struct lru_list *list, struct item *it)
     else
         list->tail = h;
     list->head = h;
-    list_count(list, it, 1);
 }
 
-static void unlink_locked(struct lru *l, struct lru_list *list, struct item *it)
+/* Takes it out; count it beside. */
+static void leave(struct lru *l, struct lru_list *list, struct item *it)
 {
     lock_assert_held(&list->lock);
     slab_handle h = slab_handle_of(l->slab, it);
@@ -95,14 +96,14 @@ static void unlink_locked(struct lru *l, struct lru_list *list, struct item *it)
         list->tail = it->prev;
     }
     it->next = it->prev = 0;
-    list_count(list, it, -1);
 }
 
 void lru_link(struct lru *l, struct item *it)
 {
     struct lru_list *list = &l->lists[it->lru_id];
     lock_take(&list->lock);
-    link_locked(l, list, it);
+    join_head(l, list, it);
+    list_count(list, it, 1);
     lock_release(&list->lock);
 }
 
@@ -110,16 +111,51 @@ void lru_unlink(struct lru *l, struct item *it)
 {
     struct lru_list *list = &l->lists[it->lru_id];
     lock_take(&list->lock);
-    unlink_locked(l, list, it);
+    leave(l, list, it);
+    list_count(list, it, -1);
+    lock_release(&list->lock);
+}
+
+/* Makes it the youngest of its list. */
+static void refresh(struct lru *l, struct item *it)
+{
+    struct lru_list *list = &l->lists[it->lru_id];
+    lock_take(&list->lock);
+    if (list->head != slab_handle_of(l->slab, it)) {
+        leave(l, list, it);
+        join_head(l, list, it);
+    }
     lock_release(&list->lock);
 }
 
 void lru_move(struct lru *l, struct item *it, enum lru_segment to)
 {
     ASSERT(to < LRU_SEGMENT_COUNT && lru_class(it->lru_id) != 0);
+    if (lru_segment(it->lru_id) == to) {
+        refresh(l, it);
+        return;
+    }
     lru_unlink(l, it);
     it->lru_id = lru_id_of(lru_class(it->lru_id), to);
     lru_link(l, it);
+}
+
+void lru_supersede(struct lru *l, struct item *old, struct item *it)
+{
+    struct lru_list *list = &l->lists[it->lru_id];
+    if (old->lru_id != it->lru_id) {
+        lru_unlink(l, old);
+        lru_link(l, it);
+        return;
+    }
+    lock_take(&list->lock);
+    leave(l, list, old);
+    join_head(l, list, it);
+    if (unlikely(item_accounted_bytes(old) != item_accounted_bytes(it))) {
+        list_count(list, old, -1);
+        list_count(list, it, 1);
+    }
+    lock_release(&list->lock);
 }
 
 void lru_substitute(struct lru *l, struct item *old, struct item *copy)

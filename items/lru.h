@@ -56,9 +56,11 @@ struct lock *lru_lock(struct lru *l, uint8_t lru_id);
 /* Puts the item at the head of the list that its lru_id names; takes the list's lock itself. */
 void lru_link(struct lru *l, struct item *it);
 void lru_unlink(struct lru *l, struct item *it);
-/* The item leaves its list for the head of another segment of its class. Takes both locks, one
- * after the other. LOCK_COLUMN held. */
+/* The item moves to the head of this segment of its class. Takes the locks of both lists, one after the other.
+ * LOCK_COLUMN held. */
 void lru_move(struct lru *l, struct item *it, enum lru_segment to);
+/* lru_unlink(old) and lru_link(it), with one taking of the lock if both are of one list. LOCK_COLUMN held. */
+void lru_supersede(struct lru *l, struct item *old, struct item *it);
 /* An item that was copied from `old` to `copy` takes its place in the list. LOCK_COLUMN held. */
 void lru_substitute(struct lru *l, struct item *old, struct item *copy);
 

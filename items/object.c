@@ -159,14 +159,20 @@ void stale_note_overwrite(struct cache *c, uint64_t hash, uint64_t bytes)
         cache_count(c, CACHE_N_stale_overflows, 1);
 }
 
-void item_retire(struct cache *c, struct item *it)
+/* It has left its LRU. */
+static void retired(struct cache *c, struct item *it)
 {
     ASSERT(item_flags(it) & ITEM_LINKED);
-    lock_assert_held(index_lock(c->index, item_hash(c, it)));
-    lru_unlink(c->lru, it);
     item_flag_clear(it, ITEM_LINKED);
     cache_sizes_count(c, it, -1);
     item_unref(c, it);
+}
+
+void item_retire(struct cache *c, struct item *it)
+{
+    lock_assert_held(index_lock(c->index, item_hash(c, it)));
+    lru_unlink(c->lru, it);
+    retired(c, it);
 }
 
 void item_unlink(struct cache *c, struct item *it, uint64_t hash)
@@ -198,7 +204,8 @@ static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_s
     return lru_id_of(cls, LRU_HOT);
 }
 
-void item_link(struct cache *c, struct item *it, uint32_t now)
+/* It is about to join the LRU that new items go to. */
+static void begin_link(struct cache *c, struct item *it, uint32_t now)
 {
     ASSERT(!(item_flags(it) & ITEM_LINKED));
     lock_assert_held(index_lock(c->index, item_hash(c, it)));
@@ -206,8 +213,21 @@ void item_link(struct cache *c, struct item *it, uint32_t now)
     it->lru_id = first_lru(c, lru_class(it->lru_id), atomic_load(&it->exptime_sec), now);
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
     item_flag_set(it, ITEM_LINKED);
-    lru_link(c->lru, it);
     cache_sizes_count(c, it, 1);
+}
+
+void item_link(struct cache *c, struct item *it, uint32_t now)
+{
+    begin_link(c, it, now);
+    lru_link(c->lru, it);
+}
+
+void item_supersede(struct cache *c, struct item *old, struct item *it, uint32_t now)
+{
+    DEBUG_ASSERT(index_lock(c->index, item_hash(c, old)) == index_lock(c->index, item_hash(c, it)));
+    begin_link(c, it, now);
+    lru_supersede(c->lru, old, it);
+    retired(c, old);
 }
 
 static_assert((ITEM_FLASH_FETCHED | ITEM_FLASH_TOKEN_SENT | ITEM_FLASH_STALE | ITEM_FLASH_BINARY_KEY) <

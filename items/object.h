@@ -74,6 +74,8 @@ void cache_wake_maint(struct cache *c);
 void item_link(struct cache *c, struct item *it, uint32_t now_sec);
 /* Takes the item off its LRU and drops the link's reference; the caller handles its word. */
 void item_retire(struct cache *c, struct item *it);
+/* Both at once: the new item has taken over the old one's word. */
+void item_supersede(struct cache *c, struct item *old, struct item *it, uint32_t now_sec);
 /* Unlinks for good: word, LRU, reference. The item is not MAY_HIDE_FLASH. */
 void item_unlink(struct cache *c, struct item *it, uint64_t hash);
 /* The same for an item that may hide words which can no longer be compared: drops those first; returns
