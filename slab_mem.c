@@ -48,6 +48,7 @@
 #define STEP_MAX 256
 #define STEP_ALIGN_MIN 16
 #define CLASS_CHUNK_ALIGN 8
+#define CLASS_TABLE_BYTES 4096 /* the class of an item up to this size is looked up; of others, searched */
 #define MAP_INSIDE 0x8000u
 #define BUCKET_COUNT 9
 #define BUCKET_NONE BUCKET_COUNT
@@ -104,6 +105,7 @@ struct slab_mem {
     uint64_t grain_count;
     map_entry *map;                /* in the arena, grain_count entries */
     uint16_t *step_by_size;        /* [real bytes / step_align, rounded up] */
+    uint8_t class_by_size[CLASS_TABLE_BYTES / CLASS_CHUNK_ALIGN + 1]; /* [accounted bytes, rounded up likewise] */
     struct lock lock;
     /* under LOCK_SLAB */
     bool attaching;
@@ -119,6 +121,20 @@ struct slab_mem {
 };
 
 /* ---- tables --------------------------------------------------------------------------- */
+
+/* The first class whose chunks hold this many bytes; the last one if there is none. */
+static unsigned search_class(const struct slab_mem *sm, uint64_t accounted_bytes)
+{
+    unsigned low = 1, high = sm->class_count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (accounted_bytes <= sm->class[middle].chunk_bytes)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
 
 /* With the arithmetic of memcached, doubles and truncation included, so that the tables are the same. */
 static void make_classes(struct slab_mem *sm, const struct slab_options *opt)
@@ -142,6 +158,8 @@ static void make_classes(struct slab_mem *sm, const struct slab_options *opt)
     sm->class[cls].chunk_bytes = opt->chunk_max_bytes;
     sm->class[cls].chunks_per_page = (uint32_t)(SLAB_PAGE_BYTES / opt->chunk_max_bytes);
     sm->class_count = cls;
+    for (unsigned i = 0; i < ARRAY_COUNT(sm->class_by_size); i++)
+        sm->class_by_size[i] = (uint8_t)search_class(sm, i * CLASS_CHUNK_ALIGN);
 }
 
 /* The shortest run that wastes little at its end, otherwise the one that wastes least. */
@@ -978,15 +996,9 @@ unsigned slab_class_of(const struct slab_mem *sm, uint64_t accounted_bytes)
 {
     if (accounted_bytes == 0 || accounted_bytes > sm->item_max_bytes)
         return 0;
-    unsigned low = 1, high = sm->class_count;
-    while (low < high) {
-        unsigned middle = (low + high) / 2;
-        if (accounted_bytes <= sm->class[middle].chunk_bytes)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
+    if (accounted_bytes <= CLASS_TABLE_BYTES)
+        return sm->class_by_size[(accounted_bytes + CLASS_CHUNK_ALIGN - 1) / CLASS_CHUNK_ALIGN];
+    return search_class(sm, accounted_bytes);
 }
 
 uint32_t slab_chunks_of(const struct slab_mem *sm, uint64_t accounted_bytes)

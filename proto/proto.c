@@ -3,6 +3,7 @@
 
 /* This many bytes are compared one by one before memchr is worth its call. */
 enum { SHORT_TOKEN_BYTES = 16 };
+enum { SAFE_DIGITS = 19 }; /* this many digits can't exceed 64 bits */
 
 static const struct verb_info verb_infos[VERB_COUNT] = {
 #define X(name, word, min, class, flags) {word, sizeof(word) - 1, min, class, flags},
@@ -137,6 +138,7 @@ int proto_next_key(struct key_cursor *cursor, const char **key, uint32_t *len)
         return 0;
     }
     const char *stop = token_end(p, cursor->end);
+    DEBUG_ASSERT(stop > p && stop <= cursor->end);
     cursor->next = stop;
     if (stop - p > PROTO_KEY_MAX)
         return -1;
@@ -151,6 +153,7 @@ unsigned proto_tokenize(const char *p, const char *end, struct proto_token *toke
     DEBUG_ASSERT(p <= end);
     while (count < max && (p = skip_spaces(p, end)) < end) {
         const char *stop = token_end(p, end);
+        DEBUG_ASSERT(stop > p);
         tokens[count].ptr = p;
         tokens[count].len = (uint32_t)(stop - p);
         count++;
@@ -213,12 +216,12 @@ static inline bool digits_u64(const char *p, size_t len, uint64_t limit, uint64_
     uint64_t sum = 0;
     for (size_t i = 0; i < len; i++) {
         unsigned digit = (unsigned)(unsigned char)p[i] - '0';
-        if (digit > 9 || sum > (limit - digit) / 10)
+        if (digit > 9 || (i >= SAFE_DIGITS && sum > (UINT64_MAX - digit) / 10))
             return false;
         sum = sum * 10 + digit;
     }
     *out = sum;
-    return true;
+    return sum <= limit;
 }
 
 bool proto_u32(const char *p, size_t len, uint32_t *out)
@@ -261,6 +264,11 @@ bool proto_i64(const char *p, size_t len, int64_t *out)
 static bool lenient_number(const char *p, size_t len, bool *negative, uint64_t *magnitude)
 {
     const char *end = p + len;
+    if (len == 1 && *p >= '0' && *p <= '9') { /* as flags and times mostly are */
+        *negative = false;
+        *magnitude = (uint64_t)(*p - '0');
+        return true;
+    }
     while (p < end && is_space(*p))
         p++;
     *negative = p < end && *p == '-';
@@ -312,6 +320,10 @@ size_t proto_put_u64(char *out, uint64_t v)
 {
     char text[PROTO_U64_TEXT_MAX];
     char *p = text + sizeof(text);
+    if (v < 10) {
+        *out = (char)('0' + v);
+        return 1;
+    }
     do {
         *--p = (char)('0' + v % 10);
         v /= 10;

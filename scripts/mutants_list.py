@@ -434,9 +434,12 @@ MUTANTS = (
 
     # ---- the protocol
     Mutant("a number may be one too large", "proto/proto.c",
-           "        if (digit > 9 || sum > (limit - digit) / 10)", "        if (digit > 9 || sum > limit / 10)", TEXT + META),
+           "    return sum <= limit;", "    return sum <= limit + (limit < UINT64_MAX);", TEXT + META),
+    Mutant("a number may be of more than 64 bits", "proto/proto.c",
+           "(i >= SAFE_DIGITS && sum > (UINT64_MAX - digit) / 10)", "(i >= SAFE_DIGITS && sum > UINT64_MAX / 10)",
+           TEXT + META),
     Mutant("any character is a digit", "proto/proto.c",
-           "        if (digit > 9 || sum > (limit - digit) / 10)", "        if (sum > (limit - digit % 10) / 10)", TEXT),
+           "        if (digit > 9 || (i >= SAFE_DIGITS", "        if ((i >= SAFE_DIGITS", TEXT),
     Mutant("a key of 251 bytes passes", "proto/text.c",
            "    if (req->key_len > PROTO_KEY_MAX)\n        return REPLY_BAD_FORMAT;\n    const struct proto_token *arg",
            "    if (req->key_len > PROTO_KEY_MAX + 1)\n        return REPLY_BAD_FORMAT;\n    const struct proto_token *arg", TEXT),
