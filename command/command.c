@@ -102,7 +102,7 @@ static ALWAYS_INLINE void note_fetch(struct session *s, enum verb verb, const ch
 static void park(struct pending *p)
 {
     DEBUG_ASSERT(!p->parked && !p->held && !p->source.ready);
-    DEBUG_ASSERT(!p->s->gone);
+    DEBUG_ASSERT(!p->s->gone || p->op.verb != CACHE_GET);
     p->parked = true;
     p->parked_ns = clock_mono_ns();
     p->s->parked++;
@@ -199,12 +199,6 @@ static void queue_ready(struct session *s, struct pending *p)
     pending_hold(p);
 }
 
-static void log_lookup(struct pending *p)
-{
-    log_fetch(p->s, p->key, p->req.key_len, p->op.status == CACHE_OK ? &p->op.view : NULL,
-              miss_of(&p->op));
-}
-
 static void read_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
@@ -215,8 +209,6 @@ static void read_done(struct cache_op *op)
     end_wait(p);
     note_latency(p);
     if (s->gone || !p->queued) {
-        if (p->lookup)
-            log_lookup(p);
         pending_free(p);
     } else {
         fill_source(p);
@@ -252,26 +244,6 @@ static bool run_read(struct session *s, struct pending *p)
     else
         session_break(s);
     return true;
-}
-
-/* memcached looks up a key before it changes it, and watchers of fetchers see that; so do ours. */
-static void show_lookup(struct session *s, const struct request *req, const struct index_spot *spot)
-{
-    if (!watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
-        return;
-    struct pending *p = pending_make(s, CACHE_GET, req, req->key, req->key_len, spot);
-    if (!p)
-        return;
-    p->lookup = true;
-    p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
-    p->op.done = read_done;
-    if (cache_run(s->w->cache_worker, &p->op)) {
-        log_lookup(p);
-        pending_free(p);
-        return;
-    }
-    park(p);
-    s->barrier = true;
 }
 
 static void answer_quick_hit(struct session *s, const struct request *req, const char *key,
@@ -601,7 +573,7 @@ static bool change_next(struct session *s, struct pending *p)
     enum reply error = encode_error_of(p->req.verb, op->status);
     if (op->verb == CACHE_ALLOC) {
         if (error == REPLY_NONE) {
-            DEBUG_ASSERT(!s->store && p->received == 0 && (s->parked == 0 || s->barrier));
+            DEBUG_ASSERT(!s->store && s->parked == 0 && p->received == 0);
             s->store = p;
             return false;
         }
@@ -632,7 +604,7 @@ static void change_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
-    DEBUG_ASSERT(op == &p->op && !p->queued && s->parked > 0 && s->barrier);
+    DEBUG_ASSERT(op == &p->op && !p->queued && s->parked == 1 && s->barrier); /* a change is alone */
     session_unpark(s);
     end_wait(p);
     if (s->gone || change_next(s, p))
@@ -640,11 +612,57 @@ static void change_done(struct cache_op *op)
     session_tell(s);
 }
 
-static enum command_result start_change(struct session *s, struct pending *p)
+static void start_change(struct session *s, struct pending *p)
 {
     if (run_change(s, p) && change_next(s, p))
         pending_free(p);
-    return COMMAND_DONE;
+}
+
+/* ---- the lookup before a change ---- */
+
+/* The lookup is done: logs it, and the change begins. */
+static void change_after(struct session *s, struct pending *lookup)
+{
+    struct pending *change = lookup->then;
+    const struct cache_op *op = &lookup->op;
+    log_fetch(s, lookup->key, lookup->req.key_len, op->status == CACHE_OK ? &op->view : NULL, miss_of(op));
+    pending_free(lookup);
+    if (!s->gone)
+        start_change(s, change);
+    else if (run_change(s, change)) /* it was asked for */
+        pending_free(change);
+}
+
+static void lookup_done(struct cache_op *op)
+{
+    struct pending *p = op->owner;
+    struct session *s = p->s;
+    DEBUG_ASSERT(op == &p->op && p->then && s->parked == 1 && s->barrier);
+    session_unpark(s);
+    end_wait(p);
+    change_after(s, p);
+    session_tell(s);
+}
+
+/* Starts a change. memcached looks up its key first, and watchers of fetchers see that; so do ours. */
+static void look_and_change(struct session *s, struct pending *change)
+{
+    struct pending *p = NULL;
+    if (watch_mask_has(s->w->watch_mask, WATCH_FETCHERS))
+        p = pending_make(s, CACHE_GET, &change->req, change->key, change->req.key_len, &change->op.spot);
+    if (likely(!p)) {
+        start_change(s, change);
+        return;
+    }
+    p->then = change;
+    p->op.options = CACHE_F_QUIET_STATS | CACHE_F_NOBUMP | CACHE_F_NO_VALUE;
+    p->op.done = lookup_done;
+    if (cache_run(s->w->cache_worker, &p->op)) {
+        change_after(s, p);
+        return;
+    }
+    park(p);
+    s->barrier = true;
 }
 
 static enum cache_store_mode classic_mode(enum verb verb)
@@ -707,7 +725,8 @@ static enum command_result do_store(struct session *s, struct request *req)
     }
     if (unlikely(details_wanted(s)) && req->verb != VERB_MS)
         prefixes_set(s->w->env->prefixes, req->key, req->key_len);
-    return start_change(s, p);
+    start_change(s, p);
+    return COMMAND_DONE;
 }
 
 size_t command_value_room(struct session *s, char **to)
@@ -743,9 +762,8 @@ void command_store(struct session *s, bool good)
         pending_free(p);
         return;
     }
-    show_lookup(s, &p->req, &p->op.spot);
     p->op.verb = CACHE_STORE;
-    start_change(s, p);
+    look_and_change(s, p);
 }
 
 static enum command_result do_delete(struct session *s, struct request *req)
@@ -768,8 +786,8 @@ static enum command_result do_delete(struct session *s, struct request *req)
     }
     if (unlikely(details_wanted(s)) && req->verb != VERB_MD)
         prefixes_delete(s->w->env->prefixes, req->key, req->key_len);
-    show_lookup(s, &p->req, &p->op.spot);
-    return start_change(s, p);
+    look_and_change(s, p);
+    return COMMAND_DONE;
 }
 
 static enum command_result do_touch(struct session *s, struct request *req)
@@ -778,8 +796,8 @@ static enum command_result do_touch(struct session *s, struct request *req)
     if (!p)
         return COMMAND_DONE;
     p->op.exptime_sec = clock_exptime(req->exptime);
-    show_lookup(s, &p->req, &p->op.spot);
-    return start_change(s, p);
+    look_and_change(s, p);
+    return COMMAND_DONE;
 }
 
 static enum command_result do_arith(struct session *s, struct request *req)
@@ -809,8 +827,8 @@ static enum command_result do_arith(struct session *s, struct request *req)
             op->initial = req->meta.initial;
         }
     }
-    show_lookup(s, &p->req, &p->op.spot);
-    return start_change(s, p);
+    look_and_change(s, p);
+    return COMMAND_DONE;
 }
 
 /* ---- all of them ---- */

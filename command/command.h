@@ -4,8 +4,7 @@
  * or leaves a place in the reply queue that is filled in when its op comes back from flash. Rules:
  *  - gets overlap with each other and with later gets;
  *  - a command that changes something waits until earlier gets of this session are done, and while it is
- *    parked itself, nothing more is executed (`barrier`);
- *  - while a value that was put away is read again, nothing more is executed either.
+ *    parked itself, nothing more is executed (`barrier`).
  * So a client sees its own commands take effect in the order in which it sent them.
  *
  * Threads: those of command/session.h.

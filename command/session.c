@@ -31,7 +31,8 @@ struct pending *pending_make(struct session *s, enum cache_verb verb, const stru
     p->next = NULL;
     p->received = 0;
     p->read_bytes = p->waited_ns = 0;
-    p->parked = p->queued = p->lookup = p->dropping = p->held = false;
+    p->then = NULL;
+    p->parked = p->queued = p->dropping = p->held = false;
     p->refusal = REPLY_NONE;
     memcpy(p->key, key, key_len);
     if (verb_info(req->verb)->verb_class == CLASS_META) {
@@ -168,32 +169,36 @@ void session_init(struct session *s, struct command_worker *w, int fd,
     reply_init(&s->out, &w->pool, unpin, w);
 }
 
+static bool has_ops(const struct session *s)
+{
+    return s->parked > 0 || s->fetching;
+}
+
 bool session_close(struct session *s)
 {
     ASSERT(!s->gone && !s->request);
     s->gone = true;
     reply_drop(&s->out);
-    if (s->store && !s->store->parked) {
+    if (s->store)
         pending_free(s->store);
-        s->store = NULL;
-    }
-    return s->parked == 0;
+    s->store = NULL;
+    return !has_ops(s);
 }
 
 void session_unpark(struct session *s)
 {
     ASSERT(s->parked > 0);
+    DEBUG_ASSERT(!s->store);
     s->parked--;
     if (s->parked == 0)
         s->barrier = false;
-    DEBUG_ASSERT(s->parked > 0 || !s->store || !s->store->parked);
 }
 
 void session_tell(struct session *s)
 {
     if (!s->gone)
         s->resumed(s);
-    else if (s->parked == 0)
+    else if (!has_ops(s))
         s->ended(s);
 }
 
@@ -229,8 +234,8 @@ static void fetch_done(struct cache_op *op)
 {
     struct pending *p = op->owner;
     struct session *s = p->s;
-    DEBUG_ASSERT(p->parked);
-    session_unpark(s);
+    DEBUG_ASSERT(p->parked && s->fetching);
+    s->fetching = false;
     p->parked = false;
     if (s->gone)
         pending_free(p);
@@ -245,16 +250,14 @@ bool session_fetch(struct session *s)
     if (!source)
         return false;
     struct pending *p = (struct pending *)((char *)source - offsetof(struct pending, source));
-    DEBUG_ASSERT(p->s == s && !source->ready);
+    DEBUG_ASSERT(p->s == s && !source->ready && !s->fetching);
     p->op.done = fetch_done;
     if (cache_bring_back(s->w->cache_worker, &p->op)) {
         value_returned(s, p);
         return source->ready;
     }
     DEBUG_ASSERT(!p->parked && !p->held);
-    p->parked = true;
-    s->parked++;
-    s->barrier = true; /* nothing can be sent till then, and a change runs alone */
+    p->parked = s->fetching = true;
     return false;
 }
 

@@ -130,14 +130,14 @@ struct session {
     void (*resumed)(struct session *s);
     /* The client's address for the log: "tcp:1.2.3.4:5". NULL with -U, where nobody can log in. */
     void (*peer)(const struct session *s, char *out, size_t size);
-    /* After session_close() said false: the last parked op is done. */
+    /* After session_close() said false: the last op is done. */
     void (*ended)(struct session *s);
     /* state */
     struct reply_queue out;
     const struct request *request; /* within command_execute(): what is executed, else NULL */
     struct seen_key *seen; /* the same: of its first key, or NULL */
-    struct pending *store; /* its value is being received (once parked is 0) */
-    uint32_t parked;       /* ops in flight */
+    struct pending *store; /* its value is being received; no op is parked meanwhile */
+    uint32_t parked;       /* requests whose ops wait; a change is the only one */
     uint64_t parked_bytes; /* that these read, of gets */
     uint64_t blocked_ms;   /* when the client last took something, if it is slow; 0: it takes all that is sent */
     uint32_t get_offset;   /* bytes of a get's keys that were executed */
@@ -146,6 +146,7 @@ struct session {
     uint8_t dump_job;      /* COMMAND_DUMP: enum crawler_job */
     bool is_binary;        /* what is received are packets; else lines */
     bool barrier;          /* execute nothing until parked is 0 */
+    bool fetching;         /* the next reply's value, which was put away, is being read again: that waits for nothing */
     bool authenticated;    /* or there is nothing to log in to */
     bool sasl_started;     /* it has named a mechanism that we know */
     bool gone;   /* the client has left */
@@ -154,7 +155,7 @@ struct session {
 
 void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
-/* The client has left: drops its replies. True: no op is parked, the session may be freed. False: ended() will be
+/* The client has left: drops its replies. True: no op is under way, the session may be freed. False: ended() will be
  * called. */
 bool session_close(struct session *s);
 /* Memory of replies and of pending requests, without values. */
@@ -195,13 +196,15 @@ enum command_result {
  * reply. Its life, with the function on each edge (asserted):
  *
  *   made       pending_make: the op is set up and not run
- *   -> parked  park (run_read, run_change, show_lookup), session_fetch: the op waits for flash or memory and counts in
+ *   -> parked  park (run_read, run_change, look_and_change): the op waits for flash or memory and counts in
  *              session.parked; nobody may free it
- *   parked ->  read_done, change_done, fetch_done: the op is done, whether the client is still there or not
+ *   parked ->  read_done, change_done, lookup_done: the op is done, whether the client is still there or not
  *   -> queued  run_read, queue_ready: a get has its place in the reply queue; the queue frees it when it is sent or
  *              dropped (source_finished), if it is ready by then, else read_done does
  *   -> held    pending_hold: the value is in a read buffer; may become `away` (put_values_away), comes back by
- *              session_fetch
+ *              session_fetch and fetch_done. Meanwhile the op is parked but not counted: its request was executed,
+ *              so changes need not wait for it, and begin and end meanwhile
+ *   -> then    look_and_change: a change waits for the lookup that watchers see, and begins in lookup_done
  *   -> store   change_next: a store has memory for its value, session.store is it; command_store runs it
  *   -> dropping change_next: the store was refused, and the old value goes
  *   -> freed   pending_free: not parked, in no list
@@ -219,7 +222,7 @@ struct pending {
     uint64_t parked_ns, waited_ns; /* when the present wait began; the sum of those that are over */
     bool parked;
     bool queued;          /* stands in the reply queue */
-    bool lookup;          /* only for watchers: does the key of a change exist? */
+    struct pending *then; /* of a lookup that only watchers see: the change that comes after it */
     bool dropping;        /* a refused store removes the old value */
     enum reply refusal;   /* why it was refused */
     struct request req;   /* key leads to `key`, opaque to `opaque`; tokens are not kept */
