@@ -7,7 +7,7 @@
  *   flash/wbuf.c     write buffers: append, flush, what to do when a write fails
  *   flash/groups.c   which records share a page, since they expire together
  *   flash/expiry.c   how many bytes of each page have expired
- *   upkeep/reclaim.c  what maintenance does with pages: rescue, evict
+ *   upkeep/reclaim.c  what maintenance does with pages: rescue, evict; upkeep/choice.c: with which page next
  *   upkeep/expire.c   pages that have expired whole
  *   upkeep/probe.c    have failed devices and BAD pages recovered?
  *   flash/ring.c     reads of a worker, over flash/uring.c or flash/pread.c

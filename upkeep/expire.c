@@ -39,8 +39,10 @@ void ext_expire_destroy(struct ext_expire *x)
     if (x == NULL)
         return;
     for (uint32_t i = 0; x->running && i < x->e->page_count; i++) {
-        if (x->pages[i]) /* still DRAINING or BAD; a later process goes on with it */
-            atomic_fetch_sub(&x->e->pages[i].refs, 1);
+        if (!x->pages[i])
+            continue;
+        uint32_t refs = atomic_fetch_sub(&x->e->pages[i].refs, 1);
+        ASSERT(refs > 0); /* the walk's. Still DRAINING or BAD: a later process goes on with it */
     }
     free(x->pages);
     free(x);
@@ -63,6 +65,7 @@ static bool is_dead(const struct extstore *e, const struct ext_page *p, uint32_t
 /* Ends the stream's page if everything in it has expired. */
 static void end_expired(struct extstore *e, unsigned stream, uint32_t now_unix)
 {
+    ASSERT(stream < EXT_STREAM_COUNT);
     for (uint32_t d = 0; d < e->device_count; d++) {
         uint32_t page = ext_stream_page(e, stream, d);
         if (page != EXT_NO_PAGE && atomic_load(&e->pages[page].objects) > 0 &&
@@ -109,6 +112,7 @@ static void begin(struct ext_expire *x, uint32_t now_unix, uint32_t busy)
 {
     struct extstore *e = x->e;
     uint32_t dead = 0;
+    ASSERT(!x->running && (busy == EXT_NO_PAGE || busy < e->page_count));
     for (uint32_t i = 0; i < e->page_count; i++)
         dead += i != busy && is_dead(e, &e->pages[i], now_unix);
     if (dead == 0 || (dead < e->page_count / PART_OF_FLASH && !is_short(e)))
@@ -128,6 +132,7 @@ static void end(struct ext_expire *x)
 {
     struct extstore *e = x->e;
     uint64_t left = 0;
+    ASSERT(x->running);
     for (uint32_t i = 0; i < e->page_count; i++)
         left += x->pages[i] ? atomic_load(&e->pages[i].objects) : 0;
     ext_count(e, EXT_N_objects_expired, x->objects - min_u64(left, x->objects));
@@ -144,6 +149,7 @@ static void end(struct ext_expire *x)
 static bool is_taken(const void *arg, uint32_t page)
 {
     const struct ext_expire *x = arg;
+    ASSERT(x->running && page < x->e->page_count);
     return x->pages[page] && is_dead(x->e, &x->e->pages[page], x->now_unix);
 }
 
@@ -151,6 +157,7 @@ bool ext_expire_step(struct ext_expire *x, uint32_t now_unix, uint32_t page)
 {
     struct extstore *e = x->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
+    lock_assert_none_held();
     uint32_t flush_unix = atomic_load_explicit(&e->root->flush_unix, memory_order_relaxed);
     if (!x->running && (x->looked_unix != now_unix || x->looked_flush_unix != flush_unix)) {
         x->looked_unix = now_unix;

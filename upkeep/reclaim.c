@@ -1,5 +1,5 @@
-/* upkeep/reclaim.c: see upkeep/reclaim.h. It holds the choice of a page, then reading, then records, then
- * the step that drives all of them. */
+/* upkeep/reclaim.c: see upkeep/reclaim.h. It holds what is to be done with which page (upkeep/choice.h finds
+ * it), then reading, then records, then the step that drives all of them. */
 #include "upkeep/reclaim.h"
 
 #include <stdarg.h>
@@ -9,6 +9,7 @@
 #include "flash/page.h"
 #include "flash/room.h"
 #include "flash/wbuf.h"
+#include "upkeep/choice.h"
 #include "upkeep/expire.h"
 #include "upkeep/probe.h"
 
@@ -26,7 +27,6 @@
 #define RECORD_TRIES 3u
 #define WALK_STEP_BYTES ((uint64_t)1 * MiB) /* looked at by one step of a walk */
 #define WALK_FACTOR 32u /* a walk that reads this many times a slot's bytes follows garbage */
-#define AVOID_NS UINT64_C(5000000000) /* an unreadable page is left alone this long */
 #define ABORTS_MAX 4u                 /* then the oldest page goes, readable or not */
 #define FINISH_NS UINT64_C(50000000)  /* for drops that other threads have begun */
 #define FRAGINFO_NS UINT64_C(100000000)
@@ -69,7 +69,7 @@ struct ext_reclaim {
     bool read_again; /* when that time has come */
     int read_result;
     struct io_job job;
-    uint64_t *avoid_until_ns; /* of each page */
+    struct ext_choice choice;
     uint32_t aborts;          /* rescues in a row that ended since their page could not be read */
     uint64_t fraginfo_ns;
     /* atomic */
@@ -83,8 +83,7 @@ struct ext_reclaim *ext_reclaim_create(struct extstore *e)
     struct ext_reclaim *r = calloc(1, sizeof(*r));
     if (r == NULL)
         return NULL;
-    r->avoid_until_ns = calloc(e->page_count, sizeof(*r->avoid_until_ns));
-    if (r->avoid_until_ns == NULL) {
+    if (ext_choice_init(&r->choice, e) != 0) {
         free(r);
         return NULL;
     }
@@ -101,7 +100,7 @@ void ext_reclaim_destroy(struct ext_reclaim *r)
     ASSERT(!atomic_load(&r->reading));
     if (r->phase != IDLE) /* the page is still DRAINING or BAD; a later process goes on with it */
         atomic_fetch_sub(&r->e->pages[r->page].refs, 1);
-    free(r->avoid_until_ns);
+    ext_choice_end(&r->choice);
     free(r);
 }
 
@@ -164,102 +163,6 @@ static bool checks_have_ended(struct ext_reclaim *r, uint64_t *mark)
     if (*mark == 0)
         *mark = asked;
     return ended >= *mark;
-}
-
-/* Could a job begin with this page? DRAINING ones remain from an abandoned job. */
-static bool is_candidate(const struct ext_reclaim *r, uint32_t page)
-{
-    const struct ext_page *p = &r->e->pages[page];
-    enum ext_page_state s = ext_page_state_of(p);
-    if (r->avoid_until_ns[page] != 0 && clock_mono_ns() < r->avoid_until_ns[page])
-        return false;
-    return (s == EXT_PAGE_SEALED || s == EXT_PAGE_DRAINING || s == EXT_PAGE_BAD) &&
-           atomic_load(&p->slots_busy) == 0 && atomic_load(&p->objects) > 0;
-}
-
-static double live_ratio(const struct ext_page *p)
-{
-    uint64_t appended = atomic_load_explicit(&p->bytes_appended, memory_order_relaxed);
-    uint64_t used = atomic_load_explicit(&p->bytes_used, memory_order_relaxed);
-    return appended == 0 ? 1.0 : (double)used / (double)appended;
-}
-
-/* Pages of a failed device can't be used again now, so nothing is given up for them; but a full one
- * may lose one page, since it takes a free page to find out that the device is back. */
-static bool device_takes_part(const struct extstore *e, uint32_t page)
-{
-    const struct ext_device *d = &e->devices[e->where[page].device];
-    return !ext_device_failed(d) ||
-           (extents_free_count(d->free) == 0 && atomic_load(&e->stuck_wbufs) == 0);
-}
-
-static bool page_is_of(const struct extstore *e, uint32_t page, enum ext_bucket device_class)
-{
-    return ext_page_is_there(e, page) && e->devices[e->where[page].device].free_bucket == device_class &&
-           device_takes_part(e, page);
-}
-
-/* Pages of bucket lowttl are left to expire, unless something has to go now. */
-static uint32_t most_fragmented(const struct ext_reclaim *r, enum ext_bucket device_class,
-                                double below, bool urgent)
-{
-    struct extstore *e = r->e;
-    uint32_t best = EXT_NO_PAGE;
-    double best_ratio = below;
-    for (uint32_t i = 0; i < e->page_count; i++) {
-        if (!page_is_of(e, i, device_class) || !is_candidate(r, i) ||
-            (e->pages[i].bucket == EXT_BUCKET_LOWTTL && !urgent))
-            continue;
-        double ratio = live_ratio(&e->pages[i]);
-        if (ratio < best_ratio) {
-            best_ratio = ratio;
-            best = i;
-        }
-    }
-    return best;
-}
-
-/* Rescue takes records of this page to bucket compact. */
-static bool goes_to_compact(const struct ext_page *p)
-{
-    return p->bucket == EXT_BUCKET_DEFAULT || p->bucket == EXT_BUCKET_CHUNKED;
-}
-
-/* Pages age by this; one from a checkpoint or a scan has none yet. */
-static uint32_t order_of(const struct ext_page *p)
-{
-    uint32_t order = atomic_load_explicit(&p->order, memory_order_relaxed);
-    return order != 0 ? order : atomic_load(&p->version);
-}
-
-enum which { OF_CLASS, OF_CLASS_TO_COMPACT, OF_ANY_CLASS };
-
-static uint32_t oldest(const struct ext_reclaim *r, enum ext_bucket device_class, enum which which)
-{
-    struct extstore *e = r->e;
-    uint32_t best = EXT_NO_PAGE, newest = atomic_load(&e->root->next_version);
-    uint32_t best_age = 0;
-    for (uint32_t i = 0; i < e->page_count; i++) {
-        if ((which != OF_ANY_CLASS && !page_is_of(e, i, device_class)) || !is_candidate(r, i) ||
-            (which == OF_CLASS_TO_COMPACT && !goes_to_compact(&e->pages[i])))
-            continue;
-        uint32_t age = newest - order_of(&e->pages[i]); /* right across a wrap */
-        if (best == EXT_NO_PAGE || age > best_age) {
-            best = i;
-            best_age = age;
-        }
-    }
-    return best;
-}
-
-static uint32_t bad_with_objects(const struct ext_reclaim *r)
-{
-    struct extstore *e = r->e;
-    for (uint32_t i = 0; atomic_load(&e->bad_pages) > 0 && i < e->page_count; i++) {
-        if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_BAD && is_candidate(r, i))
-            return i;
-    }
-    return EXT_NO_PAGE;
 }
 
 static void begin_slot(struct ext_reclaim *r);
@@ -339,13 +242,13 @@ static bool start_tiers(struct ext_reclaim *r)
 {
     static const enum ext_bucket tiers[] = {EXT_BUCKET_COLDCOMPACT, EXT_BUCKET_OLD};
     struct extstore *e = r->e;
-    uint32_t page = oldest(r, EXT_BUCKET_DEFAULT, OF_CLASS_TO_COMPACT);
+    uint32_t page = ext_choose_oldest(&r->choice, EXT_BUCKET_DEFAULT, EXT_OF_CLASS_TO_COMPACT);
     bool any = false;
     for (size_t i = 0; i < ARRAY_COUNT(tiers) && page != EXT_NO_PAGE; i++) {
         if (ext_pages_total(e, tiers[i]) == 0)
             continue;
         if (ext_pages_free(e, tiers[i]) == 0) {
-            if (start_eviction(r, oldest(r, tiers[i], OF_CLASS)))
+            if (start_eviction(r, ext_choose_oldest(&r->choice, tiers[i], EXT_OF_CLASS)))
                 return true;
             continue; /* its only page is in use */
         }
@@ -371,7 +274,7 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     /* Wait for the checks of overwritten values first: a page may be empty after them. */
     if (!checks_have_ended(r, &r->evict_mark) && !is_starved(r))
         return false;
-    if (may_rescue && start_job(r, RESCUE, most_fragmented(r, device_class, below, true)))
+    if (may_rescue && start_job(r, RESCUE, ext_choose_fragmented(&r->choice, device_class, below, true)))
         return true;
     /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
@@ -379,11 +282,11 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     if (ext_probe_tries_page(e) || !checks_have_ended(r, &r->evict_mark))
         return false;
     if (device_class != EXT_BUCKET_DEFAULT)
-        return is_short(e) && start_eviction(r, oldest(r, device_class, OF_CLASS));
+        return is_short(e) && start_eviction(r, ext_choose_oldest(&r->choice, device_class, EXT_OF_CLASS));
     if (may_rescue && ext_pages_free(e, EXT_BUCKET_COMPACT) > 1 &&
-        start_job(r, RESCUE, oldest(r, device_class, OF_CLASS_TO_COMPACT)))
+        start_job(r, RESCUE, ext_choose_oldest(&r->choice, device_class, EXT_OF_CLASS_TO_COMPACT)))
         return true;
-    return start_tiers(r) || start_eviction(r, oldest(r, device_class, OF_CLASS));
+    return start_tiers(r) || start_eviction(r, ext_choose_oldest(&r->choice, device_class, EXT_OF_CLASS));
 }
 
 /* Chooses by the free pages of one device class. */
@@ -400,7 +303,7 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
         return start_urgent(r, device_class);
     if (usable < atomic_load_explicit(&e->tun->compact_under_pages, memory_order_relaxed) &&
         start_job(r, RESCUE,
-                  most_fragmented(r, device_class,
+                  ext_choose_fragmented(&r->choice, device_class,
                                   atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed),
                                   false)))
         return true;
@@ -410,22 +313,9 @@ static bool start_for_class(struct ext_reclaim *r, enum ext_bucket device_class)
         return true;
     r->drop_unread = atomic_load_explicit(&e->tun->drop_unread, memory_order_relaxed) &&
                      ext_pages_total(e, EXT_BUCKET_COLDCOMPACT) == 0;
-    if (r->drop_unread && start_job(r, RESCUE, oldest(r, device_class, OF_CLASS)))
+    if (r->drop_unread && start_job(r, RESCUE, ext_choose_oldest(&r->choice, device_class, EXT_OF_CLASS)))
         return true;
     r->drop_unread = false; /* other jobs keep all live records */
-    return false;
-}
-
-/* Could a page go as soon as its last writes are done? */
-static bool is_any_sealed_busy(const struct ext_reclaim *r)
-{
-    struct extstore *e = r->e;
-    for (uint32_t i = 0; i < e->page_count; i++) {
-        const struct ext_page *p = &e->pages[i];
-        if (ext_page_state_of(p) == EXT_PAGE_SEALED && atomic_load(&p->objects) > 0 &&
-            atomic_load(&p->slots_busy) > 0)
-            return true;
-    }
     return false;
 }
 
@@ -433,16 +323,17 @@ static bool is_any_sealed_busy(const struct ext_reclaim *r)
 static bool choose(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
+    ASSERT(r->phase == IDLE);
     r->for_index = r->drop_unread = r->to_old = false;
     if (ext_expire_is_running(e->expire))
         return false;
     uint32_t requests = atomic_load(&e->evict_requests);
     if (requests > 0) {
         r->for_index = true;
-        if (start_job(r, EVICT, oldest(r, EXT_BUCKET_DEFAULT, OF_ANY_CLASS)))
+        if (start_job(r, EVICT, ext_choose_oldest(&r->choice, EXT_BUCKET_DEFAULT, EXT_OF_ANY_CLASS)))
             return true;
         /* Buffers being written are left to the next step, and so is the page just finished. */
-        if (!is_any_sealed_busy(r) && !ext_wbuf_end_oldest_page(e))
+        if (!ext_choice_may_come(&r->choice) && !ext_wbuf_end_oldest_page(e))
             atomic_fetch_sub(&e->evict_requests, requests);
         r->for_index = false;
     }
@@ -451,7 +342,7 @@ static bool choose(struct ext_reclaim *r)
             return true;
     }
     return ext_pages_free(e, EXT_BUCKET_DEFAULT) >= ext_low_water(e, EXT_BUCKET_DEFAULT) &&
-           start_job(r, RESCUE, bad_with_objects(r));
+           start_job(r, RESCUE, ext_choose_bad(&r->choice));
 }
 
 /* ---- reading ---- */
@@ -510,6 +401,7 @@ static void start_table(struct ext_reclaim *r, uint64_t from)
 
 static void start_sweep(struct ext_reclaim *r, bool whole_page)
 {
+    ASSERT(!atomic_load(&r->reading) && (whole_page || r->slot_index < r->e->slots_per_page));
     r->phase = SWEEPING;
     r->sweep_page = whole_page;
     r->sweep_cursor = 0;
@@ -527,6 +419,7 @@ static void begin_slot(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
     uint32_t used = atomic_load(&e->pages[r->page].slots_used);
+    ASSERT(used <= e->slots_per_page && !atomic_load(&r->reading));
     while (r->slot_index < used && extmap_get(e->map, job_slot(r)).state == EXTMAP_FREE)
         r->slot_index++; /* was emptied after a failed write */
     bool is_empty = atomic_load(&e->pages[r->page].objects) == 0;
@@ -612,7 +505,7 @@ static void read_failed(struct ext_reclaim *r)
     /* A device that doesn't answer may yet come back: leave the page for later. */
     say(r, EXT_FAULT_READ, r->read_at, r->read_result, "the page is left alone for five seconds");
     event(r, "type=compact_abort id=%" PRIu32, r->page);
-    r->avoid_until_ns[r->page] = clock_mono_ns() + AVOID_NS;
+    ext_choice_avoid(&r->choice, r->page);
     uint32_t aborts = r->aborts + 1;
     end_job(r);
     r->aborts = aborts;
@@ -645,6 +538,7 @@ static void table_failed(struct ext_reclaim *r)
 static bool after_read(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
+    ASSERT(r->phase == READING);
     if (atomic_load(&r->reading) || clock_mono_ns() < r->not_before_ns)
         return false;
     if (r->read_again) {
@@ -702,6 +596,7 @@ static enum verdict drop(struct ext_reclaim *r, const struct ext_entry *entry, e
 {
     struct extstore *e = r->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
+    lock_assert_none_held(); /* as for every upcall */
     switch (cb->dropped(cb->ctx, entry->hash, place, why, entry->record_bytes)) {
     case EXT_DROPPED_BUSY:
         return WAIT;
@@ -803,6 +698,7 @@ static enum verdict rescue(struct ext_reclaim *r, const struct ext_entry *entry,
 /* Is a record of an evicted page hot enough to be written again, within the limits? */
 static bool is_kept(const struct ext_reclaim *r, unsigned heat, uint64_t record_bytes)
 {
+    ASSERT(r->mode == EVICT && heat < HEATS);
     if (heat == 0 || r->keep_bytes < record_bytes)
         return false;
     return heat >= r->keep_heat || (heat + 1 == r->keep_heat && r->keep_rest >= record_bytes);
@@ -816,6 +712,7 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
     const struct ext_callbacks *cb = &e->opt.callbacks;
     ext_place place = ext_slot_place(e, job_slot(r)) + entry->granule;
     unsigned heat = 0;
+    ASSERT(r->phase == RECORDS || r->phase == WALKING);
     if (r->mode == STAY) {
         cb->cool(cb->ctx, entry->hash, place);
         return NEXT;
@@ -921,6 +818,7 @@ static bool walk(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
     uint64_t looked = 0, copied = 0;
+    ASSERT(r->phase == WALKING && (r->mode == RESCUE || r->mode == EVICT));
     while (r->walk_at < e->wbuf_bytes && r->walk_looked < WALK_FACTOR * e->wbuf_bytes) {
         struct ext_entry entry;
         uint64_t before = looked, bytes = 0;
@@ -942,6 +840,8 @@ static bool walk(struct ext_reclaim *r)
 
 static bool sweep(struct ext_reclaim *r)
 {
+    ASSERT(r->phase == SWEEPING);
+    lock_assert_none_held();
     struct extstore *e = r->e;
     const struct ext_callbacks *cb = &e->opt.callbacks;
     enum ext_drop_why why = r->mode != EVICT ? EXT_DROP_LOST
@@ -965,9 +865,8 @@ static bool sweep(struct ext_reclaim *r)
         end_slot(r);
         return true;
     }
-    if (left > 0) { /* another thread drops slowly: don't begin with this page again at once */
-        r->avoid_until_ns[r->page] = clock_mono_ns() + AVOID_NS;
-    }
+    if (left > 0) /* another thread drops slowly: don't begin with this page again at once */
+        ext_choice_avoid(&r->choice, r->page);
     end_job(r);
     return true;
 }

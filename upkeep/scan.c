@@ -77,6 +77,7 @@ static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t 
                        uint64_t offset)
 {
     struct ext_io_counts c = {0};
+    ASSERT(device < e->device_count && bytes % EXT_IO_ALIGN_BYTES == 0 && offset % EXT_IO_ALIGN_BYTES == 0);
     int rc = ext_device_read(&e->devices[device], buf, bytes, offset, &c);
     ext_count(e, EXT_N_bytes_read_reclaim, c.bytes);
     ext_count(e, EXT_N_read_errors, rc != 0);
@@ -176,7 +177,7 @@ int ext_scan_numbers(struct extstore *e)
     return rc;
 }
 
-static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *versions)
+static void scan_page_table(struct extstore *e, uint32_t page)
 {
     extmap_word *words = ext_words_of(e, e->tables);
     struct ext_page *p = &e->pages[page];
@@ -184,17 +185,14 @@ static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *version
     ASSERT(ext_page_state_of(p) == EXT_PAGE_FREE && atomic_load(&p->objects) == 0);
     uint32_t latest = 0, used = 0;
     for (uint32_t i = 0; i < e->slots_per_page; i++) {
-        versions[i] = trailer_version(e, first + i);
-        if (versions[i] != 0 && is_later(versions[i], latest))
-            latest = versions[i];
+        uint32_t version = trailer_version(e, first + i);
+        if (version == 0 || (version != latest && !is_later(version, latest)))
+            continue;
+        latest = version;
+        used = i + 1;
     }
     if (latest == 0)
         return;
-    for (uint32_t i = 0; i < e->slots_per_page; i++) {
-        if (versions[i] != latest)
-            continue;
-        used = i + 1;
-    }
     for (uint32_t i = 0; i < used; i++)
         words[first + i] = extmap_written_word();
     p->bucket = EXT_BUCKET_DEFAULT;
@@ -209,16 +207,12 @@ static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *version
 
 int ext_scan_tables(struct extstore *e)
 {
-    uint32_t *versions = calloc(e->slots_per_page, sizeof(*versions));
-    if (scan_of(e) == NULL || versions == NULL) {
-        free(versions);
+    if (scan_of(e) == NULL)
         return -ENOMEM;
-    }
     for (uint32_t page = 0; page < e->page_count; page++) {
         if (ext_page_is_there(e, page))
-            scan_page_table(e, page, versions);
+            scan_page_table(e, page);
     }
-    free(versions);
     return 0;
 }
 
@@ -282,6 +276,7 @@ static void read_record(struct extstore *e, uint64_t slot, const struct ext_entr
     uint64_t offset = ext_slot_offset(e, slot) + (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     uint64_t need = min_u64(entry->record_bytes, HEAD_BYTES_MAX);
     bool is_near = entry->record_bytes <= NEAR_BYTES;
+    ASSERT(entry->record_bytes >= sizeof(struct ext_record_head)); /* scan_slot has looked */
     struct window *w = &e->scan->run;
     const char *at = look_at(e, w, device, offset, is_near ? entry->record_bytes : need,
                              is_near ? WINDOW_BYTES : need, front);
@@ -360,6 +355,7 @@ static uint64_t find_record(struct extstore *e, uint64_t slot, const char *image
     struct ext_record_head head;
     struct ext_record rec;
     ext_place place = ext_slot_place(e, slot) + at / EXT_GRANULE_BYTES;
+    ASSERT(at % EXT_GRANULE_BYTES == 0 && at + sizeof(head) <= e->wbuf_bytes);
     memcpy(&head, image + at, sizeof(head));
     uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
     if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || bytes > EXT_RECORD_MAX_BYTES ||

@@ -58,6 +58,7 @@ static int alloc_buffer(struct extstore *e, uint64_t *at)
 /* Of an arena that an earlier process left. */
 static int take_tables(struct extstore *e, const struct ext_tables *t)
 {
+    ASSERT(t->page_count > 0 && t->wbuf_count <= EXTMAP_MAX_BUFFERS); /* claim_tables has looked */
     int rc = arena_take(e->arena, ARENA_USE_META, t->pages, pages_bytes(t->page_count));
     if (rc == 0)
         rc = arena_take(e->arena, ARENA_USE_META, t->wbufs, wbufs_bytes(t->wbuf_count));
@@ -75,6 +76,7 @@ static int take_tables(struct extstore *e, const struct ext_tables *t)
 /* What has become of devices, for the log. */
 static void note_devices(struct extstore *e)
 {
+    ASSERT(e->known_count <= EXT_DEVICES_MAX);
     for (uint32_t i = 0; i < e->device_count; i++) {
         const struct ext_device *d = &e->devices[i];
         const struct ext_known *k = NULL;
@@ -279,6 +281,7 @@ static int copy_wbufs(struct copying *b)
 static void free_old(struct copying *b)
 {
     struct extstore *e = b->e;
+    ASSERT(e->tables == b->now); /* a kill from here on finds the new ones */
     for (uint32_t i = 0; i < b->was->wbuf_count; i++) {
         if (!b->is_used[i])
             arena_free(e->arena, ARENA_USE_BUFFER, ext_wbufs_of(e, b->was)[i].memory, e->wbuf_bytes);
@@ -453,6 +456,7 @@ static void convert_root(struct extstore *e)
 {
     struct ext_root_3 *old = arena_root(e->arena, ARENA_ROOT_EXTSTORE);
     struct ext_root *root = e->root;
+    ASSERT(e->opt.attached && e->tables == NULL);
     if (old->format != EXT_ROOT_FORMAT_3 || old->device_count > EXT_DEVICES_MAX || !convert_pages(e, old))
         return;
     memset(root, 0, sizeof(*root));
@@ -481,6 +485,7 @@ static void free_unused_pages(struct extstore *e)
     for (uint32_t i = 0; i < e->page_count; i++) {
         if (!ext_page_is_there(e, i))
             continue;
+        ASSERT(e->where[i].unit < ext_page_device(e, i)->page_count);
         if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_FREE)
             extents_free(ext_page_device(e, i)->free, e->where[i].unit, 1); /* sets are made all used */
     }
