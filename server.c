@@ -45,7 +45,7 @@ enum {
     EXIT_NO_USER = SETTINGS_EXIT_NO_USER,
     EXIT_OS = SETTINGS_EXIT_OS,
     FDS_OF_A_WORKER = 8,    /* event loop, wake-ups, a ring for the network and one for flash */
-    FDS_OF_OURS = 64,       /* for everything else: files, listeners, other threads */
+    FDS_OF_OURS = 64,       /* for everything else: files, other threads */
     FDS_FOR_LATER = 16,     /* of these, for files opened later: dumps, the log, a checkpoint */
     FDS_PER_THREAD_IN_C = 5 /* what memcached's -c counts for a thread */
 };
@@ -96,6 +96,26 @@ static int log_to_file(const char *path)
     return rc;
 }
 
+static uint64_t count_descriptors(void)
+{
+    uint64_t count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count > 3 ? count - 3 : FDS_OF_OURS; /* ".", ".." and the directory itself */
+}
+
+/* Descriptors that are needed beside those of clients, so that -c of these get one. */
+static uint64_t count_our_own(const struct settings *s)
+{
+    uint64_t addresses = 2 * max_u64(s->listen_count, 1); /* a name may stand for one of each family */
+    uint64_t sockets = addresses * (s->udpport == 0 ? 1 : 2 + s->num_threads); /* each worker has its own of UDP */
+    return count_descriptors() + FDS_OF_OURS + (uint64_t)s->num_threads * FDS_OF_A_WORKER + sockets +
+           (s->http ? HTTP_CONNECTIONS_MAX : 0);
+}
+
 static int raise_limits(const struct settings *s)
 {
     struct rlimit r;
@@ -111,7 +131,7 @@ static int raise_limits(const struct settings *s)
     if (getrlimit(RLIMIT_NOFILE, &r) < 0)
         return fail(EXIT_OS, "failed to get the limit of open files", NULL);
     rlim_t need = s->maxconns;
-    rlim_t wish = need + FDS_OF_OURS + (rlim_t)s->num_threads * FDS_OF_A_WORKER;
+    rlim_t wish = need + count_our_own(s);
     if (r.rlim_cur >= wish)
         return 0;
     rlim_t old_max = r.rlim_max;
@@ -491,24 +511,13 @@ static int start_threads(struct server *s)
     return 0;
 }
 
-static uint64_t count_descriptors(void)
-{
-    uint64_t count = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    while (dir && readdir(dir))
-        count++;
-    if (dir)
-        closedir(dir);
-    return count > 3 ? count - 3 : FDS_OF_OURS; /* ".", ".." and the directory itself */
-}
-
 /* -c limits all descriptors together, as in memcached; a small one counts only clients. But it is never
  * more than the process has left, so that clients beyond it get a refusal instead of waiting. */
 static uint64_t client_limit(const struct server *s)
 {
     uint64_t conns = s->settings.maxconns, ours = s->env.reserved_fds + 2;
     uint64_t limit = conns > 2 * ours ? conns - ours : conns;
-    uint64_t used = count_descriptors() + FDS_FOR_LATER;
+    uint64_t used = count_descriptors() + FDS_FOR_LATER + (s->http ? HTTP_CONNECTIONS_MAX : 0);
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur == RLIM_INFINITY ||
         used + limit <= r.rlim_cur)

@@ -17,7 +17,7 @@
 #include "net/metrics.h"
 #include "net/status.h"
 
-enum { HTTP_CONNECTIONS_MAX = 64, HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10,
+enum { HTTP_HEADER_BYTES_MAX = 8192, HTTP_PATIENCE_SEC = 5, HTTP_TICK_SEC = 10,
        HTTP_RETRY_US = 100000 };
 static_assert(HTTP_TICK_SEC < 60, "each minute is noted in time");
 

@@ -6,7 +6,7 @@
  *   /             the status page, and /status.json which it asks for (net/status.h)
  *
  * It listens before the cache exists, so that a long start can be watched, and it ends first at a stop.
- * Only GET and HEAD; no body, small headers, a short time-out, and at most 64 connections: a new one replaces the
+ * Only GET and HEAD; no body, small headers, a short time-out, and at most HTTP_CONNECTIONS_MAX connections: a new one replaces the
  * oldest, since anybody may connect. There is
  * no log-in: it shows keys, so it belongs on an address that only operators reach.
  *
@@ -17,6 +17,8 @@
 #define EXTANT_HTTP_H
 
 #include "command/command.h"
+
+enum { HTTP_CONNECTIONS_MAX = 64 };
 
 struct http;
 

@@ -16,7 +16,12 @@
 #include "proto/bin.h"
 #include "proto/text.h"
 
-enum { SOCKETS_MAX = 128, SEND_BUFFER_BYTES = 8 * 1024 * 1024, DATAGRAMS_PER_EVENT = 32 };
+enum {
+    SOCKETS_MAX = 128,
+    SEND_BUFFER_BYTES = 8 * 1024 * 1024,
+    DATAGRAMS_PER_EVENT = 32,
+    REPLY_KEPT_BYTES = 64 * 1024, /* a longer answer's memory is freed after it */
+};
 
 struct udp_sockets {
     unsigned count;
@@ -197,21 +202,17 @@ static bool collect(struct endpoint *e)
 }
 
 /* The answer to one command, as much of it as this peer may get. */
-static void answer(struct endpoint *e)
+static void answer(struct endpoint *e, const char *reply, size_t bytes)
 {
     char too_long[BIN_REPLY_MAX] = UDP_TOO_LONG_LINE;
-    struct udp_worker *w = e->of;
-    const char *reply = w->reply;
-    size_t bytes = w->reply_bytes;
-    DEBUG_ASSERT(bytes <= w->reply_room && bytes <= UDP_REPLY_BYTES_MAX);
-    w->reply_bytes = 0;
+    DEBUG_ASSERT(bytes <= UDP_REPLY_BYTES_MAX);
     if (bytes == 0)
         return;
     if (!e->trusted) {
         size_t cost = bytes + UDP_HEAD_BYTES;
         if (cost > e->remote_left) {
             reply = too_long;
-            bytes = e->session.is_binary ? proto_put_bin_reply(too_long, w->request, REPLY_TOO_LARGE)
+            bytes = e->session.is_binary ? proto_put_bin_reply(too_long, e->of->request, REPLY_TOO_LARGE)
                                          : strlen(too_long);
             cost = bytes + UDP_HEAD_BYTES;
         }
@@ -327,26 +328,37 @@ static enum next one_command(struct endpoint *e)
     return next;
 }
 
+static void answer_without_memory(struct endpoint *e)
+{
+    char packet[BIN_REPLY_MAX];
+    size_t bytes = proto_put_bin_reply(packet, e->of->request, REPLY_OOM_GET);
+    const char *line = e->session.is_binary ? packet : reply_line(REPLY_OOM_GET, &bytes);
+    answer(e, line, bytes);
+}
+
 static void run_datagram(struct endpoint *e)
 {
-    DEBUG_ASSERT(e->at < e->end && e->of->reply_bytes == 0);
+    struct udp_worker *w = e->of;
     struct session *s = &e->session;
     enum next next = NEXT_COMMAND;
+    DEBUG_ASSERT(e->at < e->end && w->reply_bytes == 0);
     while (next == NEXT_COMMAND && e->at < e->end) {
         next = one_command(e);
         if (s->broken || !collect(e)) {
-            char packet[BIN_REPLY_MAX];
-            size_t bytes = proto_put_bin_reply(packet, e->of->request, REPLY_OOM_GET);
-            const char *line = s->is_binary ? packet : reply_line(REPLY_OOM_GET, &bytes);
-            send_datagrams(e, line, bytes);
-            e->of->reply_bytes = 0;
-            session_again(e);
-            return;
+            answer_without_memory(e);
+            next = NEXT_DATAGRAM;
+        } else {
+            answer(e, w->reply, w->reply_bytes);
         }
-        answer(e);
+        w->reply_bytes = 0;
     }
-    if (s->store)
+    if (s->store || s->broken || s->get_offset > 0 || !reply_is_empty(&s->out))
         session_again(e);
+    if (w->reply_room > REPLY_KEPT_BYTES) {
+        free(w->reply);
+        w->reply = NULL;
+        w->reply_room = 0;
+    }
 }
 
 static bool is_loopback(const struct sockaddr_storage *ss)

@@ -211,6 +211,66 @@ def udp():
                not any('udp' in v for v in server.stats(b'conns').values()))
 
 
+def udp_memory():
+    """The memory of a long answer is given back after it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    with server_with('-U', str(port), '-m', '64', '-t', '1', tcp=True) as server, \
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(servers.PATIENCE_SECONDS)
+        s.connect(('127.0.0.1', port))
+        client = servers.Client(server)
+        client.set(b'big', b'b' * 1000000)
+        before = server.rss_kb()
+        s.send(struct.pack('>HHHH', 1, 0, 1, 0) + b'get' + b' big' * 31 + b'\r\n')
+        s.recv(65536)
+        expect('it took memory', server.rss_kb(peak=True) > before + 30000, (before, server.rss_kb(peak=True)))
+        expect('which is given back', wait_for(lambda: server.rss_kb() < before + 8000), (before, server.rss_kb()))
+        s.send(struct.pack('>HHHH', 2, 0, 1, 0) + b'get' + b' big' * 40 + b'\r\nmn\r\n')
+        answer = b''
+        while answer[:2] != b'\0\2':
+            answer = s.recv(65536)
+        expect('there is a limit', answer[8:] == b'SERVER_ERROR out of memory writing get response\r\n', answer)
+        s.send(struct.pack('>HHHH', 3, 0, 1, 0) + b'get none\r\n')
+        expect('then it goes on', s.recv(65536)[8:] == b'END\r\n')
+
+
+def udp_of_others():
+    """A peer that isn't on loopback gets one datagram of answers to one request, and no command about the server."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(('192.0.2.1', 9))  # nothing is sent
+        except OSError:
+            print('skipped: no address but loopback')
+            return
+        address = s.getsockname()[0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind((address, 0))
+        port = s.getsockname()[1]
+    with server_with('-U', str(port), '-l', address, tcp=True) as server, \
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(servers.PATIENCE_SECONDS)
+        s.connect((address, port))
+        client = servers.Client(server)
+        client.set(b'k', b'v' * 1000)
+        client.set(b'big', b'b' * 100000)
+        hit = b'VALUE k 0 1000\r\n' + b'v' * 1000 + b'\r\nEND\r\n'
+        too_long = b'SERVER_ERROR answer too long for UDP\r\n'
+        for n, (request, answers) in enumerate((
+                (b'get k\r\n', (hit,)), (b'version\r\n', (b'VERSION 1.6.45\r\n',)), (b'stats\r\n', (b'ERROR\r\n',)),
+                (b'flush_all\r\n', (b'ERROR\r\n',)), (b'get big\r\n', (too_long,)),
+                (b'get k\r\nget k\r\nmn\r\n', (hit, too_long, b'MN\r\n')),
+                (b'get big\r\n' * 40 + b'mn\r\n', (too_long,) * 30 + (b'MN\r\n',)),
+                (b'get' + b' big' * 400 + b'\r\n', (b'SERVER_ERROR out of memory writing get response\r\n',)))):
+            s.send(struct.pack('>HHHH', n, 0, 1, 0) + request)
+            for answer in answers:
+                got = s.recv(65536)
+                expect('%r' % request[:20], got == struct.pack('>HHHH', n, 0, 1, 0) + answer, got[:60])
+        s.send(struct.pack('>HHHH', 100, 0, 1, 0) + b'mn\r\n')
+        expect('and nothing more', s.recv(65536) == struct.pack('>HHHH', 100, 0, 1, 0) + b'MN\r\n')
+
+
 def listening():
     with tempfile.NamedTemporaryFile(prefix='extant-ports-') as ports:
         env = dict(os.environ, MEMCACHED_PORT_FILENAME=ports.name)
@@ -232,7 +292,7 @@ def listening():
 
 def main():
     return servers.run_scenarios((words_that_print, daemon, limits_and_memory, verbosity, slab_classes, items,
-                                  workers, udp, listening))
+                                  workers, udp, udp_memory, udp_of_others, listening))
 
 
 if __name__ == '__main__':

@@ -175,6 +175,14 @@ def few_descriptors():
         expect('there is room again', wait_for(lambda: s.ask(b'mn\r\n', b'\r\n') == b'MN\r\n'))
         expect('accepting never stopped', s.stats()['listen_disabled_num'] == '0')
 
+    def low():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 2000))
+    addresses = ','.join('127.0.0.%d' % n for n in range(1, 31))
+    flags = ['-p', '-1', '-U', '-1', '-l', addresses, '-c', '1000', '-t', '4', '--http', '127.0.0.1:0']
+    with Started(flags, before=low, listen=False) as s:
+        expect('many addresses', wait_for(lambda: ' serves on ' in s.text()), s.text())
+        expect('are not taken from the clients', 'the limit of open files' not in s.text(), s.text())
+
 
 def ports():
     where = tempfile.mkdtemp(prefix='extant-start-')
