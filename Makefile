@@ -131,8 +131,8 @@ endef
 $(foreach v,release nolock debug asan tsan cov,$(eval $(call variant,$(v))))
 .SECONDARY:
 
-# The build without the OpenSSL headers: two files differ, one is left out.
-NO_TLS_SRC := server.c operator/settings.c
+# The build without the OpenSSL headers: three files differ, one is left out.
+NO_TLS_SRC := server.c operator/settings.c operator/command_line.c
 $(NO_TLS_SRC:%.c=build/notls/%.o): build/notls/%.o: %.c build/debug/flags
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)

@@ -31,6 +31,7 @@
 #include "base/own_file.h"
 #include "base/passed.h"
 #include "maint_thread.h"
+#include "operator/command_line.h"
 #include "operator/prefix.h"
 #include "operator/samples.h"
 #include "restart/check.h"

@@ -13,7 +13,7 @@
  * of one assignment.
  *
  * Where the OpenSSL headers are missing, net/tls.c isn't built, nothing calls tls_create(), and
- * -Z is refused (operator/settings.c).
+ * -Z is refused (operator/command_line.c).
  */
 #ifndef EXTANT_TLS_H
 #define EXTANT_TLS_H

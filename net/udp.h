@@ -9,7 +9,7 @@
  * A source address can be forged, and an answer can be a thousand times as long as its request. So only
  * loopback peers are served like TCP clients. Others get no admin commands, and at most one datagram of answers
  * to one request; a longer answer is replaced by UDP_TOO_LONG_LINE. For the same reason UDP
- * is off unless -U asks for it. With -Y or flash it is refused (operator/settings.c), so no op is ever parked here.
+ * is off unless -U asks for it. With -Y or flash it is refused (operator/settings_check.c), so no op is ever parked here.
  *
  * Threads: the sockets belong to the main thread; each worker reads all of them through descriptors of
  * its own, in its event loop. No locks.

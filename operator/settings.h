@@ -1,15 +1,9 @@
-/* operator/settings.h: every setting, in one table; the command line that fills it.
+/* operator/settings.h: every setting, in one table, and the struct that holds their values.
  *
- * settings_parse() only turns arguments into a struct settings: it opens no files except those of --config,
- * changes no process state except getopt's (which it resets), does not exit, and may be called again. Its
- * users read the struct through pointers that server.c hands out. Commands change some numbers while the
- * server runs (command/admin.c), hence the atomics.
+ * operator/command_line.h fills it. Its users read it through pointers that server.c hands out. Commands change some
+ * numbers while the server runs (command/admin.c), hence the atomics.
  *
- * If memcached refuses an option, the refusal has its text and exit code; values that
- * memcached silently misreads are refused in one line that says what is wrong.
- * Unsupported options are refused too, never ignored.
- *
- * Threads: parse and free by one thread; numbers by any.
+ * Threads: init and free by one thread; numbers by any. No locks; nothing sleeps.
  */
 #ifndef EXTANT_SETTINGS_H
 #define EXTANT_SETTINGS_H
@@ -317,7 +311,7 @@ struct settings {
 #define X(type, field, ...) SETTING_C_##type field;
     SETTINGS_TABLE(X)
 #undef X
-    /* const after settings_parse(); zero beyond the counts */
+    /* const once operator/command_line.h has filled them; zero beyond the counts */
     struct settings_listen listen[SETTINGS_LISTEN_MAX];
     uint32_t listen_count; /* 0: every address */
     struct settings_ext_file ext_files[SETTINGS_EXT_FILES_MAX];
@@ -334,19 +328,11 @@ struct settings {
 #define SETTINGS_PORT_ANY (-1)
 #define SETTINGS_PORT_DEFAULT (-2)
 
+#define SETTINGS_HASH_DEFAULT "murmur3"
+
 /* Sets defaults; does not free earlier values. 0 or -ENOMEM. */
 int settings_init(struct settings *s);
 void settings_free(struct settings *s);
-
-/* Fills s (initialised here) from a command line, and before that from the files that --config names in it
- * (operator/config_file.h), so the command line decides options that count once. Returns SETTINGS_GO_ON, or
- * the exit code of the process: 0 after -h, -i, -V, --check-config and --print-config (printed to out),
- * otherwise that of a refusal (printed to err). The caller frees s in each case. */
-int settings_parse(struct settings *s, int argc, char **argv, FILE *out, FILE *err);
-
-/* As root, memcached starts only with -u: SETTINGS_GO_ON, or the exit code
- * after a line to err. */
-int settings_check_root(const struct settings *s, bool is_root, FILE *err);
 
 /* The most memory that a server with these settings takes, with all connections open and a value of the
  * largest size in progress in each thread. */
@@ -362,5 +348,41 @@ void settings_print_stats(const struct settings *s,
 uint64_t settings_ext_page_count(const struct settings *s);
 
 const char *settings_bucket_name(enum settings_bucket b);
+
+/* ---- the table as data, for what sets and shows any of them ---- */
+
+enum setting_id {
+#define X(type, field, ...) ID_##field,
+    SETTINGS_TABLE(X)
+#undef X
+        SETTING_COUNT
+};
+
+struct setting {
+    enum setting_type type;
+    size_t offset;
+    double dflt, min, max;
+    const char *unit;
+    enum setting_show show;
+    const char *stat_name;
+    const char *help;
+};
+
+extern const struct setting setting_table[SETTING_COUNT];
+
+#define SETTING_FIELD(s, row, type) (*(type *)((char *)(s) + (row)->offset))
+#define SETTING_CONST_FIELD(s, row, type) (*(type const *)((const char *)(s) + (row)->offset))
+
+/* The value of a row that isn't text. */
+double setting_number(const struct settings *s, const struct setting *row);
+/* v is within the row's type. Numbers of settings stay below 2^53, so a double holds them. */
+void setting_put_number(struct settings *s, const struct setting *row, double v);
+bool setting_in_range(const struct setting *row, double v);
+/* Keeps a copy. False: out of memory, nothing changed. */
+bool setting_put_text(struct settings *s, const struct setting *row, const char *text);
+/* The words of a setting that is one of a few, in the order of its enum, then NULL; NULL: it isn't. */
+const char *const *setting_words(ptrdiff_t id);
+/* False: none of its words. */
+bool setting_put_word(struct settings *s, ptrdiff_t id, const char *word);
 
 #endif

@@ -1,5 +1,7 @@
 #include "t/aid/life.h"
 
+#include "operator/command_line.h"
+
 enum { WORDS_MAX = 24 };
 
 void life_parse(struct life *l, int argc, char **argv, FILE *out)

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "maint_thread.h"
+#include "operator/command_line.h"
 #include "storage_config.h"
 #include "t/aid/sim_tags.h"
 

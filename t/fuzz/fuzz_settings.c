@@ -2,7 +2,7 @@
  * not to exit and to open nothing; what it accepts must be printable, and within the table's bounds. */
 #include <stdarg.h>
 
-#include "operator/settings.h"
+#include "operator/command_line.h"
 #include "t/fuzz/fuzz.h"
 
 enum { ARGUMENTS_MAX = 64 };

@@ -22,6 +22,7 @@
 #include "base/hash.h"
 #include "flash/engine.h"
 #include "maint_thread.h"
+#include "operator/command_line.h"
 #include "stale_check.h"
 #include "t/aid/life.h"
 

@@ -12,6 +12,7 @@
 #include "crawler.h"
 #include "io_thread.h"
 #include "net/listener.h"
+#include "operator/command_line.h"
 #include "operator/prefix.h"
 #include "restart/restart.h"
 #include "net/udp.h"

@@ -1,5 +1,5 @@
 /* operator/settings.h: the command line, its refusals, derived values, `stats settings`. */
-#include "operator/settings.h"
+#include "operator/command_line.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
