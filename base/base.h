@@ -78,11 +78,11 @@ static inline bool may_come_later(void)
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
 }
 
-/* Prefetches this many bytes; p may point anywhere. */
+/* Prefetches this many bytes; p may point anywhere, also to nothing. */
 static inline void prefetch_lines(const void *p, uint64_t bytes)
 {
     for (uint64_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
-        __builtin_prefetch((const char *)p + at);
+        __builtin_prefetch((const void *)((uintptr_t)p + at));
 }
 
 #endif

@@ -88,7 +88,7 @@ int ext_record_verify(const char *from, uint64_t bytes, uint32_t version, ext_pl
         return -EBADMSG;
     memcpy(&head, from, sizeof(head));
     uint64_t used = sizeof(head) + head.key_bytes + (uint64_t)head.value_bytes;
-    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || used > bytes)
+    if (!ext_record_head_is_sound(&head) || used > bytes)
         return -EBADMSG;
     uint32_t crc =
         crc32c(crc_of_place(version, place), from + sizeof(uint32_t), used - sizeof(uint32_t));

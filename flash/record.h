@@ -26,6 +26,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format on flash is
 
 #define EXT_RECORD_MAX_BYTES ((uint64_t)64 * MiB) /* upper end of the last length class */
 #define EXT_RECORD_FORMAT 1u
+#define EXT_RECORD_KEY_MAX 250u
+#define EXT_RECORD_SEQ_MAX (UINT64_C(1) << 62) /* no cache has stored more records: a higher one would outrank all later ones */
 #define EXT_SLOT_BLOCK_BYTES 4096u    /* slots are written in multiples of this */
 #define EXT_TRAILER_MAGIC 0x31424557u /* "WEB1" */
 
@@ -53,6 +55,14 @@ static_assert(offsetof(struct ext_record_head, cas) == 16, "record header");
 static_assert(offsetof(struct ext_record_head, seq) == 24, "record header");
 static_assert(offsetof(struct ext_record_head, key_bytes) == 36, "record header");
 static_assert(offsetof(struct ext_record_head, format) == 38, "record header");
+
+/* Could a cache have written a record with this header? Its checksum may be right and its fields wrong: another program's, or a
+ * device's that computed it over garbage. */
+static inline bool ext_record_head_is_sound(const struct ext_record_head *head)
+{
+    return head->format == EXT_RECORD_FORMAT && head->key_bytes > 0 && head->key_bytes <= EXT_RECORD_KEY_MAX &&
+           head->seq <= EXT_RECORD_SEQ_MAX;
+}
 
 struct ext_entry {
     uint64_t hash;

@@ -34,6 +34,8 @@
 #include "slab_mem.h"
 #include "space/arena.h"
 
+static_assert(CACHE_KEY_BYTES_MAX == EXT_RECORD_KEY_MAX, "a key that items may have is one that records may have");
+
 #define CACHE_PULL_TRIES 5
 /* Memory for the reasons why keys left: this part of -m, within these bounds. */
 #define DEPARTED_SHARE 256

@@ -800,7 +800,7 @@ static bool find_record(struct ext_reclaim *r, struct ext_entry *entry, uint64_t
         return false;
     memcpy(&head, at, sizeof(head));
     uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
-    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || bytes > left)
+    if (!ext_record_head_is_sound(&head) || bytes > left)
         return false;
     *looked += bytes;
     if (ext_record_verify(at, left, r->version, place, &rec) != 0)

@@ -10,8 +10,6 @@
 #include "flash/numbers.h"
 #include "flash/wbuf.h"
 
-#define SEQ_SANE_MAX (UINT64_C(1) << 62) /* no cache has stored more records */
-
 /* ---- stop ---- */
 
 int ext_quiesce(struct extstore *e, int64_t timeout_ms)
@@ -300,7 +298,7 @@ int ext_load_tables(struct extstore *e, struct checkpoint_reader *r)
     atomic_store(&e->root->next_seq, head->next_seq);
     atomic_store(&e->root->next_version, head->next_version);
     atomic_store(&e->root->flush_unix, head->flush_unix);
-    if (head->next_seq > SEQ_SANE_MAX)
+    if (head->next_seq > EXT_RECORD_SEQ_MAX)
         return -ESTALE;
     for (uint32_t i = 0; i < head->page_count; i++) {
         const struct ext_saved_page *p = &e->saved->pages[i];

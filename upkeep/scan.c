@@ -250,7 +250,7 @@ static int take_apart(struct extstore *e, const struct window *w, const char *at
     ASSERT(at >= w->memory && at + sizeof(head) <= w->memory + w->length);
     memcpy(&head, at, sizeof(head));
     uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
-    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 ||
+    if (!ext_record_head_is_sound(&head) ||
         (record_bytes != 0 && bytes != record_bytes) ||
         (uint64_t)(at - w->memory) + sizeof(head) + head.key_bytes > w->length)
         return -EBADMSG;
@@ -358,7 +358,7 @@ static uint64_t find_record(struct extstore *e, uint64_t slot, const char *image
     ASSERT(at % EXT_GRANULE_BYTES == 0 && at + sizeof(head) <= e->wbuf_bytes);
     memcpy(&head, image + at, sizeof(head));
     uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
-    if (head.format != EXT_RECORD_FORMAT || head.key_bytes == 0 || bytes > EXT_RECORD_MAX_BYTES ||
+    if (!ext_record_head_is_sound(&head) || bytes > EXT_RECORD_MAX_BYTES ||
         ext_record_verify(image + at, e->wbuf_bytes - at, atomic_load(&e->pages[ext_slot_page(e, slot)].version),
                           place, &rec) != 0)
         return 0;

@@ -23,6 +23,7 @@ int fuzz_record(const uint8_t *data, size_t size);
 int fuzz_attach(const uint8_t *data, size_t size);
 int fuzz_settings(const uint8_t *data, size_t size);
 int fuzz_auth(const uint8_t *data, size_t size);
+int fuzz_flash(const uint8_t *data, size_t size);
 
 /* The bytes not yet used of an input; each reader takes from the front, zeroes once it is empty. */
 struct fuzz_input {

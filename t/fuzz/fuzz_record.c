@@ -15,6 +15,7 @@ enum { SLOT_BYTES = 64 * 1024 };
 static void check_inside(const struct ext_record *r, const char *from, size_t bytes)
 {
     ASSERT(r->key == from + sizeof(struct ext_record_head));
+    ASSERT(r->key_bytes > 0 && r->key_bytes <= EXT_RECORD_KEY_MAX && r->seq <= EXT_RECORD_SEQ_MAX);
     ASSERT(r->value == r->key + r->key_bytes);
     ASSERT((uint64_t)(r->value - from) + r->value_bytes <= bytes);
 }
@@ -68,13 +69,13 @@ static void round_trip(struct fuzz_input *in)
         .exptime_unix = (uint32_t)fuzz_number(in, 4),
         .time_unix = (uint32_t)fuzz_number(in, 4),
     };
-    uint64_t seq = fuzz_number(in, 8), bit = fuzz_number(in, 4);
+    uint64_t seq = fuzz_number(in, 8) % (EXT_RECORD_SEQ_MAX + 1), bit = fuzz_number(in, 4);
     uint32_t version = (uint32_t)fuzz_number(in, 4);
     ext_place place = fuzz_number(in, 5);
     size_t key_bytes = fuzz_number(in, 1);
     if (in->size == 0)
         return;
-    rec.key_bytes = (uint8_t)min_u64(max_u64(key_bytes, 1), in->size);
+    rec.key_bytes = (uint8_t)min_u64(max_u64(min_u64(key_bytes, EXT_RECORD_KEY_MAX), 1), in->size);
     rec.key = (const char *)in->data;
     rec.value = rec.key + rec.key_bytes;
     rec.value_bytes = (uint32_t)(in->size - rec.key_bytes);

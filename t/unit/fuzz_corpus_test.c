@@ -47,5 +47,6 @@ Test(corpus, packets) { run_kept("bin", fuzz_bin); }
 Test(corpus, meta_flags) { run_kept("meta", fuzz_meta); }
 Test(corpus, records_and_tables) { run_kept("record", fuzz_record); }
 Test(corpus, memory_and_flash_files) { run_kept("attach", fuzz_attach); }
+Test(corpus, tables_and_records_on_flash) { run_kept("flash", fuzz_flash); }
 Test(corpus, command_lines) { run_kept("settings", fuzz_settings); }
 Test(corpus, files_of_users) { run_kept("auth", fuzz_auth); }
