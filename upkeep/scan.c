@@ -3,7 +3,8 @@
  * First it reads all trailers (ext_scan_tables, in ext_create): the slots of a page with its highest
  * version belong to its last life, the others to earlier ones. Versions come from one counter that
  * grows over all starts, so the highest is the latest. The page is then SEALED up to the last
- * such slot.
+ * such slot. A damaged trailer must not take a whole page away, or give its number to another: of versions that differ the
+ * highest counts if the table or a record of its slot bears it out (last_life), and a number if its table does (trailer_number).
  *
  * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
  * WINDOW_BYTES where they stand close, of one block where values are long. A record that fits
@@ -23,6 +24,7 @@
 #define SMALL_WINDOW_BYTES ((uint64_t)64 * KiB)
 #define NEAR_BYTES ((uint64_t)16 * KiB) /* shorter records are read with their neighbours */
 #define HEAD_BYTES_MAX (sizeof(struct ext_record_head) + UINT8_MAX)
+#define VERSIONS_AHEAD (UINT32_C(1) << 28) /* no process opened more pages than this */
 #define SEQ_GAP (UINT64_C(1) << 40) /* no more records than this follow the last one whose seq is known */
 
 struct window { /* holds [start, start + length) of a device */
@@ -100,9 +102,39 @@ static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, stru
     if (rc != 0)
         return false;
     memcpy(t, block + EXT_IO_ALIGN_BYTES - sizeof(*t), sizeof(*t));
-    uint32_t since = e->opt.since[device];
+    uint32_t since = e->opt.since[device], floor = e->opt.version_floor;
     return t->magic == EXT_TRAILER_MAGIC && t->version != 0 && (since == 0 || is_later(t->version, since)) &&
+           (floor == 0 || !is_later(t->version, floor + VERSIONS_AHEAD)) &&
            t->count <= (e->wbuf_bytes - sizeof(*t)) / sizeof(struct ext_entry);
+}
+
+/* Reads the table of the slot that ends at slot_end into s->table. 0 with its end and number of entries; else it can't be
+ * used. */
+static int read_table(struct extstore *e, uint32_t device, uint64_t slot_end, uint64_t slot, uint32_t version, char **end,
+                      uint32_t *count)
+{
+    struct ext_scan *s = e->scan;
+    uint64_t have = EXT_IO_ALIGN_BYTES;
+    ASSERT(device < e->device_count && slot_end >= e->wbuf_bytes && slot_end <= e->devices[device].bytes);
+    for (;;) {
+        if (have > s->table_bytes) {
+            char *more = aligned_alloc(EXT_IO_ALIGN_BYTES, have);
+            if (more == NULL)
+                return -ENOMEM;
+            free(s->table);
+            s->table = more;
+            s->table_bytes = have;
+        }
+        int rc = read_device(e, device, s->table, have, slot_end - have);
+        *end = s->table + have;
+        if (rc == 0)
+            rc = ext_trailer_verify(*end, have, e->wbuf_bytes, slot, version, count);
+        if (rc != -EAGAIN)
+            return rc;
+        ASSERT(have < e->wbuf_bytes);
+        have = round_up(sizeof(struct ext_trailer) + (uint64_t)*count * sizeof(struct ext_entry),
+                        EXT_IO_ALIGN_BYTES);
+    }
 }
 
 /* The version in the slot's trailer; 0: there is none. */
@@ -114,37 +146,47 @@ static uint32_t trailer_version(struct extstore *e, uint64_t slot)
     return read_trailer(e, device, end, &t) && t.slot == slot ? t.version : 0;
 }
 
-/* The number that the latest trailer in a page of a device gives it; EXT_NO_PAGE: there is none. */
-static uint32_t trailer_number(struct extstore *e, struct ext_page_where at, uint32_t *version)
+/* The number that the latest trailer in a page of a device gives it, if its table verifies; else, not sure, that of the latest
+ * at all; EXT_NO_PAGE: there is none. */
+static uint32_t trailer_number(struct extstore *e, struct ext_page_where at, uint32_t *version, bool *is_sure)
 {
-    uint32_t number = EXT_NO_PAGE;
+    uint32_t number = EXT_NO_PAGE, count;
+    ASSERT(at.unit < e->devices[at.device].page_count);
     *version = 0;
+    *is_sure = false;
     for (uint32_t i = 0; i < e->slots_per_page; i++) {
         struct ext_trailer t;
+        char *table;
         uint64_t end = at.unit * e->page_bytes + (i + 1) * e->wbuf_bytes;
-        if (read_trailer(e, at.device, end, &t) && t.slot % e->slots_per_page == i &&
-            is_later(t.version, *version)) {
-            *version = t.version;
-            number = (uint32_t)min_u64(t.slot / e->slots_per_page, EXT_NO_PAGE);
-        }
+        if (!read_trailer(e, at.device, end, &t) || t.slot % e->slots_per_page != i ||
+            (*is_sure && !is_later(t.version, *version)))
+            continue;
+        bool verifies = read_table(e, at.device, end, t.slot, t.version, &table, &count) == 0;
+        if (!verifies && (*is_sure || !is_later(t.version, *version)))
+            continue;
+        *is_sure = verifies;
+        *version = t.version;
+        number = (uint32_t)min_u64(t.slot / e->slots_per_page, EXT_NO_PAGE);
     }
     return number;
 }
 
 struct claim { /* to a number */
     uint32_t where, version;
+    bool is_sure;
 };
 
-/* Of two pages with one number the later has it. */
+/* Of two pages with one number the later has it, but none before one that is sure of it. */
 static void claim_numbers(struct extstore *e, struct claim *claims, uint64_t count, uint32_t *used)
 {
     for (uint32_t d = 0; d < e->device_count; d++) {
         for (uint32_t unit = 0; unit < e->devices[d].page_count; unit++) {
             struct ext_page_where at = {d, unit};
-            uint32_t version, number = trailer_number(e, at, &version);
-            if (number >= count || !is_later(version, claims[number].version))
+            bool is_sure;
+            uint32_t version, number = trailer_number(e, at, &version, &is_sure);
+            if (number >= count || (is_sure == claims[number].is_sure ? !is_later(version, claims[number].version) : !is_sure))
                 continue;
-            claims[number] = (struct claim){ext_where_pack(at), version};
+            claims[number] = (struct claim){ext_where_pack(at), version, is_sure};
             *used = (uint32_t)max_u64(*used, number + 1);
         }
     }
@@ -177,22 +219,92 @@ int ext_scan_numbers(struct extstore *e)
     return rc;
 }
 
-static void scan_page_table(struct extstore *e, uint32_t page)
+/* Reads a whole slot; what can't be read is zeroes. */
+static void read_slot(struct extstore *e, uint64_t slot, char *image)
+{
+    uint32_t device = e->where[ext_slot_page(e, slot)].device;
+    uint64_t start = ext_slot_offset(e, slot), bytes;
+    for (uint64_t at = 0; at < e->wbuf_bytes; at += bytes) {
+        bytes = min_u64(e->wbuf_bytes - at, SMALL_WINDOW_BYTES);
+        if (read_device(e, device, image + at, bytes, start + at) == 0)
+            continue;
+        for (uint64_t block = at; block < at + bytes; block += EXT_IO_ALIGN_BYTES) {
+            if (read_device(e, device, image + block, EXT_IO_ALIGN_BYTES, start + block) != 0)
+                memset(image + block, 0, EXT_IO_ALIGN_BYTES);
+        }
+    }
+}
+
+/* The bytes of the record that stands `at` bytes into the slot's image, written in this life of its page; 0: none does. */
+static uint64_t record_at(struct extstore *e, uint64_t slot, uint32_t version, const char *image, uint64_t at,
+                          struct ext_record *rec)
+{
+    struct ext_record_head head;
+    ASSERT(at % EXT_GRANULE_BYTES == 0 && at + sizeof(head) <= e->wbuf_bytes);
+    memcpy(&head, image + at, sizeof(head));
+    uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
+    ext_place place = ext_slot_place(e, slot) + at / EXT_GRANULE_BYTES;
+    bool verifies = ext_record_head_is_sound(&head) && bytes <= EXT_RECORD_MAX_BYTES &&
+                    ext_record_verify(image + at, e->wbuf_bytes - at, version, place, rec) == 0;
+    return verifies ? bytes : 0;
+}
+
+/* Does the slot's table, or at least one record in it, verify with this version? If that can't be known, yes: older lives hold
+ * what may not come back. */
+static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
+{
+    uint32_t count, device = e->where[ext_slot_page(e, slot)].device;
+    char *table;
+    struct ext_record rec;
+    int rc = read_table(e, device, ext_slot_offset(e, slot) + e->wbuf_bytes, slot, version, &table, &count);
+    char *image = rc == -EBADMSG ? aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes) : NULL;
+    if (image == NULL)
+        return true;
+    bool found = false;
+    ASSERT(version != 0);
+    read_slot(e, slot, image);
+    uint64_t end = ext_table_start(e->wbuf_bytes, 0) - sizeof(struct ext_record_head);
+    for (uint64_t at = ext_slot_front(e, slot); !found && at <= end; at += EXT_GRANULE_BYTES)
+        found = record_at(e, slot, version, image, at, &rec) != 0;
+    free(image);
+    return found;
+}
+
+/* The version of the page's last life; 0: none. Versions that nothing bears out become 0. */
+static uint32_t last_life(struct extstore *e, uint64_t first_slot, uint32_t *versions)
+{
+    ASSERT(first_slot % e->slots_per_page == 0);
+    for (;;) {
+        uint32_t latest = 0;
+        bool differ = false, found = false;
+        for (uint32_t i = 0; i < e->slots_per_page; i++) {
+            differ |= latest != 0 && versions[i] != 0 && versions[i] != latest;
+            if (versions[i] != 0 && is_later(versions[i], latest))
+                latest = versions[i];
+        }
+        for (uint32_t i = 0; differ && !found && i < e->slots_per_page; i++)
+            found = versions[i] == latest && is_borne_out(e, first_slot + i, latest);
+        if (!differ || found)
+            return latest;
+        for (uint32_t i = 0; i < e->slots_per_page; i++)
+            versions[i] = versions[i] == latest ? 0 : versions[i];
+    }
+}
+
+static void scan_page_table(struct extstore *e, uint32_t page, uint32_t *versions)
 {
     extmap_word *words = ext_words_of(e, e->tables);
     struct ext_page *p = &e->pages[page];
     uint64_t first = (uint64_t)page * e->slots_per_page;
     ASSERT(ext_page_state_of(p) == EXT_PAGE_FREE && atomic_load(&p->objects) == 0);
-    uint32_t latest = 0, used = 0;
-    for (uint32_t i = 0; i < e->slots_per_page; i++) {
-        uint32_t version = trailer_version(e, first + i);
-        if (version == 0 || (version != latest && !is_later(version, latest)))
-            continue;
-        latest = version;
-        used = i + 1;
-    }
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < e->slots_per_page; i++)
+        versions[i] = trailer_version(e, first + i);
+    uint32_t latest = last_life(e, first, versions);
     if (latest == 0)
         return;
+    for (uint32_t i = 0; i < e->slots_per_page; i++)
+        used = versions[i] == latest ? i + 1 : used;
     for (uint32_t i = 0; i < used; i++)
         words[first + i] = extmap_written_word();
     p->bucket = EXT_BUCKET_DEFAULT;
@@ -207,12 +319,16 @@ static void scan_page_table(struct extstore *e, uint32_t page)
 
 int ext_scan_tables(struct extstore *e)
 {
-    if (scan_of(e) == NULL)
+    uint32_t *versions = calloc(e->slots_per_page, sizeof(*versions));
+    if (scan_of(e) == NULL || versions == NULL) {
+        free(versions);
         return -ENOMEM;
+    }
     for (uint32_t page = 0; page < e->page_count; page++) {
         if (ext_page_is_there(e, page))
-            scan_page_table(e, page);
+            scan_page_table(e, page, versions);
     }
+    free(versions);
     return 0;
 }
 
@@ -303,64 +419,14 @@ static void note_record(struct extstore *e, uint32_t page, uint64_t record_bytes
         atomic_store(&e->root->next_seq, rec->seq);
 }
 
-/* Reads the slot's table into s->table. 0 with its end and number of entries; else it can't be
- * used. */
-static int read_table(struct extstore *e, uint64_t slot, char **end, uint32_t *count)
-{
-    struct ext_scan *s = e->scan;
-    uint32_t page = ext_slot_page(e, slot), device = e->where[page].device;
-    uint32_t version = atomic_load(&e->pages[page].version);
-    uint64_t slot_end = ext_slot_offset(e, slot) + e->wbuf_bytes, have = EXT_IO_ALIGN_BYTES;
-    for (;;) {
-        if (have > s->table_bytes) {
-            char *more = aligned_alloc(EXT_IO_ALIGN_BYTES, have);
-            if (more == NULL)
-                return -ENOMEM;
-            free(s->table);
-            s->table = more;
-            s->table_bytes = have;
-        }
-        int rc = read_device(e, device, s->table, have, slot_end - have);
-        *end = s->table + have;
-        if (rc == 0)
-            rc = ext_trailer_verify(*end, have, e->wbuf_bytes, slot, version, count);
-        if (rc != -EAGAIN)
-            return rc;
-        ASSERT(have < e->wbuf_bytes);
-        have = round_up(sizeof(struct ext_trailer) + (uint64_t)*count * sizeof(struct ext_entry),
-                        EXT_IO_ALIGN_BYTES);
-    }
-}
-
-/* Reads a whole slot; what can't be read is zeroes. */
-static void read_slot(struct extstore *e, uint64_t slot, char *image)
-{
-    uint32_t device = e->where[ext_slot_page(e, slot)].device;
-    uint64_t start = ext_slot_offset(e, slot), bytes;
-    for (uint64_t at = 0; at < e->wbuf_bytes; at += bytes) {
-        bytes = min_u64(e->wbuf_bytes - at, SMALL_WINDOW_BYTES);
-        if (read_device(e, device, image + at, bytes, start + at) == 0)
-            continue;
-        for (uint64_t block = at; block < at + bytes; block += EXT_IO_ALIGN_BYTES) {
-            if (read_device(e, device, image + block, EXT_IO_ALIGN_BYTES, start + block) != 0)
-                memset(image + block, 0, EXT_IO_ALIGN_BYTES);
-        }
-    }
-}
-
 /* The record at `at` of a slot's image, if one of its page's life stands there. Its bytes; 0: none does. */
 static uint64_t find_record(struct extstore *e, uint64_t slot, const char *image, uint64_t at, struct ext_scanned *out)
 {
     const struct ext_callbacks *cb = &e->opt.callbacks;
-    struct ext_record_head head;
     struct ext_record rec;
     ext_place place = ext_slot_place(e, slot) + at / EXT_GRANULE_BYTES;
-    ASSERT(at % EXT_GRANULE_BYTES == 0 && at + sizeof(head) <= e->wbuf_bytes);
-    memcpy(&head, image + at, sizeof(head));
-    uint64_t bytes = ext_record_bytes(head.key_bytes, head.value_bytes);
-    if (!ext_record_head_is_sound(&head) || bytes > EXT_RECORD_MAX_BYTES ||
-        ext_record_verify(image + at, e->wbuf_bytes - at, atomic_load(&e->pages[ext_slot_page(e, slot)].version),
-                          place, &rec) != 0)
+    uint64_t bytes = record_at(e, slot, atomic_load(&e->pages[ext_slot_page(e, slot)].version), image, at, &rec);
+    if (bytes == 0)
         return 0;
     *out = (struct ext_scanned){.hash = cb->hash_of(cb->ctx, rec.key, rec.key_bytes),
                                 .place = place,
@@ -405,7 +471,8 @@ static int scan_slot(struct extstore *e, uint64_t slot,
     char *end;
     uint32_t count, page = ext_slot_page(e, slot);
     ASSERT(page < e->page_count && ext_page_state_of(&e->pages[page]) != EXT_PAGE_FREE);
-    int rc = read_table(e, slot, &end, &count);
+    uint64_t slot_end = ext_slot_offset(e, slot) + e->wbuf_bytes;
+    int rc = read_table(e, e->where[page].device, slot_end, slot, atomic_load(&e->pages[page].version), &end, &count);
     if (rc != 0) {
         ext_count(e, EXT_N_bad_checksums, rc == -EBADMSG);
         return rc == -ENOMEM ? rc : search_slot(e, slot, visit, ctx);

@@ -43,7 +43,7 @@ failed=0
 for target in "$@"; do
     longest=4096
     runs=${FUZZ_RUNS:-40000}
-    if [ "$target" = attach ]; then # each starts a server three times
+    if [ "$target" = attach ] || [ "$target" = flash ]; then # each starts a server two or three times
         longest=240
         runs=${FUZZ_RUNS:-200}
     elif [ "$target" = auth ]; then # each takes 6 ms

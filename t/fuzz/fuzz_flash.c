@@ -16,7 +16,6 @@
 
 #include "base/crc.h"
 #include "base/file.h"
-#include "crawler.h"
 #include "flash/engine.h"
 #include "flash/mark.h"
 #include "flash/wbuf.h"

@@ -1636,6 +1636,53 @@ Test(persist, of_a_table_that_a_scan_cannot_read_the_records_are_found)
     lose_table(break_trailer);
 }
 
+static off_t trailer_byte;
+static void flip_trailer_byte(off_t slot_end) { flip(flash_file, slot_end - (off_t)sizeof(struct ext_trailer) + trailer_byte); }
+static void flip_first_trailer_byte(off_t slot_end) { flip_trailer_byte(slot_end - (off_t)MiB); }
+
+/* Nor takes a trailer with a wrong version or number the rest of its page away. */
+Test(persist, no_byte_of_a_trailer_takes_more_than_its_table_away)
+{
+    for (trailer_byte = 0; trailer_byte < (off_t)sizeof(struct ext_trailer); trailer_byte++) {
+        lose_table(flip_trailer_byte);
+        lose_table(flip_first_trailer_byte);
+    }
+}
+
+/* With it, page versions would soon go round, and old pages would count as younger than new ones. */
+Test(persist, a_version_that_no_process_reached_is_no_trailers)
+{
+    struct life l;
+    struct ext_trailer t;
+    char *slot = malloc(2 * MiB);
+    life_scan(&l);
+    for (unsigned page = 0; page < 2; page++) {
+        for (unsigned i = 0; i < 20; i++)
+            set(&l, numbered(page == 0 ? "first" : "second", i), "v");
+        all_to_disk(&l);
+    }
+    life_kill(&l);
+    int fd = open(flash_file, O_RDWR);
+    cr_assert_eq(pread(fd, slot, 2 * MiB, 2 * MiB), (ssize_t)(2 * MiB));
+    memcpy(&t, slot + 2 * MiB - sizeof(t), sizeof(t));
+    cr_assert(t.magic == EXT_TRAILER_MAGIC && t.slot == 1);
+    ext_trailer_write(slot, 2 * MiB, 1, t.version + INT32_MAX, t.count, t.front_bytes);
+    cr_assert_eq(pwrite(fd, slot, 2 * MiB, 2 * MiB), (ssize_t)(2 * MiB));
+    close(fd);
+    free(slot);
+    life_scan(&l);
+    assert_start(&l, "scan");
+    for (unsigned page = 0; page < 4; page++) {
+        set(&l, numbered("new", page), "v");
+        all_to_disk(&l);
+    }
+    cr_assert_str_eq(value_of(&l, "first7"), "v");
+    cr_assert_str_eq(value_of(&l, "new3"), "v");
+    for (unsigned i = 0; i < 20; i++) /* the first page becomes free */
+        cr_assert_eq(fixture_delete(&l.f, numbered("first", i)), CACHE_OK);
+    life_kill(&l);
+}
+
 Test(persist, what_is_stored_over_a_value_that_a_scan_could_not_read_is_the_newest)
 {
     struct life l;

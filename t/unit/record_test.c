@@ -69,6 +69,22 @@ Test(record, a_table_that_is_longer_than_what_was_read_asks_for_more)
 }
 
 /* It could not be written again, so reclaim must not meet it. */
+Test(record, a_record_that_no_cache_writes_does_not)
+{
+    char image[512], key[UINT8_MAX] = "key";
+    struct ext_record out;
+    struct ext_record_in in = {.hash = 1, .key = key, .key_bytes = EXT_RECORD_KEY_MAX, .value = "value", .value_bytes = 5};
+    ext_record_write(image, &in, EXT_RECORD_SEQ_MAX, 2, 3);
+    cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), 0);
+    ext_record_write(image, &in, EXT_RECORD_SEQ_MAX + 1, 2, 3);
+    cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), -EBADMSG);
+    ext_record_write(image, &in, UINT64_MAX, 2, 3);
+    cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), -EBADMSG);
+    in.key_bytes = EXT_RECORD_KEY_MAX + 1;
+    ext_record_write(image, &in, 1, 2, 3);
+    cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), -EBADMSG);
+}
+
 Test(record, a_record_without_a_key_does_not)
 {
     char image[128];
