@@ -37,7 +37,7 @@
 #define ADMISSION_SAMPLE 32u
 #define ADMISSION_WORTH 0.95
 #define ADMISSION_WORTH_STRICT 0.3
-#define ADMISSION_PAYS 0.7
+#define ADMISSION_PAYS 0.6
 #define ADMISSION_PAYS_LEAST 16u /* objects: fewer prove nothing */
 #define ADMISSION_SHARE_ALL 256u
 
