@@ -89,11 +89,8 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
         item_flag_set(it, ITEM_HIT_TWICE);
     item_flag_set(it, ITEM_ACTIVE);
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
-    if (lru_segment(it->lru_id) == LRU_COLD) {
-        item_flag_clear(it, ITEM_ACTIVE);
-        class_count(c, lru_class(it->lru_id), moves_to_warm);
-        lru_move(c->lru, it, LRU_WARM);
-    }
+    if (lru_segment(it->lru_id) == LRU_COLD)
+        item_to_warm(c, it);
 }
 
 /* A verb that uses an item without fetching it (add, incr in place) only makes it younger; an active one
@@ -109,11 +106,8 @@ static void item_freshen(struct cache *c, struct item *it, uint32_t now)
         return;
     }
     atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
-    if (lru_segment(it->lru_id) == LRU_COLD && (item_flags(it) & ITEM_ACTIVE)) {
-        item_flag_clear(it, ITEM_ACTIVE);
-        class_count(c, lru_class(it->lru_id), moves_to_warm);
-        lru_move(c->lru, it, LRU_WARM);
-    }
+    if (lru_segment(it->lru_id) == LRU_COLD && (item_flags(it) & ITEM_ACTIVE))
+        item_to_warm(c, it);
 }
 
 /* With slab_automove 0 the operator divides the memory. A value of several chunks is then read from
@@ -464,40 +458,31 @@ static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lo
     return STEP_DONE;
 }
 
+/* Does an mg win the right to recache, of an object with these flags and this exptime? */
+static bool get_wins(const struct cache_op *op, unsigned flags, uint32_t exptime, uint32_t now)
+{
+    bool is_late = (op->options & CACHE_F_RECACHE) && exptime != 0 &&
+                   (int64_t)exptime - (int64_t)now < op->recache_ttl_sec;
+    return !(flags & ITEM_TOKEN_SENT) && ((flags & ITEM_STALE) || is_late);
+}
+
 /* The stale and recache logic of mg. LOCK_COLUMN held. */
 static void get_meta_token(struct cache *c, struct cache_op *op, struct item *it, uint32_t now)
 {
-    unsigned flags = item_flags(it);
     bool old = op->options & CACHE_F_TOUCH_LAST;
-    uint32_t exptime = old ? op->view.exptime_before_sec : op->view.exptime_sec;
-    bool won = false;
-    if (flags & ITEM_TOKEN_SENT)
+    op->view.won = get_wins(op, item_flags(it), old ? op->view.exptime_before_sec : op->view.exptime_sec, now);
+    if (!op->view.won)
         return;
-    if (flags & ITEM_STALE)
-        won = true;
-    if ((op->options & CACHE_F_RECACHE) && exptime != 0 &&
-        (int64_t)exptime - (int64_t)now < op->recache_ttl_sec)
-        won = true;
-    if (won) {
-        item_forget_copy(c, it, op->hash);
-        item_flag_set(it, ITEM_TOKEN_SENT);
-    }
-    op->view.won = won;
+    item_forget_copy(c, it, op->hash);
+    item_flag_set(it, ITEM_TOKEN_SENT);
 }
 
 /* Would this get change the record, so that it has to come to RAM? */
 static bool get_changes_record(const struct cache_op *op, const struct ext_record *r, uint32_t now)
 {
-    if (op->options & (CACHE_F_TOUCH))
-        return true;
-    unsigned flags = item_flags_of(r->item_flags);
-    if (!(op->options & CACHE_F_META) || (flags & ITEM_TOKEN_SENT))
-        return false;
-    if (flags & ITEM_STALE)
-        return true;
-    uint32_t exptime = record_exptime_sec(r);
-    return (op->options & CACHE_F_RECACHE) && exptime != 0 &&
-           (int64_t)exptime - (int64_t)now < op->recache_ttl_sec;
+    return (op->options & CACHE_F_TOUCH) ||
+           ((op->options & CACHE_F_META) &&
+            get_wins(op, item_flags_of(r->item_flags), record_exptime_sec(r), now));
 }
 
 static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct item *it, uint32_t now)
@@ -825,7 +810,7 @@ static bool store_may(struct cache *c, struct cache_op *op, const struct lookup 
     bool there = l->it || l->match;
     if (op->mode == CACHE_SET)
         return true;
-    if (op->mode == CACHE_ADD && there && l->it)
+    if (op->mode == CACHE_ADD && l->it)
         item_freshen(c, l->it, now);
     if (op->mode == CACHE_ADD ? !there : there)
         return true;

@@ -104,17 +104,10 @@ static bool start_reads(struct cache_worker *w, struct cache_op *op)
     return --op->read_pending == 0;
 }
 
-static void cache_worker_wake(struct cache_worker *w)
-{
-    uint64_t one = 1;
-    ssize_t n = write(w->wake_fd, &one, sizeof(one));
-    (void)n; /* a full counter wakes as well */
-}
-
 static void wake_waiting(void *arg)
 {
     struct cache_worker *w = arg;
-    cache_worker_wake(w);
+    (void)eventfd_write(w->wake_fd, 1); /* a full counter wakes as well */
     int refs = atomic_fetch_sub(&w->wake_refs, 1);
     ASSERT(refs > 0);
 }
@@ -134,41 +127,33 @@ static void wait_push(struct cache_worker *w, struct cache_op *op)
     }
 }
 
-/* The op failed for lack of index room or memory, and waiting is no longer of use. */
-static void give_up(struct cache_worker *w, struct cache_op *op)
+/* The op ends with this status instead of its verb's answer; nothing is changed or forgotten. True: it is finished. */
+static bool give_up(struct cache_worker *w, struct cache_op *op, enum cache_status status)
 {
-    op->status = CACHE_NO_MEMORY;
-    stat_inc(w->stats, STAT_store_no_memory);
-    op_item_free(w->cache, op);
-}
-
-/* A record could not be read for lack of memory: nothing is changed or forgotten. */
-static void end_starved(struct cache_worker *w, struct cache_op *op)
-{
-    op->status = CACHE_NO_MEMORY;
-    if (op->verb == CACHE_GET) {
-        stat_inc(w->stats, STAT_get_oom_extstore);
-        count_get(w, op, false, 0, 0);
-    }
+    op->status = status;
     op_item_free(w->cache, op);
     op->state = OP_FINISHED;
+    return true;
+}
+
+/* Has it waited long enough for room in the index or memory? */
+static bool has_waited(const struct cache_worker *w, const struct cache_op *op)
+{
+    uint64_t max_us = 2 * (uint64_t)atomic_load(&w->cache->config->ext_max_sleep) + 100000;
+    return !w->cache->ext || (op->wait_start_us != 0 && clock_mono_us() - op->wait_start_us > max_us);
 }
 
 /* True: finished. False: parked. */
 static bool run_steps(struct cache_worker *w, struct cache_op *op)
 {
     for (;;) {
-        if (unlikely(op->starved)) {
-            end_starved(w, op);
-            return true;
-        }
-        if (op->attempts >= OP_ATTEMPTS_MAX) {
-            op->status = op->verb == CACHE_GET ? CACHE_NOT_FOUND : CACHE_NO_MEMORY;
-            if (op->verb == CACHE_GET)
+        if (unlikely(op->starved || op->attempts >= OP_ATTEMPTS_MAX)) {
+            bool gets = op->verb == CACHE_GET;
+            if (gets)
                 count_get(w, op, false, 0, 0);
-            op_item_free(w->cache, op);
-            op->state = OP_FINISHED;
-            return true;
+            if (gets && op->starved)
+                stat_inc(w->stats, STAT_get_oom_extstore);
+            return give_up(w, op, gets && !op->starved ? CACHE_NOT_FOUND : CACHE_NO_MEMORY);
         }
         switch (cache_step(w, op)) {
         case STEP_DONE:
@@ -188,13 +173,9 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
             w->parked++;
             return false;
         case STEP_WAIT:
-            if (!w->cache->ext ||
-                (op->wait_start_us != 0 &&
-                 clock_mono_us() - op->wait_start_us >
-                     2 * (uint64_t)atomic_load(&w->cache->config->ext_max_sleep) + 100000)) {
-                give_up(w, op);
-                op->state = OP_FINISHED;
-                return true;
+            if (has_waited(w, op)) {
+                stat_inc(w->stats, STAT_store_no_memory);
+                return give_up(w, op, CACHE_NO_MEMORY);
             }
             op->state = OP_WAITING;
             w->parked++;
@@ -450,10 +431,9 @@ void cache_worker_submit(struct cache_worker *w)
 
 void cache_worker_poll(struct cache_worker *w)
 {
-    uint64_t drained;
+    eventfd_t drained;
     lock_assert_none_held();
-    ssize_t n = read(w->wake_fd, &drained, sizeof(drained));
-    if (n == (ssize_t)sizeof(drained))
+    if (eventfd_read(w->wake_fd, &drained) == 0)
         w->notify_armed = false;
     w->put_away_due_us = 0;
     if (w->ring)

@@ -52,11 +52,10 @@ struct piece {
     struct noted objects[PIECE_OBJECTS];
 };
 
-static void note_item(struct crawler *cr, struct piece *p, struct item *it)
+static void note_item(struct piece *p, struct item *it)
 {
     struct cache_meta *m = &p->objects[p->count].meta;
     unsigned flags = item_flags(it);
-    (void)cr;
     ASSERT(p->count < PIECE_OBJECTS && (flags & ITEM_LINKED));
     memset(&p->objects[p->count], 0, sizeof(p->objects[0]));
     memcpy(m->key, item_key(it), it->key_bytes);
@@ -106,7 +105,7 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
             item_unlink(c, it, hash);
         } else if (cr->job != CRAWLER_EXPIRE) {
             item_forget_copy(c, it, item_hash(c, it)); /* which comes later, and is the same object */
-            note_item(cr, p, it);
+            note_item(p, it);
         }
         return;
     }

@@ -59,6 +59,7 @@
 #define RESCUE_ROUNDS 8
 #define MAINTENANCE_STEP_BUCKETS 64
 #define WALK_BUCKETS 1024       /* that index_walk_all looks at under one lock */
+#define CURSOR_SHARD_SHIFT 48   /* of a walk's cursor: below it stands the bucket's number in the shard */
 #define SEARCH_NODES 256        /* buckets looked at to make room */
 #define ARENA_PAUSE_INSERTS 256 /* this many inserts wait before they ask a full arena again */
 
@@ -72,6 +73,7 @@
 
 /* state: | done 42 | by one 1 | growing 1 | rows 20 | */
 #define STATE_ROW_BITS 20
+static_assert(STATE_ROW_BITS + GROUP_BITS_MAX <= CURSOR_SHARD_SHIFT, "a bucket's number fits");
 #define STATE_GROWING ((uint64_t)1 << STATE_ROW_BITS)
 #define STATE_BY_ONE ((uint64_t)2 << STATE_ROW_BITS) /* to n + 1, because there was no room for more */
 #define STATE_DONE_SHIFT (STATE_ROW_BITS + 2)
@@ -1513,17 +1515,25 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
     return *pos < buckets;
 }
 
+bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets,
+                     void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx)
+{
+    unsigned shard = (unsigned)(*cursor >> CURSOR_SHARD_SHIFT);
+    uint64_t pos = *cursor & ((UINT64_C(1) << CURSOR_SHARD_SHIFT) - 1);
+    lock_assert_none_held();
+    ASSERT(shard < INDEX_SHARD_COUNT);
+    lock_take(&ix->shard[shard].lock);
+    bool more = index_walk(ix, shard, &pos, max_buckets, visit, ctx);
+    lock_release(&ix->shard[shard].lock);
+    *cursor = more ? (uint64_t)shard << CURSOR_SHARD_SHIFT | pos : (uint64_t)(shard + 1) << CURSOR_SHARD_SHIFT;
+    return more || shard + 1 < INDEX_SHARD_COUNT;
+}
+
 void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx)
 {
-    lock_assert_none_held();
-    for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
-        uint64_t pos = 0;
-        for (bool more = true; more;) {
-            lock_take(&ix->shard[s].lock);
-            more = index_walk(ix, s, &pos, WALK_BUCKETS, visit, ctx);
-            lock_release(&ix->shard[s].lock);
-        }
-    }
+    uint64_t cursor = 0;
+    while (index_walk_step(ix, &cursor, WALK_BUCKETS, visit, ctx))
+        ;
 }
 
 bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash)

@@ -168,7 +168,11 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
 /* Has the hash's shard RAM words with heat? LOCK_COLUMN held. */
 bool index_has_clean(const struct index *ix, uint64_t hash);
 
-/* Walks all shards, and takes and releases their locks. */
+/* One step of a walk over all shards, of at most max_buckets of one, whose lock it takes and releases. *cursor is 0 at
+ * first; false at the end of the last shard. It is below 2^62. */
+bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets,
+                     void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
+/* All of it. */
 void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
 
 /* Could the word that index_walk() passed with this hash_like belong to a key with this hash, so that

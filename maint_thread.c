@@ -4,7 +4,7 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <unistd.h>
+#include <sys/eventfd.h>
 
 #include "cache_step.h"
 #include "items/debug.h"
@@ -114,14 +114,15 @@ static bool step_juggle(struct maint *m, uint32_t now)
 
 /* ---- flushing ahead of need ---- */
 
-static unsigned class_with_most_pages(struct cache *c)
+/* The class other than `not` with the most pages, two at least; 0: there is none. */
+static unsigned class_with_most_pages(struct cache *c, unsigned not)
 {
     unsigned best = 0;
     uint64_t most = 1;
     for (unsigned cls = slab_class_count(c->slab); cls >= 1; cls--) {
         struct slab_class_info info;
         slab_info(c->slab, cls, &info);
-        if (info.total_pages > most) {
+        if (cls != not && info.total_pages > most) {
             most = info.total_pages;
             best = cls;
         }
@@ -152,10 +153,9 @@ static bool flush_page_of(struct maint *m, unsigned cls, bool may_move)
     return did;
 }
 
-static bool step_flush_ahead(struct maint *m, uint32_t now)
+static bool step_flush_ahead(struct maint *m, uint32_t now UNUSED)
 {
     struct cache *c = m->cache;
-    (void)now;
     if (!c->ext)
         return false;
     double ratio = atomic_load(&c->config->slab_automove_freeratio);
@@ -163,7 +163,7 @@ static bool step_flush_ahead(struct maint *m, uint32_t now)
     if (slab_pages_left(c->slab) >= target)
         return false;
     if (atomic_load(&c->config->slab_automove) > 0) {
-        unsigned cls = class_with_most_pages(c);
+        unsigned cls = class_with_most_pages(c, 0);
         return cls != 0 && flush_page_of(m, cls, true);
     }
     bool did = false; /* the operator moves pages: each class keeps its own, and a page's worth of room */
@@ -173,12 +173,11 @@ static bool step_flush_ahead(struct maint *m, uint32_t now)
 }
 
 /* Moves items idle for ext_item_age to flash even if there is room; only those worth it (ext_item_size). */
-static bool step_flush_aged(struct maint *m, uint32_t now)
+static bool step_flush_aged(struct maint *m, uint32_t now UNUSED)
 {
     struct cache *c = m->cache;
     uint32_t age = atomic_load(&c->config->ext_item_age);
     bool did = false;
-    (void)now;
     if (!c->ext || age == UINT32_MAX)
         return false;
     unsigned first = slab_class_of(c->slab, atomic_load(&c->config->ext_item_size));
@@ -194,12 +193,11 @@ static bool step_flush_aged(struct maint *m, uint32_t now)
 
 /* ---- the index and -m ---- */
 
-static bool step_index(struct maint *m, uint32_t now)
+static bool step_index(struct maint *m, uint32_t now UNUSED)
 {
     ASSERT(m->index_shard < INDEX_SHARD_COUNT);
     struct cache *c = m->cache;
     bool did = false;
-    (void)now;
     for (unsigned i = 0; i < INDEX_SHARDS_PER_STEP; i++) {
         did |= index_grow_step(c->index, m->index_shard);
         m->index_shard = (m->index_shard + 1) % INDEX_SHARD_COUNT;
@@ -214,7 +212,7 @@ static bool step_index(struct maint *m, uint32_t now)
     }
     uint64_t excess = slab_set_limit(c->slab, limit > bytes ? limit - bytes : SLAB_PAGE_BYTES);
     if (excess > 0) {
-        unsigned cls = class_with_most_pages(c);
+        unsigned cls = class_with_most_pages(c, 0);
         did |= cls != 0 && flush_page_of(m, cls, true);
     }
     if (atomic_exchange(&c->index_full, false)) {
@@ -237,11 +235,10 @@ static void page_busy(struct maint *m, const char *status)
     atomic_store(&m->busy_status, status);
 }
 
-static bool step_page_move(struct maint *m, uint32_t now)
+static bool step_page_move(struct maint *m, uint32_t now UNUSED)
 {
     struct cache *c = m->cache;
     struct slab_class_info info;
-    (void)now;
     if (m->move_src == 0) {
         lock_take(&m->lock);
         if (m->reassign_wanted) {
@@ -297,21 +294,6 @@ static bool step_page_move(struct maint *m, uint32_t now)
     return true;
 }
 
-static unsigned class_to_take_from(struct cache *c, int not)
-{
-    unsigned best = 0;
-    uint64_t most = 1;
-    for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
-        struct slab_class_info info;
-        slab_info(c->slab, cls, &info);
-        if ((int)cls != not && info.total_pages > most) {
-            most = info.total_pages;
-            best = cls;
-        }
-    }
-    return best;
-}
-
 enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst)
 {
     lock_assert_none_held();
@@ -323,7 +305,7 @@ enum maint_reassign maint_slab_reassign(struct maint *m, int src, int dst)
     if (src == dst)
         return MAINT_REASSIGN_SAME;
     if (src == -1) {
-        src = (int)class_to_take_from(c, dst);
+        src = (int)class_with_most_pages(c, (unsigned)dst);
         if (src == 0)
             return MAINT_REASSIGN_BADCLASS; /* memcached's word when none has two pages */
     }
@@ -468,11 +450,10 @@ static void move_chunk(struct maint *m, slab_handle h)
     lock_release(lock);
 }
 
-static bool step_sparse(struct maint *m, uint32_t now)
+static bool step_sparse(struct maint *m, uint32_t now UNUSED)
 {
     struct cache *c = m->cache;
     slab_handle h;
-    (void)now;
     if (!m->run_open) {
         if (!slab_sparse_run(c->slab, SPARSE_MAX_PCT, &m->run))
             return false;
@@ -492,9 +473,8 @@ static bool step_sparse(struct maint *m, uint32_t now)
 
 /* ---- the rest ---- */
 
-static bool step_overwritten(struct maint *m, uint32_t now)
+static bool step_overwritten(struct maint *m, uint32_t now UNUSED)
 {
-    (void)now;
     bool walked = stale_walk_step(m->worker, &m->stale_walk);
     return stale_step(m->worker) || walked;
 }
@@ -540,12 +520,11 @@ static void maint_sleep(struct maint *m, int timeout_ms)
         {.fd = cache_worker_wake_fd(m->worker), .events = POLLIN},
         {.fd = cache_worker_ring_fd(m->worker), .events = POLLIN}, /* -1 without flash: ignored */
     };
-    uint64_t drained;
+    eventfd_t drained;
     lock_assert_none_held();
     cache_worker_submit(m->worker);
     poll(fds, ARRAY_COUNT(fds), timeout_ms);
-    ssize_t n = read(m->cache->maint_fd, &drained, sizeof(drained));
-    (void)n; /* nothing there is fine too */
+    (void)eventfd_read(m->cache->maint_fd, &drained); /* nothing there is fine too */
     cache_worker_poll(m->worker);
 }
 

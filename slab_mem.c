@@ -1011,7 +1011,7 @@ unsigned slab_handle_shift(const struct slab_mem *sm) { return sm->shift; }
 
 void *slab_ptr(const struct slab_mem *sm, slab_handle h)
 {
-    return slab_ptr_at(sm->base, sm->shift, h);
+    return sm->base + ((uint64_t)h << sm->shift);
 }
 
 slab_handle slab_handle_of(const struct slab_mem *sm, const void *ptr)

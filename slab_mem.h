@@ -73,10 +73,6 @@ unsigned slab_class_of(const struct slab_mem *sm, uint64_t accounted_bytes);
 /* Number of chunks such an item occupies in its class (1 up to slab_chunk_max). Pure. */
 uint32_t slab_chunks_of(const struct slab_mem *sm, uint64_t accounted_bytes);
 
-static inline void *slab_ptr_at(char *base, unsigned shift, slab_handle h)
-{
-    return base + ((uint64_t)h << shift);
-}
 unsigned slab_handle_shift(const struct slab_mem *sm); /* constant; 4 up to 64 GiB */
 void *slab_ptr(const struct slab_mem *sm, slab_handle h);
 slab_handle slab_handle_of(const struct slab_mem *sm, const void *ptr);

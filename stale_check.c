@@ -410,21 +410,12 @@ bool stale_walk_step(struct cache_worker *w, uint64_t *at)
         if (!atomic_load_explicit(&c->stale.walk_wanted, memory_order_relaxed) || !w->ring)
             return false;
         atomic_store_explicit(&c->stale.walk_wanted, false, memory_order_relaxed);
-        *at = 1; /* the shard is *at >> 48, the position one less than the rest */
+        *at = 1; /* one more than the index's cursor */
     }
     if (stale_waiting(&c->stale) > WALK_QUEUE_MAX)
         return false;
-    unsigned shard = (unsigned)(*at >> 48);
-    uint64_t pos = (*at & (((uint64_t)1 << 48) - 1)) - 1;
-    struct lock *lock = index_shard_lock(c->index, shard);
-    lock_take(lock);
-    bool more = index_walk(c->index, shard, &pos, WALK_BUCKETS, visit_to_queue, c);
-    lock_release(lock);
-    if (!more) {
-        shard++;
-        pos = 0;
-    }
-    *at = shard < INDEX_SHARD_COUNT ? (uint64_t)shard << 48 | (pos + 1) : 0;
+    uint64_t cursor = *at - 1;
+    *at = index_walk_step(c->index, &cursor, WALK_BUCKETS, visit_to_queue, c) ? cursor + 1 : 0;
     return true;
 }
 

@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <sched.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 struct pread_job {
@@ -44,10 +45,7 @@ static void read_run(struct io_job *job)
     r->next = atomic_load(&t->completed);
     while (!atomic_compare_exchange_weak(&t->completed, &r->next, r))
         ;
-    uint64_t one = 1;
-    ssize_t written =
-        write(t->event_fd, &one, sizeof(one)); /* fails only when it is readable anyway */
-    (void)written;
+    (void)eventfd_write(t->event_fd, 1); /* fails only when it is readable anyway */
     atomic_fetch_sub(&t->completing, 1);
 }
 

@@ -288,11 +288,8 @@ void ext_ring_set_free_buffers(struct ext_ring *ring, bool (*fn)(void *ctx, bool
 
 static void kick(struct ext_ring *ring)
 {
-    uint64_t one = 1;
-    if (!ring->kicked) {
-        ssize_t n = write(ring->event_fd, &one, sizeof(one)); /* fails only when readable anyway */
-        (void)n;
-    }
+    if (!ring->kicked)
+        (void)eventfd_write(ring->event_fd, 1); /* fails only when readable anyway */
     ring->kicked = true;
 }
 
@@ -722,14 +719,12 @@ void ext_ring_submit(struct ext_ring *ring)
 
 unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
 {
-    uint64_t events;
+    eventfd_t events;
     lock_assert_none_held();
     if (ring->uring != NULL)
         ext_uring_arrive(ring->uring);
-    if (!ring->owner_knows) {
-        ssize_t got = read(ring->event_fd, &events, sizeof(events));
-        (void)got;
-    }
+    if (!ring->owner_knows)
+        (void)eventfd_read(ring->event_fd, &events);
     ring->kicked = ring->owner_knows = false;
     if (ring->uring != NULL)
         ext_uring_reap(ring->uring, false, on_result, ring);

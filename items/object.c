@@ -2,7 +2,7 @@
  * (index.h) decides the order of drops. */
 #include "items/object.h"
 
-#include <unistd.h>
+#include <sys/eventfd.h>
 
 #include "base/hash.h"
 #include "items/lru.h"
@@ -194,6 +194,14 @@ unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)
     return gone;
 }
 
+void item_to_warm(struct cache *c, struct item *it)
+{
+    ASSERT(item_flags(it) & ITEM_LINKED);
+    item_flag_clear(it, ITEM_ACTIVE);
+    class_count(c, lru_class(it->lru_id), moves_to_warm);
+    lru_move(c->lru, it, LRU_WARM);
+}
+
 static uint8_t first_lru(const struct cache *c, unsigned cls, uint32_t exptime_sec, uint32_t now)
 {
     const struct cache_config *s = c->config;
@@ -253,7 +261,5 @@ unsigned item_flags_of(uint8_t f)
 
 void cache_wake_maint(struct cache *c)
 {
-    uint64_t one = 1;
-    ssize_t n = write(c->maint_fd, &one, sizeof(one));
-    (void)n; /* a full counter wakes as well */
+    (void)eventfd_write(c->maint_fd, 1); /* a full counter wakes as well */
 }

@@ -192,15 +192,12 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
                            uint32_t max_age, uint32_t now)
 {
     lock_assert_held(index_lock(c->index, hash));
-    unsigned cls = lru_class(it->lru_id);
     ASSERT(lru_segment(it->lru_id) == LRU_COLD || is_must(mode));
     ASSERT((mode != ROOM_FLUSH && mode != ROOM_AGED) || c->ext != NULL);
     if (mode == ROOM_JUGGLE) {
         if (!(item_flags(it) & ITEM_ACTIVE) || !c->config->lru_segmented)
             return ROOM_NONE;
-        item_flag_clear(it, ITEM_ACTIVE);
-        class_count(c, cls, moves_to_warm);
-        lru_move(c->lru, it, LRU_WARM);
+        item_to_warm(c, it);
         return ROOM_MADE;
     }
     uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);

@@ -167,20 +167,8 @@ static bool cb_sweep(void *ctx, const struct ext_sweep *what, uint64_t *cursor, 
 {
     struct cache *c = ctx;
     struct sweep s = {.cache = c, .what = what, .why = why};
-    unsigned shard = (unsigned)(*cursor >> 56);
-    static_assert(INDEX_SHARD_COUNT < 256, "a shard's number fits the cursor");
-    ASSERT(shard < INDEX_SHARD_COUNT && what->first < what->end);
-    uint64_t pos = *cursor & (((uint64_t)1 << 56) - 1);
-    struct lock *lock = index_shard_lock(c->index, shard);
-    lock_take(lock);
-    bool more = index_walk(c->index, shard, &pos, SWEEP_BUCKETS, sweep_visit, &s);
-    lock_release(lock);
-    if (!more) {
-        shard++;
-        pos = 0;
-    }
-    *cursor = (uint64_t)shard << 56 | pos;
-    return shard < INDEX_SHARD_COUNT;
+    ASSERT(what->first < what->end);
+    return index_walk_step(c->index, cursor, SWEEP_BUCKETS, sweep_visit, &s);
 }
 
 static uint64_t cb_hash_of(void *ctx, const char *key, unsigned key_bytes)

@@ -830,26 +830,19 @@ static bool set_all_used(const struct extents *set, uint64_t rel, uint64_t end)
     return true;
 }
 
-static void set_use(struct extents *set, uint64_t rel, uint64_t len)
+/* Makes used units free, or free units used. */
+static void set_change(struct extents *set, uint64_t rel, uint64_t len, bool frees)
 {
     lock_assert_held(&set->lock);
     for (uint64_t at = rel; at < rel + len;) {
         struct part p = part_at(set, at, rel + len);
-        region_use(set, p.reg, p.a, p.b);
+        if (frees)
+            region_free(set, p.reg, p.a, p.b);
+        else
+            region_use(set, p.reg, p.a, p.b);
         at += p.b - p.a;
     }
-    atomic_fetch_sub_explicit(&set->free_count, len, memory_order_relaxed);
-}
-
-static void set_free(struct extents *set, uint64_t rel, uint64_t len)
-{
-    lock_assert_held(&set->lock);
-    for (uint64_t at = rel; at < rel + len;) {
-        struct part p = part_at(set, at, rel + len);
-        region_free(set, p.reg, p.a, p.b);
-        at += p.b - p.a;
-    }
-    atomic_fetch_add_explicit(&set->free_count, len, memory_order_relaxed);
+    atomic_fetch_add_explicit(&set->free_count, frees ? len : -len, memory_order_relaxed);
 }
 
 /* Whether start .. start + len - 1 is a range of this set; its rel if so. */
@@ -882,7 +875,7 @@ static int set_alloc(struct extents *set, uint64_t len, uint64_t align, uint64_t
             if (from < aligned + len)
                 continue;
         }
-        set_use(set, aligned, len);
+        set_change(set, aligned, len, false);
         *start = set->options.start_unit + aligned;
         return 0;
     }
@@ -1000,7 +993,7 @@ int extents_try_free(struct extents *set, uint64_t start, uint64_t len)
     lock_take(&set->lock);
     int rc = set_all_used(set, rel, rel + len) ? 0 : -EINVAL;
     if (rc == 0)
-        set_free(set, rel, len);
+        set_change(set, rel, len, true);
     lock_release(&set->lock);
     return rc;
 }
@@ -1019,7 +1012,7 @@ int extents_take(struct extents *set, uint64_t start, uint64_t len)
     lock_take(&set->lock);
     int rc = set_free_end(set, rel, rel + len) == rel + len ? 0 : -EBUSY;
     if (rc == 0)
-        set_use(set, rel, len);
+        set_change(set, rel, len, false);
     lock_release(&set->lock);
     return rc;
 }
