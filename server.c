@@ -1,8 +1,8 @@
 /* server.c: main: creates every part in the order of their dependencies, runs the loop that
  * accepts clients and receives signals, destroys everything in reverse. It holds no policy.
  *
- *   settings -> identity (limits, daemon, user) -> clock -> watch
- *   -> storage (restart/restart.h: arena, slabs, index, cache, flash)
+ *   settings -> identity (limits, daemon, user) -> clock -> users, counters, watch -> http
+ *   -> storage (restart/restart.h: arena, slabs, index, cache, flash) -> TLS, UDP
  *   -> crawler -> maintenance -> workers -> listeners -> system call filter
  *
  * Threads: this is the main thread; it alone receives signals. */
@@ -236,6 +236,7 @@ static void write_pid_file(const char *path, struct own_file *ours)
     fprintf(f, "%ld\n", (long)getpid());
     if (fclose(f) != 0 || rename(tmp, path) < 0) {
         log_warning("Could not write the pid file %s: %s", path, strerror(errno));
+        unlink(tmp);
         return;
     }
     own_file_note(ours, path);

@@ -24,8 +24,8 @@
  *                                            turn meet a full socket
  *   each but DUMP -> gone                    conn_close; PARSE -> gone also become_watcher
  *
- * There is one read() for each readiness, and none after a short read. Buffers are borrowed from the
- * worker's pool while they hold something.
+ * A socket that is ready is read once, and again only after a read that got all there was room for. Buffers are
+ * borrowed from the worker's pool while they hold something.
  *
  * In a turn of the loop many connections are ready. First all receive, then all execute, so that the memory that
  * their requests need is prefetched in between (command_look_ahead; a single ready connection doesn't look ahead, as it

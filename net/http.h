@@ -2,13 +2,13 @@
  *
  *   /metrics      for Prometheus (net/metrics.h)
  *   /healthz      200 while the process lives
- *   /readyz       200 while it serves, 503 with the reason before and after
+ *   /readyz       200 while it serves, 503 before
  *   /             the status page, and /status.json which it asks for (net/status.h)
  *
  * It listens before the cache exists, so that a long start can be watched, and it ends first at a stop.
- * Only GET and HEAD; no body, small headers, a short time-out, and at most HTTP_CONNECTIONS_MAX connections: a new one replaces the
- * oldest, since anybody may connect. There is
- * no log-in: it shows keys, so it belongs on an address that only operators reach.
+ * Only GET and HEAD; no body, small headers, a short time-out, and at most HTTP_CONNECTIONS_MAX connections: a new
+ * one replaces the oldest, since anybody may connect. There is no log-in: it shows keys, so it belongs on an address
+ * that only operators reach.
  *
  * Threads: start, publish and stop by the main thread. Its own thread reads what any thread may read,
  * and takes only the locks of what it asks.

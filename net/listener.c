@@ -196,9 +196,10 @@ static void write_port_file(const struct listeners *l)
     }
     if (l->opt.udp)
         udp_print_ports(l->opt.udp, f);
-    fclose(f);
-    if (rename(tmp, path) < 0)
+    if (fclose(f) != 0 || rename(tmp, path) < 0) {
         log_warning("failed to write \"%s\": %s", path, strerror(errno));
+        unlink(tmp);
+    }
 }
 
 /* Takes the sockets that the service manager passes, instead of those of -l, -p and -s. */

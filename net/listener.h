@@ -4,7 +4,7 @@
  * `accepted`. Above the limit of connections a client gets an error line and is closed (maxconns_fast), or
  * no client is accepted until there is room. The latter also happens when the process has no descriptors left.
  *
- * Threads: all calls in the thread of the event loop. No locks.
+ * Threads: all calls in the thread of the event loop, except listeners_each(). No locks.
  */
 #ifndef EXTANT_LISTENER_H
 #define EXTANT_LISTENER_H

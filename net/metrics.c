@@ -404,31 +404,28 @@ static void write_devices(struct extstore *ext, struct evbuffer *out)
     DEBUG_ASSERT(ext_device_count(ext) > 0);
     unsigned count = ext_device_count(ext);
     struct ext_device_info *info = calloc(count, sizeof(*info));
+    const char *name;
     char path[512], labels[600];
     for (unsigned i = 0; info && i < count; i++)
         ext_device_info(ext, i, &info[i]);
-#define EACH(name, kind, help, ...)                                                                \
-    describe(out, name, kind, help);                                                               \
+#define EACH(kind, metric, help, put)                                                              \
+    name = "extant_device_" metric;                                                                \
+    describe(out, name, #kind, help);                                                              \
     for (unsigned i = 0; info && i < count; i++) {                                                 \
         const struct ext_device_info *d = &info[i];                                                \
         snprintf(labels, sizeof(labels), "device=\"%s\"", escaped(d->path, path, sizeof(path)));   \
-        __VA_ARGS__;                                                                               \
+        put;                                                                                       \
     }
-    EACH("extant_device_size_bytes", "gauge", "Bytes of the device that are used.",
-         evbuffer_add_printf(out, "extant_device_size_bytes{%s} %" PRIu64 "\n", labels, d->bytes))
-    EACH("extant_device_failed", "gauge", "1 while the device takes no writes.",
-         evbuffer_add_printf(out, "extant_device_failed{%s} %d\n", labels, d->failed))
-    EACH("extant_device_read_bytes_total", "counter", "Bytes read from the device.",
-         evbuffer_add_printf(out, "extant_device_read_bytes_total{%s} %" PRIu64 "\n", labels,
-                             d->bytes_read))
-    EACH("extant_device_written_bytes_total", "counter", "Bytes written to the device.",
-         evbuffer_add_printf(out, "extant_device_written_bytes_total{%s} %" PRIu64 "\n", labels,
-                             d->bytes_written))
-    EACH("extant_device_read_duration_seconds", "histogram", "Time of a read, as the device took it.",
-         write_histogram(out, "extant_device_read_duration_seconds", labels, &d->reads))
-    EACH("extant_device_write_duration_seconds", "histogram",
-         "Time of a write of up to 512 KiB, as the device took it.",
-         write_histogram(out, "extant_device_write_duration_seconds", labels, &d->writes))
+#define NUMBER(v) evbuffer_add_printf(out, "%s{%s} %" PRIu64 "\n", name, labels, (uint64_t)(v))
+#define HISTOGRAM(v) write_histogram(out, name, labels, &(v))
+    EACH(gauge, "size_bytes", "Bytes of the device that are used.", NUMBER(d->bytes))
+    EACH(gauge, "failed", "1 while the device takes no writes.", NUMBER(d->failed))
+    EACH(counter, "read_bytes_total", "Bytes read from the device.", NUMBER(d->bytes_read))
+    EACH(counter, "written_bytes_total", "Bytes written to the device.", NUMBER(d->bytes_written))
+    EACH(histogram, "read_duration_seconds", "Time of a read, as the device took it.", HISTOGRAM(d->reads))
+    EACH(histogram, "write_duration_seconds", "Time of a write of up to 512 KiB, as the device took it.", HISTOGRAM(d->writes))
+#undef HISTOGRAM
+#undef NUMBER
 #undef EACH
     free(info);
 }

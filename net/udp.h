@@ -3,13 +3,14 @@
  * A datagram has an 8-byte head, four 16-bit numbers in network order: request id, sequence, total,
  * reserved. A request is one datagram (total 1) with any number of complete commands; an incomplete one is
  * dropped. Each command is answered in datagrams of at most UDP_DATAGRAM_BYTES with the request's id, numbered
- * from 0, each with the total. Nothing is sent
- * twice and nothing waits: what the network doesn't take is lost, as always with UDP.
+ * from 0, each with the total. Nothing is sent twice and nothing waits: what the network doesn't take is lost, as
+ * always with UDP.
  *
  * A source address can be forged, and an answer can be a thousand times as long as its request. So only
- * loopback peers are served like TCP clients. Others get no admin commands, and at most one datagram of answers
- * to one request; a longer answer is replaced by UDP_TOO_LONG_LINE. For the same reason UDP
- * is off unless -U asks for it. With -Y or flash it is refused (operator/settings_check.c), so no op is ever parked here.
+ * loopback peers are served like TCP clients. Others get no admin commands but `version`, and in answer to one request
+ * no more bytes than UDP_DATAGRAM_BYTES, heads included; a longer answer is replaced by UDP_TOO_LONG_LINE. For the
+ * same reason UDP is off unless -U asks for it. With -Y, -S or flash it is refused (operator/settings_check.c), so no
+ * op is ever parked here.
  *
  * Threads: the sockets belong to the main thread; each worker reads all of them through descriptors of
  * its own, in its event loop. No locks.

@@ -1,5 +1,6 @@
 /* net/worker.h: the threads that serve connections, each with its own event loop, flash ring, buffers
- * and counters (net/loop.h); connections are dealt out to them in turn and stay with one thread for life.
+ * and counters (net/loop.h); connections are dealt out to them in turn (with -N, by the card's receive queue) and stay
+ * with one thread for life.
  *
  * A turn of the loop: first the sockets and completions that are ready, then the connections that had used up their
  * share of the turn before. Then everything queued for flash goes to the kernel at once, and replies

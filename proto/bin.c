@@ -246,7 +246,8 @@ uint32_t proto_peek_bin(const char *buf, size_t len, const char **key, uint64_t 
 
 /* ---- answers ---- */
 
-enum bin_status proto_bin_status(enum reply reply, const char **text)
+/* Status and text of a fixed reply in this protocol. */
+static enum bin_status status_of(enum reply reply, const char **text)
 {
     static const struct {
         const char *text;
@@ -305,7 +306,7 @@ static size_t put_head(char *out, const struct request *req, enum bin_status sta
 size_t proto_put_bin_reply(char *out, const struct request *req, enum reply reply)
 {
     const char *text;
-    enum bin_status status = proto_bin_status(reply, &text);
+    enum bin_status status = status_of(reply, &text);
     if (status == BIN_OK && req->noreply)
         return 0;
     size_t len = strlen(text), n = put_head(out, req, status, 0, 0, len, 0);

@@ -109,8 +109,7 @@ uint32_t proto_peek_bin(const char *buf, size_t len, const char **key, uint64_t 
 /* ---- answers: each function returns the length, 0 if the request is quiet about it. out holds
  * BIN_REPLY_MAX, unless stated. ---- */
 
-/* A fixed reply in this protocol: its status and its text. */
-enum bin_status proto_bin_status(enum reply reply, const char **text);
+/* A fixed reply. */
 size_t proto_put_bin_reply(char *out, const struct request *req, enum reply reply);
 /* The head of a hit with its flags, and its key if the command wants it; *with_value: the value follows. */
 size_t proto_put_bin_hit(char *out, const struct request *req, const char *key, uint32_t key_len,
