@@ -15,7 +15,10 @@
 #include "operator/samples.h"
 #include "operator/watch.h"
 
-enum { PREFETCH_KEYS = 8 };
+enum {
+    PREFETCH_KEYS = 8,
+    TURN_KEYS = 8192, /* of one get, before other connections have a turn */
+};
 static_assert(ENCODE_MAX + COMMAND_COPY_BYTES_MAX + 2 <= REPLY_ROOM_MAX, "a copied get");
 
 void command_refuse(struct session *s, const struct request *req)
@@ -338,14 +341,14 @@ static bool has_long_key(struct key_cursor cursor)
     return rc < 0;
 }
 
-/* Keys before the wrong one count as fetched, and those on flash as reads given up. */
+/* Keys before the wrong one count as fetched, and those on flash as reads given up. (Not all of a very long line.) */
 static void count_spoiled(struct session *s, const struct request *req)
 {
     struct command_worker *w = s->w;
     struct key_cursor cursor = req->keys;
     const char *key;
     uint32_t len;
-    while (proto_next_key(&cursor, &key, &len) == 1) {
+    for (unsigned i = 0; i < TURN_KEYS && proto_next_key(&cursor, &key, &len) == 1; i++) {
         struct index_spot spot;
         struct cache_view view;
         struct item *pin;
@@ -372,6 +375,7 @@ static enum command_result do_get(struct session *s, struct request *req)
     struct command_worker *w = s->w;
     bool touch = verb_info(req->verb)->flags & VF_TOUCH;
     struct key_cursor cursor = req->keys;
+    unsigned keys = 0;
     if (s->get_offset > 0) {
         DEBUG_ASSERT(s->get_offset < (size_t)(cursor.end - cursor.next));
         cursor.next += s->get_offset;
@@ -412,6 +416,11 @@ static enum command_result do_get(struct session *s, struct request *req)
         }
         if (n < PREFETCH_KEYS)
             break;
+        keys += n;
+        if (unlikely(keys >= TURN_KEYS) && cursor.next < cursor.end) {
+            s->get_offset = (uint32_t)(cursor.next - req->keys.next);
+            return COMMAND_YIELD;
+        }
         if (s->parked > 0) /* the device starts reading while the next keys are looked up */
             cache_worker_submit(w->cache_worker);
     }
@@ -925,7 +934,7 @@ enum command_result command_execute(struct session *s, struct request *req, stru
     enum command_result r = execute(s, req);
     DEBUG_ASSERT(r != COMMAND_AGAIN || s->barrier || session_is_full(s));
     DEBUG_ASSERT(!s->barrier || s->parked > 0);
-    DEBUG_ASSERT(s->get_offset == 0 || r == COMMAND_AGAIN || s->broken);
+    DEBUG_ASSERT(s->get_offset == 0 || r == COMMAND_AGAIN || r == COMMAND_YIELD || s->broken);
     s->request = NULL;
     s->seen = NULL;
     return r;

@@ -185,6 +185,7 @@ enum command_result {
     COMMAND_DONE,  /* it was executed; look at store and swallow_bytes next */
     COMMAND_SPOILED, /* the same, but its answer ends early with an error: no more keys of its line are answered */
     COMMAND_AGAIN, /* not now: the same line again once barrier is false and the session not full */
+    COMMAND_YIELD, /* a get of very many keys: the same line again, once others have had a turn */
     COMMAND_CLOSE, /* send what is there, then close */
     COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */
     COMMAND_DUMP,  /* hand the socket to dump_start(); no reply waits */

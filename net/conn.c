@@ -661,6 +661,8 @@ static enum next execute_next(struct conn *c, struct ahead *ahead)
     enum command_result done = command_execute(s, req, look_ahead(c, ahead, consumed));
     if (done == COMMAND_AGAIN)
         return NEXT_WAIT;
+    if (unlikely(done == COMMAND_YIELD))
+        return NEXT_YIELD;
     if (unlikely(c->cut == CONN_CUT_PIECE))
         return piece_done(c, consumed, done == COMMAND_SPOILED);
     consume(c, consumed);

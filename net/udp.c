@@ -288,6 +288,8 @@ static enum next execute(struct endpoint *e, struct request *req)
             if (!collect(e))
                 return NEXT_DATAGRAM;
             continue;
+        case COMMAND_YIELD:
+            continue;
         case COMMAND_CLOSE:
             return NEXT_DATAGRAM;
         case COMMAND_WATCH:

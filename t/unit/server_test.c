@@ -179,6 +179,24 @@ Test(server, a_slow_reader_of_a_long_answer_is_not_idle)
     stop(s, c);
 }
 
+Test(server, a_very_long_get_lets_others_in_between)
+{
+    enum { KEYS = 1000000, OF_A_TURN = 8192 };
+    static char keys[2 * KEYS + 1];
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1");
+    struct client *c = client_open(s), *other = client_open(s);
+    client_ask(c, "set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    for (unsigned i = 0; i < KEYS; i++)
+        memcpy(keys + 2 * i, i == KEYS / 2 ? " k" : " q", 2);
+    client_send(c, "get");
+    client_send_bytes(c, keys, 2 * KEYS);
+    client_ask(c, "\r\nget k\r\n", "VALUE k 0 1\r\n1\r\nEND\r\nVALUE k 0 1\r\n1\r\nEND\r\n");
+    cr_assert_geq(client_stat_u64(other, "", "conn_yields"), KEYS / OF_A_TURN - 1);
+    cr_assert_eq(client_stat_u64(other, "", "get_misses"), KEYS - 1);
+    client_close(other);
+    stop(s, c);
+}
+
 /* ---- users and permissions ---- */
 
 static void write_file(const char *path, const char *text)
