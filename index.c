@@ -1387,12 +1387,21 @@ static void lower_rank(struct index *ix, index_slot *const *slots, unsigned coun
     }
 }
 
-unsigned index_rank_above(struct index *ix, uint64_t hash)
+unsigned index_rank_above(struct index *ix, uint64_t hash, uint32_t handle, index_slot **item)
 {
     index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match_flash(ix, hash, NULL, INDEX_RANK_MAX, slots), used = 0; /* bit r: a word has rank r */
-    for (unsigned i = 0; i < n; i++)
-        used |= 1u << index_rank(ix, index_load(slots[i]));
+    unsigned found = index_match(ix, hash, slots), n = 0, used = 0; /* bit r: a word has rank r */
+    *item = NULL;
+    for (unsigned i = 0; i < found; i++) {
+        index_word w = index_load(slots[i]);
+        enum index_kind kind = index_kind(ix, w);
+        if (kind == INDEX_RAM && index_handle(ix, w) == handle)
+            *item = slots[i];
+        if (kind != INDEX_FLASH)
+            continue;
+        used |= 1u << index_rank(ix, w);
+        slots[n++] = slots[i];
+    }
     if (used >> INDEX_RANK_MAX == 0)
         return bit_length(used);
     unsigned next = 0;

@@ -145,8 +145,9 @@ static inline index_word index_load(const index_slot *s)
 /* The rank for a new word that is younger than all flash words of its tag: one above
  * theirs. If one of them has the highest rank, their ranks are lowered first, lowest first, by one store
  * each, so that their order holds at every instant. With more than INDEX_RANK_MAX flash words of one tag
- * the result is INDEX_RANK_MAX, which some of them have too. */
-unsigned index_rank_above(struct index *ix, uint64_t hash);
+ * the result is INDEX_RANK_MAX, which some of them have too. *item is the slot of the item with this handle, for
+ * which the word is meant; NULL: there is none. */
+unsigned index_rank_above(struct index *ix, uint64_t hash, uint32_t handle, index_slot **item);
 /* Stores another kind/place/len/heat in a slot; the slot's tag stays, the tag of `fresh` is ignored.
  * Updates the counts. */
 void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word fresh);

@@ -41,10 +41,12 @@ uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
 
 bool ext_is_full(const struct extstore *e)
 {
-    uint64_t elsewhere = 0;
+    if (ext_pages_free(e, EXT_BUCKET_DEFAULT) > ext_low_water(e, EXT_BUCKET_DEFAULT))
+        return false;
     for (unsigned c = EXT_BUCKET_DEFAULT + 1; c < EXT_BUCKET_COUNT; c++)
-        elsewhere += ext_pages_free(e, (enum ext_bucket)c);
-    return elsewhere == 0 && ext_pages_free(e, EXT_BUCKET_DEFAULT) <= ext_low_water(e, EXT_BUCKET_DEFAULT);
+        if (ext_pages_free(e, (enum ext_bucket)c) > 0)
+            return false;
+    return true;
 }
 
 static_assert(EXT_WRITE_LOW == PACE_LOW && EXT_WRITE_DIRE == PACE_DIRE, "the same levels");

@@ -82,10 +82,10 @@ static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned cl
         describe(it, now, &w);
         watch_extwrite(&w, bucket);
     }
-    unsigned rank = index_rank_above(c->index, hash);
-    ASSERT(rank <= INDEX_RANK_MAX);
-    index_replace(c->index, hash, item_slot(c, it, hash),
-                  index_make_flash(c->index, place, len_class, 0, rank));
+    index_slot *slot;
+    unsigned rank = index_rank_above(c->index, hash, slab_handle_of(c->slab, it), &slot);
+    ASSERT(slot != NULL && rank <= INDEX_RANK_MAX); /* a linked item has a word */
+    index_replace(c->index, hash, slot, index_make_flash(c->index, place, len_class, 0, rank));
     tag_end_clean(c, hash, false); /* of another item: now the tag has two records */
     debug_held_at(c, hash, it, 0, place);
     lru_unlink(c->lru, it);

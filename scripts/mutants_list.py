@@ -194,7 +194,7 @@ MUTANTS = (
            "    return cache_death(c, clock_sec_of_unix(time_unix), clock_sec_of_unix(exptime_unix), 0,\n                       clock_now_sec()) == ITEM_ALIVE;",
            "    return c && (time_unix || exptime_unix || 1);", CACHE),
     Mutant("the rank above is taken already", "index.c",
-           "        used |= 1u << index_rank(ix, index_load(slots[i]));", "        used |= 1u << (index_rank(ix, index_load(slots[i])) / 2);",
+           "        used |= 1u << index_rank(ix, w);", "        used |= 1u << (index_rank(ix, w) / 2);",
            INDEX + CACHE),
 
     # ---- worth: what is written, and what stays

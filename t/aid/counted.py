@@ -1,5 +1,6 @@
 """The cost of requests in instructions, counted by callgrind in the worker's thread: the difference between a
 run with few requests and one with many, so the server's start and end cancel out. The kernel's are not counted.
+The same in the other threads for items that they send to flash.
 """
 
 import glob
@@ -14,6 +15,7 @@ FEW, MANY = 200, 700
 PIPELINE = 20
 VALUE = b'v' * 100
 FLASH_VALUE = b'v' * 1000
+AWAY_FEW, AWAY_MANY = 12288, 24576  # items that go to flash
 FLASH_KEYS = 24576  # more than fits into memory and write buffers with FLASH
 STORED = b'STORED\r\n'
 FLASH = ['-o', 'ext_path=@DIR@/flash:256m,ext_page_size=2,ext_wbuf_size=2,ext_item_age=0,ext_item_size=512,'
@@ -121,13 +123,30 @@ def on_flash(server, count):
         assert reads >= count, 'only %d of %d were read from the device' % (reads, count)
 
 
+def to_flash(server, count):
+    """Stores different keys, in bursts, and waits until all have left memory."""
+    keys = [b'key-%06d' % i for i in range(count)]
+    with server.connect() as s:
+        for i in range(0, count, PIPELINE):
+            some = keys[i:i + PIPELINE]
+            exchange(s, b''.join(store_request(key, FLASH_VALUE) for key in some), STORED * len(some))
+        for _ in range(int(PATIENCE_SECONDS / 0.2)):
+            if int(Client(server).stats(b'extant')['flash_objects']) == count:
+                return
+            server.process_wait(0.2)
+    raise RuntimeError('not all of them went to flash')
+
+
 def run(binary, word, count, tls=False):
-    """A server's life with this many requests: {(object, function): instructions} of the worker's thread."""
-    server = Counted(binary, tls, flash=word == 'flash')
+    """A server's life with this many requests: {(object, function): instructions} of the worker's thread, or
+    ('away') of those that serve no connection."""
+    server = Counted(binary, tls, flash=word in ('flash', 'away'))
     try:
         server.start()
         if word == 'flash':
             on_flash(server, count)
+        elif word == 'away':
+            to_flash(server, count)
         elif word == 'pipeline':
             in_pipelines(server, count)
         else:
@@ -136,9 +155,19 @@ def run(binary, word, count, tls=False):
         server.process.wait(PATIENCE_SECONDS)
         threads = [by_function(path) for path in glob.glob(server.out + '-*')]
         serving = [counts for counts in threads if any(name.startswith('conn_event') for _, name in counts)]
+        if word == 'away':
+            return merged(counts for counts in threads if counts not in serving)
         return min(serving, key=lambda counts: sum(counts.values()))  # the thread that stores has more to do
     finally:
         server.stop()
+
+
+def merged(all_counts):
+    out = {}
+    for counts in all_counts:
+        for key, n in counts.items():
+            out[key] = out.get(key, 0) + n
+    return out
 
 
 def by_function(path):
@@ -168,10 +197,11 @@ def by_function(path):
 
 
 def cost(binary, word, tls=False):
-    """The cost of one get or set in memory, or one get from flash, in the worker's thread:
-    {(object, function): instructions}."""
-    few, many = (run(binary, word, n, tls) for n in (FEW, MANY))
-    return {key: (many[key] - few.get(key, 0)) / (MANY - FEW) for key in many}
+    """The cost of one get or set in memory, or one get from flash, in the worker's thread, or of one item that goes
+    to flash, in the others: {(object, function): instructions}."""
+    less, more = (AWAY_FEW, AWAY_MANY) if word == 'away' else (FEW, MANY)
+    few, many = (run(binary, word, n, tls) for n in (less, more))
+    return {key: (many[key] - few.get(key, 0)) / (more - less) for key in many}
 
 
 def own(counts, binary):

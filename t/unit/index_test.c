@@ -189,10 +189,14 @@ Test(index, flash_word_gives_back_what_was_put_in)
     end_world(&w);
 }
 
+enum { RANKED_HANDLE = 5 };
+
 /* Puts a flash word with the next rank among those of the hash's tag. */
 static unsigned put_ranked(struct index *ix, uint64_t hash, uint64_t place)
 {
-    unsigned rank = index_rank_above(ix, hash);
+    index_slot *item;
+    unsigned rank = index_rank_above(ix, hash, RANKED_HANDLE, &item);
+    cr_assert_eq(item, index_find_handle(ix, hash, RANKED_HANDLE));
     cr_assert_eq(index_insert(ix, hash, index_make_flash(ix, place, 1, 0, rank)), 0);
     return rank;
 }
@@ -247,7 +251,10 @@ Test(index, rank_orders_the_flash_words_of_a_tag)
     uint64_t hash = mix(7);
     struct lock *l = index_lock(w.ix, hash);
     lock_take(l);
-    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, 5, 0, 0)), 0); /* doesn't count */
+    cr_assert_eq(put_ranked(w.ix, hash, 99), 0u);
+    index_clear(w.ix, hash, index_find_place(w.ix, hash, 99));
+    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, RANKED_HANDLE, 0, 0)), 0); /* doesn't count */
+    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, RANKED_HANDLE + 1, 0, 0)), 0);
     for (unsigned i = 0; i <= INDEX_RANK_MAX; i++)
         cr_assert_eq(put_ranked(w.ix, hash, 100 + i), i);
     /* No rank is left: the new word shares the highest, and its order is marked as unknown. */
