@@ -402,13 +402,26 @@ void reply_source_put_away(struct reply_queue *q, struct reply_source *s)
     assert_queue(q);
 }
 
-struct reply_source *reply_source_wanted(struct reply_queue *q)
+bool reply_next_is_away(struct reply_queue *q)
 {
     struct reply_entry *e = q->count ? entry_at(q, 0) : NULL;
-    if (!e || e->kind != REPLY_SOURCE || !e->source->away)
+    return e && e->kind == REPLY_SOURCE && e->source->away;
+}
+
+struct reply_source *reply_source_wanted(struct reply_queue *q)
+{
+    if (!reply_next_is_away(q))
         return NULL;
-    e->source->away = false;
-    return e->source;
+    struct reply_source *s = entry_at(q, 0)->source;
+    s->away = false;
+    return s;
+}
+
+bool reply_has_begun(struct reply_queue *q, const struct reply_source *s)
+{
+    const struct reply_entry *first = entry_at(q, 0);
+    ASSERT(first->kind == REPLY_SOURCE && first->source == s);
+    return q->head_sent > 0;
 }
 
 /* ---- sending ---- */

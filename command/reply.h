@@ -121,9 +121,13 @@ void reply_source_ready(struct reply_queue *q, struct reply_source *s);
 /* Takes the value of a ready source away for now. Nothing happens to it until reply_source_wanted() returns it; if
  * the queue is dropped before, finished() is called. */
 void reply_source_put_away(struct reply_queue *q, struct reply_source *s);
+/* Is there a next one to send that was put away, and isn't being fetched back? */
+bool reply_next_is_away(struct reply_queue *q);
 /* The next one to send, if it was put away; its maker fetches it back from now on, and says when it is ready
  * again. NULL: something else is next. */
 struct reply_source *reply_source_wanted(struct reply_queue *q);
+/* Was a part of this source, which is the next one to send, sent before it was put away? */
+bool reply_has_begun(struct reply_queue *q, const struct reply_source *s);
 /* Is the next entry, if there is one, ready to be sent? */
 bool reply_is_ready(struct reply_queue *q);
 

@@ -216,15 +216,20 @@ void session_sent(struct session *s, bool blocked, bool progress)
     cache_nudge(s->w->cache_worker); /* ops that wait for a read buffer may soon have this one's */
 }
 
-/* The value is back, or can't be read any more. Then nothing more is sent, because its head may have been. */
+/* The value is back, or can't be read any more. Then it is a miss; but if a part of it was sent, nothing more is. */
 static void value_returned(struct session *s, struct pending *p)
 {
-    p->source.value = p->op.view.value;
-    if (p->source.value == NULL) {
-        p->source.value_bytes = 0;
-        p->source.away = true; /* it is finished when the queue is dropped */
-        session_break(s);
-        return;
+    struct reply_source *src = &p->source;
+    src->value = p->op.view.value;
+    if (src->value == NULL) {
+        src->value_bytes = 0;
+        src->crlf = false;
+        if (reply_has_begun(&s->out, src)) {
+            src->away = true; /* it is finished when the queue is dropped */
+            session_break(s);
+            return;
+        }
+        src->head_bytes = (uint32_t)encoder_of(&p->req)->miss(p->head, &p->req, p->key, p->req.key_len);
     }
     reply_source_ready(&s->out, &p->source);
     pending_hold(p);

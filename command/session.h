@@ -178,7 +178,12 @@ static inline bool session_is_full(const struct session *s)
 }
 /* To be called after each send. blocked: the socket takes no more; progress: it took something. */
 void session_sent(struct session *s, bool blocked, bool progress);
-/* The next reply is not ready. If its value was put away, fetches it back; true iff it is ready now. */
+/* The next reply is not ready: is that because its value was put away? */
+static inline bool session_wants_fetch(struct session *s)
+{
+    return reply_next_is_away(&s->out);
+}
+/* Fetches it back; true iff it is ready now. */
 bool session_fetch(struct session *s);
 
 enum command_result {

@@ -2,6 +2,7 @@
 #include "net/conn.h"
 
 #include <arpa/inet.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -766,14 +767,34 @@ static void set_state(struct conn *c, enum next next)
         conn_become(c, state);
 }
 
+/* Has the client closed its socket? Then writing to it would fail. */
+static bool peer_has_left(const struct conn *c)
+{
+    struct pollfd p = {.fd = c->origin.fd};
+    return poll(&p, 1, 0) == 1 && (p.revents & (POLLERR | POLLHUP));
+}
+
+/* The next reply isn't ready. REPLY_NOT_READY: it will be. REPLY_BROKEN: its client has left, so its value isn't read
+ * again. REPLY_SENT_ALL: it is ready now, and to be sent. */
+static enum reply_progress conn_fetch(struct conn *c)
+{
+    if (!session_wants_fetch(&c->session))
+        return REPLY_NOT_READY;
+    if (peer_has_left(c))
+        return REPLY_BROKEN;
+    return session_fetch(&c->session) ? REPLY_SENT_ALL : REPLY_NOT_READY;
+}
+
 /* Sends what is ready. False: the connection is gone. */
 static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
 {
     uint64_t sent = 0;
     enum reply_progress p;
-    do
+    for (;;) {
         p = tls ? c->worker->conn_tls->send(c, &sent) : reply_send(&c->session.out, c->origin.fd, &sent);
-    while (unlikely(p == REPLY_NOT_READY) && session_fetch(&c->session));
+        if (likely(p != REPLY_NOT_READY) || (p = conn_fetch(c)) != REPLY_SENT_ALL)
+            break;
+    }
     if (sent)
         stat_add(c->session.w->stats, STAT_bytes_written, sent);
     if (unlikely(c->session.broken))
