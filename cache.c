@@ -1,9 +1,15 @@
-/* cache.c: the verbs. cache_step() takes the key's LOCK_COLUMN, looks into the index, runs the one function
+/* cache.c: the verbs. cache_step() takes the key's LOCK_COLUMN, looks the key up, runs the one function
  * of the verb and releases the lock. The verb finishes the op or says what it lacks: records to read
  * (STEP_READ), an item (STEP_ALLOC, got as soon as the lock is released), memory to wait for (STEP_WAIT).
  * cache_run.c gets those, and runs the verb again from the start; so a verb never trusts what it saw
  * before, and a get is read down one path: cache_run -> cache_step -> cache_lookup -> (flash) queue_reads,
- * start_reads ... op_read_done -> step_get_read. See items/store.h for the invariants.
+ * start_reads ... op_read_done -> step_get_read.
+ *
+ * It owns nothing: what an op has (its item, its reads) is the op's until cache_release(), the rest is the cache's, with
+ * what is always true of it in items/store.h. Nothing waits here, and no item is allocated under the lock.
+ *
+ * Threads: the worker's. Every function that takes a struct lookup runs under the lock. Without it run CACHE_ALLOC, which
+ * touches no key's words, and step_get_read(), which answers a plain get from the record alone.
  */
 #include "cache.h"
 

@@ -1,10 +1,17 @@
 /* cache_run.c: how an op gets what its verb asked for: records through the
  * worker's ring, memory by waiting; and the worker handle itself.
  *
- * An op is NEW, then READING or WAITING any number of times (parked, counted
- * in worker->parked), then FINISHED until cache_release makes it NEW again.
- * Everything here runs in the worker's own thread, except wake_waiting(), which
- * an I/O thread calls and which only writes to the wake descriptor.
+ *   any --run_steps--> READING, WAITING, FINISHED   in the first two it is parked, and counted in worker->parked
+ *   any --give_up--> FINISHED                       it waited long enough, or a record can't be read
+ *   FINISHED --cache_bring_back--> READING          the value that was put away
+ *   READING, FINISHED --end_return--> FINISHED      that value is there, or can't be read any more
+ *   NEW, FINISHED --cache_release--> NEW
+ *
+ * A parked op holds no lock: its reads are under way, or it is in worker->waiting. If a run was parked, however often,
+ * done() is called once, at its end.
+ *
+ * Threads: the worker's own, except for wake_waiting(), which an I/O thread may call: it only writes to the wake
+ * descriptor and counts that it is over.
  */
 #include "cache_run.h"
 

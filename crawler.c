@@ -1,6 +1,10 @@
 /* crawler.c: see crawler.h. A job is: for each shard, for each piece of
  * PIECE_BUCKETS buckets: under the shard's lock note the objects (and unlink
- * expired ones), then, without the lock, read those on flash and pass all to the sink. */
+ * expired ones), then, without the lock, read those on flash and pass all to the sink.
+ *
+ * It owns the thread, its worker and the one piece at work. The page of a noted object on flash is pinned until the object
+ * is read. While has_job is true, the job, its classes and its sink don't change, so the thread reads them without the
+ * lock; it alone ends a job. */
 #include "crawler.h"
 
 #include <poll.h>

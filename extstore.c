@@ -1,5 +1,10 @@
 /* extstore.c: the flash engine put together: create, attach, destroy, figures, checks. flash/engine.h
- * lists its parts, extstore.h its promises. */
+ * lists its parts, extstore.h its promises.
+ *
+ * It owns the struct extstore and the order in which its parts are made; each part owns its own fields of it.
+ *
+ * Threads: create, attach and destroy by one, while no other uses the engine; figures and ext_reconcile() by any. No lock
+ * is held on entry. */
 #include "extstore.h"
 
 #include "base/hash.h"

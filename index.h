@@ -38,7 +38,7 @@
  * A tombstone (flash kind, place all ones) marks an object whose page was evicted. One get finds it
  * (for miss_from_extstore); inserts may overwrite it, and growth drops it.
  *
- * Locks: the caller holds index_lock(hash) around everything that takes a hash or a slot;
+ * Locks: the caller holds index_lock(hash) around everything that takes a hash or a slot, unless it says otherwise;
  * slots are valid until it is released or index_insert is called. No I/O, no waiting.
  */
 #ifndef EXTANT_INDEX_H

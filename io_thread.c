@@ -1,5 +1,6 @@
-/* io_thread.c: see io_thread.h. One queue, one lock, one condition. Timed jobs wait in a list of
- * their own, sorted by time; it is short (failed wbufs and probes of failed devices). */
+/* io_thread.c: see io_thread.h. Two queues under one lock: `ready` in the order of submission, `timed` sorted by the time
+ * of start; the latter is short (write buffers whose write failed). A job is in one of them from its submission until a
+ * thread takes it; after that the pool doesn't touch it. */
 #include "io_thread.h"
 
 #include "base/clock.h"

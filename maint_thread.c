@@ -1,5 +1,9 @@
 /* maint_thread.c: see maint_thread.h. Each step is a function (m, now) -> did
- * it do something; the order of the table is the order of urgency. */
+ * it do something; the order of the table is the order of urgency.
+ *
+ * A step does a bounded amount of work and never waits for a device. It begins and ends with no lock held; what it
+ * remembers between turns is in struct maint, which only this thread uses, except for the fields under the lock and the
+ * atomic ones. */
 #include "maint_thread.h"
 
 #include <poll.h>
@@ -77,9 +81,11 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
     uint64_t total = 0;
     uint32_t hot_age = 0, warm_age = 0;
     bool did = false;
-    if (s->temp_lru)
-        while (lru_pull_tail(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) == ROOM_MADE)
-            did = true;
+    for (unsigned i = 0; s->temp_lru && i < JUGGLES_PER_STEP; i++) {
+        if (lru_pull_tail(c, cls, LRU_TEMP, 0, ROOM_JUGGLE, 0) != ROOM_MADE)
+            break;
+        did = true;
+    }
     if (s->lru_segmented) {
         uint32_t cold_age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
         for (unsigned seg = LRU_HOT; seg <= LRU_COLD; seg++)
@@ -552,8 +558,10 @@ static bool run_steps(struct maint *m)
     lock_assert_none_held();
     uint32_t now = clock_now_sec();
     bool busy = false;
-    for (size_t i = 0; i < ARRAY_COUNT(steps); i++)
+    for (size_t i = 0; i < ARRAY_COUNT(steps); i++) {
         busy |= steps[i](m, now);
+        lock_assert_none_held();
+    }
     return busy;
 }
 

@@ -27,7 +27,7 @@
  * is not persistent: the index knows.
  *
  * Locks: LOCK_SLAB around everything below "under LOCK_SLAB"; functions named
- * _locked require it. The arena is never called under it.
+ * _locked require it. The arena is not called under it, except in an attach, which no other thread waits for.
  */
 #include "slab_mem.h"
 

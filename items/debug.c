@@ -1,8 +1,4 @@
-/* items/debug.c: debugitem, by which a test holds an item as a slow reader would, and keeps the page
- * mover from its class. Only in debug builds. What is held may go to flash and be moved there: then
- * the page that it is on is held. One object at a time is remembered as "reffed".
- *
- * Lock: LOCK_COLUMN of the key; two debugging clients at once are not supported. */
+/* items/debug.c: see items/debug.h. */
 #include "items/debug.h"
 
 #include "items/object.h"

@@ -1,4 +1,5 @@
-/* items/debug.h: debugitem, by which a test holds an item as a slow reader would. Only in debug builds.
+/* items/debug.h: debugitem, by which a test holds an item as a slow reader would, and keeps the page mover from its class.
+ * Only in debug builds.
  *
  * What is held may go to flash and be moved there: then the page that it is on is held. One object at a time is
  * remembered as "reffed". Lock: LOCK_COLUMN of the key. Two debugging clients at once are not supported.

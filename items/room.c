@@ -3,9 +3,9 @@
  *
  * Every removal of an item for lack of room goes through lru_pull_tail(), one item
  * a call. It holds the list's lock only to find the item and try the item's
- * column (out of order, so only by trying), then only the column. With flash,
- * a COLD tail is copied to flash and stays a hit; it is evicted only when there is no
- * flash, or the flash could not take it within ext_max_sleep.
+ * column (out of order, so only by trying), then only the column. With flash, a COLD tail that is
+ * worth a write (items/worth.h) is copied there and stays a hit; a clean one (items/clean.h) just leaves.
+ * For lack of room one is evicted only when there is no flash, or flash could not take it within ext_max_sleep.
  */
 #include "items/room.h"
 

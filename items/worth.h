@@ -10,7 +10,8 @@
  * The class is kept in the record, so that a hit on flash is counted for it. A key's ghost is made
  * when its object is not written, is deleted, or goes with its page.
  *
- * Threads: any. LOCK_COLUMN may be held; none is taken.
+ * Threads: any. LOCK_COLUMN may be held, and none is taken; but worth_begin_ghosts, _index_full and _index_look are for the
+ * maintenance thread with no lock held.
  */
 #ifndef EXTANT_ITEMS_WORTH_H
 #define EXTANT_ITEMS_WORTH_H

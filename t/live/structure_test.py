@@ -37,6 +37,7 @@ DRAWINGS = (
     ('upkeep/reclaim.h', '', ('upkeep',), r'\bphase = ([A-Z]+);'),
     ('net/conn.h', 'CONN_', ('net',), r'(?:conn_become\(c, |\bstate = )CONN_([A-Z_]+)'),
     ('net/tls_conn.h', 'TLS_', ('net',), r'(?:\bstage = |list_add\([^;]*)TLS_([A-Z]+)'),
+    ('cache_run.c', 'OP_', ('cache_run',), r'\bstate = OP_([A-Z]+)'),
     ('space/extmap.h', 'EXTMAP_', ('space',), r'(?:move_range|word_store)\([^;]*EXTMAP_([A-Z]+)'),
 )
 FUNCTION_LINES_MAX = 70
