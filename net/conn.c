@@ -68,9 +68,38 @@ static void conn_become(struct conn *c, enum conn_state state)
     atomic_store_explicit(&c->state, (uint8_t)state, memory_order_relaxed);
 }
 
+/* Something will call it: whatever it has to send or to execute is not forgotten. */
+static UNUSED bool will_go_on(const struct conn *c)
+{
+    const struct session *s = &c->session;
+    bool op = s->parked > 0 || s->fetching, listed = c->in_loop.is_in != 0;
+    if (c->apart & CONN_DUMPING)
+        return true; /* the end of the dump is told by mail */
+    if (c->blocked)
+        return c->interest == EV_WRITE;
+    if (!reply_is_empty(&s->out) || c->closing || s->barrier || c->state == CONN_IO_QUEUE)
+        return op || listed;
+    return c->interest == EV_READ || listed || (c->apart & CONN_TLS); /* its handshake has lists of its own */
+}
+
+void conns_assert(const struct worker *w)
+{
+#ifdef EXTANT_DEBUG
+    enum { LOOKED_AT_MAX = 64 };
+    unsigned n = 0;
+    const struct loop_conn *l;
+    LIST_FOREACH(l, &w->conns, among_all)
+        if (n++ < LOOKED_AT_MAX)
+            ASSERT(will_go_on((const struct conn *)((const char *)l - offsetof(struct conn, in_loop))));
+#else
+    (void)w;
+#endif
+}
+
 /* The connection waits: checks what net/conn.h says of its state. */
 static void conn_assert(const struct conn *c)
 {
+    DEBUG_ASSERT(will_go_on(c));
 #ifdef EXTANT_DEBUG
     const struct session *s = &c->session;
     switch ((enum conn_state)c->state) {

@@ -165,6 +165,8 @@ void conn_continue(struct conn *c);
 void conns_execute(struct worker *w);
 /* Sends the replies of the connections in CONN_UNSENT. */
 void conns_send(struct worker *w);
+/* Debug builds, at the end of a turn: each connection waits for an event, an op or its next turn (some are looked at). */
+void conns_assert(const struct worker *w);
 /* A dump into its socket has ended; alive: it sent everything. */
 void conn_dump_over(struct conn *c, bool alive);
 

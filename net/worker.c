@@ -128,6 +128,7 @@ static void turn(struct worker *w, int flags)
     conns_send(w);
     cache_worker_submit(w->cache_worker); /* values that were put away and are being read again */
     latency_sent(&w->stats->latency);
+    conns_assert(w);
 }
 
 /* Ends when no connection is left: some wait for the crawler to end a dump, or for flash. */
