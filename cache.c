@@ -398,7 +398,7 @@ static enum miss_reason miss_reason(const struct cache_worker *w, const struct c
         return MISS_no_memory;
     if (op->met_flushed || op->met_expired)
         return op->met_flushed ? MISS_flushed : MISS_expired;
-    return unreadable_count(op) > 0 ? MISS_unreadable : departed_find(w->cache->departed, op->hash);
+    return unreadable_count(op) > 0 ? MISS_unreadable : key_departed_why(w->cache, op->hash);
 }
 
 void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
@@ -645,7 +645,7 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
     lock_release(lock);
     if (result == CACHE_QUICK_MISS) {
         stat_inc(w->stats, STAT_get_cmds);
-        stat_miss(w->stats, departed_find(c->departed, spot->hash));
+        stat_miss(w->stats, key_departed_why(c, spot->hash));
         worth_miss(c);
     }
     return result;

@@ -1546,6 +1546,12 @@ void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_lik
         ;
 }
 
+uint64_t index_common_hash(const struct index *ix, uint64_t hash)
+{
+    uint64_t x = hash_x(ix, hash), y = other_x(ix, x);
+    return (uint64_t)index_shard_of(ix, hash) << (64 - SHARD_BITS) | min_u64(x, y);
+}
+
 bool index_is_word_of(const struct index *ix, uint64_t hash_like, uint64_t hash)
 {
     uint64_t x = hash_x(ix, hash_like), y = hash_x(ix, hash);

@@ -105,6 +105,28 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
     tag_end_clean(c, hash, true);
 }
 
+/* Under which a key is noted of which only its word is known. */
+static uint64_t gone_hash(const struct cache *c, uint64_t hash)
+{
+    uint64_t common = index_common_hash(c->index, hash);
+    return hash_key(&common, sizeof(common), MISS_flash_gone);
+}
+
+void key_departs_with_flash(struct cache *c, uint64_t hash_like)
+{
+    lock_assert_held(index_lock(c->index, hash_like));
+    departed_note(c->departed, gone_hash(c, hash_like), MISS_flash_gone);
+    atomic_store_explicit(&c->lost_flash, true, memory_order_relaxed);
+}
+
+enum miss_reason key_departed_why(const struct cache *c, uint64_t hash)
+{
+    enum miss_reason why = departed_find(c->departed, hash);
+    if (why != MISS_never_stored || !atomic_load_explicit(&c->lost_flash, memory_order_relaxed))
+        return why;
+    return departed_find(c->departed, gone_hash(c, hash));
+}
+
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot)
 {
     lock_assert_held(index_lock(c->index, check->hash));

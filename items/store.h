@@ -136,6 +136,7 @@ struct cache {
     struct extstore *ext;
     struct lru *lru;
     struct departed *departed; /* NULL: there was no memory for it */
+    _Atomic(bool) lost_flash;  /* objects were on flash that was gone at the start */
     char *base;
     unsigned handle_shift;
     struct cache_root *root;

@@ -28,6 +28,7 @@
     X(evicted_short_ttl, "misses of keys that would have expired before they were on flash")       \
     X(evicted_device, "misses of keys evicted from RAM because no device took writes")             \
     X(evicted_from_flash, "misses of keys given up with their flash page, to make room")           \
+    X(flash_gone, "misses of keys on flash files or devices that were gone at the start")          \
     X(unreadable, "misses because the record on flash could not be read")                          \
     X(no_memory, "misses because there was no memory to read the record to")
 enum miss_reason {

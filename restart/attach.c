@@ -300,6 +300,8 @@ static void visit_to_drop_bad_flash_word(void *ctx, uint64_t hash_like, index_sl
         (c->ext && ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w))))
         return;
     bool is_gone = !c->ext || ext_attach_is_gone(c->ext, index_place(c->index, w));
+    if (is_gone)
+        key_departs_with_flash(c, hash_like);
     drop_bad_word(a, hash_like, slot, index_rank(c->index, w));
     a->report.dropped_objects += !is_gone;
     a->report.gone_objects += is_gone;

@@ -227,6 +227,7 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
         flash_forget(c, hash_like, slots[i], false);
         cache_count(c, CACHE_N_evictions_same_tag, 1);
     }
+    key_departs_with_flash(c, hash_like);
     index_clear(c->index, hash_like, slot);
 }
 

@@ -230,6 +230,22 @@ def a_device_comes_back():
             cache.end()
 
 
+def a_device_goes():
+    """Misses of what was on a file that is gone say so."""
+    for mode in CLEAN:
+        cache = Cache(mode)
+        try:
+            cache.store(range(KEYS), 1)
+            cache.stop()
+            cache.start(devices=('a:20m',))
+            found, why = cache.count(mode), cache.server.stats(b'extant')
+            expect('%s: some are gone' % mode, found < KEYS, (found, cache.said()))
+            expect('%s: they say so' % mode, int(why['miss_flash_gone']) >= 0.9 * (KEYS - found),
+                   (KEYS - found, {name: n for name, n in why.items() if name.startswith('miss_') and n != '0'}, cache.said()))
+        finally:
+            cache.end()
+
+
 def a_device_moves():
     """A file that was copied elsewhere while nothing ran is the same device."""
     for mode in CLEAN:
@@ -247,4 +263,4 @@ def a_device_moves():
 
 
 if __name__ == '__main__':
-    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, a_device_comes_back, a_device_moves)))
+    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, a_device_comes_back, a_device_goes, a_device_moves)))

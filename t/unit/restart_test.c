@@ -782,6 +782,9 @@ Test(restart, another_flash_file_is_a_new_device)
     cr_assert_eq(l.r.report.gone_objects, 1);
     cr_assert_str_eq(value_of(&l, "ram"), "value");
     cr_assert_str_eq(value_of(&l, "flash"), "(none)");
+    cr_assert_str_eq(value_of(&l, "never"), "(none)");
+    cr_assert_eq(l.f.stats.misses[MISS_flash_gone], 1);
+    cr_assert_eq(l.f.stats.misses[MISS_never_stored], 1);
     fixture_set(&l.f, "flash", "young");
     to_flash(&l, "flash");
     life_end(&l);
