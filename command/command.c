@@ -402,6 +402,8 @@ static enum command_result do_get(struct session *s, struct request *req)
                 return COMMAND_AGAIN;
             }
             if (unlikely(!reply_begin(&s->out))) {
+                if (s->get_offset == 0 && keys == 0 && i == 0 && reply_is_at_limit(&s->out))
+                    return COMMAND_AGAIN; /* those of earlier commands go first */
                 stat_inc(w->stats, STAT_response_obj_oom);
                 s->get_offset = 0;
                 session_reply(s, REPLY_OOM_GET);
@@ -868,6 +870,8 @@ void command_look_closer(struct command_worker *w, const struct seen_key *seen)
 static enum command_result execute(struct session *s, struct request *req)
 {
     if (!(verb_info(req->verb)->flags & VF_KEYS) && unlikely(!reply_begin(&s->out))) {
+        if (reply_is_at_limit(&s->out))
+            return COMMAND_AGAIN; /* the earlier ones go first */
         s->broken = true;
         return COMMAND_DONE;
     }
@@ -932,7 +936,7 @@ enum command_result command_execute(struct session *s, struct request *req, stru
     s->request = req;
     s->seen = seen;
     enum command_result r = execute(s, req);
-    DEBUG_ASSERT(r != COMMAND_AGAIN || s->barrier || session_is_full(s));
+    DEBUG_ASSERT(r != COMMAND_AGAIN || session_must_wait(s));
     DEBUG_ASSERT(!s->barrier || s->parked > 0);
     DEBUG_ASSERT(s->get_offset == 0 || r == COMMAND_AGAIN || r == COMMAND_YIELD || s->broken);
     s->request = NULL;

@@ -255,8 +255,10 @@ static void rest(struct reply_queue *q)
 bool reply_begin(struct reply_queue *q)
 {
     uint64_t limit = q->pool->limit_bytes;
+    if (limit > 0 && (uint64_t)(q->replies + 1) * REPLY_COST_BYTES > limit)
+        return false;
     q->replies++;
-    return limit == 0 || (uint64_t)q->replies * REPLY_COST_BYTES <= limit;
+    return true;
 }
 
 void reply_drop(struct reply_queue *q)

@@ -97,9 +97,15 @@ static inline bool reply_is_empty(const struct reply_queue *q)
     return q->count == 0;
 }
 
-/* One more reply begins (of a multiget: one more key). False: too many for the pool's limit. As in memcached, each
- * counts for REPLY_COST_BYTES until all are sent. */
+/* One more reply begins (of a multiget: one more key). False: it doesn't, because there are too many for the pool's
+ * limit. As in memcached, each counts for REPLY_COST_BYTES until all are sent. */
 bool reply_begin(struct reply_queue *q);
+/* Must replies be sent before one more can begin? */
+static inline bool reply_is_at_limit(const struct reply_queue *q)
+{
+    uint64_t limit = q->pool->limit_bytes;
+    return unlikely(limit > 0) && q->replies > 0 && (uint64_t)(q->replies + 1) * REPLY_COST_BYTES > limit;
+}
 
 /* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of
  * at most n; NULL: no memory. */

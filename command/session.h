@@ -176,6 +176,11 @@ static inline bool session_is_full(const struct session *s)
            s->out.bytes >= SESSION_REPLY_BYTES_MAX || s->out.count >= SESSION_REPLY_ENTRIES_MAX ||
            session_is_crowded(s);
 }
+/* Nothing is executed now. */
+static inline bool session_must_wait(const struct session *s)
+{
+    return s->barrier || session_is_full(s) || reply_is_at_limit(&s->out);
+}
 /* To be called after each send. blocked: the socket takes no more; progress: it took something. */
 void session_sent(struct session *s, bool blocked, bool progress);
 /* The next reply is not ready: is that because its value was put away? */
@@ -189,7 +194,7 @@ bool session_fetch(struct session *s);
 enum command_result {
     COMMAND_DONE,  /* it was executed; look at store and swallow_bytes next */
     COMMAND_SPOILED, /* the same, but its answer ends early with an error: no more keys of its line are answered */
-    COMMAND_AGAIN, /* not now: the same line again once barrier is false and the session not full */
+    COMMAND_AGAIN, /* not now: the same line again once session_must_wait() is false */
     COMMAND_YIELD, /* a get of very many keys: the same line again, once others have had a turn */
     COMMAND_CLOSE, /* send what is there, then close */
     COMMAND_WATCH, /* hand the socket to watch_add, the streams are in handover; no reply waits */

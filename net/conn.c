@@ -689,10 +689,8 @@ static enum next execute_next(struct conn *c, struct ahead *ahead)
         log_request(c, consumed);
     req->more_keys = c->cut == CONN_CUT_PIECE;
     enum command_result done = command_execute(s, req, look_ahead(c, ahead, consumed));
-    if (done == COMMAND_AGAIN)
-        return NEXT_WAIT;
-    if (unlikely(done == COMMAND_YIELD))
-        return NEXT_YIELD;
+    if (done == COMMAND_AGAIN || done == COMMAND_YIELD)
+        return done == COMMAND_AGAIN ? NEXT_WAIT : NEXT_YIELD;
     if (unlikely(c->cut == CONN_CUT_PIECE))
         return piece_done(c, consumed, done == COMMAND_SPOILED);
     consume(c, consumed);
@@ -890,8 +888,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         }
         if (!conn_flush_as(c, tls))
             return;
-        bool may_go_on = !c->closing && !c->blocked && !c->session.barrier &&
-                         !session_is_full(&c->session);
+        bool may_go_on = !c->closing && !c->blocked && !session_must_wait(&c->session);
         if (next != NEXT_WAIT || !may_go_on)
             break;
     }
@@ -989,7 +986,7 @@ static ALWAYS_INLINE void conn_event_as(struct conn *c, short what, const bool t
     }
     if (worker_has_put(&c->in_loop, CONN_YIELDING)) /* its turn comes before the loop sleeps */
         return;
-    if (c->session.barrier || session_is_full(&c->session)) {
+    if (session_must_wait(&c->session)) {
         set_interest_as(c, 0, tls);
         return;
     }

@@ -179,6 +179,30 @@ Test(server, a_slow_reader_of_a_long_answer_is_not_idle)
     stop(s, c);
 }
 
+/* Each thread has 256 KB, which 227 answers exhaust. */
+Test(server, a_pipeline_longer_than_the_limit_of_buffers_is_answered)
+{
+    enum { REQUESTS = 2000 };
+    static const char *const requests[] = {"mg none v\r\n", "get none\r\n", "get k\r\n", "set k 0 0 1\r\n1\r\n", "mg none v q\r\n"};
+    static const char *const answers[] = {"EN\r\n", "END\r\n", "VALUE k 0 1\r\n1\r\nEND\r\n", "STORED\r\n", ""};
+    static char all[32 * REQUESTS], want[32 * REQUESTS];
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "4", "-o", "read_buf_mem_limit=1");
+    struct client *c = client_open(s);
+    client_ask(c, "set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    for (size_t i = 0; i < ARRAY_COUNT(requests); i++) {
+        all[0] = want[0] = '\0';
+        for (size_t n = 0, at = 0, to = 0; n < REQUESTS; n++) {
+            at += (size_t)snprintf(all + at, sizeof(all) - at, "%s", requests[i]);
+            to += (size_t)snprintf(want + to, sizeof(want) - to, "%s", answers[i]);
+        }
+        client_send(c, all);
+        client_expect(c, want);
+        client_ask(c, "mn\r\n", "MN\r\n");
+    }
+    cr_assert_eq(client_stat_u64(c, "", "response_obj_oom"), 0);
+    stop(s, c);
+}
+
 Test(server, a_very_long_get_lets_others_in_between)
 {
     enum { KEYS = 1000000, OF_A_TURN = 8192 };
