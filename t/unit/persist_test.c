@@ -912,6 +912,25 @@ Test(persist, when_the_memory_is_gone_the_checkpoint_is_there)
     life_kill(&l);
 }
 
+Test(persist, when_the_memory_file_is_too_small_for_m_the_checkpoint_is_there)
+{
+    struct life l;
+    char words[700];
+    for (unsigned mb = 64; mb <= 4096; mb *= 64) {
+        snprintf(words, sizeof(words), "-m %u -e %s -o ext_path=%s:32m," FLASH ",ext_persist", mb, memory_file, flash_file);
+        life_open_with(&l, words);
+        assert_start(&l, mb == 64 ? "empty" : "checkpoint");
+        for (unsigned i = 0; i < 1000 && mb == 64; i++)
+            set(&l, numbered("key", i), numbered("value", i));
+        life_stop(&l);
+    }
+    life_open_with(&l, words);
+    cr_assert(l.r.attached);
+    for (unsigned i = 0; i < 1000; i++)
+        cr_assert_str_eq(value_of(&l, numbered("key", i)), numbered("value", i));
+    life_kill(&l);
+}
+
 /* ---- lives that know nothing of a checkpoint ---- */
 
 /* The same flash file under any path, with its time of change put back: then it tells what a block device does, whose
