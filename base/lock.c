@@ -4,20 +4,6 @@
 
 #include <time.h>
 
-static const struct {
-    const char *name, *protects;
-} lock_ranks[LOCK_RANK_COUNT] = {
-#define X(name, what) {#name, what},
-    LOCK_TABLE(X)
-#undef X
-};
-
-const char *lock_rank_name(enum lock_rank rank)
-{
-    ASSERT(rank < LOCK_RANK_COUNT);
-    return lock_ranks[rank].name;
-}
-
 void lock_init(struct lock *l, enum lock_rank rank)
 {
     ASSERT(rank < LOCK_RANK_COUNT);
@@ -36,6 +22,12 @@ void lock_destroy(struct lock *l)
 }
 
 #ifdef EXTANT_DEBUG
+static const char *const rank_names[LOCK_RANK_COUNT] = {
+#define X(name, what) #name,
+    LOCK_TABLE(X)
+#undef X
+};
+
 #define HELD_MAX 16
 static _Thread_local const struct lock *held[HELD_MAX];
 static _Thread_local int held_count;
@@ -48,14 +40,13 @@ void lock_debug_check(const struct lock *l)
         if (held[i]->rank < l->rank)
             continue;
         fprintf(stderr, "extant: lock order: %s wanted while %s is held\n",
-                lock_rank_name(l->rank), lock_rank_name(held[i]->rank));
+                rank_names[l->rank], rank_names[held[i]->rank]);
         abort();
     }
 }
 
-void lock_debug_acquire(struct lock *l, bool checked)
+void lock_debug_acquire(struct lock *l)
 {
-    (void)checked;
     ASSERT(held_count < HELD_MAX && l->rank < LOCK_RANK_COUNT);
     ASSERT(atomic_load_explicit(&l->owner, memory_order_relaxed) == 0);
     held[held_count++] = l;
@@ -108,10 +99,8 @@ bool lock_wait(struct lock *l, pthread_cond_t *cond, int64_t timeout_ms)
 {
     lock_assert_held(l);
     int rc;
-#ifdef EXTANT_DEBUG
-    ASSERT(held_count == 1);
     lock_debug_release(l);
-#endif
+    lock_assert_none_held();
     if (timeout_ms < 0) {
         rc = pthread_cond_wait(cond, &l->mutex);
     } else {
@@ -125,8 +114,6 @@ bool lock_wait(struct lock *l, pthread_cond_t *cond, int64_t timeout_ms)
         }
         rc = pthread_cond_timedwait(cond, &l->mutex, &t);
     }
-#ifdef EXTANT_DEBUG
-    lock_debug_acquire(l, true);
-#endif
+    lock_debug_acquire(l);
     return rc != ETIMEDOUT;
 }

@@ -46,15 +46,12 @@ struct lock {
 #endif
 };
 
-/* For messages. */
-const char *lock_rank_name(enum lock_rank rank);
-
 void lock_init(struct lock *l, enum lock_rank rank);
 void lock_destroy(struct lock *l);
 
 #ifdef EXTANT_DEBUG
-void lock_debug_acquire(struct lock *l, bool checked); /* after the mutex is ours */
-void lock_debug_check(const struct lock *l);           /* before waiting for it */
+void lock_debug_acquire(struct lock *l);     /* after the mutex is ours */
+void lock_debug_check(const struct lock *l); /* before waiting for it */
 void lock_debug_release(struct lock *l);
 bool lock_debug_is_held(const struct lock *l);
 #define lock_assert_held(l) ASSERT(lock_debug_is_held(l))
@@ -64,19 +61,18 @@ bool lock_debug_none_held(void);
 #else
 #define lock_assert_held(l) ((void)sizeof(l)) /* not evaluated */
 #define lock_assert_none_held() ((void)0)
+#define lock_debug_acquire(l) ((void)0)
+#define lock_debug_check(l) ((void)0)
+#define lock_debug_release(l) ((void)0)
 #endif
 
 /* Waits until the lock is free, takes it. The caller holds no lock of its rank or later. */
 static inline void lock_take(struct lock *l)
 {
-#ifdef EXTANT_DEBUG
     lock_debug_check(l);
-#endif
     int rc = pthread_mutex_lock(&l->mutex);
     ASSERT(rc == 0);
-#ifdef EXTANT_DEBUG
-    lock_debug_acquire(l, true);
-#endif
+    lock_debug_acquire(l);
 }
 
 /* Takes the lock if it is free right now; true iff taken. Any order. Never waits. */
@@ -84,17 +80,13 @@ static inline bool lock_try(struct lock *l)
 {
     if (pthread_mutex_trylock(&l->mutex) != 0)
         return false;
-#ifdef EXTANT_DEBUG
-    lock_debug_acquire(l, false);
-#endif
+    lock_debug_acquire(l);
     return true;
 }
 
 static inline void lock_release(struct lock *l)
 {
-#ifdef EXTANT_DEBUG
     lock_debug_release(l);
-#endif
     int rc = pthread_mutex_unlock(&l->mutex);
     ASSERT(rc == 0);
 }

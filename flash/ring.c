@@ -501,11 +501,9 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
     r->start_ns = clock_mono_ns();
     count(&ring->n.device_reads, 1);
     if (ring->uring != NULL)
-        ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
-                       r);
+        ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset, r);
     else
-        ext_pread_read(ring->pread, e->where[r->page].device, r->buffer + r->io_done, bytes, offset,
-                      r);
+        ext_pread_read(ring->pread, e->where[r->page].device, r->buffer + r->io_done, bytes, offset, r);
 }
 
 /* Copies the record out of the wbuf that holds it. True: done; false: no buffer for it now. */
@@ -708,6 +706,15 @@ static void on_result(void *ctx, void *user, int result)
     complete(ring, r, result);
 }
 
+/* Takes what the engine has completed; waits: until there is something. */
+static void take_results(struct ext_ring *ring, bool waits)
+{
+    if (ring->uring != NULL)
+        ext_uring_reap(ring->uring, waits, on_result, ring);
+    else
+        ext_pread_reap(ring->pread, waits, on_result, ring);
+}
+
 void ext_ring_submit(struct ext_ring *ring)
 {
     start_waiting(ring);
@@ -726,10 +733,7 @@ unsigned ext_ring_reap_some(struct ext_ring *ring, unsigned max, bool *more)
     if (!ring->owner_knows)
         (void)eventfd_read(ring->event_fd, &events);
     ring->kicked = ring->owner_knows = false;
-    if (ring->uring != NULL)
-        ext_uring_reap(ring->uring, false, on_result, ring);
-    else
-        ext_pread_reap(ring->pread, false, on_result, ring);
+    take_results(ring, false);
     unsigned done = 0;
     while (ring->completed.count > 0 && done < max) {
         struct ext_read *r = pop(&ring->completed);
@@ -753,12 +757,8 @@ void ext_ring_destroy(struct ext_ring *ring)
     struct extstore *e = ring->e;
     while (ext_ring_pending(ring) > 0) {
         ext_ring_submit(ring);
-        if (ring->completed.count == 0 && ring->in_flight > 0) {
-            if (ring->uring != NULL)
-                ext_uring_reap(ring->uring, true, on_result, ring);
-            else
-                ext_pread_reap(ring->pread, true, on_result, ring);
-        }
+        if (ring->completed.count == 0 && ring->in_flight > 0)
+            take_results(ring, true);
         if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && waiting_count(ring) > 0) {
             /* All buffers are held by DONE reads, for which this function can't wait. */
             complete(ring, pop(&ring->waiting[ring->waiting[0].count == 0]), -ECANCELED);

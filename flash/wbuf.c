@@ -243,16 +243,22 @@ static void close_wbuf(struct ext_wbuf *w)
         io_pool_submit(e->write_pool, &w->job);
 }
 
-void ext_wbuf_close_open(struct extstore *e, unsigned stream)
+/* The stream has no open wbuf from now on. Its lock is held. */
+static void close_open(struct ext_stream *b)
 {
-    ASSERT(stream < EXT_STREAM_COUNT);
-    struct ext_stream *b = &e->streams[stream];
-    lock_take(&b->lock);
     struct ext_wbuf *w = b->open;
+    lock_assert_held(&b->lock);
     b->open = NULL;
     if (w != NULL)
         close_wbuf(w);
-    lock_release(&b->lock);
+}
+
+void ext_wbuf_close_open(struct extstore *e, unsigned stream)
+{
+    ASSERT(stream < EXT_STREAM_COUNT);
+    lock_take(&e->streams[stream].lock);
+    close_open(&e->streams[stream]);
+    lock_release(&e->streams[stream].lock);
 }
 
 uint32_t ext_stream_page(const struct extstore *e, unsigned stream, uint32_t device)
@@ -269,15 +275,12 @@ static void end_page(struct extstore *e, struct ext_stream *b, uint32_t device)
 {
     lock_assert_held(&b->lock);
     uint32_t page = ext_stream_page(e, (unsigned)(b - e->streams), device);
-    struct ext_wbuf *open = b->open;
     if (page != EXT_NO_PAGE) { /* first: a flush does not write to a page that has ended and expired */
         atomic_store_explicit(&b->files[device].page, EXT_NO_PAGE, memory_order_relaxed);
         ext_page_seal(e, page);
     }
-    if (open != NULL && (page == EXT_NO_PAGE || open->page == page)) {
-        b->open = NULL;
-        close_wbuf(open);
-    }
+    if (b->open != NULL && (page == EXT_NO_PAGE || b->open->page == page))
+        close_open(b);
 }
 
 static void end_pages(struct extstore *e, struct ext_stream *b)
@@ -340,11 +343,8 @@ static void flush_oldest_open(struct extstore *e, unsigned held)
     }
     if (victim == NULL)
         return;
-    struct ext_wbuf *w = victim->open;
-    lock_assert_held(&victim->lock);
-    ASSERT(w != NULL && w->fill_count > 0);
-    victim->open = NULL;
-    close_wbuf(w);
+    ASSERT(victim->open != NULL && victim->open->fill_count > 0);
+    close_open(victim);
     if (victim != &e->streams[held])
         lock_release(&victim->lock);
 }
@@ -601,6 +601,13 @@ static void device_ok(struct extstore *e, uint32_t page)
     ext_wake_maint(e);
 }
 
+static void wake_sync(struct extstore *e)
+{
+    lock_take(&e->notify_lock);
+    pthread_cond_broadcast(&e->idle_cond);
+    lock_release(&e->notify_lock);
+}
+
 /* What is common to both ends of a flush; the wbuf may be in use again already. */
 static void flush_over(struct extstore *e, uint32_t page)
 {
@@ -611,9 +618,7 @@ static void flush_over(struct extstore *e, uint32_t page)
     /* Last: a thread that waits in ext_sync finds everything done. */
     uint32_t flushing = atomic_fetch_sub(&e->flushing_wbufs, 1);
     ASSERT(flushing > 0);
-    lock_take(&e->notify_lock);
-    pthread_cond_broadcast(&e->idle_cond);
-    lock_release(&e->notify_lock);
+    wake_sync(e);
     ext_wake_writers(e);
 }
 
@@ -670,11 +675,8 @@ static void retire_page(struct ext_wbuf *w, int rc)
     lock_take(&b->lock);
     if (atomic_load_explicit(&f->page, memory_order_relaxed) == page) {
         atomic_store_explicit(&f->page, EXT_NO_PAGE, memory_order_relaxed);
-        struct ext_wbuf *open = b->open;
-        if (open != NULL && open->page == page) {
-            b->open = NULL;
-            close_wbuf(open);
-        }
+        if (b->open != NULL && b->open->page == page)
+            close_open(b);
     }
     lock_release(&b->lock);
 }
@@ -756,9 +758,7 @@ static void stick(struct ext_wbuf *w)
     struct extstore *e = w->e;
     if (atomic_exchange(&w->state, EXT_WBUF_STUCK) != EXT_WBUF_STUCK)
         atomic_fetch_add(&e->stuck_wbufs, 1);
-    lock_take(&e->notify_lock);
-    pthread_cond_broadcast(&e->idle_cond);
-    lock_release(&e->notify_lock);
+    wake_sync(e);
     if (atomic_load(&e->stopping))
         return; /* the next process writes buffers that an arena file keeps */
     unsigned doublings = w->rounds - 1 < STUCK_DOUBLINGS_MAX ? w->rounds - 1 : STUCK_DOUBLINGS_MAX;

@@ -62,15 +62,9 @@ int clean_link(struct cache *c, struct item *it, uint64_t hash, uint32_t now_sec
     if (rc != 0)
         return rc;
     item_link(c, it, now_sec);
-    DEBUG_ASSERT(item_is_clean(c, it, hash));
-    return 0;
-}
-
-bool item_is_clean(struct cache *c, const struct item *it, uint64_t hash)
-{
     struct tag_words t;
-    lock_assert_held(index_lock(c->index, hash));
-    return find_clean(c, it, hash, &t);
+    DEBUG_ASSERT(find_clean(c, it, hash, &t));
+    return 0;
 }
 
 void item_forget_copy(struct cache *c, struct item *it, uint64_t hash)

@@ -21,7 +21,6 @@ bool clean_may_begin(struct cache *c, uint64_t hash);
 /* Links an item that was filled from the only flash record of its tag. 0; -ENOSPC: no room in the index, nothing changed.
  * Makes slots invalid. */
 int clean_link(struct cache *c, struct item *it, uint64_t hash, uint32_t now_sec);
-bool item_is_clean(struct cache *c, const struct item *it, uint64_t hash);
 /* Before a change of the item, or before it goes for good: drops the record of a clean one, which then hides nothing. */
 void item_forget_copy(struct cache *c, struct item *it, uint64_t hash);
 /* A clean item leaves RAM: its record is the object again. False: it isn't clean. */

@@ -65,7 +65,8 @@ void item_unref(struct cache *c, struct item *it)
               item_real_bytes(it));
 }
 
-index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
+/* The slot of a linked item's word. */
+static index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash)
 {
     index_slot *slot = index_find_handle(c->index, hash, slab_handle_of(c->slab, it));
     ASSERT(slot != NULL); /* a linked item has a word */

@@ -83,8 +83,6 @@ void item_unlink(struct cache *c, struct item *it, uint64_t hash);
 unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash);
 /* An active item leaves COLD or HOT; it is not active then. */
 void item_to_warm(struct cache *c, struct item *it);
-/* The slot of a linked item's word. */
-index_slot *item_slot(struct cache *c, const struct item *it, uint64_t hash);
 
 /* ---- an object on flash ---- */
 

@@ -462,10 +462,7 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
         case UNFIT: /* once: the next arena is not attached */
             ASSERT(r->attached);
             why_say(misfit, sizeof(misfit), 0, "%s", why);
-            arena_discard(r->arena);
-            restart_close(r, false);
-            clock_setup();
-            continue;
+            __attribute__((fallthrough));
         case AGAIN: /* at most once for each plan that restart/persist.h has */
             arena_discard(r->arena);
             restart_close(r, false);

@@ -578,23 +578,18 @@ static int open_file(const struct arena_options *opt, bool *made, char *why, siz
     }
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     struct stat st;
-    int err = 0;
+    int rc = 0;
     if (fcntl(fd, F_OFD_SETLK, &lock) != 0) {
-        err = (errno == EAGAIN || errno == EACCES) ? EBUSY : errno;
-        snprintf(why, why_bytes, "memory file %s: %s", file,
-                 err == EBUSY ? "another process uses it" : strerror(err));
-    } else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        err = EINVAL;
-        snprintf(why, why_bytes, "memory file %s: not a regular file", file);
-    } else if (!opt->trust_file && is_open_to_others(&st, what, sizeof(what))) {
-        err = EPERM;
-        snprintf(why, why_bytes, "memory file %s: %s; " TRUST_WORDS, file, what);
-    }
-    if (err != 0) {
-        close(fd);
-        return -err;
-    }
-    return fd;
+        rc = errno == EAGAIN || errno == EACCES ? -EBUSY : -errno;
+        why_say(why, why_bytes, 0, "memory file %s: %s", file, rc == -EBUSY ? "another process uses it" : strerror(-rc));
+    } else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        rc = why_say(why, why_bytes, -EINVAL, "memory file %s: not a regular file", file);
+    else if (!opt->trust_file && is_open_to_others(&st, what, sizeof(what)))
+        rc = why_say(why, why_bytes, -EPERM, "memory file %s: %s; " TRUST_WORDS, file, what);
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return rc;
 }
 
 /* Data that was never a memory file. Zeroes are what a creation leaves that was interrupted. */
@@ -623,12 +618,10 @@ static bool file_fits(int fd, const struct arena_options *opt, struct arena_head
         misfit = header_misfit(&found, wanted, opt);
     if (misfit == NULL && (uint64_t)st.st_size != found.reserve_bytes)
         misfit = "it was cut off";
-    if (misfit == NULL) {
-        wanted->reserve_bytes = found.reserve_bytes;
-        return true;
-    }
-    snprintf(why, why_bytes, "memory file %s starts empty: %s", opt->file, misfit);
-    return false;
+    if (misfit != NULL)
+        return why_say(why, why_bytes, false, "memory file %s starts empty: %s", opt->file, misfit);
+    wanted->reserve_bytes = found.reserve_bytes;
+    return true;
 }
 
 /* Maps reserve_bytes at a multiple of 2 MiB. NULL with errno. */
@@ -731,9 +724,9 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
 struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
                            size_t why_bytes)
 {
+    ASSERT(why_bytes > 0);
     *attached = false;
-    if (why_bytes > 0)
-        why[0] = '\0';
+    why[0] = '\0';
     uint64_t chunk = opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
     if (opt->reserve_bytes < ARENA_RESERVE_BYTES_MIN || opt->reserve_bytes > RESERVE_BYTES_MAX ||
         opt->geometry_bytes > ARENA_GEOMETRY_BYTES_MAX) {
@@ -755,7 +748,7 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     atomic_store(&a->can_give_back, true);
     int rc = create_in(a, opt, attached, why, why_bytes);
     if (rc != 0) {
-        if (why_bytes > 0 && why[0] == '\0')
+        if (why[0] == '\0')
             snprintf(why, why_bytes, "memory: %s (for %" PRIu64 " MB of address space)", strerror(-rc),
                      a->reserve_bytes / MiB);
         arena_destroy(a);
@@ -853,6 +846,5 @@ uint64_t arena_resident_bytes(const struct arena *a)
 }
 
 uint64_t arena_reserve_bytes(const struct arena *a) { return a->reserve_bytes; }
-
 
 struct extents *arena_extents(struct arena *a) { return a->set; }

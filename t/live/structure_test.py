@@ -11,6 +11,7 @@ The floors are the table in ARCHITECTURE.md. A room is a folder, or a file at th
   settings  only KNOW_SETTINGS know the operator's settings; storage sees what storage_config.c hands out
   name      a function that a comment or a document names, as `name()` or between back-ticks, exists
   uncalled  a function of a header is called by the product, or is one of TEST_DOORS
+  hidden    a function of a header is called by another file, or by a test; otherwise it is static in its own
   edge      the function that a drawing of states (DRAWINGS) names on an edge goes to the edge's state, and each function
             that goes to a state is on an edge to it
   asserts   per 1000 lines of a room, at least as many assertions as ASSERTS says: it is raised, never lowered
@@ -249,6 +250,19 @@ def uncalled(texts):
                 yield 'uncalled %s %s' % (path, name)
 
 
+def hidden(texts, tools):
+    """A function that only its own .c and .h name, and no test, is static in that file; unless the header itself uses it."""
+    codes = {path: set(re.findall(r'\w+', COMMENT.sub(' ', text))) for path, text in texts.items()}
+    in_tools = set(re.findall(r'\w+', tools))
+    for path, text in texts.items():
+        code = COMMENT.sub(' ', text)
+        for name in re.findall(r'^(?!typedef|return|static|extern)\w[\w *]*?\b([a-z]\w+)\([^;{}]*\)[^;{}]*;', code, re.M) \
+                if path.endswith('.h') else ():
+            outside = any(name in words for other, words in codes.items() if other[:-2] != path[:-2])
+            if not outside and name not in in_tools and len(re.findall(r'\b%s\b' % name, code)) == 1:
+                yield 'hidden %s %s' % (path, name)
+
+
 def bodies(text):
     """The functions of a file, name and body."""
     lines = text.split('\n')
@@ -293,7 +307,8 @@ def too_few_asserts(texts):
 def broken_rules(texts, floor, documents, tools, drawings):
     return {line for lines in (wrong_floors(texts, floor), arrows_up(texts, floor), circles(texts),
                                without_header(texts), long_functions(texts), globals_of(texts),
-                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts), wrong_edges(texts, drawings), too_few_asserts(texts))
+                               wrong_names(texts, documents, tools), knows_settings(texts), uncalled(texts), hidden(texts, tools),
+                               wrong_edges(texts, drawings), too_few_asserts(texts))
             for line in lines}
 
 
@@ -318,7 +333,7 @@ def self_check():
               'circle high/b low/a', 'header high/c.c has none', 'long high/b.c far', 'global low/a.h told',
               'global low/a.c count', 'global high/c.c table', 'name go() in low/e.h', 'name set_up() in low/e.c',
               'name no_such in D.md', 'name gone() in D.md', 'settings high/c.c', 'uncalled low/e.h alone',
-              'uncalled low/e.h quick', 'edge low/a.h does not draw g to C',
+              'uncalled low/e.h quick', 'hidden low/e.h alone', 'edge low/a.h does not draw g to C',
               'edge low/a.h draws f to B, and it does not go there', 'edge low/a.h draws f to C, and it does not go there', 'asserts base has 0 per 1000 lines, not %d' % ASSERTS['base'],
               'asserts top level has 0 per 1000 lines, not %d' % ASSERTS['top level']}
     if found != wanted:
