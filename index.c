@@ -1498,9 +1498,7 @@ int index_insert(struct index *ix, uint64_t hash, index_word w)
     return sh->arena_pause > 0 ? -ENOSPC : insert_into_full(ix, s, x, word_body(ix, w));
 }
 
-bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
-                void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
-                void *ctx)
+bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets, index_visit *visit, void *ctx)
 {
     ASSERT(shard < INDEX_SHARD_COUNT);
     lock_assert_held(&ix->shard[shard].lock);
@@ -1525,8 +1523,7 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
     return *pos < buckets;
 }
 
-bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets,
-                     void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx)
+bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets, index_visit *visit, void *ctx)
 {
     unsigned shard = (unsigned)(*cursor >> CURSOR_SHARD_SHIFT);
     uint64_t pos = *cursor & ((UINT64_C(1) << CURSOR_SHARD_SHIFT) - 1);
@@ -1539,7 +1536,7 @@ bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets,
     return more || shard + 1 < INDEX_SHARD_COUNT;
 }
 
-void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx)
+void index_walk_all(struct index *ix, index_visit *visit, void *ctx)
 {
     uint64_t cursor = 0;
     while (index_walk_step(ix, &cursor, WALK_BUCKETS, visit, ctx))

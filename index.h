@@ -157,24 +157,22 @@ void index_clear(struct index *ix, uint64_t hash, index_slot *s);
  * May do a bounded growth step. Invalidates slots found before, of the whole shard. */
 int index_insert(struct index *ix, uint64_t hash, index_word w);
 
+typedef void index_visit(void *ctx, uint64_t hash_like, index_slot *slot, index_word w);
 /* Walks a shard under its lock: calls visit for each non-empty word from *pos on, at most
  * max_buckets buckets; returns false at the end of the shard. *pos starts as 0. A word that moves
  * between calls may be seen twice; one that an insert or growth displaced to its other bucket may
  * be missed. visit may clear or replace its slot, but not insert; it gets a hash that
  * stands for the word in calls of this module (shard and x are right). */
-bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets,
-                void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w),
-                void *ctx);
+bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_buckets, index_visit *visit, void *ctx);
 
 /* Has the hash's shard RAM words with heat? LOCK_COLUMN held. */
 bool index_has_clean(const struct index *ix, uint64_t hash);
 
 /* One step of a walk over all shards, of at most max_buckets of one, whose lock it takes and releases. *cursor is 0 at
  * first; false at the end of the last shard. It is below 2^62. */
-bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets,
-                     void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
+bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets, index_visit *visit, void *ctx);
 /* All of it. */
-void index_walk_all(struct index *ix, void (*visit)(void *ctx, uint64_t hash_like, index_slot *s, index_word w), void *ctx);
+void index_walk_all(struct index *ix, index_visit *visit, void *ctx);
 
 /* A number that the hash of a key and the hash_like of its word have in common, for as long as the index lives, and few
  * other keys. Pure, needs no lock. */

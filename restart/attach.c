@@ -133,8 +133,7 @@ static void sort_items(struct attacher *a)
     }
 }
 
-static void walk_shard(struct attacher *a, unsigned shard,
-                       void (*visit)(void *ctx, uint64_t hash_like, index_slot *slot, index_word w))
+static void walk_shard(struct attacher *a, unsigned shard, index_visit *visit)
 {
     ASSERT(shard < INDEX_SHARD_COUNT);
     uint64_t pos = 0;

@@ -441,8 +441,7 @@ static uint64_t find_record(struct extstore *e, uint64_t slot, const char *image
 }
 
 /* Visits the records of a slot whose table is of no use. Of others in it nothing is known. 0 or -ENOMEM. */
-static int search_slot(struct extstore *e, uint64_t slot,
-                       void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
+static int search_slot(struct extstore *e, uint64_t slot, ext_scan_visit *visit, void *ctx)
 {
     e->scan->has_unread = true;
     if (e->opt.callbacks.hash_of == NULL)
@@ -465,8 +464,7 @@ static int search_slot(struct extstore *e, uint64_t slot,
     return 0;
 }
 
-static int scan_slot(struct extstore *e, uint64_t slot,
-                     void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
+static int scan_slot(struct extstore *e, uint64_t slot, ext_scan_visit *visit, void *ctx)
 {
     char *end;
     uint32_t count, page = ext_slot_page(e, slot);
@@ -493,8 +491,7 @@ static int scan_slot(struct extstore *e, uint64_t slot,
     return 0;
 }
 
-int ext_scan_page(struct extstore *e, unsigned page,
-                  void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx)
+int ext_scan_page(struct extstore *e, unsigned page, ext_scan_visit *visit, void *ctx)
 {
     ASSERT(atomic_load(&e->attaching) && page < e->page_count);
     uint64_t first = (uint64_t)page * e->slots_per_page;

@@ -19,12 +19,12 @@ struct ext_scanned {
     uint64_t cas, seq;
     uint32_t exptime_unix, time_unix;
 };
+typedef void ext_scan_visit(void *ctx, const struct ext_scanned *rec);
 /* Reads a page's tables and the headers of its records, in the order of appending, and calls visit
  * for each record that a table names; it is read if its checksum is right, or of a long one the header.
  * visit calls ext_attach_object for those to keep. A slot whose table can't be read is
  * searched for records, and counted. 0 or -ENOMEM. Waits for the device. */
-int ext_scan_page(struct extstore *e, unsigned page,
-                  void (*visit)(void *ctx, const struct ext_scanned *rec), void *ctx);
+int ext_scan_page(struct extstore *e, unsigned page, ext_scan_visit *visit, void *ctx);
 /* The one at a place that visit was given; its hash and len_class are not filled in. 0; -EBADMSG,
  * -EIO .. */
 int ext_scan_record(struct extstore *e, ext_place place, struct ext_scanned *out);
