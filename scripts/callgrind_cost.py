@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The cost of one request in instructions, of the server itself and with those of libraries: a get and a set of
 100 bytes in memory, a get in a pipeline of 20, a get of 1000 bytes that is read from the device, and an item of 1000
-bytes that the background sends to flash because newer ones need its memory. Needs valgrind. The figures don't depend
-on other programs; two runs differ by 0.2% at most, those of the background by 5%.
+bytes that the background sends to flash. Needs valgrind. The figures don't depend on other programs; two runs differ
+by 0.2% at most, those of the background by 3%.
 
   scripts/callgrind_cost.py extant                 prints them
   scripts/callgrind_cost.py before/extant extant   of both, and how they differ

@@ -27,8 +27,9 @@ class Counted(Server):
     needs. One worker; with flash two, the first of
     which stores, so that the other does nothing but get."""
 
-    def __init__(self, binary, tls=False, flash=False):
-        flags = ['-t', '2' if flash else '1', '-m', '8', '-o', 'no_lru_crawler' if flash else 'no_lru_crawler,no_lru_maintainer']
+    def __init__(self, binary, tls=False, flash=False, megabytes=8):
+        flags = ['-t', '2' if flash else '1', '-m', '%d' % megabytes,
+                 '-o', 'no_lru_crawler' if flash else 'no_lru_crawler,no_lru_maintainer']
         if tls:
             flags += ['-Z', '-o', 'ssl_chain_cert=@DIR@/server.crt,ssl_key=@DIR@/server.key']
         super().__init__(binary, flags + (FLASH if flash else []), 'cost', tcp=True)
@@ -124,12 +125,14 @@ def on_flash(server, count):
 
 
 def to_flash(server, count):
-    """Stores different keys, in bursts, and waits until all have left memory."""
+    """Stores different keys, in bursts, and then lets all of them leave memory."""
     keys = [b'key-%06d' % i for i in range(count)]
     with server.connect() as s:
+        exchange(s, b'extstore item_age 1000000\r\n', b'OK\r\n')
         for i in range(0, count, PIPELINE):
             some = keys[i:i + PIPELINE]
             exchange(s, b''.join(store_request(key, FLASH_VALUE) for key in some), STORED * len(some))
+        exchange(s, b'extstore item_age 0\r\n', b'OK\r\n')
         for _ in range(int(PATIENCE_SECONDS / 0.2)):
             if int(Client(server).stats(b'extant')['flash_objects']) == count:
                 return
@@ -140,7 +143,7 @@ def to_flash(server, count):
 def run(binary, word, count, tls=False):
     """A server's life with this many requests: {(object, function): instructions} of the worker's thread, or
     ('away') of those that serve no connection."""
-    server = Counted(binary, tls, flash=word in ('flash', 'away'))
+    server = Counted(binary, tls, flash=word in ('flash', 'away'), megabytes=64 if word == 'away' else 8)
     try:
         server.start()
         if word == 'flash':
