@@ -392,7 +392,7 @@ static enum command_result do_get(struct session *s, struct request *req)
         uint32_t len[PREFETCH_KEYS];
         struct index_spot room[PREFETCH_KEYS], *spot[PREFETCH_KEYS];
         unsigned n = 0;
-        for (; n < PREFETCH_KEYS && proto_next_key(&cursor, &key[n], &len[n]) == 1; n++)
+        for (; n < PREFETCH_KEYS && cursor.next < cursor.end && proto_next_key(&cursor, &key[n], &len[n]) == 1; n++)
             spot[n] = find_key(s, key[n], len[n], &room[n]);
         for (unsigned i = 0; i < n; i++) {
             if (unlikely(s->broken))

@@ -151,13 +151,11 @@ unsigned proto_tokenize(const char *p, const char *end, struct proto_token *toke
 {
     unsigned count = 0;
     DEBUG_ASSERT(p <= end);
-    while (count < max && (p = skip_spaces(p, end)) < end) {
+    for (p = skip_spaces(p, end); p < end && count < max; count++) {
         const char *stop = token_end(p, end);
         DEBUG_ASSERT(stop > p);
-        tokens[count].ptr = p;
-        tokens[count].len = (uint32_t)(stop - p);
-        count++;
-        p = stop;
+        tokens[count] = (struct proto_token){p, (uint32_t)(stop - p)};
+        p = stop == end ? end : skip_spaces(stop + 1, end);
     }
     return count;
 }
