@@ -46,6 +46,7 @@ const char *conn_state_name(enum conn_state state)
 enum { /* sets of states */
     AT_PARSE = 1u << CONN_PARSE,
     AT_MWRITE = 1u << CONN_MWRITE,
+    AT_INPUT = 1u << CONN_READ | 1u << CONN_NREAD | 1u << CONN_SWALLOW,
     AT_ANY = (1u << (CONN_CLOSING + 1)) - 1,
 };
 
@@ -55,7 +56,7 @@ static UNUSED bool may_become(enum conn_state from, enum conn_state to)
     static const uint16_t edges[] = {
         [CONN_PARSE] = AT_ANY & ~AT_PARSE,      [CONN_DUMP] = AT_PARSE,
         [CONN_READ] = AT_PARSE | AT_MWRITE,     [CONN_NREAD] = AT_PARSE | AT_MWRITE,
-        [CONN_SWALLOW] = AT_PARSE | AT_MWRITE,  [CONN_IO_QUEUE] = AT_PARSE | AT_MWRITE,
+        [CONN_SWALLOW] = AT_PARSE | AT_MWRITE,  [CONN_IO_QUEUE] = AT_PARSE | AT_MWRITE | AT_INPUT,
         [CONN_MWRITE] = AT_PARSE,               [CONN_CLOSING] = AT_PARSE,
         [CONN_YIELD] = AT_PARSE,
     };
@@ -1012,10 +1013,14 @@ void conn_event_tls(struct conn *c, short what)
 static ALWAYS_INLINE void conn_send_rest_as(struct conn *c, const bool tls)
 {
     worker_assert_mine(c->worker);
-    if (!conn_flush_as(c, tls) || !c->blocked)
+    if (!conn_flush_as(c, tls))
+        return;
+    const struct session *s = &c->session;
+    bool was_last = c->state == CONN_IO_QUEUE && !c->in_loop.is_in && s->parked == 0 && s->out.waiting == 0;
+    if (!c->blocked && !was_last)
         return;
     set_state(c, NEXT_INPUT);
-    if (unlikely(!set_interest_as(c, EV_WRITE, tls)))
+    if (unlikely(!set_interest_as(c, c->blocked ? EV_WRITE : EV_READ, tls)))
         conn_close(c, CONN_ERROR);
     else
         conn_assert(c);

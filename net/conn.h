@@ -22,6 +22,7 @@
  *   PARSE --tls_becomes_watcher--> DUMP
  *   READ, NREAD, SWALLOW, IO_QUEUE --set_state--> MWRITE   conn_send_rest_as: replies that were left for the end of the
  *                                            turn meet a full socket
+ *   IO_QUEUE --set_state--> READ, NREAD, SWALLOW   conn_send_rest_as: a value that was put away was there at once
  *   each but DUMP -> gone                    conn_close; PARSE -> gone also become_watcher
  *
  * A socket that is ready is read once, and again only after a read that got all there was room for. Buffers are
