@@ -90,8 +90,8 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
         uint32_t cold_age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
         for (unsigned seg = LRU_HOT; seg <= LRU_COLD; seg++)
             total += lru_bytes(c->lru, lru_id_of(cls, (enum lru_segment)seg));
-        hot_age = (uint32_t)(cold_age * atomic_load(&s->hot_max_factor));
-        warm_age = (uint32_t)(cold_age * atomic_load(&s->warm_max_factor));
+        hot_age = (uint32_t)bounded_u64(cold_age * atomic_load(&s->hot_max_factor), UINT32_MAX);
+        warm_age = (uint32_t)bounded_u64(cold_age * atomic_load(&s->warm_max_factor), UINT32_MAX);
     }
     /* A segment without work is not visited again; items that others give it can wait. */
     bool hot = true, warm = true, cold = true;
@@ -165,7 +165,7 @@ static bool step_flush_ahead(struct maint *m, uint32_t now UNUSED)
     if (!c->ext)
         return false;
     double ratio = atomic_load(&c->config->slab_automove_freeratio);
-    uint64_t target = max_u64(2, (uint64_t)((double)(slab_limit_bytes(c->slab) / SLAB_PAGE_BYTES) * ratio));
+    uint64_t target = max_u64(2, bounded_u64((double)(slab_limit_bytes(c->slab) / SLAB_PAGE_BYTES) * ratio, UINT64_MAX));
     if (slab_pages_left(c->slab) >= target)
         return false;
     if (atomic_load(&c->config->slab_automove) > 0) {

@@ -58,6 +58,8 @@ static inline _Noreturn void assert_failed(const char *expr, const char *file, i
 #endif
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+/* Of a number that an operator may have made negative, huge or no number at all: at least 0, at most `most`. */
+static inline uint64_t bounded_u64(double v, uint64_t most) { return v > 0 ? v < (double)most ? (uint64_t)v : most : 0; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Rounds v up to a multiple of unit; unit is a power of two. */

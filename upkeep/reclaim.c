@@ -898,7 +898,7 @@ static void fraginfo(struct ext_reclaim *r)
     r->fraginfo_ns = now;
     double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
     event(r, "type=compact_fraginfo ratio=%.2f bytes=%" PRIu64, max_frag,
-          (uint64_t)((double)e->page_bytes * max_frag));
+          bounded_u64((double)e->page_bytes * max_frag, UINT64_MAX));
 }
 
 static bool step_of_phase(struct ext_reclaim *r)

@@ -210,6 +210,20 @@ def tiers_take_what_the_default_files_have_no_room_for():
         expect('no item was evicted', c.stat('evictions') == 0)
 
 
+def factors_of_ages_may_be_huge():
+    """An age limit beyond 32 bits is none: items don't leave HOT at once."""
+    with debug_server('-m', '64') as server:
+        c = Client(server)
+        expect('it is taken', c.ask(b'lru tune 20 40 4294967296 4294967296') == b'OK')
+        c.fill(b'k', 3000, b'v' * 1000)
+        for _ in range(5):
+            c.ask(b'debugtime 10')
+            before = c.stat('lru_maintainer_juggles')
+            expect('ages are looked at', wait_for(lambda: c.stat('lru_maintainer_juggles') > before + 5))
+        hot = [int(v) for k, v in server.stats(b'items').items() if k.endswith(':number_hot')]
+        expect('a fifth stays in HOT', sum(hot) > 300, hot)
+
+
 def a_value_that_was_put_away_is_fetched_during_a_store():
     """Clients that read nothing hold large values from flash, and each has begun a set. The values are put away. When
     the clients read, theirs are read again, and the rest of the set arrives meanwhile."""
@@ -255,6 +269,7 @@ def main():
                                   a_class_without_memory_reads_no_large_value,
                                   without_compaction_the_oldest_page_goes_as_it_is,
                                   tiers_take_what_the_default_files_have_no_room_for,
+                                  factors_of_ages_may_be_huge,
                                   a_value_that_was_put_away_is_fetched_during_a_store))
 
 
