@@ -1695,6 +1695,7 @@ Test(persist, a_version_that_no_process_reached_is_no_trailers)
         set(&l, numbered("new", page), "v");
         all_to_disk(&l);
     }
+    cr_assert_lt(ext_version_now(l.f.ext) - t.version, UINT32_C(1) << 30);
     cr_assert_str_eq(value_of(&l, "first7"), "v");
     cr_assert_str_eq(value_of(&l, "new3"), "v");
     for (unsigned i = 0; i < 20; i++) /* the first page becomes free */
