@@ -20,6 +20,7 @@ void admission_init(struct admission *a, enum admission_mode mode, uint64_t flas
     a->worth = ADMISSION_WORTH;
     a->worth_strict = ADMISSION_WORTH_STRICT;
     a->pays = ADMISSION_PAYS;
+    a->once = ADMISSION_ONCE;
     a->sample = ADMISSION_SAMPLE;
     admission_set_period(a, flash_bytes);
     a->wait = FIRST_WAIT_PERIODS;
@@ -59,28 +60,28 @@ static bool is_strict(unsigned group) { return group % ADMISSION_CLASSES != 0; }
 
 static void forget_some(_Atomic(uint64_t) *at) { add(at, -(get(at) / DECAY)); }
 
-/* Of a group without a written object it isn't known. */
-static bool is_worth(const struct admission *a, unsigned g, double mean)
+/* Of a group of which something was written. hit_once: objects on flash are hit once and seldom again. */
+static bool is_worth(const struct admission *a, unsigned g, double mean, bool hit_once)
 {
     const struct admission_group *group = &a->groups[g];
     double least = is_strict(g) ? a->worth_strict : a->worth;
     ASSERT(get(&group->bytes) > 0);
     return (double)get(&group->hits) >= least * mean * (double)get(&group->bytes) ||
-           (get(&group->objects) >= ADMISSION_PAYS_LEAST &&
-            (double)get(&group->first_hits) >= a->pays * (double)get(&group->objects));
+           (hit_once && (double)get(&group->first_hits) >= a->pays * (double)get(&group->objects));
 }
 
 static void judge_classes(struct admission *a)
 {
     ASSERT(atomic_load(&a->deciding));
-    double hits = 0, written = 0;
+    double hits = 0, first_hits = 0, written = 0;
     uint32_t admitted = 0, was = atomic_load_explicit(&a->admitted, memory_order_relaxed);
     for (unsigned g = 0; g < GROUPS; g++) {
         hits += (double)get(&a->groups[g].hits);
+        first_hits += (double)get(&a->groups[g].first_hits);
         written += (double)get(&a->groups[g].bytes);
     }
     for (unsigned g = 0; g < GROUPS; g++) {
-        bool worth = get(&a->groups[g].bytes) == 0 ? was >> g & 1 : is_worth(a, g, hits / written);
+        bool worth = get(&a->groups[g].bytes) == 0 ? was >> g & 1 : is_worth(a, g, hits / written, hits <= a->once * first_hits);
         admitted |= (uint32_t)worth << g;
     }
     atomic_store_explicit(&a->admitted, admitted, memory_order_relaxed);

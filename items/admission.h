@@ -4,9 +4,9 @@
  * it hit in RAM (0, 1, more); and how large is it (below half of the mean of what leaves RAM, below the
  * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
- * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. It is admitted too while
- * ADMISSION_PAYS of its objects are hit at all: most of its writes save a miss, however large the
- * objects are. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they
+ * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. But where
+ * objects on flash are hit once and seldom again (ADMISSION_ONCE hits of each at most), none is better than
+ * another: then ADMISSION_PAYS of a class's objects must be hit at all, however large they are. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they
  * would bring stays known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
  * and classes are judged by chance; more, and a change in the clients' requests is noticed late.
  *
@@ -37,8 +37,8 @@
 #define ADMISSION_SAMPLE 32u
 #define ADMISSION_WORTH 0.95
 #define ADMISSION_WORTH_STRICT 0.3
-#define ADMISSION_PAYS 0.6
-#define ADMISSION_PAYS_LEAST 16u /* objects: fewer prove nothing */
+#define ADMISSION_PAYS 0.6 /* of the objects */
+#define ADMISSION_ONCE 1.25 /* hits of an object that was hit */
 #define ADMISSION_SHARE_ALL 256u
 
 enum admission_mode {
@@ -57,7 +57,7 @@ struct admission_group { /* of a class and a size; decayed */
 struct admission {
     /* const after init */
     enum admission_mode mode;
-    double worth, worth_strict, pays; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
+    double worth, worth_strict, pays, once; /* ADMISSION_WORTH.., unless another is tried (scripts/replay.c) */
     unsigned sample;
     /* atomic */
     _Atomic(uint64_t) period_bytes;

@@ -254,7 +254,7 @@ static void put(struct state *s, uint32_t k, bool known)
 void policy_parse(struct policy *p, char *text)
 {
     *p = (struct policy){.admit = ADMISSION_LEARN, .worth = ADMISSION_WORTH, .sample = ADMISSION_SAMPLE, .strict = ADMISSION_WORTH_STRICT,
-                         .pays = ADMISSION_PAYS, .keep = 0.1, .second = 0.33, .hot = 2, .ghost_keys = 0.5, .window = 1,
+                         .pays = ADMISSION_PAYS, .once = ADMISSION_ONCE, .keep = 0.1, .second = 0.33, .hot = 2, .ghost_keys = 0.5, .window = 1,
                          .slab_mb = 0.9, .evicted_known = true};
     for (char *part; (part = strsep(&text, ",")) != NULL;) {
         char name[32];
@@ -269,6 +269,8 @@ void policy_parse(struct policy *p, char *text)
             p->worth = v;
         else if (strcmp(name, "strict") == 0)
             p->strict = v;
+        else if (strcmp(name, "once") == 0)
+            p->once = v;
         else if (strcmp(name, "pays") == 0)
             p->pays = v;
         else if (strcmp(name, "sample") == 0)
@@ -290,7 +292,7 @@ void policy_parse(struct policy *p, char *text)
         else if (strcmp(name, "verbose") == 0)
             p->verbose = v != 0;
         else
-            errx(2, "%s: admit, worth, strict, pays, sample, keep, second, hot, ghost, window, slab, evicted_known", name);
+            errx(2, "%s: admit, worth, strict, pays, once, sample, keep, second, hot, ghost, window, slab, evicted_known", name);
     }
 }
 
@@ -351,6 +353,7 @@ void policy_run(const struct policy *p, const struct trace *t, const struct sim_
     s.admission.worth = p->worth;
     s.admission.worth_strict = p->strict;
     s.admission.pays = p->pays;
+    s.admission.once = p->once;
     s.admission.sample = p->sample;
     play(&s);
     free(s.ghost.root);

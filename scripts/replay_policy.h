@@ -8,6 +8,7 @@
 struct policy {
     int admit;          /* enum admission_mode */
     double worth, strict, pays; /* of a class: of the mean, of the mean, of its objects */
+    double once;        /* hits of an object that was hit, up to which `pays` counts */
     unsigned sample;
     double keep;        /* of an evicted page, at most this share is written again */
     double second;      /* hot share of a page from which on it stays; above 1: never */

@@ -125,34 +125,33 @@ Test(admission, large_objects_that_bring_little_for_their_bytes_are_only_sampled
     cr_assert_eq(leave_sized(once, 100, 10, 10 * OBJECT), 100);
 }
 
-/* Small objects are hit ten times each, larger ones once. For their bytes that is little, but each write of them that is
- * not made is a miss. */
-Test(admission, objects_of_which_almost_all_are_hit_are_written_however_little_that_is_for_their_bytes)
+/* All are hit exactly once, so each write that is not made is a miss. */
+Test(admission, where_each_object_is_hit_once_large_ones_are_written_as_well)
 {
     unsigned once = admission_class(false, 0);
     admission_init(&a, ADMISSION_LEARN, 10 * FLASH); /* enough for chance to play no part */
     for (unsigned i = 0; i < 1000; i++) {
-        leave_sized(once, 100, 10, OBJECT);
-        cr_assert_eq(leave_sized(once, 100, 1, 3 * OBJECT), 100, "%u", i);
+        leave_sized(once, 100, 1, OBJECT);
+        cr_assert_eq(leave_sized(once, 100, 1, 10 * OBJECT), 100, "%u", i);
     }
-    for (unsigned i = 0; i < 1000; i++) { /* from now on every second is not hit, but the others twice */
+    for (unsigned i = 0; i < 1000; i++) { /* from now on small ones are hit again and again */
         leave_sized(once, 100, 10, OBJECT);
-        for (unsigned k = 0; k < 10; k++)
-            leave_sized(once, 10, k % 2 == 0 ? 0 : 2, 3 * OBJECT);
+        leave_sized(once, 100, 1, 10 * OBJECT);
     }
-    cr_assert_lt(leave_sized(once, 640, 1, 3 * OBJECT), 60);
+    cr_assert_lt(leave_sized(once, 640, 1, 10 * OBJECT), 60);
 }
 
-/* Of fewer objects than that, hits may be chance. */
-Test(admission, a_few_objects_that_are_hit_prove_nothing)
+Test(admission, where_objects_are_hit_once_those_of_a_class_that_is_seldom_hit_are_only_sampled)
 {
-    unsigned once = admission_class(false, 0);
-    admission_init(&a, ADMISSION_LEARN, FLASH);
-    for (unsigned i = 0; i < 100; i++) {
-        leave_sized(once, 500, 10, OBJECT);
-        leave_sized(once, 1, 1, 3 * OBJECT);
+    unsigned once = admission_class(false, 0), hit = admission_class(false, 1);
+    admission_init(&a, ADMISSION_LEARN, 10 * FLASH);
+    for (unsigned i = 0; i < 1000; i++) {
+        leave(hit, 100, 1);
+        for (unsigned k = 0; k < 10; k++)
+            leave(once, 10, k % 2);
     }
-    cr_assert_lt(leave_sized(once, 320, 1, 3 * OBJECT), 60);
+    cr_assert_lt(leave(once, 640, 1), 60);
+    cr_assert_eq(leave(hit, 640, 1), 640);
 }
 
 /* A class that was hit in RAM is given up only on clearer evidence. */

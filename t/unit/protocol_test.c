@@ -391,6 +391,7 @@ Test(protocol, meta_get_flags)
 
 Test(protocol, meta_get_hit_before_and_idle)
 {
+    client_ask(c, "debugtime p\r\n", "OK\r\n"); /* no second ends between two lines */
     client_ask(c, "ms a 1\r\nx\r\n", "HD\r\n");
     client_ask(c, "mg a h u\r\n", "HD h0\r\n");
     client_ask(c, "mg a h l\r\n", "HD h0 l0\r\n");
