@@ -19,6 +19,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 BINARY = os.environ.get('EXTANT', os.path.join(TOP, 'extant'))
 WORDS = ('get', 'set')
 ROUNDS = 12
+NOISE = 2  # instructions: on a busy machine runs differ by a little more than one; a comparison and a jump are two
 
 
 def main():
@@ -36,11 +37,11 @@ def main():
             without.append(instructions(BINARY, word))
             beside.append(instructions(BINARY, word, tls=True))
             more = min(beside) - min(without)
-            if more < 1:
+            if more < NOISE:
                 break
-        failed = failed or more >= 1
+        failed = failed or more >= NOISE
         print('%s %s: %.2f instructions without -Z, %.2f on a notls: port beside TLS' % (
-            'not ok' if more >= 1 else 'ok    ', word, min(without), min(beside)))
+            'not ok' if more >= NOISE else 'ok    ', word, min(without), min(beside)))
     return 1 if failed else 0
 
 
