@@ -174,8 +174,8 @@ bool index_walk_step(struct index *ix, uint64_t *cursor, unsigned max_buckets, i
 /* All of it. */
 void index_walk_all(struct index *ix, index_visit *visit, void *ctx);
 
-/* A number that the hash of a key and the hash_like of its word have in common, for as long as the index lives, and few
- * other keys. Pure, needs no lock. */
+/* A number that the hash of a key and the hash_like of its word have in common, for as long as the index lives; few
+ * other keys have it. Pure, needs no lock. */
 uint64_t index_common_hash(const struct index *ix, uint64_t hash);
 
 /* Could the word that index_walk() passed with this hash_like belong to a key with this hash, so that

@@ -564,7 +564,7 @@ static void warn_of_memory_file(const struct settings *set)
                     set->memory_file, room / MiB, (uint64_t)set->maxbytes / MiB);
     if (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
         log_warning("-e %s is not on tmpfs: the kernel writes all changes of memory to that disk; "
-                    "a file below /dev/shm is meant",
+                    "use a file below /dev/shm",
                     set->memory_file);
 }
 
@@ -575,7 +575,7 @@ static void warn_of_flash(struct extstore *ext)
         ext_device_info(ext, i, &d);
         if (!d.direct)
             log_warning("flash %s: its file system has no direct I/O, so the kernel keeps what is read from it in "
-                        "memory, beside -m; a file on ext4 or XFS, or a device, is meant",
+                        "memory, beside -m; use a file on ext4 or XFS, or a device",
                         d.path);
     }
 }

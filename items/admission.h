@@ -4,11 +4,12 @@
  * it hit in RAM (0, 1, more); and how large is it (below half of the mean of what leaves RAM, below the
  * mean, below its double, or larger). What each class has brought is counted: hits on flash
  * for the bytes written. A class is admitted while it brings ADMISSION_WORTH of the mean, or, if its key
- * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. But where
- * objects on flash are hit once and seldom again (ADMISSION_ONCE hits of each at most), none is better than
- * another: then ADMISSION_PAYS of a class's objects must be hit at all, however large they are. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they
- * would bring stays known. An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less,
- * and classes are judged by chance; more, and a change in the clients' requests is noticed late.
+ * was known or hit, ADMISSION_WORTH_STRICT of it: these are rarely a mistake. Where objects on flash
+ * are hit once and seldom again (an object that is hit has ADMISSION_ONCE hits at most), none is better than
+ * another: then a class is admitted too if ADMISSION_PAYS of its objects are hit at all, however large they
+ * are. Of the others one key in ADMISSION_SAMPLE is written nevertheless, so that what they would bring stays known.
+ * An eighth of the counts is forgotten with each half of a flash size that leaves RAM: less, and classes are
+ * judged by chance; more, and a change in the clients' requests is noticed late.
  *
  * A set of keys that is read round and round, and is larger than flash, gets no hit at all in a
  * queue. So of the keys that are admitted only a share is taken, chosen by hash (always the same

@@ -106,7 +106,7 @@ void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted
     tag_end_clean(c, hash, true);
 }
 
-/* Under which a key is noted of which only its word is known. */
+/* The hash under which a key is noted if only its word is known. */
 static uint64_t gone_hash(const struct cache *c, uint64_t hash)
 {
     uint64_t common = index_common_hash(c->index, hash);

@@ -92,7 +92,7 @@ void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone);
 void flash_forget(struct cache *c, uint64_t hash, index_slot *slot, bool evicted);
 /* A word is dropped at a start because it names flash that is gone; hash_like is that of a walk over the index. No other lock. */
 void key_departs_with_flash(struct cache *c, uint64_t hash_like);
-/* Why the key of this hash is not there; it knows too whose word key_departs_with_flash() was told of. No lock needed. */
+/* Why the key of this hash is not there; also for words that key_departs_with_flash() was told of. No lock needed. */
 enum miss_reason key_departed_why(const struct cache *c, uint64_t hash);
 /* The same for objects that reclaim gives up; a later miss can then give the reason. */
 void flash_depart(struct cache *c, const struct stale_check *check, index_slot *slot);

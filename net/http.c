@@ -216,7 +216,7 @@ static void split(const char *address, char *host, size_t host_bytes, unsigned *
     bool bracketed = address[0] == '[' && colon > address + 1 && colon[-1] == ']';
     snprintf(host, host_bytes, "%.*s", (int)(colon - address) - 2 * bracketed, address + bracketed);
     *port = (unsigned)strtoul(colon + 1, NULL, 10);
-    DEBUG_ASSERT(*port <= UINT16_MAX); /* operator/command_line.c has looked */
+    DEBUG_ASSERT(*port <= UINT16_MAX); /* checked by operator/command_line.c */
 }
 
 static void say_nothing(int severity UNUSED, const char *text UNUSED) {}

@@ -35,10 +35,10 @@ void stranger_tell(enum stranger who, enum stranger_port port, const char *peer)
 {
     static const char *const texts[][STRANGERS] = {
         [STRANGER_PORT_CLEAR] =
-            {[STRANGER_TEXT] = "speaks the text protocol, which is refused: -B auto accepts both (-Y without -S "
-                              "this one, if clients log in)",
-             [STRANGER_BINARY] = "speaks the binary protocol, which is refused: -B auto accepts both (-Y with -S "
-                                "this one, if clients log in)",
+            {[STRANGER_TEXT] = "speaks the text protocol, which is refused: -B auto accepts both (if clients log in, "
+                              "-Y without -S accepts this one)",
+             [STRANGER_BINARY] = "speaks the binary protocol, which is refused: -B auto accepts both (if clients log in, "
+                                "-Y with -S accepts this one)",
              [STRANGER_TLS] = "speaks TLS to a port without TLS: it needs -Z, and a port without the "
                               "prefix notls:",
              [STRANGER_HTTP] = "speaks HTTP: this is not a web server",

@@ -562,7 +562,7 @@ static const struct tls_ops stream_ops = {
 struct tls *tls_create(const struct settings *s, struct server_counters *n, char *why,
                        size_t why_bytes)
 {
-    ASSERT(s->ssl_enabled && s->ssl_chain_cert); /* operator/settings_check.c has looked */
+    ASSERT(s->ssl_enabled && s->ssl_chain_cert); /* checked by operator/settings_check.c */
     count_memory();
     struct server_tls *server = calloc(1, sizeof(*server));
     if (server)

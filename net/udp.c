@@ -109,7 +109,7 @@ static int open_host(struct udp_sockets *u, const char *host, int port, uint32_t
 
 struct udp_sockets *udp_open(const struct settings *s, char *why, size_t why_bytes)
 {
-    DEBUG_ASSERT(s->udpport != 0 && !s->auth_file && s->ext_file_count == 0); /* operator/settings_check.c has looked */
+    DEBUG_ASSERT(s->udpport != 0 && !s->auth_file && s->ext_file_count == 0); /* checked by operator/settings_check.c */
     struct udp_sockets *u = calloc(1, sizeof(*u));
     if (!u) {
         snprintf(why, why_bytes, "UDP: %s", strerror(errno));

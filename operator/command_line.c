@@ -818,7 +818,7 @@ static void print_help(FILE *out)
         }
     }
     fputs("\nExit codes: 0 done, 64 the command line is wrong, 67 no such user, 71 the system refuses an\n"
-          "address, a file or memory, 78 a configuration file is wrong.\n",
+          "address, a file, memory or a limit, 78 a configuration file is wrong.\n",
           out);
 }
 

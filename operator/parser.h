@@ -1,5 +1,5 @@
-/* operator/parser.h: what parsing options is made of: the syntax of numbers, refusals, and words that were meant. Only
- * operator/command_line.c and operator/settings_check.c include it.
+/* operator/parser.h: the parts of the options' parser: the syntax of numbers, refusals, and suggestions for misspelt words.
+ * Only operator/command_line.c and operator/settings_check.c include it.
  *
  * Threads: settings_parse()'s. No locks; nothing sleeps.
  */

@@ -184,7 +184,8 @@ enum settings_bucket {
     X(BOOL, drop_privileges, false, 0, 1, "", YES_NO, "drop_privileges",                                              \
       "allow only the system calls that serving needs; any other ends the process")                                   \
     X(U32, ext_item_size, 512, 0, GiB, "bytes", NUMBER, "ext_item_size",                                              \
-      "items of at least this size may go to flash")                                                                  \
+      "items of at least this size are written early (ext_item_age), smaller ones\n"                                    \
+      "only when memory is short")                                                                                      \
     X(U32, ext_item_age, UINT32_MAX, 0, UINT32_MAX, "s", NUMBER, "ext_item_age",                                      \
       "write items idle for longer even while memory is free; default: no age limit")                                 \
     X(U32, ext_low_ttl, 0, 0, UINT32_MAX, "s", NUMBER, "ext_low_ttl",                                                 \
@@ -196,9 +197,9 @@ enum settings_bucket {
     X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", NUMBER, "ext_compact_under",                     \
       "compact below this many free pages; default: 1% of all, at least 1")                                           \
     X(U32, ext_drop_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", NUMBER, "ext_drop_under",                           \
-      "drop unread items below this many free pages; default as ext_compact_under")                                   \
+      "with ext_drop_unread, drop below this many free pages; default: 1% of all, at least 1")                          \
     X(U32, ext_max_sleep, 1000000, 0, UINT32_MAX, "us", NUMBER, "ext_max_sleep",                                      \
-      "longest pause of background threads")                                                                          \
+      "longest wait of a set for memory while flash is written; then items are evicted")                                \
     X(REAL, ext_max_frag, 0.8, 0, 1, "", REAL2, "ext_max_frag", "compact pages that are less full than this")         \
     X(REAL, slab_automove_freeratio, 0.01, 0, 1, "", REAL3, "slab_automove_freeratio",                                \
       "share of memory kept free by writing to flash")                                                                \
@@ -256,7 +257,7 @@ enum settings_bucket {
       "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"                     \
       "or with k, a multiple of 64k")                                                                                 \
     X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "threads that write to flash and reclaim it")                                                     \
-    X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads an I/O thread takes at once")                             \
+    X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads of flash under way for each thread; at least 128 in any case")\
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \
       "off; on: a clean stop moves everything to flash, also for a reboot; scan: after an\n"                          \
       "unclean stop, also reads what is on flash")                                                                    \

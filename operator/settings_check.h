@@ -1,5 +1,4 @@
-/* operator/settings_check.h: what only makes sense together: options whose meaning or bounds depend on others, in
- * whatever order they were given. Only operator/command_line.c calls it.
+/* operator/settings_check.h: checks of options whose meaning or bounds depend on other options, in any order. Only operator/command_line.c calls it.
  *
  * Threads: settings_parse()'s. No locks. Looks at the paths of flash files, so it may sleep.
  */

@@ -55,7 +55,7 @@ static bool entry_is_sound(struct extstore *e, const struct ext_wbuf_root *root,
     const char *memory = arena_base(e->arena) + root->memory;
     uint64_t offset = (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     struct ext_record rec;
-    ASSERT(atomic_load(&root->front_bytes) <= e->wbuf_bytes); /* buffer_is_sound has looked */
+    ASSERT(atomic_load(&root->front_bytes) <= e->wbuf_bytes); /* checked by buffer_is_sound */
     if (offset < ext_slot_front(e, slot) || entry->record_bytes < sizeof(struct ext_record_head) ||
         entry->record_bytes % EXT_GRANULE_BYTES != 0 ||
         offset + entry->record_bytes > atomic_load(&root->front_bytes))

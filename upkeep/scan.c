@@ -3,8 +3,8 @@
  * First it reads all trailers (ext_scan_tables, in ext_create): the slots of a page with its highest
  * version belong to its last life, the others to earlier ones. Versions come from one counter that
  * grows over all starts, so the highest is the latest. The page is then SEALED up to the last
- * such slot. A damaged trailer must not take a whole page away, or give its number to another: of versions that differ the
- * highest counts if the table or a record of its slot bears it out (last_life), and a number if its table does (trailer_number).
+ * such slot. A damaged trailer must not take a whole page away, or give its number to another. If versions differ, the
+ * highest counts only if the table or a record of its slot verifies with it (last_life); likewise a number (trailer_number).
  *
  * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
  * WINDOW_BYTES where they stand close, of one block where values are long. A record that fits
@@ -146,8 +146,8 @@ static uint32_t trailer_version(struct extstore *e, uint64_t slot)
     return read_trailer(e, device, end, &t) && t.slot == slot ? t.version : 0;
 }
 
-/* The number that the latest trailer in a page of a device gives it, if its table verifies; else, not sure, that of the latest
- * at all; EXT_NO_PAGE: there is none. */
+/* The page number in the latest trailer whose table verifies (*is_sure); if no table does, in the latest trailer. EXT_NO_PAGE:
+ * there is no trailer. */
 static uint32_t trailer_number(struct extstore *e, struct ext_page_where at, uint32_t *version, bool *is_sure)
 {
     uint32_t number = EXT_NO_PAGE, count;
@@ -176,7 +176,7 @@ struct claim { /* to a number */
     bool is_sure;
 };
 
-/* Of two pages with one number the later has it, but none before one that is sure of it. */
+/* If two pages claim one number, a sure claim wins over an unsure one, and otherwise the later version. */
 static void claim_numbers(struct extstore *e, struct claim *claims, uint64_t count, uint32_t *used)
 {
     for (uint32_t d = 0; d < e->device_count; d++) {
@@ -249,8 +249,8 @@ static uint64_t record_at(struct extstore *e, uint64_t slot, uint32_t version, c
     return verifies ? bytes : 0;
 }
 
-/* Does the slot's table, or at least one record in it, verify with this version? If that can't be known, yes: older lives hold
- * what may not come back. */
+/* Does the slot's table, or at least one record in it, verify with this version? True as well if that
+ * can't be known, since values of older lives must not come back. */
 static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
 {
     uint32_t count, device = e->where[ext_slot_page(e, slot)].device;
@@ -270,7 +270,7 @@ static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
     return found;
 }
 
-/* The version of the page's last life; 0: none. Versions that nothing bears out become 0. */
+/* The version of the page's last life; 0: none. Versions with which nothing verifies become 0. */
 static uint32_t last_life(struct extstore *e, uint64_t first_slot, uint32_t *versions)
 {
     ASSERT(first_slot % e->slots_per_page == 0);
@@ -392,7 +392,7 @@ static void read_record(struct extstore *e, uint64_t slot, const struct ext_entr
     uint64_t offset = ext_slot_offset(e, slot) + (uint64_t)entry->granule * EXT_GRANULE_BYTES;
     uint64_t need = min_u64(entry->record_bytes, HEAD_BYTES_MAX);
     bool is_near = entry->record_bytes <= NEAR_BYTES;
-    ASSERT(entry->record_bytes >= sizeof(struct ext_record_head)); /* scan_slot has looked */
+    ASSERT(entry->record_bytes >= sizeof(struct ext_record_head)); /* checked by scan_slot */
     struct window *w = &e->scan->run;
     const char *at = look_at(e, w, device, offset, is_near ? entry->record_bytes : need,
                              is_near ? WINDOW_BYTES : need, front);

@@ -58,7 +58,7 @@ static int alloc_buffer(struct extstore *e, uint64_t *at)
 /* Of an arena that an earlier process left. */
 static int take_tables(struct extstore *e, const struct ext_tables *t)
 {
-    ASSERT(t->page_count > 0 && t->wbuf_count <= EXTMAP_MAX_BUFFERS); /* claim_tables has looked */
+    ASSERT(t->page_count > 0 && t->wbuf_count <= EXTMAP_MAX_BUFFERS); /* checked by claim_tables */
     int rc = arena_take(e->arena, ARENA_USE_META, t->pages, pages_bytes(t->page_count));
     if (rc == 0)
         rc = arena_take(e->arena, ARENA_USE_META, t->wbufs, wbufs_bytes(t->wbuf_count));

@@ -6,8 +6,8 @@
  *             afterwards survives the next scan, so no number on flash outranks it
  *   serving   the same changes under a process that has its index already
  *
- * The input is a list of changes of 12 bytes. Before each start checkpoint and files are what a small cache left that
- * was killed: two files, overwritten values, large ones, an older life of a page. As in fuzz_attach.c, nothing but the
+ * The input is a list of changes of 12 bytes. Before each start, checkpoint and files are as a small cache left them
+ * when it was killed: two files, overwritten values, large ones, an older life of a page. As in fuzz_attach.c, nothing but the
  * input decides what happens.
  */
 #include <fcntl.h>

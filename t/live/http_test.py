@@ -176,7 +176,7 @@ def every_miss_has_its_reason():
 
 
 def without_descriptors_it_waits():
-    """A visitor for whom there is no descriptor is told of in the log, and answered later; the thread doesn't spin."""
+    """If there is no descriptor for a visitor, the log says so, and the visitor is answered later; the thread doesn't spin."""
     with Web((), ()) as server:
         pid = server.process.pid
         limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)

@@ -124,7 +124,7 @@ class Model:
 
 
 def take_expired(model, key):
-    """A key whose short life may be over either way isn't asked for by verbs that would tell."""
+    """Has the key a value with a short life? Until that is surely over, no verb whose answer depends on it is sent."""
     v = model.now[key]
     return v is not None and v.dies_at is not None
 

@@ -1659,7 +1659,7 @@ static off_t trailer_byte;
 static void flip_trailer_byte(off_t slot_end) { flip(flash_file, slot_end - (off_t)sizeof(struct ext_trailer) + trailer_byte); }
 static void flip_first_trailer_byte(off_t slot_end) { flip_trailer_byte(slot_end - (off_t)MiB); }
 
-/* Nor takes a trailer with a wrong version or number the rest of its page away. */
+/* A trailer with a wrong version or number doesn't take the rest of its page away either. */
 Test(persist, no_byte_of_a_trailer_takes_more_than_its_table_away)
 {
     for (trailer_byte = 0; trailer_byte < (off_t)sizeof(struct ext_trailer); trailer_byte++) {

@@ -220,7 +220,7 @@ Test(slow_client, a_change_after_its_lookup)
     server_stop(s);
 }
 
-/* Until so many gets have hit, and then values of the crowd were put away, and so were those of the gets. */
+/* Waits until this many gets have hit, and until values of the crowd and those of the gets were put away. */
 static void wait_till_away(struct server *s, struct client *c, uint64_t hits, struct client **crowd)
 {
     cr_assert(wait_until(client_stat_u64(c, "", "get_hits") == hits, HARNESS_ANSWER_MS)); /* none waits for its read */
