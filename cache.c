@@ -550,6 +550,12 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     op->item = kept;
 }
 
+/* One that leaves no mark (queue_reads) isn't the first: the next would be it again. */
+static void note_flash_hit(struct cache *c, const struct cache_op *op, const struct cache_read *r)
+{
+    worth_hit(c, &r->rec, !r->was_hit && !(op->options & CACHE_F_NOBUMP));
+}
+
 /* Answers a plain get after its reads without the index: the record that the word named when
  * the read began is a right answer for a get that was under way all the time. */
 static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint32_t now)
@@ -578,7 +584,7 @@ static enum step step_get_read(struct cache_worker *w, struct cache_op *op, uint
     view_record(c, op, best);
     count_get(w, op, true, op->view.slab_class, LRU_COLD);
     stat_inc(w->stats, STAT_get_extstore);
-    worth_hit(c, rec, !best->was_hit);
+    note_flash_hit(c, op, best);
     op->status = CACHE_OK;
     get_recache(w, op, best);
     return STEP_DONE;
@@ -604,7 +610,7 @@ static enum step step_get(struct cache_worker *w, struct cache_op *op, struct lo
     op_item_free(c, op);
     view_record(c, op, l->match);
     count_get(w, op, true, op->view.slab_class, LRU_COLD);
-    worth_hit(c, &l->match->rec, !l->match->was_hit);
+    note_flash_hit(c, op, l->match);
     op->status = CACHE_OK;
     return STEP_DONE;
 }

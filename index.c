@@ -29,7 +29,7 @@
  *    that is being expanded.
  * So a bucket is expanded completely or, if a word finds no room, restored completely.
  *
- * Threads: any; index_create and index_load_rows one, alone. After these, words, directory entries and state of a shard
+ * Threads: any; but index_create and index_load_rows run alone. After these, words, directory entries and state of a shard
  * change under its lock only; index_find, index_peek_ram, index_info read state, entries and counts without it, hence the
  * relaxed atomics.
  */

@@ -98,8 +98,8 @@ void index_set_limit(struct index *ix, uint64_t limit_bytes);
 struct lock *index_lock(struct index *ix, uint64_t hash);
 unsigned index_shard_of(const struct index *ix, uint64_t hash);
 struct lock *index_shard_lock(struct index *ix, unsigned shard);
-/* Where the words of a hash are, found once and used by several calls. It stays right for good: if the shard
- * has grown since, those who use it find the place again. */
+/* Where the words of a hash are, found once and used by several calls, at any later time: if the shard has grown since,
+ * index_match_at() finds the place again. */
 struct index_spot {
     uint64_t hash;
     uint64_t state; /* of the shard when it was found; 0: find it again */
@@ -131,8 +131,9 @@ index_word index_make_drop_intent(const struct index *ix, unsigned rank);
 /* Fills slots[] with every non-empty slot (tombstones too) whose tag is the hash's; returns how
  * many. */
 unsigned index_match(struct index *ix, uint64_t hash, index_slot *slots[INDEX_MATCH_MAX]);
+/* The same for a spot, which it finds again if the shard has grown. */
 unsigned index_match_at(struct index *ix, struct index_spot *spot, index_slot *slots[INDEX_MATCH_MAX]);
-/* Of these the flash words up to this rank, except the one in the slot `but` (or NULL). */
+/* Of the hash's slots those of flash words up to this rank, except the one in the slot `but` (or NULL). */
 unsigned index_match_flash(struct index *ix, uint64_t hash, const index_slot *but, unsigned rank_max,
                            index_slot *slots[INDEX_MATCH_MAX]);
 /* The slot of the flash object at exactly this place, of the item with this handle; or NULL. */

@@ -80,8 +80,9 @@ static void judge_classes(struct admission *a)
         first_hits += (double)get(&a->groups[g].first_hits);
         written += (double)get(&a->groups[g].bytes);
     }
+    double mean = written > 0 ? hits / written : 0; /* the first write may come between the loops */
     for (unsigned g = 0; g < GROUPS; g++) {
-        bool worth = get(&a->groups[g].bytes) == 0 ? was >> g & 1 : is_worth(a, g, hits / written, hits <= a->once * first_hits);
+        bool worth = get(&a->groups[g].bytes) == 0 ? was >> g & 1 : is_worth(a, g, mean, hits <= a->once * first_hits);
         admitted |= (uint32_t)worth << g;
     }
     atomic_store_explicit(&a->admitted, admitted, memory_order_relaxed);

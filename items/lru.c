@@ -60,7 +60,7 @@ static void list_count(struct lru_list *list, const struct item *it, int sign)
     DEBUG_ASSERT((list->head == 0) == (list->tail == 0));
 }
 
-/* Makes an item that is in no list the head of this one; count it beside. */
+/* Makes an item that is in no list the head of this one. The caller counts it. */
 static void join_head(struct lru *l, struct lru_list *list, struct item *it)
 {
     lock_assert_held(&list->lock);
@@ -75,7 +75,7 @@ static void join_head(struct lru *l, struct lru_list *list, struct item *it)
     list->head = h;
 }
 
-/* Takes it out; count it beside. */
+/* Takes it out. The caller counts it. */
 static void leave(struct lru *l, struct lru_list *list, struct item *it)
 {
     lock_assert_held(&list->lock);

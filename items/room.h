@@ -1,4 +1,5 @@
-/* items/room.h: makes memory for items when there is none. Any thread; no lock is held on entry, except by item_flush(). */
+/* items/room.h: makes memory for items when there is none. Any thread. No lock is held on entry, except for
+ * item_flush(). */
 #ifndef EXTANT_ITEMS_ROOM_H
 #define EXTANT_ITEMS_ROOM_H
 

@@ -326,7 +326,7 @@ static uint32_t read_trailers(struct check *c, const struct ext_page_where *at, 
     return latest;
 }
 
-/* The page of this number is here, with what the latest version of it wrote, unless a later one is known. */
+/* Notes that the page of this number is here, and which of its slots this version wrote; unless a later one is known. */
 static void put_page(struct check *c, uint32_t number, const struct ext_page_where *at, uint32_t version,
                      const struct ext_trailer *trailers)
 {
@@ -346,7 +346,7 @@ static void put_page(struct check *c, uint32_t number, const struct ext_page_whe
 static int number_by_trailers(struct check *c)
 {
     ASSERT(!c->has_tables);
-    uint64_t units = 0, unit_count = 0;
+    uint64_t units = 0, bare_count = 0;
     for (unsigned i = 0; i < c->file_count; i++)
         units += c->files[i].pages;
     /* Files may have been taken away. */
@@ -360,12 +360,12 @@ static int number_by_trailers(struct check *c)
             uint32_t latest = read_trailers(c, &at, trailers);
             uint64_t number = latest != NO_NUMBER ? trailers[latest].slot / c->slots_per_page : most;
             if (latest == NO_NUMBER)
-                bare[unit_count++] = at;
+                bare[bare_count++] = at;
             else if (number < most)
                 put_page(c, (uint32_t)number, &at, trailers[latest].version, trailers);
         }
     }
-    for (uint64_t i = 0; rc == 0 && i < unit_count; i++) {
+    for (uint64_t i = 0; rc == 0 && i < bare_count; i++) {
         while (next < most && c->where[next].device != EXT_NO_DEVICE)
             next++;
         if (next < most)

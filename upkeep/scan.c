@@ -219,20 +219,24 @@ int ext_scan_numbers(struct extstore *e)
     return rc;
 }
 
-/* Reads a whole slot; what can't be read is zeroes. */
-static void read_slot(struct extstore *e, uint64_t slot, char *image)
+/* Reads a whole slot; what can't be read is zeroes. False: not all could be read. */
+static bool read_slot(struct extstore *e, uint64_t slot, char *image)
 {
     uint32_t device = e->where[ext_slot_page(e, slot)].device;
     uint64_t start = ext_slot_offset(e, slot), bytes;
+    bool is_whole = true;
     for (uint64_t at = 0; at < e->wbuf_bytes; at += bytes) {
         bytes = min_u64(e->wbuf_bytes - at, SMALL_WINDOW_BYTES);
         if (read_device(e, device, image + at, bytes, start + at) == 0)
             continue;
         for (uint64_t block = at; block < at + bytes; block += EXT_IO_ALIGN_BYTES) {
-            if (read_device(e, device, image + block, EXT_IO_ALIGN_BYTES, start + block) != 0)
-                memset(image + block, 0, EXT_IO_ALIGN_BYTES);
+            if (read_device(e, device, image + block, EXT_IO_ALIGN_BYTES, start + block) == 0)
+                continue;
+            memset(image + block, 0, EXT_IO_ALIGN_BYTES);
+            is_whole = false;
         }
     }
+    return is_whole;
 }
 
 /* The bytes of the record that stands `at` bytes into the slot's image, written in this life of its page; 0: none does. */
@@ -260,9 +264,8 @@ static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
     char *image = rc == -EBADMSG ? aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes) : NULL;
     if (image == NULL)
         return true;
-    bool found = false;
     ASSERT(version != 0);
-    read_slot(e, slot, image);
+    bool found = !read_slot(e, slot, image);
     uint64_t end = ext_table_start(e->wbuf_bytes, 0) - sizeof(struct ext_record_head);
     for (uint64_t at = ext_slot_front(e, slot); !found && at <= end; at += EXT_GRANULE_BYTES)
         found = record_at(e, slot, version, image, at, &rec) != 0;
@@ -449,7 +452,7 @@ static int search_slot(struct extstore *e, uint64_t slot, ext_scan_visit *visit,
     char *image = aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes);
     if (image == NULL)
         return -ENOMEM;
-    read_slot(e, slot, image);
+    (void)read_slot(e, slot, image);
     uint64_t end = ext_table_start(e->wbuf_bytes, 0) - sizeof(struct ext_record_head);
     for (uint64_t at = ext_slot_front(e, slot), bytes; at <= end; at += max_u64(bytes, EXT_GRANULE_BYTES)) {
         struct ext_scanned rec;

@@ -1530,6 +1530,33 @@ Test(cache_worth, a_key_that_was_deleted_on_flash_is_known)
     cr_assert_gt(hits_of_range(0, 100), 85);
 }
 
+/* Sums over all classes of the hits on flash, and of those that were an object's first. */
+static void flash_hits_are(uint64_t hits, uint64_t first_hits)
+{
+    for (unsigned g = 0; g < ARRAY_COUNT(f.cache->admission.groups); g++) {
+        hits -= atomic_load(&f.cache->admission.groups[g].hits);
+        first_hits -= atomic_load(&f.cache->admission.groups[g].first_hits);
+    }
+    cr_assert_eq(hits, 0u);
+    cr_assert_eq(first_hits, 0u);
+}
+
+Test(cache_worth, only_one_hit_of_an_object_is_its_first)
+{
+    atomic_store(&f.config.ext_recache_rate, 0);
+    STATUS(fixture_set(&f, "k", "value"), CACHE_OK);
+    fixture_flush(&f);
+    for (unsigned i = 0; i < 6; i++) {
+        struct cache_op op;
+        cache_op_init(&op, CACHE_GET, "k", 1, cache_hash(f.cache, "k", 1));
+        op.options = CACHE_F_META | (i < 3 ? CACHE_F_NOBUMP : 0);
+        fixture_run(&f, &op);
+        STATUS(op.status, CACHE_OK);
+        cache_release(f.worker, &op);
+        flash_hits_are(i + 1, i < 3 ? 0 : 1);
+    }
+}
+
 /* Ghosts take at most a byte for each object on flash, however large objects are; but never less than 4 KiB. */
 static void ghosts_for(unsigned value_bytes, uint64_t at_least)
 {

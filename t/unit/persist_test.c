@@ -1668,6 +1668,33 @@ Test(persist, no_byte_of_a_trailer_takes_more_than_its_table_away)
     }
 }
 
+/* The first slot's table is damaged and its record can't be read: its trailer alone tells of the page's last life. */
+Test(persist, a_life_that_a_scan_cannot_read_hides_the_earlier_one_of_its_page)
+{
+    static const char two_slots[] = "ext_page_size=4,ext_wbuf_size=2,ext_buffer_mem=24,ext_persist=scan";
+    struct life l;
+    device_ops = &range_ops;
+    life_open_with(&l, with(32, two_slots));
+    for (unsigned slot = 0; slot < 2; slot++) {
+        set(&l, numbered("old", slot), "value");
+        all_to_disk(&l);
+    }
+    for (unsigned slot = 0; slot < 2; slot++)
+        cr_assert_eq(fixture_delete(&l.f, numbered("old", slot)), CACHE_OK);
+    set(&l, "new", "value");
+    all_to_disk(&l);
+    cr_assert_eq(l.f.ext->pages[0].objects, 1, "it is the same page");
+    break_slot(&l, 0, 0);
+    life_kill(&l);
+    flip_entry(2 * MiB);
+    life_open_with(&l, with(32, two_slots));
+    mend_slot();
+    assert_start(&l, "scan");
+    cr_assert_str_eq(value_of(&l, "old1"), "(none)", "of an earlier life");
+    cr_assert_eq(report_of(&l).objects, 0);
+    life_kill(&l);
+}
+
 /* With it, page versions would soon go round, and old pages would count as younger than new ones. */
 Test(persist, a_version_that_no_process_reached_is_no_trailers)
 {
