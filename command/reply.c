@@ -255,7 +255,11 @@ static void rest(struct reply_queue *q)
 bool reply_begin(struct reply_queue *q)
 {
     uint64_t limit = q->pool->limit_bytes;
-    if (limit > 0 && (uint64_t)(q->replies + 1) * REPLY_COST_BYTES > limit)
+    if (likely(limit == 0))
+        return true;
+    if (q->count == 0) /* those that began earlier were silent */
+        q->replies = 0;
+    if ((uint64_t)(q->replies + 1) * REPLY_COST_BYTES > limit)
         return false;
     q->replies++;
     return true;

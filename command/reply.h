@@ -79,7 +79,7 @@ struct reply_queue {
     struct reply_entry *ring;
     uint32_t capacity, head, count;
     uint32_t waiting; /* sources not ready */
-    uint32_t replies; /* begun since the queue was empty */
+    uint32_t replies; /* begun since the queue was empty, if the pool has a limit */
     bool failed;      /* something could not be added: nothing more is */
     struct chunk *chunk; /* where text is being added, or NULL */
     struct reply_entry *open; /* the last entry, if it is text at the end of the chunk and may grow; else NULL */
@@ -104,7 +104,7 @@ bool reply_begin(struct reply_queue *q);
 static inline bool reply_is_at_limit(const struct reply_queue *q)
 {
     uint64_t limit = q->pool->limit_bytes;
-    return unlikely(limit > 0) && q->replies > 0 && (uint64_t)(q->replies + 1) * REPLY_COST_BYTES > limit;
+    return unlikely(limit > 0) && q->count > 0 && (uint64_t)(q->replies + 1) * REPLY_COST_BYTES > limit;
 }
 
 /* n <= REPLY_ROOM_MAX contiguous bytes at the end of the queue, to be followed by reply_commit() of

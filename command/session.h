@@ -146,7 +146,7 @@ struct session {
     uint8_t dump_job;      /* COMMAND_DUMP: enum crawler_job */
     bool is_binary;        /* what is received are packets; else lines */
     bool barrier;          /* execute nothing until parked is 0 */
-    bool fetching;         /* the next reply's value, which was put away, is being read again: that waits for nothing */
+    bool fetching;         /* the next reply's value was put away and is being read again; no request waits for it */
     bool authenticated;    /* or there is nothing to log in to */
     bool sasl_started;     /* it has named a mechanism that we know */
     bool gone;   /* the client has left */

@@ -203,6 +203,21 @@ Test(server, a_pipeline_longer_than_the_limit_of_buffers_is_answered)
     stop(s, c);
 }
 
+/* Requests without an answer, one in a turn: the queue stays empty, so nothing has to be sent before the next one. */
+Test(server, silent_requests_do_not_use_up_the_limit_of_buffers)
+{
+    enum { REQUESTS = 1000 }; /* 910 answers exhaust 1 MB */
+    struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-o", "read_buf_mem_limit=1");
+    struct client *c = client_open(s), *other = client_open(s);
+    for (int i = 0; i < REQUESTS; i++) {
+        client_send(c, "mg none q T30\r\n");
+        client_ask(other, "mn\r\n", "MN\r\n");
+    }
+    client_ask(c, "mn\r\n", "MN\r\n");
+    client_close(other);
+    stop(s, c);
+}
+
 Test(server, a_very_long_get_lets_others_in_between)
 {
     enum { KEYS = 1000000, OF_A_TURN = 8192 };

@@ -10,8 +10,8 @@
 
 /* Of the values on flash, those of the crowd fill the read buffers. A slow client asks for one that is smaller than what
  * a session may have unsent, so its next request is executed; with the small ones before it, it fills the socket. */
-enum { CROWD = 20, CROWD_BYTES = 1000000, ROUNDS = 3, SLOW = 60, FAR = ROUNDS + 1, SLOW_BYTES = 200000, SMALL_BYTES = 500, SMALL_GETS = 100, FILLING_GETS = 450,
-       FLASH_BYTES = 128 << 20 };
+enum { CROWD = 20, CROWD_BYTES = 1000000, ROUNDS = 3, SLOW = 60, FAR = ROUNDS + 1, SLOW_BYTES = 200000,
+       SMALL_BYTES = 500, SMALL_GETS = 100, FILLING_GETS = 450, FLASH_BYTES = 128 << 20 };
 
 static char value[CROWD_BYTES];
 
