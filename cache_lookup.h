@@ -1,7 +1,7 @@
 /* cache_lookup.h: what the index and the records that an op has read say about its key.
  *
  * A key may have one item in RAM and several words on flash, of which only a read tells whether they are the key's. The
- * look-up decides between what is known, and on the way drops what is of no more use: dead items and records, and values
+ * look-up decides between what is known, and on the way drops what is no longer of use: dead items and records, and values
  * that are known to be overwritten. items/store.h says what must stay, since it may hide something.
  *
  * Threads: the worker's. The caller holds the LOCK_COLUMN of the op's hash, from the look-up to the last use of its result.
