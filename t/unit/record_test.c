@@ -68,8 +68,8 @@ Test(record, a_table_that_is_longer_than_what_was_read_asks_for_more)
     }
 }
 
-/* It could not be written again, so reclaim must not meet it. */
-Test(record, a_record_that_no_cache_writes_does_not)
+/* Nor would a later record ever be younger than one of the highest number. */
+Test(record, a_record_that_no_cache_writes_does_not_verify)
 {
     char image[512], key[UINT8_MAX] = "key";
     struct ext_record out;
@@ -85,7 +85,8 @@ Test(record, a_record_that_no_cache_writes_does_not)
     cr_assert_eq(ext_record_verify(image, sizeof(image), 2, 3, &out), -EBADMSG);
 }
 
-Test(record, a_record_without_a_key_does_not)
+/* It could not be written again, so reclaim must not meet it. */
+Test(record, a_record_without_a_key_does_not_verify)
 {
     char image[128];
     struct ext_record out;

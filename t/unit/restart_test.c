@@ -1483,6 +1483,13 @@ static void substitute_linked_but_for_the_word(struct life *l)
     dead->lru_id = d->lru_id;
 }
 
+/* c has the word of the one that it takes over from, which has left one of its neighbours. */
+static void supersede_half_done(struct life *l)
+{
+    unlink_and_nothing_more(l);
+    item_of(l, "b")->prev = dead_handle(l);
+}
+
 static void head_substituted_but_for_the_word(struct life *l)
 {
     item_of(l, "d")->prev = dead_handle(l);
@@ -1510,6 +1517,7 @@ Test(restart, broken_lists_become_whole_again)
         {substitute_half_done, "e d c b a ", 2},
         {substitute_done_but_for_the_word, "c e d b a ", 3},
         {substitute_linked_but_for_the_word, "c e d b a ", 3},
+        {supersede_half_done, "c e d b a ", 3},
         {head_substituted_but_for_the_word, "e d c b a ", 2},
         {nothing_known_but_time, "e d c b a ", 2},
     };
