@@ -374,8 +374,8 @@ void ext_device_page_failed(struct ext_device *d, int rc)
     if (atomic_fetch_add(&d->write_failures, 1) + 1 >= EXT_DEVICE_FAILED_AFTER &&
         !atomic_exchange(&d->failed, true))
         ext_device_say(d, EXT_FAULT_FAILED, 0, rc,
-                       "writes fail; what is not written is kept in memory, new objects go "
-                       "elsewhere, and it is tried again until it is back");
+                       "writes fail; unwritten records are kept in memory, new objects go "
+                       "elsewhere, and the device is tried again until it is back");
 }
 
 bool ext_device_write_ok(struct ext_device *d)

@@ -286,7 +286,7 @@ static void write_classes(const struct command_env *env, struct evbuffer *out)
 
 /* ---- ours ---- */
 
-/* One line of `stats extant`; what is counted in microseconds or days is shown in seconds. */
+/* One line of `stats extant`; times in microseconds or days are shown in seconds. */
 static void write_ours(const struct lines *l, struct evbuffer *out, const char *line,
                        const char *kind, const char *help)
 {

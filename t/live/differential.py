@@ -264,7 +264,7 @@ MASKS = (
          "1.6.18 an ERROR (gat without a key: END)", too_short),
     Mask("refused body", "1.6.45 swallows the body of a refused store, 1.6.18 runs it as a "
          "command", refused_body),
-    Mask("short rest", "what is left of a body that is too long is a line of its own; if shorter than "
+    Mask("short rest", "the rest of a body that is too long is a line of its own; if shorter than "
          "4 bytes, badly formatted in 1.6.45, ERROR in 1.6.18", rest_is_short),
     Mask("meta error", "1.6.45 words many refusals of meta commands in its own way, and checks in "
          "another order; meta_error() says which", meta_error),
@@ -316,7 +316,7 @@ NUMBER = re.compile(rb"-?\d+")
 
 
 def times_agree(ref, sut, seconds):
-    """Are these the same time, told by servers that were asked within so many seconds?"""
+    """Are these the same time, told by servers that were asked within this many seconds?"""
     return abs(abs(int(ref)) - abs(int(sut))) < CLOCK_SECONDS + seconds
 
 

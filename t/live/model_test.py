@@ -12,7 +12,7 @@ the key may be in, and the model then knows more.
 Several connections have pipelined batches under way at the same time. In each round every key
 belongs to one connection, in the next to another, so the order of what happens to a key is
 known although the server works on all of them at once. The seed is printed; --seed repeats
-the same requests (what is forgotten when is up to the server's threads).
+the same requests (the server's threads decide when it forgets which keys).
 
   model_test.py [--rounds 3000] [--seed N] [--server ./extant] [--flags "..."]
 

@@ -1335,7 +1335,7 @@ Test(cache_dead_device, items_that_hide_unreadable_records_do_not_fill_memory)
         snprintf(key, sizeof(key), "more-%u", i);
         STATUS(fixture_store(&f, CACHE_SET, key, value, 8000, 0, 0, 0), CACHE_OK);
     }
-    for (unsigned i = 0; i < 2000; i++) { /* what is there is the newest */
+    for (unsigned i = 0; i < 2000; i++) { /* the values that remain are the newest */
         snprintf(key, sizeof(key), "key-%u", i);
         if (fixture_get(&f, key, value, sizeof(value), NULL) == CACHE_OK)
             cr_assert_str_eq(value, "new");
