@@ -237,7 +237,7 @@ build/fuzz/%.o: %.c | build/.checked
 # Walks over a whole index: watching each comparison costs too much and tells nothing.
 build/fuzz/restart/attach.o build/fuzz/index.o build/fuzz/items/lru.o: \
     FUZZ_FLAGS += -fno-sanitize-coverage=trace-cmp
-build/fuzz/libextant.a: $(LIB_SRC:%.c=build/fuzz/%.o) build/fuzz/t/aid/cache_fixture.o build/fuzz/t/aid/life.o
+build/fuzz/libextant.a: $(LIB_SRC:%.c=build/fuzz/%.o) build/fuzz/t/aid/cache_fixture.o build/fuzz/t/aid/life.o build/fuzz/t/aid/stepped.o
 	$(Q)rm -f $@ && ar qcs $@ $^
 
 $(FUZZERS): build/fuzz/bin/%: build/fuzz/t/fuzz/fuzz_%.o build/fuzz/libextant.a

@@ -20,6 +20,7 @@
 #include "items/store.h"
 #include "restart/restart.h"
 #include "t/aid/life.h"
+#include "t/aid/stepped.h"
 #include "t/fuzz/fuzz.h"
 
 enum {
@@ -31,7 +32,6 @@ enum {
     KEYS = 48,
     LARGE_KEYS = 5, /* with the others more than a page */
     MAINT_STEPS = 200,
-    START_SEC = 1000, /* of the simulated clock */
     LARGE_BYTES = 700 * 1024, /* values are zeroes: so they cost no block, and no word to change */
 };
 
@@ -51,59 +51,7 @@ static struct table {
     uint64_t at, bytes;
 } tables[4];
 static char why[RESTART_LINE_BYTES];
-static uint64_t random_state; /* of the draws; from the input */
 static FILE *nowhere;
-
-/* ---- instead of chance ---- */
-
-static uint64_t draw(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
-}
-
-static void begin_draws(const uint8_t *data, size_t size)
-{
-    random_state = UINT64_C(14695981039346656037);
-    for (size_t i = 0; i < size; i++)
-        random_state = (random_state ^ data[i]) * UINT64_C(1099511628211);
-    random_state |= 1;
-    clock_simulate(START_SEC * UINT64_C(1000000000));
-}
-
-static void step_pool(struct io_pool *pool)
-{
-    unsigned ready = pool ? io_pool_ready(pool) : 0;
-    if (ready > 0)
-        io_pool_step(pool, (unsigned)(draw() % ready));
-}
-
-/* What I/O threads do meanwhile. */
-static void step_others(struct fixture *f)
-{
-    step_pool(f->ext->write_pool);
-    step_pool(f->ext->read_pool);
-    clock_sleep_ns(1000000);
-}
-
-static ssize_t plain_pread(void *ctx, int fd, void *buf, size_t bytes, off_t offset)
-{
-    ssize_t n = pread(fd, buf, bytes, offset);
-    (void)ctx;
-    return n < 0 ? -errno : n;
-}
-
-static ssize_t plain_pwrite(void *ctx, int fd, const void *buf, size_t bytes, off_t offset)
-{
-    ssize_t n = pwrite(fd, buf, bytes, offset);
-    (void)ctx;
-    return n < 0 ? -errno : n;
-}
-
-static const struct ext_device_ops stepped_ops = {
-    .pread = plain_pread, .pwrite = plain_pwrite, .stepped = true};
 
 /* ---- lives ---- */
 
@@ -123,11 +71,11 @@ static int life_open(struct life *l)
     int rc = life_begin(l, 1, &stepped_ops, why, sizeof(why));
     if (rc != 0)
         return rc;
-    l->f.idle = step_others;
+    l->f.idle = stepped_idle;
     if (!l->r.attached) {
-        cache_root_set_seed(l->r.cache->root, draw());
+        cache_root_set_seed(l->r.cache->root, stepped_draw());
         struct ext_device *d = &l->r.ext->devices[0];
-        d->stamp = l->r.ext->tables->devices[0].stamp = draw();
+        d->stamp = l->r.ext->tables->devices[0].stamp = stepped_draw();
         ASSERT(ext_mark_write(d->fd, d->stamp) == 0);
     }
     life_add_worker(l);
@@ -221,7 +169,7 @@ static void image_put(const struct image *im)
 static void prepare(void)
 {
     struct life l;
-    begin_draws(NULL, 0);
+    stepped_begin(NULL, 0);
     nowhere = fopen("/dev/null", "w");
     memory.fd = memfd_create("memory", MFD_CLOEXEC);
     flash.fd = memfd_create("flash", MFD_CLOEXEC);
@@ -241,7 +189,7 @@ static void prepare(void)
     for (unsigned i = 0; i < EXT_BUCKET_COUNT; i++)
         ext_wbuf_close_open(l.f.ext, i);
     while (atomic_load(&l.f.ext->flushing_wbufs) > 0)
-        step_others(&l.f);
+        stepped_idle(&l.f);
     for (unsigned n = 1; n < KEYS; n += 4) /* stays in the open write buffer */
         to_flash(&l, n);
     for (unsigned n = 0; n < 4; n++) /* older values stay on flash */
@@ -354,7 +302,7 @@ static void use(struct life *l)
     use_keys(l);
     for (unsigned i = 0; i < MAINT_STEPS; i++) {
         ext_maint_step(l->f.ext, (uint32_t)clock_unix_now_sec());
-        step_others(&l->f);
+        stepped_idle(&l->f);
     }
     for (unsigned n = 100; n < 103; n++) { /* room on flash is needed */
         store(l, n, LARGE_BYTES);
@@ -372,7 +320,7 @@ FUZZ_TARGET(attach)
     struct life l;
     if (!nowhere)
         prepare();
-    begin_draws(data, size);
+    stepped_begin(data, size);
     image_put(&memory);
     image_put(&flash);
     for (unsigned i = 0; in.size >= CHANGE_BYTES && i < CHANGES_MAX; i++)

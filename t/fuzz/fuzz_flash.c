@@ -22,6 +22,7 @@
 #include "restart/check.h"
 #include "restart/restart.h"
 #include "t/aid/life.h"
+#include "t/aid/stepped.h"
 #include "t/fuzz/fuzz.h"
 
 enum {
@@ -39,7 +40,6 @@ enum {
     CHANGES_MAX = 24,
     CHANGE_BYTES = 12,
     MAINT_STEPS = 120,
-    START_SEC = 1000, /* of the simulated clock */
     CHECKPOINT_MAX = 64 * 1024,
 };
 
@@ -50,58 +50,7 @@ static char *now[FILES];                  /* with the changes */
 static bool is_changed[SLOTS];
 static char checkpoint[CHECKPOINT_MAX];
 static size_t checkpoint_bytes;
-static uint64_t random_state;
 static FILE *nowhere;
-
-/* ---- instead of chance ---- */
-
-static uint64_t draw(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
-}
-
-static void begin_draws(const uint8_t *data, size_t size)
-{
-    random_state = UINT64_C(14695981039346656037);
-    for (size_t i = 0; i < size; i++)
-        random_state = (random_state ^ data[i]) * UINT64_C(1099511628211);
-    random_state |= 1;
-    clock_simulate(START_SEC * UINT64_C(1000000000));
-}
-
-static void step_pool(struct io_pool *pool)
-{
-    unsigned ready = pool ? io_pool_ready(pool) : 0;
-    if (ready > 0)
-        io_pool_step(pool, (unsigned)(draw() % ready));
-}
-
-static void step_others(struct fixture *f)
-{
-    step_pool(f->ext->write_pool);
-    step_pool(f->ext->read_pool);
-    clock_sleep_ns(1000000);
-}
-
-static ssize_t plain_pread(void *ctx, int file, void *buf, size_t bytes, off_t offset)
-{
-    ssize_t n = pread(file, buf, bytes, offset);
-    (void)ctx;
-    return n < 0 ? -errno : n;
-}
-
-static ssize_t plain_pwrite(void *ctx, int file, const void *buf, size_t bytes, off_t offset)
-{
-    ssize_t n = pwrite(file, buf, bytes, offset);
-    (void)ctx;
-    return n < 0 ? -errno : n;
-}
-
-static const struct ext_device_ops stepped_ops = {
-    .pread = plain_pread, .pwrite = plain_pwrite, .stepped = true};
 
 /* ---- lives ---- */
 
@@ -118,7 +67,7 @@ static void life_open(struct life *l)
     if (rc != 0)
         fprintf(stderr, "no start: %s\n", why);
     ASSERT(rc == 0);
-    l->f.idle = step_others;
+    l->f.idle = stepped_idle;
     life_add_worker(l);
 }
 
@@ -159,7 +108,7 @@ static void all_to_disk(struct life *l)
     for (unsigned i = 0; i < EXT_STREAM_COUNT; i++)
         ext_wbuf_close_open(l->f.ext, i);
     while (atomic_load(&l->f.ext->flushing_wbufs) > 0)
-        step_others(&l->f);
+        stepped_idle(&l->f);
 }
 
 /* ---- files ---- */
@@ -198,7 +147,7 @@ static void remove_files(void)
 static void prepare(void)
 {
     struct life l;
-    begin_draws(NULL, 0);
+    stepped_begin(NULL, 0);
     nowhere = fopen("/dev/null", "w");
     snprintf(dir, sizeof(dir), "%s/fuzz_flash.XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     ASSERT(nowhere && mkdtemp(dir));
@@ -329,15 +278,6 @@ static void change(struct fuzz_input *in)
     }
 }
 
-static uint32_t crc_of_place(uint32_t version, uint64_t place)
-{
-    struct {
-        uint64_t place;
-        uint32_t version, format;
-    } id = {place, version, EXT_RECORD_FORMAT};
-    return crc32c(0, &id, sizeof(id));
-}
-
 static void mend_record(char *image, uint64_t offset, uint32_t version, uint64_t place)
 {
     struct ext_record_head head;
@@ -347,7 +287,7 @@ static void mend_record(char *image, uint64_t offset, uint32_t version, uint64_t
     uint64_t used = sizeof(head) + head.key_bytes + (uint64_t)head.value_bytes;
     if (offset + used > SLOT_BYTES)
         return;
-    uint32_t crc = crc32c(crc_of_place(version, place), image + offset + sizeof(crc), used - sizeof(crc));
+    uint32_t crc = crc32c(stepped_crc_of_place(version, place), image + offset + sizeof(crc), used - sizeof(crc));
     memcpy(image + offset, &crc, sizeof(crc));
 }
 
@@ -364,7 +304,7 @@ static void mend_slot(unsigned slot)
     }
     if (table + sizeof(t) > SLOT_BYTES)
         return;
-    uint32_t crc = crc32c(crc_of_place(t.version, t.slot), end - sizeof(t) - table, table);
+    uint32_t crc = crc32c(stepped_crc_of_place(t.version, t.slot), end - sizeof(t) - table, table);
     t.crc = crc32c(crc, (char *)&t + sizeof(t.crc), sizeof(t) - sizeof(t.crc));
     memcpy(end - sizeof(t), &t, sizeof(t));
 }
@@ -477,7 +417,7 @@ FUZZ_TARGET(flash)
     struct life l;
     if (!nowhere)
         prepare();
-    begin_draws(data, size);
+    stepped_begin(data, size);
     bool is_serving = fuzz_number(&in, 1) & 1;
     change_all(&in);
     put_files(is_serving ? left : now);
@@ -492,7 +432,7 @@ FUZZ_TARGET(flash)
     }
     overwrite(&l);
     read_overwritten(&l);
-    if (draw() & 1)
+    if (stepped_draw() & 1)
         use(&l);
     else {
         life_end(&l);

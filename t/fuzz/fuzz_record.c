@@ -8,6 +8,7 @@
  */
 #include "base/crc.h"
 #include "flash/record.h"
+#include "t/aid/stepped.h"
 #include "t/fuzz/fuzz.h"
 
 enum { SLOT_BYTES = 64 * 1024 };
@@ -23,10 +24,6 @@ static void check_inside(const struct ext_record *r, const char *from, size_t by
 /* Makes the checksum right for the bytes as they are, if they can have one. */
 static void mend_record(char *from, size_t bytes, uint32_t version, ext_place place)
 {
-    struct {
-        uint64_t place;
-        uint32_t version, format;
-    } id = {place, version, EXT_RECORD_FORMAT};
     struct ext_record_head head;
     if (bytes < sizeof(head))
         return;
@@ -34,7 +31,7 @@ static void mend_record(char *from, size_t bytes, uint32_t version, ext_place pl
     uint64_t used = sizeof(head) + head.key_bytes + (uint64_t)head.value_bytes;
     if (used > bytes)
         return;
-    uint32_t crc = crc32c(crc32c(0, &id, sizeof(id)), from + sizeof(crc), used - sizeof(crc));
+    uint32_t crc = crc32c(stepped_crc_of_place(version, place), from + sizeof(crc), used - sizeof(crc));
     memcpy(from, &crc, sizeof(crc));
 }
 
