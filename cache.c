@@ -136,7 +136,7 @@ static bool has_room_for(struct cache *c, const struct cache_op *op, unsigned le
 static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct lookup *l)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(c->ext != NULL && l->unread_count > 0 && l->unread_count <= INDEX_MATCH_MAX);
     for (unsigned i = 0; i < l->unread_count; i++) {
         if (has_room_for(c, op, index_len(c->index, index_load(l->unread[i]))))
@@ -165,7 +165,7 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
         unsigned heat = index_heat(c->index, word);
         r->was_hit = heat > 0;
         if (heat < 3 && op->verb == CACHE_GET && !(op->options & CACHE_F_NOBUMP))
-            index_replace(c->index, op->hash, l->unread[i],
+            index_replace(c->index, op->spot.hash, l->unread[i],
                           index_make_flash(c->index, r->place, r->len_class, heat + 1,
                                            index_rank(c->index, word)));
     }
@@ -177,7 +177,7 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
 /* Replaces the key's present object, if any, by a new item. 0 or -ENOSPC (index full; nothing changed). */
 static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, struct item *it, uint32_t now)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     DEBUG_ASSERT(!(item_flags(it) & ITEM_LINKED) && (l->it == NULL || l->match == NULL));
     index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
     struct item *old = l->it ? l->it : l->hider;
@@ -192,16 +192,16 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
     if (l->hider)
         lookup_count_hider(op->worker, op, item_death(c, l->hider, now));
     if (old) {
-        index_replace(c->index, op->hash, l->it_slot, word);
+        index_replace(c->index, op->spot.hash, l->it_slot, word);
         item_supersede(c, old, it, now);
         l->it = l->hider = NULL;
     } else if (l->match) {
         index_word old = index_load(l->match_slot);
-        index_replace(c->index, op->hash, l->match_slot, word);
+        index_replace(c->index, op->spot.hash, l->match_slot, word);
         ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
         l->match = NULL;
     } else {
-        int rc = index_insert(c->index, op->hash, word);
+        int rc = index_insert(c->index, op->spot.hash, word);
         if (rc != 0) {
             item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
             atomic_store_explicit(&c->index_full, true, memory_order_relaxed);
@@ -209,7 +209,7 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
         }
     }
     if (hidden_bytes > 0 || (!old && !l->is_sole))
-        stale_note_overwrite(c, op->hash, hidden_bytes);
+        stale_note_overwrite(c, op->spot.hash, hidden_bytes);
     if (!old)
         item_link(c, it, now);
     return 0;
@@ -250,7 +250,7 @@ static enum step op_alloc(struct cache_worker *w, struct cache_op *op, struct it
  * lock. */
 static enum step need_item(struct cache *c, struct cache_op *op, struct op_need need)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     op_item_free(c, op);
     op->need = need;
     return STEP_ALLOC;
@@ -282,7 +282,7 @@ static void promote(struct cache *c, struct cache_op *op, struct lookup *l, chan
     const struct ext_record *r = &l->match->rec;
     struct item *it = op->item;
     ASSERT(l->unread_count == 0);
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(it->value_bytes == r->value_bytes && it->key_bytes == r->key_bytes && !(item_flags(it) & ITEM_LINKED));
     item_fill(l, it);
     if (!l->is_sole)
@@ -292,10 +292,10 @@ static void promote(struct cache *c, struct cache_op *op, struct lookup *l, chan
     uint32_t time_sec = record_time_sec(r);
     index_slot *slot = l->match_slot;
     index_word old = index_load(slot);
-    index_replace(c->index, op->hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0));
+    index_replace(c->index, op->spot.hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0));
     ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
     if (!l->is_sole)
-        stale_note_overwrite(c, op->hash, 0);
+        stale_note_overwrite(c, op->spot.hash, 0);
     item_link(c, it, clock_now_sec());
     atomic_store_explicit(&it->time_sec, time_sec, memory_order_relaxed);
     op->item = NULL;
@@ -311,7 +311,7 @@ static bool promote_clean(struct cache *c, struct cache_op *op, struct lookup *l
     struct item *it = op->item;
     ASSERT(l->unread_count == 0 && l->is_sole);
     item_fill(l, it);
-    if (clean_link(c, it, op->hash, clock_now_sec()) != 0)
+    if (clean_link(c, it, op->spot.hash, clock_now_sec()) != 0)
         return false;
     atomic_store_explicit(&it->time_sec, record_time_sec(&l->match->rec), memory_order_relaxed);
     op->item = NULL;
@@ -362,7 +362,7 @@ static bool changes_copies(const struct cache *c) { return c->config->has_memory
 /* STEP_DONE: op->item is a copy of it, not linked. */
 static enum step want_copy(struct cache *c, struct cache_op *op, const struct item *it)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     struct item *copy = op->item;
     if (!(copy && item_flags(copy) == (item_flags(it) & (ITEM_CAS | ITEM_CFLAGS)) &&
           copy->value_bytes == it->value_bytes))
@@ -378,11 +378,11 @@ static enum step want_copy(struct cache *c, struct cache_op *op, const struct it
 static void swap_copy(struct cache *c, struct cache_op *op, struct lookup *l)
 {
     struct item *copy = op->item, *old = l->it;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(copy != NULL && old != NULL && copy != old && copy->value_bytes == old->value_bytes);
     op->item = NULL;
     item_flag_set(copy, ITEM_LINKED);
-    index_replace(c->index, op->hash, l->it_slot,
+    index_replace(c->index, op->spot.hash, l->it_slot,
                   index_make_ram(c->index, slab_handle_of(c->slab, copy), 0, 0));
     lru_substitute(c->lru, old, copy);
     item_flag_clear(old, ITEM_LINKED);
@@ -398,7 +398,7 @@ static enum miss_reason miss_reason(const struct cache_worker *w, const struct c
         return MISS_no_memory;
     if (op->met_flushed || op->met_expired)
         return op->met_flushed ? MISS_flushed : MISS_expired;
-    return unreadable_count(op) > 0 ? MISS_unreadable : key_departed_why(w->cache, op->hash);
+    return unreadable_count(op) > 0 ? MISS_unreadable : key_departed_why(w->cache, op->spot.hash);
 }
 
 void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsigned cls,
@@ -427,14 +427,14 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
 static enum step get_miss(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(l->it == NULL);
     if (l->tombstone && !(op->options & CACHE_F_QUIET_STATS)) {
         stat_inc(w->stats, STAT_miss_from_extstore);
-        index_clear(c->index, op->hash, l->tombstone);
+        index_clear(c->index, op->spot.hash, l->tombstone);
         l->tombstone = NULL;
-        if (departed_find(c->departed, op->hash) == MISS_never_stored)
-            departed_note(c->departed, op->hash, MISS_evicted_from_flash);
+        if (departed_find(c->departed, op->spot.hash) == MISS_never_stored)
+            departed_note(c->departed, op->spot.hash, MISS_evicted_from_flash);
     }
     op->status = CACHE_NOT_FOUND;
     if (!(op->options & CACHE_F_VIVIFY)) {
@@ -479,7 +479,7 @@ static void get_meta_token(struct cache *c, struct cache_op *op, struct item *it
     op->view.won = get_wins(op, item_flags(it), old ? op->view.exptime_before_sec : op->view.exptime_sec, now);
     if (!op->view.won)
         return;
-    item_forget_copy(c, it, op->hash);
+    item_forget_copy(c, it, op->spot.hash);
     item_flag_set(it, ITEM_TOKEN_SENT);
 }
 
@@ -494,11 +494,11 @@ static bool get_changes_record(const struct cache_op *op, const struct ext_recor
 static void get_hit_item(struct cache_worker *w, struct cache_op *op, struct item *it, uint32_t now)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     view_item(&op->view, it);
     count_get(w, op, true, lru_class(it->lru_id), lru_segment(it->lru_id));
     if (op->options & CACHE_F_TOUCH) {
-        item_forget_copy(c, it, op->hash);
+        item_forget_copy(c, it, op->spot.hash);
         atomic_store_explicit(&it->exptime_sec, op->exptime_sec, memory_order_relaxed);
         op->view.exptime_sec = op->exptime_sec;
     }
@@ -520,9 +520,9 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     uint32_t rate = atomic_load_explicit(&c->config->ext_recache_rate, memory_order_relaxed);
     if (rate == 0 || (op->options & (CACHE_F_NOBUMP | CACHE_F_QUIET_STATS)) || ++w->recache_counter % rate != 0)
         return;
-    struct lock *lock = index_lock(c->index, op->hash);
+    struct lock *lock = index_lock(c->index, op->spot.hash);
     lock_take(lock);
-    index_slot *slot = index_find_place(c->index, op->hash, r->place);
+    index_slot *slot = index_find_place(c->index, op->spot.hash, r->place);
     bool active = slot && index_heat(c->index, index_load(slot)) >= 2;
     lock_release(lock);
     if (!active)
@@ -538,7 +538,7 @@ static void get_recache(struct cache_worker *w, struct cache_op *op, struct cach
     cache_lookup(w, op, &l, clock_now_sec());
     /* A value stored meanwhile may already be on flash; don't read it for this. */
     if (!l.it && !l.hider && l.match == r && l.unread_count == 0 && l.is_sole) {
-        bool clean = clean_may_begin(c, op->hash);
+        bool clean = clean_may_begin(c, op->spot.hash);
         if (clean ? promote_clean(c, op, &l) : (promote(c, op, &l, NULL), true)) {
             item_flag_set(l.it, ITEM_FETCHED);
             cache_count(c, CACHE_N_recaches, 1);
@@ -707,7 +707,7 @@ static uint64_t op_cas(struct cache *c, const struct cache_op *op)
 static enum step store_link(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     DEBUG_ASSERT(op->item != NULL);
     struct item *it = op->item;
     item_set_cas(it, op_cas(c, op));
@@ -878,7 +878,7 @@ static void delete_mark_stale(struct cache *c, struct cache_op *op, struct item 
 /* md x: the item is replaced by an empty one, new but for its cas. op->item was allocated empty. */
 static void delete_empty(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT((l->it || l->match) && op->item->value_bytes == 0);
     struct item *fresh = op->item, *old = l->it;
     unsigned flags = old ? item_flags(old) : item_flags_of(l->match->rec.item_flags);
@@ -899,7 +899,7 @@ static void delete_empty(struct cache *c, struct cache_op *op, struct lookup *l,
 static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     bool empties = op->options & CACHE_F_EMPTY, came = !l->it && !empties;
     enum step s = STEP_DONE;
     if (came)
@@ -930,7 +930,7 @@ static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct
 static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct lookup *l)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(l->it || l->match);
     if (l->it && (item_flags(l->it) & ITEM_MAY_HIDE_FLASH)) {
         l->hider = l->it;
@@ -941,13 +941,13 @@ static enum step delete_all(struct cache_worker *w, struct cache_op *op, struct 
     if (l->it) {
         view_item(&op->view, l->it);
         op->view.value = NULL;
-        item_unlink(c, l->it, op->hash);
+        item_unlink(c, l->it, op->spot.hash);
     } else {
         view_record(c, op, l->match);
-        flash_forget(c, op->hash, l->match_slot, false);
+        flash_forget(c, op->spot.hash, l->match_slot, false);
     }
-    departed_note(c->departed, op->hash, MISS_deleted);
-    worth_left(c, op->hash, ext_record_bytes(op->key_bytes, op->view.value_bytes));
+    departed_note(c->departed, op->spot.hash, MISS_deleted);
+    worth_left(c, op->spot.hash, ext_record_bytes(op->key_bytes, op->view.value_bytes));
     if (!(op->options & CACHE_F_QUIET_STATS))
         stat_class_inc(w->stats, op->view.slab_class, CSTAT_delete_hits);
     op->status = CACHE_OK;
@@ -1067,7 +1067,7 @@ static enum step arith_replace(struct cache *c, struct cache_op *op, struct look
                                unsigned len, uint32_t now)
 {
     struct item *old = l->it, *fresh = op->item;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(old != NULL && len <= NUMBER_DIGITS_MAX);
     uint32_t client_flags = item_client_flags(old);
     if (!(fresh && fresh->value_bytes == len && item_client_flags(fresh) == client_flags))
@@ -1087,7 +1087,7 @@ static enum step arith_replace(struct cache *c, struct cache_op *op, struct look
 /* Writes the new number; l->it is then the item that holds it. */
 static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(l->it != NULL);
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
@@ -1167,10 +1167,10 @@ static enum step run_verb(struct cache_worker *w, struct cache_op *op, struct lo
         [CACHE_TOUCH] = step_touch,   [CACHE_ARITH] = step_arith,
     };
     bool unread = !l->it && l->unread_count > 0;
-    lock_assert_held(index_lock(w->cache->index, op->hash));
+    lock_assert_held(index_lock(w->cache->index, op->spot.hash));
     DEBUG_ASSERT((size_t)op->verb < ARRAY_COUNT(verbs) && verbs[op->verb] != NULL);
     if (l->it && op->verb != CACHE_GET) /* it may change */
-        item_forget_copy(w->cache, l->it, op->hash);
+        item_forget_copy(w->cache, l->it, op->spot.hash);
     if (unread && (op->verb != CACHE_STORE || store_needs_facts(w->cache, op, l))) {
         op->read_hidden |= l->hider != NULL;
         return queue_reads(w, op, l);
@@ -1199,7 +1199,7 @@ static enum step get_memory(struct cache_worker *w, struct cache_op *op)
 enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
     lock_assert_none_held();
-    struct lock *lock = index_lock(w->cache->index, op->hash);
+    struct lock *lock = index_lock(w->cache->index, op->spot.hash);
     uint32_t now = clock_now_sec();
     struct lookup l;
     if (op->verb == CACHE_ALLOC)

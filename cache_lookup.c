@@ -23,11 +23,11 @@ static void count_death(struct cache_worker *w, struct cache_op *op, enum item_d
     ASSERT(d != ITEM_ALIVE);
     if (d == ITEM_EXPIRED) {
         op->met_expired = true;
-        departed_note(w->cache->departed, op->hash, MISS_expired);
+        departed_note(w->cache->departed, op->spot.hash, MISS_expired);
         stat_inc(w->stats, STAT_get_expired);
     } else {
         op->met_flushed = true;
-        departed_note(w->cache->departed, op->hash, MISS_flushed);
+        departed_note(w->cache->departed, op->spot.hash, MISS_flushed);
         stat_inc(w->stats, STAT_get_flushed);
     }
 }
@@ -52,15 +52,15 @@ static bool drops_unreadable(const struct cache_op *op)
  * are not counted. */
 static void forget_unreadable(struct cache *c, struct cache_op *op, unsigned rank_max)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(rank_max <= INDEX_RANK_MAX);
-    unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->hash, rank_max);
+    unsigned unreadable = unreadable_count(op), gone = flash_forget_ranks(c, op->spot.hash, rank_max);
     cache_count(c, CACHE_N_evictions_same_tag, gone > unreadable ? gone - unreadable : 0);
 }
 
 bool lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(l->hider != NULL);
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match_at(c->index, &op->spot, slots);
@@ -75,7 +75,7 @@ bool lookup_hidden(struct cache *c, struct cache_op *op, struct lookup *l)
         if (!r)
             l->unread[l->unread_count++] = slots[i];
         else if (r->verdict == READ_MATCH)
-            flash_forget(c, op->hash, slots[i], false);
+            flash_forget(c, op->spot.hash, slots[i], false);
         else if (is_unreadable(r) && rank > unreadable_rank)
             unreadable_rank = rank;
     }
@@ -100,7 +100,7 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
                           index_slot *const *slots, unsigned n)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     struct item *it = NULL;
     for (unsigned i = 0; i < n && !it; i++) {
         index_word word = index_load(slots[i]);
@@ -120,7 +120,7 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
         return true;
     }
     l->hider = it;
-    item_forget_copy(c, it, op->hash);
+    item_forget_copy(c, it, op->spot.hash);
     if ((item_flags(it) & ITEM_MAY_HIDE_FLASH) && !lookup_hidden(c, op, l)) {
         if (l->unread_count == 0)
             lookup_count_hider(w, op, d);
@@ -131,7 +131,7 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
         class_count(c, lru_class(it->lru_id), reclaimed); /* a flat LRU's tail, to memcached */
     else
         count_death(w, op, d);
-    item_unlink(c, it, op->hash);
+    item_unlink(c, it, op->spot.hash);
     return false;
 }
 
@@ -139,7 +139,7 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
  * once all else is known, together with the words that it may hide. */
 static void lookup_unreadable(struct cache *c, struct cache_op *op, struct lookup *l, int rank)
 {
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(rank >= 0 && rank <= INDEX_RANK_MAX && !l->it);
     bool is_younger = l->match && (int)index_rank(c->index, index_load(l->match_slot)) > rank;
     l->failed = !is_younger;
@@ -156,7 +156,7 @@ static void lookup_unreadable(struct cache *c, struct cache_op *op, struct looku
 static void lookup_check_death(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(l->match && l->unread_count == 0);
     const struct ext_record *r = &l->match->rec;
     enum item_death d = cache_death(c, record_time_sec(r), record_exptime_sec(r), r->cas, now);
@@ -164,14 +164,14 @@ static void lookup_check_death(struct cache_worker *w, struct cache_op *op, stru
         return;
     count_death(w, op, d);
     if (l->is_sole)
-        flash_forget(c, op->hash, l->match_slot, false);
+        flash_forget(c, op->spot.hash, l->match_slot, false);
     l->match = NULL;
 }
 
 void cache_lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct cache *c = w->cache;
-    lock_assert_held(index_lock(c->index, op->hash));
+    lock_assert_held(index_lock(c->index, op->spot.hash));
     index_slot *slots[INDEX_MATCH_MAX];
     int unreadable_rank = -1;
     memset(l, 0, offsetof(struct lookup, unread));
@@ -195,11 +195,11 @@ void cache_lookup(struct cache_worker *w, struct cache_op *op, struct lookup *l,
             unreadable_rank = rank > unreadable_rank ? rank : unreadable_rank;
         } else if (r->verdict == READ_MATCH) {
             if (l->match && l->match->rec.seq > r->rec.seq) {
-                flash_forget(c, op->hash, slots[i], false);
+                flash_forget(c, op->spot.hash, slots[i], false);
                 continue;
             }
             if (l->match)
-                flash_forget(c, op->hash, l->match_slot, false);
+                flash_forget(c, op->spot.hash, l->match_slot, false);
             l->match = r;
             l->match_slot = slots[i];
         }

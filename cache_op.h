@@ -90,8 +90,7 @@ struct cache_op {
     uint32_t options; /* enum cache_option */
     const char *key;  /* must stay valid until the op is done */
     uint8_t key_bytes;
-    uint64_t hash;    /* cache_hash() */
-    struct index_spot spot; /* of the hash, from cache_find(); cache_op_init leaves it to the first look-up */
+    struct index_spot spot; /* the key's cache_hash(), with its place from cache_find(); cache_op_init leaves the place to the first look-up */
     uint32_t exptime_sec;        /* clock seconds, as clock_exptime() gives; 0 never */
     uint32_t vivify_exptime_sec;
     int64_t recache_ttl_sec;

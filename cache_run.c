@@ -212,7 +212,6 @@ bool cache_run(struct cache_worker *w, struct cache_op *op)
     ASSERT(op->state == OP_NEW || op->state == OP_FINISHED);
     ASSERT(op->key_bytes > 0 && op->key_bytes <= CACHE_KEY_BYTES_MAX);
     lock_assert_none_held();
-    DEBUG_ASSERT(op->spot.hash == op->hash);
     op->worker = w;
     op->attempts = 0;
     op->starved = op->read_hidden = false;
@@ -228,7 +227,7 @@ void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, u
     op->verb = verb;
     op->key = key;
     op->key_bytes = key_bytes;
-    op->hash = op->spot.hash = hash;
+    op->spot.hash = hash;
 }
 
 /* Drops the op's reads, and their pins. */

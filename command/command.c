@@ -596,7 +596,7 @@ static bool change_next(struct session *s, struct pending *p)
             return true;
         }
         cache_release(s->w->cache_worker, op);
-        uint64_t hash = op->hash;
+        uint64_t hash = op->spot.hash;
         cache_op_init(op, CACHE_DELETE, p->key, (uint8_t)p->req.key_len, hash);
         op->options = CACHE_F_QUIET_STATS;
         op->owner = p;

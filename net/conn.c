@@ -89,9 +89,11 @@ void conns_assert(const struct worker *w)
     enum { LOOKED_AT_MAX = 64 };
     unsigned n = 0;
     const struct loop_conn *l;
-    LIST_FOREACH(l, &w->conns, among_all)
-        if (n++ < LOOKED_AT_MAX)
-            ASSERT(will_go_on((const struct conn *)((const char *)l - offsetof(struct conn, in_loop))));
+    LIST_FOREACH(l, &w->conns, among_all) {
+        ASSERT(will_go_on((const struct conn *)((const char *)l - offsetof(struct conn, in_loop))));
+        if (++n == LOOKED_AT_MAX)
+            break;
+    }
 #else
     (void)w;
 #endif

@@ -487,13 +487,13 @@ MUTANTS = (
 
     # ---- clean items: one object, in RAM and on flash
     Mutant("a clean item is changed beside its record", "cache.c",
-           "    if (l->it && op->verb != CACHE_GET) /* it may change */\n        item_forget_copy(w->cache, l->it, op->hash);\n",
+           "    if (l->it && op->verb != CACHE_GET) /* it may change */\n        item_forget_copy(w->cache, l->it, op->spot.hash);\n",
            "", CLEAN),
     Mutant("a get that touches leaves the record", "cache.c",
-           "        item_forget_copy(c, it, op->hash);\n        atomic_store_explicit(&it->exptime_sec, op->exptime_sec",
+           "        item_forget_copy(c, it, op->spot.hash);\n        atomic_store_explicit(&it->exptime_sec, op->exptime_sec",
            "        atomic_store_explicit(&it->exptime_sec, op->exptime_sec", CLEAN),
     Mutant("a token is given beside the record", "cache.c",
-           "    item_forget_copy(c, it, op->hash);\n    item_flag_set(it, ITEM_TOKEN_SENT);",
+           "    item_forget_copy(c, it, op->spot.hash);\n    item_flag_set(it, ITEM_TOKEN_SENT);",
            "    (void)c;\n    item_flag_set(it, ITEM_TOKEN_SENT);", CLEAN),
     Mutant("an item stays clean beside another record of its tag", "items/room.c",
            "    tag_end_clean(c, hash, false); /* of another item: now the tag has two records */\n", "", CLEAN),
