@@ -31,9 +31,11 @@ bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more
     return e->device_count > 1 && wbufs + more >= max_u64(share, 1);
 }
 
-/* Takes a FREE page of the class, in turn; with idle, of a device that is not busy. 0, -ENOSPC, or -EIO
- * when its devices are failed. */
-static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle, uint32_t *page)
+static_assert(EXT_DEVICES_MAX <= 32, "a bit for each");
+
+/* Takes a FREE page of the class, in turn, on none of the devices of `not_on`; with idle, of a device that is not
+ * busy. 0, -ENOSPC, or -EIO when its devices are failed. */
+static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle, uint32_t not_on, uint32_t *page)
 {
     lock_assert_held(&e->page_lock);
     ASSERT(device_class < EXT_BUCKET_COUNT);
@@ -49,7 +51,7 @@ static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle
             continue;
         healthy++;
         uint64_t unit;
-        if (idle && ext_device_is_busy(e, at, 0))
+        if ((not_on >> at & 1) != 0 || (idle && ext_device_is_busy(e, at, 0)))
             continue;
         if (extents_alloc(d->free, 1, 1, &unit) == 0) {
             e->device_turn[device_class] = at + 1;
@@ -65,8 +67,8 @@ static int take_page(struct extstore *e, enum ext_bucket device_class, bool idle
 /* The same, of a device that is not busy if there is one. */
 static int take_page_of(struct extstore *e, enum ext_bucket device_class, uint32_t *page)
 {
-    int rc = e->device_count > 1 ? take_page(e, device_class, true, page) : -ENOSPC;
-    return rc == 0 ? 0 : take_page(e, device_class, false, page);
+    int rc = e->device_count > 1 ? take_page(e, device_class, true, 0, page) : -ENOSPC;
+    return rc == 0 ? 0 : take_page(e, device_class, false, 0, page);
 }
 
 /* Called at the end of each edge of the drawing, page_lock held: debug builds check the state that it led
@@ -130,14 +132,14 @@ int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint
     return rc;
 }
 
-int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class,
+int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class, uint32_t not_on,
                             uint32_t *page)
 {
     ASSERT(bucket < EXT_BUCKET_COUNT && device_class < EXT_BUCKET_COUNT);
     lock_take(&e->page_lock);
     int rc = -EBUSY;
     /* A page more than is needed: not one of the last. */
-    if (ext_pages_free(e, device_class) > PAGES_KEPT && take_page(e, device_class, true, page) == 0) {
+    if (ext_pages_free(e, device_class) > PAGES_KEPT && take_page(e, device_class, true, not_on, page) == 0) {
         page_begin(e, bucket, *page);
         rc = 0;
     }

@@ -43,9 +43,9 @@ void ext_number_pages(struct ext_page_where *where, const uint32_t *device_pages
  * devices), else of class default. reserve: may take the last ones. 0 and *page; -ENOSPC; -EIO:
  * every device that could do is failed. */
 int ext_page_open(struct extstore *e, enum ext_bucket bucket, bool reserve, uint32_t *page);
-/* The same, but only a page of a device of the class that has less to write than its share; -EBUSY: there
- * is none. */
-int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class,
+/* The same, but only a page of a device of the class that has less to write than its share, and none of the devices
+ * whose bits are set in `not_on`; -EBUSY: there is none. */
+int ext_page_open_elsewhere(struct extstore *e, enum ext_bucket bucket, enum ext_bucket device_class, uint32_t not_on,
                             uint32_t *page);
 /* With this many more, would the device have at least its share of the buffers to write? */
 bool ext_device_is_busy(const struct extstore *e, uint32_t device, uint32_t more);

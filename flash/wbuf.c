@@ -147,13 +147,15 @@ static int need_slot(struct extstore *e, unsigned stream, bool reserve)
     lock_assert_held(&b->lock);
     if (find_idle_page(e, b, &b->device))
         return 0;
-    uint32_t page;
+    uint32_t page, begun = 0; /* devices on which a page of the stream has slots left: they stay the stream's */
+    for (uint32_t i = 0; i < e->device_count; i++)
+        begun |= (uint32_t)has_slot(e, &b->files[i]) << i;
     for (uint32_t i = 0; i < e->device_count; i++) {
         uint32_t at = (b->device + i) % e->device_count;
-        if (!has_slot(e, &b->files[at]))
+        if ((begun >> at & 1) == 0)
             continue;
         /* All of them are on busy devices. */
-        if (ext_page_open_elsewhere(e, bucket, e->devices[at].free_bucket, &page) == 0)
+        if (ext_page_open_elsewhere(e, bucket, e->devices[at].free_bucket, begun, &page) == 0)
             begin_page(e, b, page);
         else
             b->device = at;

@@ -696,6 +696,32 @@ Test(extstore, a_device_that_stalls_gets_its_share_of_the_buffers_and_no_more)
     aid_free(a);
 }
 
+/* All that is appended goes to one of two devices, since the other is of a tier. While the first has much to write, a page
+ * that it has begun is gone on with: a second one would leave the rest of it unused. */
+Test(extstore, a_page_is_filled_although_its_device_has_much_to_write)
+{
+    struct aid *a = faulty(16);
+    aid_add_device(a, 16, EXT_BUCKET_COLDCOMPACT);
+    aid_start(a);
+    uint32_t slots = a->ext->slots_per_page, records = 0;
+    struct ext_page_info p;
+    while (records < 2 * 6 * slots) { /* a buffer holds two */
+        atomic_store(&a->faults.stall_writes, true);
+        for (unsigned k = 0; k < 2 * 4; k++)
+            aid_set_wait(a, records++, 50000, EXT_BUCKET_DEFAULT);
+        atomic_store(&a->faults.stall_writes, false);
+        aid_sync(a);
+    }
+    uint64_t used = 0;
+    for (uint32_t page = 0; page < 32; page++) {
+        ext_page_info(a->ext, page, &p);
+        used += p.state != EXT_PAGE_FREE;
+    }
+    cr_assert_leq(used, (records / 2 + slots - 1) / slots + 1, "%" PRIu64 " pages for %u records", used, records);
+    all_there(a, 0, records);
+    aid_free(a);
+}
+
 Test(extstore, a_stalled_device_delays_neither_appends_nor_reads_of_buffers)
 {
     struct aid *a = faulty(8);
