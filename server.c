@@ -396,11 +396,14 @@ static void compare_with_limit(const struct settings *s)
 static int open_storage(struct server *s)
 {
     char why[RESTART_LINE_BYTES];
-    compare_with_limit(&s->settings);
     storage_config_init(&s->settings, &s->config, &s->tunables);
     /* Maintenance, crawler and a clean stop read too. */
     struct restart_options opt =
         storage_options(&s->settings, &s->config, &s->tunables, s->settings.num_threads + 3);
+    (void)storage_keep_sizes(&s->settings, &opt, why, sizeof(why));
+    if (why[0])
+        log_notice("%s", why);
+    compare_with_limit(&s->settings);
     if (restart_open(&opt, &s->storage, why, sizeof(why)) != 0)
         return fail(EXIT_OS, why, NULL);
     s->settings.oldest_live_sec = cache_oldest_live_sec(s->storage.cache);

@@ -3,6 +3,7 @@
 
 #include "io_thread.h"
 #include "items/admission.h"
+#include "operator/settings_check.h"
 
 static_assert((int)SETTINGS_ADMISSION_STRICT == (int)ADMISSION_STRICT &&
                   (int)SETTINGS_ADMISSION_LEARN == (int)ADMISSION_LEARN,
@@ -93,4 +94,18 @@ struct restart_options storage_options(const struct settings *s, struct cache_co
                                                          .format = s->ext_files[i].format,
                                                          .free_bucket = (enum ext_bucket)s->ext_files[i].bucket};
     return o;
+}
+
+bool storage_keep_sizes(struct settings *s, struct restart_options *o, char *line, size_t n)
+{
+    struct restart_sizes found;
+    line[0] = '\0';
+    if (o->flash.device_count == 0 || !restart_found_sizes(o, &found) ||
+        !settings_keep_sizes(s, found.page_bytes, found.wbuf_bytes, line, n))
+        return false;
+    o->flash.page_bytes = s->ext_page_size;
+    o->flash.wbuf_bytes = s->ext_wbuf_size;
+    o->flash.buffer_bytes = s->ext_buffer_mem;
+    storage_config_apply(s, o->config, o->tunables);
+    return true;
 }

@@ -19,5 +19,9 @@ void storage_config_apply(const struct settings *s, struct cache_config *config,
 /* The options for restart_open(); texts stay those of s. ring_count: threads that will read flash. */
 struct restart_options storage_options(const struct settings *s, struct cache_config *config,
                                        struct ext_tunables *tunables, unsigned ring_count);
+/* If flash holds the content of an earlier process, and the operator gave no sizes of pages and write buffers: changes
+ * settings and options to the sizes that it was made with, as far as the other settings allow. line[]: for the log, or "".
+ * Call it before restart_open(); reads files. True: something changed. */
+bool storage_keep_sizes(struct settings *s, struct restart_options *o, char *line, size_t n);
 
 #endif

@@ -254,8 +254,8 @@ enum settings_bucket {
       "newest version that clients may speak, numbered as for ssl_min_version")                                       \
     X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", HIDDEN, "", "SO_MARK of sockets; 0 none")                            \
     X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", HIDDEN, "",                                               \
-      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small;\n"                     \
-      "or with k, a multiple of 64k")                                                                                 \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small,\n"                     \
+      "as it was if flash has content; or with k, a multiple of 64k")                                                 \
     X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "threads that write to flash and reclaim it")                                                     \
     X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads of flash under way for each thread; at least 128 in any case")\
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \
@@ -321,6 +321,9 @@ struct settings {
     uint32_t check_file_count;
     char *ext_formats[SETTINGS_EXT_FILES_MAX]; /* values of ext_format */
     uint32_t ext_format_count;
+    struct { /* the operator gave these; the others follow from other settings */
+        bool page_size, wbuf_size, buffer_mem, compact_under, drop_under;
+    } ext_given;
     bool format_memory_file; /* one of them is the file of -e */
     uint32_t slab_sizes[SETTINGS_SLAB_SIZES_MAX];
     uint32_t slab_size_count; /* 0: classes by factor */

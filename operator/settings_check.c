@@ -190,13 +190,13 @@ static bool is_unit_size(uint64_t bytes)
 }
 
 /* Pages of files of class default, which the engine needs a few of. */
-static uint64_t default_page_count(const struct settings *s)
+static uint64_t default_page_count(const struct settings *s, uint64_t page_size)
 {
-    DEBUG_ASSERT(s->ext_page_size > 0);
+    DEBUG_ASSERT(page_size > 0);
     uint64_t count = 0;
     for (uint32_t i = 0; i < s->ext_file_count; i++)
         if (s->ext_files[i].bucket == SETTINGS_BUCKET_DEFAULT)
-            count += s->ext_files[i].bytes / s->ext_page_size;
+            count += s->ext_files[i].bytes / page_size;
     return count;
 }
 
@@ -207,7 +207,7 @@ static void shrink_pages(struct parser *p)
     struct settings *s = p->s;
     DEBUG_ASSERT(s->ext_wbuf_size > 0 && s->ext_file_count > 0);
     while (!p->is_set[ID_ext_page_size]) {
-        bool too_few = default_page_count(s) < SETTINGS_EXT_PAGES_MIN;
+        bool too_few = default_page_count(s, s->ext_page_size) < SETTINGS_EXT_PAGES_MIN;
         uint64_t half = s->ext_page_size / 2;
         if (!too_few && settings_ext_page_count(s) >= SETTINGS_EXT_PAGES_WISH)
             break;
@@ -245,6 +245,63 @@ static uint64_t spare_buffers(const struct settings *s)
 {
     uint64_t groups = min_u64(s->ext_ttl_groups, 16);
     return min_u64(groups, s->maxbytes / 32 / s->ext_wbuf_size);
+}
+
+/* What follows from the sizes of pages and write buffers, unless it was given. */
+static void derive_from_sizes(struct settings *s)
+{
+    uint64_t pages = settings_ext_page_count(s), under = max_u64(pages / 100, 1);
+    if (!s->ext_given.compact_under)
+        s->ext_compact_under = (uint32_t)under;
+    if (!s->ext_given.drop_under)
+        s->ext_drop_under = (uint32_t)under;
+    if (!s->ext_given.buffer_mem)
+        s->ext_buffer_mem = (8 + spare_buffers(s)) * s->ext_wbuf_size;
+}
+
+/* Why these sizes can't be used with the other settings, or NULL. */
+static const char *sizes_misfit(const struct settings *s, uint64_t page, uint64_t wbuf)
+{
+    if (!setting_in_range(&setting_table[ID_ext_page_size], (double)page) ||
+        !setting_in_range(&setting_table[ID_ext_wbuf_size], (double)wbuf) || page % wbuf != 0 || !is_unit_size(page) ||
+        !is_unit_size(wbuf))
+        return "they make no sense";
+    if (s->item_size_max > wbuf)
+        return "items of -I need larger write buffers";
+    if (s->ext_given.buffer_mem && s->ext_buffer_mem < SETTINGS_EXT_BUFFERS_MIN * wbuf)
+        return "ext_buffer_mem has no room for such write buffers";
+    uint64_t pages = 0;
+    bool fits = default_page_count(s, page) >= SETTINGS_EXT_PAGES_MIN;
+    for (uint32_t i = 0; i < s->ext_file_count; i++) {
+        pages += s->ext_files[i].bytes / page;
+        fits &= s->ext_files[i].bytes >= page;
+    }
+    return !fits ? "there would be too few pages" : pages > SETTINGS_EXT_PAGES_MAX ? "there would be too many pages" : NULL;
+}
+
+bool settings_keep_sizes(struct settings *s, uint64_t page, uint64_t wbuf, char *line, size_t n)
+{
+    DEBUG_ASSERT(n > 0 && s->ext_file_count > 0);
+    line[0] = '\0';
+    if ((page == s->ext_page_size && wbuf == s->ext_wbuf_size) ||
+        (s->ext_given.page_size && page != s->ext_page_size) || (s->ext_given.wbuf_size && wbuf != s->ext_wbuf_size))
+        return false;
+    struct size_text pages = size_text(page), wbufs = size_text(wbuf);
+    const char *why = sizes_misfit(s, page, wbuf);
+    if (why != NULL) {
+        snprintf(line, n, "flash: pages of %s and write buffers of %s, which its content was made with, can't stay: %s",
+                 pages.text, wbufs.text, why);
+        return false;
+    }
+    struct size_text page_now = size_text(s->ext_page_size), wbuf_now = size_text(s->ext_wbuf_size);
+    snprintf(line, n, "flash: pages of %s and write buffers of %s stay as its content was made with them; the defaults are %s "
+             "and %s now (ext_page_size and ext_wbuf_size would change them, and empty flash)",
+             pages.text, wbufs.text, page_now.text, wbuf_now.text);
+    s->ext_page_size = page;
+    s->ext_wbuf_size = wbuf;
+    derive_from_sizes(s);
+    settings_assert(s);
+    return true;
 }
 
 /* Each ext_format names the file of an ext_path or of -e, spelt as there. */
@@ -312,7 +369,7 @@ static int check_flash(struct parser *p)
         bytes += s->ext_files[i].bytes;
     }
     uint64_t pages = settings_ext_page_count(s);
-    if (default_page_count(s) < SETTINGS_EXT_PAGES_MIN)
+    if (default_page_count(s, s->ext_page_size) < SETTINGS_EXT_PAGES_MIN)
         return refuse(p, "ext_path needs room for at least %u pages of bucket default; a page has %s here "
                          "(ext_page_size): enlarge the files or make pages smaller",
                       SETTINGS_EXT_PAGES_MIN, page.text);
@@ -321,13 +378,12 @@ static int check_flash(struct parser *p)
                       "(ext_path adds up to %" PRIu64 " pages of %s)", failed, pages, page.text);
     if (bytes > SETTINGS_EXT_BYTES_MAX)
         return refuse(p, "ext_path sizes add up to more than 16 TB");
-    if (!p->is_set[ID_ext_compact_under])
-        s->ext_compact_under = (uint32_t)max_u64(pages / 100, 1);
-    if (!p->is_set[ID_ext_drop_under])
-        s->ext_drop_under = p->is_set[ID_ext_compact_under] ? (uint32_t)max_u64(pages / 100, 1)
-                                             : (uint32_t)s->ext_compact_under;
-    if (s->ext_buffer_mem == 0)
-        s->ext_buffer_mem = (8 + spare_buffers(s)) * s->ext_wbuf_size;
+    s->ext_given.page_size = p->is_set[ID_ext_page_size];
+    s->ext_given.wbuf_size = p->is_set[ID_ext_wbuf_size];
+    s->ext_given.buffer_mem = s->ext_buffer_mem != 0;
+    s->ext_given.compact_under = p->is_set[ID_ext_compact_under];
+    s->ext_given.drop_under = p->is_set[ID_ext_drop_under];
+    derive_from_sizes(s);
     if (s->ext_buffer_mem < SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size)
         return refuse(p, "ext_buffer_mem must be at least %" PRIu64 ": %u write buffers of %s (ext_wbuf_size)",
                       (SETTINGS_EXT_BUFFERS_MIN * s->ext_wbuf_size + MiB - 1) / MiB, SETTINGS_EXT_BUFFERS_MIN,

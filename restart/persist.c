@@ -263,6 +263,20 @@ struct persist *persist_create(const struct persist_options *opt)
     return p;
 }
 
+bool persist_found_sizes(const struct persist_options *opt, uint64_t *page_bytes, uint64_t *wbuf_bytes)
+{
+    struct persist *p = opt->mode != PERSIST_OFF ? persist_create(opt) : NULL;
+    bool found = p != NULL && p->has_head;
+    if (found) {
+        *page_bytes = p->page_bytes = p->found.page_bytes;
+        *wbuf_bytes = p->wbuf_bytes = p->found.wbuf_bytes;
+        decide(p);
+        found = p->plan != PLAN_EMPTY;
+    }
+    persist_destroy(p);
+    return found;
+}
+
 void persist_destroy(struct persist *p)
 {
     if (p == NULL)

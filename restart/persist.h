@@ -67,6 +67,9 @@ struct persist_report {
     uint64_t generation, objects, bytes, micros;
 };
 
+/* The sizes of the flash whose content persist_create() would decide to take over, if it got options with these sizes.
+ * False: none. */
+bool persist_found_sizes(const struct persist_options *opt, uint64_t *page_bytes, uint64_t *wbuf_bytes);
 /* Reads the head, if there is a checkpoint, and decides. The options are copied, their texts are not. NULL:
  * no memory. */
 struct persist *persist_create(const struct persist_options *opt);

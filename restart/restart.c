@@ -12,7 +12,7 @@
 
 #define ROOT_MAGIC UINT64_C(0x3174726174736572) /* "restart1" */
 #define GEOMETRY_VERSION 1u
-#define RESERVE_BYTES_MIN (1 * GiB)
+#define RESERVE_BYTES_FILE (8 * GiB)       /* least of a memory file, so that -m may grow; its maps take 1/16384 of it */
 #define RESERVE_BYTES_ANONYMOUS (32 * GiB) /* costs nothing, and cache_memlimit may grow into it */
 #define RESERVE_BYTES_SHIFT4 (64 * GiB)    /* up to here handles count 16 bytes */
 #define RESERVE_BYTES_MAX (UINT64_C(1) << 45)
@@ -70,16 +70,24 @@ static uint64_t reserve_bytes_needed(const struct restart_options *o)
     return limit + limit / 2 + 2 * o->flash.buffer_bytes + 2 * RUNS_BYTES;
 }
 
+/* What an earlier process left is taken over, if -m leaves a quarter for holes. With less, its memory may be so full that
+ * this start finds no room for buffers. */
+static uint64_t reserve_bytes_kept(const struct restart_options *o)
+{
+    uint64_t limit = o->slab.limit_bytes;
+    return limit + limit / 4 + 2 * o->flash.buffer_bytes + RUNS_BYTES;
+}
+
 /* Room for cache_memlimit to grow, and for holes; a smaller handle shift if that leaves enough
  * room. */
 static uint64_t reserve_bytes_wanted(const struct restart_options *o)
 {
     uint64_t need = reserve_bytes_needed(o);
     uint64_t want = 4 * o->slab.limit_bytes + 2 * o->flash.buffer_bytes + 2 * RUNS_BYTES;
-    want = max_u64(want, o->memory_file ? RESERVE_BYTES_MIN : RESERVE_BYTES_ANONYMOUS);
+    want = max_u64(want, o->memory_file ? RESERVE_BYTES_FILE : RESERVE_BYTES_ANONYMOUS);
     if (want > RESERVE_BYTES_SHIFT4 && need <= RESERVE_BYTES_SHIFT4)
         want = RESERVE_BYTES_SHIFT4;
-    ASSERT(want >= RESERVE_BYTES_MIN);
+    ASSERT(want >= RESERVE_BYTES_FILE);
     return min_u64(want, RESERVE_BYTES_MAX);
 }
 
@@ -160,31 +168,52 @@ static int drop_memcached_meta(const struct restart_options *o, bool *found, cha
     return 0;
 }
 
+/* *g becomes the geometry of these options, and has to outlive what is returned. */
+static struct arena_options arena_options_of(const struct restart_options *o, struct geometry *g)
+{
+    *g = geometry_of(o);
+    return (struct arena_options){
+        .reserve_bytes = reserve_bytes_wanted(o),
+        .reserve_bytes_min = reserve_bytes_kept(o),
+        .file = o->memory_file,
+        .trust_file = o->trust_memory_file,
+        .overwrite = o->overwrite_memory_file,
+        .format = RESTART_MEMORY_FORMAT,
+        .format_oldest = RESTART_MEMORY_FORMAT_OLDEST,
+        .geometry = g,
+        .geometry_bytes = sizeof(*g),
+        .geometry_fits = geometry_fits,
+        .lock_memory = o->lock_memory,
+    };
+}
+
+bool restart_found_sizes(const struct restart_options *o, struct restart_sizes *out)
+{
+    ASSERT(o->flash.device_count > 0);
+    struct geometry wanted, found;
+    struct arena_options opt = arena_options_of(o, &wanted);
+    if (o->memory_file && arena_peek(&opt, &found)) {
+        *out = (struct restart_sizes){found.page_bytes, found.wbuf_bytes};
+        return found.page_bytes != 0; /* it had flash */
+    }
+    const struct persist_options po = {.mode = o->persist, .memory_file = o->memory_file, .flash = &o->flash};
+    return persist_found_sizes(&po, &out->page_bytes, &out->wbuf_bytes);
+}
+
 /* 0 or -errno with why. *note: a remark for the operator although it worked, or "". */
 static int open_arena(const struct restart_options *o, bool was_memcached, struct restart *r, char *note,
                       char *why, size_t n)
 {
     ASSERT(r->arena == NULL);
-    struct geometry g = geometry_of(o);
-    struct arena_options opt = {
-        .reserve_bytes = reserve_bytes_wanted(o),
-        .reserve_bytes_min = reserve_bytes_needed(o),
-        .file = o->memory_file,
-        .trust_file = o->trust_memory_file,
-        .overwrite = o->overwrite_memory_file || was_memcached,
-        .format = RESTART_MEMORY_FORMAT,
-        .format_oldest = RESTART_MEMORY_FORMAT_OLDEST,
-        .geometry = &g,
-        .geometry_bytes = sizeof(g),
-        .geometry_fits = geometry_fits,
-        .lock_memory = o->lock_memory,
-    };
+    struct geometry g;
+    struct arena_options opt = arena_options_of(o, &g);
+    opt.overwrite |= was_memcached;
     for (;;) {
         r->arena = arena_create(&opt, &r->attached, note, RESTART_LINE_BYTES);
         if (r->arena)
             return 0;
         int rc = -errno;
-        if (rc != -ENOMEM || o->memory_file || opt.reserve_bytes / 2 < reserve_bytes_needed(o))
+        if (rc != -ENOMEM || opt.reserve_bytes / 2 < reserve_bytes_needed(o))
             return why_say(why, n, rc, "%s", note);
         opt.reserve_bytes /= 2; /* address space is limited (ulimit -v, strict overcommit) */
     }

@@ -58,6 +58,16 @@ struct restart_options {
     uint64_t index_reach_bytes;    /* tests: the index is made as for this much flash; otherwise 0 */
 };
 
+/* Of flash pages and write buffers. */
+struct restart_sizes {
+    uint64_t page_bytes, wbuf_bytes;
+};
+
+/* With flash: the sizes that the content was made with which restart_open() with these options, but for the sizes, would
+ * take over: of the memory file, otherwise of the checkpoint. False: there is none. Changes nothing; reads files. Call
+ * it before restart_open(). */
+bool restart_found_sizes(const struct restart_options *o, struct restart_sizes *out);
+
 struct restart {
     struct arena *arena;
     struct slab_mem *slab;

@@ -6,8 +6,7 @@
 # A Criterion program counts as many tests as it holds, a script counts as one; exit
 # status 77 of a script is a skip. "compile" is the claim that everything builds, with
 # gcc and with clang. The output of each goes to build/test-logs; of one that fails the
-# end is shown at once, and again after all others, so that the end of a log that was cut names all that
-# failed. The last line is "N passed, N failed" (", N skipped" if there are any).
+# tail is shown. The last line is "N passed, N failed" (", N skipped" if there are any).
 # Settable: TEST_JOBS (2), TEST_TIMEOUT seconds for one program or script (1800; only a hang takes that long).
 set -u
 cd "$(dirname "$0")/.."
@@ -55,13 +54,6 @@ run_one()
 }
 
 passed=0 failed=0 skipped=0
-failures=() # tests, in the order in which they ended
-
-# The last lines of a test's output: of long ones the start.
-end_of_log() # TEST LINES
-{
-    tail -n "$2" "$logs/$(name_of "$1").log" | cut -c 1-400 | sed 's/^/      | /'
-}
 
 # Counts a test that has ended and prints its line.
 report()
@@ -96,23 +88,8 @@ report()
     if [ "$word" = FAIL ]; then
         [ "$status" = 124 ] && echo "      killed after $limit s"
         echo "      status $status, the end of $logs/$name.log:"
-        end_of_log "$test" 40
-        failures+=("$test")
+        tail -n 40 "$logs/$name.log" | sed 's/^/      | /'
     fi
-}
-
-# All that failed, once more.
-recall_failures()
-{
-    local test status seconds
-    [ ${#failures[@]} -gt 0 ] || return 0
-    echo "---- failed: ${#failures[@]} of the programs and scripts above"
-    for test in "${failures[@]}"; do
-        read -r status seconds <"$logs/$(name_of "$test").result"
-        echo "FAIL  $test (status $status, $seconds s)"
-        end_of_log "$test" 15
-    done
-    printf 'FAIL  %s\n' "${failures[@]}"
 }
 
 # Keeps $jobs running; reports each as it ends.
@@ -141,7 +118,6 @@ while [ ${#running[@]} -gt 0 ]; do
     reap_one
 done
 
-recall_failures
 if [ "$skipped" -gt 0 ]; then
     echo "$passed passed, $failed failed, $skipped skipped"
 else

@@ -232,14 +232,18 @@ static void header_fill(struct arena_header *h, const struct arena_options *opt,
         memcpy(h->geometry, opt->geometry, opt->geometry_bytes);
 }
 
+static uint64_t chunk_bytes_of(const struct arena_options *opt)
+{
+    return opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
+}
+
 static bool is_large_enough(const struct arena_header *found, const struct arena_header *wanted,
                             const struct arena_options *opt)
 {
-    uint64_t chunk = opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
     if (found->reserve_bytes == wanted->reserve_bytes)
         return true;
     return opt->reserve_bytes_min > 0 && found->reserve_bytes >= opt->reserve_bytes_min &&
-           found->reserve_bytes <= RESERVE_BYTES_MAX && found->reserve_bytes % chunk == 0;
+           found->reserve_bytes <= RESERVE_BYTES_MAX && found->reserve_bytes % chunk_bytes_of(opt) == 0;
 }
 
 /* Why content with header `found` can't be used where `wanted` is needed; NULL if it can. */
@@ -624,6 +628,23 @@ static bool file_fits(int fd, const struct arena_options *opt, struct arena_head
     return true;
 }
 
+bool arena_peek(const struct arena_options *opt, void *geometry)
+{
+    ASSERT(opt->file != NULL && opt->geometry_bytes <= ARENA_GEOMETRY_BYTES_MAX);
+    struct arena_header wanted, found;
+    char why[200];
+    int fd = open(opt->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* it may be a pipe */
+    if (fd < 0)
+        return false;
+    header_fill(&wanted, opt, round_up(opt->reserve_bytes, chunk_bytes_of(opt)));
+    bool fits = file_fits(fd, opt, &wanted, why, sizeof(why)) &&
+                pread(fd, &found, sizeof(found), 0) == (ssize_t)sizeof(found);
+    close(fd);
+    if (fits)
+        memcpy(geometry, found.geometry, opt->geometry_bytes);
+    return fits;
+}
+
 /* Maps reserve_bytes at a multiple of 2 MiB. NULL with errno. */
 static char *map_aligned(uint64_t reserve_bytes, int fd)
 {
@@ -727,7 +748,7 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     ASSERT(why_bytes > 0);
     *attached = false;
     why[0] = '\0';
-    uint64_t chunk = opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
+    uint64_t chunk = chunk_bytes_of(opt);
     if (opt->reserve_bytes < ARENA_RESERVE_BYTES_MIN || opt->reserve_bytes > RESERVE_BYTES_MAX ||
         opt->geometry_bytes > ARENA_GEOMETRY_BYTES_MAX) {
         snprintf(why, why_bytes, "memory: bad size");

@@ -90,6 +90,9 @@ struct arena_options {
  * The caller owns the arena. */
 struct arena *arena_create(const struct arena_options *opt, bool *attached, char *why,
                            size_t why_bytes);
+/* Would arena_create attach the file now? Then copies the geometry that its content has, geometry_bytes of it. Changes
+ * nothing, and takes no lock. */
+bool arena_peek(const struct arena_options *opt, void *geometry);
 /* Unmaps; a file stays, valid for a later attach unless arena_discard was called. */
 void arena_destroy(struct arena *a);
 /* Marks the file's content as not to be attached again (clean, deliberate forgetting). */

@@ -111,9 +111,11 @@ class Cache:
         stats = self.client.stats()
         if 'extstore_pages_free' not in stats:
             return
-        expect('%s: pages add up' % what, int(stats['extstore_pages_free']) + int(stats['extstore_pages_used']) ==
-               int(stats['extstore_limit_maxbytes']) // (int(re.search(r'page_size=(\d+)', ' '.join(
-                   self.server.flags)).group(1)) << 20), stats)
+        pages = int(stats['extstore_pages_free']) + int(stats['extstore_pages_used'])
+        given = re.search(r'page_size=(\d+)', ' '.join(self.server.flags))
+        limit = int(stats['extstore_limit_maxbytes'])
+        expect('%s: pages add up' % what, pages * (int(given.group(1)) << 20) == limit if given else limit % pages == 0,
+               stats)
 
     def end(self):
         self.client.close()
@@ -160,6 +162,7 @@ def rows(name, change, back=({}, 'all'), modes=CLEAN, **base):
 def tunables():
     rows('-t 8, -c, -R, -b', ({'flags': ['-t', '8', '-c', '100', '-R', '5', '-b', '99']}, 'all'))
     rows('-m 64 and back', ({'memory': 64}, 'all'))
+    rows('-m 40960 to 49000 and back', ({'memory': 49000}, 'all'), memory=40960)
     rows('-I 512k', ({'flags': ['-I', '512k']}, 'all'))
     rows('ext_io_depth, ext_threads', ({'sizes': SIZES + ',ext_io_depth=8,ext_threads=2'}, 'all'))
 
@@ -196,6 +199,43 @@ def pages():
     rows('no flash any more', ({'devices': (), 'memory': 32}, 'memory'), ({}, 'most'), CLEAN[:2])
     rows('flash for the first time', ({'devices': ('a:20m', 'b:20m')}, 'all'), ({}, 'memory'), CLEAN[:2],
          devices=(), memory=32)
+
+
+def default_sizes():
+    """Sizes that nobody gave stay those that flash was made with, where the other settings allow it."""
+    none, small, large = 'ext_item_size=400', ('a:20m', 'b:20m'), ('a:64m', 'b:64m')
+    rows('no sizes, files 20m to 64m', ({'devices': large}, 'all'), ({}, 'most'), CLEAN[:2], sizes=none)
+    rows('no sizes, files 20m to 64m', ({'devices': large}, 'all'), ({'devices': large}, 'all'), ALL[2:], sizes=none)
+    rows('no sizes, files 64m to 48m', ({'devices': ('a:48m', 'b:48m')}, 'all'), sizes=none, devices=large,
+         modes=CLEAN[2:])
+    rows('no sizes, -m 8 to 512', ({'memory': 512}, 'all'), sizes=none)
+    rows('no sizes, -I 8m to 1m', ({'flags': ['-I', '1m']}, 'all'), devices=large, sizes=none, memory=16, flags=['-I', '8m'])
+    rows('no sizes, -I 1m to 8m', ({'flags': ['-I', '8m']}, 'memory'), ({}, 'all'), CLEAN[:2], devices=large, sizes=none,
+         memory=16)
+    rows('no sizes, -I 1m to 8m', ({'flags': ['-I', '8m']}, 'none'), ({}, 'all'), CLEAN[2:], devices=large, sizes=none,
+         memory=16)
+    rows('ext_page_size 4 to 8', ({'sizes': 'ext_page_size=8,' + none}, 'memory'), ({}, 'memory'), CLEAN[:2],
+         sizes='ext_page_size=4,' + none)
+
+
+def what_is_said_of_sizes():
+    """One line tells which sizes stay, and why others can't."""
+    cases = (({'devices': ('a:64m', 'b:64m')}, 'flash: pages of 4 MB and write buffers of 4 MB stay as its content was made '
+              'with them; the defaults are 16 MB and 4 MB now'),
+             ({'flags': ['-I', '8m']}, "flash: pages of 4 MB and write buffers of 4 MB, which its content was made with, "
+              "can't stay: items of -I need larger write buffers"),
+             ({'sizes': 'ext_page_size=8'}, 'with another ext_page_size'))
+    for mode in CLEAN[1:]:
+        for change, line in cases:
+            cache = Cache(mode, sizes='ext_item_size=400', memory=16)
+            try:
+                cache.store(range(100), 1)
+                cache.stop()
+                cache.start(**dict({'sizes': 'ext_item_size=400', 'memory': 16}, **change))
+                log = cache.server.log_tail()
+                expect('%s: %s is said once' % (mode, line), log.count(line) == 1 and log.count('stay') <= 2, log)
+            finally:
+                cache.end()
 
 
 def a_device_comes_back():
@@ -263,4 +303,5 @@ def a_device_moves():
 
 
 if __name__ == '__main__':
-    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, a_device_comes_back, a_device_goes, a_device_moves)))
+    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, default_sizes, what_is_said_of_sizes,
+                                    a_device_comes_back, a_device_goes, a_device_moves)))

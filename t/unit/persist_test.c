@@ -916,7 +916,7 @@ Test(persist, when_the_memory_file_is_too_small_for_m_the_checkpoint_is_there)
 {
     struct life l;
     char words[700];
-    for (unsigned mb = 64; mb <= 4096; mb *= 64) {
+    for (unsigned mb = 64; mb <= 8192; mb *= 128) {
         snprintf(words, sizeof(words), "-m %u -e %s -o ext_path=%s:32m," FLASH ",ext_persist", mb, memory_file, flash_file);
         life_open_with(&l, words);
         assert_start(&l, mb == 64 ? "empty" : "checkpoint");

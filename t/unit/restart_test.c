@@ -447,7 +447,8 @@ static void expect_kept(const char *const words[], size_t count, bool flash)
 
 Test(restart, another_size_keeps_the_cache)
 {
-    static const char *const words[] = {"-m 64", "-m 65", "-m 160", "-m 32", "-m 64", "-m 64 -I 2m", "-m 40 -I 1m"};
+    static const char *const words[] = {"-m 64", "-m 65", "-m 160", "-m 32", "-m 64", "-m 64 -I 2m", "-m 40 -I 1m", "-m 512",
+                                        "-m 4096", "-m 64"};
     expect_kept(words, ARRAY_COUNT(words), false);
     unlink(memory_file);
     expect_kept(words, ARRAY_COUNT(words), true);
@@ -456,7 +457,15 @@ Test(restart, another_size_keeps_the_cache)
 Test(restart, a_size_that_the_file_has_no_room_for_starts_empty)
 {
     leave_one_item("-m 64");
-    expect_empty("-m 4096", "its size is another");
+    expect_empty("-m 8192", "its size is another");
+}
+
+Test(restart, memory_may_grow_past_what_small_handles_reach)
+{
+    static const char *const words[] = {"-m 40960", "-m 45056", "-m 49152", "-m 40960"};
+    expect_kept(words, ARRAY_COUNT(words), false);
+    unlink(memory_file);
+    expect_kept(words, ARRAY_COUNT(words), true);
 }
 
 static void fill(struct life *l, unsigned count)

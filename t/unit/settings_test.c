@@ -1,5 +1,6 @@
 /* operator/settings.h: the command line, its refusals, derived values, `stats settings`. */
 #include "operator/command_line.h"
+#include "operator/settings_check.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -1030,6 +1031,62 @@ Test(settings, small_files_get_small_pages)
     cr_assert_eq(s.ext_page_size, 16 * MiB);
     accepted("-o ext_path=/f:1g");
     cr_assert_eq(s.ext_page_size, 64 * MiB);
+}
+
+static char kept_line[400];
+
+static bool keeps(const char *words, uint64_t page, uint64_t wbuf)
+{
+    accepted(words);
+    return settings_keep_sizes(&s, page, wbuf, kept_line, sizeof(kept_line));
+}
+
+Test(settings, sizes_of_what_is_on_flash_replace_the_defaults)
+{
+    cr_assert(keeps("-o ext_path=/f:64m,ext_path=/g:64m", 4 * MiB, 2 * MiB));
+    cr_assert_str_eq(kept_line, "flash: pages of 4 MB and write buffers of 2 MB stay as its content was made with them; the "
+                                "defaults are 16 MB and 4 MB now (ext_page_size and ext_wbuf_size would change them, and "
+                                "empty flash)");
+    cr_assert_eq(s.ext_page_size, 4 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
+    cr_assert_eq(s.ext_buffer_mem, 9 * 2 * MiB); /* one for groups: 1/32 of -m 64 */
+    cr_assert(keeps("-o ext_path=/f:4g", MiB, MiB));
+    cr_assert_eq(s.ext_compact_under, 40);
+    cr_assert_eq(s.ext_drop_under, 40);
+    cr_assert(keeps("-o ext_path=/f:4g,ext_compact_under=3,ext_drop_under=2,ext_buffer_mem=50,ext_wbuf_size=2", 8 * MiB, 2 * MiB));
+    cr_assert_eq(s.ext_page_size, 8 * MiB);
+    cr_assert_eq(s.ext_compact_under, 3);
+    cr_assert_eq(s.ext_drop_under, 2);
+    cr_assert_eq(s.ext_buffer_mem, 50 * MiB);
+    cr_assert(!keeps("-o ext_path=/f:4g", 64 * MiB, 4 * MiB));
+    cr_assert_str_eq(kept_line, "", "they are the defaults");
+}
+
+Test(settings, sizes_that_were_given_or_do_not_fit_are_not_kept)
+{
+    static const struct {
+        const char *words;
+        uint64_t page, wbuf;
+        const char *why; /* NULL: nothing is said here */
+    } cases[] = {
+        {"-o ext_path=/f:4g,ext_page_size=8", 4 * MiB, 2 * MiB, NULL},
+        {"-o ext_path=/f:4g,ext_wbuf_size=4", 4 * MiB, 2 * MiB, NULL},
+        {"-o ext_path=/f:4g -I 4m", 4 * MiB, 2 * MiB, "items of -I need larger write buffers"},
+        {"-o ext_path=/f:4g,ext_buffer_mem=20", 64 * MiB, 8 * MiB, "ext_buffer_mem has no room for such write buffers"},
+        {"-o ext_path=/f:64m", 32 * MiB, 4 * MiB, "there would be too few pages"},
+        {"-o ext_path=/f:64m,ext_path=/g:9m", 16 * MiB, 4 * MiB, "there would be too few pages"},
+        {"-o ext_path=/f:1t", 4 * MiB, 2 * MiB, "there would be too many pages"},
+        {"-o ext_path=/f:4g", 0, 2 * MiB, "they make no sense"},
+        {"-o ext_path=/f:4g", 4 * MiB, 0, "they make no sense"},
+        {"-o ext_path=/f:4g", 4 * MiB, 3 * MiB, "they make no sense"},
+        {"-o ext_path=/f:4g", 4 * MiB + 4096, 2 * MiB, "they make no sense"},
+        {"-o ext_path=/f:4g", UINT64_MAX, 2 * MiB, "they make no sense"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        cr_assert(!keeps(cases[i].words, cases[i].page, cases[i].wbuf), "%zu", i);
+        const char *why = strstr(kept_line, "can't stay: ");
+        cr_assert_str_eq(why ? why + 12 : kept_line, cases[i].why ? cases[i].why : "", "%zu: %s", i, kept_line);
+    }
 }
 
 Test(settings, too_many_pages)
