@@ -3,8 +3,8 @@
  * expired ones), then, without the lock, read those on flash and pass all to the sink.
  *
  * It owns the thread, its worker and the one piece at work. The page of a noted object on flash is pinned until the object
- * is read. While has_job is true, the job, its classes and its sink don't change, so the thread reads them without the
- * lock; it alone ends a job. */
+ * is read. While has_job is true, the job doesn't change, so the thread reads it without the lock; it alone ends a job.
+ * next waits only while the crawl of crawler_tidy is at work, which then ends at its next piece. */
 #include "crawler.h"
 
 #include <poll.h>
@@ -20,6 +20,12 @@
 #define PIECE_BUCKETS 16
 #define PIECE_OBJECTS (PIECE_BUCKETS * INDEX_BUCKET_WORDS)
 
+struct job {
+    enum crawler_job what;
+    uint64_t class_mask;
+    struct crawler_sink sink; /* of a dump */
+};
+
 struct crawler {
     /* const after init */
     struct cache *cache;
@@ -27,12 +33,12 @@ struct crawler {
     /* under lock (LOCK_CONTROL) */
     struct lock lock;
     pthread_cond_t wake;
-    bool stop, has_job;
-    uint64_t class_mask;
-    enum crawler_job job;
-    struct crawler_sink sink;
+    bool stop, has_job, has_next;
+    bool is_tidy; /* the job is that of crawler_tidy */
+    struct job job, next;
     /* atomic */
-    _Atomic(bool) running, stopping;
+    _Atomic(bool) running;
+    _Atomic(bool) stopping; /* the job ends at its next piece */
     _Atomic(int) started; /* 0 not yet, 1 runs, else -errno */
     /* the crawler thread's own */
     struct thread_stats stats;
@@ -87,7 +93,7 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
         unsigned cls = lru_class(it->lru_id);
         ASSERT(cls > 0 && cls < SLAB_CLASS_MAX);
         uint32_t tocrawl = atomic_load_explicit(&c->config->lru_crawler_tocrawl, memory_order_relaxed);
-        if (!(cr->class_mask >> cls & 1) || (tocrawl != 0 && cr->checked[cls] >= tocrawl))
+        if (!(cr->job.class_mask >> cls & 1) || (tocrawl != 0 && cr->checked[cls] >= tocrawl))
             return;
         cr->checked[cls]++;
         class_count(c, cls, crawler_items_checked);
@@ -107,14 +113,14 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
             departed_note(c->departed, hash,
                           item_death(c, it, p->now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
             item_unlink(c, it, hash);
-        } else if (cr->job != CRAWLER_EXPIRE) {
+        } else if (cr->job.what != CRAWLER_EXPIRE) {
             item_forget_copy(c, it, item_hash(c, it)); /* which comes later, and is the same object */
             note_item(p, it);
         }
         return;
     }
     case INDEX_FLASH:
-        if (cr->job == CRAWLER_EXPIRE || !c->ext)
+        if (cr->job.what == CRAWLER_EXPIRE || !c->ext)
             return;
         if (tag_is_clean(c, hash)) { /* its item comes later */
             flash_forget(c, hash, slot, false);
@@ -160,7 +166,7 @@ static bool meta_of_record(struct crawler *cr, struct noted *n, uint32_t now)
     uint64_t offset;
     m->ext_page = ext_page_of(c->ext, n->rd.place, &offset);
     m->ext_offset = (uint32_t)offset;
-    return cr->class_mask >> m->slab_class & 1;
+    return cr->job.class_mask >> m->slab_class & 1;
 }
 
 /* Copies from the record what a dump shows and gives its buffer back: otherwise a piece of large values would
@@ -211,10 +217,10 @@ static void read_piece(struct crawler *cr, struct piece *p)
 static bool hand_on(struct crawler *cr, const struct piece *p)
 {
     lock_assert_none_held();
-    ASSERT(p->reading == 0 && cr->job != CRAWLER_EXPIRE);
+    ASSERT(p->reading == 0 && cr->job.what != CRAWLER_EXPIRE);
     for (unsigned i = 0; i < p->count; i++) {
         const struct noted *n = &p->objects[i];
-        if (n->show && cr->sink.item(cr->sink.ctx, &n->meta) < 0)
+        if (n->show && cr->job.sink.item(cr->job.sink.ctx, &n->meta) < 0)
             return false;
     }
     return true;
@@ -239,7 +245,7 @@ static bool crawl(struct crawler *cr, struct piece *p)
             lock_take(lock);
             more = index_walk(c->index, shard, &pos, PIECE_BUCKETS, visit, p);
             lock_release(lock);
-            if (cr->job != CRAWLER_EXPIRE) {
+            if (cr->job.what != CRAWLER_EXPIRE) {
                 if (cr->worker->ring)
                     read_piece(cr, p);
                 if (!hand_on(cr, p))
@@ -253,6 +259,32 @@ static bool crawl(struct crawler *cr, struct piece *p)
         }
     }
     return true;
+}
+
+/* The lock is held, as for end_job. */
+static void begin_job(struct crawler *cr, const struct job *job)
+{
+    ASSERT(!cr->has_job && !cr->has_next);
+    lock_assert_held(&cr->lock);
+    cr->job = *job;
+    cr->has_job = true;
+    atomic_store(&cr->running, true);
+    cache_count(cr->cache, CACHE_N_lru_crawler_starts, 1);
+    pthread_cond_signal(&cr->wake);
+}
+
+/* The one that waited for it begins. */
+static void end_job(struct crawler *cr)
+{
+    ASSERT(cr->has_job && (cr->is_tidy || !cr->has_next));
+    lock_assert_held(&cr->lock);
+    bool has_next = cr->has_next;
+    cr->has_job = cr->has_next = cr->is_tidy = false;
+    atomic_store(&cr->stopping, cr->stop);
+    if (has_next)
+        begin_job(cr, &cr->next);
+    else
+        atomic_store(&cr->running, false);
 }
 
 static void *crawler_main(void *arg)
@@ -275,23 +307,22 @@ static void *crawler_main(void *arg)
         }
         lock_release(&cr->lock);
         ASSERT(atomic_load(&cr->running));
-        struct crawler_sink sink = cr->sink;
-        bool dump = cr->job != CRAWLER_EXPIRE;
+        struct crawler_sink sink = cr->job.sink;
+        bool dump = cr->job.what != CRAWLER_EXPIRE;
         index_hold_growth(cr->cache->index, dump); /* a dump names each key once */
         bool complete = crawl(cr, p);
         index_hold_growth(cr->cache->index, false);
         cache_wake_maint(cr->cache);
         lock_take(&cr->lock);
-        cr->has_job = false;
-        atomic_store(&cr->running, false);
+        end_job(cr);
         if (!dump)
             continue;
         lock_release(&cr->lock); /* after this callback, the next dump may be requested */
         sink.done(sink.ctx, complete);
         lock_take(&cr->lock);
     }
-    if (cr->has_job && cr->job != CRAWLER_EXPIRE)
-        cr->sink.done(cr->sink.ctx, false);
+    if (cr->has_job && cr->job.what != CRAWLER_EXPIRE)
+        cr->job.sink.done(cr->job.sink.ctx, false);
     lock_release(&cr->lock);
     cache_worker_destroy(cr->worker);
     free(p);
@@ -323,9 +354,9 @@ struct crawler *crawler_create(struct cache *c)
 
 void crawler_destroy(struct crawler *cr)
 {
-    atomic_store(&cr->stopping, true);
     lock_take(&cr->lock);
     cr->stop = true;
+    atomic_store(&cr->stopping, true);
     pthread_cond_signal(&cr->wake);
     lock_release(&cr->lock);
     pthread_join(cr->thread, NULL);
@@ -338,23 +369,36 @@ enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum 
                                   const struct crawler_sink *sink)
 {
     enum crawler_result result = CRAWLER_BUSY;
+    struct job wanted = {.what = job, .class_mask = class_mask};
     ASSERT(class_mask != 0 && (sink != NULL) == (job != CRAWLER_EXPIRE));
     if (!atomic_load_explicit(&cr->cache->config->lru_crawler, memory_order_relaxed))
         return CRAWLER_DISABLED;
+    if (sink)
+        wanted.sink = *sink;
     lock_take(&cr->lock);
     if (!cr->has_job) {
-        cr->class_mask = class_mask;
-        cr->job = job;
-        if (sink)
-            cr->sink = *sink;
-        cr->has_job = true;
-        atomic_store(&cr->running, true);
-        cache_count(cr->cache, CACHE_N_lru_crawler_starts, 1);
-        pthread_cond_signal(&cr->wake);
+        begin_job(cr, &wanted);
+        result = CRAWLER_OK;
+    } else if (cr->is_tidy && !cr->has_next) {
+        cr->next = wanted;
+        cr->has_next = true;
+        atomic_store(&cr->stopping, true);
         result = CRAWLER_OK;
     }
     lock_release(&cr->lock);
     return result;
+}
+
+void crawler_tidy(struct crawler *cr)
+{
+    if (!atomic_load_explicit(&cr->cache->config->lru_crawler, memory_order_relaxed))
+        return;
+    lock_take(&cr->lock);
+    if (!cr->has_job) {
+        begin_job(cr, &(struct job){.what = CRAWLER_EXPIRE, .class_mask = ~(uint64_t)0});
+        cr->is_tidy = true;
+    }
+    lock_release(&cr->lock);
 }
 
 bool crawler_is_running(const struct crawler *cr) { return atomic_load(&cr->running); }

@@ -44,10 +44,12 @@ struct crawler;
 struct crawler *crawler_create(struct cache *c);
 /* Stops a running job (and calls its sink's done) and the thread. */
 void crawler_destroy(struct crawler *cr);
-/* Starts a job over the classes whose bits (1 << id) are set. For dumps, after CRAWLER_OK the sink
- * belongs to the crawler. */
+/* Starts a job over the classes whose bits (1 << id) are set; a crawl of crawler_tidy ends for it. For dumps, after
+ * CRAWLER_OK the sink belongs to the crawler. */
 enum crawler_result crawler_start(struct crawler *cr, uint64_t class_mask, enum crawler_job job,
                                   const struct crawler_sink *sink);
+/* Frees what has expired in all classes, unless a job is running or lru_crawler is off. */
+void crawler_tidy(struct crawler *cr);
 bool crawler_is_running(const struct crawler *cr);
 
 #endif

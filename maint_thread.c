@@ -501,7 +501,7 @@ static bool step_crawl(struct maint *m, uint32_t now)
     if (!m->crawler || now - m->last_crawl_sec < CRAWL_INTERVAL_SEC)
         return false;
     m->last_crawl_sec = now;
-    crawler_start(m->crawler, ~(uint64_t)0, CRAWLER_EXPIRE, NULL);
+    crawler_tidy(m->crawler);
     return false;
 }
 

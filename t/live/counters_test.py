@@ -250,6 +250,25 @@ def crawling():
                                              'lru_crawler_starts': AtLeast(1), 'curr_items': -1000})
 
 
+def a_dump_ends_the_crawl_of_the_server():
+    """Each minute the server looks for what has expired. That is never what a client's request is refused for."""
+    with server_with('-t', '1', '-m', '64') as server:
+        c, count = Client(server), 150000
+        c.ask(*[b'set k%d 0 0 1\r\nx' % i for i in range(count)])
+        c.ask(b'lru_crawler sleep 1000000')  # it pauses after each 1,024 buckets
+        for what, request, end in (('metadump', b'lru_crawler metadump all', b'END'), ('mgdump', b'lru_crawler mgdump all', b'EN'),
+                                   ('a crawl', b'lru_crawler crawl all', b'OK')):
+            c.ask(b'debugtime 61')
+            expect('it crawls', wait_for(lambda: c.stats()['lru_crawler_running'] == '1'), c.stats())
+            c.send(request + b'\r\n')
+            lines = [c.line()]
+            while lines[-1] != end and lines[0] == b'OK':
+                lines.append(c.line())
+            expect(what, len(lines) == (1 if end == b'OK' else count + 2), lines[:2])
+            if end != b'OK':
+                expect('the crawl has ended', wait_for(lambda: c.stats()['lru_crawler_running'] == '0'), c.stats())
+
+
 def dumps_while_the_index_grows():
     """Right after many sets the index still grows; a dump names each key once all the same."""
     with server_with('-t', '1', '-m', '512') as server:
@@ -259,7 +278,10 @@ def dumps_while_the_index_grows():
             c.send(b''.join(b'set key%d 0 0 1 noreply\r\nz\r\n' % n for n in range(stored, upto)))
             c.ask(b'mn')
             stored = upto
-            c.send(b'lru_crawler metadump hash\r\n')
+            first = servers.Client.ask(c, b'lru_crawler metadump hash')
+            if first != b'OK':
+                expect('a dump begins', False, first)
+                break
             keys = [line.split()[0] for line in iter(c.line, b'END') if line.startswith(b'key=')]
             expect('each key once', len(keys) == len(set(keys)) == stored, (stored, len(keys), len(set(keys))))
             wait_for(lambda: c.stats()['lru_crawler_running'] == '0')
@@ -409,7 +431,8 @@ def own():
 
 
 def main():
-    return servers.run_scenarios((commands, connections, authentication, memory, crawling, dumps_while_the_index_grows, logs,
+    return servers.run_scenarios((commands, connections, authentication, memory, crawling, a_dump_ends_the_crawl_of_the_server,
+                                  dumps_while_the_index_grows, logs,
                                   held_items, flash, own))
 
 
