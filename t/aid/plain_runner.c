@@ -12,7 +12,8 @@
  *   --fail-fast  stops at the first that fails
  *   --debug      in this process, for a debugger: no fork, no time limit
  *
- * It prints what failed or was skipped, at once and again at the end, and then how many of each.
+ * It prints what failed or was skipped, at once and again at the end with the first assertion of each that did not
+ * hold, and then how many of each.
  * It knows setup, teardown, expected signal and exit code, timeout and disabled tests, of the test or of
  * its suite; not parameterised tests. A test without a timeout gets DEFAULT_TIMEOUT_SEC. */
 #include <criterion/criterion.h>
@@ -20,6 +21,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -32,7 +34,7 @@ extern struct criterion_test *__start_cr_tst[], *__stop_cr_tst[];
 extern struct criterion_suite *__start_cr_sts[] __attribute__((weak));
 extern struct criterion_suite *__stop_cr_sts[] __attribute__((weak));
 
-enum { EXIT_FAILED = 41, EXIT_SKIPPED = 42, DEFAULT_TIMEOUT_SEC = 600, JOBS_MAX = 64 };
+enum { EXIT_FAILED = 41, EXIT_SKIPPED = 42, DEFAULT_TIMEOUT_SEC = 600, JOBS_MAX = 64, SAID_BYTES = 400 };
 
 enum verdict { PASSED, FAILED, CRASHED, SKIPPED, VERDICTS };
 
@@ -42,6 +44,7 @@ struct run {
     pid_t pid;
     double end; /* killed then */
     bool is_late;
+    char *said; /* SAID_BYTES that the child writes: its first assertion that did not hold; NULL: no memory */
 };
 
 static struct run runs[JOBS_MAX];
@@ -52,6 +55,7 @@ static unsigned bads;
 
 static const struct criterion_test *now; /* the test that this child runs */
 static _Atomic bool any_failed;          /* an expectation of it did not hold */
+static char *said;                       /* as in struct run */
 
 static const struct criterion_test_extra_data *suite_of(const struct criterion_test *test)
 {
@@ -66,9 +70,12 @@ static const struct criterion_test_extra_data *suite_of(const struct criterion_t
 
 void criterion_send_assert(struct criterion_assert_stats *stats)
 {
-    if (!stats->passed)
-        fprintf(stderr, "%s/%s: %s:%u: assertion failed: %s\n", now->category, now->name, stats->file,
-                stats->line, stats->message);
+    if (stats->passed)
+        return;
+    fprintf(stderr, "%s/%s: %s:%u: assertion failed: %s\n", now->category, now->name, stats->file,
+            stats->line, stats->message);
+    if (said != NULL && said[0] == '\0')
+        snprintf(said, SAID_BYTES, "%s:%u: %s", stats->file, stats->line, stats->message);
 }
 
 void criterion_abort_test(void)
@@ -144,15 +151,18 @@ static _Noreturn void run_here(const struct criterion_test *test)
     exit(any_failed ? EXIT_FAILED : 0);
 }
 
-static void add_result(const struct criterion_test *test, enum verdict v, const char *why, int number)
+/* what: the first assertion that did not hold; NULL or "": none is known. */
+static void add_result(const struct criterion_test *test, enum verdict v, const char *why, int number, const char *what)
 {
     static const char *const words[] = {"PASS", "FAIL", "CRASH", "SKIP"};
     count[v]++;
     if (v != FAILED && v != CRASHED)
         return;
-    char line[512];
-    snprintf(line, sizeof(line), "[%s] %s/%s: %s %d\n", words[v], test->category, test->name, why, number);
-    fputs(line, stderr);
+    char line[1024];
+    bool is_known = what != NULL && what[0] != '\0';
+    fprintf(stderr, "[%s] %s/%s: %s %d\n", words[v], test->category, test->name, why, number);
+    snprintf(line, sizeof(line), "[%s] %s/%s: %s %d%s%s\n", words[v], test->category, test->name, why, number,
+             is_known ? "; " : "", is_known ? what : "");
     if (bads < sizeof(bad) / sizeof(bad[0]))
         bad[bads++] = strdup(line);
 }
@@ -169,15 +179,17 @@ static void judge(const struct run *run, int status)
         exit_wanted = exit_wanted ? exit_wanted : suite->exit_code;
     }
     if (run->is_late)
-        add_result(test, CRASHED, "it took too long; seconds:", (int)timeout_of(test));
+        add_result(test, CRASHED, "it took too long; seconds:", (int)timeout_of(test), run->said);
     else if (WIFSIGNALED(status))
         add_result(test, WTERMSIG(status) == signal_wanted ? PASSED : CRASHED, "killed by signal",
-                   WTERMSIG(status));
+                   WTERMSIG(status), run->said);
     else if (WEXITSTATUS(status) == EXIT_SKIPPED)
-        add_result(test, SKIPPED, NULL, 0);
+        add_result(test, SKIPPED, NULL, 0, NULL);
     else
         add_result(test, signal_wanted == 0 && WEXITSTATUS(status) == exit_wanted ? PASSED : FAILED,
-                   "exit status", WEXITSTATUS(status));
+                   "exit status", WEXITSTATUS(status), run->said);
+    if (run->said != NULL)
+        munmap(run->said, SAID_BYTES);
 }
 
 /* Starts a test in a child of its own, which has the mask of signals given. */
@@ -189,13 +201,15 @@ static void start(const struct criterion_test *test, const sigset_t *mask)
         return;
     }
     if (test->data->kind_ != CR_TEST_NORMAL) {
-        add_result(test, FAILED, "parameterised tests can't run here, kind", (int)test->data->kind_);
+        add_result(test, FAILED, "parameterised tests can't run here, kind", (int)test->data->kind_, NULL);
         return;
     }
+    void *shared = mmap(NULL, SAID_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    said = shared == MAP_FAILED ? NULL : shared;
     pid_t parent = getpid();
     pid_t pid = fork();
     if (pid < 0) {
-        add_result(test, CRASHED, "fork: errno", errno);
+        add_result(test, CRASHED, "fork: errno", errno, NULL);
         return;
     }
     if (pid == 0) {
@@ -205,7 +219,7 @@ static void start(const struct criterion_test *test, const sigset_t *mask)
         sigprocmask(SIG_SETMASK, mask, NULL);
         run_here(test);
     }
-    runs[running++] = (struct run){.test = test, .pid = pid, .end = seconds_now() + timeout_of(test)};
+    runs[running++] = (struct run){.test = test, .pid = pid, .end = seconds_now() + timeout_of(test), .said = said};
 }
 
 /* Waits until one of the running tests has ended, or kills one whose time is up. SIGCHLD is blocked. */

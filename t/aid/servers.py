@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 
 PATIENCE_SECONDS = float(os.environ.get("PATIENCE", 120))
+FAILED = []  # what expect() and run_scenarios() met
 
 
 def seed():
@@ -39,7 +41,7 @@ def connect_unix(path):
 
 
 class Server:
-    """One server process; use as a context manager."""
+    """One server process; use as a context manager, which shows its last lines if something failed meanwhile."""
 
     def __init__(self, binary, flags=(), name="server", tcp=False):
         self.binary = binary
@@ -51,6 +53,7 @@ class Server:
         self.log = os.path.join(self.dir, "log")
         self.port = None
         self.process = None
+        self.failed_before = len(FAILED)
 
     def __enter__(self):
         try:
@@ -61,8 +64,11 @@ class Server:
         return self
 
     def __exit__(self, kind, *exc):
-        if kind is not None:
-            print("%s ends, %s: %s" % (self.name, kind.__name__, self.log_tail()), file=sys.stderr)
+        if kind is not None or len(FAILED) > self.failed_before:
+            ended = self.process and self.process.poll()
+            print("---- %s after %s%s, its last lines:\n%s----" % (
+                self.name, "a failed claim" if kind is None else kind.__name__,
+                "" if ended is None else " (it had ended with %s)" % ended, self.log_tail()), file=sys.stderr, flush=True)
         self.stop()
 
     def start(self):
@@ -161,14 +167,16 @@ class Closed(ConnectionError):
 
 class Client:
     """One connection to a Server, or to the unix socket at a path: a request is sent and its answer waited for.
-    Lines come without their ends. A connection that ends raises Closed, silence TimeoutError."""
+    Lines come without their ends. A connection that ends raises Closed, silence TimeoutError with what was said last."""
 
     def __init__(self, where):
         self.sock = connect_unix(where) if isinstance(where, str) else where.connect()
         self.sock.settimeout(PATIENCE_SECONDS)
         self.file = self.sock.makefile("rb")
+        self.sent = self.seen = b""
 
     def send(self, data):
+        self.sent = data
         try:
             self.sock.sendall(data)
         except ConnectionError as e:
@@ -179,11 +187,15 @@ class Client:
             return what(*args)
         except ConnectionError as e:
             raise Closed(str(e)) from e
+        except TimeoutError as e:
+            raise TimeoutError("no answer within %g s; sent last: %r, line read last: %r" % (
+                self.sock.gettimeout(), self.sent[-100:], self.seen[:200])) from e
 
     def line(self):
         line = self.read(self.file.readline)
         if not line.endswith(b"\n"):
             raise Closed("closed after %r" % line)
+        self.seen = line
         return line.rstrip(b"\r\n")
 
     def exactly(self, count):
@@ -256,14 +268,13 @@ def is_extant(binary):
 
 # ---- scenarios: functions that say what they expect ----
 
-FAILED = []
-
 
 def expect(what, condition, detail=''):
     """One claim; a failure is printed and counted."""
     if not condition:
-        print('not ok %s: %s' % (what, detail), flush=True)
-        FAILED.append(what)
+        text = '%s: %s' % (what, detail)
+        print('not ok ' + text, flush=True)
+        FAILED.append(text)
 
 
 def wait_for(condition, seconds=PATIENCE_SECONDS):
@@ -277,7 +288,8 @@ def wait_for(condition, seconds=PATIENCE_SECONDS):
 
 
 def run_scenarios(scenarios):
-    """Runs all, or those that are named on the command line; the exit code."""
+    """Runs all, or those that are named on the command line; the exit code. One that raises has failed, and the next
+    is run. What failed is told again at the end."""
     unknown = set(sys.argv[1:]) - {scenario.__name__ for scenario in scenarios}
     if unknown:
         sys.exit('no scenario %s; there are: %s' % (', '.join(sorted(unknown)),
@@ -285,9 +297,15 @@ def run_scenarios(scenarios):
     for scenario in scenarios:
         if sys.argv[1:] and scenario.__name__ not in sys.argv[1:]:
             continue
-        failed = len(FAILED)
-        scenario()
-        print('%s %s' % ('ok    ' if len(FAILED) == failed else 'not ok',
-                         scenario.__name__.replace('_', ' ')), flush=True)
+        failed, name = len(FAILED), scenario.__name__.replace('_', ' ')
+        try:
+            scenario()
+        except Exception as e:
+            traceback.print_exc()
+            FAILED.append('%s: %s: %s' % (name, type(e).__name__, e))
+        print('%s %s' % ('ok    ' if len(FAILED) == failed else 'not ok', name), flush=True)
+    sys.stderr.flush()
+    for what in FAILED[-10:]:
+        print('failed: %.300s' % what)
     print('%d failed' % len(FAILED))
     return 1 if FAILED else 0
