@@ -1169,8 +1169,8 @@ void conn_close(struct conn *c, enum conn_reason reason)
     worker_forget(c->worker, &c->in_loop);
     worker_unlink(c->worker, &c->in_loop);
     buffer_free(c);
+    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed); /* before its client sees it closed, and comes again */
     close(c->origin.fd);
-    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
     if (session_close(&c->session))
         free(c);
     else

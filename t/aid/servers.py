@@ -40,6 +40,15 @@ def connect_unix(path):
     return s
 
 
+def end_probe(s):
+    """Ends a connection that has said nothing, and waits until the server has closed it: it is no longer counted then."""
+    with s:
+        s.settimeout(PATIENCE_SECONDS)
+        s.shutdown(socket.SHUT_WR)
+        while s.recv(100):
+            pass
+
+
 class Server:
     """One server process; use as a context manager, which shows its last lines if something failed meanwhile."""
 
@@ -96,7 +105,7 @@ class Server:
                     with open(ports) as f:
                         self.port = int(next(line for line in f if line.startswith("TCP"))
                                         .split(":")[-1])
-                self.connect().close()
+                end_probe(self.connect())
                 return
             except (OSError, ValueError, StopIteration):
                 time.sleep(0.01)

@@ -276,7 +276,7 @@ def dumps_while_the_index_grows():
         for step in range(20):
             upto = stored + 9000 + 1500 * step
             c.send(b''.join(b'set key%d 0 0 1 noreply\r\nz\r\n' % n for n in range(stored, upto)))
-            c.ask(b'mn')
+            c.ask(b'version')
             stored = upto
             first = servers.Client.ask(c, b'lru_crawler metadump hash')
             if first != b'OK':
