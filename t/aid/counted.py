@@ -212,5 +212,19 @@ def own(counts, binary):
     return sum(n for (ob, _), n in counts.items() if ob == os.path.realpath(binary))
 
 
-def instructions(binary, word, tls=False):
-    return own(cost(binary, word, tls), binary)
+class Least:
+    """The program's part of the cost of one get or set in memory, better known with each round. What comes in between
+    (turns of the loop for the clock's sake, more of them on a busy machine) only adds to a function's count, so the
+    least of all rounds is kept, of each function."""
+
+    def __init__(self, binary, word, tls=False):
+        self.binary, self.word, self.tls = binary, word, tls
+        self.least = {FEW: None, MANY: None}
+
+    def round(self):
+        for count, before in self.least.items():
+            now = run(self.binary, self.word, count, self.tls)
+            self.least[count] = now if before is None else {key: min(n, now[key]) for key, n in before.items()
+                                                            if key in now}
+        few, many = self.least[FEW], self.least[MANY]
+        return own({key: (n - few.get(key, 0)) / (MANY - FEW) for key, n in many.items()}, self.binary)
