@@ -21,8 +21,10 @@
 #include "space/arena.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -31,6 +33,7 @@
 
 #define ARENA_MAGIC "extArena"
 #define ARENA_FORMAT 2u /* of the header and the maps */
+#define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
 #define HUGE_BYTES (2 * MiB)
 #define RESERVE_BYTES_MAX (UINT64_C(1) << 46)
 #define SMALL_CHUNK_BYTES (64 * KiB)
@@ -203,11 +206,12 @@ static uint64_t layout_id(void)
     return fnv1a(UINT64_C(14695981039346656037), sizes, sizeof(sizes));
 }
 
-/* Fills id (zeroed, of boot_id's size); "" if the kernel doesn't tell. */
+/* Fills id (zeroed, of boot_id's size); "" if it can't be read: a service manager or a container may hide
+ * /proc/sys (systemd's ProcSubset=pid does). */
 static void read_boot_id(char *id, size_t id_bytes)
 {
     memset(id, 0, id_bytes);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    int fd = open(BOOT_ID_FILE, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
     ssize_t n = read(fd, id, id_bytes - 1);
@@ -246,8 +250,28 @@ static bool is_large_enough(const struct arena_header *found, const struct arena
            found->reserve_bytes <= RESERVE_BYTES_MAX && found->reserve_bytes % chunk_bytes_of(opt) == 0;
 }
 
-/* Why content with header `found` can't be used where `wanted` is needed; NULL if it can. */
-static const char *header_misfit(const struct arena_header *found, struct arena_header *wanted,
+/* Do files of this file system end with the kernel? */
+static bool ends_with_boot(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 &&
+           (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC);
+}
+
+/* Why content of the file fd may be of an earlier boot; NULL if it can't. Where one of both ids is not known,
+ * only a file that ends with the kernel is of this boot for certain. */
+static const char *boot_misfit(int fd, const struct arena_header *found, const struct arena_header *wanted)
+{
+    bool is_known = wanted->boot_id[0] != '\0' && found->boot_id[0] != '\0';
+    if (is_known)
+        return memcmp(found->boot_id, wanted->boot_id, sizeof(found->boot_id)) == 0 ? NULL : "the machine was rebooted since";
+    if (ends_with_boot(fd))
+        return NULL;
+    return "the machine may have been rebooted since (" BOOT_ID_FILE " can't be read, or could not when it was made)";
+}
+
+/* Why content with header `found` of the file fd can't be used where `wanted` is needed; NULL if it can. */
+static const char *header_misfit(int fd, const struct arena_header *found, struct arena_header *wanted,
                                  const struct arena_options *opt)
 {
     if (memcmp(found->magic, wanted->magic, sizeof(found->magic)) != 0)
@@ -259,9 +283,9 @@ static const char *header_misfit(const struct arena_header *found, struct arena_
         return "it was given up on purpose";
     if (found->state != STATE_LIVE)
         return "its creation was interrupted";
-    if (wanted->boot_id[0] == '\0' ||
-        memcmp(found->boot_id, wanted->boot_id, sizeof(found->boot_id)) != 0)
-        return "the machine was rebooted since";
+    const char *other_boot = boot_misfit(fd, found, wanted);
+    if (other_boot != NULL)
+        return other_boot;
     if (found->huge_pages != wanted->huge_pages || !is_large_enough(found, wanted, opt))
         return "its size is another";
     bool same = memcmp(found->geometry, wanted->geometry, sizeof(found->geometry)) == 0;
@@ -619,7 +643,7 @@ static bool file_fits(int fd, const struct arena_options *opt, struct arena_head
     else if (pread(fd, &found, sizeof(found), 0) != (ssize_t)sizeof(found))
         misfit = "it is not a memory file";
     else
-        misfit = header_misfit(&found, wanted, opt);
+        misfit = header_misfit(fd, &found, wanted, opt);
     if (misfit == NULL && (uint64_t)st.st_size != found.reserve_bytes)
         misfit = "it was cut off";
     if (misfit != NULL)

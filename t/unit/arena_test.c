@@ -4,11 +4,13 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -662,6 +664,56 @@ Test(arena_attach, other_boot_starts_empty, .init = dir_make, .fini = dir_remove
     in_killed_child(work_note);
     spoil(boot);
     must_start_empty(64 * MiB, "geometry", "rebooted");
+}
+
+/* As a service manager does that hides /proc/sys (ProcSubset=pid). */
+static void hide_boot_id(void)
+{
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", "/proc/sys", "tmpfs", 0, NULL) != 0) {
+        dir_remove();
+        cr_skip_test("no right to hide /proc/sys");
+    }
+    cr_assert(access("/proc/sys/kernel/random/boot_id", F_OK) != 0);
+}
+
+static void must_attach(void)
+{
+    bool attached;
+    struct arena *a = arena_open(64 * MiB, file, "geometry", &attached);
+    cr_assert(a != NULL && attached, "%s", why);
+    arena_destroy(a);
+}
+
+/* A file on tmpfs can't be older than the boot. The three starts are: with the id, without, with it. */
+Test(arena_attach, a_hidden_boot_id_keeps_what_is_on_tmpfs, .init = dir_make, .fini = dir_remove)
+{
+    if (access("/dev/shm", W_OK) != 0)
+        cr_skip_test("no tmpfs");
+    in_killed_child(work_note);
+    hide_boot_id();
+    must_attach();
+    unlink(file);
+    in_killed_child(work_note);
+    must_attach();
+    cr_assert_eq(umount("/proc/sys"), 0);
+    must_attach();
+}
+
+Test(arena_attach, a_hidden_boot_id_empties_a_file_on_disk, .init = dir_make, .fini = dir_remove)
+{
+    snprintf(file, sizeof(file), "arena_test.%d", getpid());
+    struct statfs fs;
+    if (statfs(".", &fs) != 0 || fs.f_type == TMPFS_MAGIC) {
+        snprintf(file, sizeof(file), "%s/memory", dir);
+        cr_skip_test("not on a disk here");
+    }
+    in_killed_child(work_note);
+    hide_boot_id();
+    must_start_empty(64 * MiB, "geometry", "the machine may have been rebooted since");
+    cr_assert_eq(umount("/proc/sys"), 0);
+    must_start_empty(64 * MiB, "geometry", "the machine may have been rebooted since");
+    unlink(file);
 }
 
 Test(arena_attach, discarded_starts_empty, .init = dir_make, .fini = dir_remove)
