@@ -218,7 +218,8 @@ static int take_identity(const struct settings *s)
     memory_setup();
     /* The used part, not the reserved address space. */
     if (s->lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
-        log_warning("-k invalid, mlockall() failed: %s", strerror(errno));
+        log_warning("-k: memory is not locked: %s; the limit of locked memory may be too low (ulimit -l, LimitMEMLOCK=)",
+                    strerror(errno));
     signal(SIGPIPE, SIG_IGN);
     return 0;
 }
@@ -621,10 +622,15 @@ static void log_start(struct server *s)
     notify_send("READY=1\nMAINPID=%ld\nSTATUS=serving on %s", (long)getpid(), where);
 }
 
-static int tell_start(struct server *s)
+static int make_pid_file(struct server *s)
 {
     if (s->settings.pid_file)
         write_pid_file(s->settings.pid_file, &s->pid_file);
+    return 0;
+}
+
+static int tell_start(struct server *s)
+{
     log_start(s);
     return 0;
 }
@@ -640,14 +646,14 @@ static int confine(struct server *s)
                              : set->relaxed_privileges ? CONFINE_RELAXED
                                                        : CONFINE_FULLY;
     int err = confine_process(mode);
-    return err ? fail(EXIT_OS, "failed to drop privileges", strerror(-err)) : 0;
+    return err ? fail(EXIT_OS, "-o drop_privileges: the system call filter (seccomp) is refused", strerror(-err)) : 0;
 }
 
 static int bring_up(struct server *s)
 {
     static int (*const steps[])(struct server *) = {
-        make_aids,     open_http,       open_storage, open_tls, open_udp,
-        start_threads, start_listening, tell_start,   confine,
+        make_aids,     open_http,       open_storage,  open_tls, open_udp,
+        start_threads, start_listening, make_pid_file, confine,  tell_start,
     };
     clock_setup();
     if (clock_wall_is_odd())

@@ -44,7 +44,7 @@ struct rule {
     ANY(brk) ANY(munmap) ANY(mremap) ANY(madvise) ANY(msync)                                       \
     WITHOUT(mmap, 2, PROT_EXEC) WITHOUT(mprotect, 2, PROT_EXEC)                                    \
     /* threads, and what a thread does first; signals; time */                                     \
-    ANY(futex) ANY(sched_yield) ANY(sched_getaffinity) ANY(getcpu) ANY(getpid) ANY(gettid)         \
+    ANY(futex) ANY(sched_yield) ANY(sched_getaffinity) ANY(getcpu) ANY(getpid) ANY(gettid) ANY(geteuid) \
     ANY(exit) ANY(exit_group) ANY(restart_syscall)                                                 \
     ANY(rseq) ANY(set_robust_list) ONLY(prctl, 0, PR_SET_NAME)                                     \
     ANY(rt_sigaction) ANY(rt_sigprocmask) ANY(rt_sigreturn) ANY(sigaltstack)                       \
@@ -54,7 +54,7 @@ struct rule {
     /* files and devices */                                                                        \
     ANY(openat) ANY(close) ANY(read) ANY(write) ANY(readv) ANY(writev) ANY(lseek)                  \
     ANY(pread64) ANY(pwrite64) ANY(preadv) ANY(pwritev) ANY(fsync) ANY(fdatasync)                  \
-    ONLY(ioctl, 1, FIONREAD) ANY(ftruncate) ANY(fallocate) ANY(fstat) ANY(newfstatat) ANY(statx) ANY(fstatfs) ANY(fcntl)    \
+    ONLY(ioctl, 1, FIONREAD) ANY(ftruncate) ANY(fallocate) ANY(fstat) ANY(newfstatat) ANY(statx) ANY(fstatfs) ANY(statfs) ANY(fcntl)    \
     ANY(unlinkat) ANY(renameat2) ANY_OLD(open) ANY_OLD(stat) ANY_OLD(unlink) ANY_OLD(rename)       \
     ANY(renameat)                                                                                  \
     /* clients and event loops */                                                                  \

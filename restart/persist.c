@@ -224,7 +224,7 @@ static void decide(struct persist *p)
     for (uint32_t i = 0; p->has_head && i < p->device_count; i++)
         p->stamps[i] = ext_device_stamp(p->devices[i].path);
     if (rc == -ENOENT)
-        why_say(why, n, 0, "there is none yet");
+        why_say(why, n, 0, "there is none yet, a clean stop writes it");
     else if (rc != 0)
         why_say(why, n, 0, "%.*s", (int)n - 1, fault);
     else if (is_misfit(p, why, n))

@@ -287,11 +287,11 @@ static const char *header_misfit(int fd, const struct arena_header *found, struc
     if (other_boot != NULL)
         return other_boot;
     if (found->huge_pages != wanted->huge_pages || !is_large_enough(found, wanted, opt))
-        return "its size is another";
+        return "it was made for another -m or -L";
     bool same = memcmp(found->geometry, wanted->geometry, sizeof(found->geometry)) == 0;
     if (found->geometry_bytes != wanted->geometry_bytes ||
         !(same || (opt->geometry_fits != NULL && opt->geometry_fits(found->geometry, wanted->geometry))))
-        return "the settings are others";
+        return "it was made with other settings";
     return NULL;
 }
 

@@ -549,7 +549,7 @@ static void must_start_empty(uint64_t reserve, const char *geometry, const char 
 Test(arena_attach, other_geometry_starts_empty, .init = dir_make, .fini = dir_remove)
 {
     in_killed_child(work_note);
-    must_start_empty(64 * MiB, "geometrY", "the settings are others");
+    must_start_empty(64 * MiB, "geometrY", "it was made with other settings");
 }
 
 /* The format has a number of its own; the program's version is nowhere in the file. */
@@ -581,7 +581,7 @@ Test(arena_attach, of_the_same_format_another_version_is_attached, .init = dir_m
 Test(arena_attach, other_size_starts_empty, .init = dir_make, .fini = dir_remove)
 {
     in_killed_child(work_note);
-    must_start_empty(32 * MiB, "geometry", "its size is another");
+    must_start_empty(32 * MiB, "geometry", "it was made for another -m or -L");
 }
 
 Test(arena_attach, cut_file_starts_empty, .init = dir_make, .fini = dir_remove)

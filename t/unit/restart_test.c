@@ -457,7 +457,7 @@ Test(restart, another_size_keeps_the_cache)
 Test(restart, a_size_that_the_file_has_no_room_for_starts_empty)
 {
     leave_one_item("-m 64");
-    expect_empty("-m 8192", "its size is another");
+    expect_empty("-m 8192", "it was made for another -m or -L");
 }
 
 Test(restart, memory_may_grow_past_what_small_handles_reach)
@@ -494,7 +494,7 @@ Test(restart, slab_classes_of_a_file_stay)
     expect_kept(words, ARRAY_COUNT(words), false);
     unlink(memory_file);
     leave_one_item("-m 64 -o slab_sizes=200-4000");
-    expect_empty("-m 64", "the settings are others");
+    expect_empty("-m 64", "it was made with other settings");
 }
 
 /* An item from a life without cas has the cas 0 until it changes; any change gives it one, so no change is missed. */
