@@ -7,7 +7,6 @@
  * is held on entry. */
 #include "extstore.h"
 
-#include "base/hash.h"
 #include "base/why.h"
 #include "flash/engine.h"
 #include "flash/expiry.h"
@@ -17,6 +16,7 @@
 #include "upkeep/expire.h"
 #include "upkeep/probe.h"
 #include "upkeep/repair.h"
+#include "upkeep/stamps.h"
 #include "upkeep/tables.h"
 
 #define DEFAULT_WBUF_COUNT 16u
@@ -162,40 +162,15 @@ static int start(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
-int ext_begin_life(struct extstore *e, const uint64_t *stamps, char *why, size_t n)
+void ext_choose_stamps(struct extstore *e, uint64_t *stamps)
 {
-    lock_assert_none_held();
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        struct ext_device *d = &e->devices[i];
-        ASSERT(stamps[i] != 0);
-        int rc = ext_mark_write(d->fd, stamps[i]);
-        if (rc != 0)
-            return why_say(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
-        d->stamp = e->tables->devices[i].stamp = stamps[i];
-    }
-    return 0;
+    for (uint32_t i = 0; i < e->device_count; i++)
+        stamps[i] = ext_stamp_choose(&e->devices[i], &e->tables->devices[i]);
 }
 
-/* The same where the tables came with the memory of -e, which has to go on fitting the devices whenever this process
- * is killed: until the new stamp is noted, the tables allow both. A device that can't be written keeps its stamp: what
- * is in memory is worth more than a checkpoint's certain end. */
-static void renew_stamps(struct extstore *e)
+int ext_begin_life(struct extstore *e, char *why, size_t n)
 {
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        struct ext_device *d = &e->devices[i];
-        struct ext_known *k = &e->tables->devices[i];
-        uint32_t step = (uint32_t)hash_draw() | 1;
-        uint64_t stamp = ext_mark_next_stamp(k->stamp, step);
-        *(volatile uint32_t *)&k->step = step;
-        int rc = ext_mark_write(d->fd, stamp);
-        if (rc != 0) {
-            log_warning("flash %s: its mark can't be written (%s)", d->path, strerror(-rc));
-            continue;
-        }
-        *(volatile uint64_t *)&k->stamp = stamp;
-        *(volatile uint32_t *)&k->step = 0;
-        d->stamp = stamp;
-    }
+    return ext_stamps_put(e, e->tables->devices, (UINT32_C(1) << e->device_count) - 1, why, n);
 }
 
 static void release(struct extstore *e)
@@ -336,7 +311,7 @@ void ext_attach_done(struct extstore *e)
     e->gone_count = 0;
     e->is_all_gone = false;
     if (e->opt.attached)
-        renew_stamps(e); /* before anything is written */
+        ext_stamps_renew(e); /* before anything is written */
     /* Not earlier: a write that fails moves objects, which must already be counted. */
     ext_wbuf_attach(e);
     atomic_store(&e->attaching, false);

@@ -78,9 +78,11 @@ const char *ext_attach_note(const struct extstore *e);
  * outdated from then on, and the memory isn't, whenever the process is killed. Waits for the devices. */
 void ext_attach_done(struct extstore *e);
 
-/* Puts these stamps on the devices, in their order. A fresh engine and one that goes on with attached memory have
- * done so; one from a checkpoint or a scan needs the call, before anything is written to flash. 0, or -errno with
- * why[]: start nothing. Waits for the devices. */
-int ext_begin_life(struct extstore *e, const uint64_t *stamps, char *why, size_t why_bytes);
+/* Puts new stamps on the devices. A fresh engine and one that goes on with attached memory have done so; one from a
+ * checkpoint or a scan needs both calls, before anything is written to flash: the first tells which ones, in the devices'
+ * order, the second writes them. 0; -errno with why[]: no device takes one; start nothing. A device that takes none
+ * while others do is failed (upkeep/stamps.h). Waits for the devices. */
+void ext_choose_stamps(struct extstore *e, uint64_t *stamps);
+int ext_begin_life(struct extstore *e, char *why, size_t why_bytes);
 
 #endif

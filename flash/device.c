@@ -378,6 +378,16 @@ void ext_device_page_failed(struct ext_device *d, int rc)
                        "elsewhere, and the device is tried again until it is back");
 }
 
+void ext_device_put_off(struct ext_device *d, int rc)
+{
+    ASSERT(rc < 0 && atomic_load(&d->next_stamp) != 0);
+    atomic_store_explicit(&d->write_error, rc, memory_order_relaxed);
+    atomic_store_explicit(&d->write_failures, EXT_DEVICE_FAILED_AFTER, memory_order_relaxed);
+    atomic_store(&d->failed, true);
+    ext_device_say(d, EXT_FAULT_FAILED, 0, rc,
+                   "its mark can't be written; nothing else is until it can, and it is tried again until it is back");
+}
+
 bool ext_device_write_ok(struct ext_device *d)
 {
     if (atomic_load_explicit(&d->write_failures, memory_order_relaxed) != 0)

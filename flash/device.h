@@ -80,7 +80,8 @@ struct ext_device {
     bool direct;         /* O_DIRECT */
     enum ext_bucket free_bucket;
     uint64_t dev, ino; /* identity, to refuse the same file twice */
-    uint64_t stamp;    /* of its mark; only ext_begin_life and ext_attach_done change it */
+    _Atomic(uint64_t) stamp;      /* of its mark; 0: it has none. Only upkeep/stamps.h changes these two */
+    _Atomic(uint64_t) next_stamp; /* chosen, not yet written; with `failed` it is due; 0: there is none */
     const struct ext_device_ops *ops;
     struct extents *free; /* FREE pages; unit: a page's number on this device */
     /* atomic */
@@ -124,6 +125,8 @@ int ext_device_write(struct ext_device *d, const void *buf, uint64_t bytes, uint
 void ext_device_read_result(struct ext_device *d, int rc);
 void ext_device_bytes_result(struct ext_device *d, bool ok);
 void ext_device_page_failed(struct ext_device *d, int rc);
+/* At a start its mark can't be written: it is failed from now on. Logs. */
+void ext_device_put_off(struct ext_device *d, int rc);
 /* A write succeeded. True iff the device was failed. */
 bool ext_device_write_ok(struct ext_device *d);
 

@@ -32,8 +32,9 @@ static bool is_stamp_its_own(const struct ext_known *known, uint32_t count, uint
 /* Does the device bear the entry's stamp, or the next one, if a process was killed while it wrote that? */
 static bool has_stamp_of(const struct ext_device *d, const struct ext_known *k)
 {
-    return k->stamp != 0 &&
-           (d->stamp == k->stamp || (k->step != 0 && d->stamp == ext_mark_next_stamp(k->stamp, k->step)));
+    if (k->stamp == 0 && k->step == 0)
+        return false; /* not 0 and a step: it never had a mark, but may have got one just now */
+    return d->stamp == k->stamp || (k->step != 0 && d->stamp == ext_mark_next_stamp(k->stamp, k->step));
 }
 
 int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n)

@@ -9,14 +9,16 @@
 #include "flash/mark.h"
 #include "flash/record.h"
 #include "base/log.h"
-#include "base/hash.h"
 #include "base/why.h"
+#include "upkeep/stamps.h"
 
 #define VERSION_GAP (UINT32_C(1) << 20) /* page versions that a killed process may have used */
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
 #define NO_DEVICE UINT32_MAX
 #define NO_FILE UINT64_MAX /* as inode */
+#define BEGIN_TRIES 5u /* to write the head at a start */
+#define BEGIN_PAUSE_NS UINT64_C(100000000)
 #define FLUSH_LEAST_NS (UINT64_C(2) * 1000000000) /* for buffers, if items took all the time */
 
 enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
@@ -467,6 +469,7 @@ static void fill_head(const struct persist *p, struct cache *c, struct extstore 
     h->version_now = ext_version_now(e);
     for (uint32_t i = 0; i < p->device_count; i++) {
         h->since[i] = ext_device_since(e, i);
+        h->next_stamps[i] = ext_device_next_stamp_of(e, i);
         h->stamps[i] = ext_device_stamp_of(e, i);
     }
 }
@@ -478,6 +481,17 @@ static int put_running(struct persist *p)
     ASSERT(p->running.state == CHECKPOINT_RUNNING && p->running.generation > 0);
     int rc = checkpoint_create(p->path, &w);
     return rc != 0 ? rc : checkpoint_commit(w, &p->running);
+}
+
+/* At a start a failure would end the process. */
+static int put_running_patiently(struct persist *p)
+{
+    int rc = put_running(p);
+    for (unsigned tries = 1; rc != 0 && tries < BEGIN_TRIES; tries++) {
+        clock_sleep_ns(BEGIN_PAUSE_NS);
+        rc = put_running(p);
+    }
+    return rc;
 }
 
 /* Runs in the thread of a flush_all; if there are several at once, one writes for all. */
@@ -557,19 +571,18 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
         .state = CHECKPOINT_RUNNING, .generation = max_u64((p->has_head ? p->found.generation : 0) + 1, 1)};
     fill_head(p, c, e, &p->running);
     bool begins = !attached && p->plan != PLAN_EMPTY;
-    for (uint32_t i = 0; begins && i < p->device_count; i++)
-        p->running.next_stamps[i] = hash_draw();
+    if (begins)
+        ext_choose_stamps(e, p->running.next_stamps);
     int rc = describe_devices(p, p->running.devices);
     if (rc == 0)
-        rc = put_running(p);
+        rc = put_running_patiently(p);
     if (rc != 0)
         return not_writable(p, rc, why, why_bytes);
     if (begins) {
-        if ((rc = ext_begin_life(e, p->running.next_stamps, why, why_bytes)) != 0)
+        if ((rc = ext_begin_life(e, why, why_bytes)) != 0)
             return rc;
-        memset(p->running.next_stamps, 0, sizeof(p->running.next_stamps));
         fill_head(p, c, e, &p->running);
-        if ((rc = put_running(p)) != 0)
+        if ((rc = put_running_patiently(p)) != 0)
             return not_writable(p, rc, why, why_bytes);
     }
     p->cache = c;

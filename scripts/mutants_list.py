@@ -336,9 +336,12 @@ MUTANTS = (
 
     # ---- starting again
     Mutant("the stamps of devices are not compared", "flash/numbers.c",
-           "(d->stamp == k->stamp || ", "(d->stamp != 0 || ", RESTART),
+           "return d->stamp == k->stamp || ", "return d->stamp != 0 || ", RESTART),
     Mutant("a start with attached memory renews no marks", "extstore.c",
-           "        renew_stamps(e); /* before", "        (void)renew_stamps; /* before", PERSIST),
+           "        ext_stamps_renew(e); /* before", "        (void)ext_stamps_renew; /* before", PERSIST),
+    Mutant("a device that took no mark is tested with zeroes", "upkeep/probe.c",
+           "        if (is_mark_due(&e->devices[p->device]))",
+           "        if (is_mark_due(&e->devices[p->device]) && p->tries > 99)", ("scarcity_test:scarcity/*mark",)),
     Mutant("a mark that was just being written is another process's", "flash/numbers.c",
            "(k->step != 0 && d->stamp", "(k->step == 0 && d->stamp", PERSIST),
     Mutant("a checkpoint doesn't know of lives that never saw it", "restart/persist.c",

@@ -4,6 +4,7 @@
 #include "flash/engine.h"
 #include "flash/page.h"
 #include "flash/room.h"
+#include "upkeep/stamps.h"
 
 #define WRITE_DELAY_NS UINT64_C(50000000)
 #define WRITE_DOUBLINGS_MAX 4u
@@ -12,6 +13,12 @@
 #define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* the failed part may reach into the next chunk */
 
 static void probe_run(struct io_job *job);
+
+/* Nothing but the mark may be written to it now. */
+static bool is_mark_due(const struct ext_device *d)
+{
+    return ext_device_failed(d) && atomic_load(&d->next_stamp) != 0;
+}
 
 void ext_probe_init(struct extstore *e)
 {
@@ -54,6 +61,31 @@ static void put_off(struct ext_probe *p, uint64_t ns)
     p->next_ns[p->kind] = clock_mono_ns() + ns;
 }
 
+static void count_try(struct ext_probe *p, bool ok)
+{
+    unsigned doublings = p->tries < WRITE_DOUBLINGS_MAX ? p->tries : WRITE_DOUBLINGS_MAX;
+    p->tries = ok ? 0 : p->tries + 1;
+    put_off(p, WRITE_DELAY_NS << doublings);
+}
+
+static void device_is_back(struct extstore *e, uint32_t device)
+{
+    if (!ext_device_write_ok(&e->devices[device]))
+        return;
+    ext_page_retry_all(e, device);
+    ext_wake_writers(e);
+}
+
+/* The mark of a device that took none at the start. */
+static void probe_mark(struct ext_probe *p)
+{
+    struct extstore *e = p->e;
+    bool ok = ext_stamp_put(&e->devices[p->device], &e->tables->devices[p->device]) == 0;
+    if (ok)
+        device_is_back(e, p->device);
+    count_try(p, ok);
+}
+
 static void probe_write(struct ext_probe *p)
 {
     struct extstore *e = p->e;
@@ -73,13 +105,9 @@ static void probe_write(struct ext_probe *p)
     } else {
         ext_page_unpin(e, p->page); /* stays BAD: its own chunk was not written */
     }
-    if (ok && ext_device_write_ok(d)) {
-        ext_page_retry_all(e, p->device);
-        ext_wake_writers(e);
-    }
-    unsigned doublings = p->tries < WRITE_DOUBLINGS_MAX ? p->tries : WRITE_DOUBLINGS_MAX;
-    p->tries = ok ? 0 : p->tries + 1;
-    put_off(p, WRITE_DELAY_NS << doublings);
+    if (ok)
+        device_is_back(e, p->device);
+    count_try(p, ok);
 }
 
 static void probe_read(struct ext_probe *p)
@@ -117,7 +145,10 @@ static void probe_run(struct io_job *job)
     lock_assert_none_held();
     switch (p->kind) {
     case EXT_PROBE_WRITE:
-        probe_write(p);
+        if (is_mark_due(&e->devices[p->device]))
+            probe_mark(p);
+        else
+            probe_write(p);
         break;
     case EXT_PROBE_READ:
         probe_read(p);
@@ -170,7 +201,7 @@ static bool find(struct ext_probe *p)
     ASSERT(p->page == EXT_NO_PAGE && atomic_load(&p->unit) == EXT_NO_PAGE); /* the last one has ended */
     if (ext_device_failed(d)) {
         p->kind = EXT_PROBE_WRITE;
-        if (now >= p->next_ns[EXT_PROBE_WRITE] && find_write(p))
+        if (now >= p->next_ns[EXT_PROBE_WRITE] && (is_mark_due(d) || find_write(p)))
             return true;
     } else if (atomic_load(&e->bad_pages) > 0) {
         p->kind = EXT_PROBE_PAGE;

@@ -5,7 +5,7 @@
  *
  *   WRITE  the device is failed: a block of zeroes to a FREE page, or to a BAD one that holds
  *          nothing; after 50 ms, twice as long after each failure, up to 0.8 s. Success: its pages
- *          are opened again. (Wbufs that are stuck try as well; with no such page only they do.)
+ *          are opened again. If it took no mark at the start, that is what is written. (Wbufs that are stuck try as well; with no such page only they do.)
  *   READ   reads fail: a block of the device is read, each time another, once a second.
  *   PAGE   a BAD page that holds nothing: zeroes to where its write failed. When: see flash/types.h;
  *          if free pages are short (below reclaim's low-water mark), failures are 0.1 s apart.

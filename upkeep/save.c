@@ -9,6 +9,7 @@
 #include "flash/engine.h"
 #include "flash/numbers.h"
 #include "flash/wbuf.h"
+#include "upkeep/stamps.h"
 
 /* ---- stop ---- */
 
@@ -41,12 +42,6 @@ uint32_t ext_device_since(const struct extstore *e, unsigned device)
 {
     ASSERT(device < e->device_count);
     return e->tables->devices[device].since;
-}
-
-uint64_t ext_device_stamp_of(const struct extstore *e, unsigned device)
-{
-    ASSERT(device < e->device_count);
-    return e->tables->devices[device].stamp;
 }
 
 uint64_t ext_device_stamp(const char *path)
@@ -121,7 +116,7 @@ int ext_save(struct extstore *e, struct checkpoint_writer *w)
     int rc = checkpoint_put(w, &head, sizeof(head));
     for (uint32_t i = 0; rc == 0 && i < e->device_count; i++) {
         const struct ext_known *k = &e->tables->devices[i];
-        struct ext_saved_device d = {.bytes = k->bytes, .stamp = k->stamp, .since = k->since};
+        struct ext_saved_device d = {.bytes = k->bytes, .stamp = ext_device_stamp_of(e, i), .since = k->since};
         rc = checkpoint_put(w, &d, sizeof(d));
     }
     for (uint32_t i = 0; rc == 0 && i < e->page_count; i++) {

@@ -81,7 +81,6 @@ int ext_load_tables(struct extstore *e, struct checkpoint_reader *r);
 void ext_load_end(struct extstore *e); /* frees what these two keep; once more is harmless */
 /* The version of a page that was the newest when the device joined the cache. */
 uint32_t ext_device_since(const struct extstore *e, unsigned device);
-uint64_t ext_device_stamp_of(const struct extstore *e, unsigned device); /* its mark's */
 /* The stamp of the mark on a file or device that nobody has opened; 0: there is none. Reads it. */
 uint64_t ext_device_stamp(const char *path);
 

@@ -2,7 +2,6 @@
  * other devices, converted from format 3. Whether kept ones make sense is for upkeep/repair.h to say. */
 #include "upkeep/tables.h"
 
-#include "base/hash.h"
 #include "base/why.h"
 #include "flash/engine.h"
 #include "flash/expiry.h"
@@ -12,6 +11,7 @@
 #include "upkeep/repair.h"
 #include "upkeep/save.h"
 #include "upkeep/scan.h"
+#include "upkeep/stamps.h"
 
 /* ---- memory ---- */
 
@@ -90,7 +90,7 @@ static void note_devices(struct extstore *e)
     }
     unsigned gone = 0;
     for (uint32_t was = 0; was < e->known_count; was++)
-        gone += e->device_of[was] == EXT_NO_DEVICE;
+        gone += e->device_of[was] == EXT_NO_DEVICE && e->known[was].stamp != 0;
     if (gone > 0)
         why_add(e->note, sizeof(e->note), ", ", "%u %s gone", gone, gone == 1 ? "file is" : "files are");
 }
@@ -112,6 +112,8 @@ static bool is_part_gone(const struct extstore *e)
 {
     for (uint32_t was = 0; was < e->known_count; was++) {
         uint32_t device = e->device_of[was];
+        if (e->known[was].stamp == 0) /* it never got a mark, so it holds nothing */
+            continue;
         if (device == EXT_NO_DEVICE || e->devices[device].bytes < e->known[was].bytes)
             return true;
     }
@@ -119,8 +121,9 @@ static bool is_part_gone(const struct extstore *e)
 }
 
 /* Describes e's devices in tables that are not yet in use. Those that no entry of e->known stands for get a stamp of
- * their own, which is written to them first. If a part of the known flash is gone, all join the cache only now: a
- * scan must not find older records of keys whose newest one was there. 0, or -errno with why[]. */
+ * their own, which is written to them first, unless ext_begin_life is to come. If a part of the known flash is gone, all
+ * join the cache only now: a scan must not find older records of keys whose newest one was there. 0, or -errno with
+ * why[]. */
 static int describe(struct extstore *e, struct ext_tables *t, char *why, size_t n)
 {
     ASSERT(t != e->tables && e->device_count > 0 && e->device_count <= EXT_DEVICES_MAX);
@@ -130,27 +133,30 @@ static int describe(struct extstore *e, struct ext_tables *t, char *why, size_t 
     t->wbuf_count = e->wbuf_count;
     t->device_count = e->device_count;
     bool part_gone = is_part_gone(e);
+    uint32_t without = 0;
     for (uint32_t i = 0; i < e->device_count; i++) {
-        struct ext_device *d = &e->devices[i];
+        const struct ext_device *d = &e->devices[i];
         struct ext_known *k = &t->devices[i];
+        bool is_known = false;
         *k = (struct ext_known){.since = e->opt.scan ? e->opt.since[i] : atomic_load(&e->root->next_version)};
         for (uint32_t was = 0; was < e->known_count; was++) {
-            if (e->device_of[was] == i)
-                *k = e->known[was];
+            if (e->device_of[was] != i)
+                continue;
+            *k = e->known[was];
+            is_known = k->stamp != 0;
         }
         if (part_gone)
             k->since = atomic_load(&e->root->next_version);
-        if (k->stamp == 0) {
-            k->stamp = d->stamp = hash_draw();
-            int rc = ext_mark_write(d->fd, d->stamp);
-            if (rc != 0)
-                return why_say(why, n, rc, "%s: can't be written (%s)", d->path, strerror(-rc));
+        if (!is_known) {
+            k->stamp = d->stamp;
+            without |= UINT32_C(1) << i;
         }
         k->dev = d->dev;
         k->ino = d->ino;
         k->bytes = d->bytes;
     }
-    return 0;
+    bool begins_later = e->opt.saved != NULL || e->opt.scan;
+    return begins_later || without == 0 ? 0 : ext_stamps_put(e, t->devices, without, why, n);
 }
 
 /* Takes tables from the arena, empty, and switches to them. */

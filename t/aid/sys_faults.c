@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PLAIN __attribute__((no_sanitize("address", "undefined")))
@@ -19,14 +20,20 @@
 #define OVERRIDE(type, name, parameters) PLAIN type name parameters
 
 static _Thread_local unsigned armed_kinds, calls_left, failures_left;
-static _Thread_local const char *failed_name;
+static _Thread_local const char *failed_name, *only_name;
 
 void sys_fail_nth(unsigned kinds, unsigned n, unsigned more)
 {
-    failed_name = NULL;
+    failed_name = only_name = NULL;
     calls_left = n;
     failures_left = 1 + more;
     armed_kinds = kinds;
+}
+
+void sys_fail_named(const char *name, unsigned n, unsigned more)
+{
+    sys_fail_nth(SYS_ALL, n, more);
+    only_name = name;
 }
 
 bool sys_failed(void)
@@ -54,7 +61,7 @@ const char *sys_failed_name(void) { return failed_name ? failed_name : "nothing"
 /* Is this the call that has to fail? */
 PLAIN static bool fails(unsigned kind, const char *name)
 {
-    if (!(armed_kinds & kind) || failures_left == 0)
+    if (!(armed_kinds & kind) || failures_left == 0 || (only_name && strcmp(only_name, name) != 0))
         return false;
     if (calls_left > 1) {
         calls_left--;
@@ -252,6 +259,13 @@ OVERRIDE(ssize_t, pwrite, (int fd, const void *buf, size_t bytes, off_t offset))
     FAILS(SYS_FILES, pwrite, EIO, -1)
     NEXT(pwrite)
     return next(fd, buf, bytes, offset);
+}
+
+OVERRIDE(ssize_t, pwritev2, (int fd, const struct iovec *parts, int count, off_t offset, int flags))
+{
+    FAILS(SYS_FILES, pwritev2, EIO, -1)
+    NEXT(pwritev2)
+    return next(fd, parts, count, offset, flags);
 }
 
 OVERRIDE(ssize_t, read, (int fd, void *buf, size_t bytes))

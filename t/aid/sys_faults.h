@@ -3,7 +3,7 @@
  * once.
  *
  * What can fail: memory (malloc, calloc, realloc, aligned_alloc, posix_memalign, strdup, mmap),
- * threads, eventfd, socket, fallocate, ftruncate, fsync, fstat, fstatvfs, fcntl, pread, pwrite, read, write.
+ * threads, eventfd, socket, fallocate, ftruncate, fsync, fstat, fstatvfs, fcntl, pread, pwrite, pwritev2, read, write.
  * A test program that includes this gets its own versions of these, which call the system's.
  * Such a program can't run under TSan, whose start allocates before it can be called.
  * Calls of other threads, and those made inside the C library, are never made to fail.
@@ -22,6 +22,8 @@ enum sys_kind {
 
 /* Arms: the nth (from 1) call of these kinds by this thread fails, and `more` after it. */
 void sys_fail_nth(unsigned kinds, unsigned n, unsigned more);
+/* Of calls of this name only. */
+void sys_fail_named(const char *name, unsigned n, unsigned more);
 /* Disarms. True iff a call failed since it was armed. */
 bool sys_failed(void);
 /* Sets the armed faults aside while a test prepares something, and arms them again. */

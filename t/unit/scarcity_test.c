@@ -175,6 +175,170 @@ Test(scarcity, of_a_start_that_takes_over_a_memory_file)
     all_of_storage_fails(&s);
 }
 
+/* ---- starts where one write fails, or several in a row ---- */
+
+struct start {
+    struct storage s;
+    struct fixture f;
+    struct restart r;
+};
+
+/* Opens it, while the calls n to n + more of this name fail. */
+static int start_failing(struct start *t, const char *name, unsigned n, unsigned more)
+{
+    clock_setup();
+    memset(&t->f, 0, sizeof(t->f));
+    memset(&t->r, 0, sizeof(t->r));
+    sys_fail_named(name, n, more);
+    int rc = storage_open(&t->s, &t->f, &t->r);
+    (void)sys_failed();
+    if (rc == 0)
+        fixture_over(&t->f, &t->r);
+    else
+        settings_free(&t->f.settings);
+    return rc;
+}
+
+static void start_well(struct start *t)
+{
+    cr_assert_eq(start_failing(t, "", 0, 0), 0, "%s", why);
+}
+
+static void stop(struct start *t, bool clean)
+{
+    if (t->f.worker)
+        cache_worker_destroy(t->f.worker);
+    restart_close(&t->r, clean);
+    settings_free(&t->f.settings);
+}
+
+static bool is_degraded(struct start *t)
+{
+    struct ext_info info;
+    ext_info(t->r.ext, &info);
+    if (info.degraded)
+        cr_assert_not_null(strstr(info.degraded_why, "flash2: writes fail (Input/output error)"), "%s", info.degraded_why);
+    return info.degraded;
+}
+
+static const char *how_it_started(struct start *t)
+{
+    static struct persist_report r;
+    persist_report(t->r.persist, &r);
+    return r.start;
+}
+
+static void put_many(struct start *t, const char *value)
+{
+    char key[16];
+    for (unsigned i = 0; i < 300; i++) {
+        snprintf(key, sizeof(key), "key%u", i);
+        cr_assert_eq(fixture_set(&t->f, key, value), CACHE_OK);
+    }
+}
+
+static void assert_many(struct start *t, const char *value, const char *what)
+{
+    char key[16], got[40];
+    for (unsigned i = 0; i < 300; i++) {
+        snprintf(key, sizeof(key), "key%u", i);
+        cr_assert_eq(fixture_get(&t->f, key, got, sizeof(got), NULL), CACHE_OK, "%s: %s", what, key);
+        cr_assert_str_eq(got, value, "%s: %s", what, key);
+    }
+}
+
+enum { MARK_TRIES = 5 };
+
+static void on_two_devices(struct start *t, const char *memory, const char *more)
+{
+    snprintf(t->s.words, sizeof(t->s.words),
+             "-m 64 %s -o ext_path=%s:16m,ext_path=%s2:16m,ext_page_size=2,ext_wbuf_size=1,ext_buffer_mem=16%s", memory,
+             flash, flash, more);
+}
+
+/* One of two devices takes no mark: the other serves, and the one is back as soon as it takes it, or at a later start.
+ * Nothing is lost meanwhile, however the process ends. */
+Test(scarcity, of_a_device_for_its_mark)
+{
+    char with_memory[120];
+    snprintf(with_memory, sizeof(with_memory), "-e %s", file);
+    const struct {
+        const char *what, *memory, *more;
+        bool has_content; /* a clean stop before */
+        bool ends_well;
+    } cases[] = {
+        {"fresh", "", ",ext_persist", false, true},
+        {"fresh, scan", "", ",ext_persist=scan", false, true},
+        {"fresh, -e, stop", with_memory, "", false, true},
+        {"fresh, -e, kill", with_memory, "", false, false},
+        {"checkpoint", "", ",ext_persist", true, true},
+        {"checkpoint, -e gone, kill", with_memory, ",ext_persist", true, false},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        for (unsigned back = 0; back < 2; back++) { /* while it serves */
+            struct start t;
+            on_two_devices(&t, cases[i].memory, cases[i].more);
+            remove_dir();
+            cr_assert_eq(mkdir(dir, 0700), 0);
+            if (cases[i].has_content) {
+                start_well(&t);
+                put_many(&t, "old");
+                stop(&t, true);
+                unlink(file);
+            }
+            cr_assert_eq(start_failing(&t, "pwritev2", 2, MARK_TRIES - 1), 0, "%s: %s", cases[i].what, why);
+            cr_assert(is_degraded(&t), "%s", cases[i].what);
+            if (cases[i].has_content) {
+                cr_assert_str_eq(how_it_started(&t), "checkpoint", "%s", cases[i].what);
+                assert_many(&t, "old", cases[i].what);
+            }
+            put_many(&t, "new");
+            while (back && is_degraded(&t)) {
+                fixture_turn(&t.f);
+                clock_sleep_ns(1000000);
+            }
+            stop(&t, cases[i].ends_well);
+            start_well(&t);
+            cr_assert_not(is_degraded(&t), "%s", cases[i].what);
+            assert_many(&t, "new", cases[i].what);
+            stop(&t, true);
+        }
+    }
+}
+
+Test(scarcity, of_every_device_for_its_mark)
+{
+    struct start t;
+    char expected[200];
+    snprintf(t.s.words, sizeof(t.s.words), "-m 64 -o ext_path=%s:16m,ext_page_size=2,ext_wbuf_size=1,ext_buffer_mem=16", flash);
+    snprintf(expected, sizeof(expected), "%s: can't be written (Input/output error)", flash);
+    cr_assert_eq(start_failing(&t, "pwritev2", 1, MARK_TRIES - 1), -EIO);
+    cr_assert_str_eq(why, expected);
+    cr_assert_eq(start_failing(&t, "pwritev2", 1, MARK_TRIES - 2), 0, "%s", why);
+    stop(&t, true);
+    on_two_devices(&t, "", "");
+    cr_assert_eq(start_failing(&t, "pwritev2", 1, 2 * MARK_TRIES - 1), -EIO);
+    cr_assert_str_eq(why, expected);
+}
+
+/* The first write of the checkpoint, at its sync. */
+Test(scarcity, of_a_disk_for_the_first_checkpoint)
+{
+    struct start t;
+    char expected[200];
+    snprintf(t.s.words, sizeof(t.s.words),
+             "-m 64 -o ext_path=%s:16m,ext_page_size=2,ext_wbuf_size=1,ext_buffer_mem=16,ext_persist", flash);
+    snprintf(expected, sizeof(expected), "ext_persist: %s.checkpoint can't be written (Input/output error)", flash);
+    cr_assert_eq(start_failing(&t, "fsync", 1, 4), -EIO);
+    cr_assert_str_eq(why, expected);
+    cr_assert_eq(start_failing(&t, "fsync", 1, 3), 0, "%s", why);
+    put_many(&t, "new");
+    stop(&t, true);
+    cr_assert_eq(start_failing(&t, "fsync", 1, 3), 0, "%s", why);
+    assert_many(&t, "new", "after it");
+    stop(&t, true);
+}
+
 static void with_flash(struct storage *s, const char *more)
 {
     snprintf(s->words, sizeof(s->words),
