@@ -359,28 +359,43 @@ static void hold(struct cache_op *op, struct item *it)
  * need more than one store are made in a copy, which then takes the item's place by one store of its word. */
 static bool changes_copies(const struct cache *c) { return c->config->has_memory_file; }
 
-/* STEP_DONE: op->item is a copy of it, not linked. */
-static enum step want_copy(struct cache *c, struct cache_op *op, const struct item *it)
+/* Items have a cas or not, as -C was when they were made. One from a life with the other setting doesn't have the form of
+ * new ones; it gets that with its first change. */
+static bool has_form_of_new(const struct cache *c, const struct item *it)
+{
+    return c->config->use_cas == ((item_flags(it) & ITEM_CAS) != 0);
+}
+
+/* STEP_DONE: op->item is a copy of it, in the form of a new item, not linked. */
+static enum step want_copy(struct cache *c, struct cache_op *op, struct item *it)
 {
     lock_assert_held(index_lock(c->index, op->spot.hash));
     struct item *copy = op->item;
-    if (!(copy && item_flags(copy) == (item_flags(it) & (ITEM_CAS | ITEM_CFLAGS)) &&
-          copy->value_bytes == it->value_bytes))
-        return need_item(c, op, need_of(op, it->value_bytes, item_client_flags(it), 0));
-    memcpy(copy->data, it->data, item_real_bytes(it) - ITEM_HEADER_BYTES);
-    item_flag_set(copy, item_flags(it) & ~ITEM_LINKED);
+    uint32_t client_flags = item_client_flags(it);
+    if (!(copy && copy->value_bytes == it->value_bytes && item_client_flags(copy) == client_flags))
+        return need_item(c, op, need_of(op, it->value_bytes, client_flags, 0));
+    ASSERT(has_form_of_new(c, copy));
+    memcpy(item_value(copy), item_value(it), it->value_bytes);
+    item_set_cas(copy, item_cas(it));
+    item_flag_set(copy, item_flags(it) & ~(unsigned)(ITEM_LINKED | ITEM_CAS | ITEM_CFLAGS));
     atomic_store(&copy->exptime_sec, atomic_load(&it->exptime_sec));
     atomic_store(&copy->time_sec, atomic_load(&it->time_sec));
     return STEP_DONE;
 }
 
 /* The copy in op->item takes the item's place, in the LRU too; l->it is the copy then. */
-static void swap_copy(struct cache *c, struct cache_op *op, struct lookup *l)
+static void swap_copy(struct cache *c, struct cache_op *op, struct lookup *l, uint32_t now)
 {
     struct item *copy = op->item, *old = l->it;
     lock_assert_held(index_lock(c->index, op->spot.hash));
     ASSERT(copy != NULL && old != NULL && copy != old && copy->value_bytes == old->value_bytes);
     op->item = NULL;
+    if (!has_form_of_new(c, old)) { /* the copy may be of another class */
+        int rc = item_store(c, op, l, copy, now);
+        ASSERT(rc == 0); /* replaces a RAM word */
+        l->it = copy;
+        return;
+    }
     item_flag_set(copy, ITEM_LINKED);
     index_replace(c->index, op->spot.hash, l->it_slot,
                   index_make_ram(c->index, slab_handle_of(c->slab, copy), 0, 0));
@@ -920,7 +935,7 @@ static enum step delete_keep(struct cache_worker *w, struct cache_op *op, struct
         delete_empty(c, op, l, now);
     } else if (changes_copies(c)) {
         delete_mark_stale(c, op, op->item);
-        swap_copy(c, op, l);
+        swap_copy(c, op, l, now);
     } else {
         delete_mark_stale(c, op, l->it);
     }
@@ -1091,9 +1106,7 @@ static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup
     ASSERT(l->it != NULL);
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
-    /* One from a life without cas gets a cas with its first change. */
-    bool lacks_cas = c->config->use_cas && !(item_flags(l->it) & ITEM_CAS);
-    if (len > l->it->value_bytes || item_refs(l->it) != 1 || lacks_cas)
+    if (len > l->it->value_bytes || item_refs(l->it) != 1 || !has_form_of_new(c, l->it))
         return arith_replace(c, op, l, digits, len, now);
     bool copies = changes_copies(c);
     enum step s = copies ? want_copy(c, op, l->it) : STEP_DONE;
@@ -1104,7 +1117,7 @@ static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup
     if (op->options & CACHE_F_TOUCH)
         atomic_store(&it->exptime_sec, op->exptime_sec);
     if (copies)
-        swap_copy(c, op, l);
+        swap_copy(c, op, l, now);
     item_freshen(c, l->it, now);
     return STEP_DONE;
 }

@@ -17,7 +17,8 @@
  *   read.FAULT=1/N  rate of a fault, N of 1 is always; =0 is never. Likewise write.FAULT
  *   stall_ms=N      how long a stall lasts (100)
  *   gone=0|1        while armed, every read, write, fsync, truncate, fallocate, open: EIO
- *   off             all rates and gone to 0 (seed, by and stall_ms stay), arm=0
+ *   sparse=0|1      while armed, no room can be reserved: fallocate is EOPNOTSUPP
+ *   off             all rates, gone and sparse to 0 (seed, by and stall_ms stay), arm=0
  *   reset           all counts to 0, requests numbered from 0 again
  *
  * Faults: eio; short (about half is done, the rest is not); enospc (writes); flip (one bit is
@@ -77,7 +78,7 @@ static const char *const way_names[] = {"read", "write"};
 
 /* What .faults sets. */
 struct plan {
-    bool arm, gone, by_place;
+    bool arm, gone, sparse, by_place;
     uint64_t seed, stall_ms;
     uint64_t one_in[WAY_COUNT][FAULT_COUNT]; /* 0 never */
 };
@@ -159,6 +160,14 @@ static int gone(void)
     return is_gone ? -EIO : 0;
 }
 
+static bool is_sparse(void)
+{
+    pthread_mutex_lock(&lock);
+    bool sparse = plan.arm && plan.sparse;
+    pthread_mutex_unlock(&lock);
+    return sparse;
+}
+
 /* The length of a short transfer: whole blocks if it has any. */
 static size_t half(size_t size)
 {
@@ -225,7 +234,7 @@ static bool parse_word(struct plan *p, bool *reset, char *word)
     }
     if (strcmp(word, "off") == 0) {
         memset(p->one_in, 0, sizeof p->one_in);
-        p->arm = p->gone = false;
+        p->arm = p->gone = p->sparse = false;
         return true;
     }
     char *value = strchr(word, '=');
@@ -236,6 +245,8 @@ static bool parse_word(struct plan *p, bool *reset, char *word)
         return parse_bool(value, &p->arm);
     if (strcmp(word, "gone") == 0)
         return parse_bool(value, &p->gone);
+    if (strcmp(word, "sparse") == 0)
+        return parse_bool(value, &p->sparse);
     if (strcmp(word, "seed") == 0)
         return parse_number(value, &p->seed);
     if (strcmp(word, "stall_ms") == 0)
@@ -449,7 +460,7 @@ static int do_fallocate(const char *path, int mode, off_t offset, off_t bytes,
     int r = gone();
     if (r < 0 || fi->fh == 0)
         return r;
-    return result_of(fallocate((int)fi->fh, mode, offset, bytes));
+    return is_sparse() ? -EOPNOTSUPP : result_of(fallocate((int)fi->fh, mode, offset, bytes));
 }
 
 static int do_fsync(const char *path, int data_only, struct fuse_file_info *fi)

@@ -19,11 +19,14 @@ import base64
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
+import hardship  # noqa: E402
 import servers  # noqa: E402
 from servers import Client, Server  # noqa: E402
 
@@ -57,6 +60,10 @@ class Broken(Exception):
     pass
 
 
+class Refused(Exception):
+    """A start that ends at once."""
+
+
 class Model:
     """What each key must be: a Value, or None: certainly not there."""
 
@@ -77,6 +84,9 @@ class Model:
         self.numbers = set(self.keys[::9])
         self.now = dict.fromkeys(self.keys)
         self.lost, self.losses = 0, []
+        self.unsure = set()  # keys whose object may be gone for good, for a reason that is known
+        self.dark = False    # a device fails: what is on it may be a miss for now
+        self.wall_off = 0    # of the clock that the process began with
         self.fill = rng.randbytes(4096)
         self.sent = 0
         self.traced, self.trace = False, {}
@@ -109,14 +119,40 @@ class Model:
         dice = self.rng.random()
         return 0 if dice < 0.6 else SHORT_TTL if dice < 0.66 else self.rng.choice(FAR_TTLS)
 
+    def exptime(self, ttl):
+        """As a client may give it: far ones now and then as unix time, by the clock that the process began with."""
+        if ttl < 10000 or self.rng.random() < 0.7:
+            return ttl
+        return int(time.time()) + self.wall_off + ttl
+
+    def clock_is_later(self, seconds):
+        """A start finds that so much time passed."""
+        for key, v in self.now.items():
+            if v is None or v.ttl == 0:
+                continue
+            v.ttl -= seconds
+            if v.ttl < TTL_SLACK // 2:
+                self.now[key] = None
+
+    def forget(self, keys=None):
+        for key in self.keys if keys is None else keys:
+            self.now[key] = None
+        self.unsure.difference_update(self.keys if keys is None else keys)
+
     def there(self, key, found, what):
         """Was the key there, as a verb's answer says? Notes losses; an answer that can't be is a broken promise."""
         value, now = self.now[key], time.monotonic()
         if found:
+            if not self.dark:
+                self.unsure.discard(key)
             if value is None or (value.dies_at is not None and now > value.dies_at + 60):
                 raise Broken('%s finds %r, which must be gone: %s' % (what, key[:40], self.trace.get(key)))
             return True
-        if value is not None and (value.lives_until is None or now < value.lives_until):
+        if self.dark and value is not None:
+            return False
+        if key in self.unsure:
+            self.unsure.discard(key)
+        elif value is not None and (value.lives_until is None or now < value.lives_until):
             self.lost += 1
             self.losses.append((what, key[:20], len(value.data), value.ttl) + tuple(self.trace.get(key, [])[-6:]))
         self.now[key] = None
@@ -185,12 +221,13 @@ class Ops:
         v = Value(m.data(key), m.rng.choice((0, 1, 77, 2**32 - 1)), m.ttl())
         had = m.now[key]
         binary = key in m.binary
+        ttl = m.exptime(v.ttl)
         if binary or m.rng.random() < 0.3:
             mode = {'set': b'', 'add': b' ME', 'replace': b' MR'}[how]
-            request = b'ms %s %d F%d T%d%s%s\r\n%s\r\n' % (m.name(key), len(v.data), v.flags, v.ttl, mode,
+            request = b'ms %s %d F%d T%d%s%s\r\n%s\r\n' % (m.name(key), len(v.data), v.flags, ttl, mode,
                                                        b' b' if binary else b'', v.data)
         else:
-            request = b'%s %s %d %d %d\r\n%s\r\n' % (how.encode(), key, v.flags, v.ttl, len(v.data), v.data)
+            request = b'%s %s %d %d %d\r\n%s\r\n' % (how.encode(), key, v.flags, ttl, len(v.data), v.data)
 
         def answer(line):
             if line in (b'STORED', b'HD'):
@@ -199,11 +236,15 @@ class Ops:
                 if how == 'replace':
                     m.there(key, True, 'replace')
                 m.now[key] = v
+                m.unsure.discard(key)
             elif line in (b'NOT_STORED', b'NS'):
                 m.there(key, how == 'add', how)
             elif line.startswith(b'SERVER_ERROR'):
                 self.refused += 1
-                if len(v.data) < m.limit['sure']:
+                if m.dark and how != 'set':
+                    m.unsure.add(key)
+                    return
+                if len(v.data) < m.limit['sure'] and not m.limit.get('scarce'):
                     raise Broken('a value of %d bytes is refused: %r' % (len(v.data), line))
                 if how == 'set' or request.startswith(b'ms '):  # as memcached does it
                     m.now[key] = None
@@ -245,8 +286,13 @@ class Ops:
             if line in (b'NOT_FOUND', b'NF'):
                 m.there(key, False, 'arith')
                 return
+            if line.startswith(b'SERVER_ERROR') and m.limit.get('scarce'):
+                self.refused += 1
+                return
             if line.startswith(b'VA '):
                 line = self.c.line()
+            if not line.isdigit():
+                raise Broken('arith: %r' % line)
             m.there(key, True, 'arith')
             old = int(v.data)
             new = max(0, old - by) if down else (old + by) % 2**64
@@ -258,7 +304,7 @@ class Ops:
 
     def touch(self, key):
         m, ttl = self.m, self.m.rng.choice((0,) + FAR_TTLS)
-        request = (b'mg %s b T%d\r\n' if key in m.binary else b'touch %s %d\r\n') % (m.name(key), ttl)
+        request = (b'mg %s b T%d\r\n' if key in m.binary else b'touch %s %d\r\n') % (m.name(key), m.exptime(ttl))
 
         def answer(line):
             if m.there(key, line in (b'TOUCHED', b'HD'), 'touch'):
@@ -269,7 +315,7 @@ class Ops:
 
     def gat(self, key):
         m, ttl = self.m, self.m.rng.choice((0,) + FAR_TTLS)
-        request = b'mg %s T%d v f%s\r\n' % (m.name(key), ttl, b' b' if key in m.binary else b'')
+        request = b'mg %s T%d v f%s\r\n' % (m.name(key), m.exptime(ttl), b' b' if key in m.binary else b'')
 
         def answer(line):
             if not m.there(key, line.startswith(b'VA '), 'gat'):
@@ -288,6 +334,7 @@ class Ops:
                 raise Broken('delete: %r' % line)
             m.there(key, line == b'HD', 'delete')
             m.now[key] = None
+            m.unsure.discard(key)
         return request, answer
 
 
@@ -300,7 +347,7 @@ def compare(m, key, data, line):
         raise Broken('%r has flags %s, not %d' % (key[:40], flags[b'f'], v.flags))
     if b't' in flags:
         left = int(flags[b't'])
-        if v.ttl == 0 and left != -1 or v.ttl in FAR_TTLS and not v.ttl - TTL_SLACK < left <= v.ttl:
+        if v.ttl == 0 and left != -1 or v.ttl > TTL_SLACK and not v.ttl - TTL_SLACK < left <= v.ttl + 1:
             raise Broken('%r lives %d s, not %d' % (key[:40], left, v.ttl))
 
 
@@ -476,6 +523,400 @@ class Run:
                 server.stop()
 
 
+AFFLICTIONS = ('clock', 'slow', 'dies', 'sizes', 'modes', 'twins', 'fills')
+IN_USE = ('in use by another process', 'another process uses it')
+TOO_LARGE = ('its index is larger than -m allows', 'its items are more than -m allows')
+
+
+class Hard(Run):
+    """One seed with afflictions: what machines and operators do to a server, drawn as well.
+
+    What is left after a start follows from how the lives before it ended, and from what changed: all of it, nothing, or
+    all but what was on flash that is gone (then any key may be gone, `unsure`). Never half of it, and never older values."""
+
+    def __init__(self, seed, args, can):
+        super().__init__(seed, args)
+        rng = self.rng
+        wanted = [args.only] if args.only else [a for a in AFFLICTIONS if rng.random() < 0.4] or [rng.choice(AFFLICTIONS)]
+        self.what = [a for a in wanted if can[a]]
+        self.files = {n: self.size() for n in self.files}
+        if 'dies' in self.what:
+            self.files.setdefault('b', self.size())
+        self.ever = dict(self.files)
+        self.life_wbuf, self.life_page, self.item_max = self.wbuf, self.page, 0
+        self.memory_ok = self.saved = False
+        self.wall_saved = 0
+        self.places, self.clock, self.ending = {}, None, None
+        self.filling = rng.choice(('flash', 'checkpoint', 'memory')) if 'fills' in self.what else None
+        self.strained = False
+
+    def size(self):
+        return self.rng.choice((24, 40)) if self.full else self.rng.choice((120, 160))
+
+    def place(self, name):
+        """The directory of a flash file: one that can fail, if it has to."""
+        if name not in self.places:
+            where = os.path.join(self.where, name)
+            os.makedirs(where)
+            room = 600 if self.filling in ('flash', 'checkpoint') else None
+            needs = room is not None or 'dies' in self.what or 'slow' in self.what
+            self.places[name] = hardship.Device(where, room) if needs else where
+            if self.filling == 'flash':
+                self.places[name].set('arm=1 sparse=1')
+        place = self.places[name]
+        return place if isinstance(place, str) else place.at
+
+    def devices(self):
+        return [p for p in self.places.values() if not isinstance(p, str)]
+
+    def all_devices(self, words):
+        for device in self.devices():
+            device.set(words + (' arm=1 sparse=1' if self.filling == 'flash' else ''))
+
+    def draw_mode(self, life):
+        if life > 0 and 'modes' in self.what and self.rng.random() < 0.5:
+            self.survives = self.rng.choice(('-e', 'ext_persist', 'both', 'both', 'nothing'))
+        return self.survives
+
+    def draw_sizes(self, life):
+        """Other page and buffer sizes, and files that come and go. Returns the files of this life."""
+        rng = self.rng
+        if 'sizes' in self.what and life > 0 and rng.random() < 0.35:
+            self.wbuf = rng.choice((1, 2, 4))
+            self.page = rng.choice([p for p in (2, 4, 8) if p >= self.wbuf])
+        names = list(self.files)
+        if 'sizes' in self.what and life > 0:
+            dice = rng.random()
+            if dice < 0.25 and len(names) > 1:
+                names.remove(rng.choice([n for n in names if n != 'a']))
+            elif dice < 0.5 and len(names) < 3:
+                names.append('b' if 'b' not in names else 'c')
+        return names
+
+    def flags_of(self, life, names):
+        rng = self.rng
+        if self.survives != 'ext_persist' or 'sizes' not in self.what:
+            first, rest = [], list(names)
+        else:
+            first, rest = ['a'], [n for n in names if n != 'a']
+        if self.survives in ('-e', 'nothing') or first:
+            rng.shuffle(rest)
+        for n in names:
+            self.ever.setdefault(n, self.size())
+        options = ['ext_path=%s:%dm' % (os.path.join(self.place(n), 'flash'), self.ever[n]) for n in first + rest]
+        options += ['ext_page_size=%d' % self.page, 'ext_wbuf_size=%d' % self.wbuf,
+                    'ext_buffer_mem=%d' % (rng.choice((8, 12, 24)) * self.wbuf)]
+        for chance, option in ((.3, 'ext_ttl_groups=%d' % rng.choice((0, 2, 16))), (.3, 'ext_item_age=%d' % rng.choice((0, 1, 5))),
+                               (.2, 'ext_recache_rate=%d' % rng.choice((1, 20))), (.3, 'ext_io_engine=threads'),
+                               (.2, 'ext_threads=%d' % rng.choice((2, 4))), (.2, 'ext_verify_writes')):
+            if rng.random() < chance:
+                options.append(option)
+        if self.survives in ('ext_persist', 'both'):
+            options.append('ext_persist')
+        largest = '512k' if self.wbuf == 1 or 'sizes' in self.what and rng.random() < .2 else '1m'
+        flags = ['-m', str(rng.choice((8, 12, 16))), '-t', str(rng.choice((1, 2, 4))), '-I', largest]
+        if 'sizes' in self.what:
+            flags += ['-n', str(rng.choice((48, 96))), '-f', rng.choice(('1.25', '1.08', '1.5'))]
+            flags += rng.choice(([], ['-C']))
+        if self.survives in ('-e', 'both'):
+            flags += ['-e', self.memory]
+        self.item_max = (512 if largest == '512k' else 1024) << 10
+        return flags + ['-o', ','.join(options)]
+
+    # ---- starts ----
+
+    def start(self, flags):
+        """A server that serves. A start that finds the files in use is made again while the last server ends."""
+        count = 2 if 'twins' in self.what and self.rng.random() < 0.6 else 1
+        end = time.monotonic() + servers.PATIENCE_SECONDS
+        while time.monotonic() < end:
+            racing = self.ending is not None and self.ending.process.poll() is None
+            tried = [Server(BINARY, flags, 'promises') for _ in range(count)]
+            errors = [None] * count
+
+            def one(i):
+                try:
+                    tried[i].start()
+                except (RuntimeError, OSError) as e:
+                    errors[i] = str(e)
+            threads = [threading.Thread(target=one, args=(i,)) for i in range(count)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            serve = [s for s, e in zip(tried, errors) if e is None]
+            for s, e in zip(tried, errors):
+                if e is not None:
+                    s.stop()
+                    if not any(words in e for words in IN_USE):
+                        raise Refused(e)
+            if len(serve) > 1:
+                raise Broken('two servers use the same files')
+            if serve:
+                return serve[0]
+            if not racing and count == 2:
+                raise Broken('each of two refuses to start because of the other: %s' % errors)
+        raise Broken('no start in %d s: %s' % (servers.PATIENCE_SECONDS, errors))
+
+    def begin(self, m, life):
+        """The start of a life; then the model knows what has to be there."""
+        rng = self.rng
+        before = (self.page, self.wbuf)
+        self.draw_mode(life)
+        names = self.draw_sizes(life)
+        flags = self.flags_of(life, names)
+        if self.clock and life > 0 and rng.random() < 0.5:
+            self.clock.set(self.clock.off + rng.choice((-40 * 86400, -3600, -100, 100, 3600, 30000, 400 * 86400)))
+        if self.full_at_start:  # it must not start, or serve; whatever it does harms nothing
+            self.try_start(flags)
+            self.places['a'].clear()
+        if m.dark:
+            if rng.random() < 0.6:
+                self.try_start(flags)
+            self.all_devices('off')
+            m.dark = False
+        try:
+            server = self.start(flags)
+        except Refused as e:
+            raise Broken('it refuses to start: %s' % e) from e
+        if self.ending is not None:
+            self.after_end(m)
+        self.server = server
+        if self.args.verbose:
+            print('  life %d: %s%s' % (life, ' '.join(flags), '' if not self.clock else ' clock %+d' % self.clock.off))
+            print('    ' + server.log_tail().strip().split('\n')[0][:600])
+        self.expect(m, (self.page, self.wbuf) != before, set(self.last_names) - set(names))
+        self.last_names = names
+        m.wall_off = self.clock.off if self.clock else 0
+        m.limit = {'sure': self.item_max - 24 * 1024, 'edges': [1 << 19, self.wbuf << 20, 1 << 20, 16384],
+                   'scarce': self.filling is not None or 'dies' in self.what}
+        self.memory_ok, self.saved = self.survives in ('-e', 'both'), False
+        return server
+
+    def try_start(self, flags):
+        """A start that the machine may make impossible: it changes nothing then."""
+        server = Server(BINARY, flags, 'promises')
+        try:
+            server.start()
+        except RuntimeError:
+            pass
+        else:
+            server.process.kill()
+        if self.args.verbose:
+            print('    tried: ' + server.log_tail().strip()[-200:])
+        serving = server.process is not None and server.process.poll() in (None, -signal.SIGKILL)
+        server.stop()
+        if serving and 'ext_persist' in flags[-1] and '-e' not in flags:
+            self.saved = False  # it used the checkpoint up, and was killed
+        if serving and '-e' not in flags:
+            self.memory_ok = False
+
+    def expect(self, m, resized, gone):
+        with open(self.server.log) as f:
+            log = f.read()
+        memory, persist = self.survives in ('-e', 'both'), self.survives in ('ext_persist', 'both')
+        moved = (self.clock.off if self.clock else 0) - self.wall_saved
+        took_memory = 'items in memory and' in log
+        took_checkpoint = ': took over' in log and 'objects on flash in' in log
+        if memory and self.memory_ok and not took_memory and not any(words in log for words in TOO_LARGE):
+            raise Broken('the memory file is not taken over: %s' % log)
+        if (memory and self.memory_ok and took_memory):
+            if resized or gone:
+                m.unsure.update(k for k in m.keys if m.now[k] is not None)
+        elif persist and self.saved and not resized and moved >= -4:
+            if not took_checkpoint:
+                raise Broken('the checkpoint is not taken over: %s' % log)
+            m.clock_is_later(moved)
+            if gone:
+                m.unsure.update(k for k in m.keys if m.now[k] is not None)
+        else:
+            if took_checkpoint or took_memory:
+                raise Broken('this start should be empty: %s' % log)
+            m.forget()
+            self.counted_before = 0
+        if not took_memory:
+            self.counted_before = 0
+        m.unsure.update(k for k in m.keys if m.now[k] is not None and len(m.now[k].data) + 400 > self.item_max)
+
+    # ---- ends ----
+
+    def end(self, m, life):
+        rng = self.rng
+        how = rng.choice((signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL, signal.SIGKILL))
+        for key in m.keys if m.traced else ():
+            m.trace.setdefault(key, []).append('life %d ends by %s' % (life, how.name))
+        if self.filling == 'checkpoint' and rng.random() < 0.6:
+            self.places['a'].fill()
+            self.full_at_start = rng.random() < 0.5
+        if rng.random() < 0.2:  # stopped first: nothing of it may go on when another life has begun
+            self.server.process.send_signal(signal.SIGSTOP)
+            self.server.process.send_signal(how)
+            time.sleep(0.05)
+            self.server.process.send_signal(signal.SIGCONT)
+        else:
+            self.server.process.send_signal(how)
+        self.ending, self.ended_by, self.was_dark = self.server, how, m.dark
+        if 'twins' not in self.what or m.dark or rng.random() < 0.4:
+            self.ending.process.wait(servers.PATIENCE_SECONDS)
+            self.after_end(m)
+
+    def after_end(self, m):
+        """What the last life left, as its log tells."""
+        server, how = self.ending, self.ended_by
+        code = server.process.wait(servers.PATIENCE_SECONDS)
+        self.ending = None
+        with open(server.log) as f:
+            log = f.read()
+        if code != 0 and how != signal.SIGKILL:
+            raise Broken('it ends with %d at signal %d: %s' % (code, how, log[-2000:]))
+        if self.args.verbose:
+            print('    ended by %s: %s' % (how.name, log.strip().split('\n')[-1][:300]))
+        self.wall_saved = self.clock.off if self.clock else 0
+        if self.survives in ('ext_persist', 'both') and how != signal.SIGKILL:
+            self.saved = 'objects on flash in' in log.split('serves on')[-1]
+            if not self.saved and not self.strained:
+                raise Broken('no checkpoint: %s' % log[-2000:])
+            if 'items in memory are dropped' in log:
+                m.unsure.update(k for k in m.keys if m.now[k] is not None)
+        if not self.full_at_start and self.filling == 'checkpoint':
+            self.places['a'].clear()
+        server.process = None
+        server.stop()
+
+    # ---- what happens while it serves ----
+
+    def afflict(self, m):
+        rng = self.rng
+        if self.clock and rng.random() < 0.6:
+            self.clock.set(self.clock.off + rng.choice((-40 * 86400, -3600, 3600, 30000, 400 * 86400)))
+        if 'slow' in self.what and rng.random() < 0.8:
+            self.strained = True
+            ms, one_in = rng.choice(((50, 2), (200, 4), (500, 8), (3000, 60)))
+            self.all_devices('arm=1 seed=%d stall_ms=%d write.stall=1/%d read.stall=1/%d' % (
+                rng.randrange(1000), ms, one_in, 40 * one_in))
+        if 'dies' in self.what and rng.random() < 0.8:
+            self.strained = m.dark = True
+            for device in rng.sample(self.devices(), rng.choice((1, 1, 2))):
+                device.set('arm=1 gone=1')
+        if self.filling in ('flash', 'memory') and rng.random() < 0.8:
+            self.strained = True
+            self.fill_memory() if self.filling == 'memory' else [d.fill() for d in self.devices()]
+
+    def fill_memory(self):
+        with open(os.path.join(os.path.dirname(self.memory), 'filler'), 'wb', buffering=0) as f:
+            try:
+                while f.write(bytes(1 << 16)) == 1 << 16:
+                    pass
+            except OSError:
+                pass
+
+    def relieve(self, m):
+        self.all_devices('off')
+        m.dark = False
+        for device in self.devices():
+            device.clear()
+        filler = os.path.join(os.path.dirname(self.memory), 'filler')
+        if os.path.exists(filler):
+            os.unlink(filler)
+
+    def lives(self, unused):
+        rng = self.rng
+        m = Model(rng, 4000 if self.full else 2000, {'sure': 0, 'edges': [1 << 19, self.wbuf << 20, 1 << 20, 16384]})
+        m.traced, self.counted_before = self.args.verbose, 0
+        self.quiet_until, self.full_at_start, self.last_names = 0, False, []
+        if self.filling == 'memory':
+            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % rng.choice((24, 48, 64)), 'tmpfs',
+                            os.path.dirname(self.memory)], check=True)
+        for life in range(self.args.lives):
+            self.strained = self.filling is not None
+            self.begin(m, life)
+            last = life == self.args.lives - 1
+            client = Client(self.server)
+            time.sleep(max(0, self.quiet_until - time.monotonic()))
+            if rng.random() < 0.3:
+                self.sweep(m, client, 'first')
+            self.load(m, client)
+            self.afflict(m)
+            self.load(m, client)
+            if rng.random() < 0.3:
+                sweep(m, client)
+            if last or rng.random() < 0.5:
+                self.relieve(m)
+                if rng.random() < 0.5:
+                    self.load(m, client)
+            if rng.random() < 0.15:
+                self.flush_all(m, client, rng.choice((0, 1, 2)))
+            if last:
+                time.sleep(max(0, self.quiet_until - time.monotonic()))
+                sweep(m, client)
+            lasting, of_process = self.counted(client)
+            self.explained += lasting - self.counted_before + of_process
+            self.counted_before = lasting
+            self.judge(m, life)
+            if self.args.verbose:
+                print('    lost %d, explained %d, unsure %d, dark %d' % (m.lost, self.explained, len(m.unsure), m.dark))
+            client.close()
+            self.end(m, life)
+        if self.ending is not None:
+            self.after_end(m)
+        return m
+
+    def sweep(self, m, client, when):
+        sweep(m, client)
+
+    def judge(self, m, life):
+        if m.lost > self.explained:
+            raise Broken('life %d: %d are missing, %d explained: %s' % (life, m.lost, self.explained, m.losses[-5:]))
+        if not self.full and not self.strained and m.lost > 0:
+            raise Broken('life %d: there is room, but %d are missing: %s' % (life, m.lost, m.losses[-5:]))
+        if self.strained:  # counted; what comes later is judged by itself
+            self.explained -= m.lost
+            m.lost = 0
+
+    def show_figures(self):
+        """All that a server counts when a promise was broken."""
+        try:
+            client = Client(self.server)
+            for group in (b'', b'extant', b'slabs', b'items'):
+                print('    %s: %s' % (group.decode(), ' '.join('%s=%s' % kv for kv in client.stats(group).items() if kv[1] != '0')))
+        except (OSError, AttributeError) as e:
+            print('    no figures: %s' % e)
+
+    def run(self):
+        with tempfile.TemporaryDirectory(prefix='promises-', dir='/dev/shm') as tmpfs, \
+                tempfile.TemporaryDirectory(prefix='promises-', ignore_cleanup_errors=True) as where:
+            os.makedirs(os.path.join(tmpfs, 'e'))
+            self.memory, self.where, self.server = os.path.join(tmpfs, 'e', 'memory'), where, None
+            name = 'seed %d (%s, %s, %s)' % (self.seed, '+'.join(self.what) or 'nothing that can be had here', self.survives,
+                                             'full' if self.full else 'roomy')
+            if 'clock' in self.what:
+                self.clock = hardship.Clock(where)
+                os.environ.update(self.clock.environ())
+            try:
+                m = self.lives(None)
+                print('ok     %s: %d keys alive, %d missing, %d explained' % (
+                    name, sum(v is not None for v in m.now.values()), m.lost, self.explained), flush=True)
+                return True
+            except (Broken, servers.Closed, RuntimeError, TimeoutError) as e:
+                if self.args.verbose:
+                    self.show_figures()
+                print('not ok %s: %s\n%s' % (name, e, self.server and '  %s\n%s' % (
+                    ' '.join(self.server.flags), self.server.log_tail())), flush=True)
+                return False
+            finally:
+                for word in ('LD_PRELOAD', 'MOVED_CLOCK'):
+                    os.environ.pop(word, None)
+                self.all_devices('off')
+                for server in (self.server, self.ending):
+                    if server is not None and server.process is not None:
+                        server.process.kill()
+                        server.stop()
+                for device in self.devices():
+                    device.close()
+                if self.filling == 'memory':
+                    hardship.unmount(os.path.dirname(self.memory))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--seeds', default='1-6')
@@ -485,14 +926,26 @@ def main():
     parser.add_argument('--full', action='store_true')
     parser.add_argument('--flash', help='directory of the flash files: of a faultfs, for instance')
     parser.add_argument('--arm', help='for its control file, while a load runs: "seed=1 write.eio=1/12"')
+    parser.add_argument('--hard', default='1-8', help='seeds with afflictions')
+    parser.add_argument('--only', choices=AFFLICTIONS)
     parser.add_argument('--verbose', action='store_true')
     args = parser.parse_args()
-    first, _, last = args.seeds.partition('-')
     shift = 1000 * (servers.seed() - 1)
-    seeds = range(int(first) + shift, int(last or first) + shift + 1)
-    failed = [s for s in seeds if not Run(s, args).run()]
-    print('%d of %d seeds failed %s' % (len(failed), len(seeds), failed))
+    can = {'sizes': True, 'modes': True, 'twins': True, 'clock': hardship.can('clock'), 'fills': hardship.can('room')}
+    can['slow'] = can['dies'] = hardship.can('device')
+    if not all(can.values()):
+        print('not to be had here: %s' % ' '.join(a for a in can if not can[a]))
+    runs = [Run(s, args) for s in seeds_of(args.seeds, shift)] + [Hard(s, args, can) for s in seeds_of(args.hard, shift)]
+    failed = [r.seed for r in runs if not r.run()]
+    hardship.forget_built()
+    print('%d of %d seeds failed %s' % (len(failed), len(runs), failed))
     return 1 if failed else 0
+
+
+def seeds_of(text, shift):
+    """The numbers of "3", "1-6", or "" for none."""
+    first, _, last = text.partition('-')
+    return range(int(first) + shift, int(last or first) + shift + 1) if text else ()
 
 
 if __name__ == '__main__':

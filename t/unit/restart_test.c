@@ -1583,6 +1583,44 @@ Test(restart, md_i_marks_a_copy)
     life_end(&l);
 }
 
+/* Items of a life with the other setting of -C: a copy in the form of new items takes their place. */
+static void changes_items_of(const char *before, const char *after, bool have_cas)
+{
+    struct life l;
+    struct cache_view v;
+    struct cache_op op;
+    uint64_t number;
+    life_open(&l, before);
+    fixture_set(&l.f, "number", "41");
+    cr_assert_eq(fixture_store(&l.f, CACHE_SET, "key", "value", 5, 7, 0, 0), CACHE_OK);
+    life_again(&l, after);
+    cr_assert_eq(fixture_arith(&l.f, "number", false, 1, &number), CACHE_OK);
+    cr_assert_eq(number, 42);
+    cache_op_init(&op, CACHE_DELETE, "key", 3, cache_hash(l.f.cache, "key", 3));
+    op.options = CACHE_F_META | CACHE_F_INVALIDATE;
+    fixture_run(&l.f, &op);
+    cr_assert_eq(op.status, CACHE_OK);
+    cache_release(l.f.worker, &op);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_str_eq(value_of(&l, "number"), "42");
+        cr_assert_eq(fixture_get(&l.f, "key", NULL, 0, &v), CACHE_OK);
+        cr_assert(v.stale && v.value_bytes == 5 && v.client_flags == 7);
+        cr_assert_eq(item_cas(item_of(&l, "key")) != 0, have_cas);
+        life_again(&l, after);
+    }
+    life_end(&l);
+}
+
+Test(restart, items_with_cas_change_in_a_life_without)
+{
+    changes_items_of("-m 64", "-m 64 -C", false);
+}
+
+Test(restart, items_without_cas_change_in_a_life_with_it)
+{
+    changes_items_of("-m 64 -C", "-m 64", true);
+}
+
 /* ---- kills under load ---- */
 
 #define LOAD_THREADS 3

@@ -1,0 +1,131 @@
+"""What a machine does to a server: a wrong clock, a slow or dying device, a full file system. Tests of promises draw them.
+
+Each needs something of the machine (a compiler, FUSE, mounts); can() tells whether it is there. Whatever is mounted
+or started is ended by close(), which is safe to call twice.
+"""
+
+import ctypes
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BUILT = {}  # source -> program, or None if it can't be built here
+
+
+def build(source, *options):
+    """Compiles one of our sources once; its program, or None."""
+    if source not in BUILT:
+        BUILT[source] = None
+        if shutil.which('cc'):
+            out = os.path.join(tempfile.mkdtemp(prefix='hardship-'), 'built')
+            if subprocess.run(['cc', '-std=gnu11', '-O2', '-D_GNU_SOURCE', '-o', out, os.path.join(HERE, source), *options],
+                              capture_output=True).returncode == 0:
+                BUILT[source] = out
+    return BUILT[source]
+
+
+def forget_built():
+    for program in filter(None, BUILT.values()):
+        shutil.rmtree(os.path.dirname(program), ignore_errors=True)
+    BUILT.clear()
+
+
+def faultfs():
+    flags = subprocess.run(['pkg-config', '--cflags', '--libs', 'fuse3'], capture_output=True, text=True) \
+        if shutil.which('pkg-config') else None
+    if flags is None or flags.returncode != 0 or not os.path.exists('/dev/fuse'):
+        return None
+    return build('../../scripts/faultfs.c', *flags.stdout.split())
+
+
+class Clock:
+    """The wall clock of servers that are started with environ(): off by so many seconds."""
+
+    def __init__(self, where):
+        self.library = build('../../scripts/movedclock.c', '-shared', '-fPIC')
+        self.file = os.path.join(where, 'clock')
+        self.off = 0
+        with open(self.file, 'wb') as f:
+            f.write(struct.pack('q', 0))
+
+    def set(self, seconds):
+        self.off = seconds
+        with open(self.file, 'r+b') as f:
+            f.write(struct.pack('q', seconds))
+
+    def environ(self):
+        return {'LD_PRELOAD': self.library, 'MOVED_CLOCK': self.file}
+
+
+class Device:
+    """A directory that fails on demand: faultfs over a directory, which may be a small file system of its own."""
+
+    def __init__(self, where, megabytes=None):
+        self.back, self.at = os.path.join(where, 'back'), os.path.join(where, 'at')
+        self.mounted, self.process = False, None
+        os.makedirs(self.back)
+        os.makedirs(self.at)
+        if megabytes is not None:
+            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % megabytes, 'tmpfs', self.back], check=True)
+            self.mounted = True
+        self.process = subprocess.Popen([faultfs(), self.back, self.at], stderr=subprocess.DEVNULL)
+        self.control = os.path.join(self.at, '.faults')
+        end = time.monotonic() + 20
+        while not os.path.exists(self.control):
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.close()
+                raise OSError('faultfs does not run')
+            time.sleep(0.01)
+
+    def set(self, words):
+        with open(self.control, 'w') as f:
+            f.write(words)
+
+    def fill(self):
+        """Takes all room that is left on its file system."""
+        with open(os.path.join(self.back, 'filler'), 'wb', buffering=0) as f:
+            for size in (1 << 20, 4096):
+                try:
+                    while f.write(bytes(size)) == size:
+                        pass
+                except OSError:
+                    pass
+
+    def clear(self):
+        if os.path.exists(os.path.join(self.back, 'filler')):
+            os.unlink(os.path.join(self.back, 'filler'))
+
+    def close(self):
+        if self.process is not None:
+            unmount(self.at)
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+        if self.mounted:
+            unmount(self.back)
+            self.mounted = False
+
+
+def unmount(path):
+    """Lazily, as something may still wait in it."""
+    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(path), 2)
+
+
+def can(what):
+    """Does this machine let us have a 'clock', a 'device', 'room' that ends?"""
+    if what == 'clock':
+        return build('../../scripts/movedclock.c', '-shared', '-fPIC') is not None
+    if faultfs() is None:
+        return False
+    where = tempfile.mkdtemp(prefix='hardship-')
+    try:
+        Device(where, 4 if what == 'room' else None).close()
+        return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
