@@ -1106,9 +1106,9 @@ static enum step arith_write(struct cache *c, struct cache_op *op, struct lookup
     ASSERT(l->it != NULL);
     char digits[NUMBER_DIGITS_MAX + 4];
     unsigned len = (unsigned)snprintf(digits, sizeof(digits), "%" PRIu64, op->number);
-    if (len > l->it->value_bytes || item_refs(l->it) != 1 || !has_form_of_new(c, l->it))
+    if (len > l->it->value_bytes || item_refs(l->it) != 1)
         return arith_replace(c, op, l, digits, len, now);
-    bool copies = changes_copies(c);
+    bool copies = changes_copies(c) || !has_form_of_new(c, l->it);
     enum step s = copies ? want_copy(c, op, l->it) : STEP_DONE;
     if (s != STEP_DONE)
         return s;

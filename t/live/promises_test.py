@@ -583,7 +583,7 @@ class Hard(Run):
         rng = self.rng
         if 'sizes' in self.what and life > 0 and rng.random() < 0.35:
             self.wbuf = rng.choice((1, 2, 4))
-            self.page = rng.choice([p for p in (2, 4, 8) if p >= self.wbuf])
+            self.page = rng.choice([p for p in ((2, 4) if self.full else (2, 4, 8)) if p >= self.wbuf])
         names = list(self.files)
         if 'sizes' in self.what and life > 0:
             dice = rng.random()

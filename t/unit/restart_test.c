@@ -1592,10 +1592,13 @@ static void changes_items_of(const char *before, const char *after, bool have_ca
     uint64_t number;
     life_open(&l, before);
     fixture_set(&l.f, "number", "41");
+    fixture_set(&l.f, "long", "100");
     cr_assert_eq(fixture_store(&l.f, CACHE_SET, "key", "value", 5, 7, 0, 0), CACHE_OK);
     life_again(&l, after);
     cr_assert_eq(fixture_arith(&l.f, "number", false, 1, &number), CACHE_OK);
     cr_assert_eq(number, 42);
+    cr_assert_eq(fixture_arith(&l.f, "long", true, 1, &number), CACHE_OK);
+    cr_assert_eq(number, 99);
     cache_op_init(&op, CACHE_DELETE, "key", 3, cache_hash(l.f.cache, "key", 3));
     op.options = CACHE_F_META | CACHE_F_INVALIDATE;
     fixture_run(&l.f, &op);
@@ -1603,6 +1606,7 @@ static void changes_items_of(const char *before, const char *after, bool have_ca
     cache_release(l.f.worker, &op);
     for (unsigned i = 0; i < 2; i++) {
         cr_assert_str_eq(value_of(&l, "number"), "42");
+        cr_assert_str_eq(value_of(&l, "long"), "99 "); /* as long as it was, as always */
         cr_assert_eq(fixture_get(&l.f, "key", NULL, 0, &v), CACHE_OK);
         cr_assert(v.stale && v.value_bytes == 5 && v.client_flags == 7);
         cr_assert_eq(item_cas(item_of(&l, "key")) != 0, have_cas);
