@@ -133,6 +133,18 @@ static int open_devices(struct extstore *e, char *why, size_t n)
     return 0;
 }
 
+/* 0, or -ESTALE: another process used the devices before they were locked. */
+static int check_current(struct extstore *e, char *why, size_t n)
+{
+    uint64_t stamps[EXT_DEVICES_MAX] = {0};
+    ASSERT(e->device_count == e->opt.device_count && e->device_count <= EXT_DEVICES_MAX);
+    for (uint32_t i = 0; i < e->device_count; i++)
+        stamps[i] = e->devices[i].stamp;
+    if (e->opt.is_current == NULL || e->opt.is_current(e->opt.current_ctx, stamps))
+        return 0;
+    return why_say(why, n, -ESTALE, "flash: another process has used it just now");
+}
+
 static int start(struct extstore *e, char *why, size_t n)
 {
     unsigned threads = (unsigned)min_u64(max_u64(e->opt.io_threads, e->device_count), IO_THREADS_MAX);
@@ -240,6 +252,8 @@ struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *
     e->wbuf_count = e->opt.wbuf_count;
     if (rc == 0)
         rc = open_devices(e, why, why_bytes);
+    if (rc == 0)
+        rc = check_current(e, why, why_bytes);
     if (rc == 0)
         rc = ext_tables_open(e, why, why_bytes);
     if (rc == 0)

@@ -10,10 +10,12 @@
  * never. That leaves this process ten years to run. */
 #define WALL_MIN_SEC ((int64_t)CLOCK_START_REL_SEC + 1)
 #define WALL_MAX_SEC ((int64_t)UINT32_MAX - (int64_t)10 * 365 * 24 * 3600)
+#define SET_SEC 5 /* the wall clock was set, if it differs by more than this from what it would be */
 #define EPOCH_MAX_SEC ((int64_t)1 << 40) /* from 1970, either way */
 
 /* clang-format off */
 static int64_t unix_epoch_sec;           /* const after setup: unix time of rel time 0 */
+static int64_t wall_epoch_sec;           /* const after setup: rel time 0 by the wall clock of that moment */
 static int64_t mono_epoch_sec;           /* const after setup: CLOCK_MONOTONIC at rel time 0 */
 static long mono_phase_ns;               /* const after setup: where in CLOCK_MONOTONIC's seconds ours begin */
 static uint32_t start_rel_sec;           /* const after setup: rel time when this process began */
@@ -53,16 +55,22 @@ static int64_t coarse_mono_sec(void)
     return (int64_t)ts.tv_sec - (ts.tv_nsec < mono_phase_ns);
 }
 
-static void setup(int64_t rel_sec, int64_t epoch_sec, long phase_ns)
+static void setup(int64_t rel_sec, int64_t epoch_sec, int64_t wall_epoch, long phase_ns)
 {
     ASSERT(rel_sec >= CLOCK_START_REL_SEC && rel_sec <= UINT32_MAX);
     ASSERT(phase_ns >= 0 && phase_ns < 1000000000);
     unix_epoch_sec = epoch_sec;
+    wall_epoch_sec = wall_epoch;
     mono_phase_ns = phase_ns;
     mono_epoch_sec = coarse_mono_sec() - rel_sec;
     start_rel_sec = (uint32_t)rel_sec;
     atomic_store(&shift_sec, 0);
     atomic_store(&paused_mono_sec, 0);
+}
+
+static int64_t bounded_wall(int64_t sec)
+{
+    return sec < WALL_MIN_SEC ? WALL_MIN_SEC : sec > WALL_MAX_SEC ? WALL_MAX_SEC : sec;
 }
 
 /* The wall clock, and where its seconds begin within those of CLOCK_MONOTONIC, or a moment later. So an
@@ -74,7 +82,7 @@ static int64_t wall_in_phase(long *phase_ns)
     *phase_ns = (mono.tv_nsec - wall.tv_nsec + 1000000000) % 1000000000;
     int64_t sec = (int64_t)wall.tv_sec;
     wall_is_odd = sec < WALL_MIN_SEC || sec > WALL_MAX_SEC;
-    return sec < WALL_MIN_SEC ? WALL_MIN_SEC : sec > WALL_MAX_SEC ? WALL_MAX_SEC : sec;
+    return bounded_wall(sec);
 }
 
 bool clock_wall_is_odd(void)
@@ -86,12 +94,13 @@ void clock_setup(void)
 {
     long phase_ns;
     int64_t now_sec = wall_in_phase(&phase_ns);
-    setup(CLOCK_START_REL_SEC, now_sec - CLOCK_START_REL_SEC, phase_ns);
+    int64_t epoch_sec = now_sec - CLOCK_START_REL_SEC;
+    setup(CLOCK_START_REL_SEC, epoch_sec, epoch_sec, phase_ns);
 }
 
-/* Both epochs may come from a file, so they may be any numbers. */
+/* Both epochs may come from a file, so they may be any numbers. wall_sec: the bounded wall clock, now. */
 static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_sec,
-                         uint32_t last_rel_sec, long phase_ns)
+                         uint32_t last_rel_sec, int64_t wall_sec, long phase_ns)
 {
     int64_t rel_sec;
     if (__builtin_sub_overflow(now_sec, now_epoch_sec, &rel_sec) ||
@@ -102,22 +111,33 @@ static int setup_checked(int64_t now_sec, int64_t now_epoch_sec, int64_t epoch_s
         rel_sec = last_rel_sec;
     if (rel_sec > (int64_t)UINT32_MAX - REL_YEARS_LEFT_SEC)
         return -EINVAL;
-    setup(rel_sec, epoch_sec, phase_ns);
+    int64_t wall_epoch = wall_sec - rel_sec;
+    if (llabs(wall_epoch - epoch_sec) <= SET_SEC) /* the clock wasn't set; seconds are only cut otherwise */
+        wall_epoch = epoch_sec;
+    setup(rel_sec, epoch_sec, wall_epoch, phase_ns);
     return 0;
 }
 
-int clock_setup_epoch(int64_t epoch_sec, uint32_t last_rel_sec)
+int clock_setup_epoch(int64_t epoch_sec, uint32_t last_rel_sec, int64_t last_wall_sec)
 {
     long phase_ns;
-    int64_t now_sec = wall_in_phase(&phase_ns);
-    return setup_checked(now_sec, epoch_sec, epoch_sec, last_rel_sec, phase_ns);
+    int64_t now_sec = wall_in_phase(&phase_ns), now_epoch_sec = epoch_sec, rel_sec;
+    /* If the earlier process's clock was set, its epoch is not where the wall clock of now would have it. */
+    if (last_rel_sec != 0) {
+        int64_t then_epoch_sec = bounded_wall(last_wall_sec) - (int64_t)last_rel_sec;
+        if (!__builtin_sub_overflow(then_epoch_sec, epoch_sec, &rel_sec) && llabs(rel_sec) > SET_SEC)
+            now_epoch_sec = then_epoch_sec;
+    }
+    return setup_checked(now_sec, now_epoch_sec, epoch_sec, last_rel_sec, now_sec, phase_ns);
 }
 
 /* The phase of the earlier process's seconds is unknown; with phase 0 ours never lag behind them. */
 int clock_setup_boot_epoch(int64_t epoch_sec, int64_t mono_sec)
 {
+    long phase_ns;
+    int64_t wall_sec = wall_in_phase(&phase_ns);
     int64_t now_sec = (int64_t)read_clock(CLOCK_MONOTONIC_COARSE).tv_sec;
-    return setup_checked(now_sec, mono_sec, epoch_sec, 0, 0);
+    return setup_checked(now_sec, mono_sec, epoch_sec, 0, wall_sec, 0);
 }
 
 static uint32_t read_now_sec(void)
@@ -175,6 +195,16 @@ int64_t clock_unix_now_sec(void)
     return clock_rel_to_unix(clock_now_sec());
 }
 
+int64_t clock_rel_to_wall(uint32_t rel_sec)
+{
+    return wall_epoch_sec + (int64_t)rel_sec;
+}
+
+int64_t clock_wall_now_sec(void)
+{
+    return clock_rel_to_wall(clock_now_sec());
+}
+
 uint32_t clock_exptime(int64_t raw)
 {
     int64_t rel;
@@ -184,10 +214,10 @@ uint32_t clock_exptime(int64_t raw)
         return CLOCK_EXPIRED_SEC;
     if (raw <= CLOCK_RELATIVE_MAX_SEC)
         rel = (int64_t)clock_now_sec() + raw;
-    else if (raw <= unix_epoch_sec)
+    else if (raw <= wall_epoch_sec)
         return CLOCK_EXPIRED_SEC;
     else
-        rel = raw - unix_epoch_sec;
+        rel = raw - wall_epoch_sec;
     ASSERT(rel > 0);
     return (uint32_t)min_u64((uint64_t)rel, UINT32_MAX);
 }

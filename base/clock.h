@@ -8,8 +8,9 @@
  *  - unix: seconds since 1970, for values that leave the process.
  *  - mono: of CLOCK_MONOTONIC, for durations only.
  * Rel time follows CLOCK_MONOTONIC: setting the machine's clock never expires or
- * revives an item. Expiry times given as unix time are converted with the wall
- * clock's value at the epoch.
+ * revives an item. The unix time of the epoch, by which records on flash count, stays with the content, however often the
+ * clock is set; expiry times that clients give as unix time, and times that they are shown, count by the wall clock as it was
+ * when this process began.
  *
  * Tests may simulate: then all clocks follow a time that only clock_simulate() and clock_sleep_ns()
  * move, so that a run can be repeated.
@@ -36,11 +37,12 @@ void clock_setup(void);
 bool clock_wall_is_odd(void);
 
 /* Starts in the epoch of an earlier process: unix_epoch_sec is its
- * clock_unix_epoch_sec(), last_rel_sec its last clock_now_sec(). Time does not fall
- * behind that, so that no expired item lives again (the seconds of two clocks don't begin
- * together). -EINVAL, and nothing changes, if that epoch is not at least CLOCK_START_REL_SEC ago by
- * the wall clock, or is so old that rel time overflows within 30 years. */
-int clock_setup_epoch(int64_t unix_epoch_sec, uint32_t last_rel_sec);
+ * clock_unix_epoch_sec(), last_rel_sec a clock_now_sec() of it (0: not known), and last_wall_sec what the wall clock was at
+ * that moment. Rel time goes on by what has passed since, so it doesn't matter whether the clock was set before. Time does not
+ * fall behind last_rel_sec, so that no expired item lives again (the seconds of two clocks don't begin
+ * together). -EINVAL, and nothing changes, if that epoch is not at least CLOCK_START_REL_SEC ago, or is so old that rel
+ * time overflows within 30 years. */
+int clock_setup_epoch(int64_t unix_epoch_sec, uint32_t last_rel_sec, int64_t last_wall_sec);
 
 /* The same for an epoch of this boot, by the clock that rel time follows: mono_epoch_sec is the
  * earlier process's clock_mono_epoch_sec(). So rel time goes on even if the machine's clock was
@@ -65,12 +67,16 @@ int64_t clock_unix_epoch_sec(void);
 int64_t clock_mono_epoch_sec(void);
 int64_t clock_rel_to_unix(uint32_t rel_sec);
 
-/* Unix time now as `stats` shows it: the epoch plus rel time, so shifts show. */
+/* Unix time now as the content counts it: the epoch plus rel time, so shifts show. */
 int64_t clock_unix_now_sec(void);
 
+/* The same two by the wall clock as it was when this process began: what clients are shown. */
+int64_t clock_rel_to_wall(uint32_t rel_sec);
+int64_t clock_wall_now_sec(void);
+
 /* The rel time at which an item with this expiry time, as a client gives it, expires:
- * 0 never; negative at once; up to 30 days from now; otherwise at that unix time, CLOCK_EXPIRED_SEC
- * if that is before the epoch. Times beyond the range of rel time become its last second. */
+ * 0 never; negative at once; up to 30 days from now; otherwise at that unix time by the wall clock as it was when this process began,
+ * CLOCK_EXPIRED_SEC if that is before the epoch. Times beyond the range of rel time become its last second. */
 uint32_t clock_exptime(int64_t raw);
 
 /* Wall clock with microseconds since 1970, unshifted, for log lines. */

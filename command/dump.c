@@ -53,11 +53,11 @@ static int put_metadump(char *out, size_t size, const struct cache_meta *m)
 {
     char key[PROTO_URI_KEY_MAX + 1];
     key[proto_put_uri(key, m->key, m->key_bytes)] = '\0';
-    int64_t exp = m->exptime_sec == CLOCK_NEVER_SEC ? -1 : clock_rel_to_unix(m->exptime_sec);
+    int64_t exp = m->exptime_sec == CLOCK_NEVER_SEC ? -1 : clock_rel_to_wall(m->exptime_sec);
     int n = snprintf(out, size,
                      "key=%s exp=%" PRId64 " la=%" PRId64 " cas=%" PRIu64
                      " fetch=%s cls=%u size=%u flags=%u ",
-                     key, exp, clock_rel_to_unix(m->time_sec), m->cas, m->fetched ? "yes" : "no",
+                     key, exp, clock_rel_to_wall(m->time_sec), m->cas, m->fetched ? "yes" : "no",
                      m->slab_class, m->accounted_bytes, m->client_flags);
     if (m->on_flash)
         n += snprintf(out + n, size - (size_t)n, "ext_page=%u ext_offset=%u ", m->ext_page,

@@ -373,7 +373,7 @@ static void read_figures(const struct command_env *env, struct report_figures *f
     f->has_flash = env->ext != NULL;
     f->pid = (uint64_t)getpid();
     f->uptime_sec = clock_uptime_sec() - CLOCK_START_REL_SEC;
-    f->unix_sec = (uint64_t)clock_unix_now_sec();
+    f->unix_sec = (uint64_t)clock_wall_now_sec();
     f->open_conns = atomic_load(&n->curr_conns) + atomic_load(&n->listeners);
     f->reserved_fds = env->reserved_fds;
     f->thread_count = env->thread_count;
@@ -683,7 +683,7 @@ static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t v
                       uint32_t exptime_sec)
 {
     DEBUG_ASSERT(key_bytes > 0 && key_bytes <= PROTO_KEY_MAX);
-    int64_t unix_sec = exptime_sec == CLOCK_NEVER_SEC ? 0 : clock_rel_to_unix(exptime_sec);
+    int64_t unix_sec = exptime_sec == CLOCK_NEVER_SEC ? 0 : clock_rel_to_wall(exptime_sec);
     char shown[PROTO_URI_KEY_MAX];
     int len = (int)proto_put_key(shown, key, key_bytes);
     session_printf(ctx, "ITEM %.*s [%u b; %" PRId64 " s]\r\n", len, shown, value_bytes, unix_sec);

@@ -170,6 +170,10 @@ struct ext_options {
     uint32_t saved_count, saved_device[EXT_DEVICES_MAX];
     uint64_t saved_bytes[EXT_DEVICES_MAX];
     bool scan;
+    /* Or NULL. Once all devices are open and locked, and nothing is written yet: is what these options say of their content
+     * still so? stamps: of their marks, 0 where there is none. False: ext_create fails with ESTALE. */
+    bool (*is_current)(void *ctx, const uint64_t *stamps);
+    void *current_ctx;
     uint32_t version_floor; /* pages get versions above this one */
     /* With scan: what stands on a device from times up to this version is older than its joining the cache. */
     uint32_t since[EXT_DEVICES_MAX];

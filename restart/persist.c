@@ -16,6 +16,7 @@
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
 #define NO_DEVICE UINT32_MAX
+#define LOOKS_MAX 100u /* more other processes don't come and go in the instant between decision and lock */
 #define NO_FILE UINT64_MAX /* as inode */
 #define BEGIN_TRIES 5u /* to write the head at a start */
 #define BEGIN_PAUSE_NS UINT64_C(100000000)
@@ -32,6 +33,8 @@ struct persist {
     uint64_t page_bytes, wbuf_bytes;
     char *path; /* NULL: off, and there is nothing to remove */
     enum plan plan;
+    uint32_t looks;    /* decisions that were overtaken */
+    bool is_overtaken; /* since the decision another process used the cache */
     bool has_head;
     struct checkpoint_head found; /* if has_head */
     struct checkpoint_device files[EXT_DEVICES_MAX]; /* the flash files, as the start finds them */
@@ -93,15 +96,27 @@ static int describe_devices(const struct persist *p, struct checkpoint_device fi
     return 0;
 }
 
-/* The head's device that this file is; NO_DEVICE: none, or a block device, which only its stamp tells. */
+/* Is this the stamp of the head's device? */
+static bool is_stamp_of(const struct checkpoint_head *h, uint32_t device, uint64_t stamp)
+{
+    return stamp != 0 && (stamp == h->stamps[device] || stamp == h->next_stamps[device]);
+}
+
+/* The head's device that this file is; NO_DEVICE: none, or a block device, which only its stamp tells. Files of several
+ * file systems may have one inode number: then the stamp tells, and where it tells nothing, the place among the others. */
 static uint32_t known_device(const struct persist *p, uint32_t device)
 {
     ASSERT(p->has_head && device < p->device_count && p->found.device_count <= CHECKPOINT_DEVICES_MAX);
+    uint32_t known = NO_DEVICE;
     for (uint32_t i = 0; i < p->found.device_count; i++) {
-        if (p->files[device].ino != 0 && p->found.devices[i].ino == p->files[device].ino)
+        if (p->files[device].ino == 0 || p->found.devices[i].ino != p->files[device].ino)
+            continue;
+        if (is_stamp_of(&p->found, i, p->stamps[device]))
             return i;
+        if (known == NO_DEVICE || i == device)
+            known = i;
     }
-    return NO_DEVICE;
+    return known;
 }
 
 /* Why this start can't use the head's content, in any state; false: it can. */
@@ -125,12 +140,6 @@ static bool is_misfit(struct persist *p, char *why, size_t n)
     if (clock_wall_us() / 1000000 + CLOCK_SLACK_SEC < h->wall_sec)
         return why_say(why, n, true, "the machine's clock is before the time when it was made");
     return false;
-}
-
-/* Is this the stamp of the head's device? */
-static bool is_stamp_of(const struct checkpoint_head *h, uint32_t device, uint64_t stamp)
-{
-    return stamp != 0 && (stamp == h->stamps[device] || stamp == h->next_stamps[device]);
 }
 
 /* Has another process used a device of the head since? Then one that the head has isn't found by its stamp, and one is
@@ -193,7 +202,7 @@ static bool is_less(const struct persist *p)
         const struct checkpoint_device *was = &p->found.devices[i];
         bool is_there = was->ino == 0 && has_block_device(p, i);
         for (uint32_t k = 0; was->ino != 0 && k < p->device_count; k++)
-            is_there |= p->files[k].ino == was->ino && p->files[k].bytes >= was->bytes;
+            is_there |= known_device(p, k) == i && p->files[k].bytes >= was->bytes;
         if (!is_there)
             return true;
         blocks_were += was->ino == 0 ? was->bytes : 0;
@@ -220,6 +229,7 @@ static void decide(struct persist *p)
     char fault[CHECKPOINT_WHY_BYTES];
     why[0] = '\0';
     p->plan = PLAN_EMPTY;
+    p->is_overtaken = false;
     ASSERT(is_on(p) && p->reader == NULL);
     int rc = checkpoint_read_head(p->path, &p->found, fault);
     p->has_head = rc == 0;
@@ -236,6 +246,21 @@ static void decide(struct persist *p)
         p->plan = without_load(p);
     } else
         p->plan = is_outdated(p, why, n) ? without_load(p) : PLAN_LOAD;
+}
+
+/* The decision was made before the flash files were locked. A process that was about to stop may have written its
+ * checkpoint since, for instance. Runs in ext_create. */
+static bool is_current(void *ctx, const uint64_t *stamps)
+{
+    struct persist *p = ctx;
+    struct checkpoint_head now;
+    char fault[CHECKPOINT_WHY_BYTES];
+    bool has_head = checkpoint_read_head(p->path, &now, fault) == 0;
+    bool differs = has_head != p->has_head || (has_head && now.token != p->found.token);
+    for (uint32_t i = 0; p->has_head && i < p->device_count; i++)
+        differs |= stamps[i] != p->stamps[i];
+    p->is_overtaken = differs && ++p->looks < LOOKS_MAX;
+    return !p->is_overtaken;
 }
 
 /* ---- start ---- */
@@ -300,9 +325,21 @@ bool persist_give_up(struct persist *p, const char *reason)
     return true;
 }
 
+bool persist_is_overtaken(const struct persist *p) { return p->is_overtaken; }
+
+void persist_look_again(struct persist *p)
+{
+    if (!p->is_overtaken)
+        return;
+    (void)checkpoint_close(p->reader);
+    p->reader = NULL;
+    decide(p);
+}
+
 void persist_set_clock(struct persist *p)
 {
-    if (p->plan != PLAN_EMPTY && clock_setup_epoch(p->found.unix_epoch_sec, p->found.rel_sec) != 0)
+    const struct checkpoint_head *h = &p->found;
+    if (p->plan != PLAN_EMPTY && clock_setup_epoch(h->unix_epoch_sec, h->rel_sec, h->wall_sec) != 0)
         (void)persist_give_up(p, "the machine's clock is far from the time when it was made");
 }
 
@@ -339,7 +376,7 @@ static void set_saved(const struct persist *p, struct ext_options *opt)
         opt->saved_device[i] = EXT_NO_DEVICE;
         for (uint32_t k = 0; k < p->device_count; k++) {
             if (was->ino == 0 ? k == i && p->files[k].ino == 0 && p->files[k].bytes == was->bytes
-                              : p->files[k].ino == was->ino)
+                              : known_device(p, k) == i)
                 opt->saved_device[i] = k;
         }
     }
@@ -352,6 +389,8 @@ int persist_fill_options(struct persist *p, struct ext_options *opt)
     /* Versions only grow from start to start, so that they tell the later of two lives of a page. */
     opt->version_floor =
         p->has_head ? p->found.version_now + VERSION_GAP : (uint32_t)(clock_wall_us() / 1000000);
+    opt->is_current = is_current;
+    opt->current_ctx = p;
     opt->scan = p->plan == PLAN_SCAN;
     if (opt->scan)
         set_since(p, opt);
@@ -666,6 +705,7 @@ static int save(struct persist *p, struct index *ix, struct cache *c, struct ext
     rc = ext_save(e, w);
     if (rc == 0)
         rc = index_save_rows(ix, w);
+    head.rel_sec = clock_now_sec(); /* the wall clock's value is added now, too */
     if (rc == 0)
         return checkpoint_commit(w, &head);
     checkpoint_abort(w);

@@ -314,6 +314,8 @@ static int make_extstore(const struct restart_options *o, struct restart *r, str
     r->ext = ext_create(&opt, o->tunables, why, n);
     if (!r->ext) {
         int err = errno;
+        if (!r->attached && persist_is_overtaken(p))
+            return -EAGAIN;
         if (opt.saved && err == ESTALE && persist_give_up(p, why))
             return -EAGAIN;
         return err == EAGAIN ? -ENOMEM : -err; /* no thread to be had: another try is no help */
@@ -492,9 +494,11 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
             ASSERT(r->attached);
             why_say(misfit, sizeof(misfit), 0, "%s", why);
             __attribute__((fallthrough));
-        case AGAIN: /* at most once for each plan that restart/persist.h has */
+        case AGAIN: /* at most once for each plan that restart/persist.h has, and for each process that was here just now */
             arena_discard(r->arena);
             restart_close(r, false);
+            if (p)
+                persist_look_again(p);
             clock_setup();
             continue;
         case FAILED:

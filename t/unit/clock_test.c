@@ -172,7 +172,7 @@ Test(clock, expired_is_before_any_now)
 Test(clock, an_earlier_epoch_goes_on)
 {
     int64_t epoch = (int64_t)time(NULL) - 1000;
-    cr_assert_eq(clock_setup_epoch(epoch, 0), 0);
+    cr_assert_eq(clock_setup_epoch(epoch, 0, 0), 0);
     cr_assert_leq(llabs((int64_t)clock_now_sec() - 1000), 1);
     cr_assert_eq(clock_unix_epoch_sec(), epoch);
     cr_assert_leq(clock_uptime_sec() - 2, 1);
@@ -180,22 +180,22 @@ Test(clock, an_earlier_epoch_goes_on)
 
 Test(clock, an_earlier_epoch_goes_on_where_it_was)
 {
-    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - 1000, 1005), 0);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - 1000, 1005, (int64_t)time(NULL)), 0);
     cr_assert_geq(clock_now_sec(), 1005);
     cr_assert_leq(clock_now_sec(), 1006);
-    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - 1000, UINT32_MAX), -EINVAL);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - 1000, UINT32_MAX, (int64_t)time(NULL)), -EINVAL);
 }
 
 Test(clock, an_epoch_ahead_is_refused)
 {
     int64_t before = clock_unix_epoch_sec();
-    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) + 100, 0), -EINVAL);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) + 100, 0, 0), -EINVAL);
     cr_assert_eq(clock_unix_epoch_sec(), before);
 }
 
 Test(clock, an_epoch_a_century_ago_is_refused)
 {
-    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - (int64_t)UINT32_MAX, 0), -EINVAL);
+    cr_assert_eq(clock_setup_epoch((int64_t)time(NULL) - (int64_t)UINT32_MAX, 0, 0), -EINVAL);
 }
 
 Test(clock, an_epoch_of_this_boot_goes_on_by_the_monotonic_clock)
@@ -207,6 +207,25 @@ Test(clock, an_epoch_of_this_boot_goes_on_by_the_monotonic_clock)
     cr_assert_eq(clock_mono_epoch_sec(), mono - 500);
 }
 
+/* The clock was wrong when the content's first process began, and was set since: by a day, by years, either way. */
+Test(clock, a_clock_that_was_set_neither_ages_nor_rejuvenates)
+{
+    static const int64_t off[] = {-50LL * 365 * 86400, -86400, 86400, 50LL * 365 * 86400};
+    for (unsigned i = 0; i < ARRAY_COUNT(off); i++) {
+        int64_t wall = (int64_t)time(NULL), epoch = wall - 500 + off[i];
+        cr_assert_eq(clock_setup_epoch(epoch, 480, wall - 20), 0);
+        cr_assert_leq(llabs((int64_t)clock_now_sec() - 500), 1);
+        cr_assert_eq(clock_unix_epoch_sec(), epoch);
+        cr_assert_leq(llabs(clock_wall_now_sec() - wall), 1);
+        cr_assert_leq(llabs((int64_t)clock_exptime(wall + 5000) - clock_now_sec() - 5000), 1);
+        cr_assert_eq(clock_setup_boot_epoch(epoch, clock_mono_epoch_sec()), 0);
+        cr_assert_eq(clock_unix_epoch_sec(), epoch);
+        cr_assert_leq(llabs(clock_wall_now_sec() - wall), 1);
+        cr_assert_leq(llabs((int64_t)clock_exptime(wall + 5000) - clock_now_sec() - 5000), 1);
+        cr_assert_eq(clock_exptime(wall - 5000), CLOCK_EXPIRED_SEC);
+    }
+}
+
 Test(clock, an_epoch_of_this_boot_ahead_is_refused)
 {
     cr_assert_eq(clock_setup_boot_epoch(1000, clock_mono_epoch_sec() + 100), -EINVAL);
@@ -216,7 +235,9 @@ Test(clock, epochs_that_are_no_times_are_refused)
 {
     clock_setup();
     int64_t unix_epoch = clock_unix_epoch_sec(), mono = clock_mono_epoch_sec();
-    cr_assert_eq(clock_setup_epoch(INT64_MIN, 0), -EINVAL);
+    cr_assert_eq(clock_setup_epoch(INT64_MIN, 0, 0), -EINVAL);
+    cr_assert_eq(clock_setup_epoch(INT64_MIN, 5, INT64_MIN), -EINVAL);
+    cr_assert_eq(clock_setup_epoch(INT64_MAX, UINT32_MAX, INT64_MAX), -EINVAL);
     cr_assert_eq(clock_setup_boot_epoch(unix_epoch, INT64_MIN), -EINVAL);
     cr_assert_eq(clock_setup_boot_epoch(unix_epoch, INT64_MAX), -EINVAL);
     cr_assert_eq(clock_setup_boot_epoch(INT64_MIN, mono - 500), -EINVAL);
