@@ -94,6 +94,7 @@ static int log_to_file(const char *path)
         return -errno;
     int rc = dup2(fd, STDERR_FILENO) < 0 ? -errno : 0;
     close(fd);
+    log_target_changed();
     return rc;
 }
 

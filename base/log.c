@@ -44,6 +44,11 @@ void log_setup(int fd, enum log_level level, int journal)
     log_set_level(level);
 }
 
+void log_target_changed(void)
+{
+    is_journal = is_journal_stream(fd_out);
+}
+
 void log_set_level(enum log_level level)
 {
     ASSERT(level < LOG_LEVEL_COUNT);

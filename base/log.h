@@ -48,6 +48,8 @@ struct log_site {
 /* Where lines go and down to which level. With journal < 0 it finds out whether fd is
  * systemd's journal ($JOURNAL_STREAM names its device and inode). */
 void log_setup(int fd, enum log_level level, int journal);
+/* The descriptor leads elsewhere now (dup2): finds out again whether that is the journal. */
+void log_target_changed(void);
 
 void log_set_level(enum log_level level); /* `verbosity` */
 bool log_is_on(enum log_level level);
