@@ -136,6 +136,10 @@ class Container:
     def journal(self):
         return self.run('journalctl', '-u', 'extant', '-o', 'cat', '--no-pager').stdout
 
+    def has_logged(self, pattern):
+        """The journal's daemon takes lines when it comes to it."""
+        return wait_for(lambda: re.search(pattern, self.journal()), 30)
+
     def read(self, path):
         return self.run('cat', path).stdout
 
@@ -196,7 +200,7 @@ def every_setting_that_needs_a_right_works():
         locked = re.search(r'^VmLck:\s+(\d+)', BOX.read('/proc/%d/status' % BOX.pid()), re.M)
         expect('memory is locked', locked and int(locked.group(1)) > 0, BOX.journal())
     else:  # this machine doesn't let root raise the limit
-        expect('it says so', '-k: memory is not locked: ' in BOX.journal(), BOX.journal())
+        expect('it says so', BOX.has_logged('-k: memory is not locked: '), BOX.journal())
     expect('-d and -u are no harm', BOX.restart('-d\n-u extant\n')[0], BOX.journal())
     expect('it serves', BOX.ask('get kept') == KEPT, BOX.journal())
 
@@ -219,7 +223,7 @@ def a_log_is_rotated():
 def a_wrong_setting_ends_it_once():
     started, said = BOX.restart('threads = many\n')
     expect('it fails', not started)
-    expect('the journal has the line', re.search(r'extant.conf:\d+: .*-t many', BOX.journal()), BOX.journal())
+    expect('the journal has the line', BOX.has_logged(r'extant.conf:\d+: .*-t many'), BOX.journal())
     expect('with the code of a wrong setting', BOX.show('ExecMainStatus') == '78', BOX.show('ExecMainStatus'))
     expect('systemd does not try again', BOX.show('SubState') == 'failed', BOX.show('SubState'))
     expect('it starts with the old settings', BOX.restart()[0], BOX.journal())
@@ -240,7 +244,7 @@ def flash_elsewhere_needs_a_line():
         BOX.run('chown', 'extant', '/ssd/' + os.path.basename(d))
         flash = '-o ext_path=/ssd/%s/flash:64m\n' % os.path.basename(d)
         expect('refused', not BOX.restart(flash)[0])
-        expect('the line says why', 'Read-only file system' in BOX.journal(), BOX.journal())
+        expect('the line says why', BOX.has_logged('Read-only file system'), BOX.journal())
         os.makedirs(BOX.root + '/etc/systemd/system/extant.service.d')
         BOX.write('/etc/systemd/system/extant.service.d/flash.conf', '[Service]\nReadWritePaths=/ssd\n')
         BOX.systemctl('daemon-reload')
@@ -266,7 +270,7 @@ def with_the_socket_nobody_is_refused():
     for words in (('stop', 'extant'), ('start', 'extant.socket')):
         expect(' '.join(words), BOX.systemctl(*words)[0])
     expect('a client starts it', BOX.ask('get kept') == KEPT, BOX.journal())
-    expect('by the socket', 'passed by the service manager' in BOX.journal(), BOX.journal())
+    expect('by the socket', BOX.has_logged('passed by the service manager'), BOX.journal())
     first = BOX.pid()
     expect('restart', BOX.systemctl('restart', 'extant')[0])
     expect('another process, the same cache', BOX.ask('get kept') == KEPT and BOX.pid() != first)
