@@ -1169,7 +1169,7 @@ void conn_close(struct conn *c, enum conn_reason reason)
     worker_forget(c->worker, &c->in_loop);
     worker_unlink(c->worker, &c->in_loop);
     buffer_free(c);
-    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed); /* before its client sees it closed, and comes again */
+    atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed); /* before its client sees the end */
     close(c->origin.fd);
     if (session_close(&c->session))
         free(c);
