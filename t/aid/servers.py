@@ -267,7 +267,7 @@ def make_cert(directory, name="server", ca=None, common_name="localhost", option
     if ca:
         command += ["-CA", os.path.join(directory, ca + ".crt"),
                     "-CAkey", os.path.join(directory, ca + ".key")]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
     return crt, key
 
 

@@ -5,7 +5,7 @@ require __DIR__ . "/client_common.php";
 
 $m = new Memcached();
 $m->setOption(Memcached::OPT_COMPRESSION, false);
-$m->setOption(Memcached::OPT_POLL_TIMEOUT, 20000);
+$m->setOption(Memcached::OPT_POLL_TIMEOUT, 120000);
 $m->setOption(Memcached::OPT_BINARY_PROTOCOL, $argv[2] === "binary");
 if (getenv("SASL_USER"))
     $m->setSaslAuthData(getenv("SASL_USER"), getenv("SASL_PASSWORD"));

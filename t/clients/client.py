@@ -79,8 +79,8 @@ class Pylibmc:
     def __init__(self, port, binary=False):
         import pylibmc
         self.c = c = pylibmc.Client(["127.0.0.1:%d" % port], binary=binary,
-                                    behaviors={"cas": True, "receive_timeout": 20000000,
-                                               "send_timeout": 20000000})
+                                    behaviors={"cas": True, "receive_timeout": 120000000,
+                                               "send_timeout": 120000000, "_poll_timeout": 120000})
 
         def asks(method):  # in binary, some misses are exceptions
             def ask(*args, **kw):

@@ -61,7 +61,7 @@ for protocol in "" --binary; do
     run_tools $protocol
 done
 for protocol in -a -b; do
-    memccapable -h 127.0.0.1 -p "$PORT" $protocol -t 20 > capable 2>&1 || { cat capable; fail "memccapable $protocol"; }
+    memccapable -h 127.0.0.1 -p "$PORT" $protocol -t 120 > capable 2>&1 || { cat capable; fail "memccapable $protocol"; }
     check "memccapable $protocol" "$(grep -c '\[pass\]' capable) of $(grep -c '\[' capable)" "27 of 27"
 done
 stop_server

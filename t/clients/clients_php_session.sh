@@ -1,6 +1,8 @@
 #!/bin/bash
 # PHP's session handler with its factory settings (binary protocol, locking): 8 requests at once of one
 # session are all answered, and none of 160 is lost; a session that is on flash comes back whole.
+# One setting is not the factory's: a request waits for the lock for longer than the 0.75 s that a busy machine may
+# need for those before it.
 # row: PHP sessions | php-memcached | binary | locking: 160 requests of one session, 8 at once, none lost; from flash
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -14,7 +16,7 @@ check "factory settings" \
 start_server -m 64 $(all_flash_flags)
 WEB_PORT=$(php -r '$s = stream_socket_server("tcp://127.0.0.1:0"); echo explode(":", stream_socket_get_name($s, false))[1];')
 PHP_CLI_SERVER_WORKERS=8 php -d session.save_handler=memcached -d session.save_path="127.0.0.1:$PORT" \
-    -d session.use_strict_mode=0 -S "127.0.0.1:$WEB_PORT" -t t/clients > "$TMP/php.log" 2>&1 &
+    -d session.use_strict_mode=0 -d memcached.sess_lock_retries=800 -S "127.0.0.1:$WEB_PORT" -t t/clients > "$TMP/php.log" 2>&1 &
 WEB_PID=$!
 trap 'kill $WEB_PID 2> /dev/null; stop_server; rm -rf "$TMP"' EXIT
 URL=http://127.0.0.1:$WEB_PORT/client_session.php

@@ -39,7 +39,7 @@ class Load:
 
     def connect(self):
         s = self.server.connect()
-        s.settimeout(120)
+        s.settimeout(servers.PATIENCE_SECONDS)
         return s, s.makefile('rb')
 
     def write(self):
@@ -167,7 +167,7 @@ def many_connections():
                 poll.register(s, select.POLLIN)
             wrong = 0
             while left:
-                ready = poll.poll(60000)
+                ready = poll.poll(1000 * servers.PATIENCE_SECONDS)
                 if not ready:
                     break
                 for fd, _ in ready:
@@ -184,7 +184,7 @@ def many_connections():
                 time.sleep(0.002)
             expect('every one of them got its value', not left and wrong == 0, (len(left), wrong))
             late = sockets[-1]
-            late.settimeout(60)
+            late.settimeout(servers.PATIENCE_SECONDS)
             late.sendall(b'get key-3\r\n')
             want = b'VALUE key-3 0 %d\r\n' % size + load.value(3) + b'\r\nEND\r\n'
             got = b''

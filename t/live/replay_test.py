@@ -147,7 +147,7 @@ class Replay(unittest.TestCase):
                  "ext_page_size=2,ext_wbuf_size=2,ext_path=@DIR@/flash:64m"]
         with Server(extant, flags) as server:
             done = subprocess.run([REPLAY, "--server", server.path, "--scale", "170", "zipf:1500:40000"],
-                                  stdout=subprocess.PIPE, timeout=100, check=True)
+                                  stdout=subprocess.PIPE, timeout=1200, check=True)
             out = dict(line.split() for line in done.stdout.decode().splitlines())
             self.assertEqual((int(out["gets"]), int(out["wrong"])), (40000, 0))
             stats = server.stats()

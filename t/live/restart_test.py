@@ -148,23 +148,23 @@ def a_successors_names_stay():
         expect('the first wrote its pid', servers.wait_for(lambda: pid_in(pid_file) == first.process.pid))
         with servers.Server(BINARY, ['-P', pid_file], 'second') as second:
             second.process.terminate()
-            second.process.wait(60)
+            second.process.wait(servers.PATIENCE_SECONDS)
             second.path = first.path
             second.start()
             expect('the second wrote its pid', servers.wait_for(lambda: pid_in(pid_file) == second.process.pid))
             first.process.terminate()
-            first.process.wait(60)
+            first.process.wait(servers.PATIENCE_SECONDS)
             expect('the pid file is still the second\'s', pid_in(pid_file) == second.process.pid)
             expect('its socket is there', os.path.exists(first.path) and Client(second).set(b'key', b'value'))
             second.process.terminate()
-            second.process.wait(60)
+            second.process.wait(servers.PATIENCE_SECONDS)
             expect('its own socket and pid file it removes',
                    not os.path.exists(first.path) and not os.path.exists(pid_file))
 
 
 def refused_start(flags):
     command = [BINARY] + (['-u', 'root'] if os.getuid() == 0 else []) + ['-p', '0', '-U', '0'] + flags
-    run = subprocess.run(command, capture_output=True, timeout=30)
+    run = subprocess.run(command, capture_output=True, timeout=servers.PATIENCE_SECONDS)
     expect('%s ends at once' % ' '.join(flags), run.returncode not in (0, -6, -11), run.returncode)
     return run.stderr.decode()
 

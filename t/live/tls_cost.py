@@ -26,7 +26,7 @@ def main():
     if not shutil.which('valgrind'):
         print('skipped: no valgrind')
         return 77
-    shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=30).stdout
+    shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=120).stdout
     if '--enable-ssl' not in shown:
         print('skipped: built without TLS')
         return 77

@@ -17,7 +17,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'aid'))
-from servers import Server, make_cert, wait_for  # noqa: E402
+from servers import PATIENCE_SECONDS, Server, make_cert, wait_for  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(HERE))
 BINARY = os.environ.get('EXTANT_ASAN_BIN', os.path.join(TOP, 'build/extant-asan'))
@@ -77,7 +77,7 @@ def talk(rnd, port, context, bent):
     tls = context.wrap_bio(incoming, outgoing, server_hostname='localhost')
     flight, got, greeted = 0, b'', False
     with socket.create_connection(('127.0.0.1', port)) as sock:
-        sock.settimeout(30)
+        sock.settimeout(PATIENCE_SECONDS)
         while True:
             try:
                 if not greeted:
@@ -107,7 +107,7 @@ def talk(rnd, port, context, bent):
 
 
 def main():
-    shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=60).stdout
+    shown = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=PATIENCE_SECONDS).stdout
     if '--enable-ssl' not in shown:
         print('skipped: built without TLS')
         return 77

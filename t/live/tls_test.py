@@ -299,7 +299,7 @@ def certificates_are_replaced():
         def is_third():
             with server.tls() as s:
                 return serial_of(s) not in (old, second)
-        expect('by a signal too', wait_for(is_third, 20), server.log_tail())
+        expect('by a signal too', wait_for(is_third), server.log_tail())
         expect('an older connection goes on', ask(old_connection, b'get a\r\n') == b'END\r\n')
         old_connection.close()
 
@@ -416,7 +416,7 @@ def clients_that_do_not_read():
                    b'VALUE big%d 0 %d\r\n%s\r\nEND\r\n' % (i % values, size, value_of(i % values, size)), i)
         for s in idle:
             s.close()
-        expect('nothing is left', wait_for(lambda: allocated(server)[0] < counted, 20), allocated(server))
+        expect('nothing is left', wait_for(lambda: allocated(server)[0] < counted), allocated(server))
 
 
 def keys_are_updated():
@@ -629,12 +629,12 @@ def dumps_and_watchers():
             ask(s, b'get key00003\r\n')
             line = read_until(watcher, b'\n')
             expect('a line', b'type=item_get key=key00003 status=found' in line, line)
-        expect('it is gone', wait_for(lambda: server.stats()['log_watchers'] == '0', 20))
+        expect('it is gone', wait_for(lambda: server.stats()['log_watchers'] == '0'))
         gone = server.tls()
         gone.sendall(b'lru_crawler metadump all\r\n')
         gone.close()
         expect('a dump without reader', wait_for(
-            lambda: ask(s, b'lru_crawler metadump all\r\n', b'\r\n')[:4] != b'BUSY', 20))
+            lambda: ask(s, b'lru_crawler metadump all\r\n', b'\r\n')[:4] != b'BUSY'))
         expect('all are counted out', wait_for(
             lambda: int(server.stats()['curr_connections']) <= 4, 20), server.stats())
 

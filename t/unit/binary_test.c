@@ -321,7 +321,7 @@ Test(binary, dumps_and_statistics_escape_such_keys)
         line = client_line(t);
     cr_assert_str_eq(line, "mg YSBiDQoAgA== b");
     cr_assert_str_eq(client_line(t), "EN");
-    cr_assert(wait_until(cachedump_shows_one(t, shown, sizeof(shown)), 10000));
+    cr_assert(wait_until(cachedump_shows_one(t, shown, sizeof(shown)), HARNESS_ANSWER_MS));
     line = shown;
     cr_assert_eq(strncmp(line, "ITEM a%20b%0D%0A%00%80 [1 b; 0 s]", 33), 0, "%s", line);
     client_ask(t, "stats detail on\r\n", "OK\r\n");
@@ -760,7 +760,7 @@ Test(binary_flash, values_from_flash_in_order)
     flash_one("a", value, 100);
     flash_one("b", value, sizeof(value));
     flash_one("c", value, 2000);
-    cr_assert(wait_until(all_on_flash(t), 20000));
+    cr_assert(wait_until(all_on_flash(t), HARNESS_ANSWER_MS));
     uint64_t reads = client_stat_u64(t, "", "get_extstore");
     char all[512];
     size_t n = 0;
@@ -801,7 +801,7 @@ Test(binary_flash, a_pipeline_of_quiet_gets_from_flash)
             .value = value, .value_bytes = sizeof(value));
     }
     expect_nothing_more();
-    cr_assert(wait_until(all_on_flash(t), 30000));
+    cr_assert(wait_until(all_on_flash(t), HARNESS_ANSWER_MS));
     char *all = malloc(2 * KEYS * 64);
     size_t n = 0;
     for (unsigned i = 0; i < KEYS; i++) {
@@ -828,7 +828,7 @@ Test(binary_flash, an_append_beyond_the_largest_value_leaves_it_alone)
     struct client *t = client_open(server);
     memset(big, 'x', sizeof(big));
     flash_one("a", big, sizeof(big) - 200);
-    cr_assert(wait_until(all_on_flash(t), 20000));
+    cr_assert(wait_until(all_on_flash(t), HARNESS_ANSWER_MS));
     ask(c, .opcode = OP_APPEND, WITH_KEY("a"), .value = big, .value_bytes = 1000);
     answer(c, .opcode = OP_APPEND, NOT_STORED);
     ask(c, .opcode = OP_PREPENDQ, WITH_KEY("a"), .value = big, .value_bytes = sizeof(big) - 200);

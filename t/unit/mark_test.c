@@ -28,7 +28,7 @@ static void remove_dir(void)
     rmdir(dir);
 }
 
-TestSuite(mark, .init = make_dir, .fini = remove_dir, .timeout = 60);
+TestSuite(mark, .init = make_dir, .fini = remove_dir, .timeout = 600);
 
 static void put(off_t at, const void *bytes, size_t count)
 {

@@ -351,7 +351,7 @@ Test(server, stats_reset_resets_the_log_too)
     client_ask(w, "watch fetchers\r\n", "OK\r\n");
     client_ask(c, "get a\r\n", "END\r\n");
     client_line(w);
-    cr_assert(wait_until(client_stat_u64(c, "", "log_watcher_sent") > 0, 10000));
+    cr_assert(wait_until(client_stat_u64(c, "", "log_watcher_sent") > 0, HARNESS_ANSWER_MS));
     cr_assert_gt(client_stat_u64(c, "", "log_worker_written"), 0);
     client_ask(c, "stats reset\r\n", "RESET\r\n");
     for (size_t i = 0; i < ARRAY_COUNT(names); i++)
@@ -359,7 +359,7 @@ Test(server, stats_reset_resets_the_log_too)
     cr_assert_eq(client_stat_u64(c, "", "log_watchers"), 1);
     client_ask(c, "get a\r\n", "END\r\n");
     client_line(w);
-    cr_assert(wait_until(client_stat_u64(c, "", "log_watcher_sent") > 0, 10000));
+    cr_assert(wait_until(client_stat_u64(c, "", "log_watcher_sent") > 0, HARNESS_ANSWER_MS));
     client_close(w);
     stop(s, c);
 }
@@ -629,7 +629,7 @@ Test(server, a_dump_that_nobody_reads_ends)
     client_send(deaf, "lru_crawler metadump all\r\n");
     client_line(deaf);
     client_ask(c, "lru_crawler mgdump all\r\n", "BUSY currently processing crawler request\r\n");
-    cr_assert(wait_until(time_ends_the_dump(c), 20000));
+    cr_assert(wait_until(time_ends_the_dump(c), HARNESS_ANSWER_MS));
     dump_again(c);
     client_close(deaf);
     stop(s, c);
