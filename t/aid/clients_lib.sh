@@ -36,17 +36,17 @@ wait_for() {
 
 is_extant() { case $(basename "$EXTANT") in extant*) return 0 ;; *) return 1 ;; esac; }
 
-# Flags that only Extant and memcached with extstore know, for a tiny flash file.
+# Flags that only Extant and memcached with extstore know, for a tiny flash file. A slow disk evicts nothing.
 flash_flags() { # megabytes
     if is_extant; then
-        echo "-o ext_page_size=4,ext_path=$TMP/flash:${1}m,ext_wbuf_size=4,ext_item_age=1"
+        echo "-o ext_page_size=4,ext_path=$TMP/flash:${1}m,ext_wbuf_size=4,ext_item_age=1,ext_max_sleep=120000000"
     fi
 }
 
 # Flags with which every stored value is on flash within a moment.
 all_flash_flags() {
     if is_extant; then
-        echo "-o ext_page_size=4,ext_path=$TMP/allflash:64m,ext_wbuf_size=4,ext_item_age=0,ext_item_size=0,ext_recache_rate=0"
+        echo "-o ext_page_size=4,ext_path=$TMP/allflash:64m,ext_wbuf_size=4,ext_item_age=0,ext_item_size=0,ext_recache_rate=0,ext_max_sleep=120000000"
     fi
 }
 

@@ -91,7 +91,7 @@ class Server:
             command += ["-l", "127.0.0.1", "-p", "-1", "-U", "0"]
         else:
             command += ["-s", self.path]
-        command += [f.replace("@DIR@", self.dir) for f in self.flags]
+        command += [f.replace("@DIR@", self.dir) for f in self.flags + self.patient_flags()]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
@@ -110,6 +110,13 @@ class Server:
             except (OSError, ValueError, StopIteration):
                 time.sleep(0.01)
         raise RuntimeError("%s doesn't answer" % self.binary)
+
+    def patient_flags(self):
+        """A slow disk must not decide what is evicted: with flash, sets wait for a write buffer for as long as a test."""
+        text = " ".join(self.flags)
+        if not is_extant(self.binary) or "ext_path" not in text or "ext_max_sleep" in text:
+            return []
+        return ["-o", "ext_max_sleep=%d" % (PATIENCE_SECONDS * 1e6)]
 
     def connect(self):
         if self.tcp:

@@ -151,7 +151,8 @@ def many_connections():
     if hard < count + 200:
         print('# many connections: skipped, the hard limit of descriptors is %d' % hard)
         return
-    flags = ['-m', '64', '-I', '2m', '-c', str(count + 200), '-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16']
+    flags = ['-m', '64', '-I', '2m', '-c', str(count + 200), '-o', 'ext_path=@DIR@/flash:512m,ext_page_size=16,'
+             'ext_max_sleep=%d' % MAX_SLEEP]
     with cgroup.Group(256 * MB) as group:
         with group.put(servers.Server(BINARY, flags, 'cgroup', tcp=True)) as server:
             load = Load(server, values, size)

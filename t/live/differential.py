@@ -47,7 +47,8 @@ MAX_U64 = 2**64 - 1
 # Each server's clock moves once a second, in whole seconds, so a reading of it is less than two seconds old; a
 # difference of two readings is off by less than two, and two such differences differ by less than four.
 CLOCK_SECONDS = 4
-ANSWER_TIMEOUT_SECONDS = servers.PATIENCE_SECONDS
+ANSWER_TIMEOUT_SECONDS = servers.PATIENCE_SECONDS  # in which nothing is sent or received
+PIECES_MAX = 30000
 BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
 
 # Counters that 1.6.18 and 1.6.45 count alike and that no background thread moves. (1.6.18 counts no
@@ -729,11 +730,12 @@ class Side:
 
 
 def cuts(rnd, data, style):
-    """Pieces of data: whole, at a few random bytes, or every byte."""
+    """Pieces of data: whole, at a few random bytes, or every byte (of a large value a few bytes each)."""
     if style == "whole":
         return [data]
     if style == "bytes":
-        return [data[i:i + 1] for i in range(len(data))]
+        each = 1 + len(data) // PIECES_MAX
+        return [data[i:i + each] for i in range(0, len(data), each)]
     n = min(len(data), rnd.randint(1, 12))
     at = sorted(rnd.randrange(len(data) + 1) for _ in range(n))
     return [p for p in (data[a:b] for a, b in zip([0] + at, at + [len(data)])) if p]
@@ -756,8 +758,13 @@ def talk(sides, i, pieces, end_marks):
         return end_marks[s] is not None and not queue[s] and answers[s].endswith(end_marks[s])
 
     end = time.monotonic() + ANSWER_TIMEOUT_SECONDS
-    while not (done(0) and done(1)) and time.monotonic() < end:
+    while not (done(0) and done(1)):
+        if time.monotonic() > end:
+            print("neither sent nor received anything for %g s; memcached is %s, the tested one %s" % (
+                ANSWER_TIMEOUT_SECONDS, *("done" if done(s) else "silent" for s in (0, 1))), flush=True)
+            break
         for fd, events in poll.poll(200):
+            end = time.monotonic() + ANSWER_TIMEOUT_SECONDS
             s = fds[fd]
             sock = sides[s].socket(i)
             try:

@@ -722,7 +722,7 @@ Test(server, a_client_that_does_not_read_has_little_read_for_it)
     enum { KEYS = 60, BYTES = 500000, GETS = 100 };
     static char value[BYTES];
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-m", "16", "-o",
-                                    "ext_path={dir}/flash:64m,ext_page_size=8,ext_wbuf_size=2");
+                                    "ext_path={dir}/flash:64m,ext_page_size=8,ext_wbuf_size=2,ext_max_sleep=120000000");
     struct client *c = client_open(s), *slow = client_open(s);
     memset(value, 'v', sizeof(value));
     for (int i = 0; i < KEYS; i++) {
