@@ -131,7 +131,7 @@ static int read_head(struct check *c)
         return unreadable(c, "%s was made by another build (%.*s)", c->checkpoint, (int)sizeof(h->version),
                           h->version);
     if (h->device_count != c->file_count)
-        return unreadable(c, "the cache has %u files, not %u", h->device_count, c->file_count);
+        return unreadable(c, "the cache has %u flash files, not %u: name all, in the order of ext_path", h->device_count, c->file_count);
     if (h->wbuf_bytes < EXT_SLOT_BLOCK_BYTES || h->wbuf_bytes % EXT_SLOT_BLOCK_BYTES != 0 ||
         h->page_bytes < h->wbuf_bytes || h->page_bytes % h->wbuf_bytes != 0 || h->page_bytes > EXT_PAGE_BYTES_MAX)
         return unreadable(c, "%s: sizes of pages and buffers make no sense", c->checkpoint);
