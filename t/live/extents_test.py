@@ -180,7 +180,7 @@ def unreadable(server, path):
                  paths=[server.dir + '/none'])
     expect_check('no file but a folder', 2, "can't check: %s is neither a file nor a block device" % server.dir,
                  paths=[server.dir])
-    expect_check('one file too many', 2, "can't check: the cache has 1 files, not 2", paths=[path, path])
+    expect_check('one file too many', 2, "can't check: the cache has 1 flash files, not 2: name all, in the order of ext_path", paths=[path, path])
     os.rename(path + '.checkpoint', path + '.away')
     expect_check('no checkpoint', 2, "can't check: %s.checkpoint: there is no such file, which ext_persist makes; "
                  'without it, sizes are not known' % path, paths=[path])
