@@ -105,9 +105,10 @@ void cache_flush_all(struct cache *c, uint32_t when_sec)
 {
     /* memcached's rule: items stored before this second are dead by time, items stored
      * in this second by their cas. Unlike there, flushed items stay dead when another flush is planned:
-     * they may be on flash for long. */
+     * they may be on flash for long. Without cas (-C) nothing tells what was stored earlier in this second: all of it goes,
+     * also what is stored later in it. */
     uint32_t now = clock_now_sec();
-    uint32_t limit = (when_sec == 0 ? now : when_sec) - 1;
+    uint32_t limit = when_sec != 0 ? when_sec - 1 : c->config->use_cas ? now - 1 : now;
     uint32_t limit_unix = (uint32_t)clock_rel_to_unix(limit);
     cache_root_flush_begin(c->root);
     raise_flush(c, planned_and_come(c, now));

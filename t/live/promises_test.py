@@ -566,7 +566,7 @@ class Hard(Run):
         self.wall_saved = 0
         self.places, self.clock, self.ending = {}, None, None
         self.filling = rng.choice(('flash', 'checkpoint', 'memory')) if 'fills' in self.what else None
-        self.strained = False
+        self.strained = self.is_slow = self.is_filled = False
 
     def size(self):
         return self.rng.choice((24, 40)) if self.full else self.rng.choice((120, 160))
@@ -623,7 +623,7 @@ class Hard(Run):
             self.ever.setdefault(n, self.size())
         options = ['ext_path=%s:%dm' % (os.path.join(self.place(n), 'flash'), self.ever[n]) for n in first + rest]
         options += ['ext_page_size=%d' % self.page, 'ext_wbuf_size=%d' % self.wbuf,
-                    'ext_buffer_mem=%d' % (rng.choice((8, 12, 24)) * self.wbuf)]
+                    'ext_buffer_mem=%d' % ((8 if self.filling == 'memory' else rng.choice((8, 12, 24))) * self.wbuf)]
         for chance, option in ((.3, 'ext_ttl_groups=%d' % rng.choice((0, 2, 16))), (.3, 'ext_item_age=%d' % rng.choice((0, 1, 5))),
                                (.2, 'ext_recache_rate=%d' % rng.choice((1, 20))), (.3, 'ext_io_engine=threads'),
                                (.2, 'ext_threads=%d' % rng.choice((2, 4))), (.2, 'ext_verify_writes')):
@@ -688,11 +688,14 @@ class Hard(Run):
         if self.full_at_start:  # it must not start, or serve; whatever it does harms nothing
             self.try_start(flags)
             self.places['a'].clear()
+        if self.is_filled and self.ending is None:
+            self.try_start(flags)
+            self.relieve(m)
         if m.dark:
             if rng.random() < 0.6:
                 self.try_start(flags)
             self.all_devices('off')
-            m.dark = False
+            m.dark = self.is_slow = False
         try:
             server = self.start(flags)
         except Refused as e:
@@ -775,7 +778,7 @@ class Hard(Run):
         else:
             self.server.process.send_signal(how)
         self.ending, self.ended_by, self.was_dark = self.server, how, m.dark
-        if 'twins' not in self.what or m.dark or rng.random() < 0.4:
+        if 'twins' not in self.what or m.dark or self.is_filled or self.full_at_start or rng.random() < 0.4:
             self.ending.process.wait(servers.PATIENCE_SECONDS)
             self.after_end(m)
 
@@ -809,7 +812,7 @@ class Hard(Run):
         if self.clock and rng.random() < 0.6:
             self.clock.set(self.clock.off + rng.choice((-40 * 86400, -3600, 3600, 30000, 400 * 86400)))
         if 'slow' in self.what and rng.random() < 0.8:
-            self.strained = True
+            self.strained = self.is_slow = True
             ms, one_in = rng.choice(((50, 2), (200, 4), (500, 8), (3000, 60)))
             self.all_devices('arm=1 seed=%d stall_ms=%d write.stall=1/%d read.stall=1/%d' % (
                 rng.randrange(1000), ms, one_in, 40 * one_in))
@@ -818,7 +821,7 @@ class Hard(Run):
             for device in rng.sample(self.devices(), rng.choice((1, 1, 2))):
                 device.set('arm=1 gone=1')
         if self.filling in ('flash', 'memory') and rng.random() < 0.8:
-            self.strained = True
+            self.strained = self.is_filled = True
             self.fill_memory() if self.filling == 'memory' else [d.fill() for d in self.devices()]
 
     def fill_memory(self):
@@ -831,7 +834,7 @@ class Hard(Run):
 
     def relieve(self, m):
         self.all_devices('off')
-        m.dark = False
+        m.dark = self.is_slow = self.is_filled = False
         for device in self.devices():
             device.clear()
         filler = os.path.join(os.path.dirname(self.memory), 'filler')
@@ -844,10 +847,10 @@ class Hard(Run):
         m.traced, self.counted_before = self.args.verbose, 0
         self.quiet_until, self.full_at_start, self.last_names = 0, False, []
         if self.filling == 'memory':
-            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % rng.choice((24, 48, 64)), 'tmpfs',
+            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % (rng.choice((28, 64)) + 12 * self.wbuf), 'tmpfs',
                             os.path.dirname(self.memory)], check=True)
         for life in range(self.args.lives):
-            self.strained = self.filling is not None
+            self.strained = self.filling is not None or self.is_slow
             self.begin(m, life)
             last = life == self.args.lives - 1
             client = Client(self.server)

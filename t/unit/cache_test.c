@@ -246,6 +246,21 @@ Test(cache_flash, flush_all_reaches_flash)
     STATUS(fixture_store(&f, CACHE_ADD, "k", "w", 1, 0, 0, 0), CACHE_OK);
 }
 
+/* As memcached does it: without cas, all of the second goes. */
+Test(cache_flash, flush_all_without_cas_takes_its_second_along)
+{
+    f.config.use_cas = false;
+    fixture_set(&f, "on flash", "v");
+    fixture_flush(&f);
+    fixture_set(&f, "in ram", "v");
+    cache_flush_all(f.cache, 0);
+    STATUS(fixture_get(&f, "on flash", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_get(&f, "in ram", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    clock_shift(1);
+    fixture_set(&f, "after", "v");
+    STATUS(fixture_get(&f, "after", value, sizeof(value), NULL), CACHE_OK);
+}
+
 Test(cache_flash, what_was_flushed_stays_so_when_another_flush_is_planned)
 {
     fixture_set(&f, "on flash", "v");
