@@ -70,6 +70,14 @@ static void view_record(struct cache *c, struct cache_op *op, const struct cache
     op->view_from_read = true;
 }
 
+/* The item is used now. If it has no cas although others have (it is from a life with -C), its time alone tells a flush_all of
+ * this second that it is older: then it keeps that. */
+static void item_used(const struct cache *c, struct item *it, uint32_t now)
+{
+    if (!c->config->use_cas || likely(item_cas(it) != 0))
+        atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+}
+
 /* A hit moves an item as memcached's segmented LRU does: the first marks it fetched, the second
  * active; active in COLD goes to WARM. Flat mode keeps strict recency. LOCK_COLUMN held. */
 static void item_bump(struct cache *c, struct item *it, uint32_t now)
@@ -81,7 +89,7 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
         item_flag_set(it, flags & ITEM_FETCHED ? ITEM_HIT_TWICE : ITEM_FETCHED);
         if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now ||
             !(flags & ITEM_FETCHED))
-            atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+            item_used(c, it, now);
         lru_move(c->lru, it, LRU_COLD);
         return;
     }
@@ -94,7 +102,7 @@ static void item_bump(struct cache *c, struct item *it, uint32_t now)
     if (!(flags & ITEM_HIT_TWICE))
         item_flag_set(it, ITEM_HIT_TWICE);
     item_flag_set(it, ITEM_ACTIVE);
-    atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+    item_used(c, it, now);
     if (lru_segment(it->lru_id) == LRU_COLD)
         item_to_warm(c, it);
 }
@@ -107,11 +115,11 @@ static void item_freshen(struct cache *c, struct item *it, uint32_t now)
     ASSERT(item_flags(it) & ITEM_LINKED);
     if (!c->config->lru_segmented) {
         if (atomic_load_explicit(&it->time_sec, memory_order_relaxed) + 60 < now)
-            atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+            item_used(c, it, now);
         lru_move(c->lru, it, LRU_COLD);
         return;
     }
-    atomic_store_explicit(&it->time_sec, now, memory_order_relaxed);
+    item_used(c, it, now);
     if (lru_segment(it->lru_id) == LRU_COLD && (item_flags(it) & ITEM_ACTIVE))
         item_to_warm(c, it);
 }

@@ -624,8 +624,8 @@ class Hard(Run):
         options = ['ext_path=%s:%dm' % (os.path.join(self.place(n), 'flash'), self.ever[n]) for n in first + rest]
         options += ['ext_page_size=%d' % self.page, 'ext_wbuf_size=%d' % self.wbuf,
                     'ext_buffer_mem=%d' % ((8 if self.filling == 'memory' else rng.choice((8, 12, 24))) * self.wbuf)]
-        for chance, option in ((.3, 'ext_ttl_groups=%d' % rng.choice((0, 2, 16))), (.3, 'ext_item_age=%d' % rng.choice((0, 1, 5))),
-                               (.2, 'ext_recache_rate=%d' % rng.choice((1, 20))), (.3, 'ext_io_engine=threads'),
+        for chance, option in ((.3, 'ext_ttl_groups=%d' % rng.choice((0, 2, 16))), (.8, 'ext_item_age=%d' % rng.choice((0, 0, 1, 5))),
+                               (.8, 'ext_item_size=20'), (.8, 'hot_lru_pct=1,warm_lru_pct=1'), (.1, 'no_lru_maintainer'), (.2, 'ext_recache_rate=%d' % rng.choice((1, 20))), (.3, 'ext_io_engine=threads'),
                                (.2, 'ext_threads=%d' % rng.choice((2, 4))), (.2, 'ext_verify_writes')):
             if rng.random() < chance:
                 options.append(option)
@@ -856,10 +856,14 @@ class Hard(Run):
             client = Client(self.server)
             time.sleep(max(0, self.quiet_until - time.monotonic()))
             if rng.random() < 0.3:
-                self.sweep(m, client, 'first')
+                sweep(m, client)
             self.load(m, client)
+            if rng.random() < 0.5:
+                self.settle(client)
             self.afflict(m)
             self.load(m, client)
+            if rng.random() < 0.3:
+                self.settle(client)
             if rng.random() < 0.3:
                 sweep(m, client)
             if last or rng.random() < 0.5:
@@ -883,8 +887,12 @@ class Hard(Run):
             self.after_end(m)
         return m
 
-    def sweep(self, m, client, when):
-        sweep(m, client)
+    def settle(self, client):
+        """Gives items some time to leave for flash, if they do."""
+        def most_are_cold():
+            stats = client.stats(b'extant')
+            return int(stats['flash_objects']) > int(stats['ram_items'])
+        servers.wait_for(most_are_cold, 3)
 
     def judge(self, m, life):
         if m.lost > self.explained:

@@ -1625,6 +1625,27 @@ Test(restart, items_without_cas_change_in_a_life_with_it)
     changes_items_of("-m 64 -C", "-m 64", true);
 }
 
+/* By its cas a flush_all knows what was stored before it in the same second; an item without one has only its time. */
+Test(restart, items_without_cas_do_not_outlive_a_flush_all_by_being_used)
+{
+    struct life l;
+    struct cache_view v;
+    life_open(&l, "-m 64 -C");
+    fixture_set(&l.f, "got", "value");
+    fixture_set(&l.f, "added", "value");
+    life_again(&l, "-m 64");
+    clock_shift(10);
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert_eq(fixture_get(&l.f, "got", NULL, 0, &v), CACHE_OK);
+    cr_assert_eq(fixture_store(&l.f, CACHE_ADD, "added", "x", 1, 0, 0, 0), CACHE_NOT_STORED);
+    cache_flush_all(l.f.cache, 0);
+    fixture_set(&l.f, "after", "value");
+    cr_assert_str_eq(value_of(&l, "got"), "(none)");
+    cr_assert_str_eq(value_of(&l, "added"), "(none)");
+    cr_assert_str_eq(value_of(&l, "after"), "value");
+    life_end(&l);
+}
+
 /* ---- kills under load ---- */
 
 #define LOAD_THREADS 3
