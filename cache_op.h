@@ -121,7 +121,8 @@ struct cache_op {
     uint16_t read_count, read_pending;
     uint16_t attempts;
     bool read_hidden; /* the reads are of words that a dead RAM item hides: no answer */
-    bool starved; /* a read found no memory, so its record is unknown */
+    bool starved; /* a read found no memory or was given up, so its record is unknown */
+    bool unwanted; /* a get whose client has left: it ends without an answer, and counts as nothing */
     uint8_t state;
     bool view_from_read;
     bool counted; /* CACHE_STORE: cmd_set is counted once, however often the op is run */

@@ -73,9 +73,10 @@ static bool judge_read(struct cache_worker *w, struct cache_read *r)
         r->verdict = READ_BAD;
         stat_inc(w->stats, STAT_badcrc_from_extstore);
     } else {
-        op->starved |= rc == -ENOMEM;
+        op->starved |= rc == -ENOMEM || rc == -ECANCELED;
         r->verdict = READ_FAILED;
-        stat_inc(w->stats, STAT_get_aborted_extstore);
+        if (rc != -ECANCELED)
+            stat_inc(w->stats, STAT_get_aborted_extstore);
     }
     return true;
 }
@@ -154,6 +155,8 @@ static bool has_waited(const struct cache_worker *w, const struct cache_op *op)
 static bool run_steps(struct cache_worker *w, struct cache_op *op)
 {
     for (;;) {
+        if (unlikely(op->unwanted))
+            return give_up(w, op, CACHE_NO_MEMORY);
         if (unlikely(op->starved || op->attempts >= OP_ATTEMPTS_MAX)) {
             bool gets = op->verb == CACHE_GET;
             if (gets)
@@ -214,10 +217,27 @@ bool cache_run(struct cache_worker *w, struct cache_op *op)
     lock_assert_none_held();
     op->worker = w;
     op->attempts = 0;
-    op->starved = op->read_hidden = false;
+    op->starved = op->read_hidden = op->unwanted = false;
     op->wait_start_us = 0;
     op->view_from_read = false;
     return run_steps(w, op);
+}
+
+void cache_abandon(struct cache_op *op)
+{
+    if (op->state != OP_READING || op->verb != CACHE_GET)
+        return;
+    op->unwanted = true;
+    for (struct cache_read *r = op->reads; r; r = r->next)
+        if (r->verdict == READ_RUNNING)
+            ext_read_cancel(&r->rd);
+}
+
+void cache_put_last(struct cache_op *op)
+{
+    for (struct cache_read *r = op->state == OP_READING ? op->reads : NULL; r; r = r->next)
+        if (r->verdict == READ_RUNNING)
+            ext_read_put_last(&r->rd);
 }
 
 void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, uint8_t key_bytes,
@@ -423,6 +443,12 @@ void cache_worker_destroy(struct cache_worker *w)
     }
     close(w->wake_fd);
     free(w);
+}
+
+void cache_worker_give_up(struct cache_worker *w)
+{
+    if (w->ring)
+        ext_ring_give_up(w->ring);
 }
 
 int cache_worker_ring_fd(const struct cache_worker *w) { return w->ring ? ext_ring_fd(w->ring) : -1; }

@@ -36,6 +36,13 @@ bool cache_run(struct cache_worker *w, struct cache_op *op);
 /* Gives back what the result holds (pinned item, read buffers) and, after CACHE_ALLOC that was not
  * stored, the item. */
 void cache_release(struct cache_worker *w, struct cache_op *op);
+/* The client of a parked op has left: if it is a get, its reads that haven't begun don't, and it ends soon, with
+ * op->done. What changes objects goes on. */
+void cache_abandon(struct cache_op *op);
+/* The client of a parked op has probably left: its reads that haven't begun do so after those of others. */
+void cache_put_last(struct cache_op *op);
+/* The worker ends: ops that wait for reads that haven't begun end soon, with CACHE_NO_MEMORY and nothing changed. */
+void cache_worker_give_up(struct cache_worker *w);
 void cache_worker_set_put_away(struct cache_worker *w, cache_put_away_fn fn, void *ctx);
 void cache_nudge(struct cache_worker *w);
 /* Does the view's value stand in a read buffer, and in a large one? */

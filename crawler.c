@@ -207,6 +207,8 @@ static void read_piece(struct crawler *cr, struct piece *p)
     }
     while (p->reading > 0) {
         struct pollfd fd = {.fd = ext_ring_fd(w->ring), .events = POLLIN};
+        if (atomic_load_explicit(&cr->stopping, memory_order_relaxed))
+            ext_ring_give_up(w->ring);
         ext_ring_submit(w->ring);
         poll(&fd, 1, 1000);
         ext_ring_reap(w->ring);

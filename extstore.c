@@ -188,7 +188,8 @@ int ext_begin_life(struct extstore *e, char *why, size_t n)
 static void release(struct extstore *e)
 {
     io_pool_destroy(e->write_pool);
-    io_pool_destroy(e->read_pool);
+    for (uint32_t i = 0; i < EXT_DEVICES_MAX; i++)
+        io_pool_destroy(e->read_pools[i]);
     ext_reclaim_destroy(e->reclaim);
     ext_expire_destroy(e->expire);
     extmap_destroy(e->map);
@@ -272,7 +273,7 @@ void ext_destroy(struct extstore *e, bool flush)
     if (e == NULL)
         return;
     if (flush && e->write_pool != NULL) /* else a quiesce did */
-        (void)ext_sync(e, -1);
+        (void)ext_sync(e, EXT_DESTROY_MS);
     atomic_store(&e->stopping, true);
     release(e);
 }
@@ -389,8 +390,8 @@ void ext_info(struct extstore *e, struct ext_info *out)
     out->bytes_read += out->bytes_read_reclaim;
     out->io_queue = io_pool_queued(e->write_pool);
     lock_take(&e->pool_lock);
-    if (e->read_pool != NULL)
-        out->io_queue += io_pool_queued(e->read_pool);
+    for (uint32_t i = 0; i < e->device_count; i++)
+        out->io_queue += e->read_pools[i] != NULL ? io_pool_queued(e->read_pools[i]) : 0;
     lock_release(&e->pool_lock);
     uint32_t dirty = atomic_load(&e->dirty_wbufs);
     out->wbufs_busy = dirty;

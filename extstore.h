@@ -33,7 +33,9 @@
  * arena or the checkpoint holds is not of these files and sizes; start with a fresh arena. */
 struct extstore *ext_create(const struct ext_options *opt, struct ext_tunables *tun, char *why,
                             size_t why_bytes);
-/* Stops I/O threads; with flush, all open wbufs are written first (waits for the device). */
+/* Stops I/O threads; with flush, all open wbufs are written first, as far as the device takes them in EXT_DESTROY_MS. No
+ * write begins after that, and the one that is under way is waited for; what isn't written stays in the arena. */
+#define EXT_DESTROY_MS 10000
 void ext_destroy(struct extstore *e, bool flush);
 
 /* The page that a place is in, and how many bytes from its start. Pure. */

@@ -548,6 +548,7 @@ static void maint_end(struct maint *m)
     ASSERT(m->worker != NULL);
     if (m->run_open)
         slab_run_done(m->cache->slab, m->run);
+    cache_worker_give_up(m->worker);
     while (cache_worker_parked(m->worker) > 0)
         maint_sleep(m, SLEEP_BUSY_MS);
     cache_worker_destroy(m->worker);

@@ -48,7 +48,8 @@ enum {
     FDS_OF_A_WORKER = 8,    /* event loop, wake-ups, a ring for the network and one for flash */
     FDS_OF_OURS = 64,       /* for everything else: files, other threads */
     FDS_FOR_LATER = 16,     /* of these, for files opened later: dumps, the log, a checkpoint */
-    FDS_PER_THREAD_IN_C = 5 /* what memcached's -c counts for a thread */
+    FDS_PER_THREAD_IN_C = 5, /* what memcached's -c counts for a thread */
+    SECOND_SIGNAL_MS = 5000
 };
 
 struct server {
@@ -355,6 +356,30 @@ static void signal_heard(evutil_socket_t sig, short what UNUSED, void *arg)
     s->why_stopped = sig == SIGUSR1 ? "SIGUSR1" : sig == SIGTERM ? "SIGTERM" : "SIGINT";
     log_info("Signal handled: %s.", strsignal((int)sig));
     event_base_loopbreak(s->base);
+}
+
+static uint64_t stop_began_ms; /* before the handler is there, and const then */
+
+/* A process that stops still waits for the device: at most for what is under way there, but for as long as that takes.
+ * Then a second signal ends it like kill -9. Right after the first one it is most likely the same wish, told twice. */
+static void end_at_once(int sig)
+{
+    static const char line[] = "extant: a second signal: ends at once, without waiting for flash; "
+                               "what a clean stop would have written is not there\n";
+    if (clock_mono_ms() - stop_began_ms < SECOND_SIGNAL_MS)
+        return;
+    if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0)
+        _exit(128 + sig);
+    _exit(128 + sig);
+}
+
+static void hear_second_signal(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM};
+    struct sigaction action = {.sa_handler = end_at_once, .sa_flags = SA_RESTART};
+    stop_began_ms = clock_mono_ms();
+    for (size_t i = 0; i < ARRAY_COUNT(signals); i++)
+        sigaction(signals[i], &action, NULL);
 }
 
 /* Threads created from now on receive none of these signals; the main thread does once its loop runs. */
@@ -703,6 +728,7 @@ static void close_storage(struct server *s)
 static void take_down(struct server *s)
 {
     struct command_env *env = &s->env;
+    hear_second_signal();
     atomic_store(&env->stopping, true);
     http_stop(s->http);
     workers_stop(&s->workers);

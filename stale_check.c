@@ -30,7 +30,7 @@ struct running {
     struct stale_check check;
     struct cache_worker *worker;
     unsigned count, pending;
-    bool starved; /* a read found no memory: nothing is known of the record */
+    bool starved; /* a read found no memory, or was given up: nothing is known of the record */
     struct compared words[];
 };
 
@@ -310,7 +310,7 @@ static bool judge(struct compared *m)
     int rc = ext_read_record(&m->rd, NULL, 0, &m->rec);
     if (rc == -EBADMSG && ext_read_again(&m->rd))
         return false;
-    m->running->starved |= rc == -ENOMEM;
+    m->running->starved |= rc == -ENOMEM || rc == -ECANCELED;
     m->verdict = rc == 0 ? READABLE : rc == -EBADMSG ? WRONG : UNREADABLE;
     if (rc == 0)
         m->hash = cache_hash(c, m->rec.key, m->rec.key_bytes);

@@ -265,6 +265,15 @@ bool reply_begin(struct reply_queue *q)
     return true;
 }
 
+void reply_each_waiting(struct reply_queue *q, void (*fn)(struct reply_source *s))
+{
+    for (uint32_t i = 0; q->waiting > 0 && i < q->count; i++) {
+        struct reply_entry *e = entry_at(q, i);
+        if (e->kind == REPLY_SOURCE && !e->source->ready)
+            fn(e->source);
+    }
+}
+
 void reply_drop(struct reply_queue *q)
 {
     q->open = NULL;

@@ -89,6 +89,8 @@ struct reply_queue {
 
 void reply_init(struct reply_queue *q, struct buffer_pool *pool,
                 void (*release)(void *ctx, void *holder), void *release_ctx);
+/* Calls fn for each source that isn't ready. */
+void reply_each_waiting(struct reply_queue *q, void (*fn)(struct reply_source *s));
 /* Gives everything back. Sources that are not ready are forgotten: their maker must finish them. */
 void reply_drop(struct reply_queue *q);
 

@@ -174,10 +174,27 @@ static bool has_ops(const struct session *s)
     return s->parked > 0 || s->fetching;
 }
 
+static void abandon(struct reply_source *source)
+{
+    cache_abandon(&((struct pending *)((char *)source - offsetof(struct pending, source)))->op);
+}
+
+static void put_last(struct reply_source *source)
+{
+    cache_put_last(&((struct pending *)((char *)source - offsetof(struct pending, source)))->op);
+}
+
+void session_put_last(struct session *s)
+{
+    DEBUG_ASSERT(!s->gone);
+    reply_each_waiting(&s->out, put_last);
+}
+
 bool session_close(struct session *s)
 {
     ASSERT(!s->gone && !s->request);
     s->gone = true;
+    reply_each_waiting(&s->out, abandon);
     reply_drop(&s->out);
     if (s->store)
         pending_free(s->store);

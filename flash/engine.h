@@ -158,8 +158,9 @@ static_assert(EXT_COUNTER_COUNT <= EXT_COUNTER_ROOM, "counters of later builds h
  *
  *   FREE, CLEAN --take_buffer--> TAKEN --open_wbuf--> OPEN --close_wbuf--> FLUSHING --flushed--> CLEAN
  *   TAKEN --give_buffer_back--> FREE        there is no page to open it on
- *   FLUSHING --stick--> STUCK               its write failed, and so did moving its records
- *   STUCK --unstick--> FLUSHING             flushed or abandon at once: written after all, or moved
+ *   FLUSHING --leave_unwritten--> STUCK     its write failed, and so did moving its records (stick), or the process ends
+ *   STUCK --unstick--> FLUSHING             flushed or abandon at once: written after all, or moved; at the end forget,
+ *                                            if what was in it is dropped
  *   FLUSHING --give_buffer_back--> FREE     abandon: its records were moved
  *   CLEAN --forget_slots--> FREE            its page is freed
  *   FREE --ext_wbuf_attach--> CLEAN, FLUSHING   at a start with attached memory, by what extmap says
@@ -337,7 +338,7 @@ struct extstore {
 
     /* under pool_lock (LOCK_CONTROL) */
     struct lock pool_lock;
-    struct io_pool *read_pool; /* of the thread engine; made by the first ring that needs it */
+    struct io_pool *read_pools[EXT_DEVICES_MAX]; /* of the thread engine; made by the first ring that needs them */
 
     /* under rings_lock (LOCK_STATS) */
     struct lock rings_lock;

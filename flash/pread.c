@@ -6,6 +6,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "flash/engine.h"
+
 struct pread_job {
     struct io_job job;
     struct ext_pread *pread;
@@ -20,8 +22,7 @@ struct pread_job {
 
 struct ext_pread {
     /* const after create */
-    struct ext_device *devices;
-    struct io_pool *pool;
+    struct extstore *e;
     int event_fd;
     struct pread_job *reads;
     /* owned by the ring's thread */
@@ -29,6 +30,7 @@ struct ext_pread {
     /* atomic: pushed by the pool's threads, taken whole by the ring's */
     _Atomic(struct pread_job *) completed;
     _Atomic(uint32_t) completing; /* pool threads that may still touch it */
+    _Atomic(bool) given_up;
 };
 
 static void read_run(struct io_job *job)
@@ -36,10 +38,10 @@ static void read_run(struct io_job *job)
     struct pread_job *r = (struct pread_job *)((char *)job - offsetof(struct pread_job, job));
     struct ext_pread *t = r->pread;
     const struct ext_device_ops *ops = r->device->ops;
-    ssize_t n;
-    do {
-        n = ops->pread(ops->ctx, r->device->fd, r->buf, r->bytes, (off_t)r->offset);
-    } while (n == -EINTR);
+    ssize_t n = -EINTR;
+    while (n == -EINTR)
+        n = atomic_load(&t->given_up) ? -ECANCELED
+                                      : ops->pread(ops->ctx, r->device->fd, r->buf, r->bytes, (off_t)r->offset);
     r->result = n > (ssize_t)r->bytes ? -EIO : (int)n;
     atomic_fetch_add(&t->completing, 1);
     r->next = atomic_load(&t->completed);
@@ -49,8 +51,7 @@ static void read_run(struct io_job *job)
     atomic_fetch_sub(&t->completing, 1);
 }
 
-int ext_pread_create(struct ext_pread **out, unsigned depth, struct ext_device *devices,
-                    struct io_pool *pool, int event_fd)
+int ext_pread_create(struct ext_pread **out, unsigned depth, struct extstore *e, int event_fd)
 {
     ASSERT(depth > 0 && event_fd >= 0);
     struct ext_pread *t = calloc(1, sizeof(*t));
@@ -61,8 +62,7 @@ int ext_pread_create(struct ext_pread **out, unsigned depth, struct ext_device *
         free(t);
         return -ENOMEM;
     }
-    t->devices = devices;
-    t->pool = pool;
+    t->e = e;
     t->event_fd = event_fd;
     for (unsigned i = 0; i < depth; i++) {
         t->reads[i].pread = t;
@@ -84,6 +84,11 @@ void ext_pread_destroy(struct ext_pread *t)
     free(t);
 }
 
+void ext_pread_give_up(struct ext_pread *t)
+{
+    atomic_store(&t->given_up, true);
+}
+
 void ext_pread_read(struct ext_pread *t, unsigned device, char *buf, uint32_t bytes, uint64_t offset,
                    void *user)
 {
@@ -91,12 +96,12 @@ void ext_pread_read(struct ext_pread *t, unsigned device, char *buf, uint32_t by
     ASSERT(r != NULL); /* at most depth reads are under way */
     ASSERT(bytes > 0 && buf != NULL && user != NULL);
     t->free = r->next;
-    r->device = &t->devices[device];
+    r->device = &t->e->devices[device];
     r->buf = buf;
     r->bytes = bytes;
     r->offset = offset;
     r->user = user;
-    io_pool_submit(t->pool, &r->job);
+    io_pool_submit(t->e->read_pools[ext_is_stepped(t->e) ? 0 : device], &r->job);
 }
 
 unsigned ext_pread_reap(struct ext_pread *t, bool wait, void (*fn)(void *ctx, void *user, int result),

@@ -26,11 +26,24 @@ struct ext_copy {
     char *memory;
 };
 
-enum { COPY_ROWS = 64 };
+enum { COPY_ROWS = 64, READ_THREADS_MIN = 4 };
 
 struct read_queue {
     struct read_list list;
     unsigned count;
+};
+
+/* Reads that wait, by what they wait for, in the order in which they are started. */
+enum wait_kind { WAIT_SMALL, WAIT_LARGE, WAIT_KINDS };
+enum { WAIT_LATER = WAIT_KINDS }; /* added: of clients that have probably left */
+
+/* The reads of one device. With several devices each has a share of what there is, so that one that is slow or stalls
+ * delays the reads of no other. */
+struct lane {
+    struct read_queue waiting[2 * WAIT_KINDS]; /* QUEUED, not started */
+    unsigned in_flight;
+    unsigned slots; /* that these hold */
+    uint64_t bytes; /* of copies that these fill */
 };
 
 struct ext_ring {
@@ -48,8 +61,12 @@ struct ext_ring {
     uint64_t large_max_bytes;
     LIST_HEAD(copy_row, ext_copy) copies[COPY_ROWS];
     unsigned in_flight, follower_count;
-    struct read_queue waiting[2]; /* QUEUED, not started; [1]: large */
-    _Atomic(unsigned) waiting_count;
+    struct lane *lanes;      /* for each device */
+    unsigned lane_count, next_lane; /* whose turn it is to begin */
+    struct lane lane_max;    /* the share of each */
+    struct lane *short_lane; /* its next large read is larger than its share and waits for the memory of others */
+    _Atomic(unsigned) waiting_count; /* in all lanes */
+    bool given_up; /* no read begins any more */
     struct read_queue completed; /* done() must be called */
     bool (*free_buffers)(void *ctx, bool large);
     void *free_buffers_ctx;
@@ -115,29 +132,44 @@ static struct ext_read *pop(struct read_queue *q)
 
 static unsigned waiting_count(const struct ext_ring *ring)
 {
-    return ring->waiting[0].count + ring->waiting[1].count;
+    return atomic_load_explicit(&ring->waiting_count, memory_order_relaxed);
 }
 
-static void show_waiting(struct ext_ring *ring)
+static void add_waiting(struct ext_ring *ring, int by)
 {
-    atomic_store_explicit(&ring->waiting_count, waiting_count(ring), memory_order_relaxed);
+    atomic_store_explicit(&ring->waiting_count, waiting_count(ring) + (unsigned)by, memory_order_relaxed);
+}
+
+static struct lane *lane_of(const struct ext_ring *ring, const struct ext_read *r)
+{
+    return &ring->lanes[ring->e->where[r->page].device];
+}
+
+/* It waits no longer: it begins, or has ended. */
+static void unwait(struct ext_ring *ring, struct read_queue *q, struct ext_read *r)
+{
+    ASSERT(r->waits);
+    take(q, r);
+    r->waits = false;
+    add_waiting(ring, -1);
 }
 
 /* ---- create, destroy ---- */
 
-/* The pool of the thread engine, made when the first ring needs it. */
-static struct io_pool *read_pool(struct extstore *e)
+/* The pools of the thread engine, one for each device, made when the first ring needs them. A stepped engine has one for
+ * all. */
+static int make_read_pools(struct extstore *e)
 {
+    unsigned threads = (unsigned)min_u64(max_u64(e->opt.io_threads / e->device_count, READ_THREADS_MIN), IO_THREADS_MAX);
+    int rc = 0;
     lock_take(&e->pool_lock);
-    if (e->read_pool == NULL) {
-        unsigned threads = e->opt.io_threads < 4 ? 4 : e->opt.io_threads;
-        if (threads > IO_THREADS_MAX)
-            threads = IO_THREADS_MAX;
-        e->read_pool = io_pool_create(ext_is_stepped(e) ? 0 : threads, "ext-read");
+    for (uint32_t i = 0; rc == 0 && i < (ext_is_stepped(e) ? 1 : e->device_count); i++) {
+        if (e->read_pools[i] == NULL)
+            e->read_pools[i] = io_pool_create(ext_is_stepped(e) ? 0 : threads, "ext-read");
+        rc = e->read_pools[i] != NULL ? 0 : -ENOMEM;
     }
-    struct io_pool *pool = e->read_pool;
     lock_release(&e->pool_lock);
-    return pool;
+    return rc;
 }
 
 static int start_engine(struct ext_ring *ring)
@@ -146,10 +178,10 @@ static int start_engine(struct ext_ring *ring)
     if (e->uring && ext_uring_create(&ring->uring, ring->depth, e->device_fds, e->device_count,
                                      ring->slots, ring->region_bytes, ring->event_fd) == 0)
         return 0;
-    struct io_pool *pool = read_pool(e);
-    if (pool == NULL)
-        return -ENOMEM;
-    return ext_pread_create(&ring->pread, ring->depth, e->devices, pool, ring->event_fd);
+    int rc = make_read_pools(e);
+    if (rc != 0)
+        return rc;
+    return ext_pread_create(&ring->pread, ring->depth, e, ring->event_fd);
 }
 
 static int take_slots(struct ext_ring *ring)
@@ -191,7 +223,25 @@ static void free_ring(struct ext_ring *ring)
         close(ring->event_fd);
     free(ring->free_slots);
     free(ring->loads);
+    free(ring->lanes);
     free(ring);
+}
+
+/* Each device's share of places in flight, slots and memory. */
+static int make_lanes(struct ext_ring *ring)
+{
+    unsigned n = ring->lane_count = ring->e->device_count;
+    ring->lanes = calloc(n, sizeof(*ring->lanes));
+    if (ring->lanes == NULL)
+        return -ENOMEM;
+    for (unsigned i = 0; i < n; i++)
+        for (unsigned k = 0; k < ARRAY_COUNT(ring->lanes[i].waiting); k++)
+            queue_init(&ring->lanes[i].waiting[k]);
+    ring->lane_max.in_flight = ring->depth / n;
+    ring->lane_max.slots = (unsigned)max_u64(ring->slot_count / n, 1);
+    ring->lane_max.bytes = ring->large_max_bytes / n;
+    ASSERT(ring->lane_max.in_flight > 0);
+    return 0;
 }
 
 struct ext_ring *ext_ring_create(struct extstore *e)
@@ -200,14 +250,14 @@ struct ext_ring *ext_ring_create(struct extstore *e)
     if (ring == NULL)
         return NULL;
     ring->e = e;
-    queue_init(&ring->waiting[0]);
-    queue_init(&ring->waiting[1]);
     queue_init(&ring->completed);
     ring->depth = e->opt.io_depth < EXT_RING_DEPTH_MIN ? EXT_RING_DEPTH_MIN : e->opt.io_depth;
     if (ring->depth > EXT_RING_DEPTH_MAX)
         ring->depth = EXT_RING_DEPTH_MAX;
     ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     int rc = ring->event_fd < 0 ? -errno : take_slots(ring);
+    if (rc == 0)
+        rc = make_lanes(ring);
     ring->loads = calloc(e->device_count, sizeof(*ring->loads));
     if (rc == 0 && ring->loads == NULL)
         rc = -ENOMEM;
@@ -488,6 +538,32 @@ static uint64_t missing_offset(const struct ext_read *r)
     return ext_slot_offset(e, slot) + in_slot - r->skip + r->io_done;
 }
 
+/* Counts it among those that are under way, by 1, or no longer, by -1. */
+static void count_in_flight(struct ext_ring *ring, const struct ext_read *r, int by)
+{
+    struct lane *lane = lane_of(ring, r);
+    ASSERT(by > 0 || (ring->in_flight > 0 && lane->in_flight > 0));
+    ring->in_flight += (unsigned)by;
+    lane->in_flight += (unsigned)by;
+    if (r->copy != NULL)
+        lane->bytes += (uint64_t)(int64_t)by * r->buffer_bytes;
+    else
+        lane->slots += (unsigned)by;
+    DEBUG_ASSERT(lane->slots <= lane->in_flight && (lane->in_flight > 0 || lane->bytes == 0));
+}
+
+/* Has the read's device its share of what there is? Then another one of its reads has to end first. */
+static bool lane_is_full(const struct ext_ring *ring, const struct ext_read *r)
+{
+    const struct lane *lane = lane_of(ring, r), *max = &ring->lane_max;
+    if (ring->lane_count == 1 || lane->in_flight == 0)
+        return false;
+    uint64_t first, last;
+    extent_of(r, &first, &last);
+    bool large = last - first > EXT_RING_SLOT_BYTES;
+    return lane->in_flight >= max->in_flight || (large ? lane->bytes > 0 && lane->bytes + last - first > max->bytes : lane->slots >= max->slots);
+}
+
 /* Hands the part of the read that is still missing to the engine. */
 static void issue(struct ext_ring *ring, struct ext_read *r)
 {
@@ -497,7 +573,7 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
     uint64_t offset = missing_offset(r);
     uint32_t bytes = r->buffer_bytes - r->io_done;
     ASSERT(r->buffer != NULL && r->io_done < r->buffer_bytes && ring->in_flight < ring->depth);
-    ring->in_flight++;
+    count_in_flight(ring, r, 1);
     r->start_ns = clock_mono_ns();
     count(&ring->n.device_reads, 1);
     if (ring->uring != NULL)
@@ -551,7 +627,9 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
         return copied ? BEGUN_COPIED : without_buffer;
     }
     /* -EAGAIN: in memory, but with more readers than can be counted. */
-    if (pinned != -ENOENT || ring->in_flight >= ring->depth)
+    if (pinned != -ENOENT || ring->in_flight >= ring->depth || (!must && lane_is_full(ring, r)))
+        return BEGUN_NOT;
+    if (!must && ring->short_lane != NULL && ring->short_lane != lane_of(ring, r) && is_large(r))
         return BEGUN_NOT;
     uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES, first, last;
     extent_of(r, &first, &last);
@@ -563,7 +641,7 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
 
 static struct read_queue *queue_of(struct ext_ring *ring, const struct ext_read *r)
 {
-    return &ring->waiting[is_large(r)];
+    return &lane_of(ring, r)->waiting[(is_large(r) ? WAIT_LARGE : WAIT_SMALL) + (r->later ? WAIT_LATER : 0)];
 }
 
 static void wait_for_turn(struct ext_ring *ring, struct ext_read *r)
@@ -572,7 +650,8 @@ static void wait_for_turn(struct ext_ring *ring, struct ext_read *r)
         push_holder(queue_of(ring, r), r);
     else
         push(queue_of(ring, r), r);
-    show_waiting(ring);
+    r->waits = true;
+    add_waiting(ring, 1);
 }
 
 static void count_at_once(struct ext_ring *ring, const struct ext_read *r, enum begun begun)
@@ -598,9 +677,13 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->skip = r->buffer_bytes = r->io_done = r->tries = r->again = 0;
     r->slot = SLOT_NONE;
     r->result = 0;
-    r->from_buffer = false;
+    r->from_buffer = r->waits = r->later = false;
     r->state = EXT_READ_QUEUED;
     count(&ring->n.objects_read, 1);
+    if (unlikely(ring->given_up)) {
+        complete(ring, r, -ECANCELED);
+        return;
+    }
     bool may_begin = queue_of(ring, r)->count == 0 || copy_find(ring, r) != NULL;
     enum begun begun = may_begin ? begin(ring, r, false) : BEGUN_NOT;
     if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
@@ -618,33 +701,50 @@ static void let_join(struct ext_ring *ring, struct read_queue *q, const struct e
         next = TAILQ_NEXT(r, in_queue);
         if (r->buffer != NULL || r->place != c->place || r->version != c->version)
             continue;
-        take(q, r);
+        unwait(ring, q, r);
         if (join(ring, r) && !c->reading)
             complete_one(ring, r, 0);
     }
 }
 
-/* Starts waiting reads, in order, as far as buffers and the engine allow. If finished reads hold all
+/* The lane's first read of this kind could not begin. True: it can now, since its owner has given a buffer back. */
+static bool make_room(struct ext_ring *ring, struct lane *lane, const struct ext_read *r)
+{
+    bool large = is_large(r);
+    if (r->buffer != NULL || ring->in_flight >= ring->depth || lane_is_full(ring, r))
+        return false; /* one of those that are under way has to end */
+    if (ring->short_lane != NULL && ring->short_lane != lane && large)
+        return false;
+    if (ring->free_buffers != NULL && ring->free_buffers(ring->free_buffers_ctx, large))
+        return true;
+    if (large && ring->lane_count > 1)
+        ring->short_lane = lane;
+    return false;
+}
+
+/* Starts a lane's waiting reads of a kind, in order, as far as buffers and the engine allow. If finished reads hold all
  * buffers, their owner is asked to give some back. A read whose op holds others gets a buffer
  * beyond the limit while no read under way would give one back: at most one in each turn. If
  * there is no memory it ends with -ENOMEM, because nothing would start it later. */
-static void start_queue(struct ext_ring *ring, bool large)
+static void start_queue(struct ext_ring *ring, struct lane *lane, unsigned kind)
 {
-    struct read_queue *q = &ring->waiting[large];
+    struct read_queue *q = &lane->waiting[kind];
     while (q->count > 0) {
         struct ext_read *r = TAILQ_FIRST(&q->list);
+        bool large = kind % WAIT_KINDS == WAIT_LARGE;
         bool nothing_comes = ring->in_flight == 0 && ring->completed.count == 0;
         bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0));
         enum begun begun = begin(ring, r, must);
         if (begun == BEGUN_NOT) {
-            bool full = r->buffer == NULL && ring->in_flight < ring->depth;
-            if (full && ring->free_buffers != NULL && ring->free_buffers(ring->free_buffers_ctx, large))
+            if (make_room(ring, lane, r))
                 continue;
             if (must) /* no completion would start it, so try again in the next turn */
                 kick(ring);
             return;
         }
-        pop(q);
+        if (large && ring->short_lane == lane)
+            ring->short_lane = NULL;
+        unwait(ring, q, r);
         if (r->copy != NULL && r->copy->listed)
             let_join(ring, q, r->copy);
         if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
@@ -656,13 +756,60 @@ static void start_queue(struct ext_ring *ring, bool large)
     }
 }
 
+/* The lanes take turns at beginning. */
 static void start_waiting(struct ext_ring *ring)
 {
     if (likely(waiting_count(ring) == 0))
         return;
-    start_queue(ring, false);
-    start_queue(ring, true);
-    show_waiting(ring);
+    for (unsigned i = 0; i < ring->lane_count; i++) {
+        struct lane *lane = &ring->lanes[(ring->next_lane + i) % ring->lane_count];
+        for (unsigned kind = 0; kind < ARRAY_COUNT(lane->waiting); kind++)
+            if (kind < WAIT_LATER || lane->waiting[kind - WAIT_LATER].count == 0)
+                start_queue(ring, lane, kind);
+    }
+    ring->next_lane = (ring->next_lane + 1) % ring->lane_count;
+}
+
+/* ---- reads that nobody wants any more ---- */
+
+void ext_read_cancel(struct ext_read *r)
+{
+    struct ext_ring *ring = r->ring;
+    if (r->state != EXT_READ_QUEUED || !r->waits)
+        return;
+    struct read_queue *q = queue_of(ring, r);
+    struct lane *lane = lane_of(ring, r);
+    unwait(ring, q, r);
+    if (ring->short_lane == lane && TAILQ_EMPTY(&q->list))
+        ring->short_lane = NULL;
+    complete(ring, r, -ECANCELED);
+}
+
+void ext_read_put_last(struct ext_read *r)
+{
+    struct ext_ring *ring = r->ring;
+    if (r->state != EXT_READ_QUEUED || !r->waits || r->later || r->holds_others)
+        return;
+    take(queue_of(ring, r), r);
+    r->later = true;
+    push(queue_of(ring, r), r);
+}
+
+static void cancel_all(struct ext_ring *ring)
+{
+    for (unsigned i = 0; i < ring->lane_count; i++)
+        for (unsigned kind = 0; kind < ARRAY_COUNT(ring->lanes[i].waiting); kind++)
+            for (struct read_queue *q = &ring->lanes[i].waiting[kind]; q->count > 0;)
+                ext_read_cancel(TAILQ_FIRST(&q->list));
+}
+
+void ext_ring_give_up(struct ext_ring *ring)
+{
+    ring->given_up = true;
+    if (ring->pread != NULL)
+        ext_pread_give_up(ring->pread);
+    cancel_all(ring);
+    ext_ring_submit(ring);
 }
 
 /* The engine's answer to one issue(). */
@@ -671,10 +818,10 @@ static void on_result(void *ctx, void *user, int result)
     struct ext_ring *ring = ctx;
     struct ext_read *r = user;
     struct ext_device *d = ext_page_device(ring->e, r->page);
-    ASSERT(ring->in_flight > 0 && r->state == EXT_READ_QUEUED);
-    ring->in_flight--;
+    ASSERT(r->state == EXT_READ_QUEUED);
+    count_in_flight(ring, r, -1);
     uint32_t missing = r->buffer_bytes - r->io_done;
-    if (result >= 0 && (uint32_t)result < missing) {
+    if (result >= 0 && (uint32_t)result < missing && !ring->given_up) {
         uint32_t whole = (uint32_t)round_down((uint64_t)result, d->read_align);
         count(&ring->n.read_short, 1);
         ext_device_say(d, EXT_FAULT_SHORT_READ, missing_offset(r), 0, "the rest is read again");
@@ -685,13 +832,17 @@ static void on_result(void *ctx, void *user, int result)
         }
         result = -ENODATA; /* nothing: the file ends here, or a fault that may pass */
     }
-    if (result >= 0) {
+    if (result >= 0 && (uint32_t)result >= missing) {
         count(&ring->n.bytes_read, r->buffer_bytes);
         struct ext_device_load *load = &ring->loads[ring->e->where[r->page].device];
         histogram_add(&load->latency, clock_mono_ns() - r->start_ns, 1);
         count(&load->bytes, r->buffer_bytes);
         ext_device_read_result(d, 0);
         complete(ring, r, 0);
+        return;
+    }
+    if (unlikely(ring->given_up)) {
+        complete(ring, r, -ECANCELED);
         return;
     }
     if (++r->tries < (result == -EINTR ? EXT_READ_INTERRUPTS_MAX : EXT_READ_TRIES)) {
@@ -761,8 +912,7 @@ void ext_ring_destroy(struct ext_ring *ring)
             take_results(ring, true);
         if (ext_ring_reap(ring) == 0 && ring->in_flight == 0 && waiting_count(ring) > 0) {
             /* All buffers are held by DONE reads, for which this function can't wait. */
-            complete(ring, pop(&ring->waiting[ring->waiting[0].count == 0]), -ECANCELED);
-            show_waiting(ring);
+            cancel_all(ring);
         }
     }
     lock_take(&e->rings_lock);
@@ -805,7 +955,7 @@ bool ext_read_again(struct ext_read *r)
 {
     struct ext_ring *ring = r->ring;
     ASSERT(r->state == EXT_READ_DONE);
-    if (r->from_buffer || r->result != 0 || r->again >= EXT_READ_AGAIN_MAX)
+    if (r->from_buffer || r->result != 0 || r->again >= EXT_READ_AGAIN_MAX || ring->given_up)
         return false;
     r->again++;
     r->io_done = r->tries = 0;

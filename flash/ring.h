@@ -5,7 +5,9 @@
  * own (struct ext_copy), within a bound for the ring, and share it with all reads of the same place
  * while it is there. A read that finds no buffer waits in a queue, one for small and one for large,
  * first come first served, so memory is bounded and no read fails for lack of it. The bound admits a single
- * large read of any size when there is no other.
+ * large read of any size when there is no other. If there are several devices, each has an equal share of places in flight,
+ * slots and memory, and queues of its own: reads of one that is slow or stalls delay no read of another. (A value larger
+ * than that share waits until others have given memory back; large ones of other devices wait behind it.)
  *
  * A buffer is held until ext_read_finish(), for a value until its client has taken it. If
  * others wait, the owner is asked to put such values away (ext_ring_set_free_buffers). An op that holds one
@@ -61,6 +63,13 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
  * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory. */
 #define EXT_READ_AGAIN_MAX 2
 bool ext_read_again(struct ext_read *r);
+/* Nobody wants it any more: if it waits for its turn, it ends with -ECANCELED; done() comes later, as for any other. */
+void ext_read_cancel(struct ext_read *r);
+/* Its client has probably left: if it waits for its turn, it begins only when no other of its device and size waits. */
+void ext_read_put_last(struct ext_read *r);
+/* The ring ends soon: what waits, and what is started from now on, ends with -ECANCELED; nothing is tried again. What is
+ * with the device goes on. */
+void ext_ring_give_up(struct ext_ring *ring);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
 void ext_read_finish(struct ext_read *r);
 /* Gives the buffer of a DONE read back, and keeps its page pinned: ext_read_start() with the same place

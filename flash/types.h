@@ -258,6 +258,8 @@ struct ext_read {
     uint32_t io_done, tries;
     uint32_t again; /* times that ext_read_again was granted */
     uint16_t slot; /* registered buffer slot, or none */
+    bool waits; /* for its turn to begin */
+    bool later; /* after those of other clients */
 };
 
 /* The engine's counters, in the arena.

@@ -327,7 +327,7 @@ bool ext_wbuf_end_oldest_page(struct extstore *e)
 static void flush_oldest_open(struct extstore *e, unsigned held)
 {
     lock_assert_held(&e->streams[held].lock);
-    if (atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs))
+    if (ext_is_writing(e))
         return;
     struct ext_stream *victim = NULL;
     for (unsigned i = 0; i < EXT_STREAM_COUNT; i++) {
@@ -489,6 +489,11 @@ int ext_sync(struct extstore *e, int64_t timeout_ms)
     return rc;
 }
 
+bool ext_is_writing(const struct extstore *e)
+{
+    return atomic_load(&e->flushing_wbufs) > atomic_load(&e->stuck_wbufs);
+}
+
 /* ---- flush: from here on in I/O threads ---- */
 
 /* The parts of a slot to write: all before front, and from table on; not the blocks between, which hold
@@ -516,7 +521,7 @@ static uint64_t span_end(const struct span *s, uint64_t bytes, uint64_t *at)
     return *at < s->front ? s->front : bytes;
 }
 
-/* Continues writing the slot; after an error `written` tells how far it got. */
+/* Continues writing the slot; after an error `written` tells how far it got. -ECANCELED: the process ends. */
 static int write_rest(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
@@ -525,7 +530,10 @@ static int write_rest(struct ext_wbuf *w)
     struct span s = written_span(w);
     assert_wbuf(w);
     while (w->written < e->wbuf_bytes) {
+        if (atomic_load(&e->stopping))
+            return -ECANCELED;
         uint64_t end = span_end(&s, e->wbuf_bytes, &w->written);
+        end = min_u64(end, w->written + EXT_IO_CHUNK_BYTES);
         struct ext_io_counts c = {0};
         int rc = ext_device_write(d, w->memory + w->written, end - w->written, at + w->written, &c);
         w->written += c.bytes;
@@ -550,6 +558,8 @@ static int compare_slot(struct ext_wbuf *w)
     char seen[COMPARE_BYTES] __attribute__((aligned(EXT_IO_ALIGN_BYTES)));
     int rc = 0;
     for (uint64_t at = 0; rc == 0 && at < e->wbuf_bytes;) {
+        if (atomic_load(&e->stopping))
+            return -ECANCELED;
         uint64_t end = span_end(&s, e->wbuf_bytes, &at);
         uint64_t bytes = min_u64(end - at, sizeof(seen)), offset = ext_slot_offset(e, w->slot) + at;
         struct ext_io_counts c = {0};
@@ -754,15 +764,57 @@ static void abandon(struct ext_wbuf *w)
         flush_over(e, page);
 }
 
+/* It stays as it is. While the process ends, for good: the next one writes buffers that an arena file keeps. */
+static void leave_unwritten(struct ext_wbuf *w)
+{
+    w->written = 0;
+    if (atomic_exchange(&w->state, EXT_WBUF_STUCK) != EXT_WBUF_STUCK)
+        atomic_fetch_add(&w->e->stuck_wbufs, 1);
+    wake_sync(w->e);
+}
+
+bool ext_is_unwritten(struct extstore *e, ext_place place)
+{
+    return extmap_get(e->map, ext_place_slot(e, place)).state == EXTMAP_DELAYED;
+}
+
+static int forget(struct ext_wbuf *w)
+{
+    struct extstore *e = w->e;
+    uint32_t page = w->page;
+    lock_take(&e->page_lock);
+    int rc = extmap_set_free(e->map, w->slot, NULL);
+    if (rc == 0) {
+        unstick(w);
+        give_buffer_back(w);
+    }
+    lock_release(&e->page_lock);
+    if (rc != 0)
+        return rc;
+    atomic_fetch_sub(&e->backlogs[e->where[page].device].wbufs, 1);
+    atomic_fetch_sub(&e->pages[page].slots_busy, 1);
+    atomic_fetch_sub(&e->flushing_wbufs, 1);
+    ext_page_unpin(e, page);
+    return 0;
+}
+
+int ext_forget_stuck(struct extstore *e)
+{
+    ASSERT(e->write_pool == NULL && atomic_load(&e->stopping));
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < e->wbuf_count; i++)
+        if (state_of(&e->wbufs[i]) == EXT_WBUF_STUCK)
+            rc = forget(&e->wbufs[i]);
+    return rc;
+}
+
 static void stick(struct ext_wbuf *w)
 {
     ASSERT(w->rounds > 0 && w->written == 0);
     struct extstore *e = w->e;
-    if (atomic_exchange(&w->state, EXT_WBUF_STUCK) != EXT_WBUF_STUCK)
-        atomic_fetch_add(&e->stuck_wbufs, 1);
-    wake_sync(e);
+    leave_unwritten(w);
     if (atomic_load(&e->stopping))
-        return; /* the next process writes buffers that an arena file keeps */
+        return;
     unsigned doublings = w->rounds - 1 < STUCK_DOUBLINGS_MAX ? w->rounds - 1 : STUCK_DOUBLINGS_MAX;
     io_pool_submit_after(e->write_pool, &w->job, STUCK_DELAY_NS << doublings);
 }
@@ -827,6 +879,10 @@ static void flush(struct ext_wbuf *w)
         abandon(w);
         return;
     }
+    if (atomic_load(&w->e->stopping)) {
+        leave_unwritten(w);
+        return;
+    }
     if (dies_soon(w)) {
         io_pool_submit_after(w->e->write_pool, &w->job, DEAD_DELAY_NS);
         return;
@@ -839,6 +895,10 @@ static void flush(struct ext_wbuf *w)
     int rc = write_slot(w);
     if (rc == 0) {
         flushed(w);
+        return;
+    }
+    if (rc == -ECANCELED) {
+        leave_unwritten(w);
         return;
     }
     if (write_again(w, rc))

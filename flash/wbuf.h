@@ -63,6 +63,13 @@ bool ext_wbuf_end_oldest_page(struct extstore *e);
 
 /* Writes out open wbufs, waits up to timeout_ms. 0, -ETIMEDOUT, -EIO. */
 int ext_sync(struct extstore *e, int64_t timeout_ms);
+/* Is the range of this place in memory only? */
+bool ext_is_unwritten(struct extstore *e, ext_place place);
+/* After the I/O threads have ended: gives up the ranges that are STUCK, to which no word refers. 0; -EBUSY: one is being
+ * read. */
+int ext_forget_stuck(struct extstore *e);
+/* Is a buffer on its way to a device, other than STUCK ones? */
+bool ext_is_writing(const struct extstore *e);
 
 /* After an attach: writes the DELAYED ranges of extmap, continues with OPEN pages. Before any
  * append; no locks. */

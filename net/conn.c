@@ -850,12 +850,13 @@ static ALWAYS_INLINE void conn_put_as(struct conn *c, enum conn_list clear, enum
         worker_put(c->worker, &c->in_loop, clear);
 }
 
-/* There is no more input. */
+/* There is no more input. The client may have closed only its half, and wait for its replies. */
 static void conn_input_ended(struct conn *c, enum read_result r)
 {
     DEBUG_ASSERT(r == READ_END || r == READ_ERROR);
     c->closing = true;
     c->reason = r == READ_END ? CONN_NORMAL : CONN_ERROR;
+    session_put_last(&c->session);
 }
 
 /* Reads (if it may), executes, sends, until it has to wait for something. */
@@ -915,6 +916,12 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
     conn_assert(c);
     if (next == NEXT_INPUT || c->blocked || session_is_crowded(&c->session))
         buffer_trim(c);
+}
+
+bool conn_is_deserted(const struct conn *c)
+{
+    bool waits = c->state == CONN_IO_QUEUE || c->state == CONN_CLOSING;
+    return waits && c->session.parked > 0 && !c->in_loop.is_in && peer_has_left(c);
 }
 
 static void conn_run(struct conn *c, bool readable)

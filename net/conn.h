@@ -158,6 +158,8 @@ struct conn_tls {
 struct conn *conn_create(struct worker *w, const struct conn_origin *origin);
 /* Adds it to the worker's list; it waits for input. */
 void conn_start(struct conn *c);
+/* Does it wait for flash although its client has closed the socket? Without input nothing else tells. */
+bool conn_is_deserted(const struct conn *c);
 /* Ends it now; its memory is freed once the last parked op is done. Not while dumping. */
 void conn_close(struct conn *c, enum conn_reason reason);
 /* It may go on: its turn has come, or an op is done. */

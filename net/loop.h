@@ -58,8 +58,8 @@ struct worker {
     /* owned by the thread */
     struct command_worker command;
     struct cache_worker *cache_worker;
-    struct event mail_event, ring_event, wake_event, cache_timer, idle_timer; /* fd < 0: unused */
-    bool cache_timer_on;
+    struct event mail_event, ring_event, wake_event, cache_timer, idle_timer, watch_timer; /* fd < 0: unused */
+    bool cache_timer_on, watch_timer_on;
     bool reaped;     /* in this turn */
     bool more_reads; /* are completed than were answered */
     struct loop_queue list[CONN_LISTS];

@@ -94,6 +94,27 @@ static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *a
     }
 }
 
+/* While values are read from flash, nothing is heard of clients that leave. What they wait for is given up. */
+static void watch_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
+{
+    struct worker *w = arg;
+    w->watch_timer_on = false;
+    for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
+        struct conn *c = conn_of(l);
+        next = LIST_NEXT(l, among_all);
+        if (conn_is_deserted(c))
+            conn_close(c, CONN_NORMAL);
+    }
+}
+
+static void set_watch_timer(struct worker *w)
+{
+    if (w->watch_timer_on || likely(cache_worker_parked(w->cache_worker) == 0))
+        return;
+    struct timeval tv = {1, 0};
+    w->watch_timer_on = evtimer_add(&w->watch_timer, &tv) == 0;
+}
+
 static void set_cache_timer(struct worker *w)
 {
     int64_t us = cache_worker_timeout_us(w->cache_worker);
@@ -113,6 +134,7 @@ static void turn(struct worker *w, int flags)
     worker_assert_mine(w);
     DEBUG_ASSERT(w->count[CONN_RECEIVED] + w->count[CONN_RESUMED] + w->count[CONN_UNSENT] == 0);
     set_cache_timer(w);
+    set_watch_timer(w);
     lock_assert_none_held();
     w->reaped = false;
     clock_new_turn();
@@ -131,10 +153,11 @@ static void turn(struct worker *w, int flags)
     conns_assert(w);
 }
 
-/* Ends when no connection is left: some wait for the crawler to end a dump, or for flash. */
+/* Ends when no connection is left: some wait for the crawler to end a dump, or for reads that the device has. */
 static void close_all(struct worker *w)
 {
     worker_assert_mine(w);
+    cache_worker_give_up(w->cache_worker);
     for (;;) {
         read_mail(w);
         for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
@@ -176,6 +199,7 @@ static int loop_open(struct worker *w)
     command_worker_init(&w->command, w->env, w->cache_worker, w->stats, limit);
     w->netring = netring_create();
     evtimer_assign(&w->cache_timer, w->base, cache_timer_due, w);
+    evtimer_assign(&w->watch_timer, w->base, watch_timer_due, w);
     struct timeval soon = {0, 0}; /* so that the loop always has memory for it */
     if (!add_reader(w, &w->mail_event, w->mail_fd, mail_ready) ||
         !add_reader(w, &w->ring_event, cache_worker_ring_fd(w->cache_worker), ring_ready) ||

@@ -20,7 +20,7 @@
 #define NO_FILE UINT64_MAX /* as inode */
 #define BEGIN_TRIES 5u /* to write the head at a start */
 #define BEGIN_PAUSE_NS UINT64_C(100000000)
-#define FLUSH_LEAST_NS (UINT64_C(2) * 1000000000) /* for buffers, if items took all the time */
+#define FLUSH_LEAST_NS (UINT64_C(10) * 1000000000) /* for buffers, if items took all the time */
 
 enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
 
@@ -725,6 +725,13 @@ bool persist_end(struct persist *p, struct index *ix, struct cache *c, struct ex
     uint64_t now_ns = clock_mono_ns();
     uint64_t left_ns = max_u64(deadline_ns > now_ns ? deadline_ns - now_ns : 0, FLUSH_LEAST_NS);
     int rc = ext_quiesce(e, (int64_t)(left_ns / 1000000));
+    if (rc != 0 && ext_has_unwritten(e) && p->memory_file == NULL) { /* else that file keeps them */
+        uint64_t unwritten = cache_drop_unwritten(c);
+        rc = ext_quiesce_without(e);
+        log_warning("checkpoint %s: %" PRIu64 " objects are dropped, since flash did not take the buffers that they were in",
+                    p->path, unwritten);
+        dropped += unwritten;
+    }
     if (rc != 0) {
         log_error("checkpoint %s: not written: flash does not take what is in its buffers (%s)",
                   p->path, strerror(-rc));

@@ -481,6 +481,7 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
     for (;;) {
         int error = 0;
         memset(r, 0, sizeof(*r));
+        r->in_file = o->memory_file != NULL;
         if ((rc = open_arena(o, was_memcached, r, note, why, why_bytes)) != 0) {
             persist_destroy(p);
             return rc;
@@ -517,7 +518,7 @@ void restart_close(struct restart *r, bool flush)
     bool saved = flush && r->persist && persist_end(r->persist, r->index, r->cache, r->ext, &objects);
     if (r->persist)
         persist_release(r->persist);
-    ext_destroy(r->ext, flush);
+    ext_destroy(r->ext, flush && r->in_file);
     if (r->cache)
         cache_destroy(r->cache);
     persist_destroy(r->persist);

@@ -74,6 +74,7 @@ struct restart {
     struct index *index;
     struct cache *cache;
     struct extstore *ext;           /* NULL without flash */
+    bool in_file;                   /* -e: the arena outlives the process */
     bool attached;                  /* with the objects of an earlier process */
     bool keeps_classes;             /* its slab classes are not those of the options */
     struct attach_report report;    /* zero unless attached */
@@ -88,8 +89,8 @@ struct restart {
 int restart_open(const struct restart_options *opt, struct restart *out, char *why,
                  size_t why_bytes);
 
-/* Destroys the parts; with flush, write buffers go to flash first, and with ext_persist
- * the items too. With -e the content stays in the file for the next process; otherwise it is gone, unless
+/* Destroys the parts; with flush, write buffers go to flash first (with -e for EXT_DESTROY_MS at most, as the file keeps
+ * the rest; with neither this nor ext_persist not at all), and with ext_persist the items too. With -e the content stays in the file for the next process; otherwise it is gone, unless
  * a checkpoint was written: then r->is_saved is true and r->saved_objects its number of objects. */
 void restart_close(struct restart *r, bool flush);
 

@@ -109,7 +109,8 @@ static int wait_for_flash(const struct mover *m, int error, uint64_t deadline_ns
     uint64_t now = clock_mono_ns();
     if (now >= deadline_ns)
         return -ETIMEDOUT;
-    if (now >= stall_ns)
+    /* A device that has a write stalls, and may go on. */
+    if (now >= stall_ns && !ext_is_writing(c->ext))
         return error == -ENOSPC ? -ENOSPC : -EIO;
     run_checks(m->worker);
     if (error == -EAGAIN || !ext_maint_step(c->ext, (uint32_t)clock_unix_now_sec()))
@@ -192,6 +193,33 @@ static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
         return;
     cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, item_hash(c, it)));
     m->out->dead++;
+}
+
+static void visit_to_drop_unwritten(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
+{
+    struct mover *m = ctx;
+    struct cache *c = m->cache;
+    lock_assert_held(index_lock(c->index, hash_like));
+    if (index_kind(c->index, w) != INDEX_FLASH || !ext_is_unwritten(c->ext, index_place(c->index, w)))
+        return;
+    index_slot *slots[INDEX_MATCH_MAX];
+    unsigned n = index_match_flash(c->index, hash_like, slot, index_rank(c->index, w), slots);
+    for (unsigned i = 0; i < n; i++) { /* they may be older values of its key */
+        if (!ext_is_unwritten(c->ext, index_place(c->index, index_load(slots[i]))))
+            cache_count(c, CACHE_N_evictions_same_tag, 1);
+        flash_forget(c, hash_like, slots[i], false);
+    }
+    flash_forget(c, hash_like, slot, false);
+    m->out->dead++;
+}
+
+uint64_t cache_drop_unwritten(struct cache *c)
+{
+    ASSERT(c->ext != NULL);
+    struct cache_moved out = {0};
+    struct mover m = {.cache = c, .out = &out};
+    index_walk_all(c->index, visit_to_drop_unwritten, &m);
+    return out.dead;
 }
 
 struct loaded {

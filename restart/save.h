@@ -25,6 +25,9 @@ struct cache_moved {
 };
 int cache_move_to_flash(struct cache *c, struct cache_worker *w, uint64_t deadline_ns,
                         struct cache_moved *out);
+/* Drops what is in memory only, in buffers that flash did not take, together with what may be older values of the same
+ * keys. After ext_quiesce(). Returns their number. */
+uint64_t cache_drop_unwritten(struct cache *c);
 /* Drops the remaining items, together with the older values that they hide. Returns their number. */
 uint64_t cache_drop_items(struct cache *c, struct cache_worker *w);
 

@@ -31,13 +31,13 @@ import hashlib
 import multiprocessing
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t", "aid"))
 import servers  # noqa: E402
+from faultfs import Mount  # noqa: E402
 from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
 
 VALUE_BYTES = 8000
@@ -54,42 +54,6 @@ COUNTERS = re.compile(r"err|retr|short|bad|degrad|write_m|lost|crc|evictions_", 
 def make_value(key, version):
     head = b"%s %d " % (key, version)
     return head + hashlib.shake_128(head).digest(VALUE_BYTES - len(head))
-
-
-class Mount:
-    """faultfs on a directory of its own."""
-
-    def __init__(self, program, where):
-        self.back = os.path.join(where, "back")
-        self.point = os.path.join(where, "mount")
-        os.makedirs(self.back, exist_ok=True)
-        os.makedirs(self.point, exist_ok=True)
-        self.process = subprocess.Popen([program, self.back, self.point])
-        self.control = os.path.join(self.point, ".faults")
-        end = time.monotonic() + 10
-        while not os.path.exists(self.control):
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.close()
-                print("skipped: FUSE can't mount here")
-                sys.exit(77)
-            time.sleep(0.01)
-
-    def set(self, words):
-        with open(self.control, "w") as f:
-            f.write(words)
-
-    def counts(self):
-        with open(self.control) as f:
-            return {name: int(n) for name, n in (line.split() for line in f)}
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
 
 class Client(servers.Client):

@@ -13,21 +13,44 @@
 
 /* ---- stop ---- */
 
+static int sync_devices(struct extstore *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        int synced = file_sync(e->devices[i].fd);
+        rc = rc == 0 ? synced : rc;
+    }
+    return rc;
+}
+
 int ext_quiesce(struct extstore *e, int64_t timeout_ms)
 {
     lock_assert_none_held();
     (void)ext_sync(e, timeout_ms);
     atomic_store(&e->stopping, true); /* stuck buffers are not tried again */
     io_pool_destroy(e->write_pool);   /* runs queued jobs */
-    io_pool_destroy(e->read_pool);
-    e->write_pool = e->read_pool = NULL;
+    e->write_pool = NULL;
+    for (uint32_t i = 0; i < EXT_DEVICES_MAX; i++) {
+        io_pool_destroy(e->read_pools[i]);
+        e->read_pools[i] = NULL;
+    }
     DEBUG_ASSERT(atomic_load(&e->dirty_wbufs) == atomic_load(&e->stuck_wbufs)); /* no other is left */
     int rc = atomic_load(&e->dirty_wbufs) > 0 ? -EIO : 0;
-    for (uint32_t i = 0; i < e->device_count; i++) {
-        int synced = file_sync(e->devices[i].fd);
-        rc = rc == 0 ? synced : rc;
-    }
-    return rc;
+    return rc == 0 ? sync_devices(e) : rc;
+}
+
+bool ext_has_unwritten(const struct extstore *e)
+{
+    ASSERT(e->write_pool == NULL);
+    return atomic_load(&e->dirty_wbufs) > 0;
+}
+
+int ext_quiesce_without(struct extstore *e)
+{
+    lock_assert_none_held();
+    int rc = ext_forget_stuck(e);
+    ASSERT(rc != 0 || atomic_load(&e->dirty_wbufs) == 0);
+    return rc == 0 ? sync_devices(e) : rc;
 }
 
 uint64_t ext_objects(const struct extstore *e)

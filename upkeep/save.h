@@ -66,6 +66,11 @@ bool ext_saved_page_is_sound(const struct ext_saved_page *p, uint32_t slots_per_
  * rings and maintenance are gone. Only ext_save(), ext_objects() and ext_destroy() may follow. 0;
  * -EIO: some records could not be written and are in memory only; or a device's sync error. */
 int ext_quiesce(struct extstore *e, int64_t timeout_ms);
+/* Did the last quiesce leave records in memory? */
+bool ext_has_unwritten(const struct extstore *e);
+/* After a quiesce that left records in memory, and after the words of what was not written (ext_is_unwritten) are gone: gives its
+ * buffers up, and makes the rest durable. 0; -EBUSY; a device's sync error. */
+int ext_quiesce_without(struct extstore *e);
 /* Writes the page table with exact counts, and the counters that continue. After a quiesce that gave
  * 0. 0 or checkpoint_put's error. */
 int ext_save(struct extstore *e, struct checkpoint_writer *w);

@@ -863,7 +863,7 @@ static void step(void)
     case 3:
     case 4:
     case 5:
-        io_step(me.r.ext->read_pool);
+        io_step(me.r.ext->read_pools[0]);
         break;
     case 6:
     case 7:
@@ -1014,7 +1014,7 @@ static void drain(void)
     for (unsigned n = 0; !clients_idle(); n++) {
         if (n > DRAIN_STEPS_MAX)
             fail("ops never end");
-        bool busy = io_step(me.r.ext->read_pool);
+        bool busy = io_step(me.r.ext->read_pools[0]);
         busy |= io_step(me.r.ext->write_pool);
         client_poll();
         maint_step();
@@ -1030,7 +1030,7 @@ static void settle_storage(void)
     for (unsigned n = 0; idle < 100; n++) {
         if (n > DRAIN_STEPS_MAX)
             fail("the storage never rests");
-        bool busy = io_step(me.r.ext->read_pool);
+        bool busy = io_step(me.r.ext->read_pools[0]);
         busy |= io_step(me.r.ext->write_pool);
         client_poll();
         busy |= maint_step();
@@ -1052,10 +1052,10 @@ static struct client_op *get_and_wait(struct sim_key *k)
     for (unsigned n = 0; !o.ready; n++) {
         if (n > DRAIN_STEPS_MAX)
             fail("a get of %s never ends", k->name);
-        io_step(me.r.ext->read_pool);
+        io_step(me.r.ext->read_pools[0]);
         cache_worker_submit(me.worker);
         cache_worker_poll(me.worker);
-        if (io_pool_ready(me.r.ext->read_pool) == 0)
+        if (io_pool_ready(me.r.ext->read_pools[0]) == 0)
             clock_sleep_ns(1000000);
     }
     return &o;
@@ -1129,8 +1129,8 @@ static void close_storage(void)
            (rc == 0 && io_pool_ready(me.r.ext->write_pool) > 0))
         if (!io_step(me.r.ext->write_pool))
             clock_sleep_ns(10000000);
-    while (io_pool_queued(me.r.ext->read_pool) > 0 || io_pool_ready(me.r.ext->write_pool) > 0) {
-        io_step(me.r.ext->read_pool);
+    while (io_pool_queued(me.r.ext->read_pools[0]) > 0 || io_pool_ready(me.r.ext->write_pool) > 0) {
+        io_step(me.r.ext->read_pools[0]);
         io_step(me.r.ext->write_pool);
         maint_step();
     }

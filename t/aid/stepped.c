@@ -39,7 +39,7 @@ static void step_pool(struct io_pool *pool)
 void stepped_idle(struct fixture *f)
 {
     step_pool(f->ext->write_pool);
-    step_pool(f->ext->read_pool);
+    step_pool(f->ext->read_pools[0]);
     clock_sleep_ns(1000000);
 }
 
