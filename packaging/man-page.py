@@ -33,7 +33,9 @@ TAIL = r'''.SH SIGNALS
 .B SIGTERM, SIGINT, SIGUSR1
 A clean stop. What
 .B ext_persist
-keeps is written first.
+keeps is written first. A second SIGTERM or SIGINT, 5 s or more after the first, ends the process at once, as
+.B kill \-9
+would, with the exit code 143 or 130.
 .TP
 .B SIGHUP
 Opens the log file again, and reads the file of users and the certificates again.
