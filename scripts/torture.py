@@ -567,7 +567,7 @@ class Torture:
                 if self.server and self.server.poll() is None:
                     self.server.kill()
                 self.args.keep = True
-                self.fail('client: %r' % answer)
+                self.fail('client: %s: %s' % (type(answer).__name__, answer))
             result.append(answer)
         return result
 
@@ -707,6 +707,14 @@ class Torture:
         self.end_server(signal.SIGTERM)
         self.count_operations()
 
+    def empty(self):
+        """Of the lives before, what had not gone to flash is still there."""
+        conn = connect(self.path)
+        conn.send(b'flush_all\r\n')
+        if conn.line() != b'OK':
+            self.fail('flush_all is refused')
+        conn.close()
+
     def flush(self, how, flash):
         """flush_all, killed before or after its answer: all is there, or nothing."""
         conn = connect(self.path)
@@ -754,6 +762,7 @@ class Torture:
             if self.texts:
                 break
             self.start(flash)
+            self.empty()
             self.all('flushed')
             self.answers()
             self.store_shared()
