@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 
-from servers import PATIENCE_SECONDS, Client, Server, make_cert
+from servers import PATIENCE_SECONDS, Client, Server, end_probe, make_cert
 
 FEW, MANY = 200, 700
 PIPELINE = 20
@@ -54,7 +54,7 @@ class Counted(Server):
                 raise RuntimeError(self.log_tail())
             try:
                 self.port = self.number
-                self.connect().close()
+                end_probe(self.connect())
                 return
             except OSError:
                 self.process_wait(0.02)
@@ -226,5 +226,13 @@ class Least:
             now = run(self.binary, self.word, count, self.tls)
             self.least[count] = now if before is None else {key: min(n, now[key]) for key, n in before.items()
                                                             if key in now}
+        return own(self.by_function(), self.binary)
+
+    def by_function(self):
         few, many = self.least[FEW], self.least[MANY]
-        return own({key: (n - few.get(key, 0)) / (MANY - FEW) for key, n in many.items()}, self.binary)
+        return {key: (n - few.get(key, 0)) / (MANY - FEW) for key, n in many.items()}
+
+    def dearer_than(self, other):
+        """The functions that cost more here, the dearest first: [(more instructions, name)]."""
+        mine, theirs = self.by_function(), other.by_function()
+        return sorted(((n - theirs.get(key, 0), key[1]) for key, n in mine.items() if n > theirs.get(key, 0)), reverse=True)
