@@ -223,7 +223,7 @@ static int take_passed(struct listeners *l, char *why, size_t why_bytes)
         if (err)
             return complain(why, why_bytes, "a socket passed by the service manager", -err);
     }
-    log_notice("listening on %u sockets passed by the service manager", l->count);
+    log_notice("listening on %u socket%s passed by the service manager", l->count, l->count == 1 ? "" : "s");
     return 0;
 }
 

@@ -12,5 +12,10 @@ rm -rf "$out"
 mkdir -p "$out/extant-$version"
 git ls-files -z | xargs -0 cp --parents -t "$out/extant-$version"
 (cd "$out/extant-$version" && dpkg-buildpackage -us -uc -b -j"$(nproc)")
+# Clients wait in systemd's socket while the package is upgraded.
+if dpkg-deb -I "$out"/extant_"$version"_*.deb preinst 2>/dev/null | grep -q 'stop.*extant\.socket'; then
+    echo 'deb: an upgrade would stop extant.socket' >&2
+    exit 1
+fi
 lintian --fail-on error,warning --no-cfg "$out"/extant_*.changes
 echo "deb: $(ls "$out"/extant_*.deb)"
