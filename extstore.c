@@ -341,8 +341,13 @@ static void explain(struct extstore *e, struct ext_info *out)
 {
     char *why = out->degraded_why;
     uint64_t since = atomic_load_explicit(&e->no_page_ns, memory_order_relaxed);
-    for (uint32_t i = 0; i < e->device_count; i++)
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        uint64_t silent_ns = ext_silent_ns(e, i);
         ext_device_why(&e->devices[i], why, EXT_WHY_BYTES);
+        if (silent_ns > EXT_DEVICE_STALLS_NS)
+            why_add(why, EXT_WHY_BYTES, "; ", "%s: no answer for %" PRIu64 " s", e->devices[i].path,
+                    silent_ns / 1000000000);
+    }
     if (out->pages_bad > 0)
         why_add(why, EXT_WHY_BYTES, "; ", "%" PRIu64 " pages are bad after write errors",
                     out->pages_bad);

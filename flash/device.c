@@ -301,8 +301,12 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
         size_t want = (size_t)min_u64(bytes - done, EXT_IO_CHUNK_BYTES);
         off_t at = (off_t)(offset + done);
         uint64_t start_ns = clock_mono_ns();
+        if (atomic_fetch_add(&d->transfers, 1) == 0)
+            atomic_store(&d->answer_ns, start_ns);
         ssize_t n = in != NULL ? d->ops->pread(d->ops->ctx, d->fd, in + done, want, at)
                                : d->ops->pwrite(d->ops->ctx, d->fd, out + done, want, at);
+        atomic_store(&d->answer_ns, clock_mono_ns());
+        atomic_fetch_sub(&d->transfers, 1);
         if (n == -EINTR && ++stuck < 1000)
             continue;
         if (n < 0)
@@ -448,7 +452,7 @@ void ext_device_say(struct ext_device *d, enum ext_fault kind, uint64_t offset, 
     if (!log_is_on(kinds[kind].level) || !may_say(&d->said[kind], &left_out))
         return;
     char at[64] = "", error[96] = "", more[64] = "";
-    if (kind != EXT_FAULT_FAILED && kind != EXT_FAULT_BACK)
+    if (kind != EXT_FAULT_FAILED && kind != EXT_FAULT_BACK && kind != EXT_FAULT_STALLS)
         snprintf(at, sizeof(at), " at offset %" PRIu64, offset);
     if (rc != 0)
         snprintf(error, sizeof(error), " (%s)", strerror(-rc));

@@ -32,6 +32,7 @@
 #define EXT_DEVICE_READS_FAIL_AT 8u  /* reads */
 #define EXT_DEVICE_WRONG_BYTES_AT 8u /* records */
 #define EXT_DEVICE_WRONG_BYTES_NS UINT64_C(5000000000) /* forgotten this long after the last bad record */
+#define EXT_DEVICE_STALLS_NS UINT64_C(5000000000) /* it stalls when it has answered nothing for this long */
 #define EXT_FAULT_LINE_NS UINT64_C(10000000000) /* at most one line of each kind in this time */
 
 /* Faults and recoveries of a device, each with its line in the log.
@@ -43,6 +44,7 @@
     X(WRITE, LOG_LEVEL_WARNING, "write error")                                                     \
     X(MISMATCH, LOG_LEVEL_WARNING, "bytes on flash are not those that were written")               \
     X(PAGE_BAD, LOG_LEVEL_WARNING, "page given up")                                                \
+    X(STALLS, LOG_LEVEL_WARNING, "device stalls")                                                  \
     X(FAILED, LOG_LEVEL_ERROR, "device failed")                                                    \
     X(BACK, LOG_LEVEL_NOTICE, "device is back")                                                    \
     X(PAGE_TRIED, LOG_LEVEL_NOTICE, "page tried again")
@@ -91,6 +93,9 @@ struct ext_device {
     _Atomic(uint64_t) wrong_bytes_ns; /* when the last of these was */
     _Atomic(int) write_error, read_error; /* -errno of the last that failed */
     _Atomic(bool) failed;
+    _Atomic(uint32_t) transfers;     /* of I/O threads: under way */
+    _Atomic(uint64_t) answer_ns;     /* when the last of these ended, or the first began */
+    bool said_stalls;                /* the maintenance thread's: the log says so */
     struct ext_device_load reads, writes; /* of I/O threads, and of rings that are gone */
     struct ext_said {
         _Atomic(uint64_t) at_ns;    /* of the last line; 0: none so far */

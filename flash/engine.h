@@ -359,6 +359,7 @@ struct extstore {
     _Atomic(uint32_t) bad_pages;
     _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
     struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */
+    uint64_t next_look_ns; /* for devices that stall; the maintenance thread's */
 };
 
 /* The three tables. */

@@ -44,6 +44,7 @@ struct lane {
     unsigned in_flight;
     unsigned slots; /* that these hold */
     uint64_t bytes; /* of copies that these fill */
+    _Atomic(uint64_t) answer_ns; /* when the last one ended, or the first began; 0: none is in flight */
 };
 
 struct ext_ring {
@@ -299,6 +300,24 @@ void ext_ring_counters(struct extstore *e, struct ext_info *info)
 #undef X
 }
 
+/* How long there has been something to answer and no answer. */
+static uint64_t since(uint64_t answer_ns, uint64_t now_ns)
+{
+    return answer_ns != 0 && now_ns > answer_ns ? now_ns - answer_ns : 0;
+}
+
+uint64_t ext_silent_ns(struct extstore *e, unsigned device)
+{
+    const struct ext_device *d = &e->devices[device];
+    uint64_t now_ns = clock_mono_ns();
+    uint64_t longest = atomic_load(&d->transfers) > 0 ? since(atomic_load(&d->answer_ns), now_ns) : 0;
+    lock_take(&e->rings_lock);
+    for (struct ext_ring *r = e->rings; r != NULL; r = r->next)
+        longest = max_u64(longest, since(atomic_load_explicit(&r->lanes[device].answer_ns, memory_order_relaxed), now_ns));
+    lock_release(&e->rings_lock);
+    return longest;
+}
+
 void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes)
 {
     lock_take(&e->rings_lock);
@@ -539,7 +558,7 @@ static uint64_t missing_offset(const struct ext_read *r)
 }
 
 /* Counts it among those that are under way, by 1, or no longer, by -1. */
-static void count_in_flight(struct ext_ring *ring, const struct ext_read *r, int by)
+static void count_in_flight(struct ext_ring *ring, const struct ext_read *r, int by, uint64_t now_ns)
 {
     struct lane *lane = lane_of(ring, r);
     ASSERT(by > 0 || (ring->in_flight > 0 && lane->in_flight > 0));
@@ -549,6 +568,8 @@ static void count_in_flight(struct ext_ring *ring, const struct ext_read *r, int
         lane->bytes += (uint64_t)(int64_t)by * r->buffer_bytes;
     else
         lane->slots += (unsigned)by;
+    if (by < 0 || lane->in_flight == 1)
+        atomic_store_explicit(&lane->answer_ns, lane->in_flight > 0 ? now_ns : 0, memory_order_relaxed);
     DEBUG_ASSERT(lane->slots <= lane->in_flight && (lane->in_flight > 0 || lane->bytes == 0));
 }
 
@@ -573,8 +594,8 @@ static void issue(struct ext_ring *ring, struct ext_read *r)
     uint64_t offset = missing_offset(r);
     uint32_t bytes = r->buffer_bytes - r->io_done;
     ASSERT(r->buffer != NULL && r->io_done < r->buffer_bytes && ring->in_flight < ring->depth);
-    count_in_flight(ring, r, 1);
     r->start_ns = clock_mono_ns();
+    count_in_flight(ring, r, 1, r->start_ns);
     count(&ring->n.device_reads, 1);
     if (ring->uring != NULL)
         ext_uring_read(ring->uring, e->where[r->page].device, r->buffer + r->io_done, bytes, offset, r);
@@ -819,7 +840,8 @@ static void on_result(void *ctx, void *user, int result)
     struct ext_read *r = user;
     struct ext_device *d = ext_page_device(ring->e, r->page);
     ASSERT(r->state == EXT_READ_QUEUED);
-    count_in_flight(ring, r, -1);
+    uint64_t now_ns = clock_mono_ns();
+    count_in_flight(ring, r, -1, now_ns);
     uint32_t missing = r->buffer_bytes - r->io_done;
     if (result >= 0 && (uint32_t)result < missing && !ring->given_up) {
         uint32_t whole = (uint32_t)round_down((uint64_t)result, d->read_align);
@@ -835,7 +857,7 @@ static void on_result(void *ctx, void *user, int result)
     if (result >= 0 && (uint32_t)result >= missing) {
         count(&ring->n.bytes_read, r->buffer_bytes);
         struct ext_device_load *load = &ring->loads[ring->e->where[r->page].device];
-        histogram_add(&load->latency, clock_mono_ns() - r->start_ns, 1);
+        histogram_add(&load->latency, now_ns - r->start_ns, 1);
         count(&load->bytes, r->buffer_bytes);
         ext_device_read_result(d, 0);
         complete(ring, r, 0);

@@ -86,6 +86,9 @@ void ext_ring_nudge(struct ext_ring *ring);
 
 /* Adds the counters of all rings, present and past. rings_lock inside. */
 void ext_ring_counters(struct extstore *e, struct ext_info *info);
+/* For how long has the device answered nothing, neither to a ring nor to the I/O threads, although it had something to do?
+ * 0: it answers, or has nothing to do. rings_lock inside. */
+uint64_t ext_silent_ns(struct extstore *e, unsigned device);
 /* Adds what present rings have read from a device. rings_lock inside. */
 void ext_ring_loads(struct extstore *e, unsigned device, struct histogram_sum *latency, uint64_t *bytes);
 

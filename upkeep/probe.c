@@ -3,12 +3,14 @@
 
 #include "flash/engine.h"
 #include "flash/page.h"
+#include "flash/ring.h"
 #include "flash/room.h"
 #include "upkeep/stamps.h"
 
 #define WRITE_DELAY_NS UINT64_C(50000000)
 #define WRITE_DOUBLINGS_MAX 4u
 #define READ_DELAY_NS UINT64_C(1000000000)
+#define STALL_LOOK_NS UINT64_C(1000000000)
 #define WANT_DELAY_NS UINT64_C(100000000)
 #define TEST_BYTES (2 * EXT_IO_CHUNK_BYTES) /* the failed part may reach into the next chunk */
 
@@ -221,8 +223,27 @@ bool ext_probe_tries_page(const struct extstore *e)
     return false;
 }
 
+/* Once a second: does a device stall, or no longer? The log says so. */
+static void look_for_stalls(struct extstore *e)
+{
+    uint64_t now = clock_mono_ns();
+    if (now < e->next_look_ns)
+        return;
+    e->next_look_ns = now + STALL_LOOK_NS;
+    for (uint32_t i = 0; i < e->device_count; i++) {
+        struct ext_device *d = &e->devices[i];
+        bool stalls = ext_silent_ns(e, i) > EXT_DEVICE_STALLS_NS;
+        if (stalls && !d->said_stalls)
+            ext_device_say(d, EXT_FAULT_STALLS, 0, 0, "it has not answered for 5 s; what needs it waits");
+        else if (!stalls && d->said_stalls)
+            ext_device_say(d, EXT_FAULT_BACK, 0, 0, "it answers again");
+        d->said_stalls = stalls;
+    }
+}
+
 void ext_probe_step(struct extstore *e)
 {
+    look_for_stalls(e);
     lock_assert_none_held();
     for (uint32_t i = 0; i < e->device_count; i++) {
         struct ext_probe *p = &e->probes[i];

@@ -19,7 +19,7 @@
 
 void ext_probe_init(struct extstore *e);
 
-/* Begins due probes, and never waits. Called with each ext_maint_step. */
+/* Begins due probes, and never waits; says in the log which devices stall. Called with each ext_maint_step. */
 void ext_probe_step(struct extstore *e);
 
 /* Is a BAD page being tried now, so that it may be free in a moment? Maintenance thread only. */

@@ -286,6 +286,27 @@ def what_a_stop_cannot_write_is_dropped_and_the_rest_stays():
             expect('what was on flash stays', kept == 1700, (kept, server.log_tail()))
 
 
+def a_device_that_stalls_is_named():
+    for way in ('read', 'write'):
+        with faultfs.Mount(PROGRAM) as mount, serving([mount]) as server:
+            client = fill(server, 2500)
+            mount.set(FOR_EVER + '%s.stall=1/1' % way)
+            asked = ask_many(server, [b'k1']) if way == 'read' else []
+            if way == 'write':
+                client.fill(b'new', 300, VALUE)
+            wait_for(lambda: client.stats(b'extant')['ext_degraded'] == 'yes')
+            why = client.stats(b'extant')['ext_degraded_why']
+            expect('%s: stats name it' % way, why.startswith(mount.point + '/flash: no answer for '), why)
+            expect('%s: so does the log' % way, wait_for(lambda: 'device stalls: it has not answered' in server.log_tail()),
+                   server.log_tail())
+            mount.set('off')
+            expect('%s: and when it answers' % way,
+                   wait_for(lambda: 'device is back: it answers again' in server.log_tail()), server.log_tail())
+            expect('%s: all is well' % way, wait_for(lambda: client.stats(b'extant')['ext_degraded'] == 'no'),
+                   client.stats(b'extant')['ext_degraded_why'])
+            close_all(asked)
+
+
 if __name__ == '__main__':
     try:
         sys.exit(servers.run_scenarios([
@@ -295,6 +316,7 @@ if __name__ == '__main__':
             one_device_of_three_stalls,
             clients_that_leave_take_their_reads_along,
             half_closed_clients_are_served_last,
+            a_device_that_stalls_is_named,
             what_a_stop_cannot_write_is_dropped_and_the_rest_stays,
         ]))
     finally:
