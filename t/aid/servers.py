@@ -9,6 +9,7 @@ only a hang takes, and random choices come from seed(), which is fixed.
 """
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -21,6 +22,8 @@ import traceback
 
 PATIENCE_SECONDS = float(os.environ.get("PATIENCE", 120))
 FAILED = []  # what expect() and run_scenarios() met
+DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))  # a login has 1024 of many more
 
 
 def seed():
@@ -175,6 +178,13 @@ class Server:
             self.process = None
         shutil.rmtree(self.dir, ignore_errors=True)
         return code
+
+
+def has_descriptors(count):
+    """Whether a test, and its server, may each have this many; says so if not."""
+    if DESCRIPTORS < count:
+        print('# skipped: it needs %d descriptors, and the hard limit is %d' % (count, DESCRIPTORS), flush=True)
+    return DESCRIPTORS >= count
 
 
 class Closed(ConnectionError):

@@ -134,6 +134,8 @@ def a_crowd_that_does_not_read():
     rng = random.Random(servers.seed())
     keys = [rng.randrange(KEYS) for _ in range(100000)]
     long_line = line_of(keys), b''.join(answer_of(i) for i in keys) + b'END\r\n'
+    if not servers.has_descriptors(2100):
+        return
     flags = ['-m', '64', '-t', '2', '-c', '2000', '-o', 'ext_path=@DIR@/flash:256m,ext_page_size=8']
     with server_with('ext_buffer_mem=%d' % (BUFFERS // MB), flags) as server:
         fill(server)

@@ -575,6 +575,8 @@ def hello_of(server):
 def stalled_handshakes_are_bounded():
     """One worker: clients that stop in the middle cost no more than TLS_GREETING_MAX of them, keep nobody
     out, and are closed in time; so are those that say nothing."""
+    if not servers.has_descriptors(2100):
+        return
     with TlsServer(flags=['-t', '1', '-c', '2000']) as server:
         hello = hello_of(server)
         with server.tls() as s:
