@@ -150,3 +150,22 @@ int ext_trailer_verify(char *end, uint64_t have, uint64_t wbuf_bytes, uint64_t s
         return -EAGAIN;
     return trailer_crc(&t, end) == t.crc ? 0 : -EBADMSG;
 }
+
+uint32_t ext_trailer_mend_version(const char *end, uint64_t have, uint64_t wbuf_bytes)
+{
+    struct ext_trailer t;
+    ASSERT(have >= sizeof(t));
+    memcpy(&t, end - sizeof(t), sizeof(t));
+    if (t.count > (wbuf_bytes - sizeof(t)) / sizeof(struct ext_entry) ||
+        sizeof(t) + (uint64_t)t.count * sizeof(struct ext_entry) > have)
+        return 0;
+    const uint32_t found = t.version;
+    for (unsigned shift = 0; shift < 32; shift += 8) {
+        for (uint32_t wrong = 1; wrong <= UINT8_MAX; wrong++) {
+            t.version = found ^ wrong << shift;
+            if (trailer_crc(&t, end) == t.crc)
+                return t.version;
+        }
+    }
+    return 0;
+}

@@ -133,5 +133,8 @@ void ext_trailer_write(char *slot_image, uint64_t wbuf_bytes, uint64_t slot, uin
  * -EBADMSG; -EAGAIN: the table is longer than `have`, *count says how long. */
 int ext_trailer_verify(char *end, uint64_t have, uint64_t wbuf_bytes, uint64_t slot,
                        uint32_t version, uint32_t *count);
+/* If ext_trailer_verify of the whole table failed: the version with which it would verify, if no more than one byte of the
+ * trailer's version is wrong. 0: there is none. */
+uint32_t ext_trailer_mend_version(const char *end, uint64_t have, uint64_t wbuf_bytes);
 
 #endif

@@ -5,6 +5,8 @@
  * grows over all starts, so the highest is the latest. The page is then SEALED up to the last
  * such slot. A damaged trailer must not take a whole page away, or give its number to another. If versions differ, the
  * highest counts only if the table or a record of its slot verifies with it (last_life); likewise a number (trailer_number).
+ * Nor may it bring an earlier life back: a version with one wrong byte is mended by the table's checksum (mended_version),
+ * and with another wrong byte the trailer counts if a record verifies with its version.
  *
  * Then page by page (ext_scan_page) each slot's table, and the records' headers, by reads of up to
  * WINDOW_BYTES where they stand close, of one block where values are long. A record that fits
@@ -90,9 +92,8 @@ static int read_device(struct extstore *e, uint32_t device, void *buf, uint64_t 
 
 static bool is_later(uint32_t a, uint32_t b) { return b == 0 || (int32_t)(a - b) > 0; }
 
-/* Reads the trailer of the slot that ends at `end` of a device. False: there is none of the device's time in the
- * cache. Its checksum comes with its table. */
-static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, struct ext_trailer *t)
+/* Reads what stands where the trailer of the slot that ends at `end` of a device should be. False: it can't be read. */
+static bool read_trailer_bytes(struct extstore *e, uint32_t device, uint64_t end, struct ext_trailer *t)
 {
     char *block = e->scan->table;
     ASSERT(device < e->device_count && end >= e->wbuf_bytes && end <= e->devices[device].bytes);
@@ -102,10 +103,27 @@ static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, stru
     if (rc != 0)
         return false;
     memcpy(t, block + EXT_IO_ALIGN_BYTES - sizeof(*t), sizeof(*t));
+    return true;
+}
+
+/* May a page of the device have been opened with this version since it joined the cache? */
+static bool is_possible(const struct extstore *e, uint32_t device, uint32_t version)
+{
     uint32_t since = e->opt.since[device], floor = e->opt.version_floor;
-    return t->magic == EXT_TRAILER_MAGIC && t->version != 0 && (since == 0 || is_later(t->version, since)) &&
-           (floor == 0 || !is_later(t->version, floor + VERSIONS_AHEAD)) &&
-           t->count <= (e->wbuf_bytes - sizeof(*t)) / sizeof(struct ext_entry);
+    return version != 0 && (since == 0 || is_later(version, since)) &&
+           (floor == 0 || !is_later(version, floor + VERSIONS_AHEAD));
+}
+
+static bool is_count_possible(const struct extstore *e, uint32_t count)
+{
+    return count <= (e->wbuf_bytes - sizeof(struct ext_trailer)) / sizeof(struct ext_entry);
+}
+
+/* False: there is no trailer of the device's time in the cache. Its checksum comes with its table. */
+static bool read_trailer(struct extstore *e, uint32_t device, uint64_t end, struct ext_trailer *t)
+{
+    return read_trailer_bytes(e, device, end, t) && t->magic == EXT_TRAILER_MAGIC &&
+           is_possible(e, device, t->version) && is_count_possible(e, t->count);
 }
 
 /* Reads the table of the slot that ends at slot_end into s->table. 0 with its end and number of entries; else it can't be
@@ -135,15 +153,6 @@ static int read_table(struct extstore *e, uint32_t device, uint64_t slot_end, ui
         have = round_up(sizeof(struct ext_trailer) + (uint64_t)*count * sizeof(struct ext_entry),
                         EXT_IO_ALIGN_BYTES);
     }
-}
-
-/* The version in the slot's trailer; 0: there is none. */
-static uint32_t trailer_version(struct extstore *e, uint64_t slot)
-{
-    struct ext_trailer t;
-    uint32_t device = e->where[ext_slot_page(e, slot)].device;
-    uint64_t end = ext_slot_offset(e, slot) + e->wbuf_bytes;
-    return read_trailer(e, device, end, &t) && t.slot == slot ? t.version : 0;
 }
 
 /* The page number in the latest trailer whose table verifies (*is_sure); if no table does, in the latest trailer. EXT_NO_PAGE:
@@ -253,15 +262,23 @@ static uint64_t record_at(struct extstore *e, uint64_t slot, uint32_t version, c
     return verifies ? bytes : 0;
 }
 
-/* Does the slot's table, or at least one record in it, verify with this version? True as well if that
- * can't be known, since values of older lives must not come back. */
-static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
+/* The version that a trailer with the wrong version `found` was written with, if its table tells; or 0. */
+static uint32_t mended_version(struct extstore *e, uint64_t slot, uint32_t found)
 {
     uint32_t count, device = e->where[ext_slot_page(e, slot)].device;
-    char *table;
+    char *end;
+    if (read_table(e, device, ext_slot_offset(e, slot) + e->wbuf_bytes, slot, found, &end, &count) != -EBADMSG)
+        return 0;
+    uint32_t version = ext_trailer_mend_version(end, (uint64_t)(end - e->scan->table), e->wbuf_bytes);
+    return is_possible(e, device, version) ? version : 0;
+}
+
+/* Does a record in the slot verify with this version? True as well if that can't be known, since values of older lives must
+ * not come back. */
+static bool has_record(struct extstore *e, uint64_t slot, uint32_t version)
+{
     struct ext_record rec;
-    int rc = read_table(e, device, ext_slot_offset(e, slot) + e->wbuf_bytes, slot, version, &table, &count);
-    char *image = rc == -EBADMSG ? aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes) : NULL;
+    char *image = aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes);
     if (image == NULL)
         return true;
     ASSERT(version != 0);
@@ -273,10 +290,60 @@ static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
     return found;
 }
 
+/* The version in the slot's trailer, or 0. Of its magic number, slot and count one may be wrong, if a record has the version; with
+ * a version that can't be, see mended_version. */
+static uint32_t trailer_version(struct extstore *e, uint64_t slot)
+{
+    struct ext_trailer t;
+    uint32_t device = e->where[ext_slot_page(e, slot)].device;
+    if (!read_trailer_bytes(e, device, ext_slot_offset(e, slot) + e->wbuf_bytes, &t))
+        return 0;
+    int right = (t.magic == EXT_TRAILER_MAGIC) + (t.slot == slot) + is_count_possible(e, t.count);
+    if (right == 3)
+        return is_possible(e, device, t.version) ? t.version : mended_version(e, slot, t.version);
+    return right == 2 && is_possible(e, device, t.version) && has_record(e, slot, t.version) ? t.version : 0;
+}
+
+/* Does the slot's table, or at least one record in it, verify with this version? As has_record. */
+static bool is_borne_out(struct extstore *e, uint64_t slot, uint32_t version)
+{
+    uint32_t count, device = e->where[ext_slot_page(e, slot)].device;
+    char *table;
+    int rc = read_table(e, device, ext_slot_offset(e, slot) + e->wbuf_bytes, slot, version, &table, &count);
+    return rc != -EBADMSG || has_record(e, slot, version);
+}
+
+/* Versions that nothing bears out get the one that was meant, if that can be told: a later life must not be taken for an
+ * earlier one. */
+static void mend_versions(struct extstore *e, uint64_t first_slot, uint32_t *versions)
+{
+    for (uint32_t i = 0; i < e->slots_per_page; i++) {
+        if (versions[i] == 0 || is_borne_out(e, first_slot + i, versions[i]))
+            continue;
+        uint32_t meant = mended_version(e, first_slot + i, versions[i]);
+        versions[i] = meant != 0 ? meant : versions[i];
+    }
+}
+
+/* Is there more than one version, or only one slot that has one? Other pages need no closer look: all slots agree. */
+static bool is_mixed_or_alone(const struct extstore *e, const uint32_t *versions)
+{
+    uint32_t first = 0, count = 0;
+    bool differ = false;
+    for (uint32_t i = 0; i < e->slots_per_page; i++) {
+        count += versions[i] != 0;
+        first = first == 0 ? versions[i] : first;
+        differ |= versions[i] != 0 && versions[i] != first;
+    }
+    return differ || count == 1;
+}
+
 /* The version of the page's last life; 0: none. Versions with which nothing verifies become 0. */
 static uint32_t last_life(struct extstore *e, uint64_t first_slot, uint32_t *versions)
 {
     ASSERT(first_slot % e->slots_per_page == 0);
+    if (is_mixed_or_alone(e, versions))
+        mend_versions(e, first_slot, versions);
     for (;;) {
         uint32_t latest = 0;
         bool differ = false, found = false;
