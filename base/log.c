@@ -94,13 +94,14 @@ const char *log_key(char *out, size_t size, const void *key, size_t len)
  * threads at the start of a window may let one more line through; that does no harm. */
 static bool site_may_print(struct log_site *site, uint32_t *skipped)
 {
+    uint32_t window_sec = site->is_rare ? LOG_RARE_SEC : LOG_WINDOW_SEC, burst = site->is_rare ? 1 : LOG_BURST;
     uint64_t now = clock_mono_ms() + 1; /* never 0, which means that nothing was printed */
     uint64_t start = atomic_load(&site->window_start_ms);
-    if (start == 0 || now - start >= LOG_WINDOW_SEC * UINT64_C(1000)) {
+    if (start == 0 || now - start >= window_sec * UINT64_C(1000)) {
         if (atomic_compare_exchange_strong(&site->window_start_ms, &start, now))
             atomic_store(&site->printed_count, 0);
     }
-    if (atomic_fetch_add(&site->printed_count, 1) >= LOG_BURST) {
+    if (atomic_fetch_add(&site->printed_count, 1) >= burst) {
         atomic_fetch_add(&site->skipped_count, 1);
         return false;
     }

@@ -7,7 +7,8 @@
  * a line.
  *
  * Each place in the source may print LOG_BURST lines in LOG_WINDOW_SEC. More are
- * only counted, and the next line of that place tells the count.
+ * only counted, and the next line of that place tells the count. A place that repeats for as long as something lasts may print
+ * one line in LOG_RARE_SEC.
  *
  * Any thread; no locks; sleeps if stderr does. Process-wide static state: level
  * and descriptor. Before log_setup() it prints notices and worse to stderr.
@@ -21,6 +22,7 @@ enum {
     LOG_LINE_BYTES = 1024, /* longer lines are cut, and end in "..." */
     LOG_BURST = 10,
     LOG_WINDOW_SEC = 10,
+    LOG_RARE_SEC = 60,
 };
 
 /*        level             word       systemd's priority */
@@ -38,11 +40,12 @@ enum log_level {
         LOG_LEVEL_COUNT
 };
 
-/* State of one place in the source; made by the macros below, all zero at first. */
+/* State of one place in the source; made by the macros below, all zero at first, but for is_rare. */
 struct log_site {
     _Atomic uint64_t window_start_ms;
     _Atomic uint32_t printed_count; /* in this window */
     _Atomic uint32_t skipped_count; /* since the last line printed */
+    bool is_rare;                   /* const */
 };
 
 /* Where lines go and down to which level. With journal < 0 it finds out whether fd is
@@ -64,6 +67,12 @@ void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
         static struct log_site log_site_;                                                          \
         if (log_is_on(level))                                                                      \
             log_line(&log_site_, level, __VA_ARGS__);                                              \
+    } while (0)
+#define log_warning_rarely(...)                                                                    \
+    do {                                                                                           \
+        static struct log_site log_site_ = {.is_rare = true};                                      \
+        if (log_is_on(LOG_LEVEL_WARNING))                                                          \
+            log_line(&log_site_, LOG_LEVEL_WARNING, __VA_ARGS__);                                  \
     } while (0)
 #define log_error(...) log_at(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning(...) log_at(LOG_LEVEL_WARNING, __VA_ARGS__)

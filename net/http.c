@@ -178,7 +178,7 @@ static void accept_again(evutil_socket_t fd UNUSED, short what UNUSED, void *lis
 static void accept_failed(struct evconnlistener *listener, void *arg UNUSED)
 {
     struct timeval later = {0, HTTP_RETRY_US};
-    log_warning("http: accept(): %s", strerror(errno));
+    log_warning_rarely("http: accept(): %s", strerror(errno));
     if (event_base_once(evconnlistener_get_base(listener), -1, EV_TIMEOUT, accept_again, listener, &later) == 0)
         evconnlistener_disable(listener);
 }

@@ -382,7 +382,7 @@ static bool accept_one(struct listener *one)
     int fd = accept4(one->fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            log_warning("accept(): %s", strerror(errno));
+            log_warning_rarely("accept(): %s", strerror(errno));
             stop_accepting(l);
             return false;
         }

@@ -157,6 +157,19 @@ Test(log, suppressed_lines_are_counted_later)
     cr_assert_str_eq(printed() + before, "<5>y (7 more like this left out)\n");
 }
 
+Test(log, a_rare_place_prints_one_line_a_minute)
+{
+    struct log_site site = {.is_rare = true};
+    for (int i = 0; i < 8; i++)
+        log_line(&site, LOG_LEVEL_NOTICE, "x");
+    atomic_fetch_sub(&site.window_start_ms, LOG_WINDOW_SEC * 1000); /* as if time had passed */
+    log_line(&site, LOG_LEVEL_NOTICE, "y");
+    cr_assert_str_eq(printed(), "<5>x\n");
+    atomic_fetch_sub(&site.window_start_ms, LOG_RARE_SEC * 1000);
+    log_line(&site, LOG_LEVEL_NOTICE, "y");
+    cr_assert_str_eq(printed(), "<5>x\n<5>y (8 more like this left out)\n");
+}
+
 Test(log, keeps_errno)
 {
     errno = EXDEV;
