@@ -566,7 +566,7 @@ class Hard(Run):
         self.wall_saved = 0
         self.places, self.clock, self.ending = {}, None, None
         self.filling = rng.choice(('flash', 'checkpoint', 'memory')) if 'fills' in self.what else None
-        self.strained = self.is_slow = self.is_filled = False
+        self.strained = self.is_slow = self.is_filled = self.is_writeless = False
 
     def size(self):
         return self.rng.choice((24, 40)) if self.full else self.rng.choice((120, 160))
@@ -699,7 +699,10 @@ class Hard(Run):
         try:
             server = self.start(flags)
         except Refused as e:
-            raise Broken('it refuses to start: %s' % e) from e
+            if not self.is_writeless:
+                raise Broken('it refuses to start: %s' % e) from e
+            self.relieve(m)  # with no device that takes a mark
+            server = self.start(flags)
         if self.ending is not None:
             self.after_end(m)
         self.server = server
@@ -778,7 +781,7 @@ class Hard(Run):
         else:
             self.server.process.send_signal(how)
         self.ending, self.ended_by, self.was_dark = self.server, how, m.dark
-        if 'twins' not in self.what or m.dark or self.is_filled or self.full_at_start or rng.random() < 0.4:
+        if 'twins' not in self.what or m.dark or self.is_writeless or self.is_filled or self.full_at_start or rng.random() < 0.4:
             self.ending.process.wait(servers.PATIENCE_SECONDS)
             self.after_end(m)
 
@@ -817,9 +820,11 @@ class Hard(Run):
             self.all_devices('arm=1 seed=%d stall_ms=%d write.stall=1/%d read.stall=1/%d' % (
                 rng.randrange(1000), ms, one_in, 40 * one_in))
         if 'dies' in self.what and rng.random() < 0.8:
-            self.strained = m.dark = True
+            self.strained = True
+            fault = rng.choice(('gone=1', 'gone=1', 'read.eio=1/1', 'write.eio=1/1', 'write.eio=1/1'))
+            m.dark, self.is_writeless = not fault.startswith('write'), fault.startswith('write')
             for device in rng.sample(self.devices(), rng.choice((1, 1, 2))):
-                device.set('arm=1 gone=1')
+                device.set('arm=1 ' + fault)
         if self.filling in ('flash', 'memory') and rng.random() < 0.8:
             self.strained = self.is_filled = True
             self.fill_memory() if self.filling == 'memory' else [d.fill() for d in self.devices()]
@@ -834,7 +839,7 @@ class Hard(Run):
 
     def relieve(self, m):
         self.all_devices('off')
-        m.dark = self.is_slow = self.is_filled = False
+        m.dark = self.is_slow = self.is_filled = self.is_writeless = False
         for device in self.devices():
             device.clear()
         filler = os.path.join(os.path.dirname(self.memory), 'filler')
@@ -850,7 +855,7 @@ class Hard(Run):
             subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % (rng.choice((28, 64)) + 12 * self.wbuf), 'tmpfs',
                             os.path.dirname(self.memory)], check=True)
         for life in range(self.args.lives):
-            self.strained = self.filling is not None or self.is_slow
+            self.strained = self.filling is not None or self.is_slow or self.is_writeless
             self.begin(m, life)
             last = life == self.args.lives - 1
             client = Client(self.server)
