@@ -130,9 +130,11 @@ class Model:
             return ttl
         return int(time.time()) + self.wall_off + ttl
 
-    def is_too_large(self, key, line):
-        """A value that is larger than -I is now may be refused to come to RAM."""
+    def has_no_room(self, key, line):
+        """A value that is larger than -I is now may be refused to come to RAM; where memory has no room, any."""
         value = self.now[key]
+        if line == b'SERVER_ERROR out of memory' and self.limit.get('scarce'):
+            return True
         refused = line == b'SERVER_ERROR object too large for cache' and value is not None and \
             len(value.data) >= self.limit['sure']
         if refused:
@@ -321,7 +323,7 @@ class Ops:
         request = (b'mg %s b T%d\r\n' if key in m.binary else b'touch %s %d\r\n') % (m.name(key), m.exptime(ttl))
 
         def answer(line):
-            if m.is_too_large(key, line):
+            if m.has_no_room(key, line):
                 return
             if m.there(key, line in (b'TOUCHED', b'HD'), 'touch'):
                 m.now[key].touch(ttl)
@@ -334,7 +336,7 @@ class Ops:
         request = b'mg %s T%d v f%s\r\n' % (m.name(key), m.exptime(ttl), b' b' if key in m.binary else b'')
 
         def answer(line):
-            if m.is_too_large(key, line):
+            if m.has_no_room(key, line):
                 return
             if not m.there(key, line.startswith(b'VA '), 'gat'):
                 return
