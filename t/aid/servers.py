@@ -53,7 +53,7 @@ def end_probe(s):
 
 
 class Server:
-    """One server process; use as a context manager, which shows its last lines if something failed meanwhile."""
+    """One server process; use as a context manager. Its last lines are shown if something failed meanwhile."""
 
     def __init__(self, binary, flags=(), name="server", tcp=False):
         self.binary = binary
@@ -66,6 +66,7 @@ class Server:
         self.port = None
         self.process = None
         self.failed_before = len(FAILED)
+        self.has_served = False
 
     def __enter__(self):
         try:
@@ -75,13 +76,18 @@ class Server:
             raise
         return self
 
-    def __exit__(self, kind, *exc):
-        if kind is not None or len(FAILED) > self.failed_before:
-            ended = self.process and self.process.poll()
-            print("---- %s after %s%s, its last lines:\n%s----" % (
-                self.name, "a failed claim" if kind is None else kind.__name__,
-                "" if ended is None else " (it had ended with %s)" % ended, self.log_tail()), file=sys.stderr, flush=True)
+    def __exit__(self, *exc):
         self.stop()
+
+    def tell_of_failure(self):
+        """Shows the last lines if an exception is on its way, or a claim has failed since this server was made."""
+        kind = sys.exc_info()[0]
+        if not self.has_served or (kind is None and len(FAILED) == self.failed_before):
+            return  # start() has told of one that never served
+        ended = self.process.poll()
+        print("---- %s after %s%s, its last lines:\n%s----" % (
+            self.name, "a failed claim" if kind is None else kind.__name__,
+            "" if ended is None else " (it had ended with %s)" % ended, self.log_tail()), file=sys.stderr, flush=True)
 
     def start(self):
         command = [self.binary]
@@ -109,6 +115,7 @@ class Server:
                         self.port = int(next(line for line in f if line.startswith("TCP"))
                                         .split(":")[-1])
                 end_probe(self.connect())
+                self.has_served = True
                 return
             except (OSError, ValueError, StopIteration):
                 time.sleep(0.01)
@@ -168,6 +175,7 @@ class Server:
         """SIGTERM, and SIGKILL after PATIENCE_SECONDS. Returns the exit code, None if it never ran."""
         code = None
         if self.process is not None:
+            self.tell_of_failure()
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
             try:
@@ -213,9 +221,9 @@ class Client:
             return what(*args)
         except ConnectionError as e:
             raise Closed(str(e)) from e
-        except TimeoutError as e:
+        except TimeoutError:
             raise TimeoutError("no answer within %g s; sent last: %r, line read last: %r" % (
-                self.sock.gettimeout(), self.sent[-100:], self.seen[:200])) from e
+                self.sock.gettimeout(), self.sent[-100:], self.seen[:200])) from None
 
     def line(self):
         line = self.read(self.file.readline)

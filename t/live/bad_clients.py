@@ -89,8 +89,6 @@ class Part:
             if kind is None:
                 self.finish(took, errors)
         finally:
-            if kind is not None:
-                sys.stderr.write(self.server.log_tail())
             self.server.stop()
 
     def finish(self, took, errors):

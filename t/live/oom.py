@@ -24,7 +24,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'aid'))
 import servers  # noqa: E402
-from servers import PATIENCE_SECONDS, Closed, Server, is_extant  # noqa: E402
+from servers import PATIENCE_SECONDS, Closed, Server, is_extant, wait_for  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BINARY = os.environ.get("EXTANT", "./extant")
@@ -277,10 +277,7 @@ def malloc_fails():
                 closed, errors = closed + client.closed, errors + client.errors
                 server.steer(0)
                 works(server)
-            for _ in range(300):  # freed memory goes back within seconds
-                if server.rss_kb() <= baseline * 1.2:
-                    break
-                time.sleep(0.05)
+            wait_for(lambda: server.rss_kb() <= baseline * 1.2 + 2048)  # freed memory goes back within seconds
             grown = (server.rss_kb() - baseline) / 1024
             facts.append("%s: %d allocations failed, %d closed, %d SERVER_ERROR, RSS +%.1f MB" % (
                 "flash" if flash else "RAM", failed, closed, errors, grown))

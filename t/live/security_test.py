@@ -11,6 +11,7 @@ right after its answer), and nobody gets what is withheld from him. Runs on $EXT
 """
 
 import base64
+import math
 import os
 import pwd
 import random
@@ -838,17 +839,21 @@ def million(server, key_of, count):
 
 def hash_flood():
     """A million keys that collide under a known seed cost no more than others: the seed is
-    drawn at each start. (A third more is accepted: the clock of CPU time is coarse.)"""
+    drawn at each start. (A third more is accepted: the clock of CPU time is coarse. On a busy machine a run may cost
+    more than its requests; so the least of several runs counts.)"""
     if not extant_only():
         return "skipped: memcached's seed is known"
-    count, costs = 1000000, []
-    for key_of in (plain_key, flood_key):
-        with Server(BINARY, ["-m", "256"], name="flood") as server:
-            costs.append(million(server, key_of, count))
-            if server.stats()["curr_items"] != str(count):
-                raise Failed("%s items" % server.stats()["curr_items"])
-            clean_stop(server)
-    if costs[1] > costs[0] * 4 / 3 + 0.1:
+    count, costs = 1000000, [math.inf, math.inf]
+    for _ in range(5):
+        for which, key_of in enumerate((plain_key, flood_key)):
+            with Server(BINARY, ["-m", "256"], name="flood") as server:
+                costs[which] = min(costs[which], million(server, key_of, count))
+                if server.stats()["curr_items"] != str(count):
+                    raise Failed("%s items" % server.stats()["curr_items"])
+                clean_stop(server)
+        if costs[1] <= costs[0] * 4 / 3 + 0.1:
+            break
+    else:
         raise Failed("%.2f s of CPU for keys that collide, %.2f s for others" % tuple(costs[::-1]))
     return "%d keys set and got: %.2f s of CPU, others %.2f s" % (count, costs[1], costs[0])
 
