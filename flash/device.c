@@ -40,6 +40,14 @@ static bool is_block_device(const char *path)
     return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
 }
 
+/* Below /dev a name that is not there is a device that is missing: a file made there would be memory. */
+static bool is_missing_device(const char *path)
+{
+    struct stat st;
+    bool is_node = strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm/", 9) != 0;
+    return is_node && stat(path, &st) != 0 && errno == ENOENT;
+}
+
 /* A block device is claimed for this process alone (O_EXCL): the kernel refuses one that is mounted,
  * or in use by RAID, LVM, swap or another process, by whatever node. One that a killed process had
  * open is free some milliseconds later (see lock_file), so it is tried for 2 s. Anything else is
@@ -47,6 +55,8 @@ static bool is_block_device(const char *path)
 static int open_claimed(const char *path)
 {
     const struct timespec pause = {.tv_nsec = CLAIM_PAUSE_NS};
+    if (is_missing_device(path))
+        return -ENODEV;
     for (unsigned tries = 0;;) {
         int flags = is_block_device(path) ? O_EXCL : O_CREAT;
         int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600);

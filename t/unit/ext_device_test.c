@@ -84,6 +84,9 @@ Test(device, a_directory_that_is_not_there_is_refused)
 Test(device, what_is_no_file_is_refused)
 {
     refused(open_bytes("/dev/null", PAGES * PAGE_BYTES, NULL), -EINVAL, "neither a file nor");
+    static const char missing[] = "/dev/extant-test-no-such-device";
+    refused(open_bytes(missing, PAGES * PAGE_BYTES, NULL), -ENODEV, "No such device");
+    cr_assert_neq(access(missing, F_OK), 0);
     refused(open_bytes(dir, PAGES * PAGE_BYTES, NULL), -EISDIR, ": Is a directory");
 }
 
