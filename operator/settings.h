@@ -34,7 +34,11 @@ enum {
 #define SETTINGS_EXT_PAGES_MIN 4u            /* in files of class default */
 #define SETTINGS_EXT_BUFFERS_MIN 5u          /* write buffers that ext_buffer_mem must hold */
 #define SETTINGS_EXT_THREADS_MAX 64u
-#define SETTINGS_EXT_PAGES_WISH 8u           /* total, unless ext_page_size says otherwise */
+#define SETTINGS_EXT_PAGES_WISH 128u         /* total, unless ext_page_size says otherwise; */
+#define SETTINGS_EXT_PAGES_FEW 8u            /* pages of one write buffer only where even so few have no room */
+#define SETTINGS_EXT_WBUF_SMALL_BYTES (2 * MiB) /* of write buffers, unless their size is given or -I is above half of it: */
+#define SETTINGS_EXT_WBUF_BYTES (4 * MiB)       /* then this, or more */
+#define SETTINGS_EXT_BUFFER_MEM (32 * MiB)      /* unless write buffers were given */
 #define SETTINGS_EXT_MEMORY_MIN (3 * MiB)    /* -m: 2 MB of it are for items, and the index takes the rest */
 #define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* the reach of a place of 40 bits */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
@@ -192,7 +196,7 @@ enum settings_bucket {
       "items with less TTL go to pages of their own")                                                                 \
     X(U32, ext_recache_rate, 2000, 0, UINT32_MAX, "", NUMBER, "ext_recache_rate",                                     \
       "one in this many eligible hits brings the item back to memory; 0 never")                                       \
-    X(U64, ext_wbuf_size, 4 * MiB, 64 * KiB, GiB, "bytes", NUMBER, "ext_wbuf_size",                                   \
+    X(U64, ext_wbuf_size, SETTINGS_EXT_WBUF_SMALL_BYTES, 64 * KiB, GiB, "bytes", NUMBER, "ext_wbuf_size",              \
       "write buffer, given in MB, or with k; limits -I")                                                              \
     X(U32, ext_compact_under, 0, 0, SETTINGS_EXT_PAGES_MAX, "pages", NUMBER, "ext_compact_under",                     \
       "compact below this many free pages; default: 1% of all, at least 1")                                           \
@@ -254,8 +258,8 @@ enum settings_bucket {
       "newest version that clients may speak, numbered as for ssl_min_version")                                       \
     X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", HIDDEN, "", "SO_MARK of sockets; 0 none")                            \
     X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", HIDDEN, "",                                               \
-      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files are small,\n"                     \
-      "as it was if flash has content; or with k, a multiple of 64k")                                                 \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files have no room\n"                    \
+      "for 128, as it was if flash has content; or with k, a multiple of 64k")                                                 \
     X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "threads that write to flash and reclaim it")                                                     \
     X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads of flash under way for each thread; at least 128 in any case")\
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \
@@ -282,8 +286,8 @@ enum settings_bucket {
     X(BOOL, ext_verify_writes, false, 0, 1, "", HIDDEN, "",                                                           \
       "read each flash write back and compare it before its buffer is freed")                                         \
     X(U64, ext_buffer_mem, 0, 0, 1ull << 50, "bytes", HIDDEN, "",                                                     \
-      "memory for flash write and read buffers, given in MB; default: 8 write buffers, and one for\n"                   \
-      "each of ext_ttl_groups up to 1/32 of -m")
+      "memory for flash write and read buffers, given in MB; default: 32, or 8 write buffers if their\n"                 \
+      "size was given, and one for each of ext_ttl_groups up to 1/32 of -m")
 
 /* Fields of struct settings by type. */
 #define SETTING_C_BOOL _Atomic(bool)

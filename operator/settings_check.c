@@ -200,8 +200,9 @@ static uint64_t default_page_count(const struct settings *s, uint64_t page_size)
     return count;
 }
 
-/* Small files would have very few pages of the default size. memcached accepts such files, so pages get
- * smaller, unless their size was given, and if they are too few then, write buffers too. */
+/* Files that are not large would have few pages of the default size. So pages get smaller, unless their size was given,
+ * until there are SETTINGS_EXT_PAGES_WISH, or two write buffers in each. Small files would still have very few; memcached
+ * accepts them, so pages get smaller yet, and if they are too few then, write buffers too. */
 static void shrink_pages(struct parser *p)
 {
     struct settings *s = p->s;
@@ -209,7 +210,8 @@ static void shrink_pages(struct parser *p)
     while (!p->is_set[ID_ext_page_size]) {
         bool too_few = default_page_count(s, s->ext_page_size) < SETTINGS_EXT_PAGES_MIN;
         uint64_t half = s->ext_page_size / 2;
-        if (!too_few && settings_ext_page_count(s) >= SETTINGS_EXT_PAGES_WISH)
+        uint64_t wish = half >= 2 * s->ext_wbuf_size ? SETTINGS_EXT_PAGES_WISH : SETTINGS_EXT_PAGES_FEW;
+        if (!too_few && settings_ext_page_count(s) >= wish)
             break;
         if (too_few && !p->is_set[ID_ext_wbuf_size] && half < s->ext_wbuf_size && half > s->item_size_max && is_unit_size(half))
             s->ext_wbuf_size = half;
@@ -219,15 +221,18 @@ static void shrink_pages(struct parser *p)
     }
 }
 
-/* A write buffer has to hold the largest item. Unless its size was given, it becomes as large as -I
- * requires: the next power of two, and the page with it; or, if the page size was given, the next size that
- * divides it. */
+/* A write buffer has to hold the largest item. Unless its size was given, it is small, so that there are many, if two
+ * such items have room in it; else it becomes as large as -I requires: the next power of two, and the page with it; or,
+ * if the page size was given, the next size that divides it. */
 static void grow_wbuf(struct parser *p)
 {
     struct settings *s = p->s;
-    if (p->is_set[ID_ext_wbuf_size] || s->item_size_max <= s->ext_wbuf_size)
+    if (p->is_set[ID_ext_wbuf_size] || s->item_size_max <= SETTINGS_EXT_WBUF_SMALL_BYTES / 2)
         return;
-    uint64_t bytes = s->ext_wbuf_size, step = 0;
+    uint64_t bytes = SETTINGS_EXT_WBUF_BYTES, step = 0;
+    s->ext_wbuf_size = bytes;
+    if (s->item_size_max <= bytes)
+        return;
     if (p->is_set[ID_ext_page_size])
         step = s->ext_page_size < SETTINGS_EXT_UNIT_BYTES ? SETTINGS_EXT_SMALL_UNIT_BYTES
                                                           : SETTINGS_EXT_UNIT_BYTES;
@@ -247,6 +252,16 @@ static uint64_t spare_buffers(const struct settings *s)
     return min_u64(groups, s->maxbytes / 32 / s->ext_wbuf_size);
 }
 
+/* Eight write buffers. Where their size was left open, which makes them small so that they are many, 32 MB; but not much
+ * more than half of a small flash. */
+static uint64_t default_buffer_mem(const struct settings *s)
+{
+    uint64_t flash = settings_ext_page_count(s) * s->ext_page_size, buffers = 8;
+    if (!s->ext_given.wbuf_size)
+        buffers = max_u64(buffers, min_u64(SETTINGS_EXT_BUFFER_MEM, flash / 2) / s->ext_wbuf_size);
+    return (buffers + spare_buffers(s)) * s->ext_wbuf_size;
+}
+
 /* What follows from the sizes of pages and write buffers, unless it was given. */
 static void derive_from_sizes(struct settings *s)
 {
@@ -256,7 +271,7 @@ static void derive_from_sizes(struct settings *s)
     if (!s->ext_given.drop_under)
         s->ext_drop_under = (uint32_t)under;
     if (!s->ext_given.buffer_mem)
-        s->ext_buffer_mem = (8 + spare_buffers(s)) * s->ext_wbuf_size;
+        s->ext_buffer_mem = default_buffer_mem(s);
 }
 
 /* Why these sizes can't be used with the other settings, or NULL. */

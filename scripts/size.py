@@ -97,7 +97,7 @@ def main():
     p.add_argument("--device", type=size, default=0, help="size of the device, if it is larger than the cache")
     p.add_argument("--dwpd", type=float, default=1, help="full writes a day that the device is rated for (1)")
     p.add_argument("--page", type=int, default=64, help="ext_page_size, MB (64)")
-    p.add_argument("--wbuf", type=int, default=4, help="ext_wbuf_size, MB (4)")
+    p.add_argument("--wbuf", type=int, default=2, help="ext_wbuf_size, MB (2)")
     p.add_argument("--json", action="store_true")
     options = p.parse_args()
     result = compute(options)

@@ -9,7 +9,12 @@
 
 TestSuite(groups, .timeout = 600);
 
-enum { PAGES = 128, PAGE = 256 * 1024, WBUF = 64 * 1024, VALUE = 2000, WBUFS = 24, IDS = 60000 };
+enum { WBUF = 64 * 1024, IDS = 60000 };
+
+/* Flash and buffers. */
+static struct shape {
+    uint32_t pages, page_bytes, wbufs, value_bytes;
+} shape = {.pages = 128, .page_bytes = 4 * WBUF, .wbufs = 24, .value_bytes = 2000};
 
 static uint64_t seed;
 
@@ -20,7 +25,7 @@ static double unit(void)
 }
 
 /* How long a page lives in a queue without groups, at an object a second. */
-static uint32_t turnover_sec(void) { return (uint32_t)((uint64_t)PAGES * PAGE / (VALUE + 96)); }
+static uint32_t turnover_sec(void) { return (uint32_t)((uint64_t)shape.pages * shape.page_bytes / (shape.value_bytes + 96)); }
 
 /* Times to live as operators use them: 40% have none; 30% one of four, from a minute to a day, and 30% anything
  * between. `day` is how long a day is here. Some of it passes in RAM. */
@@ -42,11 +47,11 @@ static uint32_t draw_ttl(double day)
     return ttl < 3 ? 1 : (uint32_t)ttl; /* 1: not written */
 }
 
-static struct aid *open_aid(uint32_t pages, unsigned groups)
+static struct aid *open_aid(unsigned groups)
 {
-    struct aid *a = aid_new(pages, PAGE, WBUF);
-    a->opt.wbuf_count = WBUFS;
-    a->opt.buffer_bytes = (WBUFS + 1) * WBUF + 4 * MiB;
+    struct aid *a = aid_new(shape.pages, shape.page_bytes, WBUF);
+    a->opt.wbuf_count = shape.wbufs;
+    a->opt.buffer_bytes = (shape.wbufs + 1) * WBUF + 4 * MiB;
     a->opt.ttl_groups = groups;
     a->tun.rewrite_pct = 10;
     a->tun.stay_pct = 33;
@@ -89,7 +94,7 @@ static struct result play(struct aid *a, double day, unsigned turns)
 {
     struct result r = {0};
     uint32_t seconds = turnover_sec() * turns, looks = 0;
-    double flash = (double)PAGES * PAGE;
+    double flash = (double)shape.pages * shape.page_bytes;
     for (uint32_t i = 0; i < seconds; i++) {
         uint32_t id = i % IDS, ttl = draw_ttl(day);
         atomic_fetch_add(&a->now_unix, 1);
@@ -97,7 +102,7 @@ static struct result play(struct aid *a, double day, unsigned turns)
             aid_delete(a, id);
             a->objects[id].exptime_unix = ttl == 0 ? 0 : a->now_unix + ttl;
             a->objects[id].time_unix = a->now_unix;
-            aid_set_wait(a, id, VALUE, EXT_BUCKET_DEFAULT);
+            aid_set_wait(a, id, shape.value_bytes, EXT_BUCKET_DEFAULT);
             r.stored++;
         }
         keep_up(a);
@@ -120,25 +125,32 @@ static struct result play(struct aid *a, double day, unsigned turns)
     return r;
 }
 
-/* With a day of this length in turnovers of flash. */
-static void compare(double day_turns)
+/* With a day of this length in turnovers of flash: at most so much is expired, in percent. */
+static void compare(double day_turns, double expired_max)
 {
     double day = day_turns * turnover_sec();
-    struct aid *a = open_aid(PAGES, 16);
+    struct aid *a = open_aid(16);
     struct result with = play(a, day, 4);
     aid_free(a);
-    a = open_aid(PAGES, 0);
+    a = open_aid(0);
     struct result without = play(a, day, 4);
     aid_free(a);
-    cr_assert_leq(with.expired, 2.0, "%.2f%%", with.expired);
+    cr_assert_leq(with.expired, expired_max, "%.2f%%", with.expired);
     cr_assert_geq(without.expired, 15.0, "%.2f%%", without.expired);
-    cr_assert_leq(with.told, 2.5, "%.2f%%", with.told);
-    cr_assert(with.told - with.expired < 0.7 && with.expired - with.told < 0.7, "told %.2f%%, is %.2f%%", with.told,
-              with.expired);
+    double off = with.told - with.expired;
+    cr_assert(off < 0.35 * expired_max && -off < 0.35 * expired_max, "told %.2f%%, is %.2f%%", with.told, with.expired);
     cr_assert_lt(with.evicted, without.evicted);
     cr_assert_leq(with.amplification, 1.30);
 }
 
-Test(groups, of_mixed_times_to_live_at_most_2_percent_of_flash_is_expired) { compare(1); }
-Test(groups, also_when_pages_outlive_every_time_to_live) { compare(0.3); }
-Test(groups, also_when_many_outlive_their_page) { compare(4); }
+Test(groups, of_mixed_times_to_live_at_most_2_percent_of_flash_is_expired) { compare(1, 2); }
+Test(groups, also_when_pages_outlive_every_time_to_live) { compare(0.3, 2); }
+Test(groups, also_when_many_outlive_their_page) { compare(4, 2); }
+
+/* What the default has where flash has room for 64 pages (256 MB) and -m is small: 12 write buffers, of which six are for
+ * groups. */
+Test(groups, also_in_a_small_cache_most_of_them)
+{
+    shape = (struct shape){.pages = 64, .page_bytes = 2 * WBUF, .wbufs = 12, .value_bytes = 500};
+    compare(1, 6);
+}

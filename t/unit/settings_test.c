@@ -982,7 +982,7 @@ Test(settings, page_size_refusals)
     refused("-o ext_path=/f:64m,ext_page_size=4096", 64, "ext_page_size must be between 64k and 1024m");
     refused("-o ext_path=/f:64m,ext_page_size=x", 64, "could not parse argument to ext_page_size: \"x\" is not a size, such as 512k or 64m");
     refused("-o ext_path=/f:64m,ext_page_size=7", 64,
-            "Failed to initialize external storage: page_size must be divisible by wbuf_size (ext_page_size is 7 MB, ext_wbuf_size 4 MB)");
+            "Failed to initialize external storage: page_size must be divisible by wbuf_size (ext_page_size is 7 MB, ext_wbuf_size 2 MB)");
     refused("-o ext_path=/f:99m,ext_page_size=9,ext_wbuf_size=3", 64,
             "Failed to initialize external storage: page_size and wbuf_size must be divisible by "
             "1024*1024*2 (ext_page_size is 9 MB, ext_wbuf_size 3 MB)");
@@ -1001,8 +1001,8 @@ Test(settings, small_caches_have_small_pages)
     cr_assert_eq(s.ext_page_size, 512 * KiB);
     cr_assert_eq(s.ext_wbuf_size, 128 * KiB);
     cr_assert_eq(settings_ext_page_count(&s), 32);
-    accepted("-I 64k -o slab_chunk_max=64,ext_path=/f:2m,ext_wbuf_size=64k");
-    cr_assert_eq(settings_ext_page_count(&s), 8);
+    accepted("-I 64k -o slab_chunk_max=64,ext_path=/f:2m,ext_wbuf_size=64k"); /* two write buffers each */
+    cr_assert_eq(settings_ext_page_count(&s), 16);
     accepted("-o ext_path=/f:64m,ext_page_size=4m,ext_wbuf_size=2m");
     cr_assert_eq(s.ext_page_size, 4 * MiB);
 }
@@ -1016,10 +1016,11 @@ Test(settings, page_size_after_path_counts)
 Test(settings, small_files_get_small_pages)
 {
     accepted("-o ext_path=/f:64m");
-    cr_assert_eq(s.ext_page_size, 8 * MiB);
-    accepted("-o ext_path=/f:16m");
     cr_assert_eq(s.ext_page_size, 4 * MiB);
-    cr_assert_eq(s.ext_wbuf_size, 4 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
+    accepted("-o ext_path=/f:16m");
+    cr_assert_eq(s.ext_page_size, 2 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
     accepted("-o ext_path=/f:8m");
     cr_assert_eq(s.ext_page_size, 2 * MiB);
     cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
@@ -1029,8 +1030,11 @@ Test(settings, small_files_get_small_pages)
     cr_assert_eq(s.ext_wbuf_size, MiB);
     accepted("-o ext_path=/f:64m,ext_path=/g:9g:compact");
     cr_assert_eq(s.ext_page_size, 16 * MiB);
-    accepted("-o ext_path=/f:1g");
+    accepted("-o ext_path=/f:1g"); /* as many as groups of values that expire together need */
+    cr_assert_eq(s.ext_page_size, 8 * MiB);
+    accepted("-o ext_path=/f:8g");
     cr_assert_eq(s.ext_page_size, 64 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
 }
 
 static char kept_line[400];
@@ -1043,13 +1047,15 @@ static bool keeps(const char *words, uint64_t page, uint64_t wbuf)
 
 Test(settings, sizes_of_what_is_on_flash_replace_the_defaults)
 {
-    cr_assert(keeps("-o ext_path=/f:64m,ext_path=/g:64m", 4 * MiB, 2 * MiB));
-    cr_assert_str_eq(kept_line, "flash: pages of 4 MB and write buffers of 2 MB stay as its content was made with them; the "
-                                "defaults are 16 MB and 4 MB now (ext_page_size and ext_wbuf_size would change them, and "
+    cr_assert(keeps("-o ext_path=/f:64m,ext_path=/g:64m", 8 * MiB, 4 * MiB));
+    cr_assert_str_eq(kept_line, "flash: pages of 8 MB and write buffers of 4 MB stay as its content was made with them; the "
+                                "defaults are 4 MB and 2 MB now (ext_page_size and ext_wbuf_size would change them, and "
                                 "empty flash)");
-    cr_assert_eq(s.ext_page_size, 4 * MiB);
-    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
-    cr_assert_eq(s.ext_buffer_mem, 9 * 2 * MiB); /* one for groups: 1/32 of -m 64 */
+    cr_assert_eq(s.ext_page_size, 8 * MiB);
+    cr_assert_eq(s.ext_wbuf_size, 4 * MiB);
+    cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
+    cr_assert(keeps("-o ext_path=/f:1g", 64 * MiB, 2 * MiB));
+    cr_assert_eq(s.ext_buffer_mem, 34 * MiB); /* one for groups: 1/32 of -m 64 */
     cr_assert(keeps("-o ext_path=/f:4g", MiB, MiB));
     cr_assert_eq(s.ext_compact_under, 40);
     cr_assert_eq(s.ext_drop_under, 40);
@@ -1058,7 +1064,7 @@ Test(settings, sizes_of_what_is_on_flash_replace_the_defaults)
     cr_assert_eq(s.ext_compact_under, 3);
     cr_assert_eq(s.ext_drop_under, 2);
     cr_assert_eq(s.ext_buffer_mem, 50 * MiB);
-    cr_assert(!keeps("-o ext_path=/f:4g", 64 * MiB, 4 * MiB));
+    cr_assert(!keeps("-o ext_path=/f:4g", 32 * MiB, 2 * MiB));
     cr_assert_str_eq(kept_line, "", "they are the defaults");
 }
 
@@ -1115,6 +1121,11 @@ Test(settings, the_write_buffer_grows_with_the_largest_item)
     cr_assert_eq(s.ext_buffer_mem, 64 * MiB);
     accepted("-I 4m -o ext_path=/f:9G");
     cr_assert_eq(s.ext_wbuf_size, 4 * MiB);
+    cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
+    accepted("-I 1536k -o ext_path=/f:9G"); /* two of the largest have room in it */
+    cr_assert_eq(s.ext_wbuf_size, 4 * MiB);
+    accepted("-I 1m -o ext_path=/f:9G");
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB);
     accepted("-m 1024 -I 128m -o ext_path=/f:9G");
     cr_assert_eq(s.ext_wbuf_size, 128 * MiB);
     cr_assert_eq(s.ext_page_size, 128 * MiB);
@@ -1123,7 +1134,7 @@ Test(settings, the_write_buffer_grows_with_the_largest_item)
     refused("-I 16m -o ext_path=/f:9G,ext_page_size=12", 64,
             "Failed to initialize external storage: page_size must be divisible by wbuf_size (ext_page_size is 12 MB, ext_wbuf_size 16 MB)");
     accepted("-I 5m");
-    cr_assert_eq(s.ext_wbuf_size, 4 * MiB, "without flash there is none");
+    cr_assert_eq(s.ext_wbuf_size, 2 * MiB, "without flash there is none");
 }
 
 Test(settings, compact_under_is_one_percent_of_all)
@@ -1148,12 +1159,18 @@ Test(settings, compact_under_as_given)
 
 Test(settings, buffer_memory_default)
 {
-    accepted("-o ext_path=/a:64m");
+    accepted("-m 63 -o ext_path=/a:64m");
     cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
-    accepted("-m 1024 -o ext_path=/a:64m"); /* a 32nd of -m for groups of values that expire together, */
-    cr_assert_eq(s.ext_buffer_mem, 64 * MiB);
+    accepted("-m 63 -o ext_path=/a:32m"); /* half of flash, */
+    cr_assert_eq(s.ext_buffer_mem, 16 * MiB);
+    accepted("-m 63 -o ext_path=/a:16m"); /* but at least eight buffers, */
+    cr_assert_eq(s.ext_buffer_mem, 16 * MiB);
+    accepted("-m 63 -o ext_path=/a:64m,ext_wbuf_size=1"); /* and just these if their size was given */
+    cr_assert_eq(s.ext_buffer_mem, 9 * MiB);
+    accepted("-m 512 -o ext_path=/a:64m"); /* a 32nd of -m for groups of values that expire together, */
+    cr_assert_eq(s.ext_buffer_mem, 48 * MiB);
     accepted("-m 65536 -o ext_path=/a:64m"); /* up to one buffer for each */
-    cr_assert_eq(s.ext_buffer_mem, 96 * MiB);
+    cr_assert_eq(s.ext_buffer_mem, 64 * MiB);
     accepted("-m 1024 -o ext_path=/a:64m,ext_ttl_groups=0");
     cr_assert_eq(s.ext_buffer_mem, 32 * MiB);
 }
@@ -1161,9 +1178,9 @@ Test(settings, buffer_memory_default)
 /* The engine needs four, and one for reclaim. */
 Test(settings, buffer_memory_holds_five_write_buffers)
 {
-    refused("-o ext_path=/a:64m,ext_buffer_mem=19", 64,
+    refused("-o ext_path=/a:64m,ext_buffer_mem=19,ext_wbuf_size=4", 64,
             "ext_buffer_mem must be at least 20: 5 write buffers of 4 MB (ext_wbuf_size)");
-    accepted("-o ext_path=/a:64m,ext_buffer_mem=20");
+    accepted("-o ext_path=/a:64m,ext_buffer_mem=20,ext_wbuf_size=4");
     cr_assert_eq(s.ext_buffer_mem, 20 * MiB);
     accepted("-o ext_path=/a:64m,ext_buffer_mem=21");
     refused("-o ext_path=/a:64m,ext_wbuf_size=2,ext_buffer_mem=9", 64,
@@ -1350,7 +1367,7 @@ Test(settings, stats_are_memcacheds)
         "idle_timeout 0\nwatcher_logbuf_size 262144\nworker_logbuf_size 65536\n"
         "read_buf_mem_limit 0\ntrack_sizes no\ninline_ascii_response no\n"
         "drop_privileges no\next_item_size 512\n"
-        "ext_item_age 4294967295\next_low_ttl 0\next_recache_rate 2000\next_wbuf_size 4194304\n"
+        "ext_item_age 4294967295\next_low_ttl 0\next_recache_rate 2000\next_wbuf_size 2097152\n"
         "ext_compact_under 0\next_drop_under 0\next_max_sleep 1000000\next_max_frag 0.80\n"
         "slab_automove_freeratio 0.010\next_drop_unread no\n"
 #ifdef EXTANT_TLS
