@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "flash/mark.h"
 #include "flash/record.h"
+#include "io_thread.h"
 #include "base/log.h"
 #include "base/why.h"
 #include "upkeep/stamps.h"
@@ -20,7 +21,10 @@
 #define NO_FILE UINT64_MAX /* as inode */
 #define BEGIN_TRIES 5u /* to write the head at a start */
 #define BEGIN_PAUSE_NS UINT64_C(100000000)
+#define NOTE_MS 1000 /* a flush_all waits this long until it is noted */
 #define FLUSH_LEAST_NS (UINT64_C(10) * 1000000000) /* for buffers, if items took all the time */
+
+static void note_flushes(struct io_job *job);
 
 enum plan { PLAN_EMPTY, PLAN_SCAN, PLAN_LOAD };
 
@@ -51,7 +55,14 @@ struct persist {
     struct cache *cache;
     struct cache_worker *worker; /* of the thread that stops, with its counters; NULL: not created yet */
     struct thread_stats *worker_stats;
-    _Atomic(int) flushes; /* flush_alls that the head does not know yet */
+    /* flush_alls are noted by a thread of their own, since the disk may stall */
+    struct io_pool *notes; /* NULL: they need not be noted */
+    struct io_job note;
+    struct lock lock;
+    pthread_cond_t noted;
+    /* under lock */
+    uint64_t flushes, flushes_noted;
+    bool noting;
 };
 
 static bool is_on(const struct persist *p)
@@ -281,8 +292,12 @@ struct persist *persist_create(const struct persist_options *opt)
     p->wbuf_bytes = flash->wbuf_bytes;
     p->start_ns = clock_mono_ns();
     p->report.start = is_on(p) ? "empty" : "off";
+    lock_init(&p->lock, LOCK_CONTROL);
+    lock_cond_init(&p->noted);
+    p->note.run = note_flushes;
     if (asprintf(&p->path, "%s.checkpoint", p->devices[0].path) < 0) {
-        free(p);
+        p->path = NULL;
+        persist_destroy(p);
         return NULL;
     }
     if (is_on(p))
@@ -304,11 +319,21 @@ bool persist_found_sizes(const struct persist_options *opt, uint64_t *page_bytes
     return found;
 }
 
+/* What is noted is on disk when it returns. No flush_all may come any more. */
+static void end_notes(struct persist *p)
+{
+    io_pool_destroy(p->notes);
+    p->notes = NULL;
+}
+
 void persist_destroy(struct persist *p)
 {
     if (p == NULL)
         return;
+    end_notes(p);
     (void)checkpoint_close(p->reader);
+    pthread_cond_destroy(&p->noted);
+    lock_destroy(&p->lock);
     free(p->path);
     free(p);
 }
@@ -533,16 +558,17 @@ static int put_running_patiently(struct persist *p)
     return rc;
 }
 
-/* Runs in the thread of a flush_all; if there are several at once, one writes for all. */
-static void flush_all_happened(void *ctx)
+/* Writes what the flush_alls up to now have changed, for all at once, until there are no more. */
+static void note_flushes(struct io_job *job)
 {
     lock_assert_none_held(); /* it writes a file */
-    struct persist *p = ctx;
-    int seen = atomic_fetch_add(&p->flushes, 1) + 1;
-    if (seen > 1)
-        return;
-    do {
+    struct persist *p = (struct persist *)((char *)job - offsetof(struct persist, note));
+    bool more = true;
+    while (more) {
         struct cache_numbers n;
+        lock_take(&p->lock);
+        uint64_t upto = p->flushes;
+        lock_release(&p->lock);
         cache_numbers(p->cache, &n);
         p->running.flush_unix = n.flush_unix;
         p->running.flush_cas = n.flush_cas;
@@ -552,7 +578,33 @@ static void flush_all_happened(void *ctx)
             log_error(
                 "checkpoint %s: flush_all can't be noted (%s); a scan would bring values back",
                 p->path, strerror(-rc));
-    } while (!atomic_compare_exchange_strong(&p->flushes, &seen, 0));
+        lock_take(&p->lock);
+        p->flushes_noted = upto;
+        more = p->noting = p->flushes > upto;
+        pthread_cond_broadcast(&p->noted);
+        lock_release(&p->lock);
+    }
+}
+
+/* Runs in the thread of a flush_all, which others need: it waits until that is noted, but not for a disk that stalls. */
+static void flush_all_happened(void *ctx)
+{
+    lock_assert_none_held();
+    struct persist *p = ctx;
+    uint64_t end = clock_mono_ms() + NOTE_MS, now;
+    lock_take(&p->lock);
+    uint64_t mine = ++p->flushes;
+    if (!p->noting)
+        io_pool_submit(p->notes, &p->note);
+    p->noting = true;
+    while (p->flushes_noted < mine && (now = clock_mono_ms()) < end)
+        lock_wait(&p->lock, &p->noted, (int64_t)(end - now));
+    bool is_noted = p->flushes_noted >= mine;
+    lock_release(&p->lock);
+    if (!is_noted)
+        log_warning("checkpoint %s: its disk is slow: a flush_all is not noted yet; until it is, a scan after a kill would "
+                    "bring values back",
+                    p->path);
 }
 
 /* The line for the log. */
@@ -625,8 +677,12 @@ int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool a
             return not_writable(p, rc, why, why_bytes);
     }
     p->cache = c;
-    if (p->mode == PERSIST_SCAN)
+    if (p->mode == PERSIST_SCAN) {
+        p->notes = io_pool_create(1, "ext-note");
+        if (p->notes == NULL)
+            return why_say(why, why_bytes, -errno, "ext_persist: a thread can't be started (%s)", strerror(errno));
         cache_set_flush_hook(c, flush_all_happened, p);
+    }
     p->report.generation = p->running.generation;
     if (attached)
         p->report.start = "memory";
@@ -652,6 +708,7 @@ void persist_prepare_end(struct persist *p)
 
 void persist_release(struct persist *p)
 {
+    end_notes(p);
     if (p->worker)
         cache_worker_destroy(p->worker);
     free(p->worker_stats);
@@ -717,6 +774,7 @@ bool persist_end(struct persist *p, struct index *ix, struct cache *c, struct ex
     lock_assert_none_held();
     if (!is_on(p))
         return false;
+    end_notes(p); /* a note and the checkpoint are the same file */
     struct index_info info;
     uint64_t start_ns = clock_mono_ns(), dropped;
     uint64_t deadline_ns = start_ns + PERSIST_STOP_SEC * UINT64_C(1000000000);

@@ -307,6 +307,23 @@ def a_device_that_stalls_is_named():
             close_all(asked)
 
 
+def a_flush_all_that_is_noted_on_a_disk_that_stalls_stops_nobody():
+    with faultfs.Mount(PROGRAM) as mount, serving([mount], more=',ext_persist=scan') as server:
+        clients = [Client(server) for _ in range(4)] # two of each worker
+        mount.set(FOR_EVER + 'write.stall=1/1')
+        for client in clients:
+            client.set(b'small', b'value')
+            client.send(b'flush_all\r\n')
+            client.sock.settimeout(30)
+        for n, client in enumerate(clients):
+            expect('it is answered', client.line() == b'OK', n)
+        expect('the log says that it is not noted', 'a flush_all is not noted yet' in server.log_tail(), server.log_tail())
+        expect('nothing is there', clients[0].get(b'small') is None)
+        mount.set('off')
+        expect('the next one is noted', clients[0].ask(b'flush_all') == b'OK')
+        expect('and the server stops in order', server.stop() == 0)
+
+
 if __name__ == '__main__':
     try:
         sys.exit(servers.run_scenarios([
@@ -317,6 +334,7 @@ if __name__ == '__main__':
             clients_that_leave_take_their_reads_along,
             half_closed_clients_are_served_last,
             a_device_that_stalls_is_named,
+            a_flush_all_that_is_noted_on_a_disk_that_stalls_stops_nobody,
             what_a_stop_cannot_write_is_dropped_and_the_rest_stays,
         ]))
     finally:
