@@ -538,13 +538,19 @@ static void log_delete(struct pending *p)
     watch_deleted(&it, p->req.verb == VERB_MD ? "md" : "delete");
 }
 
-/* Logs and answers a change that has ended. */
-static void answer_change(struct session *s, struct pending *p)
+/* Watchers hear of a change that has ended, whether or not its client is still there. */
+static void log_change(struct pending *p)
 {
     if (p->op.verb == CACHE_STORE)
         log_store(p);
-    else if (p->op.verb == CACHE_DELETE)
+    else if (p->op.verb == CACHE_DELETE && !p->dropping)
         log_delete(p);
+}
+
+/* Logs and answers a change that has ended. */
+static void answer_change(struct session *s, struct pending *p)
+{
+    log_change(p);
     char *to = session_room(s, ENCODE_MAX);
     if (!to)
         return;
@@ -618,6 +624,8 @@ static void change_done(struct cache_op *op)
     DEBUG_ASSERT(op == &p->op && !p->queued && s->parked == 1 && s->barrier); /* a change is alone */
     session_unpark(s);
     end_wait(p);
+    if (s->gone)
+        log_change(p);
     if (s->gone || change_next(s, p))
         pending_free(p);
     session_tell(s);
@@ -638,10 +646,12 @@ static void change_after(struct session *s, struct pending *lookup)
     const struct cache_op *op = &lookup->op;
     log_fetch(s, lookup->key, lookup->req.key_len, op->status == CACHE_OK ? &op->view : NULL, miss_of(op));
     pending_free(lookup);
-    if (!s->gone)
+    if (!s->gone) {
         start_change(s, change);
-    else if (run_change(s, change)) /* it was asked for */
+    } else if (run_change(s, change)) { /* it was asked for */
+        log_change(change);
         pending_free(change);
+    }
 }
 
 static void lookup_done(struct cache_op *op)

@@ -216,6 +216,26 @@ def clients_that_leave_take_their_reads_along():
         expect('and nothing is read for those that left', reads <= 20, reads)
 
 
+def watchers_hear_of_changes_whose_clients_left():
+    """A change that was asked for is done, though its client leaves while it waits; and watchers see it."""
+    with faultfs.Mount(PROGRAM) as mount, serving([mount]) as server:
+        client, watcher = fill(server, 2500), Client(server)
+        expect('it watches', watcher.ask(b'watch mutations deletions') == b'OK')
+        connections = int(client.stats()['curr_connections'])
+        mount.set(FOR_EVER + 'read.stall=1/1 reset')
+        asked = [server.connect() for _ in range(2)]
+        asked[0].sendall(b'append k1 0 0 1\r\nx\r\n')
+        asked[1].sendall(b'delete k2\r\n')
+        expect('they wait', wait_for(lambda: states(client).count('conn_io_queue') == 2), states(client))
+        close_all(asked)
+        expect('their connections are closed',
+               wait_for(lambda: int(client.stats()['curr_connections']) <= connections), client.stats()['curr_connections'])
+        mount.set('off')
+        told = sorted(b' '.join(watcher.line().split()[2:5]) for _ in range(2))
+        expect('watchers see both', told == [b'type=deleted key=k2 cmd=delete', b'type=item_store key=k1 status=stored'], told)
+        expect('both are done', client.get(b'k1') == VALUE + b'x' and client.get(b'k2') is None)
+
+
 def half_closed_clients_are_served_last():
     with faultfs.Mount(PROGRAM) as mount, serving([mount], tcp=True) as server:
         client = fill(server, 2500)
@@ -331,7 +351,7 @@ if __name__ == '__main__':
             stops_wait_only_for_reads_under_way,
             a_second_signal_ends_a_stop,
             one_device_of_three_stalls,
-            clients_that_leave_take_their_reads_along,
+            clients_that_leave_take_their_reads_along, watchers_hear_of_changes_whose_clients_left,
             half_closed_clients_are_served_last,
             a_device_that_stalls_is_named,
             a_flush_all_that_is_noted_on_a_disk_that_stalls_stops_nobody,

@@ -234,10 +234,11 @@ Test(slow_client, a_change_after_its_lookup)
     expect_logged(watcher, "type=deleted", key[1], "cmd=delete");
     expect_logged(watcher, "type=item_get", key[1], "status=not_found");
     expect_logged(watcher, "type=item_get", key[2], "status=found");
-    /* A client leaves while the lookup waits: what it asked for is done. */
+    /* A client leaves while the lookup waits: what it asked for is done, and watchers hear of it. */
     client_printf(leaves, "append slow%d 0 0 1 noreply\r\nx\r\n", far[3]);
     client_close(leaves);
     expect_logged(watcher, "type=item_get", key[3], "status=found");
+    expect_logged(watcher, "type=item_store", key[3], "status=stored cmd=append");
     client_close(watcher);
     snprintf(want, sizeof(want), "HD s%d", SLOW_BYTES + 1);
     cr_assert(wait_until((client_printf(c, "mg slow%d s\r\n", far[3]), strcmp(client_line(c), want) == 0),
