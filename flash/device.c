@@ -311,8 +311,9 @@ static int transfer(struct ext_device *d, char *in, const char *out, uint64_t by
         size_t want = (size_t)min_u64(bytes - done, EXT_IO_CHUNK_BYTES);
         off_t at = (off_t)(offset + done);
         uint64_t start_ns = clock_mono_ns();
-        if (atomic_fetch_add(&d->transfers, 1) == 0)
-            atomic_store(&d->answer_ns, start_ns);
+        if (atomic_load(&d->transfers) == 0)
+            atomic_store(&d->answer_ns, start_ns); /* before it is counted, else an old time would look like a stall */
+        atomic_fetch_add(&d->transfers, 1);
         ssize_t n = in != NULL ? d->ops->pread(d->ops->ctx, d->fd, in + done, want, at)
                                : d->ops->pwrite(d->ops->ctx, d->fd, out + done, want, at);
         atomic_store(&d->answer_ns, clock_mono_ns());

@@ -36,11 +36,13 @@ struct read_queue {
 /* Reads that wait, by what they wait for, in the order in which they are started. */
 enum wait_kind { WAIT_SMALL, WAIT_LARGE, WAIT_KINDS };
 enum { WAIT_LATER = WAIT_KINDS }; /* added: of clients that have probably left */
+enum { OVERTAKEN_MAX = 64 };      /* then one of those begins: their clients may be there after all */
 
 /* The reads of one device. With several devices each has a share of what there is, so that one that is slow or stalls
  * delays the reads of no other. */
 struct lane {
     struct read_queue waiting[2 * WAIT_KINDS]; /* QUEUED, not started */
+    unsigned overtaken; /* reads that began before a WAIT_LATER one, since the last of those had its turn */
     unsigned in_flight;
     unsigned slots; /* that these hold */
     uint64_t bytes; /* of copies that these fill */
@@ -124,6 +126,12 @@ static void take(struct read_queue *q, struct ext_read *r)
     ASSERT(TAILQ_EMPTY(&q->list) == (q->count == 0));
 }
 
+static void push_first(struct read_queue *q, struct ext_read *r)
+{
+    TAILQ_INSERT_HEAD(&q->list, r, in_queue);
+    q->count++;
+}
+
 static struct ext_read *pop(struct read_queue *q)
 {
     struct ext_read *r = TAILQ_FIRST(&q->list);
@@ -146,13 +154,18 @@ static struct lane *lane_of(const struct ext_ring *ring, const struct ext_read *
     return &ring->lanes[ring->e->where[r->page].device];
 }
 
-/* It waits no longer: it begins, or has ended. */
-static void unwait(struct ext_ring *ring, struct read_queue *q, struct ext_read *r)
+/* It has left its queue: it begins, or has ended. */
+static void end_wait(struct ext_ring *ring, struct ext_read *r)
 {
     ASSERT(r->waits);
-    take(q, r);
     r->waits = false;
     add_waiting(ring, -1);
+}
+
+static void unwait(struct ext_ring *ring, struct read_queue *q, struct ext_read *r)
+{
+    take(q, r);
+    end_wait(ring, r);
 }
 
 /* ---- create, destroy ---- */
@@ -743,6 +756,18 @@ static bool make_room(struct ext_ring *ring, struct lane *lane, const struct ext
     return false;
 }
 
+/* A read of this kind has begun. If it was one of many before one that was put last, that is the next. */
+static void count_overtaken(struct lane *lane, unsigned kind)
+{
+    struct read_queue *later = &lane->waiting[kind % WAIT_KINDS + WAIT_LATER];
+    if (kind >= WAIT_LATER || later->count == 0 || ++lane->overtaken < OVERTAKEN_MAX)
+        return;
+    struct ext_read *r = pop(later);
+    lane->overtaken = 0;
+    r->later = false;
+    push_first(&lane->waiting[kind], r);
+}
+
 /* Starts a lane's waiting reads of a kind, in order, as far as buffers and the engine allow. If finished reads hold all
  * buffers, their owner is asked to give some back. A read whose op holds others gets a buffer
  * beyond the limit while no read under way would give one back: at most one in each turn. If
@@ -755,8 +780,10 @@ static void start_queue(struct ext_ring *ring, struct lane *lane, unsigned kind)
         bool large = kind % WAIT_KINDS == WAIT_LARGE;
         bool nothing_comes = ring->in_flight == 0 && ring->completed.count == 0;
         bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0));
+        take(q, r); /* before it joins another's followers */
         enum begun begun = begin(ring, r, must);
         if (begun == BEGUN_NOT) {
+            push_first(q, r);
             if (make_room(ring, lane, r))
                 continue;
             if (must) /* no completion would start it, so try again in the next turn */
@@ -765,9 +792,10 @@ static void start_queue(struct ext_ring *ring, struct lane *lane, unsigned kind)
         }
         if (large && ring->short_lane == lane)
             ring->short_lane = NULL;
-        unwait(ring, q, r);
+        end_wait(ring, r);
         if (r->copy != NULL && r->copy->listed)
             let_join(ring, q, r->copy);
+        count_overtaken(lane, kind);
         if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
             count_at_once(ring, r, begun);
             complete(ring, r, 0);
@@ -842,6 +870,8 @@ static void on_result(void *ctx, void *user, int result)
     ASSERT(r->state == EXT_READ_QUEUED);
     uint64_t now_ns = clock_mono_ns();
     count_in_flight(ring, r, -1, now_ns);
+    if (result == -ECANCELED && !ring->given_up)
+        result = -EIO; /* the device's own; to owners of reads it means that they were given up */
     uint32_t missing = r->buffer_bytes - r->io_done;
     if (result >= 0 && (uint32_t)result < missing && !ring->given_up) {
         uint32_t whole = (uint32_t)round_down((uint64_t)result, d->read_align);

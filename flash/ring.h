@@ -65,7 +65,8 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
 bool ext_read_again(struct ext_read *r);
 /* Nobody wants it any more: if it waits for its turn, it ends with -ECANCELED; done() comes later, as for any other. */
 void ext_read_cancel(struct ext_read *r);
-/* Its client has probably left: if it waits for its turn, it begins only when no other of its device and size waits. */
+/* Its client has probably left: if it waits for its turn, it begins when no other of its device and size waits, or when
+ * many have begun before it: the client may have closed only its half. */
 void ext_read_put_last(struct ext_read *r);
 /* The ring ends soon: what waits, and what is started from now on, ends with -ECANCELED; nothing is tried again. What is
  * with the device goes on. */

@@ -897,7 +897,7 @@ static void flush(struct ext_wbuf *w)
         flushed(w);
         return;
     }
-    if (rc == -ECANCELED) {
+    if (rc == -ECANCELED && atomic_load(&w->e->stopping)) { /* else it is the device's error */
         leave_unwritten(w);
         return;
     }

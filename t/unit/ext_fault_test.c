@@ -90,6 +90,28 @@ Test(ext_fault, a_quarter_of_the_writes_finds_no_room_and_no_page_is_given_up)
     transient(4, ENOSPC);
 }
 
+/* What means "given up" inside is an error as any other if a device says it. */
+Test(ext_fault, a_quarter_of_the_writes_is_canceled_and_no_page_is_given_up)
+{
+    transient(4, ECANCELED);
+}
+
+Test(ext_fault, a_read_that_the_device_cancels_is_an_error_of_the_device)
+{
+    struct aid *a = faulty(24);
+    aid_start(a);
+    store(a, 0, 100);
+    aid_sync(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    atomic_store(&a->faults.read_errno, ECANCELED);
+    cr_assert_eq(aid_get(a, ring, 0), -EIO);
+    cr_assert_eq(aid_info(a).read_errors, 1);
+    atomic_store(&a->faults.read_errno, 0);
+    cr_assert_eq(aid_get(a, ring, 0), 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(ext_fault, a_quarter_of_the_writes_is_short_and_no_page_is_given_up)
 {
     transient(4, 0);

@@ -361,6 +361,102 @@ Test(extstore, a_copy_stays_until_its_last_reader_is_through)
     aid_free(a);
 }
 
+static struct aid *few_buffers(void)
+{
+    struct aid *a = aid_new(32, MiB, 256 * KiB);
+    a->opt.wbuf_count = 4;
+    a->opt.buffer_bytes = 5 * 256 * KiB + 200 * KiB; /* four slots, two large reads */
+    aid_start(a);
+    for (uint32_t i = 0; i < 60; i++)
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    return a;
+}
+
+static void start_one(struct aid *a, struct ext_ring *ring, struct crowd *c, uint32_t id)
+{
+    *c = (struct crowd){.r = {.done = crowd_done, .owner = c}, .id = id};
+    ext_pin(a->ext, a->objects[id].place);
+    ext_read_start(ring, &c->r, a->objects[id].place, a->objects[id].len_class);
+}
+
+/* Gives the buffers of those that are done back. */
+static unsigned finish_done(struct crowd *crowd, unsigned count)
+{
+    unsigned finished = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (crowd[i].r.state != EXT_READ_DONE)
+            continue;
+        struct ext_record rec;
+        char key[16];
+        unsigned key_bytes = aid_key(key, crowd[i].id);
+        cr_assert_eq(ext_read_record(&crowd[i].r, key, key_bytes, &rec), 0);
+        ext_read_finish(&crowd[i].r);
+        finished++;
+    }
+    return finished;
+}
+
+static void wait_for_reads(struct ext_ring *ring)
+{
+    ext_ring_submit(ring);
+    struct pollfd p = {.fd = ext_ring_fd(ring), .events = POLLIN};
+    int n = poll(&p, 1, 120000);
+    cr_assert(n == 1 || (n < 0 && errno == EINTR), "nothing comes");
+    ext_ring_reap(ring);
+}
+
+/* One that was put last finds, when its turn comes, that another read of its place is under way: one that came later. */
+Test(extstore, a_read_that_was_put_last_joins_one_that_overtook_it)
+{
+    static const uint32_t ids[] = {0, 1, 2, 4, 5, 4};
+    enum { COUNT = ARRAY_COUNT(ids) };
+    struct aid *a = few_buffers();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) {
+        start_one(a, ring, &crowd[i], ids[i]);
+        cr_assert_eq(crowd[i].r.state, EXT_READ_QUEUED);
+        if (i == 3 || i == 4)
+            ext_read_put_last(&crowd[i].r);
+    }
+    uint64_t shared = aid_info(a).reads_shared;
+    for (unsigned finished = 0; finished < COUNT; finished += finish_done(crowd, COUNT))
+        wait_for_reads(ring);
+    cr_assert_eq(ext_ring_pending(ring), 0);
+    cr_assert_eq(aid_info(a).reads_shared, shared + 1);
+    cr_assert_eq(aid_info(a).read_copies_bytes, 0u);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* Others never leave it a moment, as on a device that has more to do than it can. */
+Test(extstore, a_read_that_was_put_last_has_its_turn_though_others_never_end)
+{
+    enum { COUNT = 8, LAST = COUNT - 1 };
+    struct aid *a = few_buffers();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[COUNT];
+    for (unsigned i = 0; i < COUNT; i++)
+        start_one(a, ring, &crowd[i], i);
+    ext_read_put_last(&crowd[LAST].r);
+    unsigned others = 0;
+    while (crowd[LAST].r.state != EXT_READ_DONE) {
+        wait_for_reads(ring);
+        for (unsigned i = 0; i < LAST; i++) {
+            others += finish_done(&crowd[i], 1);
+            if (crowd[i].r.state == EXT_READ_IDLE)
+                start_one(a, ring, &crowd[i], 10 + others % 50);
+        }
+        cr_assert_lt(others, 500u, "it never comes");
+    }
+    cr_assert_gt(others, 50u);
+    for (unsigned finished = finish_done(crowd, COUNT); finished < COUNT; finished += finish_done(crowd, COUNT))
+        wait_for_reads(ring);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(extstore, more_reads_than_buffers_wait_for_their_turn_on_io_uring)
 {
     crowd_of_reads(EXT_ENGINE_URING);
