@@ -15,10 +15,10 @@ check "factory settings" \
 # shellcheck disable=SC2046
 start_server -m 64 $(all_flash_flags)
 WEB_PORT=$(php -r '$s = stream_socket_server("tcp://127.0.0.1:0"); echo explode(":", stream_socket_get_name($s, false))[1];')
-PHP_CLI_SERVER_WORKERS=8 php -d session.save_handler=memcached -d session.save_path="127.0.0.1:$PORT" \
+PHP_CLI_SERVER_WORKERS=8 setsid php -d session.save_handler=memcached -d session.save_path="127.0.0.1:$PORT" \
     -d session.use_strict_mode=0 -d memcached.sess_lock_retries=800 -S "127.0.0.1:$WEB_PORT" -t t/clients > "$TMP/php.log" 2>&1 &
-WEB_PID=$!
-trap 'kill $WEB_PID 2> /dev/null; stop_server; rm -rf "$TMP"' EXIT
+WEB_PID=$! # of its workers' group, too
+trap 'kill -- -$WEB_PID 2> /dev/null; stop_server; rm -rf "$TMP"' EXIT
 URL=http://127.0.0.1:$WEB_PORT/client_session.php
 ask() { curl -s -m 120 -b "PHPSESSID=$1" -o /dev/null -w '%{http_code}\n' "$URL"; }
 wait_for 'curl -s -o /dev/null -m 5 http://127.0.0.1:$WEB_PORT/none'
