@@ -166,6 +166,8 @@ class Model:
             return True
         if self.dark and value is not None:
             return False
+        if key in self.unsure and value is not None and len(value.data) >= self.limit['sure']:
+            return False  # larger than -I is now: it comes no more to RAM, but may still be read
         if key in self.unsure:
             self.unsure.discard(key)
         elif value is not None and (value.lives_until is None or now < value.lives_until):
@@ -257,10 +259,11 @@ class Ops:
                 m.there(key, how == 'add', how)
             elif line.startswith(b'SERVER_ERROR'):
                 self.refused += 1
-                if m.dark and how != 'set':
+                scarce = len(v.data) < m.limit['sure'] and m.limit.get('scarce')
+                if scarce or m.dark and how != 'set':  # the old value may stay or go
                     m.unsure.add(key)
                     return
-                if len(v.data) < m.limit['sure'] and not m.limit.get('scarce'):
+                if len(v.data) < m.limit['sure']:
                     raise Broken('a value of %d bytes is refused: %r' % (len(v.data), line))
                 if how == 'set' or request.startswith(b'ms '):  # as memcached does it
                     m.now[key] = None
@@ -280,6 +283,8 @@ class Ops:
             v = m.now[key]
             if line.startswith((b'NOT_STORED', b'NS', b'SERVER_ERROR')) and v is not None and \
                     len(v.data) + len(more) >= m.limit['sure']:
+                self.refused += 1
+            elif line.startswith(b'SERVER_ERROR') and m.limit.get('scarce'):
                 self.refused += 1
             elif line in (b'STORED', b'HD'):
                 m.there(key, True, verb.decode())
@@ -694,6 +699,7 @@ class Hard(Run):
         if self.full_at_start:  # it must not start, or serve; whatever it does harms nothing
             self.try_start(flags)
             self.places['a'].clear()
+            self.full_at_start = False
         if self.is_filled and self.ending is None:
             self.try_start(flags)
             self.relieve(m)
