@@ -2,6 +2,7 @@
 #include "flash/device.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <linux/stat.h>
 #include <sys/ioctl.h>
@@ -40,12 +41,18 @@ static bool is_block_device(const char *path)
     return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
 }
 
-/* Below /dev a name that is not there is a device that is missing: a file made there would be memory. */
+/* Below /dev a name that is not there is a device that is missing: a file made there, or where a link points that leads there,
+ * would be memory. */
 static bool is_missing_device(const char *path)
 {
     struct stat st;
-    bool is_node = strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm/", 9) != 0;
-    return is_node && stat(path, &st) != 0 && errno == ENOENT;
+    char target[PATH_MAX];
+    if (stat(path, &st) == 0 || errno != ENOENT)
+        return false;
+    ssize_t n = readlink(path, target, sizeof(target) - 1);
+    target[n > 0 ? n : 0] = '\0';
+    const char *name = n > 0 ? target : path;
+    return strncmp(name, "/dev/", 5) == 0 && strncmp(name, "/dev/shm/", 9) != 0;
 }
 
 /* A block device is claimed for this process alone (O_EXCL): the kernel refuses one that is mounted,

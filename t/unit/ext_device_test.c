@@ -87,6 +87,11 @@ Test(device, what_is_no_file_is_refused)
     static const char missing[] = "/dev/extant-test-no-such-device";
     refused(open_bytes(missing, PAGES * PAGE_BYTES, NULL), -ENODEV, "No such device");
     cr_assert_neq(access(missing, F_OK), 0);
+    char link[4096];
+    snprintf(link, sizeof(link), "%s/link", dir);
+    cr_assert_eq(symlink(missing, link), 0);
+    refused(open_bytes(link, PAGES * PAGE_BYTES, NULL), -ENODEV, "No such device");
+    cr_assert_neq(access(missing, F_OK), 0);
     refused(open_bytes(dir, PAGES * PAGE_BYTES, NULL), -EISDIR, ": Is a directory");
 }
 
