@@ -37,6 +37,9 @@ static bool has_stamp_of(const struct ext_device *d, const struct ext_known *k)
     return d->stamp == k->stamp || (k->step != 0 && d->stamp == ext_mark_next_stamp(k->stamp, k->step));
 }
 
+/* It never got a mark, and before that nothing else is written to it. (Format 3 has no step.) */
+static bool holds_nothing(const struct ext_known *k) { return k->stamp == 0 && k->step != 0; }
+
 int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n)
 {
     const struct ext_known *known = e->known;
@@ -49,6 +52,8 @@ int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n)
             const struct ext_device *d = &e->devices[k];
             if (!is_file_of(d, &known[i]))
                 continue;
+            if (!has_stamp_of(d, &known[i]) && holds_nothing(&known[i]))
+                continue; /* a new device, whatever others did with it */
             if (!has_stamp_of(d, &known[i]))
                 return why_say(why, n, -ESTALE, "flash: %s was written to by another process since", d->path);
             device_of[i] = k;

@@ -306,6 +306,29 @@ Test(scarcity, of_a_device_for_its_mark)
     }
 }
 
+/* Nothing is on a device that took no mark, so the memory file stays, whatever becomes of the device. */
+Test(scarcity, of_a_device_for_its_mark_and_then_it_has_anothers)
+{
+    struct start t, other;
+    char with_memory[120];
+    snprintf(with_memory, sizeof(with_memory), "-e %s", file);
+    on_two_devices(&t, with_memory, "");
+    cr_assert_eq(start_failing(&t, "pwritev2", 2, MARK_TRIES - 1), 0, "%s", why);
+    put_many(&t, "new");
+    stop(&t, false);
+    snprintf(other.s.words, sizeof(other.s.words),
+             "-m 64 -o ext_path=%s2:16m,ext_page_size=2,ext_wbuf_size=1,ext_buffer_mem=16", flash);
+    start_well(&other);
+    stop(&other, true);
+    start_well(&t);
+    cr_assert_not(is_degraded(&t));
+    assert_many(&t, "new", "with a device that another cache used");
+    stop(&t, true);
+    start_well(&t);
+    assert_many(&t, "new", "and once more");
+    stop(&t, true);
+}
+
 Test(scarcity, of_every_device_for_its_mark)
 {
     struct start t;
