@@ -223,6 +223,7 @@ static int take_identity(const struct settings *s)
         log_warning("-k: memory is not locked: %s; the limit of locked memory may be too low (ulimit -l, LimitMEMLOCK=)",
                     strerror(errno));
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that grows beyond ulimit -f is an error like others, not the end */
     return 0;
 }
 
@@ -427,11 +428,17 @@ static int open_storage(struct server *s)
     /* Maintenance, crawler and a clean stop read too. */
     struct restart_options opt =
         storage_options(&s->settings, &s->config, &s->tunables, s->settings.num_threads + 3);
-    (void)storage_keep_sizes(&s->settings, &opt, why, sizeof(why));
-    if (why[0])
-        log_notice("%s", why);
-    compare_with_limit(&s->settings);
-    if (restart_open(&opt, &s->storage, why, sizeof(why)) != 0)
+    int rc;
+    do {
+        (void)storage_keep_sizes(&s->settings, &opt, why, sizeof(why));
+        if (why[0])
+            log_notice("%s", why);
+        compare_with_limit(&s->settings);
+        rc = restart_open(&opt, &s->storage, why, sizeof(why));
+        if (rc == -ERESTART)
+            log_notice("%s", why);
+    } while (rc == -ERESTART);
+    if (rc != 0)
         return fail(EXIT_OS, why, NULL);
     s->settings.oldest_live_sec = cache_oldest_live_sec(s->storage.cache);
     if (s->storage.line[0])

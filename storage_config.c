@@ -100,6 +100,7 @@ bool storage_keep_sizes(struct settings *s, struct restart_options *o, char *lin
 {
     struct restart_sizes found;
     line[0] = '\0';
+    o->asks_for_sizes = true;
     if (o->flash.device_count == 0 || !restart_found_sizes(o, &found) ||
         !settings_keep_sizes(s, found.page_bytes, found.wbuf_bytes, line, n))
         return false;

@@ -21,7 +21,7 @@ struct restart_options storage_options(const struct settings *s, struct cache_co
                                        struct ext_tunables *tunables, unsigned ring_count);
 /* If flash holds the content of an earlier process, and the operator gave no sizes of pages and write buffers: changes
  * settings and options to the sizes that it was made with, as far as the other settings allow. line[]: for the log, or "".
- * Call it before restart_open(); reads files. True: something changed. */
+ * Call it before restart_open(), and again each time that asks for it; reads files. True: something changed. */
 bool storage_keep_sizes(struct settings *s, struct restart_options *o, char *line, size_t n);
 
 #endif

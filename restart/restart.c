@@ -213,9 +213,9 @@ static int open_arena(const struct restart_options *o, bool was_memcached, struc
         if (r->arena)
             return 0;
         int rc = -errno;
-        if (rc != -ENOMEM || opt.reserve_bytes / 2 < reserve_bytes_needed(o))
+        if ((rc != -ENOMEM && rc != -EFBIG) || opt.reserve_bytes / 2 < reserve_bytes_needed(o))
             return why_say(why, n, rc, "%s", note);
-        opt.reserve_bytes /= 2; /* address space is limited (ulimit -v, strict overcommit) */
+        opt.reserve_bytes /= 2; /* address space (ulimit -v, strict overcommit) or files' sizes (ulimit -f) are limited */
     }
 }
 
@@ -465,6 +465,14 @@ static void tell(const struct restart_options *o, struct restart *r, const char 
         why_add(line, room, "; ", "%s", persist_line(r->persist));
 }
 
+/* Is there a checkpoint that could be taken over now, if these options had the sizes that it was made with? */
+static bool has_other_sizes(const struct restart_options *o, const struct persist_options *po)
+{
+    uint64_t page_bytes, wbuf_bytes;
+    return persist_found_sizes(po, &page_bytes, &wbuf_bytes) &&
+           (page_bytes != o->flash.page_bytes || wbuf_bytes != o->flash.wbuf_bytes);
+}
+
 int restart_open(const struct restart_options *o, struct restart *r, char *why, size_t why_bytes)
 {
     lock_assert_none_held();
@@ -501,6 +509,11 @@ int restart_open(const struct restart_options *o, struct restart *r, char *why, 
             if (p)
                 persist_look_again(p);
             clock_setup();
+            if (o->asks_for_sizes && p && has_other_sizes(o, &po)) {
+                persist_destroy(p);
+                return why_say(why, why_bytes, -ERESTART, "%s",
+                               misfit[0] ? misfit : "flash: another process has used it just now");
+            }
             continue;
         case FAILED:
             restart_close(r, false);

@@ -55,6 +55,7 @@ struct restart_options {
     enum persist_mode persist;
     struct slab_options slab;      /* restart_open() adds the arena */
     struct ext_options flash;      /* no device: no flash. restart_open() adds the arena and what depends on it */
+    bool asks_for_sizes;           /* see restart_open() */
     uint64_t index_reach_bytes;    /* tests: the index is made as for this much flash; otherwise 0 */
 };
 
@@ -85,7 +86,9 @@ struct restart {
 };
 
 /* Creates everything in *out, after clock_setup(). 0, or -errno and one line in why[]; then *out is
- * empty and nothing is left open. May read and write files; the caller holds no lock. */
+ * empty and nothing is left open. -ERESTART, if opt->asks_for_sizes: what restart_found_sizes() found can't be used or was
+ * overtaken by another process, and a checkpoint can that was made with other sizes; ask for them and call again, whether
+ * they are used or not. May read and write files; the caller holds no lock. */
 int restart_open(const struct restart_options *opt, struct restart *out, char *why,
                  size_t why_bytes);
 

@@ -704,6 +704,13 @@ static int make_file(int fd, uint64_t reserve_bytes, uint64_t meta_bytes)
     return 0;
 }
 
+/* A file that was just made, and is not going to be used, would be in the way: as one that holds nothing, or takes room. */
+static void remove_made(const struct arena_options *opt, bool made)
+{
+    if (made && !opt->trust_file) /* else the name may be a link to it */
+        unlink(opt->file);
+}
+
 static int create_in(struct arena *a, const struct arena_options *opt, bool *attached, char *why,
                      size_t why_bytes)
 {
@@ -723,12 +730,17 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
         a->reserve_bytes = wanted.reserve_bytes;
         a->meta_bytes = meta_bytes_of(a->reserve_bytes);
         int rc = *attached ? 0 : make_file(a->fd, a->reserve_bytes, a->meta_bytes);
-        if (rc != 0)
+        if (rc != 0) {
+            remove_made(opt, made);
             return why_say(why, why_bytes, rc, "memory file %s: %s", opt->file, strerror(-rc));
+        }
     }
     a->base = map_aligned(a->reserve_bytes, a->fd);
-    if (a->base == NULL)
-        return -errno;
+    if (a->base == NULL) {
+        int rc = -errno;
+        remove_made(opt, made);
+        return rc;
+    }
     madvise(a->base, a->reserve_bytes, opt->huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     if (opt->lock_memory && mlock2(a->base, a->reserve_bytes, MLOCK_ONFAULT) != 0)
         snprintf(why, why_bytes, "memory is not locked: %s", strerror(errno));

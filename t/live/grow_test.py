@@ -238,6 +238,30 @@ def what_is_said_of_sizes():
                 cache.end()
 
 
+def sizes_of_what_is_used():
+    """A memory file from before the flash was used otherwise doesn't decide on the sizes: the checkpoint is what can be taken."""
+    server = servers.Server(BINARY, (), 'grow')
+    steps = ((b'old', ['-e', '@DIR@/memory'], 'ext_page_size=8,ext_wbuf_size=4'),
+             (b'new', [], 'ext_page_size=2,ext_wbuf_size=2,ext_persist'),
+             (None, ['-e', '@DIR@/memory'], 'ext_persist'),
+             (None, ['-e', '@DIR@/memory'], 'ext_persist'))
+    try:
+        for value, flags, options in steps:
+            server.flags = ['-m', '16', '-o', 'ext_path=@DIR@/flash:64m,' + options] + flags
+            server.start()
+            client = Client(server)
+            for i in range(200):
+                if value:
+                    expect('%d is set' % i, client.set(b'key%d' % i, value * 300))
+                else:
+                    expect('%d is the last' % i, client.get(b'key%d' % i) == b'new' * 300, server.log_tail())
+            client.close()
+            server.process.send_signal(signal.SIGTERM)
+            expect('it stops', server.process.wait(servers.PATIENCE_SECONDS) == 0, server.log_tail())
+    finally:
+        server.stop()
+
+
 def a_device_comes_back():
     """With what it had when it was left out, or as an older copy of itself, a device serves nothing old."""
     for mode in ALL:
@@ -303,5 +327,5 @@ def a_device_moves():
 
 
 if __name__ == '__main__':
-    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, default_sizes, what_is_said_of_sizes,
+    sys.exit(servers.run_scenarios((tunables, buffers, items, devices, pages, default_sizes, what_is_said_of_sizes, sizes_of_what_is_used,
                                     a_device_comes_back, a_device_goes, a_device_moves)))

@@ -8,6 +8,7 @@ second process, of another size and of a damaged file. Exit 0: all right; 1: not
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,26 @@ def other_sizes(memory):
     os.unlink(memory)
 
 
+def limited_files(memory):
+    """ulimit -f: the file has less room for -m to grow; the limit doesn't end the process."""
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 30, was[1]))
+    try:
+        with servers.Server(BINARY, ['-m', '64', '-e', memory], 'restart') as server:
+            expect('a limit of 3 GB makes a file of 2 GB', os.path.getsize(memory) == 2 << 30, os.path.getsize(memory))
+            Client(server).set(b'key', b'value')
+            log = again(server, signal.SIGKILL)
+            expect('which is taken over', Client(server).get(b'key') == b'value', log)
+            expect('and nothing is said to start empty', 'starts empty' not in log, log)
+        os.unlink(memory)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, was[1]))
+        said = refused_start(['-m', '64', '-e', memory])
+        expect('one of 100 MB is told', said == 'memory file %s: File too large\n' % memory, said)
+        expect('and leaves no file', not os.path.exists(memory))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+
+
 def another_boot(path):
     with open(path, 'r+b') as f:
         f.seek(40)  # boot_id in space/arena.c's header
@@ -227,6 +248,7 @@ def main():
         a_successors_names_stay()
         memory_files_that_others_could_write(memory)
         other_sizes(memory)
+        limited_files(memory)
         starts_empty(memory, 'a boot before', another_boot, ['-m', '64'])
         starts_empty(memory, 'a cut file', lambda path: os.truncate(path, 100000), ['-m', '64'])
         starts_empty(memory, 'some other file', lambda path: open(path, 'w').write('x' * 100000),
