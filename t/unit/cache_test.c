@@ -1605,8 +1605,9 @@ Test(cache_worth, a_crowded_index_counts_as_full_flash)
     atomic_store(&f.cache->index_crowded, true);
     uint64_t flushed = fixture_counter(&f, CACHE_N_flushed_items);
     store_range(FLASH_HOLDS, 300);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_not_admitted), 300);
-    cr_assert_eq(fixture_counter(&f, CACHE_N_flushed_items), flushed);
+    uint64_t passed = fixture_counter(&f, CACHE_N_evictions_not_admitted);
+    cr_assert_geq(passed, 295); /* ghosts keep 12 bits of a hash: a newcomer may be taken for a known key, and is written then */
+    cr_assert_eq(passed + fixture_counter(&f, CACHE_N_flushed_items) - flushed, 300);
 }
 
 /* Sends COLD items to flash before RAM needs their memory, as the maintenance thread does with ext_item_age. */

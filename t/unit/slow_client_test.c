@@ -11,7 +11,7 @@
 /* Of the values on flash, those of the crowd fill the read buffers. A slow client asks for one that is smaller than what
  * a session may have unsent, so its next request is executed; with the small ones before it, it fills the socket. */
 enum { CROWD = 20, CROWD_BYTES = 1000000, ROUNDS = 3, SLOW = 60, FAR = ROUNDS + 1, SLOW_BYTES = 200000,
-       SMALL_BYTES = 500, SMALL_GETS = 100, FILLING_GETS = 450, FLASH_BYTES = 128 << 20, USUAL_SOCKET_BYTES = 212992 };
+       SMALL_BYTES = 500, SMALL_GETS = 100, FILLING_GETS = 450, FLASH_BYTES = 128 << 20 };
 
 static char value[CROWD_BYTES];
 
@@ -85,21 +85,10 @@ static bool small_stays(struct client *c)
     return false;
 }
 
-/* The values above fill one of that size. */
-static bool sockets_are_of_usual_size(void)
-{
-    FILE *f = fopen("/proc/sys/net/core/wmem_default", "r");
-    int bytes = 0;
-    cr_assert(f && fscanf(f, "%d", &bytes) == 1);
-    fclose(f);
-    return bytes <= USUAL_SOCKET_BYTES;
-}
-
 /* One worker; crowd0 and more, slow0 and more are on flash, small0 stays in memory. */
 static struct server *with_values(struct client **c)
 {
-    if (!sockets_are_of_usual_size())
-        cr_skip_test("net.core.wmem_default is above %d: a socket takes what should fill it", USUAL_SOCKET_BYTES);
+    harness_skip_if_sockets_are_large();
     struct server *s = server_spawn(LISTEN_UNIX, "-t", "1", "-m", "64", "-I", "2m", "-o",
                                     "ext_path={dir}/flash:128m,ext_page_size=8,ext_wbuf_size=2,ext_item_age=0,ext_recache_rate=0");
     *c = client_open(s);
