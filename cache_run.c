@@ -225,7 +225,7 @@ bool cache_run(struct cache_worker *w, struct cache_op *op)
 
 void cache_abandon(struct cache_op *op)
 {
-    if (op->state != OP_READING || op->verb != CACHE_GET)
+    if (op->state != OP_READING || op->verb != CACHE_GET || (op->options & (CACHE_F_TOUCH | CACHE_F_VIVIFY)))
         return;
     op->unwanted = true;
     for (struct cache_read *r = op->reads; r; r = r->next)

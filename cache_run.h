@@ -37,7 +37,7 @@ bool cache_run(struct cache_worker *w, struct cache_op *op);
  * stored, the item. */
 void cache_release(struct cache_worker *w, struct cache_op *op);
 /* The client of a parked op has left: if it is a get, its reads that haven't begun don't, and it ends soon, with
- * op->done. What changes objects goes on. */
+ * op->done. What changes objects goes on, a get with CACHE_F_TOUCH or _VIVIFY too. */
 void cache_abandon(struct cache_op *op);
 /* The client of a parked op has probably left: its reads that haven't begun do so after those of others. */
 void cache_put_last(struct cache_op *op);

@@ -770,7 +770,7 @@ static void count_overtaken(struct lane *lane, unsigned kind)
 
 /* Starts a lane's waiting reads of a kind, in order, as far as buffers and the engine allow. If finished reads hold all
  * buffers, their owner is asked to give some back. A read whose op holds others gets a buffer
- * beyond the limit while no read under way would give one back: at most one in each turn. If
+ * beyond the limit while no read of its device that is under way would give one back: at most one in each turn. If
  * there is no memory it ends with -ENOMEM, because nothing would start it later. */
 static void start_queue(struct ext_ring *ring, struct lane *lane, unsigned kind)
 {
@@ -778,8 +778,8 @@ static void start_queue(struct ext_ring *ring, struct lane *lane, unsigned kind)
     while (q->count > 0) {
         struct ext_read *r = TAILQ_FIRST(&q->list);
         bool large = kind % WAIT_KINDS == WAIT_LARGE;
-        bool nothing_comes = ring->in_flight == 0 && ring->completed.count == 0;
-        bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0));
+        bool nothing_comes = lane->in_flight == 0 && ring->completed.count == 0;
+        bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0 && ring->in_flight == 0));
         take(q, r); /* before it joins another's followers */
         enum begun begun = begin(ring, r, must);
         if (begun == BEGUN_NOT) {

@@ -12,7 +12,7 @@
  * A buffer is held until ext_read_finish(), for a value until its client has taken it. If
  * others wait, the owner is asked to put such values away (ext_ring_set_free_buffers). An op that holds one
  * read while it waits for another (holds_others) could wait for itself: such reads are first in line, and
- * exceed the bound when no read under way could give memory back.
+ * exceed the bound when no read of their device that is under way could give memory back.
  *
  *   ext_read_start -> [waiting] -> in flight -> (short? retry?) -> completed -> done()
  *                \-> copied from a wbuf: DONE at once, or by way of [waiting] -> completed

@@ -52,6 +52,12 @@ static ssize_t fault_pread(void *ctx, int fd, void *buf, size_t bytes, off_t off
 {
     struct aid_faults *f = ctx;
     atomic_fetch_add(&f->reads, 1);
+    if (atomic_load(&f->read_stall_fd) == fd) {
+        atomic_fetch_add(&f->stalled, 1);
+        while (atomic_load(&f->read_stall_fd) == fd)
+            aid_nap();
+        atomic_fetch_sub(&f->stalled, 1);
+    }
     if (atomic_load(&f->read_errno) != 0)
         return -atomic_load(&f->read_errno);
     if (take_one(&f->read_fail) || by_chance(f, &f->read_chance) ||

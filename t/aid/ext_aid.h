@@ -43,7 +43,8 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(uint32_t) eintr_one_in;  /* one transfer in this many is interrupted, unless 0 */
     _Atomic(bool) stall_writes;      /* writes wait until this is false */
     _Atomic(int) stall_fd;           /* writes to this fd wait until this is another fd, unless 0 */
-    _Atomic(uint32_t) stalled;       /* writes that wait now */
+    _Atomic(int) read_stall_fd;      /* the same for reads */
+    _Atomic(uint32_t) stalled;       /* of these, those that wait now */
     _Atomic(uint64_t) writes, reads; /* seen */
     _Atomic(uint32_t) goes;          /* this many objects are deleted just before they would be moved */
     _Atomic(uint32_t) turn;

@@ -197,6 +197,12 @@ def one_device_of_three_stalls():
         one_device_stalls(engine)
 
 
+def ttl_of(client, key):
+    """-1: it never expires."""
+    client.send(b'mg %s t\r\n' % key)
+    return int(client.line().split()[1][1:])
+
+
 def clients_that_leave_take_their_reads_along():
     with faultfs.Mount(PROGRAM) as mount, serving([mount]) as server:
         client = fill(server, 2500)
@@ -205,15 +211,23 @@ def clients_that_leave_take_their_reads_along():
         asked = ask_many(server, [b'k%d' % i for i in range(500)])
         wait_for(lambda: int(client.stats(b'extant')['ext_reads_waiting']) > 100)
         close_all(asked)
+        with_touch = [server.connect() for _ in range(8)]
+        for i, s in enumerate(with_touch):
+            s.sendall(b'gat 1000 k%d\r\n' % (1000 + i))
+        wait_for(lambda: states(client).count('conn_io_queue') >= len(with_touch))
+        close_all(with_touch)
         expect('their connections are closed while the device stalls',
                wait_for(lambda: int(client.stats()['curr_connections']) <= connections), client.stats()['curr_connections'])
-        expect('nothing waits for a turn', wait_for(lambda: client.stats(b'extant')['ext_reads_waiting'] == '0'),
+        expect('only touches wait for a turn', wait_for(lambda: int(client.stats(b'extant')['ext_reads_waiting']) <= 8),
                client.stats(b'extant')['ext_reads_waiting'])
         before = mount.counts()['reads']
         mount.set('off')
         expect('another client is answered', client.get(b'k700') == VALUE)
         reads = mount.counts()['reads'] - before
-        expect('and nothing is read for those that left', reads <= 20, reads)
+        expect('and nothing is read for those that left', reads <= 40, reads)
+        expect('but what they wanted to be touched is',
+               wait_for(lambda: all(0 < ttl_of(client, b'k%d' % (1000 + i)) <= 1000 for i in range(len(with_touch)))),
+               [ttl_of(client, b'k%d' % (1000 + i)) for i in range(len(with_touch))])
 
 
 def watchers_hear_of_changes_whose_clients_left():

@@ -373,9 +373,9 @@ static struct aid *few_buffers(void)
     return a;
 }
 
-static void start_one(struct aid *a, struct ext_ring *ring, struct crowd *c, uint32_t id)
+static void start_one(struct aid *a, struct ext_ring *ring, struct crowd *c, uint32_t id, bool holds_others)
 {
-    *c = (struct crowd){.r = {.done = crowd_done, .owner = c}, .id = id};
+    *c = (struct crowd){.r = {.done = crowd_done, .owner = c, .holds_others = holds_others}, .id = id};
     ext_pin(a->ext, a->objects[id].place);
     ext_read_start(ring, &c->r, a->objects[id].place, a->objects[id].len_class);
 }
@@ -415,7 +415,7 @@ Test(extstore, a_read_that_was_put_last_joins_one_that_overtook_it)
     struct ext_ring *ring = ext_ring_create(a->ext);
     struct crowd crowd[COUNT];
     for (unsigned i = 0; i < COUNT; i++) {
-        start_one(a, ring, &crowd[i], ids[i]);
+        start_one(a, ring, &crowd[i], ids[i], false);
         cr_assert_eq(crowd[i].r.state, EXT_READ_QUEUED);
         if (i == 3 || i == 4)
             ext_read_put_last(&crowd[i].r);
@@ -438,7 +438,7 @@ Test(extstore, a_read_that_was_put_last_has_its_turn_though_others_never_end)
     struct ext_ring *ring = ext_ring_create(a->ext);
     struct crowd crowd[COUNT];
     for (unsigned i = 0; i < COUNT; i++)
-        start_one(a, ring, &crowd[i], i);
+        start_one(a, ring, &crowd[i], i, false);
     ext_read_put_last(&crowd[LAST].r);
     unsigned others = 0;
     while (crowd[LAST].r.state != EXT_READ_DONE) {
@@ -446,13 +446,57 @@ Test(extstore, a_read_that_was_put_last_has_its_turn_though_others_never_end)
         for (unsigned i = 0; i < LAST; i++) {
             others += finish_done(&crowd[i], 1);
             if (crowd[i].r.state == EXT_READ_IDLE)
-                start_one(a, ring, &crowd[i], 10 + others % 50);
+                start_one(a, ring, &crowd[i], 10 + others % 50, false);
         }
         cr_assert_lt(others, 500u, "it never comes");
     }
     cr_assert_gt(others, 50u);
     for (unsigned finished = finish_done(crowd, COUNT); finished < COUNT; finished += finish_done(crowd, COUNT))
         wait_for_reads(ring);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* One of two devices takes a read and doesn't answer. All buffers are held by ops that wait for a second record, of the
+ * other device. */
+Test(extstore, reads_of_ops_that_hold_all_buffers_come_though_another_device_stalls)
+{
+    enum { COUNT = 60 };
+    struct aid *a = aid_new(32, MiB, 256 * KiB);
+    aid_add_device(a, 32, EXT_BUCKET_DEFAULT);
+    a->opt.engine = EXT_ENGINE_THREADS;
+    a->opt.wbuf_count = 6;
+    a->opt.buffer_bytes = 7 * 256 * KiB + 200 * KiB; /* four slots, two large reads */
+    aid_use_faults(a);
+    aid_start(a);
+    for (uint32_t i = 0; i < 40 * COUNT; i++)
+        aid_set_wait(a, i, 1000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd stalled, crowd[COUNT];
+    uint32_t slow = 0;
+    while (ext_page_device(a->ext, ext_place_page(a->ext, a->objects[slow].place)) != &a->ext->devices[0])
+        slow++;
+    atomic_store(&a->faults.read_stall_fd, a->ext->devices[0].fd);
+    start_one(a, ring, &stalled, slow, false);
+    ext_ring_submit(ring);
+    AID_WAIT_FOR(atomic_load(&a->faults.stalled) == 1);
+    unsigned count = 0;
+    for (uint32_t i = 0; count < COUNT; i++) {
+        cr_assert_lt(i, 40u * COUNT, "too few of the second device");
+        if (ext_page_device(a->ext, ext_place_page(a->ext, a->objects[i].place)) != &a->ext->devices[1])
+            continue;
+        start_one(a, ring, &crowd[count++], i, true);
+    }
+    for (unsigned i = 0; i < COUNT; i++) {
+        aid_await(ring, &crowd[i].r);
+        cr_assert_eq(crowd[i].r.result, 0);
+    }
+    cr_assert_eq(stalled.r.state, EXT_READ_QUEUED);
+    cr_assert_eq(finish_done(crowd, COUNT), COUNT);
+    atomic_store(&a->faults.read_stall_fd, 0);
+    aid_await(ring, &stalled.r);
+    cr_assert_eq(finish_done(&stalled, 1), 1);
     ext_ring_destroy(ring);
     aid_free(a);
 }
