@@ -50,7 +50,7 @@ struct rule {
     ANY(rt_sigaction) ANY(rt_sigprocmask) ANY(rt_sigreturn) ANY(sigaltstack)                       \
     ONLY(kill, 0, ourselves) ONLY(tgkill, 0, ourselves)                                            \
     ANY(clock_gettime) ANY(clock_getres) ANY(clock_nanosleep) ANY(nanosleep) ANY(gettimeofday)     \
-    ANY(getrandom) ANY(getrusage) ANY(sysinfo)                                                     \
+    ANY(timerfd_settime) ANY(getrandom) ANY(getrusage) ANY(sysinfo)                                \
     /* files and devices */                                                                        \
     ANY(openat) ANY(close) ANY(read) ANY(write) ANY(readv) ANY(writev) ANY(lseek)                  \
     ANY(pread64) ANY(pwrite64) ANY(preadv) ANY(pwritev) ANY(fsync) ANY(fdatasync)                  \

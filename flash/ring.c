@@ -718,7 +718,7 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
         complete(ring, r, -ECANCELED);
         return;
     }
-    bool may_begin = queue_of(ring, r)->count == 0 || copy_find(ring, r) != NULL;
+    bool may_begin = likely(waiting_count(ring) == 0) || queue_of(ring, r)->count == 0 || copy_find(ring, r) != NULL;
     enum begun begun = may_begin ? begin(ring, r, false) : BEGUN_NOT;
     if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
         count_at_once(ring, r, begun);

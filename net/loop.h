@@ -58,8 +58,10 @@ struct worker {
     /* owned by the thread */
     struct command_worker command;
     struct cache_worker *cache_worker;
-    struct event mail_event, ring_event, wake_event, cache_timer, idle_timer, watch_timer; /* fd < 0: unused */
-    bool cache_timer_on, watch_timer_on;
+    struct event mail_event, ring_event, wake_event, cache_timer, idle_timer, watch_event; /* fd < 0: unused */
+    bool cache_timer_on;
+    int watch_fd; /* a timer for clients that leave while their values are read; < 0: not made */
+    bool is_watching; /* it is set */
     bool reaped;     /* in this turn */
     bool more_reads; /* are completed than were answered */
     struct loop_queue list[CONN_LISTS];
