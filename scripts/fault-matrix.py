@@ -37,7 +37,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t", "aid"))
 import servers  # noqa: E402
-from faultfs import Mount  # noqa: E402
+from faultfs import CantMount, Mount, skip  # noqa: E402
 from servers import PATIENCE_SECONDS, Server, is_extant  # noqa: E402
 
 VALUE_BYTES = 8000
@@ -311,7 +311,10 @@ class Matrix:
 
     def run_cell(self, cell, body, options=""):
         where = os.path.join(self.args.dir, "cell")
-        mount = Mount(self.args.faultfs, where)
+        try:
+            mount = Mount(self.args.faultfs, where)
+        except CantMount as why:
+            skip(why)
         try:
             with self.server(mount, options) as server:
                 client = Client(server)

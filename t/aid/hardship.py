@@ -4,13 +4,14 @@ Each needs something of the machine (a compiler, FUSE, mounts); can() tells whet
 or started is ended by close(), which is safe to call twice.
 """
 
-import ctypes
 import os
 import shutil
 import struct
 import subprocess
 import tempfile
-import time
+
+import faultfs
+from faultfs import unmount
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILT = {}  # source -> program, or None if it can't be built here
@@ -34,7 +35,8 @@ def forget_built():
     BUILT.clear()
 
 
-def faultfs():
+def faultfs_program():
+    """Or None."""
     flags = subprocess.run(['pkg-config', '--cflags', '--libs', 'fuse3'], capture_output=True, text=True) \
         if shutil.which('pkg-config') else None
     if flags is None or flags.returncode != 0 or not os.path.exists('/dev/fuse'):
@@ -61,29 +63,16 @@ class Clock:
         return {'LD_PRELOAD': self.library, 'MOVED_CLOCK': self.file}
 
 
-class Device:
+class Device(faultfs.Mount):
     """A directory that fails on demand: faultfs over a directory, which may be a small file system of its own."""
 
     def __init__(self, where, megabytes=None):
-        self.back, self.at = os.path.join(where, 'back'), os.path.join(where, 'at')
-        self.mounted, self.process = False, None
-        os.makedirs(self.back)
-        os.makedirs(self.at)
-        if megabytes is not None:
-            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % megabytes, 'tmpfs', self.back], check=True)
-            self.mounted = True
-        self.process = subprocess.Popen([faultfs(), self.back, self.at], stderr=subprocess.DEVNULL)
-        self.control = os.path.join(self.at, '.faults')
-        end = time.monotonic() + 20
-        while not os.path.exists(self.control):
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.close()
-                raise OSError('faultfs does not run')
-            time.sleep(0.01)
-
-    def set(self, words):
-        with open(self.control, 'w') as f:
-            f.write(words)
+        self.small = os.path.join(where, 'back') if megabytes is not None else None
+        if self.small:
+            os.makedirs(self.small)
+            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % megabytes, 'tmpfs', self.small], check=True)
+        super().__init__(faultfs_program(), where)
+        self.at = self.point
 
     def fill(self):
         """Takes all room that is left on its file system."""
@@ -100,26 +89,16 @@ class Device:
             os.unlink(os.path.join(self.back, 'filler'))
 
     def close(self):
-        if self.process is not None:
-            unmount(self.at)
-            self.process.terminate()
-            self.process.wait()
-            self.process = None
-        if self.mounted:
-            unmount(self.back)
-            self.mounted = False
-
-
-def unmount(path):
-    """Lazily, as something may still wait in it."""
-    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(path), 2)
+        super().close()
+        if self.small:
+            unmount(self.small)
 
 
 def can(what):
     """Does this machine let us have a 'clock', a 'device', 'room' that ends?"""
     if what == 'clock':
         return build('../../scripts/movedclock.c', '-shared', '-fPIC') is not None
-    if faultfs() is None:
+    if faultfs_program() is None:
         return False
     where = tempfile.mkdtemp(prefix='hardship-')
     try:

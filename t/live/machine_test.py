@@ -30,7 +30,7 @@ def lines(server, word):
 
 
 def devices(where, *names):
-    """Two devices or more, or None and a line."""
+    """A device for each name, or None and a line."""
     if not hardship.can('device'):
         print('skipped: no FUSE')
         return None
@@ -48,11 +48,11 @@ def files_of_one_inode_number():
             both = devices(where, 'a', 'b')
             if both is None:
                 return
+            paths = [os.path.join(d.at, 'flash') for d in both]
+            flags = ['-m', '16', '-o', ','.join('ext_path=%s:32m' % p for p in paths) +
+                     ',ext_page_size=2,ext_wbuf_size=2,' + mode]
+            server = Server(BINARY, flags, 'machine')
             try:
-                paths = [os.path.join(d.at, 'flash') for d in both]
-                flags = ['-m', '16', '-o', ','.join('ext_path=%s:32m' % p for p in paths) +
-                         ',ext_page_size=2,ext_wbuf_size=2,' + mode]
-                server = Server(BINARY, flags, 'machine')
                 server.start()
                 client = Client(server)
                 client.fill(b'k', 5000, b'x' * 1000)
@@ -73,8 +73,8 @@ def files_of_one_inode_number():
                 server.start()  # half of the flash is gone: a scan would find older values
                 expect('%s: no scan of a part' % mode, not lines(server, 'scan took over'), server.log_tail())
                 expect('%s: it is empty' % mode, Client(server).get(b'k1') is None)
-                server.stop()
             finally:
+                server.stop()
                 for device in both:
                     device.close()
 
@@ -87,9 +87,9 @@ def a_start_while_a_slow_stop_ends():
             if one is None:
                 return
             device = one[0]
+            flags = ['-m', '16', '-o', 'ext_path=%s/flash:64m,%s' % (device.at, mode)]
+            first, second = (Server(BINARY, flags, 'machine') for _ in range(2))
             try:
-                flags = ['-m', '16', '-o', 'ext_path=%s/flash:64m,%s' % (device.at, mode)]
-                first, second = (Server(BINARY, flags, 'machine') for _ in range(2))
                 first.start()
                 client = Client(first)
                 client.fill(b'k', 1000, b'x' * 1000)
@@ -115,10 +115,10 @@ def a_start_while_a_slow_stop_ends():
                 expect('%s: the newest value is there' % mode, client.get(b'k1') == b'new', second.log_tail())
                 expect('%s: the others too' % mode, client.get(b'k999') == b'x' * 1000)
                 expect('%s: the deleted one is not' % mode, client.get(b'deleted') is None)
-                second.stop()
-                first.process = None
-                first.stop()
             finally:
+                device.set('off')
+                first.stop()
+                second.stop()
                 device.close()
 
 

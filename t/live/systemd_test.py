@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The packaged unit under systemd itself, booted in a container: this machine's files below an overlay, with a network
-of its own. What docs/OPERATIONS.md says of the unit is typed here: the cache is kept over restart and kill, over
+of its own. Most of what docs/OPERATIONS.md says of the unit is typed here: the cache is kept over restart and kill, over
 a stop with ext_persist; the confinement lets everything work that the settings may ask for.
 
 EXTANT names the binary. Exit 0: all right; 1: not; 77: no root, or no container can be booted here.
