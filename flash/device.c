@@ -407,7 +407,7 @@ void ext_device_put_off(struct ext_device *d, int rc)
     atomic_store_explicit(&d->write_failures, EXT_DEVICE_FAILED_AFTER, memory_order_relaxed);
     atomic_store(&d->failed, true);
     ext_device_say(d, EXT_FAULT_FAILED, 0, rc,
-                   "its mark can't be written; nothing else is until it can, and it is tried again until it is back");
+                   "its mark can't be written, so nothing else is; that is tried again until it is back");
 }
 
 bool ext_device_write_ok(struct ext_device *d)

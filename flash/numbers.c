@@ -33,7 +33,7 @@ static bool is_stamp_its_own(const struct ext_known *known, uint32_t count, uint
 static bool has_stamp_of(const struct ext_device *d, const struct ext_known *k)
 {
     if (k->stamp == 0 && k->step == 0)
-        return false; /* not 0 and a step: it never had a mark, but may have got one just now */
+        return false; /* with a step, it never had a mark, but may have got its first one just now */
     return d->stamp == k->stamp || (k->step != 0 && d->stamp == ext_mark_next_stamp(k->stamp, k->step));
 }
 

@@ -34,11 +34,11 @@ enum {
 #define SETTINGS_EXT_PAGES_MIN 4u            /* in files of class default */
 #define SETTINGS_EXT_BUFFERS_MIN 5u          /* write buffers that ext_buffer_mem must hold */
 #define SETTINGS_EXT_THREADS_MAX 64u
-#define SETTINGS_EXT_PAGES_WISH 128u         /* total, unless ext_page_size says otherwise; */
-#define SETTINGS_EXT_PAGES_FEW 8u            /* pages of one write buffer only where even so few have no room */
-#define SETTINGS_EXT_WBUF_SMALL_BYTES (2 * MiB) /* of write buffers, unless their size is given or -I is above half of it: */
-#define SETTINGS_EXT_WBUF_BYTES (4 * MiB)       /* then this, or more */
-#define SETTINGS_EXT_BUFFER_MEM (32 * MiB)      /* unless write buffers were given */
+#define SETTINGS_EXT_PAGES_WISH 128u         /* total, unless ext_page_size was given: pages of two write buffers or more */
+#define SETTINGS_EXT_PAGES_FEW 8u            /* total: to have these, a page may be as small as one write buffer */
+#define SETTINGS_EXT_WBUF_SMALL_BYTES (2 * MiB) /* a write buffer, unless its size was given or -I is above half of this */
+#define SETTINGS_EXT_WBUF_BYTES (4 * MiB)       /* a write buffer with a larger -I; more if -I needs it */
+#define SETTINGS_EXT_BUFFER_MEM (32 * MiB)      /* unless ext_buffer_mem or ext_wbuf_size was given */
 #define SETTINGS_EXT_MEMORY_MIN (3 * MiB)    /* -m: 2 MB of it are for items, and the index takes the rest */
 #define SETTINGS_EXT_BYTES_MAX (16384 * GiB) /* the reach of a place of 40 bits */
 #define SETTINGS_EXT_UNIT_BYTES (2 * MiB)    /* of page and wbuf sizes */
@@ -258,8 +258,8 @@ enum settings_bucket {
       "newest version that clients may speak, numbered as for ssl_min_version")                                       \
     X(U32, sock_cookie_id, 0, 0, UINT32_MAX, "", HIDDEN, "", "SO_MARK of sockets; 0 none")                            \
     X(U64, ext_page_size, 64 * MiB, 64 * KiB, GiB, "bytes", HIDDEN, "",                                               \
-      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; less if files have no room\n"                    \
-      "for 128, as it was if flash has content; or with k, a multiple of 64k")                                                 \
+      "flash page, given in MB: a multiple of 2 and of ext_wbuf_size; or with k, a multiple of 64k.\n"                 \
+      "Without it: less if files have no room for 128; with content on flash, as it was made")                       \
     X(U32, ext_threads, 1, 1, SETTINGS_EXT_THREADS_MAX, "", HIDDEN, "", "threads that write to flash and reclaim it")                                                     \
     X(U32, ext_io_depth, 1, 1, 4096, "", HIDDEN, "", "reads of flash under way for each thread; at least 128 in any case")\
     X(U32, ext_persist, SETTINGS_PERSIST_OFF, 0, 2, "", HIDDEN, "",                                                   \

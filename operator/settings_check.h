@@ -1,4 +1,4 @@
-/* operator/settings_check.h: checks of options whose meaning or bounds depend on other options, in any order. 
+/* operator/settings_check.h: checks of options whose meaning or bounds depend on other options, in any order.
  * operator/command_line.c calls it, and storage_config.c for sizes that an earlier process chose.
  *
  * Threads: settings_parse()'s. No locks. Looks at the paths of flash files, so it may sleep.

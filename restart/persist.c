@@ -17,7 +17,7 @@
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
 #define NO_DEVICE UINT32_MAX
-#define LOOKS_MAX 100u /* more other processes don't come and go in the instant between decision and lock */
+#define LOOKS_MAX 100u /* overtaken decisions; a bound that nothing reaches */
 #define NO_FILE UINT64_MAX /* as inode */
 #define BEGIN_TRIES 5u /* to write the head at a start */
 #define BEGIN_PAUSE_NS UINT64_C(100000000)

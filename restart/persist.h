@@ -95,7 +95,7 @@ bool persist_give_up(struct persist *p, const char *reason);
 int persist_begin(struct persist *p, struct cache *c, struct extstore *e, bool attached, char *why,
                   size_t why_bytes);
 /* -EAGAIN of ext_create's: another process used the cache between the decision and the lock of the files. With no part
- * there any more, persist_look_again() decides anew by what that process left; otherwise it does nothing. */
+ * there any more, persist_look_again() decides again by what that process left; otherwise it does nothing. */
 bool persist_is_overtaken(const struct persist *p);
 void persist_look_again(struct persist *p);
 /* A line for the log: what was taken over, or why not; "" without ext_persist. Valid until
