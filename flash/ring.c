@@ -105,8 +105,8 @@ static void push(struct read_queue *q, struct ext_read *r)
     q->count++;
 }
 
-/* Before all that hold nothing else. */
-static void push_holder(struct read_queue *q, struct ext_read *r)
+/* Before all that hold nothing else, and behind those that do. */
+static void push_early(struct read_queue *q, struct ext_read *r)
 {
     struct ext_read *at = TAILQ_FIRST(&q->list);
     while (at != NULL && at->holds_others)
@@ -681,7 +681,7 @@ static struct read_queue *queue_of(struct ext_ring *ring, const struct ext_read 
 static void wait_for_turn(struct ext_ring *ring, struct ext_read *r)
 {
     if (r->holds_others)
-        push_holder(queue_of(ring, r), r);
+        push_early(queue_of(ring, r), r);
     else
         push(queue_of(ring, r), r);
     r->waits = true;
@@ -756,7 +756,7 @@ static bool make_room(struct ext_ring *ring, struct lane *lane, const struct ext
     return false;
 }
 
-/* A read of this kind has begun. If it was one of many before one that was put last, that is the next. */
+/* A read of this kind has begun. If it was one of many before one that was put last, that is one of the next. */
 static void count_overtaken(struct lane *lane, unsigned kind)
 {
     struct read_queue *later = &lane->waiting[kind % WAIT_KINDS + WAIT_LATER];
@@ -765,7 +765,7 @@ static void count_overtaken(struct lane *lane, unsigned kind)
     struct ext_read *r = pop(later);
     lane->overtaken = 0;
     r->later = false;
-    push_first(&lane->waiting[kind], r);
+    push_early(&lane->waiting[kind], r); /* behind those that hold others: they may hold the buffers */
 }
 
 /* Starts a lane's waiting reads of a kind, in order, as far as buffers and the engine allow. If finished reads hold all

@@ -367,7 +367,7 @@ static struct aid *few_buffers(void)
     a->opt.wbuf_count = 4;
     a->opt.buffer_bytes = 5 * 256 * KiB + 200 * KiB; /* four slots, two large reads */
     aid_start(a);
-    for (uint32_t i = 0; i < 60; i++)
+    for (uint32_t i = 0; i < 100; i++)
         aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
     return a;
@@ -453,6 +453,30 @@ Test(extstore, a_read_that_was_put_last_has_its_turn_though_others_never_end)
     cr_assert_gt(others, 50u);
     for (unsigned finished = finish_done(crowd, COUNT); finished < COUNT; finished += finish_done(crowd, COUNT))
         wait_for_reads(ring);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* When its turn has come, it still waits behind reads of ops that hold others: those may hold what it needs. */
+Test(extstore, a_read_that_was_put_last_does_not_stop_ops_that_hold_others)
+{
+    enum { COUNT = 90, LAST = 4 };
+    struct aid *a = few_buffers();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) {
+        start_one(a, ring, &crowd[i], i, i != LAST);
+        if (i == LAST)
+            ext_read_put_last(&crowd[i].r);
+    }
+    for (unsigned i = 0; i < COUNT; i++) {
+        if (i != LAST)
+            aid_await(ring, &crowd[i].r);
+    }
+    cr_assert_geq(finish_done(crowd, COUNT), COUNT - 1u);
+    while (crowd[LAST].r.state == EXT_READ_QUEUED)
+        wait_for_reads(ring);
+    (void)finish_done(&crowd[LAST], 1);
     ext_ring_destroy(ring);
     aid_free(a);
 }
