@@ -595,10 +595,14 @@ static void warn_of_memory_file(const struct settings *set)
     if (!set->memory_file || statfs(set->memory_file, &fs) != 0 || stat(set->memory_file, &st) != 0)
         return;
     uint64_t room = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize + (uint64_t)st.st_blocks * 512;
-    if (fs.f_blocks > 0 && room < set->maxbytes) /* 0 blocks: a tmpfs without a limit */
+    uint64_t buffers = set->ext_file_count > 0 ? (uint64_t)set->ext_buffer_mem : 0;
+    char also[64] = "";
+    if (buffers > 0)
+        snprintf(also, sizeof(also), " and %" PRIu64 " MB of flash buffers", buffers / MiB);
+    if (fs.f_blocks > 0 && room < set->maxbytes + buffers) /* 0 blocks: a tmpfs without a limit */
         log_warning("-e %s: its file system has room for %" PRIu64 " MB, less than -m %" PRIu64
-                    ": beyond that items are evicted",
-                    set->memory_file, room / MiB, (uint64_t)set->maxbytes / MiB);
+                    "%s: beyond that items are evicted",
+                    set->memory_file, room / MiB, (uint64_t)set->maxbytes / MiB, also);
     if (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
         log_warning("-e %s is not on tmpfs: the kernel writes all changes of memory to that disk; "
                     "use a file below /dev/shm",

@@ -319,6 +319,13 @@ def small_memory_file():
             with Started(['-m', str(m), '-e', where + '/memory'], prefix=mount) as s:
                 expect('-m %d serves' % m, s.answers(), s.text())
                 expect('-m %d: it is told' % m, (told % m in s.text()) == warns, s.text())
+        told = 'room for 16 MB, less than -m 8 and %d MB of flash buffers: beyond'
+        for buffers, warns in ((10, True), (8, False)):
+            flash = 'ext_path=%s.flash:16m,ext_page_size=2,ext_wbuf_size=1,ext_buffer_mem=%d' % (where, buffers)
+            with Started(['-m', '8', '-e', where + '/memory', '-o', flash], prefix=mount) as s:
+                expect('with flash it serves', s.answers(), s.text())
+                expect('-m 8, ext_buffer_mem=%d: it is told' % buffers, (told % buffers in s.text()) == warns, s.text())
+            os.unlink(where + '.flash')
 
 
 def flash_without_direct_io():
