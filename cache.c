@@ -1217,6 +1217,19 @@ static enum step get_memory(struct cache_worker *w, struct cache_op *op)
     return s;
 }
 
+unsigned cache_drop_tag(struct cache_worker *w, struct cache_op *op)
+{
+    struct cache *c = w->cache;
+    struct lock *lock = index_lock(c->index, op->spot.hash);
+    DEBUG_ASSERT(op_ends_old_value(op));
+    lock_assert_none_held();
+    lock_take(lock);
+    unsigned gone = flash_forget_ranks(c, op->spot.hash, INDEX_RANK_MAX);
+    lock_release(lock);
+    cache_count(c, CACHE_N_evictions_same_tag, gone);
+    return gone;
+}
+
 enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
     lock_assert_none_held();

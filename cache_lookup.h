@@ -50,6 +50,12 @@ static inline bool op_sets(const struct cache_op *op)
 {
     return op->verb == CACHE_STORE && op->mode == CACHE_SET && !store_is_cas(op);
 }
+/* Is the key's old value gone when the op ends, even if the op is refused? So it is after a set, and after the delete
+ * of a set that was refused. */
+static inline bool op_ends_old_value(const struct cache_op *op)
+{
+    return op_sets(op) || (op->verb == CACHE_DELETE && (op->options & CACHE_F_QUIET_STATS));
+}
 static inline bool is_unreadable(const struct cache_read *r)
 {
     return r->verdict == READ_BAD || r->verdict == READ_FAILED;

@@ -122,6 +122,7 @@ struct cache_op {
     uint16_t attempts;
     bool read_hidden; /* the reads are of words that a dead RAM item hides: no answer */
     bool starved; /* a read found no memory or was given up, so its record is unknown */
+    bool dropped_tag; /* it gave up the flash words of its tag, since it may not leave an old value */
     bool unwanted; /* a get whose client has left: it ends without an answer, and counts as nothing */
     uint8_t state;
     bool view_from_read;

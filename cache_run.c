@@ -19,7 +19,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "cache_step.h"
+#include "cache_lookup.h"
 
 #define OP_ATTEMPTS_MAX 64 /* a word that moves during each of this many reads counts as a miss */
 
@@ -151,6 +151,36 @@ static bool has_waited(const struct cache_worker *w, const struct cache_op *op)
     return !w->cache->ext || (op->wait_start_us != 0 && clock_mono_us() - op->wait_start_us > max_us);
 }
 
+/* Drops the op's reads, and their pins. */
+static void reads_release(struct cache_worker *w, struct cache_op *op)
+{
+    while (op->reads) {
+        struct cache_read *r = op->reads;
+        op->reads = r->next;
+        if (r->verdict == READ_WANTED || r->verdict == READ_AWAY) /* holds a pin and nothing else */
+            ext_unpin(w->cache->ext, r->place);
+        else
+            ext_read_finish(&r->rd);
+        read_free(w, r);
+    }
+    op->read_count = 0;
+    op->read_bytes = 0;
+    ASSERT(op->read_pending == 0);
+}
+
+/* An op that may not leave the key's old value would be refused. True: once, flash words that may be it were given up; so
+ * there is room in their place, and nothing to read: the op is to be run again. */
+static bool gives_up_old_value(struct cache_worker *w, struct cache_op *op)
+{
+    if (!op_ends_old_value(op) || op->dropped_tag)
+        return false;
+    op->dropped_tag = true;
+    reads_release(w, op);
+    op->starved = false;
+    op->attempts = 0;
+    return cache_drop_tag(w, op) > 0;
+}
+
 /* True: finished. False: parked. */
 static bool run_steps(struct cache_worker *w, struct cache_op *op)
 {
@@ -159,6 +189,8 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
             return give_up(w, op, CACHE_NO_MEMORY);
         if (unlikely(op->starved || op->attempts >= OP_ATTEMPTS_MAX)) {
             bool gets = op->verb == CACHE_GET;
+            if (gives_up_old_value(w, op))
+                continue;
             if (gets)
                 count_get(w, op, false, 0, 0);
             if (gets && op->starved)
@@ -184,6 +216,8 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
             return false;
         case STEP_WAIT:
             if (has_waited(w, op)) {
+                if (gives_up_old_value(w, op))
+                    continue;
                 stat_inc(w->stats, STAT_store_no_memory);
                 return give_up(w, op, CACHE_NO_MEMORY);
             }
@@ -217,7 +251,7 @@ bool cache_run(struct cache_worker *w, struct cache_op *op)
     lock_assert_none_held();
     op->worker = w;
     op->attempts = 0;
-    op->starved = op->read_hidden = op->unwanted = false;
+    op->starved = op->read_hidden = op->unwanted = op->dropped_tag = false;
     op->wait_start_us = 0;
     op->view_from_read = false;
     return run_steps(w, op);
@@ -248,23 +282,6 @@ void cache_op_init(struct cache_op *op, enum cache_verb verb, const char *key, u
     op->key = key;
     op->key_bytes = key_bytes;
     op->spot.hash = hash;
-}
-
-/* Drops the op's reads, and their pins. */
-static void reads_release(struct cache_worker *w, struct cache_op *op)
-{
-    while (op->reads) {
-        struct cache_read *r = op->reads;
-        op->reads = r->next;
-        if (r->verdict == READ_WANTED || r->verdict == READ_AWAY) /* holds a pin and nothing else */
-            ext_unpin(w->cache->ext, r->place);
-        else
-            ext_read_finish(&r->rd);
-        read_free(w, r);
-    }
-    op->read_count = 0;
-    op->read_bytes = 0;
-    ASSERT(op->read_pending == 0);
 }
 
 void cache_release(struct cache_worker *w, struct cache_op *op)

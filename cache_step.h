@@ -64,6 +64,9 @@ void count_get(struct cache_worker *w, const struct cache_op *op, bool hit, unsi
 void op_item_free(struct cache *c, struct cache_op *op);
 /* A zeroed read, cheap; NULL: no memory. */
 struct cache_read *cache_read_new(struct cache_worker *w);
+/* Which flash words of the key's tag are its older values isn't known, and the op must leave none of those: all of them
+ * go. Returns their number. No lock held. */
+unsigned cache_drop_tag(struct cache_worker *w, struct cache_op *op);
 /* Runs the op's verb once, from the start. */
 enum step cache_step(struct cache_worker *w, struct cache_op *op);
 

@@ -21,7 +21,7 @@
     X(evictions_short_ttl, "RAM items evicted because they would have expired before they were on flash") \
     X(evictions_device, "RAM items evicted because no device takes writes")                        \
     X(evictions_index_full, "objects given up because -m can not index more")                     \
-    X(evictions_same_tag, "flash objects given up because one that can't be read may have hidden them") \
+    X(evictions_same_tag, "flash objects given up because they could not be told from older values") \
     X(flushed_items, "items moved from RAM to flash")                                              \
     X(inline_flushes, "of these, by a worker that needed the memory")                              \
     X(clean_evictions, "items that left RAM without a write: they were brought back from flash, and are still there") \

@@ -941,6 +941,48 @@ Test(cache_flash, an_unreadable_older_value_does_not_hide_the_younger)
     cr_assert_eq(fixture_counter(&f, CACHE_N_evictions_same_tag), 1);
 }
 
+/* ---- sets that would be refused ---- */
+
+/* Fills the buckets of the key's shard, which can't grow, with words that no look-up meets. */
+static void fill_shard(const char *key)
+{
+    struct lock *lock = index_lock(f.index, hash_of(key));
+    unsigned shard = index_shard_of(f.index, hash_of(key)), refused = 0;
+    index_set_limit(f.index, 0);
+    lock_take(lock);
+    for (uint64_t n = 0; refused < 10000; n++) {
+        uint64_t hash = cache_hash(f.cache, (const char *)&n, sizeof(n));
+        if (index_shard_of(f.index, hash) == shard &&
+            index_insert(f.index, hash, index_make_ram(f.index, 1, 0, 0)) != 0)
+            refused++;
+    }
+    lock_release(lock);
+}
+
+/* A set that finds the index full takes the place of the old value, which it has not read; one of a key that isn't there is
+ * refused, and the key still isn't there. Other stores that are refused leave the old value. */
+Test(cache_flash, a_refused_set_leaves_no_old_value)
+{
+    char other[32];
+    store_on_flash("k", "old");
+    cr_assert_eq(ext_sync(f.ext, 10000), 0);
+    atomic_store(&f.config.ext_max_sleep, 0);
+    fill_shard("k");
+    for (unsigned i = 0; i == 0 || index_shard_of(f.index, hash_of(other)) != index_shard_of(f.index, hash_of("k")); i++)
+        snprintf(other, sizeof(other), "other-%u", i);
+    STATUS(fixture_store(&f, CACHE_ADD, other, "new", 3, 0, 0, 0), CACHE_NO_MEMORY);
+    STATUS(fixture_set(&f, other, "new"), CACHE_NO_MEMORY);
+    STATUS(fixture_get(&f, other, value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    STATUS(fixture_store(&f, CACHE_ADD, "k", "new", 3, 0, 0, 0), CACHE_NOT_STORED);
+    IS("k", "old");
+    STATUS(fixture_set(&f, "k", "new"), CACHE_OK);
+    IS("k", "new");
+    cr_assert_eq(flash_count(), 0);
+    STATUS(fixture_delete(&f, "k"), CACHE_OK);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+}
+
 /* Turns over the first bytes of the record at the place, wherever they are; once more, and it is readable. */
 static void turn_place(ext_place place)
 {

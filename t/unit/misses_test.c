@@ -139,3 +139,43 @@ Test(misses, of_a_read_without_memory)
     cr_assert(large[0] == 'b' && large[BYTES - 1] == 'b');
     fixture_close(&f);
 }
+
+/* The key has more values on flash than a set leaves unread. None of them can be read for lack of memory, from the nth
+ * allocation on: neither a set nor the delete that follows a refused one may leave an old value. */
+static void end_old_values(enum cache_verb verb)
+{
+    enum { OLD = 4, BYTES = 100000 }; /* read into memory of their own, as they are large */
+    static char old[BYTES];
+    unsigned failed = 0;
+    open_it(write_device);
+    for (unsigned n = 1; n == 1 || failed == n - 1; n++) {
+        struct cache_op op;
+        enum cache_status status;
+        for (unsigned i = 0; i < OLD; i++) {
+            cr_assert_eq(fixture_store(&f, CACHE_SET, "k", old, BYTES, 0, 0, 0), CACHE_OK);
+            fixture_flush(&f);
+        }
+        cache_op_init(&op, CACHE_ALLOC, "k", 1, cache_hash(f.cache, "k", 1));
+        op.value_bytes = 3;
+        op.options = CACHE_F_QUIET_STATS;
+        fixture_run(&f, &op);
+        memcpy(op.value, "new", 3);
+        op.verb = verb;
+        sys_fail_nth(SYS_MEMORY, n, 1000);
+        fixture_run(&f, &op);
+        failed += sys_failed();
+        status = op.status;
+        cr_assert(status == CACHE_OK || (verb == CACHE_DELETE && status == CACHE_NOT_FOUND), "%u: %d", n, (int)status);
+        cache_release(f.worker, &op);
+        status = fixture_get(&f, "k", value, sizeof(value), NULL);
+        cr_assert_eq(status, verb == CACHE_DELETE ? CACHE_NOT_FOUND : CACHE_OK, "%u: %d", n, (int)status);
+        cr_assert(status != CACHE_OK || strcmp(value, "new") == 0, "%u: %s", n, value);
+    }
+    cr_assert_geq(failed, 1u);
+    cr_assert_eq(ext_reconcile(f.ext), 0);
+    fixture_close(&f);
+}
+
+Test(misses, a_set_without_memory_to_read_leaves_no_old_value) { end_old_values(CACHE_STORE); }
+
+Test(misses, the_delete_after_a_refused_set_leaves_no_old_value_either) { end_old_values(CACHE_DELETE); }
