@@ -141,7 +141,7 @@ def stops_wait_only_for_reads_under_way():
 def a_second_signal_ends_a_stop():
     with faultfs.Mount(PROGRAM) as mount, serving([mount]) as server:
         fill(server, 2500)
-        mount.set(FOR_EVER + 'read.stall=1/1')
+        mount.set(FOR_EVER + 'read.stall=1/1 reset')
         asked = ask_many(server, [b'k1'])
         wait_for(lambda: mount.counts()['reads'] > 0)
         server.process.send_signal(signal.SIGTERM)
