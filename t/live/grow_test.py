@@ -220,14 +220,15 @@ def default_sizes():
 
 def what_is_said_of_sizes():
     """One line tells which sizes stay, and why others can't."""
-    cases = (({'devices': ('a:64m', 'b:64m')}, 'flash: pages of 4 MB and write buffers of 4 MB stay as its content was made '
-              'with them; the defaults are 16 MB and 4 MB now'),
-             ({'flags': ['-I', '8m']}, "flash: pages of 4 MB and write buffers of 4 MB, which its content was made with, "
+    made = 'ext_page_size=2,ext_wbuf_size=2,ext_item_size=400'
+    cases = (({}, 'flash: pages of 2 MB and write buffers of 2 MB stay as its content was made '
+              'with them; the defaults are 4 MB and 2 MB now'),
+             ({'flags': ['-I', '8m']}, "flash: pages of 2 MB and write buffers of 2 MB, which its content was made with, "
               "can't stay: items of -I need larger write buffers"),
              ({'sizes': 'ext_page_size=8'}, 'with another ext_page_size'))
     for mode in CLEAN[1:]:
         for change, line in cases:
-            cache = Cache(mode, sizes='ext_item_size=400', memory=16)
+            cache = Cache(mode, sizes=made, memory=16)
             try:
                 cache.store(range(100), 1)
                 cache.stop()
