@@ -639,7 +639,8 @@ class Hard(Run):
         if self.survives in ('ext_persist', 'both'):
             options.append('ext_persist')
         if {'slow', 'dies', 'fills'} & set(self.what):
-            options.append('ext_max_sleep=300000')  # what it loses is counted
+            # what it loses is counted; where memory can't come, each set of a batch waits for all of it
+            options.append('ext_max_sleep=%d' % (10000 if 'fills' in self.what else 300000))
         largest = '512k' if self.wbuf == 1 or 'sizes' in self.what and rng.random() < .2 else '1m'
         flags = ['-m', str(rng.choice((8, 12, 16))), '-t', str(rng.choice((1, 2, 4))), '-I', largest]
         if 'sizes' in self.what:
