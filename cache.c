@@ -1230,6 +1230,30 @@ unsigned cache_drop_tag(struct cache_worker *w, struct cache_op *op)
     return gone;
 }
 
+void cache_drop_key(struct cache_worker *w, const char *key, uint8_t key_bytes, const struct index_spot *spot)
+{
+    struct cache *c = w->cache;
+    struct lock *lock = index_lock(c->index, spot->hash);
+    struct cache_op op = {.verb = CACHE_DELETE,
+                          .options = CACHE_F_QUIET_STATS,
+                          .key = key,
+                          .key_bytes = key_bytes,
+                          .spot = *spot,
+                          .worker = w};
+    struct lookup l;
+    lock_assert_none_held();
+    lock_take(lock);
+    unsigned gone = flash_forget_ranks(c, spot->hash, INDEX_RANK_MAX); /* first, since an item may hide some */
+    cache_lookup(w, &op, &l, clock_now_sec());
+    DEBUG_ASSERT(l.unread_count == 0 && !l.match);
+    if (l.it)
+        (void)item_unlink_hiding(c, l.it, spot->hash);
+    lock_release(lock);
+    if (gone > 0 || l.it)
+        departed_note(c->departed, spot->hash, MISS_deleted);
+    cache_count(c, CACHE_N_evictions_same_tag, gone);
+}
+
 enum step cache_step(struct cache_worker *w, struct cache_op *op)
 {
     lock_assert_none_held();

@@ -40,6 +40,9 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
 void cache_unpin(struct cache_worker *w, struct item *pin);
 /* Finds where the index has a key's words, and prefetches them; and, once these had time to arrive, its item. */
 void cache_find(struct cache_worker *w, const char *key, size_t key_bytes, struct index_spot *spot);
+/* A set is refused, and there is no memory for an op that deletes the old value: that goes, and with it all flash words of
+ * the key's tag, since none is read. It needs no memory. No lock held. */
+void cache_drop_key(struct cache_worker *w, const char *key, uint8_t key_bytes, const struct index_spot *spot);
 void cache_prefetch_item(struct cache_worker *w, const struct index_spot *spot);
 
 #endif

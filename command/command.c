@@ -721,6 +721,8 @@ static enum command_result do_store(struct session *s, struct request *req)
     struct index_spot room, *spot = find_key(s, req->key, req->key_len, &room);
     struct pending *p = pending_make(s, CACHE_ALLOC, req, req->key, req->key_len, spot);
     if (!p) {
+        if (verb_info(req->verb)->flags & VF_DROP_OLD)
+            cache_drop_key(s->w->cache_worker, req->key, (uint8_t)req->key_len, spot);
         s->swallow_bytes = (uint64_t)req->value_bytes + req->value_end_bytes;
         session_answer(s, req, REPLY_OOM_STORING);
         return COMMAND_DONE;

@@ -10,6 +10,7 @@ it works as before, with its connections and memory given back. Runs on $EXTANT 
 """
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import os
@@ -287,6 +288,43 @@ def malloc_fails():
     return "; ".join(facts)
 
 
+def refused_sets_leave_no_old_value():
+    """A set is refused since nothing can be allocated for its request: what the key had in RAM or on flash is gone. An add
+    that is refused leaves it."""
+    if not is_extant(BINARY):
+        return "only Extant allocates something for a request"
+    flags = ["-m", "16", "-t", "1", "-o", "ext_page_size=2,ext_wbuf_size=1,ext_path=@DIR@/flash:32m,ext_item_age=0,"
+             "ext_item_size=512"]
+    sizes = {b"ram": 3, b"flash": 2000}
+    answers = {}
+    with Steered(flags) as server, contextlib.ExitStack() as stack:
+        s = stack.enter_context(server.connect())
+        s.settimeout(PATIENCE_SECONDS)
+        lines = s.makefile("rb")
+
+        def ask(verb, key):
+            s.sendall(b"%s %s 0 0 %d\r\n%s\r\n" % (verb, key, sizes[key], b"v" * sizes[key]))
+            return lines.readline().rstrip()
+
+        def is_there(key):
+            s.sendall(b"mg %s\r\n" % key)
+            return lines.readline() == b"HD\r\n"
+        if [ask(b"set", key) for key in sizes] != [b"STORED"] * 2:
+            raise Failed("the first sets are refused")
+        wait_for(lambda: server.stats()["extstore_objects_used"] == "1")
+        for n, verb in enumerate((b"add", b"set")):
+            holder = stack.enter_context(server.connect())
+            holder.sendall(b"set held 0 0 3\r\n")  # takes the one request whose memory was kept
+            wait_for(lambda: list(server.stats(b"conns").values()).count("conn_nread") > n)
+            server.steer(1, 1000)
+            answers[verb] = [ask(verb, key) for key in sizes]
+            server.steer(0)
+            left = [is_there(key) for key in sizes]
+            if answers[verb] != [SERVER_ERRORS[0]] * 2 or left != [verb == b"add"] * 2:
+                raise Failed("%s: %s, then there: %s" % (verb, answers[verb], left))
+    return "2 adds, 2 sets refused"
+
+
 def malloc_fails_at_start():
     """Every n-th allocation fails from the start on, for many n: refused or served. As another
     user, because the look-up of -u's user ends in aborts of the C library itself."""
@@ -553,7 +591,7 @@ def disk_full():
         os.rmdir(where)
 
 
-PARTS = (malloc_fails, malloc_fails_at_start, address_space, descriptors, item_memory, disk_full)
+PARTS = (malloc_fails, refused_sets_leave_no_old_value, malloc_fails_at_start, address_space, descriptors, item_memory, disk_full)
 
 
 def main():
