@@ -475,9 +475,10 @@ int ext_sync(struct extstore *e, int64_t timeout_ms)
     uint64_t end = clock_mono_ns() + (uint64_t)max_u64(0, (uint64_t)timeout_ms) * 1000000;
     int rc = 0;
     lock_take(&e->notify_lock);
-    while (rc == 0 && atomic_load(&e->flushing_wbufs) > 0) {
+    uint32_t flushing; /* one look for both questions, since it sinks without the lock */
+    while (rc == 0 && (flushing = atomic_load(&e->flushing_wbufs)) > 0) {
         uint64_t now = clock_mono_ns();
-        if (atomic_load(&e->stuck_wbufs) == atomic_load(&e->flushing_wbufs))
+        if (atomic_load(&e->stuck_wbufs) == flushing)
             rc = -EIO;
         else if (timeout_ms >= 0 && now >= end)
             rc = -ETIMEDOUT;
