@@ -135,6 +135,9 @@ class Model:
         value = self.now[key]
         if line == b'SERVER_ERROR out of memory' and self.limit.get('scarce'):
             return True
+        if line == b'EN' and value is not None and self.limit.get('scarce'):
+            self.unsure.add(key)  # mg T: a miss, but no memory is no reason for the value to go
+            return True
         refused = line == b'SERVER_ERROR object too large for cache' and value is not None and \
             len(value.data) >= self.limit['sure']
         if refused:
@@ -284,6 +287,9 @@ class Ops:
             if line.startswith((b'NOT_STORED', b'NS', b'SERVER_ERROR')) and v is not None and \
                     len(v.data) + len(more) >= m.limit['sure']:
                 self.refused += 1
+            elif line.startswith((b'NOT_STORED', b'NS', b'SERVER_ERROR')) and v is not None and m.limit.get('scarce'):
+                self.refused += 1
+                m.unsure.add(key)  # with ms the old value may go
             elif line.startswith(b'SERVER_ERROR') and m.limit.get('scarce'):
                 self.refused += 1
             elif line in (b'STORED', b'HD'):
