@@ -41,7 +41,8 @@ void cache_release(struct cache_worker *w, struct cache_op *op);
 void cache_abandon(struct cache_op *op);
 /* The client of a parked op has probably left: its reads that haven't begun do so after those of others. */
 void cache_put_last(struct cache_op *op);
-/* The worker ends: ops that wait for reads that haven't begun end soon, with CACHE_NO_MEMORY and nothing changed. */
+/* The worker ends: ops that wait for reads that haven't begun end soon, with CACHE_NO_MEMORY and nothing changed; but a
+ * plain set is stored, and gives up the flash words of its key's tag for it. */
 void cache_worker_give_up(struct cache_worker *w);
 void cache_worker_set_put_away(struct cache_worker *w, cache_put_away_fn fn, void *ctx);
 void cache_nudge(struct cache_worker *w);
