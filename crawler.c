@@ -18,6 +18,7 @@
 #include "operator/watch.h"
 
 #define PIECE_BUCKETS 16
+#define PAUSE_BUCKETS 1024u /* walked between two pauses of lru_crawler_sleep */
 #define PIECE_OBJECTS (PIECE_BUCKETS * INDEX_BUCKET_WORDS)
 
 struct job {
@@ -232,6 +233,7 @@ static bool crawl(struct crawler *cr, struct piece *p)
 {
     lock_assert_none_held();
     struct cache *c = cr->cache;
+    unsigned walked = 0; /* buckets since the last pause */
     memset(cr->checked, 0, sizeof(cr->checked));
     p->cr = cr;
     for (unsigned shard = 0; shard < INDEX_SHARD_COUNT; shard++) {
@@ -252,7 +254,8 @@ static bool crawl(struct crawler *cr, struct piece *p)
                     read_piece(cr, p);
                 if (!hand_on(cr, p))
                     return false;
-            } else if ((pos & 1023) < PIECE_BUCKETS) {
+            } else if ((walked += PIECE_BUCKETS) >= PAUSE_BUCKETS) {
+                walked = 0;
                 uint32_t pause_us =
                     atomic_load_explicit(&c->config->lru_crawler_sleep, memory_order_relaxed);
                 if (pause_us != 0)
