@@ -369,8 +369,7 @@ static void end_at_once(int sig)
                                "what a clean stop would have written is not there\n";
     if (clock_mono_ms() - stop_began_ms < SECOND_SIGNAL_MS)
         return;
-    if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0)
-        _exit(128 + sig);
+    (void)!write(STDERR_FILENO, line, sizeof(line) - 1); /* it ends in any case */
     _exit(128 + sig);
 }
 
@@ -468,9 +467,8 @@ static int make_aids(struct server *s)
         if (set->http)
             t->samples = samples_create((char)set->prefix_delimiter);
     }
-    env->report = report_create(env->ext);
     env->prefixes = prefixes_create((char)set->prefix_delimiter);
-    if (!env->thread_stats || !env->report || !env->prefixes)
+    if (!env->thread_stats || !env->prefixes)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
     if (set->auth_file) {
         env->auth = auth_create(set->auth_file);
@@ -536,6 +534,9 @@ static int start_threads(struct server *s)
     env->stop = stop_server;
     env->each_conn = each_conn;
     env->buffer_info = buffer_info;
+    env->report = report_create(env->ext);
+    if (!env->report)
+        return fail(EXIT_OS, "failed to allocate memory", NULL);
     env->crawler = crawler_create(env->cache);
     if (!env->crawler)
         return fail(EXIT_OS, "failed to start the crawler thread", strerror(errno));

@@ -157,8 +157,8 @@ void session_init(struct session *s, struct command_worker *w, int fd,
                   void (*resumed)(struct session *s), void (*ended)(struct session *s));
 /* The client sends nothing more, and has probably left: its values are read from flash after those of others. */
 void session_put_last(struct session *s);
-/* The client has left: drops its replies, and ends its gets that wait for their turn to be read. True: no op is under way, the session may be freed. False: ended() will be
- * called. */
+/* The client has left: drops its replies, and ends its gets that wait for their turn to be read. True: no op is under
+ * way, the session may be freed. False: ended() will be called. */
 bool session_close(struct session *s);
 /* Memory of replies and of pending requests, without values. */
 static inline uint64_t command_worker_bytes(const struct command_worker *w)

@@ -313,6 +313,22 @@ def the_life_of_flash_is_told():
         expect('no flash', stats['flash_writes_per_day'] == '0.00' and stats['flash_lasts_days'] == '0', stats)
 
 
+def the_life_of_flash_counts_from_the_start():
+    """What an earlier process wrote is no part of this one's rate."""
+    flags = ['-m', '8', '-e', '@DIR@/memory']
+    with Web(flags, ['ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=2']) as server:
+        Talk(server).store(8000, 3000)
+        expect('on flash', wait_for(lambda: int(server.stats(b'extant')['ext_device_bytes_written']) > 8 << 20))
+        before = int(server.stats(b'extant')['ext_device_bytes_written'])
+        server.process.terminate()
+        server.process.wait(servers.PATIENCE_SECONDS)
+        server.start()
+        seconds = max(int(server.stats()['uptime']), 1)
+        stats = server.stats(b'extant')
+        here = float(stats['flash_writes_per_day']) * (64 << 20) / 86400 * seconds
+        expect('of this process', here <= int(stats['ext_device_bytes_written']) - before + 1e4, (here, before, stats))
+
+
 def idle_connections_do_no_harm():
     with Web(['-m', '64', '-c', '64'], ['drop_privileges']) as server:
         address, idle = ('127.0.0.1', server.web_port()), []
@@ -404,6 +420,7 @@ if __name__ == '__main__':
         metrics_are_clean_and_have_the_names_of_the_exporter,
         every_miss_has_its_reason,
         the_life_of_flash_is_told,
+        the_life_of_flash_counts_from_the_start,
         idle_connections_do_no_harm,
         without_descriptors_it_waits,
         page_and_extant_top_know_every_reason,
