@@ -42,6 +42,13 @@
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 #define UNUSED __attribute__((unused))
 
+/* The struct of this type whose member p points to. */
+#define CONTAINER_OF(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+
+/* What a table X(name, text, ...) is most often made into: an enum of its names, an array of its texts. */
+#define ROW_NAME(name, ...) name,
+#define ROW_TEXT(name, text, ...) text,
+
 /* Prints the assertion that failed and aborts; never returns. Safe from any thread. */
 static inline _Noreturn void assert_failed(const char *expr, const char *file, int line,
                                            const char *func)
@@ -61,6 +68,13 @@ static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 /* Of a number that an operator may have made negative, huge or no number at all: at least 0, at most `most`. */
 static inline uint64_t bounded_u64(double v, uint64_t most) { return v > 0 ? v < (double)most ? (uint64_t)v : most : 0; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* Adds to a number that only this thread writes and others read: no locked instruction. */
+static inline void add_own(_Atomic(uint64_t) *n, int64_t by)
+{
+    uint64_t v = atomic_load_explicit(n, memory_order_relaxed);
+    atomic_store_explicit(n, v + (uint64_t)by, memory_order_relaxed);
+}
 
 /* Rounds v up to a multiple of unit; unit is a power of two. */
 static inline uint64_t round_up(uint64_t v, uint64_t unit)

@@ -36,12 +36,8 @@ uint64_t histogram_bound_ns(unsigned bucket);
 /* Adds `count` events that took ns each. Only the owner may call the first. */
 static inline void histogram_add(struct histogram *h, uint64_t ns, uint64_t count)
 {
-    _Atomic(uint64_t) *bucket = &h->buckets[histogram_bucket(ns)];
-    atomic_store_explicit(bucket, atomic_load_explicit(bucket, memory_order_relaxed) + count,
-                          memory_order_relaxed);
-    atomic_store_explicit(&h->sum_ns,
-                          atomic_load_explicit(&h->sum_ns, memory_order_relaxed) + ns * count,
-                          memory_order_relaxed);
+    add_own(&h->buckets[histogram_bucket(ns)], (int64_t)count);
+    add_own(&h->sum_ns, (int64_t)(ns * count));
 }
 static inline void histogram_add_shared(struct histogram *h, uint64_t ns)
 {

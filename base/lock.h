@@ -28,13 +28,10 @@
     X(LOCK_IO_QUEUE, "an I/O thread's queue")                                                      \
     X(LOCK_EXTENTS, "one set of extents")                                                          \
     X(LOCK_WATCH, "watchers and their log buffers")                                                \
-    X(LOCK_STATS, "counters that are not a thread's own; prefix details")                          \
-    X(LOCK_LOG, "the log's rate limits")
+    X(LOCK_STATS, "counters that are not a thread's own; prefix details")
 
 enum lock_rank {
-#define X(name, what) name,
-    LOCK_TABLE(X)
-#undef X
+    LOCK_TABLE(ROW_NAME)
         LOCK_RANK_COUNT
 };
 

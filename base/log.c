@@ -15,9 +15,7 @@ static _Atomic bool is_journal;                       /* lines start with <N> */
 /* clang-format on */
 
 static const char *const level_words[] = {
-#define X(name, word, priority) word,
-    LOG_LEVEL_TABLE(X)
-#undef X
+    LOG_LEVEL_TABLE(ROW_TEXT)
 };
 
 static_assert(ARRAY_COUNT(level_words) == LOG_LEVEL_COUNT, "a word for each level");

@@ -34,9 +34,7 @@ enum {
     X(LOG_LEVEL_DEBUG, "debug", 7)     /* -vv: every command */
 
 enum log_level {
-#define X(name, word, priority) name,
-    LOG_LEVEL_TABLE(X)
-#undef X
+    LOG_LEVEL_TABLE(ROW_NAME)
         LOG_LEVEL_COUNT
 };
 

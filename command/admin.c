@@ -244,9 +244,7 @@ static enum reply do_extstore(struct session *s, const struct request *req)
 static enum reply do_watch(struct session *s, const struct request *req)
 {
     static const char *const words[] = {
-#define X(name, word) [name] = word,
-        WATCH_STREAM_TABLE(X)
-#undef X
+        WATCH_STREAM_TABLE(ROW_TEXT)
     };
     uint32_t streams = req->token_count > 1 ? 0 : 1u << WATCH_FETCHERS;
     if (!s->w->env->settings->watch_enabled)

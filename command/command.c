@@ -172,7 +172,7 @@ static bool fill_source(struct pending *p)
 
 static void source_finished(struct reply_source *source)
 {
-    pending_free((struct pending *)((char *)source - offsetof(struct pending, source)));
+    pending_free(CONTAINER_OF(source, struct pending, source));
 }
 
 /* Queues an answer that is known. A small value is copied, a larger one sent from where it is. */

@@ -21,12 +21,6 @@ struct spare {
     struct spare *next;
 };
 
-static void adjust(_Atomic(uint64_t) *n, int64_t by)
-{
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + (uint64_t)by,
-                          memory_order_relaxed);
-}
-
 static uint64_t get(const _Atomic(uint64_t) *n)
 {
     return atomic_load_explicit((_Atomic(uint64_t) *)n, memory_order_relaxed);
@@ -43,8 +37,8 @@ void pool_drain(struct buffer_pool *p)
     for (struct spare *s = p->spare_list, *next; s; s = next) {
         next = s->next;
         free(s);
-        adjust(&p->bytes, -(int64_t)REPLY_BUFFER_BYTES);
-        adjust(&p->buffers, -1);
+        add_own(&p->bytes, -(int64_t)REPLY_BUFFER_BYTES);
+        add_own(&p->buffers, -1);
     }
     p->spare_list = NULL;
     atomic_store_explicit(&p->spare, 0, memory_order_relaxed);
@@ -53,24 +47,22 @@ void pool_drain(struct buffer_pool *p)
 
 bool pool_charge(struct buffer_pool *p, size_t bytes)
 {
-    if (p->limit_bytes && get(&p->bytes) + bytes > p->limit_bytes) {
-        adjust(&p->oom_count, 1);
+    if (p->limit_bytes && get(&p->bytes) + bytes > p->limit_bytes)
         return false;
-    }
-    adjust(&p->bytes, (int64_t)bytes);
+    add_own(&p->bytes, (int64_t)bytes);
     return true;
 }
 
 void pool_discharge(struct buffer_pool *p, size_t bytes)
 {
     ASSERT(get(&p->bytes) >= bytes);
-    adjust(&p->bytes, -(int64_t)bytes);
+    add_own(&p->bytes, -(int64_t)bytes);
 }
 
 void pool_count_response(struct buffer_pool *p, int by)
 {
     DEBUG_ASSERT(by > 0 || get(&p->responses) > 0);
-    adjust(&p->responses, by);
+    add_own(&p->responses, by);
 }
 
 void *pool_take(struct buffer_pool *p)
@@ -78,7 +70,7 @@ void *pool_take(struct buffer_pool *p)
     struct spare *s = p->spare_list;
     if (s) {
         p->spare_list = s->next;
-        adjust(&p->spare, -1);
+        add_own(&p->spare, -1);
         return s;
     }
     if (!pool_charge(p, REPLY_BUFFER_BYTES))
@@ -86,10 +78,9 @@ void *pool_take(struct buffer_pool *p)
     void *buffer = malloc(REPLY_BUFFER_BYTES);
     if (!buffer) {
         pool_discharge(p, REPLY_BUFFER_BYTES);
-        adjust(&p->oom_count, 1);
         return NULL;
     }
-    adjust(&p->buffers, 1);
+    add_own(&p->buffers, 1);
     return buffer;
 }
 
@@ -100,11 +91,11 @@ void pool_give(struct buffer_pool *p, void *buffer)
         struct spare *s = buffer;
         s->next = p->spare_list;
         p->spare_list = s;
-        adjust(&p->spare, 1);
+        add_own(&p->spare, 1);
         return;
     }
     free(buffer);
-    adjust(&p->buffers, -1);
+    add_own(&p->buffers, -1);
     pool_discharge(p, REPLY_BUFFER_BYTES);
 }
 

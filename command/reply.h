@@ -31,14 +31,14 @@ struct buffer_pool {
     /* const */
     uint64_t limit_bytes;
     /* owned by the thread; atomic, because others read the figures */
-    _Atomic(uint64_t) buffers, bytes, spare, oom_count;
+    _Atomic(uint64_t) buffers, bytes, spare;
     _Atomic(uint64_t) responses; /* pending ones, not counted in the buffers */
     void *spare_list;
 };
 
 void pool_init(struct buffer_pool *p, uint64_t limit_bytes);
 void pool_drain(struct buffer_pool *p); /* all buffers were given back */
-/* A buffer of REPLY_BUFFER_BYTES, or NULL (limit, no memory), which is counted. */
+/* A buffer of REPLY_BUFFER_BYTES, or NULL (limit, no memory). */
 void *pool_take(struct buffer_pool *p);
 void pool_give(struct buffer_pool *p, void *buffer);
 /* For buffers of other sizes that count toward the limit: false if it would be exceeded. */

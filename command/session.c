@@ -176,12 +176,12 @@ static bool has_ops(const struct session *s)
 
 static void abandon(struct reply_source *source)
 {
-    cache_abandon(&((struct pending *)((char *)source - offsetof(struct pending, source)))->op);
+    cache_abandon(&CONTAINER_OF(source, struct pending, source)->op);
 }
 
 static void put_last(struct reply_source *source)
 {
-    cache_put_last(&((struct pending *)((char *)source - offsetof(struct pending, source)))->op);
+    cache_put_last(&CONTAINER_OF(source, struct pending, source)->op);
 }
 
 void session_put_last(struct session *s)
@@ -271,7 +271,7 @@ bool session_fetch(struct session *s)
     struct reply_source *source = reply_source_wanted(&s->out);
     if (!source)
         return false;
-    struct pending *p = (struct pending *)((char *)source - offsetof(struct pending, source));
+    struct pending *p = CONTAINER_OF(source, struct pending, source);
     DEBUG_ASSERT(p->s == s && !source->ready && !s->fetching);
     p->op.done = fetch_done;
     if (cache_bring_back(s->w->cache_worker, &p->op)) {

@@ -26,15 +26,11 @@ enum {
 };
 
 static const char *const state_names[] = {
-#define X(name, text) [name] = text,
-    CONN_STATE_TABLE(X)
-#undef X
+    CONN_STATE_TABLE(ROW_TEXT)
 };
 
 static const char *const reason_names[] = {
-#define X(name, text) [name] = text,
-    CONN_REASON_TABLE(X)
-#undef X
+    CONN_REASON_TABLE(ROW_TEXT)
 };
 
 const char *conn_state_name(enum conn_state state)
@@ -90,7 +86,7 @@ void conns_assert(const struct worker *w)
     unsigned n = 0;
     const struct loop_conn *l;
     LIST_FOREACH(l, &w->conns, among_all) {
-        ASSERT(will_go_on((const struct conn *)((const char *)l - offsetof(struct conn, in_loop))));
+        ASSERT(will_go_on(CONTAINER_OF(l, struct conn, in_loop)));
         if (++n == LOOKED_AT_MAX)
             break;
     }
@@ -1118,19 +1114,19 @@ void conn_dump_over(struct conn *c, bool alive)
 static void session_resumed(struct session *s)
 {
     DEBUG_ASSERT(!s->gone);
-    struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    struct conn *c = CONTAINER_OF(s, struct conn, session);
     worker_put(c->worker, &c->in_loop, CONN_RESUMED);
 }
 
 static void session_peer(const struct session *s, char *out, size_t size)
 {
-    const struct conn *c = (const struct conn *)((const char *)s - offsetof(struct conn, session));
+    const struct conn *c = CONTAINER_OF(s, struct conn, session);
     address_text(&c->origin.peer, c->worker->env->settings->socketpath, out, size);
 }
 
 static void session_ended(struct session *s)
 {
-    struct conn *c = (struct conn *)((char *)s - offsetof(struct conn, session));
+    struct conn *c = CONTAINER_OF(s, struct conn, session);
     DEBUG_ASSERT(c->worker->zombies > 0);
     c->worker->zombies--;
     free(c);

@@ -64,9 +64,7 @@
     X(CONN_DUMP, "conn_watch")                                                                     \
     X(CONN_CLOSING, "conn_closing")
 enum conn_state {
-#define X(name, text) name,
-    CONN_STATE_TABLE(X)
-#undef X
+    CONN_STATE_TABLE(ROW_NAME)
 };
 
 /* Why it ended, in memcached's words. */
@@ -76,9 +74,7 @@ enum conn_state {
     X(CONN_IDLE, "idle_timeout")                                                                   \
     X(CONN_SHUTDOWN, "shutdown")
 enum conn_reason {
-#define X(name, text) name,
-    CONN_REASON_TABLE(X)
-#undef X
+    CONN_REASON_TABLE(ROW_NAME)
 };
 
 /* How a connection differs from most. */
@@ -127,7 +123,7 @@ struct conn {
 
 static inline struct conn *conn_of(struct loop_conn *l)
 {
-    return l ? (struct conn *)((char *)l - offsetof(struct conn, in_loop)) : NULL;
+    return l ? CONTAINER_OF(l, struct conn, in_loop) : NULL;
 }
 
 /* The calls of a connection whose bytes are encrypted (net/tls_conn.h). All in the worker's thread, except create. */

@@ -76,7 +76,7 @@ static_assert(RECORD_BYTES_MIN > TINY_BYTES_MAX, "a block is of one kind");
 /* What one thread has allocated, less what it has freed; only the sum over all threads has a meaning. It outlives
  * its thread. */
 struct account {
-    _Atomic(int64_t) bytes;
+    _Atomic(uint64_t) bytes;
     struct account *next;
     struct {
         struct block *first;
@@ -96,12 +96,6 @@ static struct account *open_account(void)
     while (!atomic_compare_exchange_weak(&accounts, &account->next, account))
         ;
     return account;
-}
-
-static void count_bytes(struct account *a, int64_t by)
-{
-    int64_t now = atomic_load_explicit(&a->bytes, memory_order_relaxed);
-    atomic_store_explicit(&a->bytes, now + by, memory_order_relaxed);
 }
 
 /* KINDS: of none. */
@@ -124,7 +118,7 @@ static void block_free(void *p, const char *file UNUSED, int line UNUSED)
         free(b);
         return;
     }
-    count_bytes(a, -(int64_t)b->bytes);
+    add_own(&a->bytes, -(int64_t)b->bytes);
     if (!KEEPS_SPARES || kind == KINDS || a->spare[kind].count >= SPARES_MAX) {
         free(b);
         return;
@@ -152,7 +146,7 @@ static void *block_alloc(size_t bytes, const char *file UNUSED, int line UNUSED)
             return NULL;
     }
     b->bytes = bytes;
-    count_bytes(a, (int64_t)bytes);
+    add_own(&a->bytes, (int64_t)bytes);
     return b + 1;
 }
 
@@ -180,10 +174,10 @@ static void count_memory(void)
 
 uint64_t tls_bytes(void)
 {
-    int64_t sum = 0;
+    uint64_t sum = 0;
     for (struct account *a = atomic_load(&accounts); a; a = a->next)
         sum += atomic_load_explicit(&a->bytes, memory_order_relaxed);
-    return sum > 0 ? (uint64_t)sum : 0;
+    return (int64_t)sum > 0 ? sum : 0; /* frees of one thread may be seen before the allocations of another */
 }
 
 /* ---- the wire ---- */

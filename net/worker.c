@@ -467,7 +467,6 @@ void workers_buffer_info(struct workers *set, struct buffer_pool *sum)
         sum->buffers += p->buffers;
         sum->bytes += p->bytes;
         sum->spare += p->spare;
-        sum->oom_count += p->oom_count;
         sum->responses += p->responses;
     }
 }

@@ -53,9 +53,7 @@ void latency_turn_measured(struct latency *l)
 const char *latency_tier_name(enum latency_tier tier)
 {
     static const char *const names[] = {
-#define X(name, text) text,
-        LATENCY_TIER_TABLE(X)
-#undef X
+        LATENCY_TIER_TABLE(ROW_TEXT)
     };
     ASSERT(tier < LATENCY_TIERS);
     return names[tier];
@@ -64,9 +62,7 @@ const char *latency_tier_name(enum latency_tier tier)
 const char *latency_command_name(enum latency_command command)
 {
     static const char *const names[] = {
-#define X(name, text) text,
-        LATENCY_COMMAND_TABLE(X)
-#undef X
+        LATENCY_COMMAND_TABLE(ROW_TEXT)
     };
     ASSERT(command < LATENCY_COMMANDS);
     return names[command];

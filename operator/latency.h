@@ -18,26 +18,22 @@ enum { LATENCY_GAP = 32, LATENCY_QUIET = 1000 };
 
 /*    tier, its name in labels */
 #define LATENCY_TIER_TABLE(X)                                                                      \
-    X(RAM, "ram")      /* answered from memory, or without looking further */                      \
-    X(FLASH, "flash")  /* waited for flash: a read, or room for a write */                         \
-    X(MISS, "miss")    /* nothing was found */
+    X(LATENCY_RAM, "ram")      /* answered from memory, or without looking further */              \
+    X(LATENCY_FLASH, "flash")  /* waited for flash: a read, or room for a write */                 \
+    X(LATENCY_MISS, "miss")    /* nothing was found */
 /*    command, its name in labels */
 #define LATENCY_COMMAND_TABLE(X)                                                                   \
-    X(GET, "get")                                                                                  \
-    X(STORE, "store")                                                                              \
-    X(DELETE, "delete")                                                                            \
-    X(TOUCH, "touch")                                                                              \
-    X(ARITHMETIC, "arithmetic")
+    X(LATENCY_GET, "get")                                                                          \
+    X(LATENCY_STORE, "store")                                                                      \
+    X(LATENCY_DELETE, "delete")                                                                    \
+    X(LATENCY_TOUCH, "touch")                                                                      \
+    X(LATENCY_ARITHMETIC, "arithmetic")
 enum latency_tier {
-#define X(name, text) LATENCY_##name,
-    LATENCY_TIER_TABLE(X)
-#undef X
+    LATENCY_TIER_TABLE(ROW_NAME)
         LATENCY_TIERS
 };
 enum latency_command {
-#define X(name, text) LATENCY_##name,
-    LATENCY_COMMAND_TABLE(X)
-#undef X
+    LATENCY_COMMAND_TABLE(ROW_NAME)
         LATENCY_COMMANDS
 };
 

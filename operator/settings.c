@@ -141,9 +141,7 @@ void settings_free(struct settings *s)
 }
 
 static const char *const bucket_names[SETTINGS_BUCKET_COUNT] = {
-#define X(name, text) text,
-    SETTINGS_BUCKET_TABLE(X)
-#undef X
+    SETTINGS_BUCKET_TABLE(ROW_TEXT)
 };
 
 const char *settings_bucket_name(enum settings_bucket b)

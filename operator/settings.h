@@ -88,16 +88,14 @@ enum settings_engine { SETTINGS_ENGINE_AUTO, SETTINGS_ENGINE_URING, SETTINGS_ENG
 
 /* Flash buckets, numbered and named as memcached does. */
 #define SETTINGS_BUCKET_TABLE(X)                                                                   \
-    X(DEFAULT, "default")                                                                          \
-    X(COMPACT, "compact")                                                                          \
-    X(CHUNKED, "chunked")                                                                          \
-    X(LOWTTL, "lowttl")                                                                            \
-    X(COLDCOMPACT, "coldcompact")                                                                  \
-    X(OLD, "old")
+    X(SETTINGS_BUCKET_DEFAULT, "default")                                                          \
+    X(SETTINGS_BUCKET_COMPACT, "compact")                                                          \
+    X(SETTINGS_BUCKET_CHUNKED, "chunked")                                                          \
+    X(SETTINGS_BUCKET_LOWTTL, "lowttl")                                                            \
+    X(SETTINGS_BUCKET_COLDCOMPACT, "coldcompact")                                                  \
+    X(SETTINGS_BUCKET_OLD, "old")
 enum settings_bucket {
-#define X(name, text) SETTINGS_BUCKET_##name,
-    SETTINGS_BUCKET_TABLE(X)
-#undef X
+    SETTINGS_BUCKET_TABLE(ROW_NAME)
         SETTINGS_BUCKET_COUNT
 };
 
@@ -300,7 +298,6 @@ enum settings_bucket {
 struct settings_listen {
     char host[SETTINGS_HOST_BYTES]; /* "" means every address */
     int port; /* 1 to 65535, SETTINGS_PORT_ANY, or SETTINGS_PORT_DEFAULT: that of -p (or -U) */
-    char tag[65];                   /* of tag[y]:, "" if none */
     enum settings_tls tls;          /* of notls:, btls: or mtls:; without -Z NONE */
 };
 

@@ -21,7 +21,7 @@ static size_t listen_tls(const char *text, enum settings_tls *tls)
     return 0;
 }
 
-/* Cuts prefixes such as "proto[x]:", "tag[y]:" and "notls:" off the front, and stores their meaning. */
+/* Cuts prefixes off the front, and stores what they say of TLS. memcached's "proto[x]:" and "tag[y]:" are for its proxy. */
 static char *take_listen_prefixes(char *text, struct settings_listen *to, bool *tls_given)
 {
     for (;;) {
@@ -32,8 +32,6 @@ static char *take_listen_prefixes(char *text, struct settings_listen *to, bool *
             text += len;
         } else if ((strncmp(text, "tag[", 4) == 0 || strncmp(text, "proto[", 6) == 0) &&
                    (end = strstr(text, "]:")) != NULL) {
-            if (*text == 't')
-                snprintf(to->tag, sizeof(to->tag), "%.*s", (int)(end - text - 4), text + 4);
             text = end + 2;
         } else {
             return text;

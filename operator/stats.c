@@ -2,9 +2,7 @@
 #include "operator/stats.h"
 
 static const char *const class_names[] = {
-#define X(name, text) text,
-    STATS_CLASS_TABLE(X)
-#undef X
+    STATS_CLASS_TABLE(ROW_TEXT)
 };
 
 static void add(uint64_t *to, const _Atomic(uint64_t) *counters, size_t count)

@@ -91,37 +91,31 @@ struct thread_stats {
     struct samples *samples; /* of requested keys; NULL: not wanted. Const once threads run */
 } CACHE_ALIGNED;
 
-/* The owner's increment: a plain load, add and store. */
-static inline void stat_own_add(_Atomic(uint64_t) *counter, uint64_t n)
-{
-    uint64_t v = atomic_load_explicit(counter, memory_order_relaxed);
-    atomic_store_explicit(counter, v + n, memory_order_relaxed);
-}
 static inline void stat_add(struct thread_stats *t, enum stat_id id, uint64_t n)
 {
     DEBUG_ASSERT(id < STAT_COUNT);
-    stat_own_add(&t->counters[id], n);
+    add_own(&t->counters[id], (int64_t)n);
 }
 static inline void stat_inc(struct thread_stats *t, enum stat_id id)
 {
     DEBUG_ASSERT(id < STAT_COUNT);
-    stat_own_add(&t->counters[id], 1);
+    add_own(&t->counters[id], 1);
 }
 static inline void stat_class_inc(struct thread_stats *t, unsigned cls, enum class_stat id)
 {
     DEBUG_ASSERT(cls < STATS_CLASS_COUNT && id < CSTAT_COUNT);
-    stat_own_add(&t->classes[cls][id], 1);
+    add_own(&t->classes[cls][id], 1);
 }
 /* Counts a get that found nothing, and its reason. */
 static inline void stat_miss(struct thread_stats *t, enum miss_reason why)
 {
     DEBUG_ASSERT(why < MISS_REASON_COUNT);
     stat_inc(t, STAT_get_misses);
-    stat_own_add(&t->misses[why], 1);
+    add_own(&t->misses[why], 1);
 }
 static inline void stat_lru_hit(struct thread_stats *t, uint8_t lru_id)
 {
-    stat_own_add(&t->lru_hits[lru_id], 1);
+    add_own(&t->lru_hits[lru_id], 1);
 }
 
 /* The sums over several threads. */

@@ -144,9 +144,7 @@ static const char *key_text(struct key_text *out, const struct watch_item *it)
 void watch_item_get(const struct watch_item *it, enum watch_fetch_status status, int fd)
 {
     static const char *const words[] = {
-#define X(name, word) [name] = word,
-        WATCH_FETCH_TABLE(X)
-#undef X
+        WATCH_FETCH_TABLE(ROW_TEXT)
     };
     if (!watch_wants(WATCH_FETCHERS))
         return;

@@ -33,9 +33,7 @@
     X(WATCH_PROXYUSER, "proxyuser")
 
 enum watch_stream {
-#define X(name, word) name,
-    WATCH_STREAM_TABLE(X)
-#undef X
+    WATCH_STREAM_TABLE(ROW_NAME)
         WATCH_STREAM_COUNT
 };
 
@@ -68,9 +66,7 @@ bool watch_wants(enum watch_stream stream);
     X(WATCH_FETCH_FLUSHED, "flushed")                                                              \
     X(WATCH_FETCH_EXPIRED, "expired")
 enum watch_fetch_status {
-#define X(name, word) name,
-    WATCH_FETCH_TABLE(X)
-#undef X
+    WATCH_FETCH_TABLE(ROW_NAME)
 };
 
 /* An event's facts about its item; fields that its line doesn't show are ignored. */

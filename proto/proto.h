@@ -101,9 +101,7 @@ enum verb_flag {
     X(VERB_SASL_STEP,      "",               0, CLASS_LOGIN,   VF_NO_LOGIN)                        \
 
 enum verb {
-#define X(name, word, min, class, flags) name,
-    VERB_TABLE(X)
-#undef X
+    VERB_TABLE(ROW_NAME)
         VERB_COUNT,
     VERB_UNKNOWN = VERB_COUNT
 };
@@ -214,9 +212,7 @@ enum verb verb_find(const char *word, size_t len);
     X(REPLY_SASL_DONE, "Authenticated")
 
 enum reply {
-#define X(name, text) name,
-    REPLY_TABLE(X)
-#undef X
+    REPLY_TABLE(ROW_NAME)
         REPLY_COUNT
 };
 

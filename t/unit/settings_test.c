@@ -625,7 +625,6 @@ Test(settings, listen_forms)
     cr_assert_str_eq(s.listen[4].host, "");
     cr_assert_eq(s.listen[4].port, 13);
     cr_assert_str_eq(s.listen[5].host, "9.9.9.9");
-    cr_assert_str_eq(s.listen[5].tag, "web");
 }
 
 Test(settings, listen_shows_as_it_was_given)
