@@ -237,8 +237,12 @@ static void consume(struct conn *c, size_t n)
 
 enum read_result { READ_FULL, READ_SHORT, READ_NOTHING, READ_END, READ_ERROR };
 
-/* tls is a constant in each caller, here and below, so the variant in the clear contains nothing of TLS. */
-static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tls)
+static ALWAYS_INLINE bool is_tls(const struct conn *c)
+{
+    return unlikely(c->apart & CONN_TLS);
+}
+
+static ALWAYS_INLINE enum read_result conn_receive(struct conn *c)
 {
     struct iovec iov[2];
     int n_iov = 0;
@@ -258,7 +262,7 @@ static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tl
     }
     iov[n_iov++] = (struct iovec){c->buf + c->end, c->buf_bytes - c->end};
     want += c->buf_bytes - c->end;
-    ssize_t n = tls          ? c->worker->conn_tls->readv(c, iov, n_iov)
+    ssize_t n = is_tls(c)    ? c->worker->conn_tls->readv(c, iov, n_iov)
                 : n_iov == 1 ? recv(c->origin.fd, iov[0].iov_base, iov[0].iov_len, 0)
                              : readv(c->origin.fd, iov, n_iov);
     if (n < 0)
@@ -271,7 +275,8 @@ static ALWAYS_INLINE enum read_result conn_receive(struct conn *c, const bool tl
     if (to_value)
         command_value_got(&c->session, to_value);
     c->end += (uint32_t)((size_t)n - to_value);
-    return (tls ? c->worker->conn_tls->has_input(c) : (size_t)n == want) ? READ_FULL : READ_SHORT;
+    bool more = is_tls(c) ? c->worker->conn_tls->has_input(c) : (size_t)n == want;
+    return more ? READ_FULL : READ_SHORT;
 }
 
 /* Copies the received part of a value to its item. True iff the value is complete, and stored. */
@@ -318,8 +323,6 @@ static void watcher_closed(void *arg)
     atomic_fetch_sub_explicit(&n->curr_conns, 1, memory_order_relaxed);
 }
 
-static bool set_interest(struct conn *c, short want);
-
 static enum next refuse_watcher(struct conn *c, int rc)
 {
     session_reply(&c->session, rc == -EMFILE ? REPLY_WATCH_TOO_MANY : REPLY_WATCH_FAILED);
@@ -350,8 +353,8 @@ static enum next tls_becomes_watcher(struct conn *c)
 static enum next become_watcher(struct conn *c)
 {
     ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
-    set_interest(c, 0);
-    if (unlikely(c->apart & CONN_TLS))
+    conn_await(c, 0);
+    if (is_tls(c))
         return tls_becomes_watcher(c);
     int rc = watch_add(c->origin.fd, (uint32_t)c->session.handover, watcher_closed,
                        c->session.w->env->counters);
@@ -376,8 +379,8 @@ static void dump_over(void *arg, bool alive)
 static enum next start_dump(struct conn *c)
 {
     ASSERT(reply_is_empty(&c->session.out) && c->session.parked == 0);
-    set_interest(c, 0);
-    bool tls = c->apart & CONN_TLS;
+    conn_await(c, 0);
+    bool tls = is_tls(c);
     int fd = tls ? c->worker->conn_tls->lend(c, true) : c->origin.fd;
     c->apart |= CONN_DUMPING;
     conn_become(c, CONN_DUMP);
@@ -743,10 +746,7 @@ static enum next conn_execute(struct conn *c, uint32_t *budget)
 
 /* ---- waiting ---- */
 
-static void conn_event(evutil_socket_t fd, short what, void *arg);
-
-/* False: no memory to wait for it, so the connection has to be closed. Never false if want is 0. */
-static ALWAYS_INLINE bool set_interest_as(struct conn *c, short want, const bool tls)
+bool conn_await(struct conn *c, short want)
 {
     if (c->interest == want)
         return true;
@@ -756,21 +756,11 @@ static ALWAYS_INLINE bool set_interest_as(struct conn *c, short want, const bool
     if (!want)
         return true;
     event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST),
-                 tls ? c->worker->conn_tls->event : conn_event, c);
+                 is_tls(c) ? c->worker->conn_tls->event : conn_event, c);
     if (event_add(&c->event, NULL) != 0)
         return false;
     c->interest = want;
     return true;
-}
-
-static bool set_interest(struct conn *c, short want)
-{
-    return set_interest_as(c, want, false);
-}
-
-bool conn_await_tls(struct conn *c, short want)
-{
-    return set_interest_as(c, want, true);
 }
 
 static void set_state(struct conn *c, enum next next)
@@ -812,12 +802,12 @@ static enum reply_progress conn_fetch(struct conn *c)
 }
 
 /* Sends what is ready. False: the connection is gone. */
-static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
+static ALWAYS_INLINE bool conn_flush(struct conn *c)
 {
     uint64_t sent = 0;
     enum reply_progress p;
     for (;;) {
-        p = tls ? c->worker->conn_tls->send(c, &sent) : reply_send(&c->session.out, c->origin.fd, &sent);
+        p = is_tls(c) ? c->worker->conn_tls->send(c, &sent) : reply_send(&c->session.out, c->origin.fd, &sent);
         if (likely(p != REPLY_NOT_READY) || (p = conn_fetch(c)) != REPLY_SENT_ALL)
             break;
     }
@@ -838,9 +828,10 @@ static ALWAYS_INLINE bool conn_flush_as(struct conn *c, const bool tls)
     return true;
 }
 
-static ALWAYS_INLINE void conn_put_as(struct conn *c, enum conn_list clear, enum conn_list sealed, const bool tls)
+/* Into the list of those in the clear, or that of TLS connections. */
+static ALWAYS_INLINE void conn_put(struct conn *c, enum conn_list clear, enum conn_list sealed)
 {
-    if (tls)
+    if (is_tls(c))
         c->worker->conn_tls->put(c, sealed);
     else
         worker_put(c->worker, &c->in_loop, clear);
@@ -855,11 +846,10 @@ static void conn_input_ended(struct conn *c, enum read_result r)
     session_put_last(&c->session);
 }
 
-/* Reads (if it may), executes, sends, until it has to wait for something. */
-static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool tls)
+void conn_run(struct conn *c, bool readable)
 {
     worker_assert_mine(c->worker);
-    DEBUG_ASSERT(tls == ((c->apart & CONN_TLS) != 0) && !c->session.gone);
+    DEBUG_ASSERT(!c->session.gone);
     conn_become(c, CONN_PARSE);
     uint32_t budget = atomic_load_explicit(&c->worker->env->settings->reqs_per_event,
                                            memory_order_relaxed);
@@ -872,7 +862,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         if (next == NEXT_CLOSE)
             c->closing = true;
         if (next == NEXT_INPUT && readable) {
-            enum read_result r = conn_receive(c, tls);
+            enum read_result r = conn_receive(c);
             readable = r == READ_FULL;
             if (r == READ_FULL || r == READ_SHORT)
                 continue;
@@ -883,10 +873,10 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
             break;
         if (next == NEXT_INPUT && !c->closing && c->worker->netring) {
             if (!reply_is_empty(&c->session.out))
-                conn_put_as(c, CONN_UNSENT, CONN_TLS_UNSENT, tls);
+                conn_put(c, CONN_UNSENT, CONN_TLS_UNSENT);
             break;
         }
-        if (!conn_flush_as(c, tls))
+        if (!conn_flush(c))
             return;
         bool may_go_on = !c->closing && !c->blocked && !session_must_wait(&c->session);
         if (next != NEXT_WAIT || !may_go_on)
@@ -905,7 +895,7 @@ static ALWAYS_INLINE void conn_run_as(struct conn *c, bool readable, const bool 
         want = 0;
     else if (next == NEXT_INPUT)
         want = EV_READ;
-    if (unlikely(!set_interest_as(c, want, tls))) {
+    if (unlikely(!conn_await(c, want))) {
         conn_close(c, CONN_ERROR);
         return;
     }
@@ -920,54 +910,28 @@ bool conn_is_deserted(const struct conn *c)
     return waits && c->session.parked > 0 && !c->in_loop.is_in && peer_has_left(c);
 }
 
-static void conn_run(struct conn *c, bool readable)
+void conns_execute(struct worker *w, enum conn_list list)
 {
-    conn_run_as(c, readable, false);
-}
-
-void conn_run_tls(struct conn *c, bool readable)
-{
-    conn_run_as(c, readable, true);
-}
-
-static ALWAYS_INLINE void conn_run_again(struct conn *c, bool readable, const bool tls)
-{
-    tls ? conn_run_tls(c, readable) : conn_run(c, readable);
-}
-
-static ALWAYS_INLINE void conns_execute_as(struct worker *w, const bool tls)
-{
-    const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
     struct loop_conn *l;
     DEBUG_ASSERT(w->count[list] <= RECEIVED_MAX);
     STAILQ_FOREACH(l, &w->list[list], on[list])
         command_look_closer(&w->command, &conn_of(l)->first);
     for (struct conn *c; (c = conn_of(worker_take(w, list)));)
-        conn_run_again(c, c->more, tls);
-}
-
-void conns_execute(struct worker *w)
-{
-    conns_execute_as(w, false);
-}
-
-void conns_execute_tls(struct worker *w)
-{
-    conns_execute_as(w, true);
+        conn_run(c, c->more);
 }
 
 /* Receives; conns_execute() does the rest. */
-static ALWAYS_INLINE void conn_receive_first(struct conn *c, const bool tls)
+static ALWAYS_INLINE void conn_receive_first(struct conn *c)
 {
-    const enum conn_list list = tls ? CONN_TLS_RECEIVED : CONN_RECEIVED;
-    enum read_result r = conn_receive(c, tls);
+    const enum conn_list list = is_tls(c) ? CONN_TLS_RECEIVED : CONN_RECEIVED;
+    enum read_result r = conn_receive(c);
     if (r == READ_NOTHING) {
         buffer_trim(c);
         return;
     }
     if (r == READ_END || r == READ_ERROR) {
         conn_input_ended(c, r);
-        conn_run_again(c, false, tls);
+        conn_run(c, false);
         return;
     }
     struct worker *w = c->worker;
@@ -976,69 +940,49 @@ static ALWAYS_INLINE void conn_receive_first(struct conn *c, const bool tls)
         look_at_first(conn_of(STAILQ_FIRST(&w->list[list])));
     if (w->count[list] > 0)
         look_at_first(c);
-    conn_put_as(c, CONN_RECEIVED, CONN_TLS_RECEIVED, tls);
+    conn_put(c, CONN_RECEIVED, CONN_TLS_RECEIVED);
     if (w->count[list] >= RECEIVED_MAX)
-        tls ? conns_execute_tls(w) : conns_execute(w);
+        conns_execute(w, list);
 }
 
-static ALWAYS_INLINE void conn_event_as(struct conn *c, short what, const bool tls)
+void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
 {
+    struct conn *c = arg;
     worker_assert_mine(c->worker);
     if (what & EV_WRITE) { /* the client reads: slow, but not idle */
         atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
-        if (conn_flush_as(c, tls) && !c->blocked)
-            conn_run_again(c, tls && c->worker->conn_tls->has_input(c), tls);
+        if (conn_flush(c) && !c->blocked)
+            conn_run(c, is_tls(c) && c->worker->conn_tls->has_input(c));
         return;
     }
     if (worker_has_put(&c->in_loop, CONN_YIELDING)) /* its turn comes before the loop sleeps */
         return;
     if (session_must_wait(&c->session)) {
-        set_interest_as(c, 0, tls);
+        conn_await(c, 0);
         return;
     }
     latency_received(&c->worker->stats->latency);
     atomic_store_explicit(&c->last_cmd_sec, clock_now_sec(), memory_order_relaxed);
     if (buffered(c) == 0 && !c->session.store)
-        conn_receive_first(c, tls);
+        conn_receive_first(c);
     else
-        conn_run_again(c, true, tls);
+        conn_run(c, true);
 }
 
-static void conn_event(evutil_socket_t fd UNUSED, short what, void *arg)
-{
-    conn_event_as(arg, what, false);
-}
-
-void conn_event_tls(struct conn *c, short what)
-{
-    conn_event_as(c, what, true);
-}
-
-/* Sends the remaining replies of a connection that waits for input. */
-static ALWAYS_INLINE void conn_send_rest_as(struct conn *c, const bool tls)
+void conn_send_rest(struct conn *c)
 {
     worker_assert_mine(c->worker);
-    if (!conn_flush_as(c, tls))
+    if (!conn_flush(c))
         return;
     const struct session *s = &c->session;
     bool was_last = c->state == CONN_IO_QUEUE && !c->in_loop.is_in && s->parked == 0 && s->out.waiting == 0;
     if (!c->blocked && !was_last)
         return;
     set_state(c, NEXT_INPUT);
-    if (unlikely(!set_interest_as(c, c->blocked ? EV_WRITE : EV_READ, tls)))
+    if (unlikely(!conn_await(c, c->blocked ? EV_WRITE : EV_READ)))
         conn_close(c, CONN_ERROR);
     else
         conn_assert(c);
-}
-
-static void conn_send_rest(struct conn *c)
-{
-    conn_send_rest_as(c, false);
-}
-
-void conn_send_rest_tls(struct conn *c)
-{
-    conn_send_rest_as(c, true);
 }
 
 static void conn_was_sent(void *user, int result)
@@ -1155,7 +1099,7 @@ void conn_start(struct conn *c)
     log_event(c, NULL);
     if (unlikely(c->apart))
         c->worker->conn_tls->start(c);
-    else if (!set_interest(c, EV_READ))
+    else if (!conn_await(c, EV_READ))
         conn_close(c, CONN_ERROR);
 }
 
@@ -1168,7 +1112,7 @@ void conn_close(struct conn *c, enum conn_reason reason)
         c->worker->conn_tls->end(c);
     struct server_counters *n = c->session.w->env->counters;
     log_event(c, reason_names[reason]);
-    set_interest(c, 0);
+    conn_await(c, 0);
     worker_forget(c->worker, &c->in_loop);
     worker_unlink(c->worker, &c->in_loop);
     buffer_free(c);

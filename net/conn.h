@@ -13,16 +13,16 @@
  *   closing   the last replies to be sent, then it closes
  *
  * Edges, and the function on each; conn_become() checks them in debug builds:
- *   all but PARSE --conn_run_as--> PARSE     conn_event and conns_execute call it for input, conn_event for room in the
+ *   all but PARSE --conn_run--> PARSE     conn_event and conns_execute call it for input, conn_event for room in the
  *                                            socket, conn_continue for a turn or an op that is done, conn_dump_over for
  *                                            a dump that has ended
- *   PARSE --set_state--> READ, NREAD, SWALLOW, MWRITE, IO_QUEUE, YIELD, CLOSING   conn_run_as has to wait, by what
- *                                            conn_execute (enum next) and conn_flush_as returned
+ *   PARSE --set_state--> READ, NREAD, SWALLOW, MWRITE, IO_QUEUE, YIELD, CLOSING   conn_run has to wait, by what
+ *                                            conn_execute (enum next) and conn_flush returned
  *   PARSE --start_dump--> DUMP               and back, if it is refused: DUMP --start_dump--> PARSE
  *   PARSE --tls_becomes_watcher--> DUMP
- *   READ, NREAD, SWALLOW, IO_QUEUE --set_state--> MWRITE   conn_send_rest_as: replies that were left for the end of the
+ *   READ, NREAD, SWALLOW, IO_QUEUE --set_state--> MWRITE   conn_send_rest: replies that were left for the end of the
  *                                            turn meet a full socket
- *   IO_QUEUE --set_state--> READ, NREAD, SWALLOW   conn_send_rest_as: a value that was put away was there at once
+ *   IO_QUEUE --set_state--> READ, NREAD, SWALLOW   conn_send_rest: a value that was put away was there at once
  *   each but DUMP -> gone                    conn_close; PARSE -> gone also become_watcher
  *
  * A socket that is ready is read once, and again only after a read that got all there was room for. Buffers are
@@ -160,8 +160,8 @@ bool conn_is_deserted(const struct conn *c);
 void conn_close(struct conn *c, enum conn_reason reason);
 /* It may go on: its turn has come, or an op is done. */
 void conn_continue(struct conn *c);
-/* Executes what the connections in CONN_RECEIVED have received. */
-void conns_execute(struct worker *w);
+/* Executes what the connections in the list have received: CONN_RECEIVED or CONN_TLS_RECEIVED. */
+void conns_execute(struct worker *w, enum conn_list list);
 /* Sends the replies of the connections in CONN_UNSENT. */
 void conns_send(struct worker *w);
 /* Debug builds, at the end of a turn: each connection waits for an event, an op or its next turn (some are looked at). */
@@ -172,18 +172,17 @@ void conn_dump_over(struct conn *c, bool alive);
 /* ---- for net/tls_conn.c ---- */
 
 /* Receives (if it may), executes, sends, until it has to wait for something, or is closed. */
-void conn_run_tls(struct conn *c, bool readable);
+void conn_run(struct conn *c, bool readable);
 /* Sends what is left to be sent of a connection that waits for input. */
-void conn_send_rest_tls(struct conn *c);
-/* Its socket is ready. */
-void conn_event_tls(struct conn *c, short what);
-/* Executes what those in CONN_TLS_RECEIVED have received. */
-void conns_execute_tls(struct worker *w);
+void conn_send_rest(struct conn *c);
+/* An event's callback: its socket is ready. */
+void conn_event(evutil_socket_t fd, short what, void *conn);
 /* Hands what the ring holds to the kernel; fn as for netring_run(). Without memory there for it the ring goes,
  * and everybody's replies are sent one by one from then on. */
 void conns_run_ring(struct worker *w, void (*fn)(void *user, int result));
-/* Waits for EV_READ, EV_WRITE or nothing, with c->worker->conn_tls->event. False: no memory for that. */
-bool conn_await_tls(struct conn *c, short want);
+/* Waits for EV_READ, EV_WRITE or nothing. False: no memory to wait for it, so the connection has to be closed; never
+ * if want is 0. */
+bool conn_await(struct conn *c, short want);
 
 const char *conn_state_name(enum conn_state state);
 

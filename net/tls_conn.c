@@ -99,7 +99,7 @@ static void put_in_batch(struct conn *c, enum conn_list list)
 /* Waits for the socket; if there is no memory for that, closes it. */
 static void await(struct tls_conn *t, short what)
 {
-    if (!conn_await_tls(&t->conn, what))
+    if (!conn_await(&t->conn, what))
         conn_close(&t->conn, CONN_ERROR);
 }
 
@@ -171,7 +171,7 @@ static void go_on(struct tls_worker *w, struct tls_conn *t)
         list_remove(w, t);
         t->stage = TLS_OPEN;
         t->more = true;
-        conn_run_tls(&t->conn, true);
+        conn_run(&t->conn, true);
         return;
     default:
         peer_text(t, peer, sizeof(peer));
@@ -329,7 +329,7 @@ static enum sealed seal_next(struct tls_conn *t, char *to, uint64_t *sent)
 
 static void relay_ready(evutil_socket_t fd, short what, void *arg);
 
-/* As conn_await_tls(), for the pair. */
+/* As conn_await(), for the pair. */
 static bool relay_await(struct tls_conn *t, short want)
 {
     if (t->relay_interest == want)
@@ -361,7 +361,7 @@ static void relay_close(struct tls_conn *t)
 static void relay_fail(struct tls_conn *t)
 {
     relay_close(t);
-    conn_await_tls(&t->conn, 0);
+    conn_await(&t->conn, 0);
     if (!(t->conn.apart & CONN_DUMPING))
         conn_close(&t->conn, CONN_NORMAL);
 }
@@ -377,7 +377,7 @@ static void relay_end(struct tls_conn *t)
     relay_close(t);
     t->stage = TLS_OPEN;
     t->more = true;
-    conn_run_tls(&t->conn, true);
+    conn_run(&t->conn, true);
 }
 
 /* Sends what is in the pair. */
@@ -387,7 +387,7 @@ static void relay(struct tls_conn *t)
     struct tls_worker *w = worker_of(t);
     for (unsigned i = 0; i < RELAY_PIECES_MAX; i++) {
         enum reply_progress p = send_unsent(t);
-        if (p == REPLY_BLOCKED && relay_await(t, 0) && conn_await_tls(&t->conn, EV_WRITE))
+        if (p == REPLY_BLOCKED && relay_await(t, 0) && conn_await(&t->conn, EV_WRITE))
             return;
         if (p != REPLY_SENT_ALL) {
             relay_fail(t);
@@ -407,12 +407,12 @@ static void relay(struct tls_conn *t)
         stat_add(t->conn.session.w->stats, STAT_bytes_written, (uint64_t)n);
     }
     if (t->unsent_bytes > 0) { /* others first */
-        if (!keep_unsent(t) || !relay_await(t, 0) || !conn_await_tls(&t->conn, EV_WRITE))
+        if (!keep_unsent(t) || !relay_await(t, 0) || !conn_await(&t->conn, EV_WRITE))
             relay_fail(t);
         return;
     }
     /* a dump's client may have sent its next requests: these stay in the socket till then */
-    if (!relay_await(t, EV_READ) || !conn_await_tls(&t->conn, t->watching ? EV_READ : 0))
+    if (!relay_await(t, EV_READ) || !conn_await(&t->conn, t->watching ? EV_READ : 0))
         relay_fail(t);
 }
 
@@ -455,7 +455,7 @@ static int lend(struct conn *c, bool to_dump)
     t->watching = !to_dump;
     t->lent_fd = to_dump ? pair[0] : -1;
     t->stage = TLS_LENT;
-    if (relay_await(t, EV_READ) && conn_await_tls(c, t->watching ? EV_READ : 0))
+    if (relay_await(t, EV_READ) && conn_await(c, t->watching ? EV_READ : 0))
         return pair[0];
     take_back(c, pair[0]);
     errno = ENOMEM;
@@ -543,7 +543,7 @@ static void was_sent(void *user, int result)
     if (t->unsent_bytes > 0 && !keep_unsent(t))
         conn_close(c, CONN_ERROR);
     else if (t->unsent_bytes > 0 || !reply_is_empty(&c->session.out) || c->closing)
-        conn_send_rest_tls(c);
+        conn_send_rest(c);
 }
 
 static void send_many(struct tls_worker *w)
@@ -575,14 +575,14 @@ static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct tls_worker *w = arg;
     DEBUG_ASSERT(w->batch_is_due && w->many_used == 0);
-    conns_execute_tls(w->worker);
+    conns_execute(w->worker, CONN_TLS_RECEIVED);
     struct conn *c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT));
     bool alone = w->worker->count[CONN_TLS_UNSENT] == 0;
     for (; c; c = conn_of(worker_take(w->worker, CONN_TLS_UNSENT))) {
         if (c->blocked) /* the socket's event goes on with it */
             continue;
         if (alone || !join_many(w, of(c)))
-            conn_send_rest_tls(c);
+            conn_send_rest(c);
     }
     if (w->many_used > 0)
         send_many(w);
@@ -592,11 +592,11 @@ static void batch_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 
 /* ---- events ---- */
 
-static void socket_ready(evutil_socket_t fd UNUSED, short what, void *arg)
+static void socket_ready(evutil_socket_t fd, short what, void *arg)
 {
     struct tls_conn *t = arg;
     if (likely(t->stage == TLS_OPEN)) {
-        conn_event_tls(&t->conn, what);
+        conn_event(fd, what, arg);
         return;
     }
     atomic_store_explicit(&t->conn.last_cmd_sec, clock_now_sec(), memory_order_relaxed);
@@ -624,7 +624,7 @@ static void continue_open(struct conn *c)
     if (c->apart & CONN_DUMPING)
         return;
     if (!c->blocked) /* otherwise the socket's event continues */
-        conn_run_tls(c, t->more);
+        conn_run(c, t->more);
 }
 
 /* ---- begin and end ---- */

@@ -1,6 +1,5 @@
-/* net/tls_conn.h: a connection whose bytes go through TLS: where it differs from one in the clear. net/conn.c is
- * compiled twice, once for each kind, and calls this (struct conn_tls) only for TLS, so the other kind doesn't
- * pay for it.
+/* net/tls_conn.h: a connection whose bytes go through TLS: where it differs from one in the clear. net/conn.c
+ * serves both kinds, and calls this (struct conn_tls) where they differ.
  *
  * Requests and replies go in batches as in the clear (net/conn.h), in lists of their own: when the first
  * connection enters one, an event is queued behind those of the ready sockets, and serves all. Sealed bytes go

@@ -146,7 +146,7 @@ static void turn(struct worker *w, int flags)
     event_base_loop(w->base, EVLOOP_ONCE | (w->more_reads ? EVLOOP_NONBLOCK : flags));
     if (w->more_reads && !w->reaped)
         ring_ready(-1, 0, w);
-    conns_execute(w);
+    conns_execute(w, CONN_RECEIVED);
     run_yielded(w);
     cache_worker_submit(w->cache_worker);
     run_resumed(w);

@@ -29,8 +29,7 @@ static void check_settings(const struct settings *s)
     ASSERT(s->listen_count <= SETTINGS_LISTEN_MAX && s->ext_file_count <= SETTINGS_EXT_FILES_MAX);
     ASSERT(s->slab_size_count <= SETTINGS_SLAB_SIZES_MAX);
     for (uint32_t i = 0; i < s->listen_count; i++)
-        ASSERT(memchr(s->listen[i].host, '\0', SETTINGS_HOST_BYTES) &&
-               memchr(s->listen[i].tag, '\0', sizeof(s->listen[i].tag)));
+        ASSERT(memchr(s->listen[i].host, '\0', SETTINGS_HOST_BYTES));
     for (uint32_t i = 0; i < s->ext_file_count; i++) {
         ASSERT(s->ext_files[i].path[0] != '\0' && s->ext_files[i].bytes > 0);
         ASSERT(settings_bucket_name(s->ext_files[i].bucket));
