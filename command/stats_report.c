@@ -98,14 +98,6 @@ static void subtract_class(struct cache_class_stats *a, const struct cache_class
 #undef X
 }
 
-static void subtract_totals(struct cache_totals *a, const struct cache_totals *b)
-{
-#define X(name, help) subtract(&a->name, b->name);
-    CACHE_COUNTER_TABLE(X)
-#undef X
-    subtract_class(&a->sum, &b->sum);
-}
-
 void report_threads(const struct command_env *env, struct stats_sum *sum)
 {
     lock_assert_none_held();
@@ -115,41 +107,30 @@ void report_threads(const struct command_env *env, struct stats_sum *sum)
     lock_release(&env->report->lock);
 }
 
-static void totals_since_reset(const struct command_env *env, struct cache_totals *totals)
+/* What the cache, the log and flash have counted since then. memcached resets the counters of its flusher, but not those of
+ * its flash engine; `watchers` is a gauge. */
+static void grown_since_reset(const struct command_env *env, struct report_figures *f)
 {
     lock_assert_none_held();
-    cache_totals(env->cache, totals);
+    cache_totals(env->cache, &f->totals);
+    watch_info(&f->watch);
+    if (env->ext)
+        ext_info(env->ext, &f->ext);
+    const struct report *then = env->report;
     lock_take(&env->report->lock);
-    subtract_totals(totals, &env->report->totals);
-    lock_release(&env->report->lock);
-}
-
-/* `watchers` is a gauge. */
-static void watch_since_reset(const struct command_env *env, struct watch_info *out)
-{
-    lock_assert_none_held();
-    watch_info(out);
-    lock_take(&env->report->lock);
-    const struct watch_info *then = &env->report->watch;
-    subtract(&out->worker_dropped, then->worker_dropped);
-    subtract(&out->worker_written, then->worker_written);
-    subtract(&out->watcher_skipped, then->watcher_skipped);
-    subtract(&out->watcher_sent, then->watcher_sent);
-    lock_release(&env->report->lock);
-}
-
-/* memcached resets the counters of its flusher, but not those of its flash engine. */
-static void ext_since_reset(const struct command_env *env, struct ext_info *out)
-{
-    lock_assert_none_held();
-    ext_info(env->ext, out);
-    lock_take(&env->report->lock);
-    const struct ext_info *then = &env->report->ext;
-    subtract(&out->compact_lost, then->compact_lost);
-    subtract(&out->compact_rescues, then->compact_rescues);
-    subtract(&out->compact_resc_cold, then->compact_resc_cold);
-    subtract(&out->compact_resc_old, then->compact_resc_old);
-    subtract(&out->compact_skipped, then->compact_skipped);
+#define X(name, help) subtract(&f->totals.name, then->totals.name);
+    CACHE_COUNTER_TABLE(X)
+#undef X
+    subtract_class(&f->totals.sum, &then->totals.sum);
+    subtract(&f->watch.worker_dropped, then->watch.worker_dropped);
+    subtract(&f->watch.worker_written, then->watch.worker_written);
+    subtract(&f->watch.watcher_skipped, then->watch.watcher_skipped);
+    subtract(&f->watch.watcher_sent, then->watch.watcher_sent);
+    subtract(&f->ext.compact_lost, then->ext.compact_lost);
+    subtract(&f->ext.compact_rescues, then->ext.compact_rescues);
+    subtract(&f->ext.compact_resc_cold, then->ext.compact_resc_cold);
+    subtract(&f->ext.compact_resc_old, then->ext.compact_resc_old);
+    subtract(&f->ext.compact_skipped, then->ext.compact_skipped);
     lock_release(&env->report->lock);
 }
 
@@ -391,10 +372,7 @@ void report_general(const struct command_env *env, stats_emit_fn emit, void *ctx
     struct report_figures f = {.ext = {.engine = "none"}};
     uint64_t capacity = index_capacity(cache_index_limit(env->settings->maxbytes));
     report_threads(env, &f.sum);
-    totals_since_reset(env, &f.totals);
-    watch_since_reset(env, &f.watch);
-    if (env->ext)
-        ext_since_reset(env, &f.ext);
+    grown_since_reset(env, &f);
     read_figures(env, &f);
     while (((uint64_t)1 << (f.hash_power_level + 1)) <= f.index.slots)
         f.hash_power_level++;
@@ -560,16 +538,9 @@ static void emit_ext_info(struct extstore *ext, stats_emit_fn emit, void *ctx)
 {
     struct ext_info v;
     ext_info(ext, &v);
-#define LINE(name) emit(ctx, "ext_" #name, "%" PRIu64, v.name)
-    LINE(pages_bad), LINE(pages_lost), LINE(pages_back);
-    LINE(read_errors), LINE(read_retries), LINE(read_short);
-    LINE(write_errors), LINE(write_retries), LINE(write_moved), LINE(device_bytes_written), LINE(bytes_rewritten), LINE(pages_kept);
-    LINE(write_mismatches);
-    LINE(device_reads), LINE(buffer_hits), LINE(bad_checksums), LINE(evicted_index_full);
-    LINE(reads_shared), LINE(reads_put_away), LINE(reads_waiting);
-    LINE(objects_expired), LINE(objects_unread_dropped), LINE(wbufs_free), LINE(wbufs_busy);
-    LINE(wbufs_stuck), LINE(page_table_bytes), LINE(expired_bytes);
-#undef LINE
+#define X(kind, name, help) emit(ctx, "ext_" #name, "%" PRIu64, v.name);
+    REPORT_FLASH_TABLE(X)
+#undef X
     emit(ctx, "ext_degraded", "%s", v.degraded ? "yes" : "no");
     emit(ctx, "ext_degraded_why", "%s", v.degraded_why);
     emit(ctx, "ext_direct", "%s", v.direct ? "yes" : "no");

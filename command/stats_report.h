@@ -70,6 +70,36 @@ struct report_figures {
     X(GAUGE, flash_lasts_days, f->lasts_days, "how long it lasts at that rate, as rated by ext_rated_writes; at most 36500; 0 without flash")\
     X(GAUGE, binary_rejected, f->counters->binary_rejected, "connections closed because they spoke the binary protocol under -B ascii")
 
+/* `stats extant` with flash: of a struct ext_info, each line after "ext_". kind, name, help */
+#define REPORT_FLASH_TABLE(X)                                                                      \
+    X(gauge, pages_bad, "flash pages given up after write errors")                                 \
+    X(counter, pages_lost, "flash pages retired after write errors")                               \
+    X(counter, pages_back, "of these, used again after a test write")                              \
+    X(counter, read_errors, "flash reads that failed for good")                                    \
+    X(counter, read_retries, "flash reads tried again")                                            \
+    X(counter, read_short, "short flash reads that were continued")                                \
+    X(counter, write_errors, "flash writes that failed after their retries")                       \
+    X(counter, write_retries, "flash writes tried again")                                          \
+    X(counter, write_moved, "records moved away from a failed write")                              \
+    X(counter, device_bytes_written, "bytes given to flash devices")                               \
+    X(counter, bytes_rewritten, "bytes of records moved by reclaim")                               \
+    X(counter, pages_kept, "flash pages that stayed for another round, since they were hit")       \
+    X(counter, write_mismatches, "writes that were not on flash as they were given")               \
+    X(counter, device_reads, "reads handed to flash devices")                                      \
+    X(counter, buffer_hits, "flash reads served from a write buffer")                              \
+    X(counter, bad_checksums, "records or tables that did not verify")                             \
+    X(counter, evicted_index_full, "flash objects dropped because the index was full")             \
+    X(counter, reads_shared, "gets that waited for the read of another instead of one of their own")\
+    X(counter, reads_put_away, "values read from flash that were put away unsent, to be read again")\
+    X(gauge, reads_waiting, "reads that wait for a buffer")                                        \
+    X(counter, objects_expired, "flash objects dropped as expired or flushed")                     \
+    X(counter, objects_unread_dropped, "flash objects dropped unread, by ext_drop_unread")         \
+    X(gauge, wbufs_free, "free write buffers")                                                     \
+    X(gauge, wbufs_busy, "write buffers that are being filled or written")                         \
+    X(gauge, wbufs_stuck, "write buffers that no device takes")                                    \
+    X(gauge, page_table_bytes, "memory for the page table")                                        \
+    X(gauge, expired_bytes, "flash bytes of values that have expired, about")
+
 /* The lines of `stats`, those of REPORT_EXTANT_TABLE. */
 void report_emit_general(const struct report_figures *f, stats_emit_fn emit, void *ctx);
 void report_emit_extant(const struct report_figures *f, stats_emit_fn emit, void *ctx);

@@ -99,34 +99,6 @@
     X(gauge, extstore_limit_maxbytes, "extstore_bytes_limit", "", "Bytes of flash.")               \
     X(gauge, extstore_io_queue, "extstore_io_queue_depth", "", "Requests that wait for I/O threads.")
 
-/* `stats extant`: lines that are in no table of counters. kind, line, help */
-#define FLASH_TABLE(X)                                                                             \
-    X(gauge, ext_pages_bad, "flash pages given up after write errors")                             \
-    X(counter, ext_pages_lost, "flash pages retired after write errors")                           \
-    X(counter, ext_pages_back, "of these, used again after a test write")                          \
-    X(counter, ext_read_errors, "flash reads that failed for good")                                \
-    X(counter, ext_read_retries, "flash reads tried again")                                        \
-    X(counter, ext_read_short, "short flash reads that were continued")                            \
-    X(counter, ext_write_errors, "flash writes that failed after their retries")                   \
-    X(counter, ext_write_retries, "flash writes tried again")                                      \
-    X(counter, ext_write_moved, "records moved away from a failed write")                          \
-    X(counter, ext_write_mismatches, "writes that were not on flash as they were given")           \
-    X(counter, ext_device_bytes_written, "bytes given to flash devices")                           \
-    X(counter, ext_bytes_rewritten, "bytes of records moved by reclaim")                           \
-    X(counter, ext_pages_kept, "flash pages that stayed for another round, since they were hit")   \
-    X(counter, ext_device_reads, "reads handed to flash devices")                                  \
-    X(counter, ext_buffer_hits, "flash reads served from a write buffer")                          \
-    X(counter, ext_bad_checksums, "records or tables that did not verify")                         \
-    X(counter, ext_objects_expired, "flash objects dropped as expired or flushed")                 \
-    X(gauge, ext_wbufs_free, "free write buffers")                                                 \
-    X(gauge, ext_wbufs_busy, "write buffers that are being filled or written")                     \
-    X(gauge, ext_wbufs_stuck, "write buffers that no device takes")                                \
-    X(gauge, ext_page_table_bytes, "memory for the page table")                                    \
-    X(gauge, ext_expired_bytes, "flash bytes of values that have expired, about")                  \
-    X(gauge, checkpoint_generation, "number of the last checkpoint")                               \
-    X(gauge, checkpoint_objects, "objects in it")                                                  \
-    X(gauge, checkpoint_bytes, "its size")
-
 static void describe(struct evbuffer *out, const char *name, const char *kind, const char *help)
 {
     DEBUG_ASSERT(*name && *kind);
@@ -323,9 +295,12 @@ static void write_extant(const struct lines *l, struct evbuffer *out)
 #define X(name, help) write_ours(l, out, #name, "counter", help);
     CACHE_COUNTER_TABLE(X)
 #undef X
-#define X(kind, name, help) write_ours(l, out, #name, #kind, help);
-    FLASH_TABLE(X)
+#define X(kind, name, help) write_ours(l, out, "ext_" #name, #kind, help);
+    REPORT_FLASH_TABLE(X)
 #undef X
+    write_ours(l, out, "checkpoint_generation", "gauge", "number of the last checkpoint");
+    write_ours(l, out, "checkpoint_objects", "gauge", "objects in it");
+    write_ours(l, out, "checkpoint_bytes", "gauge", "its size");
     write_ours(l, out, "ext_degraded", "gauge", "1 while something is wrong with flash");
 }
 

@@ -1,7 +1,7 @@
 /* net/metrics.h: /metrics, in Prometheus' text format 0.0.4.
  *
  * memcached_* are the names of memcached_exporter with the same values, so its dashboards and alerts
- * work on Extant. extant_* are ours: all figures of `stats extant`, latency by tier and command, why
+ * work on Extant. extant_* are ours: the figures of `stats extant`, latency by tier and command, why
  * gets miss, devices, pages. Counters start again at `stats reset`; Prometheus' rate function allows for that.
  *
  * Called by the thread of net/http.c. Keeps nothing; takes the locks of what it asks; never sleeps.

@@ -117,6 +117,9 @@ def metrics_are_clean_and_have_the_names_of_the_exporter():
         there = families(text)
         wanted = {'memcached_' + n for n in EXPORTER} | {'memcached_slab_' + n for n in EXPORTER_SLAB}
         expect('names of memcached_exporter', wanted <= there, wanted - there)
+        unshown = {n for n, value in server.stats(b'extant').items() if n.startswith('ext_') and value.isdigit() and
+                   n != 'ext_reconcile' and not {'extant_' + n, 'extant_' + n + '_total'} & there}
+        expect('figures of flash', not unshown, unshown)
         same_as_stats(server)
 
 
