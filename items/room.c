@@ -383,10 +383,12 @@ enum room room_make(struct cache *c, unsigned cls, enum room_mode mode)
     enum room r = pull_out(c, cls, LRU_COLD, mode);
     if (!c->config->lru_segmented || (r != ROOM_NONE && r != ROOM_PASSED))
         return r;
-    /* COLD has nothing, or only hiders, which would stay ahead of what is moved there. */
+    /* COLD has nothing, or only hiders, which would stay ahead of what is moved there. TEMP passes nothing on; with flash
+     * its items needn't be lost, and waiting would bring no room. */
     for (unsigned i = 0; i < ARRAY_COUNT(upper); i++) {
-        enum room other = r == ROOM_PASSED || mode == ROOM_LAST ? pull_out(c, cls, upper[i], mode)
-                                           : lru_pull_tail(c, cls, upper[i], 0, ROOM_JUGGLE, 0);
+        bool out = r == ROOM_PASSED || mode == ROOM_LAST || (c->ext && upper[i] == LRU_TEMP);
+        enum room other = out ? pull_out(c, cls, upper[i], mode)
+                              : lru_pull_tail(c, cls, upper[i], 0, ROOM_JUGGLE, 0);
         if (other == ROOM_MADE || other == ROOM_WAIT)
             return other;
         if (other == ROOM_PASSED && r == ROOM_NONE)
@@ -402,7 +404,8 @@ static unsigned fullest_class(struct cache *c)
     uint64_t most = 0;
     for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
         uint64_t bytes = lru_bytes(c->lru, lru_id_of(cls, LRU_COLD)) + lru_bytes(c->lru, lru_id_of(cls, LRU_HOT)) +
-                         lru_bytes(c->lru, lru_id_of(cls, LRU_WARM));
+                         lru_bytes(c->lru, lru_id_of(cls, LRU_WARM)) +
+                         (c->ext ? lru_bytes(c->lru, lru_id_of(cls, LRU_TEMP)) : 0);
         if (bytes > most) {
             most = bytes;
             best = cls;

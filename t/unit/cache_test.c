@@ -375,6 +375,29 @@ Test(cache_flash, nothing_is_dropped_while_flash_has_room)
     cr_assert_eq(ext_reconcile(f.ext), 0);
 }
 
+static void store_temporary(void)
+{
+    f.config.temp_lru = true;
+    STATUS(fixture_store(&f, CACHE_SET, "k", "value", 5, 0, clock_now_sec() + f.config.temporary_ttl, 0), CACHE_OK);
+    cr_assert_eq(lru_count(f.cache->lru, lru_id_of(1, LRU_TEMP)), 1);
+}
+
+Test(cache_flash, room_is_made_in_the_list_of_short_lived_items_without_waiting)
+{
+    store_temporary();
+    cr_assert_eq(room_make(f.cache, 1, ROOM_EVICT), ROOM_MADE);
+    cr_assert_eq(flash_count(), 1);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+    cr_assert_str_eq(value, "value");
+}
+
+Test(cache_ram, short_lived_items_make_no_room_where_they_would_be_lost)
+{
+    store_temporary();
+    cr_assert_eq(room_make(f.cache, 1, ROOM_EVICT), ROOM_NONE);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_OK);
+}
+
 /* Damage to stored records on the device, which only reads see. */
 /* Flips every bit of the first bytes of flash; a second call restores them. */
 static void spoil_flash(uint64_t bytes)
