@@ -381,9 +381,10 @@ enum room room_make(struct cache *c, unsigned cls, enum room_mode mode)
     if (c->ext && c->config->lru_segmented)
         keep_shares(c, cls);
     enum room r = pull_out(c, cls, LRU_COLD, mode);
-    if (!c->config->lru_segmented || (r != ROOM_NONE && r != ROOM_PASSED))
+    if (r != ROOM_NONE && r != ROOM_PASSED)
         return r;
-    /* COLD has nothing, or only hiders, which would stay ahead of what is moved there. TEMP passes nothing on; with flash
+    /* COLD has nothing, or only hiders, which would stay ahead of what is moved there. A flat LRU is COLD alone, but for what
+     * was elsewhere when it became flat. TEMP passes nothing on; with flash
      * its items needn't be lost, and waiting would bring no room. */
     for (unsigned i = 0; i < ARRAY_COUNT(upper); i++) {
         bool out = r == ROOM_PASSED || mode == ROOM_LAST || (c->ext && upper[i] == LRU_TEMP);

@@ -391,6 +391,16 @@ Test(cache_flash, room_is_made_in_the_list_of_short_lived_items_without_waiting)
     cr_assert_str_eq(value, "value");
 }
 
+Test(cache_ram, room_is_made_in_all_lists_when_the_lru_has_become_flat)
+{
+    fixture_set(&f, "k", "value");
+    cr_assert_eq(lru_count(f.cache->lru, lru_id_of(1, LRU_HOT)), 1);
+    f.config.lru_segmented = false;
+    cr_assert_eq(room_make(f.cache, 1, ROOM_EVICT), ROOM_MADE);
+    cr_assert_eq(room_make(f.cache, 1, ROOM_EVICT), ROOM_MADE);
+    STATUS(fixture_get(&f, "k", value, sizeof(value), NULL), CACHE_NOT_FOUND);
+}
+
 Test(cache_ram, short_lived_items_make_no_room_where_they_would_be_lost)
 {
     store_temporary();
