@@ -41,7 +41,6 @@
 #define BYTES_PER_THREAD (32 * MiB) /* bytes of items and index: less is not worth a thread */
 #define EXPIRED_MAX 65536           /* expired items that each thread drops; the crawler drops the rest */
 #define RADIX_BITS 11
-#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
 static_assert(sizeof(slab_handle) == 4 && 3 * RADIX_BITS >= 32, "three rounds sort handles");
 
 struct found { /* a RAM word */
@@ -143,24 +142,22 @@ static void walk_shard(struct attacher *a, unsigned shard, index_visit *visit)
 
 /* ---- claim ---- */
 
-/* Drops the word in the slot, which names nothing; before it, the flash words of its tag that may be older
- * than what is lost. Their objects are counted by now. */
-static void drop_bad_word(struct attacher *a, uint64_t hash_like, index_slot *slot, unsigned rank_max)
+unsigned attach_drop_lost_word(struct cache *c, uint64_t hash_like, index_slot *slot, unsigned rank_max)
 {
-    struct cache *c = a->job->cache;
     index_slot *slots[INDEX_MATCH_MAX];
     lock_assert_held(index_lock(c->index, hash_like));
     ASSERT(index_load(slot) != 0 && rank_max <= INDEX_RANK_MAX);
-    unsigned n = index_match_flash(c->index, hash_like, slot, rank_max, slots);
+    unsigned n = index_match_flash(c->index, hash_like, slot, rank_max, slots), dropped = 0;
     for (unsigned i = 0; i < n; i++) {
         index_word w = index_load(slots[i]);
         if (!c->ext || !ext_attach_may_hold(c->ext, index_place(c->index, w), index_len(c->index, w)))
             continue;
         flash_forget(c, hash_like, slots[i], false);
-        cache_count(c, CACHE_N_evictions_same_tag, 1);
-        a->report.flash_objects--;
+        dropped++;
     }
+    cache_count(c, CACHE_N_evictions_same_tag, dropped);
     index_clear(c->index, hash_like, slot);
+    return dropped;
 }
 
 /* Can an item with the longest key be there? */
@@ -301,7 +298,7 @@ static void visit_to_drop_bad_flash_word(void *ctx, uint64_t hash_like, index_sl
     bool is_gone = !c->ext || ext_attach_is_gone(c->ext, index_place(c->index, w));
     if (is_gone)
         key_departs_with_flash(c, hash_like);
-    drop_bad_word(a, hash_like, slot, index_rank(c->index, w));
+    a->report.flash_objects -= attach_drop_lost_word(c, hash_like, slot, index_rank(c->index, w));
     a->report.dropped_objects += !is_gone;
     a->report.gone_objects += is_gone;
 }
@@ -319,7 +316,7 @@ static void visit_to_drop_bad_word(void *ctx, uint64_t hash_like, index_slot *sl
         if (index_is_word_of(c->index, hash_like, hash) && index_find_handle(c->index, hash, h) == slot)
             return;
     }
-    drop_bad_word(a, hash_like, slot, INDEX_RANK_MAX);
+    a->report.flash_objects -= attach_drop_lost_word(c, hash_like, slot, INDEX_RANK_MAX);
     a->report.dropped_items++;
 }
 

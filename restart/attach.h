@@ -6,6 +6,8 @@
 
 #include "cache.h"
 
+#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
+
 /* What an attach found. */
 struct attach_report {
     uint64_t ram_items, flash_objects; /* taken over */
@@ -22,5 +24,10 @@ struct attach_report {
  * anything else uses the cache; ends the attach of slab_mem and of the engine. 0, or -errno: start empty
  * instead. */
 int cache_attach(struct cache *c, struct attach_report *out);
+
+/* At a start, when the records of the word's shard are counted: drops the word in the slot, whose item or record is not
+ * there. Before it go the flash words of its tag up to this rank, which may be older values of its key; returns how many.
+ * The shard's lock is held. */
+unsigned attach_drop_lost_word(struct cache *c, uint64_t hash_like, index_slot *slot, unsigned rank_max);
 
 #endif

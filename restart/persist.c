@@ -17,7 +17,7 @@
 #define CAS_GAP (UINT64_C(1) << 32)     /* cas numbers of items that were in RAM only */
 #define CLOCK_SLACK_SEC 5               /* clocks are set a little when machines boot */
 #define NO_DEVICE UINT32_MAX
-#define LOOKS_MAX 100u /* overtaken decisions; a bound that nothing reaches */
+#define LOOKS_MAX 100u /* after this many overtaken decisions the start is empty */
 #define NO_FILE UINT64_MAX /* as inode */
 #define BEGIN_TRIES 5u /* to write the head at a start */
 #define BEGIN_PAUSE_NS UINT64_C(100000000)
@@ -270,7 +270,7 @@ static bool is_current(void *ctx, const uint64_t *stamps)
     bool differs = has_head != p->has_head || (has_head && now.token != p->found.token);
     for (uint32_t i = 0; p->has_head && i < p->device_count; i++)
         differs |= stamps[i] != p->stamps[i];
-    p->is_overtaken = differs && ++p->looks < LOOKS_MAX;
+    p->is_overtaken = differs && p->looks < LOOKS_MAX;
     return !p->is_overtaken;
 }
 
@@ -359,6 +359,10 @@ void persist_look_again(struct persist *p)
     (void)checkpoint_close(p->reader);
     p->reader = NULL;
     decide(p);
+    if (++p->looks == LOOKS_MAX) { /* what it finds now may be outdated as well, so none of it is taken */
+        p->plan = PLAN_EMPTY;
+        why_say(p->why_not, sizeof(p->why_not), 0, "other processes went on using the flash while it was read");
+    }
 }
 
 void persist_set_clock(struct persist *p)

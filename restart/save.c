@@ -21,6 +21,7 @@
 #include "items/clean.h"
 #include "items/object.h"
 #include "items/room.h"
+#include "restart/attach.h"
 #include "stale_check.h"
 #include "base/log.h"
 #include "base/progress.h"
@@ -32,7 +33,6 @@
 #define DEAD_HEAT 1                      /* of words, while a scan runs */
 #define WRONG_HEAT 2
 static_assert(DEAD_HEAT != WRONG_HEAT && WRONG_HEAT < 4, "heats of a word, other than none");
-#define CAS_SANE_MAX (UINT64_C(1) << 63) /* clients may set any cas; counting from a higher one would wrap */
 
 /* ---- numbers ---- */
 
@@ -199,18 +199,12 @@ static void visit_to_drop_unwritten(void *ctx, uint64_t hash_like, index_slot *s
 {
     struct mover *m = ctx;
     struct cache *c = m->cache;
+    (void)slot;
     lock_assert_held(index_lock(c->index, hash_like));
     if (index_kind(c->index, w) != INDEX_FLASH || !ext_is_unwritten(c->ext, index_place(c->index, w)))
         return;
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match_flash(c->index, hash_like, slot, index_rank(c->index, w), slots);
-    for (unsigned i = 0; i < n; i++) { /* they may be older values of its key */
-        if (!ext_is_unwritten(c->ext, index_place(c->index, index_load(slots[i]))))
-            cache_count(c, CACHE_N_evictions_same_tag, 1);
-        flash_forget(c, hash_like, slots[i], false);
-    }
-    flash_forget(c, hash_like, slot, false);
-    m->out->dead++;
+    /* With it what may be older values of its key. */
+    m->out->dead += flash_forget_ranks(c, hash_like, index_rank(c->index, w));
 }
 
 uint64_t cache_drop_unwritten(struct cache *c)
@@ -247,16 +241,8 @@ static void visit_to_drop_gone(void *ctx, uint64_t hash_like, index_slot *slot, 
     lock_assert_held(index_lock(c->index, hash_like));
     if (index_kind(c->index, w) != INDEX_FLASH || !ext_attach_is_gone(c->ext, index_place(c->index, w)))
         return;
-    index_slot *slots[INDEX_MATCH_MAX];
-    unsigned n = index_match_flash(c->index, hash_like, slot, index_rank(c->index, w), slots);
-    for (unsigned i = 0; i < n; i++) {
-        if (ext_attach_is_gone(c->ext, index_place(c->index, index_load(slots[i]))))
-            continue;
-        flash_forget(c, hash_like, slots[i], false);
-        cache_count(c, CACHE_N_evictions_same_tag, 1);
-    }
     key_departs_with_flash(c, hash_like);
-    index_clear(c->index, hash_like, slot);
+    (void)attach_drop_lost_word(c, hash_like, slot, index_rank(c->index, w));
 }
 
 int cache_count_loaded(struct cache *c, uint64_t *gone)
@@ -309,7 +295,6 @@ struct scanner {
     struct cache_scan_report *out;
     struct memo *memo;
     uint64_t memo_mask;
-    uint64_t cas_max;
     uint32_t now_sec;
     bool full[INDEX_SHARD_COUNT];
 };
@@ -419,8 +404,8 @@ static void visit_record(void *ctx, const struct ext_scanned *rec)
         s->out->foreign++;
         return;
     }
-    if (rec->cas > s->cas_max && rec->cas < CAS_SANE_MAX)
-        s->cas_max = rec->cas;
+    if (rec->cas > atomic_load(&s->cache->root->cas_counter) && rec->cas < CAS_SANE_MAX)
+        atomic_store(&s->cache->root->cas_counter, rec->cas);
     bool there = find_word(s, rec, &old, &seq);
     if (there && rec->seq <= seq)
         s->out->older++;
@@ -499,11 +484,8 @@ int cache_scan(struct cache *c, struct cache_scan_report *out)
         s->now_sec = clock_now_sec();
         rc = scan_pages(s, ages);
     }
-    if (rc == 0) {
+    if (rc == 0)
         index_walk_all(c->index, visit_to_end, s);
-        if (s->cas_max > atomic_load(&c->root->cas_counter))
-            atomic_store(&c->root->cas_counter, s->cas_max);
-    }
     if (s)
         free(s->memo);
     free(s);

@@ -1257,6 +1257,33 @@ Test(persist, a_page_that_was_open_when_a_file_was_lost_is_not_continued)
     lose_second_file(words, sizes);
 }
 
+/* What the checkpoint names may have been deleted by the processes that use the flash between decision and lock. */
+Test(persist, a_start_that_is_overtaken_each_time_takes_nothing)
+{
+    struct life l;
+    life_open(&l);
+    set(&l, "key", "value");
+    life_stop(&l);
+    life_parse_words(&l, with(32, FLASH ",ext_persist=scan"));
+    struct restart_options o = storage_options(&l.f.settings, &l.f.config, &l.f.tunables, 4);
+    const struct persist_options po = {.mode = o.persist, .flash = &o.flash};
+    struct persist *p = persist_create(&po);
+    cr_assert_not_null(p);
+    unsigned looks = 0;
+    for (bool is_current = false; !is_current; looks++) {
+        struct ext_options opt = o.flash;
+        const uint64_t stamps[EXT_DEVICES_MAX] = {looks + 1};
+        cr_assert_lt(looks, 1000);
+        cr_assert_eq(persist_fill_options(p, &opt), 0);
+        is_current = opt.is_current(opt.current_ctx, stamps);
+        cr_assert(!is_current || (opt.saved == NULL && !opt.scan), "taken over after %u looks", looks);
+        persist_look_again(p);
+    }
+    cr_assert_gt(looks, 1);
+    persist_destroy(p);
+    settings_free(&l.f.settings);
+}
+
 Test(persist, of_many_values_of_a_key_a_scan_takes_the_latest)
 {
     struct life l;
