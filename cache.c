@@ -173,9 +173,7 @@ static enum step queue_reads(struct cache_worker *w, struct cache_op *op, struct
         unsigned heat = index_heat(c->index, word);
         r->was_hit = heat > 0;
         if (heat < 3 && op->verb == CACHE_GET && !(op->options & CACHE_F_NOBUMP))
-            index_replace(c->index, op->spot.hash, l->unread[i],
-                          index_make_flash(c->index, r->place, r->len_class, heat + 1,
-                                           index_rank(c->index, word)));
+            index_set_heat(c->index, op->spot.hash, l->unread[i], heat + 1);
     }
     return STEP_READ;
 }
@@ -187,7 +185,7 @@ static int item_store(struct cache *c, struct cache_op *op, struct lookup *l, st
 {
     lock_assert_held(index_lock(c->index, op->spot.hash));
     DEBUG_ASSERT(!(item_flags(it) & ITEM_LINKED) && (l->it == NULL || l->match == NULL));
-    index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0);
+    index_word word = index_make_ram(c->index, slab_handle_of(c->slab, it), 0);
     struct item *old = l->it ? l->it : l->hider;
     bool hides = old ? item_flags(old) & ITEM_MAY_HIDE_FLASH : l->unread_count > 0 || !l->is_sole;
     uint64_t hidden_bytes = 0;
@@ -300,7 +298,7 @@ static void promote(struct cache *c, struct cache_op *op, struct lookup *l, chan
     uint32_t time_sec = record_time_sec(r);
     index_slot *slot = l->match_slot;
     index_word old = index_load(slot);
-    index_replace(c->index, op->spot.hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0, 0));
+    index_replace(c->index, op->spot.hash, slot, index_make_ram(c->index, slab_handle_of(c->slab, it), 0));
     ext_drop(c->ext, index_place(c->index, old), index_len(c->index, old));
     if (!l->is_sole)
         stale_note_overwrite(c, op->spot.hash, 0);
@@ -406,7 +404,7 @@ static void swap_copy(struct cache *c, struct cache_op *op, struct lookup *l, ui
     }
     item_flag_set(copy, ITEM_LINKED);
     index_replace(c->index, op->spot.hash, l->it_slot,
-                  index_make_ram(c->index, slab_handle_of(c->slab, copy), 0, 0));
+                  index_make_ram(c->index, slab_handle_of(c->slab, copy), 0));
     lru_substitute(c->lru, old, copy);
     item_flag_clear(old, ITEM_LINKED);
     item_unref(c, old);

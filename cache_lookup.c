@@ -20,16 +20,12 @@ static struct cache_read *fact_of(struct cache_op *op, ext_place place)
 /* Every verb that finds a dead item counts it, not only a get, as in memcached. */
 static void count_death(struct cache_worker *w, struct cache_op *op, enum item_death d)
 {
+    bool expired = d == ITEM_EXPIRED;
     ASSERT(d != ITEM_ALIVE);
-    if (d == ITEM_EXPIRED) {
-        op->met_expired = true;
-        departed_note(w->cache->departed, op->spot.hash, MISS_expired);
-        stat_inc(w->stats, STAT_get_expired);
-    } else {
-        op->met_flushed = true;
-        departed_note(w->cache->departed, op->spot.hash, MISS_flushed);
-        stat_inc(w->stats, STAT_get_flushed);
-    }
+    op->met_expired |= expired;
+    op->met_flushed |= !expired;
+    departed_note(w->cache->departed, op->spot.hash, expired ? MISS_expired : MISS_flushed);
+    stat_inc(w->stats, expired ? STAT_get_expired : STAT_get_flushed);
 }
 
 unsigned unreadable_count(const struct cache_op *op)

@@ -83,7 +83,7 @@ static void note_item(struct piece *p, struct item *it)
     p->objects[p->count++].show = true;
 }
 
-static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
+static void visit(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct piece *p = ctx;
     struct crawler *cr = p->cr;
@@ -98,22 +98,19 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
             return;
         cr->checked[cls]++;
         class_count(c, cls, crawler_items_checked);
-        if (item_death(c, it, p->now) != ITEM_ALIVE) {
+        enum item_death death = item_death(c, it, p->now);
+        if (death != ITEM_ALIVE) {
+            uint64_t hash = item_hash(c, it);
             if (item_refs(it) != 1)
                 return;
-            item_forget_copy(c, it, item_hash(c, it));
+            item_forget_copy(c, it, hash);
             if (item_flags(it) & ITEM_MAY_HIDE_FLASH) { /* dropped after its check */
-                stale_note_overwrite(c, item_hash(c, it), 0);
+                stale_note_overwrite(c, hash, 0);
                 cache_wake_maint(c);
                 return;
             }
             class_count(c, cls, crawler_reclaimed);
-            if (!(item_flags(it) & ITEM_FETCHED))
-                class_count(c, cls, expired_unfetched);
-            uint64_t hash = item_hash(c, it);
-            departed_note(c->departed, hash,
-                          item_death(c, it, p->now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
-            item_unlink(c, it, hash);
+            item_unlink_dead(c, it, hash, death);
         } else if (cr->job.what != CRAWLER_EXPIRE) {
             item_forget_copy(c, it, item_hash(c, it)); /* which comes later, and is the same object */
             note_item(p, it);
@@ -123,8 +120,8 @@ static void visit(void *ctx, uint64_t hash, index_slot *slot, index_word w)
     case INDEX_FLASH:
         if (cr->job.what == CRAWLER_EXPIRE || !c->ext)
             return;
-        if (tag_is_clean(c, hash)) { /* its item comes later */
-            flash_forget(c, hash, slot, false);
+        if (tag_is_clean(c, hash_like)) { /* its item comes later */
+            flash_forget(c, hash_like, slot, false);
             return;
         }
         ASSERT(p->count < PIECE_OBJECTS); /* a word is visited once */

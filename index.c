@@ -228,6 +228,12 @@ static inline uint64_t hash_x(const struct index *ix, uint64_t hash)
     return hash & ix->x_mask;
 }
 
+/* The x of a word in this group. */
+static inline uint64_t word_x(const struct index *ix, uint64_t group, index_word w)
+{
+    return group << ix->tag_bits | word_tag(ix, w);
+}
+
 /* The x of the other candidate; its own inverse, because the low bits that it uses stay. The group
  * always changes, so the two are never the same bucket. */
 static inline uint64_t other_x(const struct index *ix, uint64_t x)
@@ -266,9 +272,9 @@ static inline uint64_t bucket_number(const struct index *ix, uint32_t row, uint3
     return (uint64_t)row << ix->group_bits | group;
 }
 
-static inline uint32_t group_mask(const struct index *ix)
+static inline uint32_t group_of(const struct index *ix, uint64_t number)
 {
-    return (1u << ix->group_bits) - 1;
+    return (uint32_t)number & ((1u << ix->group_bits) - 1);
 }
 
 /* ---- directory ----------------------------------------------------------------------- */
@@ -300,13 +306,17 @@ static inline dir_entry *directory_entry(const struct index *ix, unsigned s, uin
     return (dir_entry *)(ix->base + offset) + (uint64_t)s * segment_blocks(k) + (block - first);
 }
 
-/* The bucket, NULL if its block isn't there. */
-static inline index_slot *find_bucket(const struct index *ix, unsigned s, uint32_t row,
-                                      uint32_t group)
+/* Where the block is, in units of the arena; 0: it isn't there. */
+static inline uint64_t block_unit(const struct index *ix, unsigned s, uint64_t block)
 {
-    uint64_t number = bucket_number(ix, row, group);
-    dir_entry *e = directory_entry(ix, s, (uint32_t)(number >> ix->block_shift));
-    uint64_t unit = e ? atomic_load_explicit(e, memory_order_acquire) : 0;
+    const dir_entry *e = directory_entry(ix, s, (uint32_t)block);
+    return e ? atomic_load_explicit(e, memory_order_acquire) : 0;
+}
+
+/* The bucket of this number, NULL if its block isn't there. */
+static inline index_slot *find_bucket(const struct index *ix, unsigned s, uint64_t number)
+{
+    uint64_t unit = block_unit(ix, s, number >> ix->block_shift);
     if (unlikely(unit == 0))
         return NULL;
     uint64_t in_block = number & (((uint64_t)1 << ix->block_shift) - 1);
@@ -320,7 +330,7 @@ static inline struct candidate candidate_of(const struct index *ix, unsigned s, 
     c.group = (uint32_t)(x >> ix->tag_bits);
     c.tag = x & ix->tag_mask;
     c.row = x_row(ix, state, x);
-    c.bucket = find_bucket(ix, s, c.row, c.group);
+    c.bucket = find_bucket(ix, s, bucket_number(ix, c.row, c.group));
     return c;
 }
 
@@ -449,7 +459,7 @@ static inline void put_word(index_slot *slot, index_word w)
 
 static void note_move(struct index *ix, unsigned s, uint32_t row, uint32_t group, unsigned slot)
 {
-    ASSERT(slot < INDEX_BUCKET_WORDS && group <= group_mask(ix));
+    ASSERT(slot < INDEX_BUCKET_WORDS && group == group_of(ix, group));
     uint64_t at = (bucket_number(ix, row, group) << 3 | slot) + 1;
     atomic_store_explicit(&ix->root->shard[s].moved_to, at, memory_order_release);
 }
@@ -504,9 +514,7 @@ static index_slot *make_room(struct index *ix, unsigned s, const struct candidat
         const struct candidate at = nodes[i].at;
         int first = count;
         for (unsigned slot = 0; slot < INDEX_BUCKET_WORDS && count < SEARCH_NODES; slot++) {
-            uint64_t x = (uint64_t)at.group << ix->tag_bits |
-                         word_tag(ix, index_load(&at.bucket[slot]));
-            uint64_t y = other_x(ix, x);
+            uint64_t x = word_x(ix, at.group, index_load(&at.bucket[slot])), y = other_x(ix, x);
             if (pinned != NO_ORDER &&
                 (growth_order(ix, n, x) == pinned || growth_order(ix, n, y) == pinned))
                 continue;
@@ -584,6 +592,18 @@ static bool is_overloaded(const struct shard *sh)
     return peek(&sh->counts[INDEX_RAM]) + peek(&sh->counts[INDEX_FLASH]) > sh->grow_at;
 }
 
+/* The old bucket that comes next in the growth from n to m rows. */
+struct old_bucket {
+    uint32_t n, m, row, group;
+};
+
+static struct old_bucket next_old(const struct index *ix, uint64_t state)
+{
+    uint32_t n = state_rows(state);
+    return (struct old_bucket){n, state_rows_grown(state), n - 1 - (uint32_t)(state_done(state) >> ix->group_bits),
+                               group_of(ix, state_done(state))};
+}
+
 /* New rows of the words of an old row. */
 static void new_rows(const struct index *ix, uint32_t n, uint32_t m, uint32_t row, uint32_t *low,
                      uint32_t *high)
@@ -598,19 +618,18 @@ static void new_rows(const struct index *ix, uint32_t n, uint32_t m, uint32_t ro
  * -ENOSPC. */
 static int ensure_blocks(struct index *ix, unsigned s, uint64_t state)
 {
-    uint64_t done = state_done(state);
-    if (ix->shard[s].ensured == done >> ix->ensure_shift)
+    uint64_t wanted = state_done(state) >> ix->ensure_shift;
+    if (ix->shard[s].ensured == wanted)
         return 0;
-    uint32_t n = state_rows(state), m = state_rows_grown(state);
-    uint32_t group = (uint32_t)done & group_mask(ix);
+    struct old_bucket old = next_old(ix, state);
     uint32_t low, high;
-    new_rows(ix, n, m, n - 1 - (uint32_t)(done >> ix->group_bits), &low, &high);
+    new_rows(ix, old.n, old.m, old.row, &low, &high);
     for (uint32_t r = low; r <= high; r++) {
-        int rc = add_block(ix, s, (uint32_t)(bucket_number(ix, r, group) >> ix->block_shift));
+        int rc = add_block(ix, s, (uint32_t)(bucket_number(ix, r, old.group) >> ix->block_shift));
         if (rc != 0)
             return rc;
     }
-    ix->shard[s].ensured = done >> ix->ensure_shift;
+    ix->shard[s].ensured = wanted;
     return 0;
 }
 
@@ -620,12 +639,10 @@ static bool expand_bucket(struct index *ix, unsigned s)
 {
     struct shard *sh = &ix->shard[s];
     uint64_t state = shard_state(ix, s), done = state_done(state);
-    uint32_t n = state_rows(state), m = state_rows_grown(state);
-    uint32_t group = (uint32_t)done & group_mask(ix);
-    uint32_t row = n - 1 - (uint32_t)(done >> ix->group_bits);
+    const struct old_bucket at = next_old(ix, state);
     lock_assert_held(&sh->lock);
-    ASSERT(state_is_growing(state) && done < bucket_number(ix, n, 0) && m > n);
-    index_slot *old = find_bucket(ix, s, row, group);
+    ASSERT(state_is_growing(state) && done < bucket_number(ix, at.n, 0) && at.m > at.n);
+    index_slot *old = find_bucket(ix, s, bucket_number(ix, at.row, at.group));
     ASSERT(old != NULL);
     index_slot *moved[INDEX_BUCKET_WORDS];
     unsigned moved_count = 0;
@@ -640,18 +657,17 @@ static bool expand_bucket(struct index *ix, unsigned s)
             continue;
         }
         uint64_t tag = word_tag(ix, w);
-        uint32_t new_row = tag_row(ix, tag, m);
-        if (new_row == row)
+        uint32_t new_row = tag_row(ix, tag, at.m);
+        if (new_row == at.row)
             continue;
-        ASSERT(new_row > row && new_row < m); /* none goes below its old row */
-        struct candidate c[2] = {{find_bucket(ix, s, new_row, group), group, new_row, tag}};
+        ASSERT(new_row > at.row && new_row < at.m); /* none goes below its old row */
+        struct candidate c[2] = {{find_bucket(ix, s, bucket_number(ix, new_row, at.group)), at.group, new_row, tag}};
         unsigned empties = bucket_empties(c[0].bucket), which = 0;
         index_slot *slot;
         if (likely(empties != 0)) {
             slot = &c[0].bucket[__builtin_ctz(empties)];
         } else {
-            uint64_t x = (uint64_t)group << ix->tag_bits | tag;
-            c[1] = candidate_of(ix, s, state, other_x(ix, x));
+            c[1] = candidate_of(ix, s, state, other_x(ix, word_x(ix, at.group, w)));
             slot = find_room(ix, s, c, done, &which);
         }
         if (unlikely(!slot))
@@ -664,9 +680,9 @@ static bool expand_bucket(struct index *ix, unsigned s)
         put_word(&old[i], 0);
     }
     done++;
-    bool last = done == bucket_number(ix, n, 0);
+    bool last = done == bucket_number(ix, at.n, 0);
     uint64_t flags = state & (STATE_GROWING | STATE_BY_ONE);
-    state = last ? m : n | flags | done << STATE_DONE_SHIFT;
+    state = last ? at.m : at.n | flags | done << STATE_DONE_SHIFT;
     atomic_store_explicit(&ix->root->shard[s].state, state, memory_order_release);
     if (last) {
         set_grow_at(ix, s);
@@ -689,16 +705,12 @@ undo:
 /* Prefetches the next old bucket and the targets of its words for the next insert into this shard. */
 static void prefetch_expansion(const struct index *ix, unsigned s, uint64_t state)
 {
-    uint64_t done = state_done(state);
-    uint32_t n = state_rows(state), m = state_rows_grown(state);
-    uint32_t group = (uint32_t)done & group_mask(ix);
-    uint32_t row = n - 1 - (uint32_t)(done >> ix->group_bits);
-    uint32_t new_row = (uint32_t)((uint64_t)row * m / n);
+    struct old_bucket old = next_old(ix, state);
+    uint32_t new_row = (uint32_t)((uint64_t)old.row * old.m / old.n);
     uint64_t bytes = 2 * CACHE_LINE_BYTES;
-    prefetch_lines(find_bucket(ix, s, row, group), bytes);
-    prefetch_lines(find_bucket(ix, s, new_row, group), bytes);
-    if (new_row + 1 < m)
-        prefetch_lines(find_bucket(ix, s, new_row + 1, group), bytes);
+    prefetch_lines(find_bucket(ix, s, bucket_number(ix, old.row, old.group)), bytes);
+    for (uint32_t r = new_row; r < old.m && r <= new_row + 1; r++)
+        prefetch_lines(find_bucket(ix, s, bucket_number(ix, r, old.group)), bytes);
 }
 
 /* Grows by at most this many old buckets, and begins a growth if the load or the caller requires it.
@@ -735,8 +747,7 @@ static bool grow(struct index *ix, unsigned s, unsigned buckets, bool want_more)
 static bool has_blocks(const struct index *ix, unsigned s, uint64_t first, uint64_t end)
 {
     for (uint64_t block = first >> ix->block_shift; block <= (end - 1) >> ix->block_shift; block++) {
-        const dir_entry *e = directory_entry(ix, s, (uint32_t)block);
-        if (!e || atomic_load_explicit(e, memory_order_relaxed) == 0)
+        if (block_unit(ix, s, block) == 0)
             return false;
     }
     return true;
@@ -747,7 +758,7 @@ static bool has_grown_blocks(const struct index *ix, unsigned s, uint64_t state)
 {
     uint32_t n = state_rows(state), m = state_rows_grown(state), low, high;
     uint32_t whole = (uint32_t)(state_done(state) >> ix->group_bits); /* old rows */
-    uint32_t groups = (uint32_t)state_done(state) & group_mask(ix);   /* of the next one */
+    uint32_t groups = group_of(ix, state_done(state)); /* of the next one */
     if (whole > 0) {
         new_rows(ix, n, m, n - whole, &low, &high);
         if (!has_blocks(ix, s, bucket_number(ix, low, 0), bucket_number(ix, m, 0)))
@@ -785,8 +796,7 @@ static int attach_blocks(struct index *ix, unsigned s)
     uint64_t run_start = 0, run_bytes = 0;
     uint32_t blocks = blocks_of_rows(ix, m);
     for (uint32_t block = 0; block <= blocks; block++) {
-        dir_entry *e = block < blocks ? directory_entry(ix, s, block) : NULL;
-        uint64_t unit = e ? atomic_load_explicit(e, memory_order_relaxed) : 0;
+        uint64_t unit = block < blocks ? block_unit(ix, s, block) : 0;
         uint64_t offset = unit * ARENA_UNIT_BYTES;
         if (unit == 0 && block < blocks_of_rows(ix, n))
             return -EUCLEAN;
@@ -827,16 +837,14 @@ static void attach_moved(struct index *ix, unsigned s)
     uint64_t at = peek(&ix->root->shard[s].moved_to);
     if (at == 0)
         return;
-    uint64_t number = (at - 1) >> 3, row = number >> ix->group_bits;
-    uint32_t group = (uint32_t)number & group_mask(ix);
-    if (row >= state_rows_all(shard_state(ix, s)))
+    uint64_t number = (at - 1) >> 3;
+    if (number >= bucket_number(ix, state_rows_all(shard_state(ix, s)), 0))
         return;
-    index_slot *b = find_bucket(ix, s, (uint32_t)row, group);
+    index_slot *b = find_bucket(ix, s, number);
     index_word w = b ? index_load(&b[(at - 1) & 7]) : 0;
     if (w == 0 || is_tombstone(ix, w))
         return;
-    uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
-    if (find_copy(ix, s, other_x(ix, x), w, NULL))
+    if (find_copy(ix, s, other_x(ix, word_x(ix, group_of(ix, number), w)), w, NULL))
         put_word(&b[(at - 1) & 7], 0);
 }
 
@@ -845,7 +853,7 @@ static int attach_misplaced(struct index *ix, unsigned s, uint32_t group, index_
 {
     lock_assert_held(&ix->shard[s].lock);
     index_word w = index_load(slot);
-    uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
+    uint64_t x = word_x(ix, group, w);
     if (!is_tombstone(ix, w) && !find_copy(ix, s, x, w, slot) &&
         !find_copy(ix, s, other_x(ix, x), w, slot)) {
         struct candidate c = candidate_of(ix, s, shard_state(ix, s), x);
@@ -866,24 +874,20 @@ static int attach_words_locked(struct index *ix, unsigned s)
 {
     struct { index_slot *slot; uint32_t group; } misplaced[2 * INDEX_BUCKET_WORDS];
     unsigned misplaced_count = 0;
-    uint64_t counts[INDEX_TOMBSTONE + 1] = {0}, clean_count = 0;
     uint64_t state = shard_state(ix, s);
     uint64_t buckets = bucket_number(ix, state_rows_all(state), 0);
     lock_assert_held(&ix->shard[s].lock);
 
     attach_moved(ix, s);
     for (uint64_t number = 0; number < buckets; number++) {
-        uint32_t row = (uint32_t)(number >> ix->group_bits);
-        uint32_t group = (uint32_t)number & group_mask(ix);
-        index_slot *b = find_bucket(ix, s, row, group);
+        uint32_t group = group_of(ix, number);
+        index_slot *b = find_bucket(ix, s, number);
         for (unsigned i = 0; b && i < INDEX_BUCKET_WORDS; i++) {
             index_word w = index_load(&b[i]);
             if (w == 0)
                 continue;
-            uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
-            if (likely(x_row(ix, state, x) == row)) {
-                counts[index_kind(ix, w)]++;
-                clean_count += index_kind(ix, w) == INDEX_RAM && index_heat(ix, w) != 0;
+            if (likely(x_row(ix, state, word_x(ix, group, w)) == number >> ix->group_bits)) {
+                tally(ix, &ix->shard[s], w, 1);
                 continue;
             }
             if (misplaced_count == ARRAY_COUNT(misplaced))
@@ -892,9 +896,6 @@ static int attach_words_locked(struct index *ix, unsigned s)
             misplaced[misplaced_count++].group = group;
         }
     }
-    for (unsigned k = 0; k < ARRAY_COUNT(counts); k++)
-        bump(&ix->shard[s].counts[k], (int64_t)counts[k]);
-    bump(&ix->shard[s].clean_count, (int64_t)clean_count);
     for (unsigned i = 0; i < misplaced_count; i++) {
         int rc = attach_misplaced(ix, s, misplaced[i].group, misplaced[i].slot);
         if (rc != 0)
@@ -952,8 +953,7 @@ static uint32_t blocks_to_save(const struct index *ix, uint64_t state)
 
 static char *block_memory(const struct index *ix, unsigned s, uint32_t block)
 {
-    dir_entry *e = directory_entry(ix, s, block);
-    uint64_t unit = e ? atomic_load_explicit(e, memory_order_acquire) : 0;
+    uint64_t unit = block_unit(ix, s, block);
     return unit ? ix->base + unit * ARENA_UNIT_BYTES : NULL;
 }
 
@@ -1297,10 +1297,10 @@ static index_word make_word(const struct index *ix, uint64_t kind, uint64_t plac
            (uint64_t)len5 << ix->place_bits | place;
 }
 
-index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5, unsigned heat)
+index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned heat)
 {
     ASSERT(handle != 0);
-    return make_word(ix, 0, handle, len5, heat, 0);
+    return make_word(ix, 0, handle, 0, heat, 0);
 }
 
 index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat,
@@ -1458,6 +1458,13 @@ void index_replace(struct index *ix, uint64_t hash, index_slot *slot, index_word
     }
 }
 
+void index_set_heat(struct index *ix, uint64_t hash, index_slot *slot, unsigned heat)
+{
+    uint64_t one = (uint64_t)1 << (ix->place_bits + 5);
+    ASSERT(heat < 4);
+    index_replace(ix, hash, slot, (index_load(slot) & ~(3 * one)) | heat * one);
+}
+
 void index_clear(struct index *ix, uint64_t hash, index_slot *slot)
 {
     struct shard *sh = &ix->shard[index_shard_of(ix, hash)];
@@ -1505,8 +1512,7 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
     uint64_t buckets = bucket_number(ix, state_rows_all(shard_state(ix, shard)), 0);
     uint64_t block_buckets = (uint64_t)1 << ix->block_shift;
     while (*pos < buckets && max_buckets > 0) {
-        uint32_t group = (uint32_t)*pos & group_mask(ix);
-        index_slot *b = find_bucket(ix, shard, (uint32_t)(*pos >> ix->group_bits), group);
+        index_slot *b = find_bucket(ix, shard, *pos);
         if (!b) { /* growth hasn't reached this block yet */
             *pos = round_down(*pos, block_buckets) + block_buckets;
             continue;
@@ -1514,8 +1520,7 @@ bool index_walk(struct index *ix, unsigned shard, uint64_t *pos, unsigned max_bu
         for (unsigned i = 0; i < INDEX_BUCKET_WORDS; i++) {
             index_word w = index_load(&b[i]);
             if (w != 0)
-                visit(ctx, (uint64_t)shard << (64 - SHARD_BITS) |
-                               (uint64_t)group << ix->tag_bits | word_tag(ix, w), &b[i], w);
+                visit(ctx, (uint64_t)shard << (64 - SHARD_BITS) | word_x(ix, group_of(ix, *pos), w), &b[i], w);
         }
         ++*pos;
         max_buckets--;

@@ -9,8 +9,8 @@
  *
  * kind 1 is flash, 0 is RAM. P is chosen at start to reach all of the flash
  * (in 16-byte granules) and all of the arena (in handles); the remaining bits
- * are the tag, 13 (at 16 TiB of flash) to 32. A RAM word's rank, heat and len bits are
- * free for the cache; words with heat are counted (clean_count: items/clean.h). A handle is never 0.
+ * are the tag, 13 (at 16 TiB of flash) to 32. A RAM word has no rank and
+ * len; those with heat are counted (clean_count: items/clean.h). A handle is never 0.
  *
  * Rank orders the flash words of one tag by the time when their values were stored: of two words
  * of one key, the older value never has the higher rank. Equal ranks say nothing. index_rank_above()
@@ -120,7 +120,7 @@ uint64_t index_place(const struct index *ix, index_word w);   /* flash, in granu
 unsigned index_len(const struct index *ix, index_word w);     /* 5 bits */
 unsigned index_heat(const struct index *ix, index_word w);    /* 2 bits */
 unsigned index_rank(const struct index *ix, index_word w);    /* flash; 0 .. INDEX_RANK_MAX */
-index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned len5, unsigned heat);
+index_word index_make_ram(const struct index *ix, uint32_t handle, unsigned heat);
 index_word index_make_flash(const struct index *ix, uint64_t place, unsigned len5, unsigned heat,
                             unsigned rank);
 index_word index_make_tombstone(const struct index *ix);
@@ -152,6 +152,8 @@ unsigned index_rank_above(struct index *ix, uint64_t hash, uint32_t handle, inde
 /* Stores another kind/place/len/heat in a slot; the slot's tag stays, the tag of `fresh` is ignored.
  * Updates the counts. */
 void index_replace(struct index *ix, uint64_t hash, index_slot *s, index_word fresh);
+/* Changes the heat alone. */
+void index_set_heat(struct index *ix, uint64_t hash, index_slot *s, unsigned heat);
 /* Empties a slot. */
 void index_clear(struct index *ix, uint64_t hash, index_slot *s);
 /* Adds a word (its tag is ignored). 0; -ENOSPC: no room, and the limit or the arena forbids growth.

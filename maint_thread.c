@@ -30,7 +30,6 @@
 #define RUN_ITEMS_PER_STEP 256
 #define CRAWL_INTERVAL_SEC 60
 #define TRIM_INTERVAL_SEC 2
-#define AUTOMOVE_WINDOW_MAX 1800
 
 /* `automove`'s memory of a class. */
 struct class_window {
@@ -88,8 +87,7 @@ static bool juggle_class(struct maint *m, unsigned cls, uint32_t now)
     }
     if (s->lru_segmented) {
         uint32_t cold_age = lru_tail_age_sec(c->lru, lru_id_of(cls, LRU_COLD), now);
-        for (unsigned seg = LRU_HOT; seg <= LRU_COLD; seg++)
-            total += lru_bytes(c->lru, lru_id_of(cls, (enum lru_segment)seg));
+        total = lru_shared_bytes(c->lru, cls);
         hot_age = (uint32_t)bounded_u64(cold_age * atomic_load(&s->hot_max_factor), UINT32_MAX);
         warm_age = (uint32_t)bounded_u64(cold_age * atomic_load(&s->warm_max_factor), UINT32_MAX);
     }
@@ -448,7 +446,7 @@ static void move_chunk(struct maint *m, slab_handle h)
         ASSERT(real >= links && to != h);
         memcpy((char *)copy + links, (const char *)it + links, real - links);
         lru_substitute(c->lru, it, copy);
-        index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, 0, index_heat(c->index, w)));
+        index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, index_heat(c->index, w)));
         slab_free_real(c->slab, h, real);
         cache_count(c, CACHE_N_items_moved, 1);
         break;

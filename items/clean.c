@@ -58,7 +58,7 @@ int clean_link(struct cache *c, struct item *it, uint64_t hash, uint32_t now_sec
     ASSERT(!(item_flags(it) & ITEM_LINKED));
     item_flag_set(it, ITEM_MAY_HIDE_FLASH);
     int rc = index_insert(c->index, hash,
-                          index_make_ram(c->index, slab_handle_of(c->slab, it), 0, CLEAN_HEAT));
+                          index_make_ram(c->index, slab_handle_of(c->slab, it), CLEAN_HEAT));
     if (rc != 0)
         return rc;
     item_link(c, it, now_sec);
@@ -82,13 +82,9 @@ bool item_leave_clean(struct cache *c, struct item *it, uint64_t hash)
     ASSERT(item_flags(it) & ITEM_LINKED);
     if (!find_clean(c, it, hash, &t))
         return false;
-    index_word w = index_load(t.flash);
-    ext_place place = index_place(c->index, w);
     if (item_flags(it) & ITEM_HIT_TWICE)
-        index_replace(c->index, hash, t.flash,
-                      index_make_flash(c->index, place, index_len(c->index, w), HEAT_HIT_TWICE,
-                                       index_rank(c->index, w)));
-    debug_held_at(c, hash, it, 0, place);
+        index_set_heat(c->index, hash, t.flash, HEAT_HIT_TWICE);
+    debug_held_at(c, hash, it, 0, index_place(c->index, index_load(t.flash)));
     index_clear(c->index, hash, t.clean); /* before the flag goes: a kill may come between */
     item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
     item_retire(c, it);

@@ -26,7 +26,6 @@
     X(TOKEN_SENT, 32, "a meta get has handed out the right to recache")                            \
     X(STALE, 64, "invalidated by md I / ms I")                                                     \
     X(MAY_HIDE_FLASH, 128, "same-tag flash words were unread when it was linked: they may be its older values") \
-    X(WINNER, 256, "reply only: this request won the right to recache")                            \
     X(BINARY_KEY, 512, "the key was given in base64 by a meta command")                            \
     X(HIT_TWICE, 1024, "was read twice or more since it came to RAM")                              \
     X(KNOWN, 2048, "the key was there before: overwritten, or brought back from flash")

@@ -213,6 +213,12 @@ uint64_t lru_bytes(struct lru *l, uint8_t lru_id)
     return atomic_load_explicit(&l->lists[lru_id].bytes, memory_order_relaxed);
 }
 
+uint64_t lru_shared_bytes(struct lru *l, unsigned cls)
+{
+    return lru_bytes(l, lru_id_of(cls, LRU_HOT)) + lru_bytes(l, lru_id_of(cls, LRU_WARM)) +
+           lru_bytes(l, lru_id_of(cls, LRU_COLD));
+}
+
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec)
 {
     struct lru_list *list = &l->lists[lru_id];

@@ -74,6 +74,7 @@ struct item *lru_older_locked(struct lru *l, const struct item *it);
 
 uint64_t lru_count(struct lru *l, uint8_t lru_id); /* items */
 uint64_t lru_bytes(struct lru *l, uint8_t lru_id); /* accounted bytes */
+uint64_t lru_shared_bytes(struct lru *l, unsigned cls); /* of HOT, WARM and COLD, which share a class */
 /* Age in seconds of the tail, 0 when empty. */
 uint32_t lru_tail_age_sec(struct lru *l, uint8_t lru_id, uint32_t now_sec);
 

@@ -85,7 +85,7 @@ void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone)
         if (index_kind(c->index, w) != INDEX_RAM || index_heat(c->index, w) == 0)
             continue;
         struct item *it = item_at(c, index_handle(c->index, w));
-        index_replace(c->index, hash, slots[i], index_make_ram(c->index, index_handle(c->index, w), 0, 0));
+        index_set_heat(c->index, hash, slots[i], 0);
         if (is_gone)
             item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
         else
@@ -204,6 +204,15 @@ void item_unlink(struct cache *c, struct item *it, uint64_t hash)
     ASSERT((item_flags(it) & (ITEM_LINKED | ITEM_MAY_HIDE_FLASH)) == ITEM_LINKED);
     index_clear(c->index, hash, item_slot(c, it, hash));
     item_retire(c, it);
+}
+
+void item_unlink_dead(struct cache *c, struct item *it, uint64_t hash, enum item_death death)
+{
+    ASSERT(death != ITEM_ALIVE);
+    if (!(item_flags(it) & ITEM_FETCHED))
+        class_count(c, lru_class(it->lru_id), expired_unfetched);
+    departed_note(c->departed, hash, death == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
+    item_unlink(c, it, hash);
 }
 
 unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash)

@@ -78,6 +78,8 @@ void item_retire(struct cache *c, struct item *it);
 void item_supersede(struct cache *c, struct item *old, struct item *it, uint32_t now_sec);
 /* Unlinks for good: word, LRU, reference. The item is not MAY_HIDE_FLASH. */
 void item_unlink(struct cache *c, struct item *it, uint64_t hash);
+/* The same for a dead one that a thread of ours meets: counted, and the reason is noted for later misses. */
+void item_unlink_dead(struct cache *c, struct item *it, uint64_t hash, enum item_death death);
 /* The same for an item that may hide words which can no longer be compared: drops those first; returns
  * their number. */
 unsigned item_unlink_hiding(struct cache *c, struct item *it, uint64_t hash);

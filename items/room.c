@@ -38,16 +38,21 @@ static enum ext_bucket bucket_of(struct cache *c, const struct item *it, uint32_
     return it->value_bytes >= CHUNKED_BUCKET_MIN_BYTES ? EXT_BUCKET_CHUNKED : EXT_BUCKET_DEFAULT;
 }
 
+static uint32_t idle_sec(const struct item *it, uint32_t now)
+{
+    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
+    return now > time_sec ? now - time_sec : 0;
+}
+
 static void describe(struct item *it, uint32_t now, struct watch_item *out)
 {
     uint32_t exptime = atomic_load_explicit(&it->exptime_sec, memory_order_relaxed);
-    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     memset(out, 0, sizeof(*out));
     out->key = item_key(it);
     out->key_bytes = it->key_bytes;
     out->fetched = item_flags(it) & ITEM_FETCHED;
     out->ttl_sec = exptime == 0 ? -1 : (int64_t)exptime - (int64_t)now;
-    out->idle_sec = now > time_sec ? now - time_sec : 0;
+    out->idle_sec = idle_sec(it, now);
     out->slab_class = lru_class(it->lru_id);
     out->value_bytes = it->value_bytes;
 }
@@ -88,12 +93,9 @@ static int flush_as(struct cache *c, struct item *it, uint64_t hash, unsigned cl
     index_replace(c->index, hash, slot, index_make_flash(c->index, place, len_class, 0, rank));
     tag_end_clean(c, hash, false); /* of another item: now the tag has two records */
     debug_held_at(c, hash, it, 0, place);
-    lru_unlink(c->lru, it);
-    item_flag_clear(it, ITEM_LINKED);
-    cache_sizes_count(c, it, -1);
     cache_count(c, CACHE_N_flushed_items, 1);
     admission_written(&c->admission, class, ext_record_bytes(it->key_bytes, it->value_bytes));
-    item_unref(c, it);
+    item_retire(c, it);
     return 0;
 }
 
@@ -115,7 +117,6 @@ static void count_evicted(struct cache *c, struct item *it, uint64_t hash, uint3
     cache_count(c, why.counter, 1);
     departed_note(c->departed, hash, why.miss);
     unsigned cls = lru_class(it->lru_id), flags = item_flags(it);
-    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     class_count(c, cls, evicted);
     if (atomic_load_explicit(&it->exptime_sec, memory_order_relaxed) != 0)
         class_count(c, cls, evicted_nonzero);
@@ -123,8 +124,7 @@ static void count_evicted(struct cache *c, struct item *it, uint64_t hash, uint3
         class_count(c, cls, evicted_unfetched);
     if (flags & ITEM_ACTIVE)
         class_count(c, cls, evicted_active);
-    atomic_store_explicit(&c->classes[cls].evicted_time, now > time_sec ? now - time_sec : 0,
-                          memory_order_relaxed);
+    atomic_store_explicit(&c->classes[cls].evicted_time, idle_sec(it, now), memory_order_relaxed);
     if (watch_wants(WATCH_EVICTIONS)) {
         struct watch_item w;
         describe(it, now, &w);
@@ -200,8 +200,7 @@ static enum room pull_cold(struct cache *c, struct item *it, uint64_t hash, enum
         item_to_warm(c, it);
         return ROOM_MADE;
     }
-    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
-    if (mode == ROOM_AGED && (now < time_sec || now - time_sec < max_age || !worth_all(c)))
+    if (mode == ROOM_AGED && (idle_sec(it, now) < max_age || !worth_all(c)))
         return ROOM_NONE; /* nothing has to leave RAM, and an object would have to go for it, here or on flash */
     if (item_leave_clean(c, it, hash))
         return ROOM_MADE;
@@ -241,7 +240,6 @@ static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment s
 {
     unsigned cls = lru_class(it->lru_id);
     ASSERT(seg == lru_segment(it->lru_id) && (seg == LRU_HOT || seg == LRU_WARM));
-    uint32_t time_sec = atomic_load_explicit(&it->time_sec, memory_order_relaxed);
     if (item_flags(it) & ITEM_ACTIVE) {
         item_flag_clear(it, ITEM_ACTIVE);
         if (seg == LRU_WARM)
@@ -251,7 +249,7 @@ static enum room pull_upper(struct cache *c, struct item *it, enum lru_segment s
         lru_move(c->lru, it, LRU_WARM);
         return ROOM_MADE;
     }
-    if (lru_bytes(c->lru, it->lru_id) > limit || (now > time_sec && now - time_sec > max_age)) {
+    if (lru_bytes(c->lru, it->lru_id) > limit || idle_sec(it, now) > max_age) {
         class_count(c, cls, moves_to_cold);
         lru_move(c->lru, it, LRU_COLD);
         return ROOM_MADE;
@@ -318,18 +316,16 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
         return ROOM_NONE;
     uint32_t now = clock_now_sec();
     enum room result;
-    if (item_death(c, it, now) != ITEM_ALIVE)
+    enum item_death death = item_death(c, it, now);
+    if (death != ITEM_ALIVE)
         item_forget_copy(c, it, hash);
-    if (item_death(c, it, now) != ITEM_ALIVE && (item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
+    if (death != ITEM_ALIVE && (item_flags(it) & ITEM_MAY_HIDE_FLASH)) {
         result = must ? pull_dead_hider(c, it, hash, mode) : pass_over(c, it, hash, false);
-    } else if (item_death(c, it, now) != ITEM_ALIVE) {
+    } else if (death != ITEM_ALIVE) {
         class_count(c, cls, reclaimed);
-        if (!(item_flags(it) & ITEM_FETCHED))
-            class_count(c, cls, expired_unfetched);
         if (must)
             class_count(c, cls, direct_reclaims);
-        departed_note(c->departed, hash, item_death(c, it, now) == ITEM_FLUSHED ? MISS_flushed : MISS_expired);
-        item_unlink(c, it, hash);
+        item_unlink_dead(c, it, hash, death);
         result = ROOM_MADE;
     } else if (seg == LRU_COLD || must) {
         result = pull_cold(c, it, hash, mode, max_age_sec, now);
@@ -350,7 +346,7 @@ static void keep_shares(struct cache *c, unsigned cls)
 {
     const struct cache_config *s = c->config;
     const uint8_t hot = lru_id_of(cls, LRU_HOT), warm = lru_id_of(cls, LRU_WARM);
-    uint64_t total = lru_bytes(c->lru, hot) + lru_bytes(c->lru, warm) + lru_bytes(c->lru, lru_id_of(cls, LRU_COLD));
+    uint64_t total = lru_shared_bytes(c->lru, cls);
     uint64_t hot_max = total * atomic_load_explicit(&s->hot_lru_pct, memory_order_relaxed) / 100;
     uint64_t warm_max = total * atomic_load_explicit(&s->warm_lru_pct, memory_order_relaxed) / 100;
     for (unsigned i = 0; i < SHARES_TRIES_MAX; i++) {
@@ -404,9 +400,7 @@ static unsigned fullest_class(struct cache *c)
     unsigned best = 0;
     uint64_t most = 0;
     for (unsigned cls = 1; cls <= slab_class_count(c->slab); cls++) {
-        uint64_t bytes = lru_bytes(c->lru, lru_id_of(cls, LRU_COLD)) + lru_bytes(c->lru, lru_id_of(cls, LRU_HOT)) +
-                         lru_bytes(c->lru, lru_id_of(cls, LRU_WARM)) +
-                         (c->ext ? lru_bytes(c->lru, lru_id_of(cls, LRU_TEMP)) : 0);
+        uint64_t bytes = lru_shared_bytes(c->lru, cls) + (c->ext ? lru_bytes(c->lru, lru_id_of(cls, LRU_TEMP)) : 0);
         if (bytes > most) {
             most = bytes;
             best = cls;

@@ -111,12 +111,8 @@ static void cb_cool(void *ctx, uint64_t hash, ext_place place)
     struct lock *lock = index_lock(c->index, hash);
     lock_take(lock);
     index_slot *slot = index_find_place(c->index, hash, place);
-    if (slot) {
-        index_word w = index_load(slot);
-        unsigned heat = index_heat(c->index, w) / 2;
-        index_replace(c->index, hash, slot,
-                      index_make_flash(c->index, place, index_len(c->index, w), heat, index_rank(c->index, w)));
-    }
+    if (slot)
+        index_set_heat(c->index, hash, slot, index_heat(c->index, index_load(slot)) / 2);
     lock_release(lock);
 }
 

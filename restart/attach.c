@@ -177,7 +177,6 @@ static bool is_plausible(struct cache *c, slab_handle h)
     ITEM_FLAG_TABLE(X)
 #undef X
     return it->key_bytes > 0 && it->key_bytes <= CACHE_KEY_BYTES_MAX && !(flags & ~known) &&
-           !(flags & ITEM_WINNER) &&
            slab_class_of(c->slab, item_accounted_bytes(it)) == lru_class(it->lru_id);
 }
 
@@ -277,7 +276,7 @@ static void visit_to_claim(void *ctx, uint64_t hash_like, index_slot *slot, inde
         a->bad_words++;
     } else if (kind == INDEX_RAM) {
         if (index_heat(c->index, w) != 0) /* clean once: it hides its record */
-            index_replace(c->index, hash_like, slot, index_make_ram(c->index, index_handle(c->index, w), 0, 0));
+            index_set_heat(c->index, hash_like, slot, 0);
         found_list_add(a, &a->items, hash_like, index_handle(c->index, w));
     } else if (kind == INDEX_FLASH) {
         a->has_flash = true;

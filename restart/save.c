@@ -429,9 +429,7 @@ static void visit_to_end(void *ctx, uint64_t hash_like, index_slot *slot, index_
         return;
     }
     if (heat != 0)
-        index_replace(c->index, hash_like, slot,
-                      index_make_flash(c->index, index_place(c->index, w), index_len(c->index, w), 0,
-                                       index_rank(c->index, w)));
+        index_set_heat(c->index, hash_like, slot, 0);
     s->out->kept++;
 }
 

@@ -986,7 +986,7 @@ static void fill_shard(const char *key)
     for (uint64_t n = 0; refused < 10000; n++) {
         uint64_t hash = cache_hash(f.cache, (const char *)&n, sizeof(n));
         if (index_shard_of(f.index, hash) == shard &&
-            index_insert(f.index, hash, index_make_ram(f.index, 1, 0, 0)) != 0)
+            index_insert(f.index, hash, index_make_ram(f.index, 1, 0)) != 0)
             refused++;
     }
     lock_release(lock);

@@ -253,8 +253,8 @@ Test(index, rank_orders_the_flash_words_of_a_tag)
     lock_take(l);
     cr_assert_eq(put_ranked(w.ix, hash, 99), 0u);
     index_clear(w.ix, hash, index_find_place(w.ix, hash, 99));
-    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, RANKED_HANDLE, 0, 0)), 0); /* doesn't count */
-    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, RANKED_HANDLE + 1, 0, 0)), 0);
+    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, RANKED_HANDLE, 0)), 0); /* doesn't count */
+    cr_assert_eq(index_insert(w.ix, hash, index_make_ram(w.ix, RANKED_HANDLE + 1, 0)), 0);
     for (unsigned i = 0; i <= INDEX_RANK_MAX; i++)
         cr_assert_eq(put_ranked(w.ix, hash, 100 + i), i);
     /* No rank is left: the new word shares the highest, and its order is marked as unknown. */
@@ -278,10 +278,9 @@ Test(index, rank_orders_the_flash_words_of_a_tag)
 Test(index, ram_word_gives_back_what_was_put_in)
 {
     struct world w = new_world(0, 0, UINT64_MAX);
-    index_word word = index_make_ram(w.ix, (1u << 28) - 1, 7, 2);
+    index_word word = index_make_ram(w.ix, (1u << 28) - 1, 2);
     cr_assert_eq(index_kind(w.ix, word), INDEX_RAM);
     cr_assert_eq(index_handle(w.ix, word), (1u << 28) - 1);
-    cr_assert_eq(index_len(w.ix, word), 7u);
     cr_assert_eq(index_heat(w.ix, word), 2u);
     end_world(&w);
 }
@@ -298,7 +297,7 @@ Test(index, a_peek_without_lock_finds_the_ram_word)
     struct world w = new_world(FLASH_1T, 0, UINT64_MAX);
     struct lock *l = index_lock(w.ix, mix(7));
     lock_take(l);
-    cr_assert_eq(index_insert(w.ix, mix(7), index_make_ram(w.ix, 4711, 0, 0)), 0);
+    cr_assert_eq(index_insert(w.ix, mix(7), index_make_ram(w.ix, 4711, 0)), 0);
     lock_release(l);
     cr_assert_eq(peek_ram(&w, mix(7)), 4711);
     end_world(&w);
@@ -370,8 +369,7 @@ static void run_model(uint64_t flash_bytes, uint64_t ids, uint64_t ops)
         /* Low bits of place and handle name the object, the others change. */
         uint64_t place = id | draw(&rng, 16) << 22;
         index_word fresh = what & 1 ? index_make_flash(w.ix, place, draw(&rng, 32), draw(&rng, 4), draw(&rng, 4))
-                                  : index_make_ram(w.ix, (uint32_t)(place | 1u << 26),
-                                                   draw(&rng, 32), draw(&rng, 4));
+                                  : index_make_ram(w.ix, (uint32_t)(place | 1u << 26), draw(&rng, 4));
         struct lock *l = index_lock(w.ix, hash);
         lock_take(l);
         index_slot *slots[INDEX_MATCH_MAX], *mine = NULL;
@@ -612,9 +610,8 @@ static index_slot *bucket_that_was_left(struct index *ix, unsigned s)
     uint64_t at = peek(&ix->root->shard[s].moved_to);
     cr_assert_neq(at, 0u);
     uint64_t number = (at - 1) >> 3;
-    uint32_t group = (uint32_t)number & group_mask(ix);
-    index_slot *to = find_bucket(ix, s, (uint32_t)(number >> ix->group_bits), group) + ((at - 1) & 7);
-    uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, index_load(to));
+    index_slot *to = find_bucket(ix, s, number) + ((at - 1) & 7);
+    uint64_t x = word_x(ix, group_of(ix, number), index_load(to));
     return candidate_of(ix, s, shard_state(ix, s), other_x(ix, x)).bucket;
 }
 
@@ -874,10 +871,9 @@ static void cut_moves_short(struct index *ix)
     for (unsigned s = 0; s < INDEX_SHARD_COUNT; s++) {
         uint64_t state = shard_state(ix, s);
         for (uint64_t number = 0; number < bucket_number(ix, INITIAL_ROWS, 0); number++) {
-            uint32_t group = (uint32_t)number & group_mask(ix);
-            index_slot *b = find_bucket(ix, s, (uint32_t)(number >> ix->group_bits), group);
+            index_slot *b = find_bucket(ix, s, number);
             index_word w = index_load(&b[3]);
-            uint64_t x = (uint64_t)group << ix->tag_bits | word_tag(ix, w);
+            uint64_t x = word_x(ix, group_of(ix, number), w);
             struct candidate c = candidate_of(ix, s, state, other_x(ix, x));
             unsigned empties = bucket_empties(c.bucket);
             if (w == 0 || empties == 0)
@@ -919,9 +915,8 @@ static uint64_t stuff_shard(struct index *ix, uint64_t place, uint64_t *rng)
 {
     uint64_t state = shard_state(ix, 0);
     for (uint64_t number = 0; number < bucket_number(ix, state_rows_all(state), 0); number++) {
-        uint32_t row = (uint32_t)(number >> ix->group_bits);
-        uint32_t group = (uint32_t)number & group_mask(ix);
-        index_slot *b = find_bucket(ix, 0, row, group);
+        uint32_t row = (uint32_t)(number >> ix->group_bits), group = group_of(ix, number);
+        index_slot *b = find_bucket(ix, 0, number);
         for (unsigned i = 0, tries = 0; b && i < INDEX_BUCKET_WORDS && tries < 1000; tries++) {
             uint64_t tag = draw(rng, ix->tag_mask + 1);
             if (index_load(&b[i]) != 0) {

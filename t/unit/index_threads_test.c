@@ -58,7 +58,7 @@ static void run_one(struct index *ix, uint64_t id)
         return;
     lock_take(l);
     index_slot *slots[INDEX_MATCH_MAX], *s = index_find_place(ix, hash, id);
-    index_replace(ix, hash, s, index_make_ram(ix, (uint32_t)id + 1, 0, 0));
+    index_replace(ix, hash, s, index_make_ram(ix, (uint32_t)id + 1, 0));
     cr_assert_geq(index_match(ix, hash, slots), 1u);
     index_clear(ix, hash, s);
     lock_release(l);

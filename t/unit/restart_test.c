@@ -1351,7 +1351,7 @@ Test(restart, an_item_whose_word_has_another_tag_is_dropped)
     lock_take(index_lock(l.f.index, a));
     cr_assert_eq(index_match(l.f.index, a, slots), 1);
     index_clear(l.f.index, a, slots[0]);
-    cr_assert_eq(index_insert(l.f.index, stray, index_make_ram(l.f.index, handle, 0, 0)), 0);
+    cr_assert_eq(index_insert(l.f.index, stray, index_make_ram(l.f.index, handle, 0)), 0);
     lock_release(index_lock(l.f.index, a));
     life_again(&l, "-m 64");
     cr_assert_eq(l.r.report.dropped_items, 1);
@@ -1378,7 +1378,7 @@ Test(restart, words_with_handles_of_no_item_are_dropped)
     for (uint64_t i = 0; i < ARRAY_COUNT(handles); i++) {
         uint64_t hash = i * 0x0123456789abcdef + 0x40;
         lock_take(index_lock(l.f.index, hash));
-        cr_assert_eq(index_insert(l.f.index, hash, index_make_ram(l.f.index, handles[i] + (handles[i] == 0), 0, 0)), 0);
+        cr_assert_eq(index_insert(l.f.index, hash, index_make_ram(l.f.index, handles[i] + (handles[i] == 0), 0)), 0);
         cr_assert_eq(index_match(l.f.index, hash, slots), 1);
         index_word w = index_load(slots[0]);
         if (handles[i] == 0) /* the index itself makes no such word */
@@ -1404,7 +1404,7 @@ Test(restart, two_words_of_one_item_are_one_item)
     cr_assert_eq(index_match(l.f.index, hash, slots), 1);
     index_word w = index_load(slots[0]);
     cr_assert_eq(
-        index_insert(l.f.index, hash, index_make_ram(l.f.index, index_handle(l.f.index, w), 0, 0)),
+        index_insert(l.f.index, hash, index_make_ram(l.f.index, index_handle(l.f.index, w), 0)),
         0);
     lock_release(index_lock(l.f.index, hash));
     life_again(&l, "-m 64");
