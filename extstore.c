@@ -64,9 +64,9 @@ static int check_options(const struct ext_options *o, char *why, size_t n)
                       o->page_bytes, o->wbuf_bytes);
     if (o->io_threads == 0 || o->io_threads > IO_THREADS_MAX)
         return why_say(why, n, -EINVAL, "flash: 1 to %u I/O threads can be used", IO_THREADS_MAX);
-    if (o->callbacks.is_live == NULL || o->callbacks.moved == NULL ||
-        o->callbacks.dropped == NULL || o->callbacks.is_fresh == NULL || o->callbacks.sweep == NULL)
-        return why_say(why, n, -EINVAL, "flash: a callback is missing");
+    const struct ext_callbacks *cb = &o->callbacks;
+    ASSERT(cb->is_live && cb->moved && cb->dropped && cb->count_checks && cb->cool && cb->is_fresh && cb->sweep &&
+           cb->hash_of);
     return 0;
 }
 

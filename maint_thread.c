@@ -447,7 +447,7 @@ static void move_chunk(struct maint *m, slab_handle h)
         memcpy((char *)copy + links, (const char *)it + links, real - links);
         lru_substitute(c->lru, it, copy);
         index_replace(c->index, hash, slots[i], index_make_ram(c->index, to, index_heat(c->index, w)));
-        slab_free_real(c->slab, h, real);
+        slab_free(c->slab, h, 0, 0, real);
         cache_count(c, CACHE_N_items_moved, 1);
         break;
     }

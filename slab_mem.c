@@ -642,11 +642,10 @@ int slab_alloc_real(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h)
     return got ? 0 : alloc_slowly(sm, real_bytes, h);
 }
 
-/* cls 0: the account stays. */
-static void free_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
-                      uint64_t real_bytes)
+void slab_free(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
+               uint64_t real_bytes)
 {
-    ASSERT(h != 0 && real_bytes > 0);
+    ASSERT(h != 0 && real_bytes > 0 && cls <= sm->class_count);
     uint64_t offset = (uint64_t)h << sm->shift;
     uint64_t large_bytes = round_up(real_bytes, ARENA_UNIT_BYTES);
     struct run *emptied = NULL;
@@ -666,18 +665,6 @@ static void free_item(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t
         arena_free(sm->arena, ARENA_USE_SLAB, offset, large_bytes);
     else
         run_release(sm, emptied);
-}
-
-void slab_free(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
-               uint64_t real_bytes)
-{
-    ASSERT(cls >= 1 && cls <= sm->class_count);
-    free_item(sm, h, cls, accounted_bytes, real_bytes);
-}
-
-void slab_free_real(struct slab_mem *sm, slab_handle h, uint64_t real_bytes)
-{
-    free_item(sm, h, 0, 0, real_bytes);
 }
 
 /* ---- creation and attach ---------------------------------------------------------------- */

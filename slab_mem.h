@@ -88,10 +88,10 @@ int slab_alloc(struct slab_mem *sm, unsigned cls, uint64_t accounted_bytes, uint
 int slab_alloc_real(struct slab_mem *sm, uint64_t real_bytes, slab_handle *h);
 /* Frees an item. cls and accounted_bytes are its present account. real_bytes may be less
  * than was allocated (an item that shrank in place), unless that was more than
- * SLAB_RUN_CHUNK_MAX: then it must need the same number of 4 KiB units. Takes LOCK_SLAB. */
+ * SLAB_RUN_CHUNK_MAX: then it must need the same number of 4 KiB units. With cls 0 the account stays, as after
+ * slab_alloc_real(). Takes LOCK_SLAB. */
 void slab_free(struct slab_mem *sm, slab_handle h, unsigned cls, uint64_t accounted_bytes,
                uint64_t real_bytes);
-void slab_free_real(struct slab_mem *sm, slab_handle h, uint64_t real_bytes);
 /* After an attach: these items are live. Each gets its memory and account; slab_attach_done() frees the
  * rest. arena_attach_done() frees large items' memory that nobody claims. The lock is taken once;
  * the call is fastest in the order of handles. */

@@ -71,11 +71,8 @@ int ext_numbers_match(struct extstore *e, bool by_file, char *why, size_t n)
 
 /* ---- numbers ---- */
 
-static int allocate(struct extstore *e, uint64_t most_pages)
+static int allocate(struct extstore *e, uint64_t most_pages, uint64_t units)
 {
-    uint64_t units = 0;
-    for (uint32_t d = 0; d < e->device_count; d++)
-        units += e->devices[d].page_count;
     e->where = calloc(most_pages, sizeof(*e->where));
     uint32_t *numbers = calloc(units, sizeof(*numbers));
     e->numbers[0] = numbers;
@@ -155,10 +152,11 @@ static int cut_device(struct extstore *e, uint32_t device)
 int ext_numbers_assign(struct extstore *e, const uint32_t *was, uint32_t was_count)
 {
     ASSERT(e->where == NULL && e->page_granules > 0);
-    uint64_t most = was_count, next = 0;
+    uint64_t units = 0, next = 0;
     for (uint32_t d = 0; d < e->device_count; d++)
-        most += e->devices[d].page_count;
-    int rc = allocate(e, most);
+        units += e->devices[d].page_count;
+    uint64_t most = was_count + units;
+    int rc = allocate(e, most, units);
     if (rc == 0 && was_count > 0)
         rc = keep_numbers(e, was, was_count);
     if (rc != 0)

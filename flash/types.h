@@ -124,7 +124,7 @@ static inline bool ext_sweep_has(const struct ext_sweep *s, ext_place place)
            (s->takes == NULL || s->takes(s->arg, (uint32_t)(place / s->page_granules)));
 }
 
-/* Upcalls. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
+/* Upcalls, all of them there. Called by an I/O thread or by the thread in ext_maint_step; no extstore lock is held, so
  * they may take LOCK_COLUMN; they must not wait or do I/O. `hash` is what ext_append was given. */
 struct ext_callbacks {
     void *ctx;
@@ -141,9 +141,9 @@ struct ext_callbacks {
                                 uint64_t record_bytes);
     /* How many checks for overwritten objects, and drops put off, were ever asked for, and how many have
      * ended. Until those that were asked for have ended, pages hold less than is counted, and reclaim
-     * gives up nothing that lives. May be NULL: there are none. */
+     * gives up nothing that lives. */
     void (*count_checks)(void *ctx, uint64_t *asked, uint64_t *ended);
-    /* The object's page stays for another round: takes its heat down by half. May be NULL: no page stays. */
+    /* The object's page stays for another round: takes its heat down by half. */
     void (*cool)(void *ctx, uint64_t hash, ext_place place);
     /* Is a record that was just read for rescue to be kept (not expired, not flushed)? */
     bool (*is_fresh)(void *ctx, uint32_t exptime_unix, uint32_t time_unix);
@@ -153,7 +153,7 @@ struct ext_callbacks {
      * ext_count_dropped. */
     bool (*sweep)(void *ctx, const struct ext_sweep *what, uint64_t *cursor, enum ext_drop_why why);
     /* The hash that a record of this key was appended with: for those of a slot whose table can't
-     * be read, but their records can. Pure. May be NULL: then they are swept. */
+     * be read, but their records can. Pure. */
     uint64_t (*hash_of)(void *ctx, const char *key, unsigned key_bytes);
 };
 

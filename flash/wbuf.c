@@ -746,23 +746,28 @@ static bool move_records(struct ext_wbuf *w)
     return true;
 }
 
-/* No word refers to the range: gives the buffer back as soon as no late reader copies from it. */
-static void abandon(struct ext_wbuf *w)
+/* No word refers to the range: gives the buffer back unwritten. 0, or -EBUSY: a late reader copies from it. */
+static int forget(struct ext_wbuf *w)
 {
     struct extstore *e = w->e;
     uint32_t page = w->page;
-    ASSERT(w->moved);
     lock_take(&e->page_lock);
-    bool busy = extmap_set_free(e->map, w->slot, NULL) == -EBUSY;
-    if (!busy) {
+    int rc = extmap_set_free(e->map, w->slot, NULL);
+    if (rc == 0) {
         unstick(w);
         give_buffer_back(w);
     }
     lock_release(&e->page_lock);
-    if (busy)
-        io_pool_submit_after(e->write_pool, &w->job, BUSY_DELAY_NS);
-    else
+    if (rc == 0)
         flush_over(e, page);
+    return rc;
+}
+
+static void abandon(struct ext_wbuf *w)
+{
+    ASSERT(w->moved);
+    if (forget(w) != 0)
+        io_pool_submit_after(w->e->write_pool, &w->job, BUSY_DELAY_NS);
 }
 
 /* It stays as it is. While the process ends, for good: the next one writes buffers that an arena file keeps. */
@@ -777,26 +782,6 @@ static void leave_unwritten(struct ext_wbuf *w)
 bool ext_is_unwritten(struct extstore *e, ext_place place)
 {
     return extmap_get(e->map, ext_place_slot(e, place)).state == EXTMAP_DELAYED;
-}
-
-static int forget(struct ext_wbuf *w)
-{
-    struct extstore *e = w->e;
-    uint32_t page = w->page;
-    lock_take(&e->page_lock);
-    int rc = extmap_set_free(e->map, w->slot, NULL);
-    if (rc == 0) {
-        unstick(w);
-        give_buffer_back(w);
-    }
-    lock_release(&e->page_lock);
-    if (rc != 0)
-        return rc;
-    atomic_fetch_sub(&e->backlogs[e->where[page].device].wbufs, 1);
-    atomic_fetch_sub(&e->pages[page].slots_busy, 1);
-    atomic_fetch_sub(&e->flushing_wbufs, 1);
-    ext_page_unpin(e, page);
-    return 0;
 }
 
 int ext_forget_stuck(struct extstore *e)

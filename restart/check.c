@@ -234,27 +234,21 @@ static int make_index(struct check *c)
     const struct checkpoint_head *h = &c->head;
     char why[256];
     bool attached;
-    if (h->index_group_bits > GROUP_BITS_MAX || h->index_place_bits == 0 || h->index_place_bits > 40)
+    const struct index_geometry saved = {h->index_group_bits, h->index_tag_bits, h->index_place_bits};
+    if (h->index_group_bits > GROUP_BITS_MAX)
         return -EUCLEAN;
     uint64_t initial = ROWS_AT_FIRST_BYTES << h->index_group_bits;
     struct arena_options a = {.reserve_bytes = 2 * (h->body_bytes + initial) + 64 * MiB};
     c->arena = arena_create(&a, &attached, why, sizeof(why));
     if (!c->arena)
         return -ENOMEM;
-    struct index_options o = {.arena = c->arena,
-                              .flash_bytes = (((uint64_t)1 << h->index_place_bits) - 1) * EXT_GRANULE_BYTES,
-                              .initial_bytes = initial,
-                              .limit_bytes = a.reserve_bytes,
-                              .handle_bits = 1};
-    struct index_geometry g;
+    struct index_options o = {.arena = c->arena, .like = &saved, .limit_bytes = a.reserve_bytes, .handle_bits = 1};
+    struct index_geometry made;
     c->index = index_create(&o);
     if (!c->index)
-        return -errno;
-    index_geometry(c->index, &g);
-    return g.group_bits == h->index_group_bits && g.tag_bits == h->index_tag_bits &&
-                   g.place_bits == h->index_place_bits
-               ? 0
-               : -EUCLEAN;
+        return errno == EINVAL ? -EUCLEAN : -errno;
+    index_geometry(c->index, &made);
+    return made.place_bits == saved.place_bits ? 0 : -EUCLEAN;
 }
 
 static void count_word(void *ctx, uint64_t hash_like, index_slot *at, index_word w)
@@ -520,15 +514,15 @@ static void print_runs(struct check *c, const struct file *f)
         return;
     int rc = extents_save(f->free, runs);
     fclose(runs);
-    unsigned lines = 0, shown = 0;
+    unsigned lines = 0;
     for (char *line = text; rc == 0 && line < text + bytes; lines++) {
         char *end = strchr(line, '\n') + 1;
-        if (shown < RUNS_SHOWN && ++shown > 0)
+        if (lines < RUNS_SHOWN)
             fprintf(c->out, "  %.*s", (int)(end - line), line);
         line = end;
     }
-    if (lines > shown)
-        fprintf(c->out, "  and %u more runs\n", lines - shown);
+    if (lines > RUNS_SHOWN)
+        fprintf(c->out, "  and %u more runs\n", lines - RUNS_SHOWN);
     free(text);
 }
 

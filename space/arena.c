@@ -458,31 +458,18 @@ static int claim(struct arena *a, uint64_t first, uint64_t end)
 
 int arena_take(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes)
 {
-    ASSERT(use < ARENA_USE_COUNT);
+    ASSERT(use < ARENA_USE_COUNT && atomic_load(&a->attaching));
     if (bytes == 0 || offset % ARENA_UNIT_BYTES != 0 || offset < a->meta_bytes ||
         offset >= a->reserve_bytes || bytes > a->reserve_bytes - offset)
         return -EINVAL;
     uint64_t first = offset / ARENA_UNIT_BYTES;
     uint64_t end = first + (bytes + ARENA_UNIT_BYTES - 1) / ARENA_UNIT_BYTES;
     uint64_t taken = (end - first) * ARENA_UNIT_BYTES;
-    if (atomic_load(&a->attaching)) {
-        int rc = claim(a, first, end);
-        if (rc != 0)
-            return rc;
-        uint64_t before = atomic_fetch_sub(&a->unclaimed_bytes, taken);
-        ASSERT(before >= taken);
-    } else {
-        int rc = extents_take(a->set, first, end - first);
-        if (rc != 0)
-            return rc;
-        rc = touch(a, first, end, NULL);
-        if (rc != 0) {
-            extents_free(a->set, first, end - first);
-            return rc;
-        }
-        map_set(a->used_map, first, end);
-        atomic_fetch_add(&a->used_bytes, taken);
-    }
+    int rc = claim(a, first, end);
+    if (rc != 0)
+        return rc;
+    uint64_t before = atomic_fetch_sub(&a->unclaimed_bytes, taken);
+    ASSERT(before >= taken);
     atomic_fetch_add(&a->use_bytes[use], taken);
     return 0;
 }

@@ -116,7 +116,7 @@ void arena_free(struct arena *a, enum arena_use use, uint64_t offset, uint64_t b
 
 /* After an attach: claims a range that the dead process had allocated. 0; -EBUSY: a part of it was
  * claimed or allocated since; -EINVAL: a part of it was not in use, or is outside. Nothing changes
- * then. In an arena that was not attached it takes a free range, for tests. */
+ * then. Not after arena_attach_done(). */
 int arena_take(struct arena *a, enum arena_use use, uint64_t offset, uint64_t bytes);
 /* Ends the attach, once every module has claimed: frees unclaimed memory and returns its bytes. A
  * second call, or one without an attach, does nothing. No other thread may be in arena_take. */

@@ -157,9 +157,8 @@ static bool is_starved(const struct ext_reclaim *r)
 static bool checks_have_ended(struct ext_reclaim *r, uint64_t *mark)
 {
     const struct ext_callbacks *cb = &r->e->opt.callbacks;
-    uint64_t asked = 0, ended = 0;
-    if (cb->count_checks != NULL)
-        cb->count_checks(cb->ctx, &asked, &ended);
+    uint64_t asked, ended;
+    cb->count_checks(cb->ctx, &asked, &ended);
     if (*mark == 0)
         *mark = asked;
     return ended >= *mark;
@@ -190,10 +189,7 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
 
 static uint32_t stay_pct(const struct ext_reclaim *r)
 {
-    const struct extstore *e = r->e;
-    if (e->opt.callbacks.cool == NULL || r->stays >= STAYS_MAX)
-        return 0;
-    return atomic_load_explicit(&e->tun->stay_pct, memory_order_relaxed);
+    return r->stays < STAYS_MAX ? atomic_load_explicit(&r->e->tun->stay_pct, memory_order_relaxed) : 0;
 }
 
 static uint64_t rewrite_bytes(const struct ext_reclaim *r)
@@ -521,7 +517,7 @@ static void table_failed(struct ext_reclaim *r)
     }
     ext_count(e, EXT_N_bad_checksums, 1);
     ext_device_bytes_result(ext_page_device(e, r->page), false);
-    if (r->mode == RESCUE && r->from == 0 && e->opt.callbacks.hash_of != NULL) {
+    if (r->mode == RESCUE && r->from == 0) {
         say(r, EXT_FAULT_CHECKSUM, e->wbuf_bytes - EXT_IO_ALIGN_BYTES, 0,
             "a table can't be trusted: the records are looked for one by one");
         r->walk_at = r->walk_looked = 0;

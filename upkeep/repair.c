@@ -63,7 +63,7 @@ static bool entry_is_sound(struct extstore *e, const struct ext_wbuf_root *root,
     if (ext_record_verify(memory + offset, entry->record_bytes, root->version,
                           ext_slot_place(e, slot) + entry->granule, &rec) != 0)
         return true;
-    if (cb->hash_of != NULL && cb->hash_of(cb->ctx, rec.key, rec.key_bytes) != entry->hash)
+    if (cb->hash_of(cb->ctx, rec.key, rec.key_bytes) != entry->hash)
         return false;
     /* The youngest records are in buffers: numbers go on above theirs, whatever the root says. */
     if (atomic_load(&e->root->next_seq) < rec.seq)

@@ -514,8 +514,6 @@ static uint64_t find_record(struct extstore *e, uint64_t slot, const char *image
 static int search_slot(struct extstore *e, uint64_t slot, ext_scan_visit *visit, void *ctx)
 {
     e->scan->has_unread = true;
-    if (e->opt.callbacks.hash_of == NULL)
-        return 0;
     char *image = aligned_alloc(EXT_IO_ALIGN_BYTES, e->wbuf_bytes);
     if (image == NULL)
         return -ENOMEM;

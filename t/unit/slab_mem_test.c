@@ -618,7 +618,7 @@ Test(slab_sparse, emptying_makes_dense)
             item_at[to] = item_at[h];
             item_at[h] = 0;
             it->h = to;
-            slab_free_real(sm, h, it->real);
+            slab_free(sm, h, 0, 0, it->real);
         }
         slab_run_done(sm, run);
     }
