@@ -3,8 +3,9 @@
 
 size.py --objects 200m --value 2k --sets 5000 --device 1t --dwpd 1
 
-Sizes take k, m, g, t (of 1024), counts and rates k, m, g (of 1000). Prints how each number is computed, and the options to start with;
---json prints the numbers alone. The costs are README's ("Sizing"); t/live/size_test.py stores what it computes.
+Sizes take k, m, g, t (of 1024), counts and rates k, m, g (of 1000), shares a %. Prints how each number is
+computed, and the options to start with; --json prints the numbers alone. The costs are README's ("Sizing");
+t/live/size_test.py stores what it computes.
 """
 
 import argparse
@@ -18,28 +19,67 @@ INDEX_BYTES = 10           # of RAM for an object on flash, at most
 PROGRAM_MB, REPLIES_MB, CONNECTION_KB = 8, 16, 1
 SPARE_SHARE, SPARE_PAGES = 0.02, 6  # pages that are free, being filled (one a bucket), or being emptied
 REWRITES = 1.1             # at most a tenth of an evicted page is written again
+MAX_PAGES = 65535          # of all flash files
 RATED_YEARS = 5            # the years that a drive's rating in writes a day covers
 
 
-def number(units, base):
+def number(units, base, least):
     def parse(text):
-        power = units.find(text[-1:].lower()) + 1
-        return float(text[:-1] if power else text) * base ** power
+        power = units.find(text[-1:].lower()) + 1 if text else 0
+        try:
+            value = float(text[:-1] if power else text) * base ** power
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError("%r is not a number from %d on; it may end in %s"
+                                             % (text, least, ", ".join(units)))
+        return value
     return parse
 
 
-count, size = number("kmg", 1000), number("kmgt", 1024)
+count, rate, size = number("kmg", 1000, 1), number("kmg", 1000, 0), number("kmgt", 1024, 0)
+
+
+def share(text):
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("%r is not a share: 0 to 1, or with %% 0%% to 100%%" % text)
+    return value
+
+
+def megabytes(text):
+    if not text.isdecimal() or not 0 < int(text) <= 1024 or int(text) > 1 and int(text) % 2:
+        raise argparse.ArgumentTypeError("%r is not a number of MB: 1 or an even number up to 1024" % text)
+    return int(text)
+
+
+def writes_a_day(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("%r is not a number above 0" % text)
+    return value
 
 
 def compute(o):
     """The numbers: bytes, unless their names say otherwise."""
     record = -(-(RECORD_HEAD + o.key + o.value) // GRANULE) * GRANULE + TABLE_ENTRY
     page, wbuf = o.page * MIB, o.wbuf * MIB
+    if page % wbuf:
+        sys.exit("size.py: --page %d is not a multiple of --wbuf %d" % (o.page, o.wbuf))
     in_buffer = (wbuf - 4096) // record  # a record lies in one write buffer
     if in_buffer < 1:
         sys.exit("size.py: a value of %d bytes needs a larger --wbuf" % o.value)
     pages = math.ceil(o.objects / (in_buffer * (page // wbuf)))
     pages = math.ceil(pages * (1 + SPARE_SHARE)) + SPARE_PAGES
+    if pages > MAX_PAGES:
+        sys.exit("size.py: that takes %d pages, and a server has %d at most: a larger --page, or several servers"
+                 % (pages, MAX_PAGES))
     index = o.objects * INDEX_BYTES
     hot = o.hot * o.objects * (o.value + o.key + 64)
     memory_mb = max(64, math.ceil((index + hot) / MIB))
@@ -67,8 +107,8 @@ def human(n):
 def tell(o, r):
     print("An object on flash: %d bytes, a record of key, value and %d bytes, rounded, and its table entry"
           % (r["record_bytes"], RECORD_HEAD))
-    print("Flash: %s for %.4g objects; %d pages of %d MB, of which some are free or being filled"
-          % (human(r["flash_bytes"]), o.objects, r["flash_bytes"] // (r["page_mb"] * MIB), r["page_mb"]))
+    print("Flash: %s for %s objects; %d pages of %d MB, of which some are free or being filled"
+          % (human(r["flash_bytes"]), format(math.ceil(o.objects), ","), r["flash_bytes"] // (r["page_mb"] * MIB), r["page_mb"]))
     print("RAM: -m %d (index %s, hot items %s); the process %d MB in all with buffers and %d connections"
           % (r["memory_mb"], human(r["index_bytes"]), human(r["hot_bytes"]), r["total_mb"], o.connections))
     print("A container's or systemd's limit: %d MB" % math.ceil(r["total_mb"] * 1.1))
@@ -89,15 +129,15 @@ def main():
     p.add_argument("--objects", type=count, required=True, help="how many the cache should hold")
     p.add_argument("--value", type=size, required=True, help="average size of a value")
     p.add_argument("--key", type=size, default=40, help="average size of a key (40)")
-    p.add_argument("--hot", type=float, default=0.02, help="share of the objects that should also be in RAM (0.02)")
-    p.add_argument("--connections", type=int, default=1024)
-    p.add_argument("--sets", type=count, default=0, help="sets a second, on average of a day")
-    p.add_argument("--overwritten", type=float, default=0,
+    p.add_argument("--hot", type=share, default=0.02, help="share of the objects that should also be in RAM (2%%)")
+    p.add_argument("--connections", type=count, default=1024)
+    p.add_argument("--sets", type=rate, default=0, help="sets a second, on average of a day")
+    p.add_argument("--overwritten", type=share, default=0,
                    help="share of the sets that are overwritten or deleted while in RAM: never written to flash (0)")
     p.add_argument("--device", type=size, default=0, help="size of the device, if it is larger than the cache")
-    p.add_argument("--dwpd", type=float, default=1, help="full writes a day that the device is rated for (1)")
-    p.add_argument("--page", type=int, default=64, help="ext_page_size, MB (64)")
-    p.add_argument("--wbuf", type=int, default=2, help="ext_wbuf_size, MB (2)")
+    p.add_argument("--dwpd", type=writes_a_day, default=1, help="full writes a day that the device is rated for (1)")
+    p.add_argument("--page", type=megabytes, default=64, help="ext_page_size, MB (64)")
+    p.add_argument("--wbuf", type=megabytes, default=2, help="ext_wbuf_size, MB (2)")
     p.add_argument("--json", action="store_true")
     options = p.parse_args()
     result = compute(options)
