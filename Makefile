@@ -302,7 +302,7 @@ endif
 CYCLES ?= 30
 .PHONY: torture
 torture:
-	@scripts/install-deps.sh build
+	@scripts/install-deps.sh build python3
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@scripts/torture.py --server ./extant --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
 
@@ -318,6 +318,8 @@ INSTALLED := $(PREFIX)/bin/extant $(PREFIX)/bin/extant-top $(SHARE)/man/man1/ext
              $(SHARE)/extant/grafana.json $(SHARE)/extant/loki-values.yaml $(SHARE)/extant/mimir-values.yaml
 
 build/extant.1: extant packaging/man-page.py
+	$(Q)command -v python3 >/dev/null || \
+	 { echo 'extant: no python3, which writes extant(1): apt-get install python3-minimal' >&2; exit 1; }
 	$(Q)packaging/man-page.py ./extant >$@
 
 put = install -D -m $(1) $(2) '$(DESTDIR)$(3)'

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what Extant needs (Debian 12).
 #
-#   install-deps.sh build   compiler and libraries, enough for `make` and `make serve`
+#   install-deps.sh build [PACKAGE...]   compiler and libraries, enough for `make` and `make serve`; and these
 #   install-deps.sh test    those, the test tools and the memcached clients that tests use
 #   install-deps.sh bench   those of build, and what `make bench` compares with and measures with
 #   install-deps.sh check   installs nothing: one line and exit 1 if `make` can't work
@@ -128,7 +128,7 @@ check()
 
 case ${1:-} in
 build)
-    install_packages "${build_packages[@]}"
+    install_packages "${build_packages[@]}" "${@:2}"
     ;;
 test)
     mapfile -t more < <(more_packages)
@@ -143,7 +143,7 @@ check)
     check
     ;;
 *)
-    echo 'usage: install-deps.sh build|test|bench|check' >&2
+    echo 'usage: install-deps.sh build [PACKAGE...]|test|bench|check' >&2
     exit 2
     ;;
 esac

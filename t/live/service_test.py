@@ -191,6 +191,40 @@ def make_install_and_uninstall():
             expect('extant.conf is right', run.returncode == 0, run.stderr)
 
 
+def install_without_python_says_so():
+    top = os.path.join(HERE, '..', '..')
+    with tempfile.TemporaryDirectory() as d:
+        for at in ('/usr/bin', '/bin'):
+            for name in os.listdir(at):
+                if not name.startswith('python') and not os.path.lexists(os.path.join(d, name)):
+                    os.symlink(os.path.join(at, name), os.path.join(d, name))
+        run = subprocess.run(['make', '-s', '-C', top, 'build/extant.1', '-W', 'packaging/man-page.py', '-o', 'extant'],
+                             capture_output=True, text=True, env=dict(os.environ, PATH=d))
+        expect('one line', run.returncode != 0 and 'no python3, which writes extant(1)' in run.stderr, run.stderr)
+
+
+def the_image():
+    """A build of the image doesn't see what was built here; and the image has the libraries that are linked."""
+    top = os.path.join(HERE, '..', '..')
+    with open(top + '/.gitignore') as f:
+        ours = {line.strip('/') for line in f.read().split()}
+    with open(top + '/.dockerignore') as f:
+        hidden = {line.replace('**', '').strip('/') for line in f.read().splitlines() if not line.startswith('#')}
+    expect('all that git ignores', ours <= hidden, ours - hidden)
+    if not shutil.which('dpkg-query'):
+        return
+    with open(top + '/Dockerfile') as f:
+        there = set(re.findall(r'[a-z][\w.+-]+', f.read().rpartition('\nFROM ')[2].partition('useradd')[0]))
+    linked = subprocess.run(['ldd', BINARY], capture_output=True, text=True).stdout
+    needed = re.findall(r'NEEDED +(\S+)', subprocess.run(['objdump', '-p', BINARY], capture_output=True, text=True).stdout)
+    expect('it is linked', len(needed) > 5, linked)
+    for name in needed:
+        path = os.path.realpath(re.search(r'%s => (\S+)' % re.escape(name), linked).group(1))
+        owner = subprocess.run(['dpkg-query', '-S', '*/' + os.path.basename(path)], capture_output=True, text=True).stdout
+        owners = {line.partition(':')[0] for line in owner.splitlines()}
+        expect(name, owners & (there | {'libc6', 'libgcc-s1', 'libstdc++6'}), (path, owner))
+
+
 def man_page_and_completion():
     help_text = subprocess.run([BINARY, '-h'], capture_output=True, text=True).stdout
     options = set(re.findall(r'^ *(?:-\w, )?(--[\w-]+)', help_text, re.M)) | set(re.findall(r'^   - (\w+):', help_text, re.M))
@@ -218,4 +252,5 @@ if __name__ == '__main__':
     sys.exit(servers.run_scenarios((the_manager_is_told, nobody_listens, passed_sockets_are_served,
                                     a_restart_refuses_no_connection, what_is_no_listener_is_refused,
                                     log_privileges_forbids_nothing, units,
-                                    values_of_charts_start_it, make_install_and_uninstall, man_page_and_completion)))
+                                    values_of_charts_start_it, make_install_and_uninstall,
+                                    install_without_python_says_so, the_image, man_page_and_completion)))
