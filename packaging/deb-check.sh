@@ -11,7 +11,7 @@ chmod 755 "$root"
 clean_up()
 {
     [ -z "${server:-}" ] || kill "$server" 2>/dev/null || true
-    umount "$root/dev/shm" "$root/proc" 2>/dev/null || true
+    umount "$root/var/lib/extant" "$root/dev/shm" "$root/proc" 2>/dev/null || true
     rm -rf --one-file-system "$root"
 }
 trap clean_up EXIT
@@ -73,7 +73,10 @@ inside apt-get -qq -y remove extant >/dev/null
 if [ ! -e "$root/etc/extant.conf" ] || [ -e "$root/usr/bin/extant" ]; then
     fail 'remove leaves the wrong things'
 fi
-inside apt-get -qq -y purge extant >/dev/null
+mount --bind "$root/var/lib/extant" "$root/var/lib/extant" # as where flash is a disk of its own
+inside apt-get -qq -y purge extant >/dev/null || fail 'purge fails where a disk is mounted'
+umount "$root/var/lib/extant"
+rmdir "$root/var/lib/extant" || fail 'flash is left on the disk'
 left=$(find "$root" -mindepth 1 -xdev \( -name '*extant*' \) -not -path "$root/one.deb" -not -path "$root/two*" \
             -not -path "$root/var/log/*" -not -path "$root/var/cache/*" -not -path "$root/proc/*")
 [ -z "$left" ] || fail "left behind: $left"

@@ -18,7 +18,7 @@ if ! has_all && [ "${INSTALL:-1}" = 1 ] && command -v apt-get >/dev/null; then
     [ "$(id -u)" = 0 ] || root=(sudo -n)
     mapfile -t packages <scripts/faultfs.packages
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends "${packages[@]}" pkg-config </dev/null >/dev/null 2>&1
+        install --no-install-recommends "${packages[@]}" </dev/null >/dev/null 2>&1
 fi
 has_all || skip "libfuse3-dev, fuse3 or pkg-config is missing"
 [ -r /dev/fuse ] && [ -w /dev/fuse ] || skip "/dev/fuse isn't there for us"

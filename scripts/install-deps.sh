@@ -18,7 +18,7 @@ test_packages=(clang libcriterion-dev procps memcached libmemcached-tools php-cl
 
 # Packages that are needed only if their command isn't installed in another way.
 declare -A command_of=([gcc]=gcc [clang]=clang [procps]=ps [memcached]=memcached [openssl]=openssl
-                       [libmemcached-tools]=memccapable [php-cli]=php [nodejs]=node [npm]=npm)
+                       [pkg-config]=pkg-config [libmemcached-tools]=memccapable [php-cli]=php [nodejs]=node [npm]=npm)
 
 # The packages of tools that few tests need are in NAME.packages beside those tests.
 more_packages()
