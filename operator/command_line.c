@@ -794,7 +794,7 @@ static void print_help(FILE *out)
             "      1 GB of memory, 100 GB of flash\n"
             "  extant -m 1024 -o ext_path=/ssd/extant:100g,ext_persist\n"
             "      the same, and a clean stop and start keep the cache\n"
-            "  extant -m 1024 -e /dev/shm/extant -o ext_path=/ssd/a:1t -o ext_path=/ssd/b:1t\n"
+            "  extant -m 1024 -e /dev/shm/extant.memory -o ext_path=/ssd/a:1t -o ext_path=/ssd/b:1t\n"
             "      two devices, and the cache survives even a killed process\n"
             "  extant --config /etc/memcached.conf --check-config\n",
             EXTANT_VERSION, MEMCACHED_LEVEL);

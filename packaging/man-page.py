@@ -66,8 +66,9 @@ Options, one a line, in the syntax of memcached.conf; read by the systemd unit t
 .BR \-\-config .
 .TP
 .I /dev/shm/extant
-A directory on tmpfs for the file of
-.BR \-e .
+The package makes this directory, on tmpfs, for the file of
+.BR \-e ,
+.IR /dev/shm/extant/memory .
 .SH SEE ALSO
 .BR extant\-top (1),
 .BR memcached (1)

@@ -238,6 +238,15 @@ def man_page_and_completion():
             run = subprocess.run(['man', '--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', name], capture_output=True,
                                  text=True, env=dict(os.environ, LC_ALL='C.UTF-8', MANWIDTH='80'))
             expect('groff', run.returncode == 0 and run.stderr == '', run.stderr)
+    with open(os.path.join(PACKAGING, 'extant.tmpfiles')) as f:
+        taken = re.findall(r'^d (\S+)', f.read(), re.M)
+    examples = re.findall(r'^  extant (.*)$', help_text, re.M)
+    for example in examples:
+        expect('no file where the package has a directory', not set(taken) & set(example.split()), example)
+        if '--config' not in example:
+            run = subprocess.run([BINARY, *example.split(), '-u', 'root', '--check-config'], capture_output=True, text=True)
+            expect('it is valid', run.returncode == 0, (example, run.stderr))
+    expect('examples', len(examples) == 4 and taken == ['/dev/shm/extant'], (examples, taken))
     told = page.replace('\\-', '-')
     expect('the man page has every option', all(o in told for o in options), [o for o in options if o not in told])
     completion = os.path.join(PACKAGING, 'extant.bash')
