@@ -166,6 +166,14 @@ def values_of_charts_start_it():
             run = subprocess.run([BINARY, '-m 1024', '--extended=%s,%s' % (words, more), '-I 5m', '-c 16384', '-v',
                                   '-u 11211', '--check-config'], capture_output=True, text=True)
             expect(name, run.returncode == 0, run.stderr)
+    with open(os.path.join(PACKAGING, 'kubernetes', 'loki-values.yaml')) as f:
+        text = f.read()
+    ports = set(re.findall(r'httpGet: {.*port: (\d+)}', text))
+    for cache in ('chunksCache', 'resultsCache'):  # the chart gives the image and the probes to both
+        options = re.search(r'^%s:\n(?:[ #\n].*\n|\n)*?  extraExtendedOptions: (\S+)$' % cache, text, re.M)
+        expect(cache + ' answers its probes', options and {'http=0.0.0.0:' + port for port in ports} <= set(
+            options.group(1).split(',')) and len(ports) == 1, (options and options.group(1), ports))
+    expect('a tenth of the volume is left', re.search(r'^    storageSize: \d+Gi$', text, re.M), text)
 
 
 def make_install_and_uninstall():
