@@ -16,6 +16,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'aid'))
+import cgroup  # noqa: E402
 import servers  # noqa: E402
 from servers import expect, wait_for  # noqa: E402
 
@@ -60,16 +61,20 @@ class Container:
     """The booted system. self.root is its root as seen from here."""
 
     def __init__(self):
-        self.dir = tempfile.mkdtemp(prefix='extant-systemd.')
-        self.over = os.path.join(self.dir, 'over')
-        self.root = os.path.join(self.over, 'root')
-        self.state = os.path.join(self.dir, 'state')  # on this machine's disk: flash wants direct I/O
-        self.log = os.path.join(self.dir, 'boot.log')
         self.process = None
         self.leader = None
 
     def lay(self):
         """The files: this machine's, the unit and what belongs to it; nothing that this machine has enabled."""
+        self.dir = tempfile.mkdtemp(prefix='extant-systemd.')
+        self.over = os.path.join(self.dir, 'over')
+        self.root = os.path.join(self.over, 'root')
+        self.state = os.path.join(self.dir, 'state')  # on this machine's disk: flash wants direct I/O
+        self.log = os.path.join(self.dir, 'boot.log')
+        try:
+            self.group = cgroup.Group(4 << 30)  # systemd in the container makes those of its units below it
+        except cgroup.NoGroup:
+            self.group = None
         os.mkdir(self.over)
         os.mkdir(self.state, 0o755)
         subprocess.run(['mount', '-t', 'tmpfs', 'tmpfs', self.over], check=True)
@@ -97,9 +102,10 @@ class Container:
         self.write(CONF, self.conf)
 
     def boot(self):
+        join = ['sh', '-c', 'echo $$ >"%s/cgroup.procs" && exec "$@"' % self.group.path, 'sh'] if self.group else []
         with open(self.log, 'wb') as log:
             self.process = subprocess.Popen(
-                ['systemd-nspawn', '--quiet', '--boot', '--directory=' + self.root, '--machine=extant-%d' % os.getpid(),
+                [*join, 'systemd-nspawn', '--quiet', '--boot', '--directory=' + self.root, '--machine=extant-%d' % os.getpid(),
                  '--register=no', '--keep-unit', '--private-network', '--console=pipe', '--capability=CAP_IPC_LOCK',
                  '--rlimit=RLIMIT_MEMLOCK=infinity', '--bind=%s:/var/lib/extant' % self.state,
                  '--bind=%s:/ssd' % self.dir, 'systemd.unit=extant-test.target'],
@@ -164,6 +170,11 @@ class Container:
                 self.process.wait()
         for path in (self.root, self.over):
             subprocess.run(['umount', '-l', path], stderr=subprocess.DEVNULL)
+        if self.group:
+            for at, names, _ in os.walk(self.group.path, topdown=False):
+                for name in names:
+                    os.rmdir(os.path.join(at, name))
+            self.group.__exit__()
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
@@ -264,6 +275,39 @@ def a_stop_with_ext_persist_outlives_the_memory():
     expect('the value is there', BOX.ask('get kept') == KEPT, BOX.journal())
 
 
+def a_memory_limit_is_heeded():
+    """MemoryMax=. With control groups of version 1 the container's systemd must be let to the memory controller."""
+    if BOX.group and BOX.group.version == 1:
+        BOX.run('mount', '-o', 'remount,bind,rw', '/sys/fs/cgroup/memory')
+        BOX.systemctl('daemon-reexec')
+    os.makedirs(BOX.root + '/etc/systemd/system/extant.service.d', exist_ok=True)
+
+    def limit(mb, conf):
+        BOX.write('/etc/systemd/system/extant.service.d/limit.conf', '[Service]\nMemoryMax=%s\n' % mb)
+        BOX.systemctl('daemon-reload')
+        expect('it starts with %s' % mb, BOX.restart('', conf)[0], BOX.journal())
+
+    limit('60M', BOX.conf)
+    own = '/system.slice/extant.service/'
+    if str(60 << 20) not in BOX.read('/sys/fs/cgroup/memory' + own + 'memory.limit_in_bytes') + BOX.read(
+            '/sys/fs/cgroup' + own + 'memory.max'):
+        print('       the container has no memory control group')
+    else:
+        said = 'the control group allows 60 MB, but -m 64 takes up to '
+        expect('it says what would fit', BOX.has_logged(said), BOX.journal())
+        fits = re.findall(said + r'.*: -m (\d+) would fit', BOX.journal())
+        expect('a number', len(fits) == 1 and int(fits[0]) < 60, BOX.journal())
+        conf = BOX.conf.replace('-m 64', '-m ' + fits[0]).replace(MEMORY, MEMORY + '.small')
+        limit('60M', conf)
+        expect('with that, nothing', 'allows 60 MB, but -m %s ' % fits[0] not in BOX.journal(), BOX.journal())
+        before = BOX.pid()
+        for first in range(0, 8000, 500):
+            BOX.ask(*(line for i in range(first, first + 500) for line in ('set k%d 0 0 2000 noreply' % i, 'v' * 2000)))
+        expect('nothing is killed', BOX.pid() == before and BOX.ask('get k7999').startswith('VALUE k7999 0 2000\n'),
+               BOX.journal())
+    limit('infinity', BOX.conf)
+
+
 def with_the_socket_nobody_is_refused():
     expect('it starts', BOX.restart()[0], BOX.journal())
     BOX.ask(*SET)
@@ -299,7 +343,7 @@ def main():
         return servers.run_scenarios((
             it_starts_confined, restart_and_kill_keep_the_cache, every_setting_that_needs_a_right_works,
             a_log_is_rotated, a_wrong_setting_ends_it_once, the_settings_of_memcached_serve, flash_elsewhere_needs_a_line,
-            a_stop_with_ext_persist_outlives_the_memory, with_the_socket_nobody_is_refused))
+            a_stop_with_ext_persist_outlives_the_memory, a_memory_limit_is_heeded, with_the_socket_nobody_is_refused))
     finally:
         BOX.end()
 
