@@ -37,7 +37,7 @@ SERVER_SRC := $(wildcard server.c)
 ROOMS := base space proto operator flash upkeep items restart command net
 # TLS needs OpenSSL; without its headers it is left out. TLS= leaves it out in any case.
 TLS ?= $(if $(wildcard /usr/include/openssl/ssl.h /usr/local/include/openssl/ssl.h),1)
-LIB_SRC := $(sort $(filter-out server.c $(if $(TLS),,net/tls.c), \
+LIB_SRC := $(sort $(filter-out server.c $(if $(TLS),,net/tls.c net/tls_conn.c), \
                $(wildcard *.c) $(wildcard $(ROOMS:%=%/*.c))))
 HEADERS := $(sort $(wildcard *.h $(ROOMS:%=%/*.h)))
 TEST_SRC := $(sort $(wildcard t/unit/*_test.c))
@@ -131,14 +131,14 @@ endef
 $(foreach v,release nolock debug asan tsan cov,$(eval $(call variant,$(v))))
 .SECONDARY:
 
-# The build without the OpenSSL headers: three files differ, one is left out.
+# The build without the OpenSSL headers: three files differ, two are left out.
 NO_TLS_SRC := server.c operator/settings.c operator/command_line.c
 $(NO_TLS_SRC:%.c=build/notls/%.o): build/notls/%.o: %.c build/debug/flags
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -DEXTANT_TLS,$(BASE_FLAGS)) $(cflags_debug) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
 build/notls/server: $(NO_TLS_SRC:%.c=build/notls/%.o) \
-                    $(patsubst %.c,build/debug/%.o,$(filter-out net/tls.c $(NO_TLS_SRC),$(LIB_SRC)))
+                    $(patsubst %.c,build/debug/%.o,$(filter-out net/tls.c net/tls_conn.c $(NO_TLS_SRC),$(LIB_SRC)))
 	$(call say,LD,$@)
 	$(Q)$(CC) $(cflags_debug) $(LDFLAGS) -o $@ $^ $(filter-out -lssl -lcrypto,$(libs_debug))
 -include $(NO_TLS_SRC:%.c=build/notls/%.d)

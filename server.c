@@ -36,7 +36,7 @@
 #include "operator/samples.h"
 #include "restart/check.h"
 #include "net/http.h"
-#include "net/tls.h"
+#include "net/tls_conn.h"
 #include "net/udp.h"
 #include "operator/watch.h"
 #include "net/worker.h"
@@ -228,22 +228,26 @@ static int take_identity(const struct settings *s)
 }
 
 /* Writes a new file, which gets its name when it is complete. */
-static void write_pid_file(const char *path, struct own_file *ours)
+static int make_pid_file(struct server *s)
 {
+    const char *path = s->settings.pid_file;
     char tmp[4096];
+    if (!path)
+        return 0;
     snprintf(tmp, sizeof(tmp), "%s.tmp", path);
     FILE *f = fopen(tmp, "we");
     if (!f) {
         log_warning("Could not open the pid file %s for writing: %s", tmp, strerror(errno));
-        return;
+        return 0;
     }
     fprintf(f, "%ld\n", (long)getpid());
     if (fclose(f) != 0 || rename(tmp, path) < 0) {
         log_warning("Could not write the pid file %s: %s", path, strerror(errno));
         unlink(tmp);
-        return;
+        return 0;
     }
-    own_file_note(ours, path);
+    own_file_note(&s->pid_file, path);
+    return 0;
 }
 
 /* ---- calls between the parts ---- */
@@ -298,6 +302,7 @@ static int open_tls(struct server *s)
     s->env.tls = tls_create(&s->settings, &s->counters, why, sizeof(why));
     if (!s->env.tls)
         return fail(SETTINGS_EXIT_USAGE, why, NULL);
+    s->env.conn_tls = &tls_conn_calls;
     s->env.refresh_certs = refresh_certs;
     s->env.tls_bytes = tls_bytes;
     return 0;
@@ -502,7 +507,7 @@ static int open_http(struct server *s)
     if (!s->settings.http)
         return 0;
     s->http = http_start(s->settings.http, why, sizeof(why));
-    return s->http ? 0 : fail(SETTINGS_EXIT_LISTEN, why, NULL);
+    return s->http ? 0 : fail(EXIT_OS, why, NULL);
 }
 
 /* Before the threads, which read the sockets. */
@@ -512,7 +517,7 @@ static int open_udp(struct server *s)
     if (s->settings.udpport == 0 || s->settings.socketpath)
         return 0;
     s->env.udp = udp_open(&s->settings, why, sizeof(why));
-    return s->env.udp ? 0 : fail(SETTINGS_EXIT_LISTEN, why, NULL);
+    return s->env.udp ? 0 : fail(EXIT_OS, why, NULL);
 }
 
 static int start_threads(struct server *s)
@@ -582,7 +587,7 @@ static int start_listening(struct server *s)
     };
     s->listeners = listeners_open(&opt, why, sizeof(why));
     if (!s->listeners)
-        return fail(SETTINGS_EXIT_LISTEN, why, NULL);
+        return fail(EXIT_OS, why, NULL);
     listeners_set_limit(s->listeners, client_limit(s));
     return 0;
 }
@@ -633,7 +638,7 @@ static const char *what_survives(const struct settings *set)
 }
 
 /* One line with the essentials, and one for each choice that is probably unintended. */
-static void log_start(struct server *s)
+static int tell_start(struct server *s)
 {
     const struct settings *set = &s->settings;
     char where[400], flash[600] = "no flash";
@@ -658,18 +663,6 @@ static void log_start(struct server *s)
     warn_of_memory_file(set);
     warn_of_flash(s->storage.ext);
     notify_send("READY=1\nMAINPID=%ld\nSTATUS=serving on %s", (long)getpid(), where);
-}
-
-static int make_pid_file(struct server *s)
-{
-    if (s->settings.pid_file)
-        write_pid_file(s->settings.pid_file, &s->pid_file);
-    return 0;
-}
-
-static int tell_start(struct server *s)
-{
-    log_start(s);
     return 0;
 }
 
@@ -689,6 +682,7 @@ static int confine(struct server *s)
 
 static int bring_up(struct server *s)
 {
+    /* Each returns 0, or the exit code of the process. */
     static int (*const steps[])(struct server *) = {
         make_aids,     open_http,       open_storage,  open_tls, open_udp,
         start_threads, start_listening, make_pid_file, confine,  tell_start,

@@ -13,7 +13,4 @@
  * crc32c(crc32c(0, a), b) is the checksum of a and b together. */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t len);
 
-/* The same by table, on any machine; far slower. */
-uint32_t crc32c_portable(uint32_t crc, const void *bytes, size_t len);
-
 #endif

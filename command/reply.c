@@ -234,12 +234,11 @@ static void free_ring(struct reply_queue *q)
  * request. */
 static void rest(struct reply_queue *q)
 {
-    ASSERT(q->count == 0 && q->bytes == 0 && q->waiting == 0);
+    ASSERT(q->count == 0 && q->bytes == 0 && q->waiting == 0 && q->head_sent == 0);
     end_chunk(q);
     if (q->capacity > FIRST_CAPACITY)
         free_ring(q);
     q->head = 0;
-    q->head_sent = 0;
     q->replies = 0;
 }
 
@@ -276,6 +275,7 @@ void reply_drop(struct reply_queue *q)
     }
     q->bytes = 0;
     q->waiting = 0;
+    q->head_sent = 0;
     q->failed = false;
     rest(q);
     free_ring(q);
@@ -466,8 +466,8 @@ static void gather_entry(struct gather *g, const struct reply_entry *e)
     gather_piece(g, "\r\n", s->crlf ? 2 : 0);
 }
 
-/* n bytes were sent (0 is allowed): drops the entries that are finished. */
-static void advance(struct reply_queue *q, size_t n)
+/* n may be 0. Drops the entries that are finished. */
+void reply_sent(struct reply_queue *q, size_t n)
 {
     ASSERT(n <= q->bytes);
     assert_queue(q);
@@ -482,7 +482,7 @@ static void advance(struct reply_queue *q, size_t n)
         q->count--;
         drop_entry(q, &e);
     }
-    ASSERT(q->head_sent == 0);
+    rest(q);
 }
 
 void reply_take(struct reply_queue *q, char *to)
@@ -501,7 +501,7 @@ void reply_take(struct reply_queue *q, char *to)
     reply_drop(q);
 }
 
-static ALWAYS_INLINE unsigned gather(struct reply_queue *q, struct iovec *pieces, unsigned max)
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
 {
     DEBUG_ASSERT(max >= SOURCE_PIECES_MAX);
     struct gather g = {.iov = pieces, .skip = q->head_sent};
@@ -514,23 +514,11 @@ static ALWAYS_INLINE unsigned gather(struct reply_queue *q, struct iovec *pieces
     return g.count;
 }
 
-unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
-{
-    return gather(q, pieces, max);
-}
-
-void reply_sent(struct reply_queue *q, size_t n)
-{
-    advance(q, n);
-    if (q->count == 0)
-        rest(q);
-}
-
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
 {
     for (;;) {
         struct iovec iov[GATHER_MAX];
-        unsigned count = gather(q, iov, GATHER_MAX);
+        unsigned count = reply_pieces(q, iov, GATHER_MAX);
         if (count == 0) { /* the entries may be empty */
             reply_sent(q, 0);
             return q->count == 0 ? REPLY_SENT_ALL : REPLY_NOT_READY;

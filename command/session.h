@@ -73,6 +73,7 @@ struct command_env {
     struct auth *auth; /* NULL without -Y */
     struct udp_sockets *udp; /* NULL without -U; for the workers */
     struct tls *tls;         /* NULL without -Z; for the workers */
+    const struct conn_tls *conn_tls; /* the same: the calls of TLS connections */
     struct prefixes *prefixes;
     struct thread_stats **thread_stats;
     unsigned thread_count;

@@ -128,6 +128,9 @@ static inline struct conn *conn_of(struct loop_conn *l)
 
 /* The calls of a connection whose bytes are encrypted (net/tls_conn.h). All in the worker's thread, except create. */
 struct conn_tls {
+    /* For a worker whose loop is made and not running. NULL: no memory. */
+    struct tls_worker *(*worker_create)(struct worker *w, struct tls *tls);
+    void (*worker_destroy)(struct tls_worker *t); /* no connection is left */
     struct conn *(*create)(void); /* calloc'ed, in place of a struct conn; NULL: no memory */
     void (*start)(struct conn *c);
     void (*go_on)(struct conn *c); /* as conn_continue() */

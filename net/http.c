@@ -50,56 +50,46 @@ static void answer(struct evhttp_request *req, int code, const char *type, struc
     evhttp_send_reply(req, code, NULL, body);
 }
 
-static void answer_health(struct http *h UNUSED, const struct command_env *env UNUSED,
-                          struct evhttp_request *req, struct evbuffer *body)
+static void write_health(struct http *h UNUSED, const struct command_env *env UNUSED, struct evbuffer *body)
 {
     evbuffer_add_printf(body, "ok\n");
-    answer(req, HTTP_OK, "text/plain; charset=utf-8", body);
 }
 
-static void answer_ready(struct http *h UNUSED, const struct command_env *env,
-                         struct evhttp_request *req, struct evbuffer *body)
+static void write_ready(struct http *h UNUSED, const struct command_env *env UNUSED, struct evbuffer *body)
 {
-    bool ready = env != NULL;
-    evbuffer_add_printf(body, ready ? "ready\n" : "starting\n");
-    answer(req, ready ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", body);
+    evbuffer_add_printf(body, "ready\n");
 }
 
-static void answer_metrics(struct http *h UNUSED, const struct command_env *env,
-                           struct evhttp_request *req, struct evbuffer *body)
+static void write_metrics(struct http *h UNUSED, const struct command_env *env, struct evbuffer *body)
 {
     DEBUG_ASSERT(env); /* needs_env */
     metrics_write(env, body);
-    answer(req, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", body);
 }
 
-static void answer_status(struct http *h, const struct command_env *env, struct evhttp_request *req,
-                          struct evbuffer *body)
+static void write_status(struct http *h, const struct command_env *env, struct evbuffer *body)
 {
     DEBUG_ASSERT(env); /* needs_env */
     status_tick(&h->history, env);
     status_write(env, &h->history, body);
-    answer(req, HTTP_OK, "application/json", body);
 }
 
-static void answer_page(struct http *h UNUSED, const struct command_env *env UNUSED,
-                        struct evhttp_request *req, struct evbuffer *body)
+static void write_page(struct http *h UNUSED, const struct command_env *env UNUSED, struct evbuffer *body)
 {
     status_page(body);
-    answer(req, HTTP_OK, "text/html; charset=utf-8", body);
 }
 
+#define PLAIN "text/plain; charset=utf-8"
+
 static const struct route {
-    const char *path;
-    void (*answer)(struct http *h, const struct command_env *env, struct evhttp_request *req,
-                   struct evbuffer *body);
-    bool needs_env;
+    const char *path, *type;
+    void (*write)(struct http *h, const struct command_env *env, struct evbuffer *body);
+    bool needs_env; /* until then the answer is that the server is starting */
 } routes[] = {
-    {"/", answer_page, false},
-    {"/healthz", answer_health, false},
-    {"/readyz", answer_ready, false},
-    {"/metrics", answer_metrics, true},
-    {"/status.json", answer_status, true},
+    {"/", "text/html; charset=utf-8", write_page, false},
+    {"/healthz", PLAIN, write_health, false},
+    {"/readyz", PLAIN, write_ready, true},
+    {"/metrics", "text/plain; version=0.0.4; charset=utf-8", write_metrics, true},
+    {"/status.json", "application/json", write_status, true},
 };
 
 static void request_came(struct evhttp_request *req, void *arg)
@@ -118,12 +108,13 @@ static void request_came(struct evhttp_request *req, void *arg)
             route = &routes[i];
     if (!route) {
         evbuffer_add_printf(body, "not found: there are / /metrics /healthz /readyz\n");
-        answer(req, HTTP_NOTFOUND, "text/plain; charset=utf-8", body);
+        answer(req, HTTP_NOTFOUND, PLAIN, body);
     } else if (route->needs_env && !env) {
         evbuffer_add_printf(body, "starting\n");
-        answer(req, HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", body);
+        answer(req, HTTP_SERVUNAVAIL, PLAIN, body);
     } else {
-        route->answer(h, env, req, body);
+        route->write(h, env, body);
+        answer(req, HTTP_OK, route->type, body);
     }
     evbuffer_free(body);
 }

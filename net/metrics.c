@@ -456,9 +456,7 @@ void metrics_write(const struct command_env *env, struct evbuffer *out)
     settings_print_stats(env->settings, lines_emit, &l);
     report_extant(env, lines_emit, &l);
     lines_emit(&l, "total_malloced", "%" PRIu64, slab_taken_bytes(env->slab));
-    lines_sort(&l);
     add_derived(&l);
-    lines_sort(&l);
     describe(out, "memcached_up", "gauge", "1: the server answers.");
     evbuffer_add_printf(out, "memcached_up 1\n");
     describe(out, "memcached_version", "gauge", "The memcached whose answers it gives; always 1.");

@@ -27,8 +27,7 @@ enum {
     CLIENT_CHAIN_BYTES_MAX = 32 * 1024 /* of certificates that a client may send */
 };
 
-struct server_tls {
-    struct tls tls;
+struct tls {
     /* const */
     const struct settings *settings;
     struct server_counters *counters;
@@ -40,7 +39,7 @@ struct server_tls {
 
 struct tls_stream {
     SSL *ssl;
-    const struct server_tls *server;
+    const struct tls *tls;
     int fd;
     bool greeted; /* the handshake is done */
     bool broken;
@@ -300,7 +299,7 @@ static bool load_files(SSL_CTX *ctx, const struct settings *s, char *why, size_t
 static int session_is_new(SSL *ssl, SSL_SESSION *session UNUSED)
 {
     struct tls_stream *stream = SSL_get_app_data(ssl);
-    atomic_fetch_add_explicit(&stream->server->counters->tls_new_sessions, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&stream->tls->counters->tls_new_sessions, 1, memory_order_relaxed);
     return 0; /* it stays the library's */
 }
 
@@ -373,48 +372,46 @@ static void certs_are_loaded(struct server_counters *n)
 int tls_refresh(struct tls *t, char *why, size_t why_bytes)
 {
     lock_assert_none_held(); /* it reads files */
-    struct server_tls *server = (struct server_tls *)t;
-    SSL_CTX *new_one = context_create(server->settings, why, why_bytes);
+    SSL_CTX *new_one = context_create(t->settings, why, why_bytes);
     if (!new_one)
         return -EINVAL;
-    lock_take(&server->lock);
-    SSL_CTX *old = server->context;
-    server->context = new_one;
-    lock_release(&server->lock);
+    lock_take(&t->lock);
+    SSL_CTX *old = t->context;
+    t->context = new_one;
+    lock_release(&t->lock);
     SSL_CTX_free(old); /* once its last stream is gone */
-    certs_are_loaded(server->counters);
+    certs_are_loaded(t->counters);
     return 0;
 }
 
 /* ---- streams ---- */
 
 /* How it receives and sends at first. */
-static bool connect_stream(const struct server_tls *server, struct tls_stream *s)
+static bool connect_stream(const struct tls *t, struct tls_stream *s)
 {
-    if (server->settings->ssl_kernel_tls)
+    if (t->settings->ssl_kernel_tls)
         return SSL_set_fd(s->ssl, s->fd) == 1;
-    BIO *wire = wire_new(server->wire, s);
+    BIO *wire = wire_new(t->wire, s);
     if (wire)
         SSL_set_bio(s->ssl, wire, wire);
     return wire;
 }
 
-static struct tls_stream *stream_open(struct tls *t, int fd, enum settings_tls mode)
+struct tls_stream *tls_open(struct tls *t, int fd, enum settings_tls mode)
 {
     DEBUG_ASSERT(fd >= 0);
-    struct server_tls *server = (struct server_tls *)t;
     struct tls_stream *s = calloc(1, sizeof(*s));
     if (!s)
         return NULL;
-    lock_take(&server->lock);
-    SSL_CTX *ctx = server->context;
+    lock_take(&t->lock);
+    SSL_CTX *ctx = t->context;
     SSL_CTX_up_ref(ctx);
-    lock_release(&server->lock);
+    lock_release(&t->lock);
     s->ssl = SSL_new(ctx);
     SSL_CTX_free(ctx);
     s->fd = fd;
-    s->server = server;
-    if (!s->ssl || !connect_stream(server, s)) {
+    s->tls = t;
+    if (!s->ssl || !connect_stream(t, s)) {
         SSL_free(s->ssl);
         free(s);
         ERR_clear_error();
@@ -452,18 +449,18 @@ static enum tls_result result_of(struct tls_stream *s, int rc, char *why, size_t
 static bool prepare_to_seal(struct tls_stream *s)
 {
     DEBUG_ASSERT(s->greeted && !s->in_kernel);
-    if (!s->server->settings->ssl_kernel_tls)
+    if (!s->tls->settings->ssl_kernel_tls)
         return true;
     s->in_kernel = BIO_get_ktls_send(SSL_get_wbio(s->ssl));
     if (s->in_kernel)
         return true;
-    BIO *wire = wire_new(s->server->wire, s);
+    BIO *wire = wire_new(s->tls->wire, s);
     if (wire)
         SSL_set0_wbio(s->ssl, wire);
     return wire;
 }
 
-static enum tls_result stream_handshake(struct tls_stream *s, char *why, size_t why_bytes)
+enum tls_result tls_handshake(struct tls_stream *s, char *why, size_t why_bytes)
 {
     ASSERT(!s->greeted && !s->broken);
     int rc = SSL_accept(s->ssl);
@@ -476,7 +473,7 @@ static enum tls_result stream_handshake(struct tls_stream *s, char *why, size_t 
     }
     enum tls_result r = result_of(s, rc, why, why_bytes);
     if (r == TLS_BROKEN || r == TLS_END)
-        atomic_fetch_add_explicit(&s->server->counters->tls_handshake_errors, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&s->tls->counters->tls_handshake_errors, 1, memory_order_relaxed);
     return r;
 }
 
@@ -486,13 +483,13 @@ static enum tls_result use_failed(struct tls_stream *s, int rc)
     char why[256];
     enum tls_result r = result_of(s, rc, why, sizeof(why));
     if (r == TLS_BROKEN && *why) {
-        atomic_fetch_add_explicit(&s->server->counters->tls_proto_errors, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&s->tls->counters->tls_proto_errors, 1, memory_order_relaxed);
         log_info("TLS connection broken: %s", why);
     }
     return r;
 }
 
-static enum tls_result stream_read(struct tls_stream *s, void *to, size_t room, size_t *got)
+enum tls_result tls_read(struct tls_stream *s, void *to, size_t room, size_t *got)
 {
     ASSERT(s->greeted && room > 0);
     if (unlikely(s->broken))
@@ -502,7 +499,7 @@ static enum tls_result stream_read(struct tls_stream *s, void *to, size_t room, 
     return likely(rc == 1) ? TLS_OK : use_failed(s, rc);
 }
 
-static bool stream_seal(struct tls_stream *s, const void *p, size_t n, char *to, size_t *sealed)
+bool tls_seal(struct tls_stream *s, const void *p, size_t n, char *to, size_t *sealed)
 {
     size_t taken;
     ASSERT(s->greeted && n > 0 && n <= TLS_RECORD_BYTES);
@@ -526,13 +523,13 @@ static bool stream_seal(struct tls_stream *s, const void *p, size_t n, char *to,
     return false;
 }
 
-static bool stream_has_input(const struct tls_stream *s)
+bool tls_has_input(const struct tls_stream *s)
 {
     DEBUG_ASSERT(s->greeted);
     return SSL_has_pending(s->ssl);
 }
 
-static void stream_close(struct tls_stream *s, bool all_sent)
+void tls_close(struct tls_stream *s, bool all_sent)
 {
     DEBUG_ASSERT(!s->sealing);
     if (s->greeted && !s->broken && all_sent)
@@ -542,15 +539,6 @@ static void stream_close(struct tls_stream *s, bool all_sent)
     free(s);
 }
 
-static const struct tls_ops stream_ops = {
-    .open = stream_open,
-    .handshake = stream_handshake,
-    .read = stream_read,
-    .seal = stream_seal,
-    .has_input = stream_has_input,
-    .close = stream_close,
-};
-
 /* ---- begin and end ---- */
 
 struct tls *tls_create(const struct settings *s, struct server_counters *n, char *why,
@@ -558,37 +546,35 @@ struct tls *tls_create(const struct settings *s, struct server_counters *n, char
 {
     ASSERT(s->ssl_enabled && s->ssl_chain_cert); /* checked by operator/settings_check.c */
     count_memory();
-    struct server_tls *server = calloc(1, sizeof(*server));
-    if (server)
-        server->wire = wire_method();
-    if (!server || !server->wire) {
-        free(server);
+    struct tls *t = calloc(1, sizeof(*t));
+    if (t)
+        t->wire = wire_method();
+    if (!t || !t->wire) {
+        free(t);
         snprintf(why, why_bytes, "out of memory");
         return NULL;
     }
-    server->tls.ops = &stream_ops;
-    server->settings = s;
-    server->counters = n;
-    server->context = context_create(s, why, why_bytes);
-    if (!server->context) {
-        BIO_meth_free(server->wire);
-        free(server);
+    t->settings = s;
+    t->counters = n;
+    t->context = context_create(s, why, why_bytes);
+    if (!t->context) {
+        BIO_meth_free(t->wire);
+        free(t);
         return NULL;
     }
-    lock_init(&server->lock, LOCK_TLS);
+    lock_init(&t->lock, LOCK_TLS);
     certs_are_loaded(n);
     if (s->ssl_kernel_tls)
         warn_without_kernel_tls();
-    return &server->tls;
+    return t;
 }
 
 void tls_destroy(struct tls *t)
 {
-    struct server_tls *server = (struct server_tls *)t;
-    if (!server)
+    if (!t)
         return;
-    SSL_CTX_free(server->context);
-    BIO_meth_free(server->wire);
-    lock_destroy(&server->lock);
-    free(server);
+    SSL_CTX_free(t->context);
+    BIO_meth_free(t->wire);
+    lock_destroy(&t->lock);
+    free(t);
 }

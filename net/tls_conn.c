@@ -144,7 +144,7 @@ static bool begin(struct tls_worker *w, struct tls_conn *t)
 {
     if (!is_tls(t))
         return false;
-    t->stream = w->tls->ops->open(w->tls, t->conn.origin.fd, t->conn.origin.tls);
+    t->stream = tls_open(w->tls, t->conn.origin.fd, t->conn.origin.tls);
     if (!t->stream) {
         stat_inc(t->conn.session.w->stats, STAT_read_buf_oom);
         conn_close(&t->conn, CONN_ERROR);
@@ -160,7 +160,7 @@ static void go_on(struct tls_worker *w, struct tls_conn *t)
 {
     DEBUG_ASSERT(t->stage == TLS_GREETING && t->stream && !t->is_ready);
     char why[TLS_WHY_BYTES], peer[ADDRESS_TEXT_BYTES];
-    switch (w->tls->ops->handshake(t->stream, why, sizeof(why))) {
+    switch (tls_handshake(t->stream, why, sizeof(why))) {
     case TLS_WANT_READ:
         await(t, EV_READ);
         return;
@@ -281,7 +281,7 @@ static bool seal(struct tls_conn *t, const char *p, size_t n, char *to)
 {
     ASSERT(t->unsent_bytes == 0);
     t->unsent = to;
-    if (worker_of(t)->tls->ops->seal(t->stream, p, n, to, &t->unsent_bytes))
+    if (tls_seal(t->stream, p, n, to, &t->unsent_bytes))
         return true;
     t->unsent_bytes = 0;
     return false;
@@ -427,7 +427,7 @@ static void relay_listen(struct tls_conn *t)
     DEBUG_ASSERT(t->stage == TLS_LENT);
     struct tls_worker *w = worker_of(t);
     size_t got;
-    enum tls_result r = w->tls->ops->read(t->stream, w->gathered, w->gather_bytes, &got);
+    enum tls_result r = tls_read(t->stream, w->gathered, w->gather_bytes, &got);
     if (r == TLS_END || r == TLS_BROKEN)
         relay_fail(t);
 }
@@ -480,18 +480,17 @@ static ssize_t stream_readv(struct conn *c, const struct iovec *iov, int count)
 {
     DEBUG_ASSERT(of(c)->stage == TLS_OPEN && count > 0);
     struct tls_conn *t = of(c);
-    const struct tls_ops *ops = worker_of(t)->tls->ops;
     size_t total = 0, at = 0;
     enum tls_result r = TLS_OK;
     t->more = false;
     for (int i = 0; i < count;) {
         size_t got = 0;
-        r = ops->read(t->stream, (char *)iov[i].iov_base + at, iov[i].iov_len - at, &got);
+        r = tls_read(t->stream, (char *)iov[i].iov_base + at, iov[i].iov_len - at, &got);
         if (r != TLS_OK)
             break;
         total += got;
         at += got;
-        t->more = got == TLS_RECORD_BYTES || ops->has_input(t->stream);
+        t->more = got == TLS_RECORD_BYTES || tls_has_input(t->stream);
         if (at == iov[i].iov_len) {
             i++;
             at = 0;
@@ -660,28 +659,13 @@ static void end(struct conn *c)
         close(t->lent_fd);
     relay_close(t);
     if (t->stream)
-        w->tls->ops->close(t->stream, t->unsent_bytes == 0);
+        tls_close(t->stream, t->unsent_bytes == 0);
     t->stream = NULL;
     t->unsent_bytes = 0;
     free_kept(t);
 }
 
-const struct conn_tls tls_conn_calls = {
-    .create = calloc_tls_conn,
-    .start = begin_silent,
-    .go_on = continue_open,
-    .end = end,
-    .event = socket_ready,
-    .readv = stream_readv,
-    .has_input = stream_has_input,
-    .put = put_in_batch,
-    .send = stream_send,
-    .lend = lend,
-    .take_back = take_back,
-    .dump_over = lent_dump_over,
-};
-
-struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
+static struct tls_worker *worker_create(struct worker *w, struct tls *tls)
 {
     struct tls_worker *t = calloc(1, sizeof(*t));
     if (!t)
@@ -703,12 +687,27 @@ struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls)
     return t;
 }
 
-void tls_worker_destroy(struct tls_worker *t)
+static void worker_destroy(struct tls_worker *t)
 {
-    if (!t)
-        return;
     DEBUG_ASSERT(t->count[TLS_SILENT] + t->count[TLS_GREETING] == 0 && t->many_used == 0);
     event_del(&t->batch); /* due, if the last turn had replies; the loop is freed after this */
     evtimer_del(&t->timer);
     free(t);
 }
+
+const struct conn_tls tls_conn_calls = {
+    .worker_create = worker_create,
+    .worker_destroy = worker_destroy,
+    .create = calloc_tls_conn,
+    .start = begin_silent,
+    .go_on = continue_open,
+    .end = end,
+    .event = socket_ready,
+    .readv = stream_readv,
+    .has_input = stream_has_input,
+    .put = put_in_batch,
+    .send = stream_send,
+    .lend = lend,
+    .take_back = take_back,
+    .dump_over = lent_dump_over,
+};

@@ -77,11 +77,7 @@ struct tls_worker {
     char many[4 * TLS_SEALED_BYTES_MAX]; /* what many send with one call */
 };
 
-/* For a worker whose loop is made and not running. NULL: no memory. */
-struct tls_worker *tls_worker_create(struct worker *w, struct tls *tls);
-void tls_worker_destroy(struct tls_worker *t); /* no connection is left; NULL is allowed */
-
-/* For net/conn.c; c->apart has CONN_TLS. */
+/* For command_env; those of a connection only if c->apart has CONN_TLS. */
 extern const struct conn_tls tls_conn_calls;
 
 #endif

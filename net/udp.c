@@ -425,33 +425,27 @@ struct udp_worker *udp_start(struct udp_sockets *u, struct event_base *base,
     w->request = request;
     w->datagram = malloc(UDP_REQUEST_BYTES_MAX);
     w->ends = calloc(u->count, sizeof(*w->ends));
-    if (!w->datagram || !w->ends) {
-        udp_stop(w);
-        errno = ENOMEM;
-        return NULL;
-    }
-    for (; w->count < u->count; w->count++) {
-        struct endpoint *e = &w->ends[w->count];
+    int err = w->datagram && w->ends ? 0 : ENOMEM;
+    for (unsigned i = 0; i < u->count && !err; i++) {
+        struct endpoint *e = &w->ends[i];
         e->of = w;
-        e->local = u->list[w->count].local;
+        e->local = u->list[i].local;
         e->last_cmd_sec = clock_now_sec();
-        e->fd = fcntl(u->list[w->count].fd, F_DUPFD_CLOEXEC, 0);
+        e->fd = fcntl(u->list[i].fd, F_DUPFD_CLOEXEC, 0);
         if (e->fd < 0) {
-            int err = errno;
-            udp_stop(w);
-            errno = err;
-            return NULL;
+            err = errno;
+            break;
         }
         session_begin(e);
         event_assign(&e->event, base, e->fd, EV_READ | EV_PERSIST, datagram_ready, e);
-        if (event_add(&e->event, NULL) != 0) {
-            w->count++;
-            udp_stop(w);
-            errno = ENOMEM;
-            return NULL;
-        }
+        err = event_add(&e->event, NULL) == 0 ? 0 : ENOMEM;
+        w->count++;
     }
-    return w;
+    if (!err)
+        return w;
+    udp_stop(w);
+    errno = err;
+    return NULL;
 }
 
 void udp_stop(struct udp_worker *w)

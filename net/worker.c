@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "net/tls_conn.h"
 #include "net/udp.h"
 
 /* ---- turns of connections ---- */
@@ -79,20 +78,33 @@ static void cache_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *
     cache_worker_poll(w->cache_worker);
 }
 
+/* Closes the connections of which this is true, and returns their number. Only this thread changes the list, so it may walk
+ * it without the lock. */
+static unsigned close_those(struct worker *w, bool (*is_one)(const struct conn *c), enum conn_reason reason)
+{
+    worker_assert_mine(w);
+    unsigned count = 0;
+    for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
+        next = LIST_NEXT(l, among_all);
+        if (!is_one(conn_of(l)))
+            continue;
+        conn_close(conn_of(l), reason);
+        count++;
+    }
+    return count;
+}
+
+static bool is_idle(const struct conn *c)
+{
+    uint32_t limit = c->worker->env->settings->idle_timeout, now = clock_now_sec();
+    bool waits = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_SWALLOW || c->blocked;
+    return waits && !(c->apart & CONN_DUMPING) && now > c->last_cmd_sec && now - c->last_cmd_sec > limit;
+}
+
 static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
     struct worker *w = arg;
-    uint32_t limit = w->env->settings->idle_timeout, now = clock_now_sec();
-    /* only this thread changes the list, so it may walk it without the lock */
-    for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
-        struct conn *c = conn_of(l);
-        next = LIST_NEXT(l, among_all);
-        bool waits = c->state == CONN_READ || c->state == CONN_NREAD || c->state == CONN_SWALLOW || c->blocked;
-        if (waits && !(c->apart & CONN_DUMPING) && now - c->last_cmd_sec > limit && now > c->last_cmd_sec) {
-            stat_add(w->stats, STAT_idle_kicks, 1);
-            conn_close(c, CONN_IDLE);
-        }
-    }
+    stat_add(w->stats, STAT_idle_kicks, close_those(w, is_idle, CONN_IDLE));
 }
 
 /* While values are read from flash, nothing is heard of clients that leave. What they wait for is given up. */
@@ -103,12 +115,7 @@ static void watch_due(evutil_socket_t fd, short what UNUSED, void *arg)
     if (read(fd, &times, sizeof(times)) < 0)
         return;
     w->is_watching = false;
-    for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
-        struct conn *c = conn_of(l);
-        next = LIST_NEXT(l, among_all);
-        if (conn_is_deserted(c))
-            conn_close(c, CONN_NORMAL);
-    }
+    close_those(w, conn_is_deserted, CONN_NORMAL);
 }
 
 /* With a timer of libevent each turn would cost 300 instructions more. */
@@ -157,6 +164,11 @@ static void turn(struct worker *w, int flags)
     conns_assert(w);
 }
 
+static bool dumps_not(const struct conn *c)
+{
+    return !(c->apart & CONN_DUMPING);
+}
+
 /* Ends when no connection is left: some wait for the crawler to end a dump, or for reads that the device has. */
 static void close_all(struct worker *w)
 {
@@ -164,12 +176,7 @@ static void close_all(struct worker *w)
     cache_worker_give_up(w->cache_worker);
     for (;;) {
         read_mail(w);
-        for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
-            struct conn *c = conn_of(l);
-            next = LIST_NEXT(l, among_all);
-            if (!(c->apart & CONN_DUMPING))
-                conn_close(c, CONN_SHUTDOWN);
-        }
+        close_those(w, dumps_not, CONN_SHUTDOWN);
         if (LIST_EMPTY(&w->conns) && w->zombies == 0)
             return;
         cache_worker_submit(w->cache_worker); /* reads that now have buffers */
@@ -220,7 +227,7 @@ static int loop_open(struct worker *w)
             return -errno;
     }
     if (w->env->tls) {
-        w->tls = tls_worker_create(w, w->env->tls);
+        w->tls = w->conn_tls->worker_create(w, w->env->tls);
         if (!w->tls)
             return -ENOMEM;
     }
@@ -244,7 +251,8 @@ static void loop_close(struct worker *w)
     }
     netring_destroy(w->netring);
     w->netring = NULL;
-    tls_worker_destroy(w->tls);
+    if (w->tls)
+        w->conn_tls->worker_destroy(w->tls);
     w->tls = NULL;
     if (w->base)
         event_base_free(w->base);
@@ -310,7 +318,7 @@ int workers_start(struct workers *set, struct command_env *env)
         worker_init_lists(w);
         w->env = env;
         w->number = set->count;
-        w->conn_tls = env->tls ? &tls_conn_calls : NULL;
+        w->conn_tls = env->conn_tls;
         w->stats = env->thread_stats[set->count];
         int err = worker_begin(w);
         if (err) {

@@ -83,7 +83,7 @@ void note_given(struct parser *p, const char *before, const char *name, const ch
 int no_memory(struct parser *p)
 {
     fputs("out of memory\n", p->err);
-    return SETTINGS_EXIT_MEMORY;
+    return SETTINGS_EXIT_OS;
 }
 
 /* ---- words that were meant ---- */

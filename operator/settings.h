@@ -24,8 +24,6 @@ enum {
     SETTINGS_EXIT_USAGE = 64,   /* on the command line */
     SETTINGS_EXIT_NO_USER = 67, /* no user has the name of -u */
     SETTINGS_EXIT_OS = 71,      /* the system refuses an address, a file, memory or a limit */
-    SETTINGS_EXIT_LISTEN = 71,
-    SETTINGS_EXIT_MEMORY = 71,
     SETTINGS_EXIT_CONFIG = 78, /* in a file of --config or -Y */
 };
 
