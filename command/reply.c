@@ -501,7 +501,7 @@ void reply_take(struct reply_queue *q, char *to)
     reply_drop(q);
 }
 
-unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
+static ALWAYS_INLINE unsigned gather(struct reply_queue *q, struct iovec *pieces, unsigned max)
 {
     DEBUG_ASSERT(max >= SOURCE_PIECES_MAX);
     struct gather g = {.iov = pieces, .skip = q->head_sent};
@@ -514,11 +514,16 @@ unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
     return g.count;
 }
 
+unsigned reply_pieces(struct reply_queue *q, struct iovec *pieces, unsigned max)
+{
+    return gather(q, pieces, max);
+}
+
 enum reply_progress reply_send(struct reply_queue *q, int fd, uint64_t *sent)
 {
     for (;;) {
         struct iovec iov[GATHER_MAX];
-        unsigned count = reply_pieces(q, iov, GATHER_MAX);
+        unsigned count = gather(q, iov, GATHER_MAX);
         if (count == 0) { /* the entries may be empty */
             reply_sent(q, 0);
             return q->count == 0 ? REPLY_SENT_ALL : REPLY_NOT_READY;
