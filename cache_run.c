@@ -135,6 +135,16 @@ static void wait_push(struct cache_worker *w, struct cache_op *op)
     }
 }
 
+static struct cache_read *read_of_view(const struct cache_op *op)
+{
+    if (!op->view_from_read || op->view.value == NULL)
+        return NULL;
+    for (struct cache_read *r = op->reads; r; r = r->next)
+        if (r->verdict == READ_MATCH && r->rec.value == op->view.value)
+            return r;
+    return NULL;
+}
+
 /* The op ends with this status instead of its verb's answer; nothing is changed or forgotten. True: it is finished. */
 static bool give_up(struct cache_worker *w, struct cache_op *op, enum cache_status status)
 {
@@ -151,21 +161,40 @@ static bool has_waited(const struct cache_worker *w, const struct cache_op *op)
     return !w->cache->ext || (op->wait_start_us != 0 && clock_mono_us() - op->wait_start_us > max_us);
 }
 
-/* Drops the op's reads, and their pins. */
-static void reads_release(struct cache_worker *w, struct cache_op *op)
+/* Drops the op's reads, and their pins, except for one of them; NULL: drops all. */
+static void reads_release_but(struct cache_worker *w, struct cache_op *op, struct cache_read *kept)
 {
     while (op->reads) {
         struct cache_read *r = op->reads;
         op->reads = r->next;
+        if (r == kept)
+            continue;
         if (r->verdict == READ_WANTED || r->verdict == READ_AWAY) /* holds a pin and nothing else */
             ext_unpin(w->cache->ext, r->place);
         else
             ext_read_finish(&r->rd);
         read_free(w, r);
     }
-    op->read_count = 0;
-    op->read_bytes = 0;
+    op->reads = kept;
+    op->read_count = kept != NULL;
+    if (kept)
+        kept->next = NULL;
+    else
+        op->read_bytes = 0;
     ASSERT(op->read_pending == 0);
+}
+
+static void reads_release(struct cache_worker *w, struct cache_op *op)
+{
+    reads_release_but(w, op, NULL);
+}
+
+/* A get has its answer. What it read besides the value goes: nobody could put that away while the value waits for its
+ * client, and if all buffers were held so, the reads that the client waits for could never begin. */
+static void keep_view_alone(struct cache_worker *w, struct cache_op *op)
+{
+    if (op->reads != NULL && op->verb == CACHE_GET && (op->read_count > 1 || !op->view_from_read))
+        reads_release_but(w, op, read_of_view(op));
 }
 
 /* An op that may not leave the key's old value would be refused. True: once, flash words that may be it were given up; so
@@ -199,6 +228,7 @@ static bool run_steps(struct cache_worker *w, struct cache_op *op)
         }
         switch (cache_step(w, op)) {
         case STEP_DONE:
+            keep_view_alone(w, op);
             op->state = OP_FINISHED;
             return true;
         case STEP_ALLOC:
@@ -298,16 +328,6 @@ void cache_release(struct cache_worker *w, struct cache_op *op)
 
 /* ---- values put away ---- */
 
-static struct cache_read *read_of_view(const struct cache_op *op)
-{
-    if (!op->view_from_read || op->view.value == NULL)
-        return NULL;
-    for (struct cache_read *r = op->reads; r; r = r->next)
-        if (r->verdict == READ_MATCH && r->rec.value == op->view.value)
-            return r;
-    return NULL;
-}
-
 bool cache_view_is_read(const struct cache_op *op, bool *large)
 {
     const struct cache_read *r = read_of_view(op);
@@ -319,18 +339,11 @@ bool cache_view_is_read(const struct cache_op *op, bool *large)
 
 uint64_t cache_put_away(struct cache_op *op)
 {
-    struct cache_read *view = read_of_view(op);
-    uint64_t bytes = 0;
-    ASSERT(op->state == OP_FINISHED && view);
-    for (struct cache_read *r = op->reads; r; r = r->next) {
-        if (r->verdict == READ_WANTED || r->verdict == READ_AWAY)
-            continue;
-        bytes += ext_read_put_away(&r->rd);
-        r->verdict = READ_AWAY;
-        r->is_view = r == view;
-    }
+    struct cache_read *r = read_of_view(op);
+    ASSERT(op->state == OP_FINISHED && r != NULL && r == op->reads && r->next == NULL); /* keep_view_alone */
+    r->verdict = READ_AWAY;
     op->view.value = NULL;
-    return bytes;
+    return ext_read_put_away(&r->rd);
 }
 
 static void end_return(struct cache_op *op, struct cache_read *r)
@@ -355,11 +368,8 @@ static void returned(struct ext_read *rd)
 bool cache_bring_back(struct cache_worker *w, struct cache_op *op)
 {
     struct cache_read *r = op->reads;
-    ASSERT(op->state == OP_FINISHED && r != NULL && op->view.value == NULL);
-    while (!(r->verdict == READ_AWAY && r->is_view))
-        r = r->next;
+    ASSERT(op->state == OP_FINISHED && r != NULL && r->verdict == READ_AWAY && op->view.value == NULL);
     r->verdict = READ_RUNNING;
-    r->is_view = false;
     r->rd.done = returned;
     r->rd.holds_others = false;
     op->state = OP_READING;

@@ -21,7 +21,6 @@ struct cache_read {
     uint8_t len_class;
     uint8_t verdict; /* enum read_verdict */
     bool was_hit;    /* a get has hit it on flash before this op */
-    bool is_view;    /* AWAY: the op's view is to come from it */
 };
 enum read_verdict {
     READ_WANTED,

@@ -333,6 +333,8 @@ MUTANTS = (
     Mutant("large reads have no bound", "flash/ring.c",
            "    if (!must && held != 0 && held + bytes > ring->large_max_bytes)\n        return false;\n", "    (void)held;\n",
            RING + ("memory_test",)),
+    Mutant("a get that has its value keeps all that it read", "cache_run.c", "            keep_view_alone(w, op);\n",
+           "            (void)keep_view_alone;\n", ("cache_test",)),
 
     # ---- starting again
     Mutant("the stamps of devices are not compared", "flash/numbers.c",

@@ -634,6 +634,36 @@ static void two_values(ext_place places[INDEX_MATCH_MAX], bool synced)
     cr_assert_eq(places_of("k", places), 2);
 }
 
+static uint64_t copies_bytes(void)
+{
+    struct ext_info info;
+    ext_info(f.ext, &info);
+    return info.read_copies_bytes;
+}
+
+/* While a value waits for its client, what was read besides it would hold a buffer that nobody could give back. */
+Test(cache_flash, a_get_that_has_read_two_values_keeps_one)
+{
+    enum { BYTES = 20000 };
+    ext_place places[INDEX_MATCH_MAX];
+    struct cache_op op;
+    memset(value, 'o', BYTES);
+    for (unsigned i = 0; i < 2; i++) {
+        STATUS(fixture_store(&f, CACHE_SET, "k", value, BYTES, 0, 0, 0), CACHE_OK);
+        fixture_flush(&f);
+        memset(value, 'n', BYTES);
+    }
+    cr_assert_eq(places_of("k", places), 2);
+    cache_op_init(&op, CACHE_GET, "k", 1, hash_of("k"));
+    fixture_run(&f, &op);
+    STATUS(op.status, CACHE_OK);
+    cr_assert_eq(memcmp(op.view.value, value, BYTES), 0);
+    cr_assert(copies_bytes() >= BYTES && copies_bytes() < 2 * BYTES, "%" PRIu64, copies_bytes());
+    cache_put_away(&op);
+    cr_assert_eq(copies_bytes(), 0);
+    cache_release(f.worker, &op);
+}
+
 Test(cache_flash, dropping_the_older_of_two_values_leaves_the_younger)
 {
     ext_place places[INDEX_MATCH_MAX];
