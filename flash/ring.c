@@ -42,6 +42,7 @@ enum { OVERTAKEN_MAX = 64 };      /* then one of those begins: their clients may
  * delays the reads of no other. */
 struct lane {
     struct read_queue waiting[2 * WAIT_KINDS]; /* QUEUED, not started */
+    bool passed;        /* in start_kind: its next read can't begin now */
     unsigned overtaken; /* reads that began before a WAIT_LATER one, since the last of those had its turn */
     unsigned in_flight;
     unsigned slots; /* that these hold */
@@ -65,9 +66,10 @@ struct ext_ring {
     LIST_HEAD(copy_row, ext_copy) copies[COPY_ROWS];
     unsigned in_flight, follower_count;
     struct lane *lanes;      /* for each device */
-    unsigned lane_count, next_lane; /* whose turn it is to begin */
+    unsigned lane_count;
     struct lane lane_max;    /* the share of each */
-    struct lane *short_lane; /* its next large read is larger than its share and waits for the memory of others */
+    uint64_t kept_bytes;     /* in start_kind: what those that are passed over may still take of their shares */
+    uint64_t last_order;     /* of reads */
     _Atomic(unsigned) waiting_count; /* in all lanes */
     bool given_up; /* no read begins any more */
     struct read_queue completed; /* done() must be called */
@@ -105,11 +107,39 @@ static void push(struct read_queue *q, struct ext_read *r)
     q->count++;
 }
 
-/* Before all that hold nothing else, and behind those that do. */
+/* Others may wait for what its op holds, or for its own buffer. */
+static bool is_urgent(const struct ext_read *r)
+{
+    return r->holds_others || r->buffer != NULL;
+}
+
+/* Of two that wait: the urgent ones come first, then those that were started first. */
+static bool is_before(const struct ext_read *r, const struct ext_read *other)
+{
+    return is_urgent(r) != is_urgent(other) ? is_urgent(r) : r->order < other->order;
+}
+
+/* Most come last, and what was put away before those that came since. */
+static void push_in_order(struct read_queue *q, struct ext_read *r)
+{
+    struct ext_read *at = TAILQ_LAST(&q->list, read_list);
+    DEBUG_ASSERT(r->order > 0);
+    if (at == NULL || is_before(at, r)) {
+        push(q, r);
+        return;
+    }
+    at = TAILQ_FIRST(&q->list);
+    while (is_before(at, r))
+        at = TAILQ_NEXT(at, in_queue);
+    TAILQ_INSERT_BEFORE(at, r, in_queue);
+    q->count++;
+}
+
+/* Before all but the urgent ones. */
 static void push_early(struct read_queue *q, struct ext_read *r)
 {
     struct ext_read *at = TAILQ_FIRST(&q->list);
-    while (at != NULL && at->holds_others)
+    while (at != NULL && is_urgent(at))
         at = TAILQ_NEXT(at, in_queue);
     if (at != NULL)
         TAILQ_INSERT_BEFORE(at, r, in_queue);
@@ -492,7 +522,7 @@ static bool take_buffer(struct ext_ring *ring, struct ext_read *r, uint64_t byte
         return true;
     }
     uint64_t held = large_bytes(ring);
-    if (!must && held != 0 && held + bytes > ring->large_max_bytes)
+    if (!must && held != 0 && held + bytes + ring->kept_bytes > ring->large_max_bytes)
         return false;
     struct ext_copy *c = copy_new(ring, r, bytes);
     if (c == NULL)
@@ -663,8 +693,6 @@ static enum begun begin(struct ext_ring *ring, struct ext_read *r, bool must)
     /* -EAGAIN: in memory, but with more readers than can be counted. */
     if (pinned != -ENOENT || ring->in_flight >= ring->depth || (!must && lane_is_full(ring, r)))
         return BEGUN_NOT;
-    if (!must && ring->short_lane != NULL && ring->short_lane != lane_of(ring, r) && is_large(r))
-        return BEGUN_NOT;
     uint64_t in_slot = (r->place - ext_slot_place(e, slot)) * EXT_GRANULE_BYTES, first, last;
     extent_of(r, &first, &last);
     if (!take_buffer(ring, r, last - first, in_slot - first, must))
@@ -680,12 +708,19 @@ static struct read_queue *queue_of(struct ext_ring *ring, const struct ext_read 
 
 static void wait_for_turn(struct ext_ring *ring, struct ext_read *r)
 {
-    if (r->holds_others)
-        push_early(queue_of(ring, r), r);
-    else
-        push(queue_of(ring, r), r);
+    push_in_order(queue_of(ring, r), r);
     r->waits = true;
     add_waiting(ring, 1);
+}
+
+/* Would a read that comes now overtake others, which wait for the same kind of buffer? */
+static bool others_wait(const struct ext_ring *ring, const struct ext_read *r)
+{
+    unsigned kind = is_large(r) ? WAIT_LARGE : WAIT_SMALL;
+    for (unsigned i = 0; i < ring->lane_count; i++)
+        if (ring->lanes[i].waiting[kind].count > 0)
+            return true;
+    return false;
 }
 
 static void count_at_once(struct ext_ring *ring, const struct ext_read *r, enum begun begun)
@@ -713,12 +748,14 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     r->result = 0;
     r->from_buffer = r->waits = r->later = false;
     r->state = EXT_READ_QUEUED;
+    if (r->order == 0)
+        r->order = ++ring->last_order;
     count(&ring->n.objects_read, 1);
     if (unlikely(ring->given_up)) {
         complete(ring, r, -ECANCELED);
         return;
     }
-    bool may_begin = likely(waiting_count(ring) == 0) || queue_of(ring, r)->count == 0 || copy_find(ring, r) != NULL;
+    bool may_begin = likely(waiting_count(ring) == 0) || !others_wait(ring, r) || copy_find(ring, r) != NULL;
     enum begun begun = may_begin ? begin(ring, r, false) : BEGUN_NOT;
     if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
         count_at_once(ring, r, begun);
@@ -741,19 +778,10 @@ static void let_join(struct ext_ring *ring, struct read_queue *q, const struct e
     }
 }
 
-/* The lane's first read of this kind could not begin. True: it can now, since its owner has given a buffer back. */
-static bool make_room(struct ext_ring *ring, struct lane *lane, const struct ext_read *r)
+/* Whatever buffers there are, one of the reads that are under way has to end before this one can begin. */
+static bool waits_for_device(const struct ext_ring *ring, const struct ext_read *r)
 {
-    bool large = is_large(r);
-    if (r->buffer != NULL || ring->in_flight >= ring->depth || lane_is_full(ring, r))
-        return false; /* one of those that are under way has to end */
-    if (ring->short_lane != NULL && ring->short_lane != lane && large)
-        return false;
-    if (ring->free_buffers != NULL && ring->free_buffers(ring->free_buffers_ctx, large))
-        return true;
-    if (large && ring->lane_count > 1)
-        ring->short_lane = lane;
-    return false;
+    return r->buffer != NULL || ring->in_flight >= ring->depth || lane_is_full(ring, r);
 }
 
 /* A read of this kind has begun. If it was one of many before one that was put last, that is one of the next. */
@@ -768,55 +796,110 @@ static void count_overtaken(struct lane *lane, unsigned kind)
     push_early(&lane->waiting[kind], r); /* behind those that hold others: they may hold the buffers */
 }
 
-/* Starts a lane's waiting reads of a kind, in order, as far as buffers and the engine allow. If finished reads hold all
- * buffers, their owner is asked to give some back. A read whose op holds others gets a buffer
- * beyond the limit while no read of its device that is under way would give one back: at most one in each turn. If
- * there is no memory it ends with -ENOMEM, because nothing would start it later. */
-static void start_queue(struct ext_ring *ring, struct lane *lane, unsigned kind)
+/* The next of the lane's reads of a kind; NULL: none waits. */
+static struct read_queue *next_queue(struct lane *lane, unsigned kind)
 {
     struct read_queue *q = &lane->waiting[kind];
-    while (q->count > 0) {
-        struct ext_read *r = TAILQ_FIRST(&q->list);
-        bool large = kind % WAIT_KINDS == WAIT_LARGE;
-        bool nothing_comes = lane->in_flight == 0 && ring->completed.count == 0;
-        bool must = nothing_comes && (r->holds_others || (large && large_bytes(ring) == 0 && ring->in_flight == 0));
-        take(q, r); /* before it joins another's followers */
-        enum begun begun = begin(ring, r, must);
-        if (begun == BEGUN_NOT) {
-            push_first(q, r);
-            if (make_room(ring, lane, r))
-                continue;
-            if (must) /* no completion would start it, so try again in the next turn */
-                kick(ring);
-            return;
-        }
-        if (large && ring->short_lane == lane)
-            ring->short_lane = NULL;
-        end_wait(ring, r);
-        if (r->copy != NULL && r->copy->listed)
-            let_join(ring, q, r->copy);
-        count_overtaken(lane, kind);
-        if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
-            count_at_once(ring, r, begun);
-            complete(ring, r, 0);
-        } else if (begun == BEGUN_NO_MEMORY) {
-            complete(ring, r, -ENOMEM);
-        }
+    if (q->count == 0)
+        q = &lane->waiting[kind + WAIT_LATER];
+    return q->count > 0 ? q : NULL;
+}
+
+/* The lane whose next read of this kind has its turn (is_before). NULL: none waits, except in lanes that are passed over. */
+static struct lane *next_lane(struct ext_ring *ring, unsigned kind)
+{
+    struct lane *best = NULL;
+    const struct ext_read *first = NULL;
+    for (unsigned i = 0; i < ring->lane_count; i++) {
+        struct lane *lane = &ring->lanes[i];
+        const struct read_queue *q = lane->passed ? NULL : next_queue(lane, kind);
+        const struct ext_read *r = q != NULL ? TAILQ_FIRST(&q->list) : NULL;
+        if (r == NULL || (first != NULL && is_before(first, r)))
+            continue;
+        DEBUG_ASSERT(r->waits && lane == lane_of(ring, r));
+        best = lane;
+        first = r;
+    }
+    return best;
+}
+
+/* No other read that is under way, of its device, would give a buffer back. */
+static bool must_begin(const struct ext_ring *ring, const struct lane *lane, const struct ext_read *r)
+{
+    if (lane->in_flight > 0 || ring->completed.count > 0)
+        return false;
+    return r->holds_others || (large_bytes(ring) == 0 && ring->in_flight == 0 && is_large(r));
+}
+
+static void has_begun(struct ext_ring *ring, struct lane *lane, struct read_queue *q, struct ext_read *r, enum begun begun)
+{
+    DEBUG_ASSERT((r->buffer != NULL) == (begun != BEGUN_NO_MEMORY));
+    end_wait(ring, r);
+    if (r->copy != NULL && r->copy->listed)
+        let_join(ring, q, r->copy);
+    count_overtaken(lane, (unsigned)(q - lane->waiting));
+    if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
+        count_at_once(ring, r, begun);
+        complete(ring, r, 0);
+    } else if (begun == BEGUN_NO_MEMORY) {
+        complete(ring, r, -ENOMEM);
     }
 }
 
-/* The lanes take turns at beginning. */
+/* Starts waiting reads of a kind in their order, as far as buffers and the engine allow. A lane whose next read has to wait
+ * for its device, since that has its share under way, is passed over: the others take what is left of the buffers, but for
+ * the rest of its share of memory. If there is no buffer for a read, those after it don't take any either. If finished reads
+ * hold all, their owner is asked to give some back. A read whose op holds others gets a buffer beyond the limit while no read
+ * of its device that is under way would give one back: at most one in each turn. If there is no memory it ends with -ENOMEM,
+ * because nothing would start it later.
+ *
+ * No read waits for nothing. It waits for an answer of its device (waits_for_device), so one is under way; or for a buffer,
+ * so reads hold all, which are under way, or completed, or their owners have them; or for a read before it, which waits for
+ * one of these. An answer, a completed read and a buffer that is given back (give_buffer_back) make the ring's fd readable,
+ * so its owner's next turn comes, and in each turn ext_ring_submit() gets here. What takes a read from its queue otherwise
+ * (ext_read_cancel, ext_read_put_last, let_join) happens in a turn, before that. Each call looks at all lanes and keeps
+ * nothing for the next one, so it doesn't matter why a read that others waited for has left. */
+static void start_kind(struct ext_ring *ring, unsigned kind)
+{
+    bool no_buffer = false;
+    for (struct lane *lane; (lane = next_lane(ring, kind)) != NULL;) {
+        struct read_queue *q = next_queue(lane, kind);
+        struct ext_read *r = TAILQ_FIRST(&q->list);
+        bool must = must_begin(ring, lane, r);
+        enum begun begun = BEGUN_NOT;
+        if (!no_buffer || must || r->buffer != NULL) {
+            take(q, r); /* before it joins another's followers */
+            begun = begin(ring, r, must);
+            if (begun != BEGUN_NOT) {
+                has_begun(ring, lane, q, r, begun);
+                continue;
+            }
+            push_first(q, r);
+        }
+        if (!no_buffer && !waits_for_device(ring, r)) {
+            if (ring->free_buffers != NULL && ring->free_buffers(ring->free_buffers_ctx, kind == WAIT_LARGE))
+                continue;
+            no_buffer = true;
+        }
+        if (must) /* no completion would start it, so try again in the next turn */
+            kick(ring);
+        lane->passed = true;
+        ring->kept_bytes += ring->lane_max.bytes - min_u64(lane->bytes, ring->lane_max.bytes);
+    }
+    DEBUG_ASSERT(ring->kept_bytes <= ring->large_max_bytes);
+    for (unsigned i = 0; i < ring->lane_count; i++)
+        ring->lanes[i].passed = false;
+    ring->kept_bytes = 0;
+}
+
 static void start_waiting(struct ext_ring *ring)
 {
     if (likely(waiting_count(ring) == 0))
         return;
-    for (unsigned i = 0; i < ring->lane_count; i++) {
-        struct lane *lane = &ring->lanes[(ring->next_lane + i) % ring->lane_count];
-        for (unsigned kind = 0; kind < ARRAY_COUNT(lane->waiting); kind++)
-            if (kind < WAIT_LATER || lane->waiting[kind - WAIT_LATER].count == 0)
-                start_queue(ring, lane, kind);
-    }
-    ring->next_lane = (ring->next_lane + 1) % ring->lane_count;
+    for (unsigned kind = 0; kind < WAIT_KINDS; kind++)
+        start_kind(ring, kind);
+    DEBUG_ASSERT(waiting_count(ring) == 0 || ring->in_flight > 0 || ring->completed.count > 0 || ring->kicked ||
+                 ring->free_count < ring->slot_count || large_bytes(ring) > 0);
 }
 
 /* ---- reads that nobody wants any more ---- */
@@ -826,11 +909,7 @@ void ext_read_cancel(struct ext_read *r)
     struct ext_ring *ring = r->ring;
     if (r->state != EXT_READ_QUEUED || !r->waits)
         return;
-    struct read_queue *q = queue_of(ring, r);
-    struct lane *lane = lane_of(ring, r);
-    unwait(ring, q, r);
-    if (ring->short_lane == lane && TAILQ_EMPTY(&q->list))
-        ring->short_lane = NULL;
+    unwait(ring, queue_of(ring, r), r);
     complete(ring, r, -ECANCELED);
 }
 
@@ -841,6 +920,7 @@ void ext_read_put_last(struct ext_read *r)
         return;
     take(queue_of(ring, r), r);
     r->later = true;
+    r->order = ++ring->last_order;
     push(queue_of(ring, r), r);
 }
 
@@ -1031,6 +1111,7 @@ void ext_read_finish(struct ext_read *r)
     struct extstore *e = r->ring->e;
     give_buffer_back(r->ring, r);
     r->state = EXT_READ_IDLE;
+    r->order = 0;
     ext_page_unpin(e, r->page);
 }
 

@@ -6,8 +6,11 @@
  * while it is there. A read that finds no buffer waits in a queue, one for small and one for large,
  * first come first served, so memory is bounded and no read fails for lack of it. The bound admits a single
  * large read of any size when there is no other. If there are several devices, each has an equal share of places in flight,
- * slots and memory, and queues of its own: reads of one that is slow or stalls delay no read of another. (A value larger
- * than that share waits until others have given memory back; large ones of other devices wait behind it.)
+ * slots and memory. Reads begin in the order in which they were started, whatever their devices; those of a device that
+ * has its share under way are passed over. So reads of one that is slow or stalls delay no read of another, and while all
+ * answer, the buffers are with the oldest reads: a client's values are sent in order, so a buffer of a later one would not
+ * come back before the earlier ones have been read. (A value larger than its device's share waits until others have given
+ * memory back; large ones of other devices wait behind it.)
  *
  * A buffer is held until ext_read_finish(), for a value until its client has taken it. If
  * others wait, the owner is asked to put such values away (ext_ring_set_free_buffers). An op that holds one
@@ -63,7 +66,8 @@ int ext_read_record(const struct ext_read *r, const char *key, unsigned key_byte
  * EXT_READ_AGAIN_MAX times more already, or its bytes never left memory. */
 #define EXT_READ_AGAIN_MAX 2
 bool ext_read_again(struct ext_read *r);
-/* Nobody wants it any more: if it waits for its turn, it ends with -ECANCELED; done() comes later, as for any other. */
+/* Nobody wants it any more: if it waits for its turn, it ends with -ECANCELED; done() comes later, as for any other, after
+ * ext_ring_submit(). */
 void ext_read_cancel(struct ext_read *r);
 /* Its client has probably left: if it waits for its turn, it begins when no other of its device and size waits, or when
  * many have begun before it: the client may have closed only its half. */
@@ -74,8 +78,8 @@ void ext_ring_give_up(struct ext_ring *ring);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
 void ext_read_finish(struct ext_read *r);
 /* Gives the buffer of a DONE read back, and keeps its page pinned: ext_read_start() with the same place
- * brings the same bytes again, and takes the pin over. The bytes that this sets free: 0 if others share
- * the copy. */
+ * brings the same bytes again, before reads that were started since, and takes the pin over. The bytes
+ * that this sets free: 0 if others share the copy. */
 uint64_t ext_read_put_away(struct ext_read *r);
 /* Is it one of the large reads, which have a bound of their own? Of a DONE read. */
 bool ext_read_is_large(const struct ext_read *r);

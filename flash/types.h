@@ -259,6 +259,7 @@ struct ext_read {
     uint32_t again; /* times that ext_read_again was granted */
     uint16_t slot; /* registered buffer slot, or none */
     bool waits; /* for its turn to begin */
+    uint64_t order; /* the place in which it was started first; 0: it is finished */
     bool later; /* after those of other clients */
 };
 

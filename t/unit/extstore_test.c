@@ -525,6 +525,293 @@ Test(extstore, reads_of_ops_that_hold_all_buffers_come_though_another_device_sta
     aid_free(a);
 }
 
+/* ---- reads of two devices ---- */
+
+enum { PAIR_LARGE = 120, PAIR_SMALL = 1500, PAIR_SLOTS = 12, PAIR_SHARE = PAIR_SLOTS / 2, TWENTY = 20000, NINETY = 90000 };
+
+/* Two devices, with twelve slots and 208 KB for large reads. Objects of 20000, 90000 and then of 1000 bytes, all of which
+ * have to be read from one of the devices. */
+static struct aid *two_devices(void)
+{
+    struct aid *a = aid_new(32, MiB, 256 * KiB);
+    aid_add_device(a, 32, EXT_BUCKET_DEFAULT);
+    a->opt.engine = EXT_ENGINE_THREADS;
+    a->opt.wbuf_count = 6;
+    a->opt.buffer_bytes = 7 * 256 * KiB + 400 * KiB;
+    aid_use_faults(a);
+    aid_start(a);
+    for (uint32_t i = 0; i < PAIR_LARGE; i++)
+        aid_set_wait(a, i, i % 2 == 0 ? TWENTY : NINETY, EXT_BUCKET_DEFAULT);
+    for (uint32_t i = 0; i < PAIR_SMALL; i++)
+        aid_set_wait(a, PAIR_LARGE + i, 1000, EXT_BUCKET_DEFAULT);
+    for (uint32_t i = 0; i < 40; i++) /* takes the write buffers */
+        aid_set_wait(a, PAIR_LARGE + PAIR_SMALL + i, 100000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    return a;
+}
+
+/* Starts a read of the next object of this size that is on this device. */
+static void start_next(struct aid *a, struct ext_ring *ring, struct crowd *c, unsigned device, uint32_t bytes, uint32_t *next)
+{
+    while (a->objects[*next].value_bytes != bytes ||
+           ext_page_device(a->ext, ext_place_page(a->ext, a->objects[*next].place)) != &a->ext->devices[device])
+        cr_assert_lt(++*next, (uint32_t)(PAIR_LARGE + PAIR_SMALL), "too few of device %u", device);
+    start_one(a, ring, c, (*next)++, false);
+    cr_assert_eq(c->r.state, EXT_READ_QUEUED);
+}
+
+static unsigned count_done(const struct crowd *crowd, unsigned count)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < count; i++)
+        n += crowd[i].r.state == EXT_READ_DONE;
+    return n;
+}
+
+static bool is_under_way(const struct crowd *c)
+{
+    return c->r.state == EXT_READ_QUEUED && !c->r.waits;
+}
+
+static void stall(struct aid *a, unsigned device)
+{
+    atomic_store(&a->faults.read_stall_fd, a->ext->devices[device].fd);
+}
+
+static void end_stall(struct aid *a)
+{
+    atomic_store(&a->faults.read_stall_fd, 0);
+}
+
+static void finish_all(struct ext_ring *ring, struct crowd *crowd, unsigned count)
+{
+    unsigned idle = 0;
+    for (unsigned i = 0; i < count; i++)
+        idle += crowd[i].r.state == EXT_READ_IDLE;
+    for (; idle < count; idle += finish_done(crowd, count))
+        if (count_done(crowd, count) == 0)
+            wait_for_reads(ring);
+}
+
+/* A client's values are sent in order. Were the buffers taken by later ones of the second device, those could not be given
+ * back before the earlier ones of the first have been read, into the same buffers. */
+Test(extstore, a_device_takes_no_buffers_that_older_reads_of_another_wait_for)
+{
+    enum { COUNT = 60 };
+    struct aid *a = two_devices();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[2 * COUNT];
+    for (unsigned device = 0, i = 0; device < 2; device++)
+        for (uint32_t n = 0, next = PAIR_LARGE; n < COUNT; n++, i++)
+            start_next(a, ring, &crowd[i], device, 1000, &next);
+    for (unsigned sent = 0; sent < 2 * COUNT;) {
+        if (crowd[sent].r.state != EXT_READ_DONE) {
+            wait_for_reads(ring);
+            if (crowd[COUNT - 1].r.waits)
+                cr_assert_leq(count_done(crowd + COUNT, COUNT), (unsigned)PAIR_SHARE, "%u are sent", sent);
+            continue;
+        }
+        cr_assert_eq(finish_done(&crowd[sent++], 1), 1);
+        ext_ring_submit(ring);
+    }
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* The first device has taken a small part of its share of memory for large reads. Its next read doesn't fit into the share
+ * together with that, but has it when the first is through. */
+Test(extstore, large_reads_leave_a_device_the_rest_of_its_share)
+{
+    enum { COUNT = 12 };
+    struct aid *a = two_devices();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[COUNT];
+    uint32_t next = 0, other_next = 0;
+    stall(a, 0);
+    start_next(a, ring, &crowd[0], 0, TWENTY, &next);
+    start_next(a, ring, &crowd[1], 0, NINETY, &next);
+    for (unsigned i = 2; i < COUNT; i++)
+        start_next(a, ring, &crowd[i], 1, TWENTY, &other_next);
+    ext_ring_submit(ring);
+    for (unsigned i = 2; i < COUNT; i++)
+        while (is_under_way(&crowd[i]))
+            wait_for_reads(ring);
+    cr_assert(is_under_way(&crowd[0]) && crowd[1].r.waits);
+    cr_assert_gt(count_done(crowd, COUNT), 0u);
+    end_stall(a);
+    aid_await(ring, &crowd[0].r);
+    cr_assert_eq(finish_done(crowd, 1), 1);
+    ext_ring_submit(ring);
+    cr_assert_not(crowd[1].r.waits, "%u of the other device hold its memory", count_done(crowd + 2, COUNT - 2));
+    finish_all(ring, crowd, COUNT);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* A device that has its share under way and doesn't answer delays none of another; and if it fails then, all that waited
+ * for it ends. */
+Test(extstore, reads_of_a_device_that_stalls_are_passed_over_and_end_when_it_fails)
+{
+    enum { COUNT = 40 };
+    struct aid *a = two_devices();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd slow[COUNT], quick[COUNT];
+    uint32_t next = PAIR_LARGE, other_next = PAIR_LARGE;
+    stall(a, 0);
+    for (unsigned i = 0; i < COUNT; i++)
+        start_next(a, ring, &slow[i], 0, 1000, &next);
+    for (unsigned i = 0; i < COUNT; i++)
+        start_next(a, ring, &quick[i], 1, 1000, &other_next);
+    for (unsigned finished = 0; finished < COUNT; finished += finish_done(quick, COUNT))
+        wait_for_reads(ring);
+    unsigned under_way = 0;
+    for (unsigned i = 0; i < COUNT; i++)
+        under_way += is_under_way(&slow[i]);
+    cr_assert_eq(under_way, (unsigned)PAIR_SHARE);
+    atomic_store(&a->faults.read_errno, EIO);
+    end_stall(a);
+    for (unsigned i = 0; i < COUNT; i++) {
+        aid_await(ring, &slow[i].r);
+        cr_assert_eq(slow[i].r.result, -EIO);
+        ext_read_finish(&slow[i].r);
+    }
+    atomic_store(&a->faults.read_errno, 0);
+    cr_assert_eq(ext_ring_pending(ring), 0);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* Memory for large reads is held, but for some that is too little for `first`, of one device, and enough for `second`, of
+ * the other, which waits behind it. */
+struct scarce {
+    struct aid *a;
+    struct ext_ring *ring;
+    struct crowd held[3], first, second;
+};
+
+static void scarce_open(struct scarce *s)
+{
+    uint32_t next[2] = {0, 0};
+    struct aid *a = s->a = two_devices();
+    struct ext_ring *ring = s->ring = ext_ring_create(a->ext);
+    for (unsigned i = 0; i < 3; i++) {
+        start_next(a, ring, &s->held[i], 1, i == 0 ? NINETY : TWENTY, &next[1]);
+        aid_await(ring, &s->held[i].r);
+    }
+    start_next(a, ring, &s->first, 0, NINETY, &next[0]);
+    start_next(a, ring, &s->second, 1, TWENTY, &next[1]);
+    ext_ring_submit(ring);
+    cr_assert(s->first.r.waits && s->second.r.waits);
+}
+
+static void scarce_close(struct scarce *s)
+{
+    cr_assert_eq(ext_ring_pending(s->ring), 0);
+    cr_assert_eq(aid_info(s->a).read_copies_bytes, 0u);
+    ext_ring_destroy(s->ring);
+    aid_free(s->a);
+}
+
+/* It has come though nothing was given back. */
+static void second_comes(struct scarce *s)
+{
+    while (s->second.r.state != EXT_READ_DONE)
+        wait_for_reads(s->ring);
+    cr_assert_eq(count_done(s->held, 3), 3u);
+    cr_assert_eq(finish_done(&s->second, 1), 1);
+}
+
+Test(extstore, a_read_waits_no_longer_for_one_of_another_device_that_is_cancelled)
+{
+    struct scarce s;
+    scarce_open(&s);
+    ext_read_cancel(&s.first.r);
+    second_comes(&s);
+    aid_await(s.ring, &s.first.r);
+    cr_assert_eq(s.first.r.result, -ECANCELED);
+    ext_read_finish(&s.first.r);
+    finish_all(s.ring, s.held, 3);
+    scarce_close(&s);
+}
+
+Test(extstore, a_read_waits_no_longer_for_one_of_another_device_that_is_put_last)
+{
+    struct scarce s;
+    scarce_open(&s);
+    ext_read_put_last(&s.first.r);
+    second_comes(&s);
+    cr_assert(s.first.r.waits);
+    finish_all(s.ring, s.held, 3);
+    finish_all(s.ring, &s.first, 1);
+    scarce_close(&s);
+}
+
+Test(extstore, a_read_waits_no_longer_for_one_of_another_device_that_gets_its_buffer)
+{
+    struct scarce s;
+    scarce_open(&s);
+    cr_assert_eq(finish_done(&s.held[0], 1), 1);
+    ext_ring_submit(s.ring);
+    cr_assert_not(s.first.r.waits, "it was first");
+    finish_all(s.ring, &s.first, 1);
+    finish_all(s.ring, &s.second, 1);
+    finish_all(s.ring, s.held, 3);
+    scarce_close(&s);
+}
+
+/* Another read of the same place, which came in time, brings its bytes. */
+Test(extstore, a_read_waits_no_longer_for_one_of_another_device_that_shares_a_copy)
+{
+    struct scarce s;
+    struct crowd same;
+    scarce_open(&s);
+    start_one(s.a, s.ring, &same, s.first.id, true); /* before all, and beyond the bound since none is under way */
+    aid_await(s.ring, &same.r);
+    cr_assert_eq(s.first.r.state, EXT_READ_DONE);
+    finish_all(s.ring, &same, 1);
+    finish_all(s.ring, &s.first, 1);
+    second_comes(&s);
+    finish_all(s.ring, s.held, 3);
+    scarce_close(&s);
+}
+
+Test(extstore, reads_that_wait_for_each_other_end_when_the_ring_is_given_up)
+{
+    struct scarce s;
+    scarce_open(&s);
+    ext_ring_give_up(s.ring);
+    struct crowd *both[] = {&s.first, &s.second};
+    for (unsigned i = 0; i < 2; i++) {
+        aid_await(s.ring, &both[i]->r);
+        cr_assert_eq(both[i]->r.result, -ECANCELED);
+        ext_read_finish(&both[i]->r);
+    }
+    finish_all(s.ring, s.held, 3);
+    scarce_close(&s);
+}
+
+/* A client waits for the value that was put away, and holds others that come after it. */
+Test(extstore, a_value_that_was_put_away_comes_back_before_younger_ones)
+{
+    enum { COUNT = PAIR_SLOTS + 4 };
+    struct aid *a = two_devices();
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[COUNT];
+    uint32_t next = PAIR_LARGE;
+    for (unsigned i = 0; i < COUNT; i++)
+        start_next(a, ring, &crowd[i], 0, 1000, &next);
+    while (count_done(crowd, COUNT) < PAIR_SLOTS)
+        wait_for_reads(ring);
+    struct crowd *c = &crowd[0];
+    cr_assert_gt(ext_read_put_away(&c->r), 0u);
+    ext_read_start(ring, &c->r, a->objects[c->id].place, a->objects[c->id].len_class);
+    ext_ring_submit(ring);
+    cr_assert(is_under_way(c) && crowd[PAIR_SLOTS].r.waits);
+    finish_all(ring, crowd, COUNT);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(extstore, more_reads_than_buffers_wait_for_their_turn_on_io_uring)
 {
     crowd_of_reads(EXT_ENGINE_URING);
