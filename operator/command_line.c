@@ -778,7 +778,9 @@ static void print_suboption(FILE *out, const struct suboption *o)
     fprintf(out, "   - %-24s %.*s", text, more ? (int)(more - help) : INT_MAX, help);
     if (more != NULL)
         fprintf(out, "\n%30s%s", "", more + 1);
-    if (o->help == NULL)
+    if (o->help == NULL && setting_table[o->id].type == SETTING_BOOL && setting_table[o->id].dflt != 0)
+        fputs(" (default)", out);
+    else if (o->help == NULL)
         print_default(out, &setting_table[o->id], o->scale);
     fputc('\n', out);
 }

@@ -158,7 +158,7 @@ enum settings_bucket {
     X(BOOL, flush_enabled, true, 0, 1, "", YES_NO, "flush_enabled", "allow flush_all")                                \
     X(BOOL, dump_enabled, true, 0, 1, "", YES_NO, "dump_enabled", "allow cachedump, metadump and mgdump")             \
     X(TEXT, hash_algorithm, 0, 0, 0, "", TEXT_null, "hash_algorithm",                                                 \
-      "jenkins, murmur3 or xxh3: the name shown in stats; the index always uses xxh3")                                \
+      "jenkins, murmur3 or xxh3: the name shown in stats; the index always uses xxh3 (default: murmur3)")             \
     X(BOOL, lru_maintainer, true, 0, 1, "", YES_NO, "lru_maintainer_thread",                                          \
       "keep the LRU in segments, in the background")                                                                  \
     X(BOOL, lru_segmented, true, 0, 1, "", YES_NO, "lru_segmented", "segmented LRU")                                  \

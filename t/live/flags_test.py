@@ -6,6 +6,7 @@ EXTANT names the binary. Exit 0: all right; 1: not.
 """
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -42,6 +43,32 @@ def words_that_print():
         run = subprocess.run([BINARY] + flags, capture_output=True, timeout=servers.PATIENCE_SECONDS)
         expect('%s: exit 0, on standard output' % flags[0],
                run.returncode == 0 and run.stdout.startswith(first) and not run.stderr, run)
+
+
+def defaults_of_the_help():
+    """Each "(default: ...)" of a suboption is what `stats settings` says."""
+    text = subprocess.run([BINARY, '-h'], capture_output=True, text=True, timeout=servers.PATIENCE_SECONDS).stdout
+    told = {name: ' '.join(more.split()) for name, more in re.findall(r'^   - (\w+):((?:.*\n)(?: {8}.*\n)*)', text, re.M)}
+    with server_with('-o', 'ext_path=@DIR@/flash:8g') as server:
+        client = Client(server)
+        shown = client.stats(b'settings')
+        client.close()
+    compared = 0
+    for name, value in sorted(shown.items()):
+        more = told.get(name)
+        if more is None or name == 'ext_max_sleep':  # servers.Server sets that
+            continue
+        if value in ('yes', 'no'):
+            expect('%s is %s' % (name, value), more.endswith('(default)') == (value == 'yes'), more)
+        else:
+            default = re.search(r'\(default: ([\w.]+)[^()]*\)$', more)
+            if default is None or name in ('ssl_min_version', 'ssl_keyformat'):
+                continue
+            scales = [value] + [float(value) / scale for scale in (1, 1 << 10, 1 << 20) if value[0].isdigit()]
+            expect('%s is %s' % (name, value), any(str(s) == default[1] or default[1][0].isdigit() and not isinstance(s, str)
+                                                   and s == float(default[1]) for s in scales), more)
+        compared += 1
+    expect('most of them', compared > 25, compared)
 
 
 def daemon():
@@ -291,8 +318,8 @@ def listening():
 
 
 def main():
-    return servers.run_scenarios((words_that_print, daemon, limits_and_memory, verbosity, slab_classes, items,
-                                  workers, udp, udp_memory, udp_of_others, listening))
+    return servers.run_scenarios((words_that_print, defaults_of_the_help, daemon, limits_and_memory, verbosity, slab_classes,
+                                  items, workers, udp, udp_memory, udp_of_others, listening))
 
 
 if __name__ == '__main__':
