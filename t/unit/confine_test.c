@@ -95,9 +95,11 @@ Test(confine, no_memory_that_executes)
 Test(confine, log_mode_lets_all_pass)
 {
     cr_assert_eq(status_of(open_socket, CONFINE_LOG), 0);
-    cr_assert_eq(status_of(make_ring, CONFINE_LOG), 0);
     cr_assert_eq(status_of(executable_memory, CONFINE_LOG), 0);
     cr_assert_eq(status_of(memory_and_files, CONFINE_LOG), 0);
+    if (!make_ring())
+        cr_skip_test("no io_uring here");
+    cr_assert_eq(status_of(make_ring, CONFINE_LOG), 0);
 }
 
 /* The result of a read and of a file's opening through a ring that is there to read. */
