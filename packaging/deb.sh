@@ -1,10 +1,10 @@
 #!/bin/bash
 # `make deb`: builds the Debian package of what git has of this tree, in build/deb, and has lintian look
-# at it. Needs debhelper, lintian and the libraries of scripts/install-deps.sh build.
+# at it. Needs build-essential, debhelper, lintian, python3 and the libraries of scripts/install-deps.sh build.
 set -eu
 cd "$(dirname "$0")/.."
 for tool in dpkg-buildpackage dh lintian; do
-    command -v "$tool" >/dev/null || { echo "deb: no $tool: apt-get install dpkg-dev debhelper lintian" >&2; exit 1; }
+    command -v "$tool" >/dev/null || { echo "deb: no $tool: apt-get install build-essential debhelper lintian python3" >&2; exit 1; }
 done
 version=$(sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 out=build/deb

@@ -329,7 +329,11 @@ def main():
             give_up('there is no ' + tool)
     if os.environ.get('IN_OWN_MOUNTS') != '1':
         os.environ['IN_OWN_MOUNTS'] = '1'
-        os.execvp('unshare', ['unshare', '--mount', '--propagation', 'private', sys.executable, *sys.argv])
+        unshare = ['unshare', '--mount', '--propagation', 'private']
+        tried = subprocess.run([*unshare, 'true'], capture_output=True, text=True)
+        if tried.returncode != 0:  # in a container without the right to it, in a chroot
+            give_up('no mounts of our own: ' + tried.stderr.strip())
+        os.execvp('unshare', [*unshare, sys.executable, *sys.argv])
     try:
         try:
             BOX.lay()
