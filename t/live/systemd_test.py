@@ -122,7 +122,7 @@ class Container:
         return wait_for(is_up, 60) and self.process.poll() is None
 
     def run(self, *command):
-        return subprocess.run(['nsenter', '-t', self.leader, '-m', '-u', '-i', '-n', '-p', '--', *command],
+        return subprocess.run(['nsenter', '-t', self.leader, '-m', '-r', '-u', '-i', '-n', '-p', '--', *command],
                               capture_output=True, text=True, timeout=servers.PATIENCE_SECONDS)
 
     def systemctl(self, *words):
@@ -342,6 +342,8 @@ def main():
         if not BOX.boot():
             with open(BOX.log) as f:
                 give_up('no container boots here: ' + f.read()[-300:].strip())
+        if BOX.run('unshare', '--user', 'true').returncode != 0:
+            give_up('no user namespaces, which PrivateUsers= needs')
         for program in ('systemd-sysusers', 'systemd-tmpfiles'):
             BOX.run(program, *(['--create'] if program == 'systemd-tmpfiles' else []), 'extant.conf')
         return servers.run_scenarios((
