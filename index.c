@@ -112,7 +112,8 @@ struct shard {
     /* under lock */
     uint64_t grow_at;     /* more live words than this: grow */
     uint64_t ensured;     /* done >> ensure_shift: blocks for these old buckets are there */
-    uint32_t arena_pause; /* inserts to go before the arena is asked again */
+    uint32_t arena_pause; /* inserts to go before the arena is asked again, .. */
+    uint32_t pause_round; /* .. unless index.memory_round has changed */
 } CACHE_ALIGNED;
 
 struct index {
@@ -133,7 +134,8 @@ struct index {
     /* atomic */
     _Atomic(uint64_t) limit_bytes;
     _Atomic(uint64_t) overhead_bytes; /* everything except the rows */
-    _Atomic(bool) growth_held;
+    _Atomic(bool) growth_held, lacks_memory;
+    _Atomic(uint32_t) memory_round;
     struct shard shard[INDEX_SHARD_COUNT];
 };
 
@@ -382,8 +384,10 @@ static int add_block(struct index *ix, unsigned s, uint32_t block)
     dir_entry *e = directory_entry(ix, s, block);
     if (e && atomic_load_explicit(e, memory_order_relaxed) != 0)
         return 0;
-    if (peek(&sh->blocks) >= shard_block_limit(ix, s, e ? 0 : segment_bytes(k)))
+    if (peek(&sh->blocks) >= shard_block_limit(ix, s, e ? 0 : segment_bytes(k))) {
+        atomic_store_explicit(&ix->lacks_memory, false, memory_order_relaxed);
         return -ENOSPC;
+    }
     int rc = e ? 0 : add_segment(ix, k);
     uint64_t offset = 0;
     bool zeroed = false;
@@ -392,9 +396,13 @@ static int add_block(struct index *ix, unsigned s, uint32_t block)
                          &zeroed);
     if (rc != 0) {
         sh->arena_pause = ARENA_PAUSE_INSERTS;
+        sh->pause_round = atomic_load_explicit(&ix->memory_round, memory_order_relaxed);
+        atomic_store_explicit(&ix->lacks_memory, true, memory_order_relaxed);
         return rc;
     }
     ASSERT(offset != 0 && offset % ARENA_UNIT_BYTES == 0 && offset / ARENA_UNIT_BYTES <= UINT32_MAX);
+    if (index_lacks_memory(ix))
+        atomic_store_explicit(&ix->lacks_memory, false, memory_order_relaxed);
     if (!zeroed)
         memset(ix->base + offset, 0, ix->block_bytes);
     atomic_store_explicit(directory_entry(ix, s, block), (uint32_t)(offset / ARENA_UNIT_BYTES),
@@ -1194,6 +1202,16 @@ void index_set_limit(struct index *ix, uint64_t limit_bytes)
     atomic_store_explicit(&ix->limit_bytes, limit_bytes, memory_order_relaxed);
 }
 
+bool index_lacks_memory(const struct index *ix)
+{
+    return atomic_load_explicit(&ix->lacks_memory, memory_order_relaxed);
+}
+
+void index_memory_came(struct index *ix)
+{
+    atomic_fetch_add_explicit(&ix->memory_round, 1, memory_order_relaxed);
+}
+
 struct lock *index_lock(struct index *ix, uint64_t hash)
 {
     return &ix->shard[index_shard_of(ix, hash)].lock;
@@ -1496,7 +1514,7 @@ int index_insert(struct index *ix, uint64_t hash, index_word w)
     lock_assert_held(&sh->lock);
     ASSERT(word_body(ix, w) != 0);
     if (sh->arena_pause > 0)
-        sh->arena_pause--;
+        sh->arena_pause = sh->pause_round == atomic_load_explicit(&ix->memory_round, memory_order_relaxed) ? sh->arena_pause - 1 : 0;
     else if (state_is_growing(shard_state(ix, s)) || unlikely(is_overloaded(sh)))
         grow(ix, s, INSERT_STEP_BUCKETS, false);
     uint64_t x = hash_x(ix, hash);

@@ -94,6 +94,11 @@ void index_destroy(struct index *ix);
 /* A limit below current use only stops growth. Any thread, no lock. */
 void index_set_limit(struct index *ix, uint64_t limit_bytes);
 
+/* Was the last refusal of growth for want of memory in the arena, and not for the limit? Any thread, no lock. */
+bool index_lacks_memory(const struct index *ix);
+/* There is memory in the arena again: shards ask for it with their next insert, without a pause. Any thread, no lock. */
+void index_memory_came(struct index *ix);
+
 /* The lock of a hash, of a shard; the caller takes and releases it. */
 struct lock *index_lock(struct index *ix, uint64_t hash);
 unsigned index_shard_of(const struct index *ix, uint64_t hash);

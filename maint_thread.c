@@ -14,6 +14,7 @@
 #include "items/debug.h"
 #include "items/object.h"
 #include "items/room.h"
+#include "items/shortage.h"
 #include "items/worth.h"
 #include "stale_check.h"
 #include "base/log.h"
@@ -63,6 +64,7 @@ struct maint {
     bool run_open;
     uint64_t run;
     uint32_t run_pos;
+    struct shortage shortage;
     uint64_t index_charged; /* bytes of the index that slab's limit was told of */
     uint32_t last_crawl_sec, last_automove_sec, last_trim_sec;
     bool gave_page; /* from the automover's last step: more may follow at once */
@@ -208,8 +210,8 @@ static bool step_index(struct maint *m, uint32_t now UNUSED)
     }
     if (!c->ext)
         return did;
-    uint64_t limit = atomic_load(&c->config->maxbytes);
-    uint64_t bytes = round_up(arena_used_bytes(c->arena, ARENA_USE_INDEX), SLAB_PAGE_BYTES);
+    uint64_t limit = cache_memory_bytes(c);
+    uint64_t bytes = cache_memory_spare(c) + round_up(arena_used_bytes(c->arena, ARENA_USE_INDEX), SLAB_PAGE_BYTES);
     if (bytes + limit != m->index_charged) {
         m->index_charged = bytes + limit;
         index_set_limit(c->index, cache_index_limit(limit));
@@ -219,7 +221,7 @@ static bool step_index(struct maint *m, uint32_t now UNUSED)
         unsigned cls = class_with_most_pages(c, 0);
         did |= cls != 0 && flush_page_of(m, cls, true);
     }
-    if (atomic_exchange(&c->index_full, false)) {
+    if (atomic_exchange(&c->index_full, false) && !shortage_will_end(c, &m->shortage)) {
         worth_index_full(c);
         ext_evict_oldest(c->ext);
         did = true;
@@ -228,6 +230,11 @@ static bool step_index(struct maint *m, uint32_t now UNUSED)
     if (atomic_load_explicit(&c->index_crowded, memory_order_relaxed))
         worth_index_look(c, index_capacity(cache_index_limit(limit)));
     return did;
+}
+
+static bool step_shortage(struct maint *m, uint32_t now)
+{
+    return shortage_step(m->cache, &m->shortage, now);
 }
 
 /* ---- slab pages between classes ---- */
@@ -459,7 +466,7 @@ static bool step_sparse(struct maint *m, uint32_t now UNUSED)
     struct cache *c = m->cache;
     slab_handle h;
     if (!m->run_open) {
-        if (!slab_sparse_run(c->slab, SPARSE_MAX_PCT, &m->run))
+        if (!slab_sparse_run(c->slab, shortage_is_pressing(c) ? 100 : SPARSE_MAX_PCT, &m->run))
             return false;
         m->run_open = true;
         m->run_pos = 0;
@@ -513,7 +520,7 @@ static bool step_trim(struct maint *m, uint32_t now)
 }
 
 static bool (*const steps[])(struct maint *m, uint32_t now) = {
-    step_extstore, step_flush_ahead, step_index,     step_overwritten, step_juggle,
+    step_extstore, step_shortage, step_flush_ahead, step_index, step_overwritten, step_juggle,
     step_page_move, step_flush_aged, step_automove, step_sparse,      step_crawl, step_trim,
 };
 
@@ -594,7 +601,7 @@ struct maint *maint_create(const struct maint_options *opt)
     memset(m, 0, sizeof(*m));
     m->cache = opt->cache;
     m->crawler = opt->crawler;
-    m->stepped = opt->stepped;
+    m->stepped = m->shortage.ignores_group = opt->stepped;
     atomic_init(&m->busy_status, "none");
     lock_init(&m->lock, LOCK_CONTROL);
     int rc = m->stepped ? maint_begin(m) : -pthread_create(&m->thread, NULL, maint_main, m);

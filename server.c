@@ -413,7 +413,9 @@ static int hear_signals(struct server *s)
 /* Logs a line if the kernel might kill the process for exceeding the limit of its control group. */
 static void compare_with_limit(const struct settings *s)
 {
-    uint64_t limit = memory_cgroup_limit(""), need = settings_memory_bytes(s);
+    struct memory_cgroup group;
+    memory_cgroup("", &group);
+    uint64_t limit = group.limit_bytes, need = settings_memory_bytes(s);
     if (limit == 0 || need <= limit)
         return;
     uint64_t beside = need - s->maxbytes;
@@ -607,8 +609,9 @@ static void warn_of_memory_file(const struct settings *set)
         snprintf(also, sizeof(also), " and %" PRIu64 " MB of flash buffers", buffers / MiB);
     if (fs.f_blocks > 0 && room < set->maxbytes + buffers) /* 0 blocks: a tmpfs without a limit */
         log_warning("-e %s: its file system has room for %" PRIu64 " MB, less than -m %" PRIu64
-                    "%s: beyond that items are evicted",
-                    set->memory_file, room / MiB, (uint64_t)set->maxbytes / MiB, also);
+                    "%s: beyond that %s",
+                    set->memory_file, room / MiB, (uint64_t)set->maxbytes / MiB, also,
+                    set->ext_file_count > 0 ? "items leave for flash early" : "items are evicted");
     if (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
         log_warning("-e %s is not on tmpfs: the kernel writes all changes of memory to that disk; "
                     "use a file below /dev/shm",

@@ -903,7 +903,7 @@ bool slab_sparse_run(struct slab_mem *sm, unsigned max_used_pct, uint64_t *run)
     struct run *best = NULL;
     uint64_t best_waste = 0;
     lock_take(&sm->lock);
-    bool worth = sm->run_bytes - sm->live_bytes > sm->run_bytes / SPARSE_MIN_SHARE;
+    bool worth = max_used_pct == 100 || sm->run_bytes - sm->live_bytes > sm->run_bytes / SPARSE_MIN_SHARE;
     for (unsigned i = 0; worth && i < sm->step_count; i++) {
         struct step *st = &sm->step[i];
         uint64_t waste = st->free_chunks * st->chunk_bytes;
@@ -973,6 +973,21 @@ void slab_run_done(struct slab_mem *sm, uint64_t run)
     }
     lock_release(&sm->lock);
     run_release(sm, emptied);
+}
+
+uint64_t slab_give_back(struct slab_mem *sm)
+{
+    struct run *released = NULL, *empty;
+    lock_take(&sm->lock);
+    uint64_t before = sm->run_bytes;
+    while ((empty = pop_empty_run_locked(sm)) != NULL) {
+        empty->next_released = released;
+        released = empty;
+    }
+    uint64_t bytes = before - sm->run_bytes;
+    lock_release(&sm->lock);
+    run_release(sm, released);
+    return bytes;
 }
 
 /* ---- pages and questions ---------------------------------------------------------------- */

@@ -106,7 +106,7 @@ void slab_attach_done(struct slab_mem *sm);
 
 /* Sparse runs. Fills *run with a run that is less than max_used_pct full and whose chunks would fit
  * into other runs of its size; false if none is worth it (less than 1/32 of the memory held
- * by runs could be gained). Chunks of that run are not handed out again until slab_run_done, and the run
+ * by runs could be gained; with max_used_pct 100 each run is). Chunks of that run are not handed out again until slab_run_done, and the run
  * stays mapped until then. slab_run_next gives its live chunks one by one, from *pos = 0 on; a chunk
  * may already be freed by its owner, or not yet be filled: the caller must recognise a
  * live item by other means (the index word that leads to it). slab_run_done frees the run if it is
@@ -114,6 +114,8 @@ void slab_attach_done(struct slab_mem *sm);
 bool slab_sparse_run(struct slab_mem *sm, unsigned max_used_pct, uint64_t *run);
 bool slab_run_next(struct slab_mem *sm, uint64_t run, uint32_t *pos, slab_handle *h);
 void slab_run_done(struct slab_mem *sm, uint64_t run);
+/* Gives the memory of runs without a live chunk back to the arena, those kept for later included. Returns the bytes. */
+uint64_t slab_give_back(struct slab_mem *sm);
 
 /* Pages (the accounted layer). */
 void slab_info(struct slab_mem *sm, unsigned cls, struct slab_class_info *out);

@@ -78,37 +78,72 @@ void memory_resident(struct memory_resident *out)
 
 enum { PATH_BYTES = 4096 };
 
-/* The number in a file of a control group; 0: there is no file, or it says "max". */
-static uint64_t read_limit(const char *path)
+/* The number in a file of a control group; UINT64_MAX: there is no file, or it says "max". */
+static uint64_t read_number(const char *dir, const char *file)
 {
-    uint64_t limit = 0;
+    char path[3 * PATH_BYTES + 64];
+    uint64_t number = UINT64_MAX;
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        return UINT64_MAX;
+    if (fscanf(f, "%" SCNu64, &number) != 1)
+        number = UINT64_MAX;
+    fclose(f);
+    return number >= (uint64_t)INT64_MAX / 2 ? UINT64_MAX : number; /* v1 says "none" with a huge number */
+}
+
+/* Of a group and those below it, what the kernel takes back before it kills: files' pages, and names of files. */
+static uint64_t read_reclaimable(const char *dir, bool v2)
+{
+    char path[3 * PATH_BYTES + 64], line[256];
+    uint64_t sum = 0, bytes;
+    snprintf(path, sizeof(path), "%s/memory.stat", dir);
     FILE *f = fopen(path, "re");
     if (f == NULL)
         return 0;
-    if (fscanf(f, "%" SCNu64, &limit) != 1)
-        limit = 0;
+    while (fgets(line, sizeof(line), f) != NULL) {
+        const char *name = line;
+        if (!v2 && strncmp(line, "total_", 6) == 0)
+            name += 6;
+        else if (!v2)
+            continue;
+        if (sscanf(name, "inactive_file %" SCNu64, &bytes) == 1 || sscanf(name, "active_file %" SCNu64, &bytes) == 1 ||
+            sscanf(name, "slab_reclaimable %" SCNu64, &bytes) == 1)
+            sum += bytes;
+    }
     fclose(f);
-    return limit >= (uint64_t)INT64_MAX / 2 ? 0 : limit; /* v1 says "none" with a huge number */
+    return sum;
 }
 
-static uint64_t lower_limit(uint64_t a, uint64_t b)
+/* Makes *out this group's, if it leaves less. */
+static void tighten(struct memory_cgroup *out, const char *dir, bool v2)
 {
-    return a == 0 || (b != 0 && b < a) ? b : a;
+    uint64_t limit = read_number(dir, v2 ? "memory.max" : "memory.limit_in_bytes");
+    if (v2)
+        limit = min_u64(limit, read_number(dir, "memory.high"));
+    if (limit == UINT64_MAX)
+        return;
+    out->limit_bytes = out->limit_bytes == 0 ? limit : min_u64(out->limit_bytes, limit);
+    uint64_t used = read_number(dir, v2 ? "memory.current" : "memory.usage_in_bytes");
+    if (used == UINT64_MAX)
+        return;
+    used -= min_u64(used, read_reclaimable(dir, v2));
+    out->left_bytes = min_u64(out->left_bytes, limit - min_u64(limit, used));
 }
 
-/* The lowest limit from the group up to the mount's top. A container sees its own group at the top,
+/* From the group up to the mount's top. A container sees its own group at the top,
  * whatever /proc/self/cgroup says, so missing levels are skipped. */
-static uint64_t lowest_limit(const char *mount, const char *group, const char *file)
+static void tighten_by_levels(struct memory_cgroup *out, const char *mount, const char *group, bool v2)
 {
-    char path[3 * PATH_BYTES];
-    uint64_t lowest = 0;
+    char dir[3 * PATH_BYTES];
     for (size_t len = strlen(group);; len--) {
         if (len > 0 && group[len] != '/' && group[len] != '\0')
             continue;
-        snprintf(path, sizeof(path), "%s%.*s/%s", mount, (int)len, group, file);
-        lowest = lower_limit(lowest, read_limit(path));
+        snprintf(dir, sizeof(dir), "%s%.*s", mount, (int)len, group);
+        tighten(out, dir, v2);
         if (len == 0)
-            return lowest;
+            return;
     }
 }
 
@@ -124,14 +159,14 @@ static bool names_memory(const char *controllers)
     }
 }
 
-uint64_t memory_cgroup_limit(const char *root)
+void memory_cgroup(const char *root, struct memory_cgroup *out)
 {
     char mount[PATH_BYTES], line[PATH_BYTES];
-    uint64_t lowest = 0;
+    *out = (struct memory_cgroup){.left_bytes = UINT64_MAX};
     snprintf(line, sizeof(line), "%s/proc/self/cgroup", root);
     FILE *f = fopen(line, "re");
     if (f == NULL)
-        return 0;
+        return;
     while (fgets(line, sizeof(line), f) != NULL) { /* hierarchy:controllers:group */
         line[strcspn(line, "\n")] = '\0';
         char *controllers = strchr(line, ':');
@@ -144,10 +179,7 @@ uint64_t memory_cgroup_limit(const char *root)
         if (!v2 && !names_memory(controllers))
             continue;
         snprintf(mount, sizeof(mount), "%.512s/sys/fs/cgroup%s", root, v2 ? "" : "/memory");
-        lowest = lower_limit(lowest, lowest_limit(mount, group, v2 ? "memory.max" : "memory.limit_in_bytes"));
-        if (v2)
-            lowest = lower_limit(lowest, lowest_limit(mount, group, "memory.high"));
+        tighten_by_levels(out, mount, group, v2);
     }
     fclose(f);
-    return lowest;
 }

@@ -31,9 +31,11 @@ void memory_resident(struct memory_resident *out);
 /* Returns free memory to the system, with allocators that don't do it by themselves. May take milliseconds. */
 void memory_trim(void);
 
-/* The lowest memory limit of the control groups that the process is in (v2's memory.max, v1's
- * memory.limit_in_bytes); 0: none, or it can't be read. root: "" or, for tests, a directory in the place
- * of / . */
-uint64_t memory_cgroup_limit(const char *root);
+/* The control groups that the process is in. root: "" or, for tests, a directory in the place of / . About 100 us. */
+struct memory_cgroup {
+    uint64_t limit_bytes; /* the lowest limit (v2's memory.max and memory.high, v1's memory.limit_in_bytes); 0: none known */
+    uint64_t left_bytes;  /* what all of them leave; what the kernel would take back first, as files' pages, counts as free. UINT64_MAX: nothing is known */
+};
+void memory_cgroup(const char *root, struct memory_cgroup *out);
 
 #endif

@@ -611,6 +611,9 @@ void report_extant(const struct command_env *env, stats_emit_fn emit, void *ctx)
     f.items_bytes = (pages - min_u64(pages, f.pages_global)) * SLAB_PAGE_BYTES;
     f.buffer_used_bytes = arena_used_bytes(env->arena, ARENA_USE_BUFFER);
     f.index_capacity_max = index_capacity(env->ext ? cache_index_limit(set->maxbytes) : set->maxbytes);
+    f.memory_is_short = arena_is_short(env->arena);
+    f.memory_available_bytes = cache_memory_bytes(env->cache);
+    f.memory_refusals = arena_refusals(env->arena);
     if (f.totals.flash_objects)
         f.bytes_per_flash_object = (double)(f.index.bytes + f.ext.page_table_bytes) / (double)max_u64(used, 1);
     if (env->ext)

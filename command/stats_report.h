@@ -34,7 +34,8 @@ struct report_figures {
     bool is_reassigning, is_crawling;
     unsigned thread_count;
     uint64_t pid, uptime_sec, unix_sec, open_conns, reserved_fds, conns_bytes, items_bytes, pages_global;
-    uint64_t hash_power_level, buffer_used_bytes, index_capacity_max, lasts_days;
+    uint64_t hash_power_level, buffer_used_bytes, index_capacity_max, lasts_days, memory_available_bytes, memory_refusals;
+    bool memory_is_short;
     double memory_pressure, bytes_per_flash_object, writes_per_day;
 };
 
@@ -53,6 +54,9 @@ struct report_figures {
     X(GAUGE, heap_allocated_bytes, f->heap.allocated_bytes, "in use, of what the allocator holds") \
     X(GAUGE, heap_values_bytes, f->ext.read_copies_bytes, "of it: large values read from flash and not yet sent")\
     X(GAUGE, heap_connections_bytes, f->conns_bytes, "of it: connections, their read and reply buffers, all that OpenSSL has")\
+    X(GAUGE, memory_is_short, f->memory_is_short, "1 while the system has no more memory: items leave RAM, so that the index can grow")\
+    X(GAUGE, memory_available_bytes, f->memory_available_bytes, "what items and index may have together: -m, or less while memory is short")\
+    X(GAUGE, memory_refusals, f->memory_refusals, "allocations that the system refused since the start")\
     X(GAUGE, memory_limit_bytes, f->settings->maxbytes, "bound for items and index (-m)")          \
     X(GAUGE, memory_items_bytes, f->items_bytes, "of it, held by slab pages")                      \
     X(GAUGE, memory_index_bytes, f->index.bytes, "of it, held by the index")                       \

@@ -156,3 +156,9 @@ int cache_set_memlimit(struct cache *c, uint64_t bytes)
     slab_set_limit(c->slab, bytes); /* with flash, maintenance takes the index off it */
     return 0;
 }
+
+uint64_t cache_memory_bytes(const struct cache *c)
+{
+    uint64_t limit = atomic_load_explicit(&c->config->maxbytes, memory_order_relaxed);
+    return arena_is_short(c->arena) ? min_u64(limit, arena_had_bytes(c->arena)) : limit;
+}

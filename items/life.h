@@ -47,5 +47,7 @@ uint32_t cache_oldest_live_sec(const struct cache *c);
 void cache_flush_planned(struct cache *c, uint32_t now_sec);
 /* cache_memlimit: new -m in bytes. 0, or -ENOMEM: more than the address space that was reserved at start. */
 int cache_set_memlimit(struct cache *c, uint64_t bytes);
+/* What items and index may have together: -m, or less while the system has no more (items/shortage.h). */
+uint64_t cache_memory_bytes(const struct cache *c);
 
 #endif

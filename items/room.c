@@ -394,8 +394,7 @@ enum room room_make(struct cache *c, unsigned cls, enum room_mode mode)
     return r;
 }
 
-/* The class with the most memory in its lists: it makes room when the arena itself is full. */
-static unsigned fullest_class(struct cache *c)
+unsigned room_fullest_class(struct cache *c)
 {
     unsigned best = 0;
     uint64_t most = 0;
@@ -406,6 +405,7 @@ static unsigned fullest_class(struct cache *c)
             best = cls;
         }
     }
+    ASSERT(best == 0 || most > 0);
     return best;
 }
 
@@ -432,7 +432,7 @@ int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t va
         if (rc == 0)
             break;
         if (rc == -ENOMEM)
-            pull = fullest_class(c);
+            pull = room_fullest_class(c);
         bool last = force && tries <= last_tries;
         enum room_mode mode = last ? ROOM_LAST : force ? ROOM_FORCE : ROOM_EVICT;
         enum room r = tries <= 0 || pull == 0 ? ROOM_NONE : room_make(c, pull, mode);

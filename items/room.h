@@ -26,6 +26,8 @@ enum room lru_pull_tail(struct cache *c, unsigned cls, enum lru_segment seg, uin
                     enum room_mode mode, uint32_t max_age_sec);
 /* Makes room for one more chunk of a class, as EVICT, FORCE or LAST. No lock held. */
 enum room room_make(struct cache *c, unsigned cls, enum room_mode mode);
+/* The class with the most memory in its lists, to make room in when the arena itself is full; 0: all are empty. */
+unsigned room_fullest_class(struct cache *c);
 /* Allocates and fills the header of an unlinked item with one reference. 0; -E2BIG; -ENOMEM: nothing
  * can be evicted; -EAGAIN: wait for the engine (only if !force). No lock held. */
 int item_alloc(struct cache *c, const char *key, unsigned key_bytes, uint32_t value_bytes,

@@ -11,10 +11,14 @@
  *
  * Giving back. arena_free() gives back the chunks (64 KiB; 2 MiB with huge
  * pages) of what it frees when idle memory (touched, not used) is above the
- * slack. No thread may allocate a unit while the kernel drops it, so the range is
+ * slack; not during a shortage: others could take it. No thread may allocate a unit while the kernel drops it, so the range is
  * taken from the free set first; if another thread was faster, its part of
  * the range is skipped. An allocation that comes meanwhile sees the range as
  * used: it gets a higher one.
+ *
+ * Shortage. When the system refuses memory for units that are not touched, as many idle ones are given back elsewhere
+ * and it is asked again; only if that is no help, the allocation fails and the shortage begins (is_short). From then
+ * on items get memory only while idle memory is above the spare, which is left to the index. arena_seek_room() ends it.
  *
  * Locks: none of its own; the free set has one inside, the bitmaps are atomic.
  */
@@ -91,6 +95,12 @@ struct arena {
     _Atomic(bool) can_reserve, can_give_back; /* false once the file system said it can't */
     _Atomic(uint64_t) use_bytes[ARENA_USE_COUNT];
     _Atomic(uint64_t) used_bytes, touched_bytes, unclaimed_bytes;
+    _Atomic(uint64_t) ceiling_bytes; /* touched memory never exceeds this */
+    /* of a shortage */
+    _Atomic(bool) is_short, is_capped; /* capped: it was the ceiling that refused */
+    _Atomic(uint64_t) had_bytes;  /* touched when memory was last refused */
+    _Atomic(uint64_t) spare_bytes; /* idle memory that items leave to others */
+    _Atomic(uint64_t) refusals;
 };
 
 /* ---- bitmaps ------------------------------------------------------------------------ */
@@ -352,6 +362,8 @@ static void give_back(struct arena *a, uint64_t first, uint64_t end)
 
 static bool idle_above_slack(const struct arena *a)
 {
+    if (atomic_load_explicit(&a->is_short, memory_order_relaxed))
+        return false;
     uint64_t used = atomic_load_explicit(&a->used_bytes, memory_order_relaxed);
     uint64_t touched = atomic_load_explicit(&a->touched_bytes, memory_order_relaxed);
     uint64_t slack = min_u64(max_u64(used / SLACK_SHARE, SLACK_BYTES_MIN), SLACK_BYTES_MAX);
@@ -359,6 +371,114 @@ static bool idle_above_slack(const struct arena *a)
 }
 
 /* ---- allocation --------------------------------------------------------------------- */
+
+/* Of units first .. end - 1, which were not in use just now, those that are free are given back. Returns their bytes. */
+static uint64_t give_back_units(struct arena *a, uint64_t first, uint64_t end)
+{
+    uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
+    first = round_up(first, round);
+    end = round_down(end, round);
+    if (first >= end)
+        return 0;
+    if (extents_take(a->set, first, end - first) != 0) {
+        uint64_t middle = first + (end - first) / 2;
+        if (end - first <= round)
+            return 0;
+        return give_back_units(a, first, middle) + give_back_units(a, middle, end);
+    }
+    uint64_t cleared = 0;
+    if (drop_pages(a, first * ARENA_UNIT_BYTES, (end - first) * ARENA_UNIT_BYTES)) {
+        cleared = map_clear(a->touched_map, first, end) * ARENA_UNIT_BYTES;
+        uint64_t before = atomic_fetch_sub(&a->touched_bytes, cleared);
+        ASSERT(before >= cleared);
+    }
+    extents_free(a->set, first, end - first);
+    return cleared;
+}
+
+/* Gives back idle units until they are this many bytes. False: they are not. */
+static bool give_back_idle(struct arena *a, uint64_t bytes)
+{
+    uint64_t units = a->reserve_bytes / ARENA_UNIT_BYTES, first = a->meta_bytes / ARENA_UNIT_BYTES, end;
+    uint64_t touched = arena_touched_bytes(a), met = a->meta_bytes, given = 0;
+    ASSERT(bytes > 0 && first < units);
+    /* Not beyond the last touched unit: reading a hole of the bitmap would fill it. */
+    while (given < bytes && met < touched && map_next_run(a->touched_map, units, &first, &end)) {
+        met += (end - first) * ARENA_UNIT_BYTES;
+        while (first < end && given < bytes) {
+            uint64_t used = first, used_end = end;
+            if (!map_next_run(a->used_map, end, &used, &used_end))
+                used = used_end = end;
+            if (first < used)
+                given += give_back_units(a, first, min_u64(used, first + (bytes - given) / ARENA_UNIT_BYTES + 1));
+            first = used_end;
+        }
+        first = end;
+    }
+    return given >= bytes;
+}
+
+/* Writes zeroes, where a file system can't reserve: it says then that it is full. 0 or -errno. */
+static int write_zeroes(const struct arena *a, uint64_t offset, uint64_t bytes)
+{
+    ASSERT(a->fd >= 0 && offset >= a->meta_bytes && offset + bytes <= a->reserve_bytes);
+    static const char zeroes[16 * ARENA_UNIT_BYTES];
+    while (bytes > 0) {
+        ssize_t n = pwrite(a->fd, zeroes, min_u64(bytes, sizeof(zeroes)), (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -ENOSPC;
+        offset += (uint64_t)n;
+        bytes -= (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Asks the file system for units first .. end - 1, which are the caller's. False: it has no room. */
+static bool reserve_in_file(struct arena *a, uint64_t first, uint64_t end)
+{
+    uint64_t offset = first * ARENA_UNIT_BYTES, bytes = (end - first) * ARENA_UNIT_BYTES;
+    if (!atomic_load_explicit(&a->can_reserve, memory_order_relaxed))
+        return write_zeroes(a, offset, bytes) == 0;
+    int rc;
+    do {
+        rc = fallocate(a->fd, 0, (off_t)offset, (off_t)bytes);
+    } while (rc != 0 && errno == EINTR);
+    if (rc == 0)
+        return true;
+    if (errno != EOPNOTSUPP && errno != ENOSYS)
+        return false;
+    atomic_store(&a->can_reserve, false);
+    return write_zeroes(a, offset, bytes) == 0;
+}
+
+/* Would it be so with this much more touched memory? */
+static bool is_over_ceiling(const struct arena *a, uint64_t bytes)
+{
+    return arena_touched_bytes(a) + bytes > atomic_load_explicit(&a->ceiling_bytes, memory_order_relaxed);
+}
+
+/* Can there be memory for units first .. end - 1? In a file it is there then. */
+static bool get_memory(struct arena *a, uint64_t first, uint64_t end)
+{
+    uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
+    uint64_t most = (round_up(end, round) - round_down(first, round)) * ARENA_UNIT_BYTES;
+    ASSERT(first < end);
+    if (is_over_ceiling(a, most))
+        return false;
+    return a->fd < 0 || reserve_in_file(a, first, end);
+}
+
+static void refused(struct arena *a, uint64_t bytes)
+{
+    atomic_store(&a->is_capped, is_over_ceiling(a, bytes));
+    atomic_store(&a->had_bytes, arena_touched_bytes(a));
+    atomic_store(&a->is_short, true);
+    atomic_fetch_add_explicit(&a->refusals, 1, memory_order_relaxed);
+}
+
+#define MEMORY_TRIES 3 /* others may take what was given back for this */
 
 /* Makes units first .. end - 1, which are the caller's, usable. 0 or -ENOSPC. */
 static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
@@ -373,16 +493,12 @@ static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
         *zeroed = false;
     if (was_touched && !a->found_content && map_all(a->touched_map, first, end))
         return 0;
-    if (a->fd >= 0 && atomic_load_explicit(&a->can_reserve, memory_order_relaxed)) {
-        int rc;
-        do {
-            rc = fallocate(a->fd, 0, (off_t)(first * ARENA_UNIT_BYTES),
-                           (off_t)((end - first) * ARENA_UNIT_BYTES));
-        } while (rc != 0 && errno == EINTR);
-        if (rc != 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
-            atomic_store(&a->can_reserve, false);
-        else if (rc != 0)
-            return -ENOSPC;
+    bool got = get_memory(a, first, end);
+    for (unsigned i = 0; !got && i < MEMORY_TRIES && give_back_idle(a, (end - first) * ARENA_UNIT_BYTES); i++)
+        got = get_memory(a, first, end);
+    if (!got) {
+        refused(a, (end - first) * ARENA_UNIT_BYTES);
+        return -ENOSPC;
     }
     uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
     uint64_t fresh = map_set(a->touched_map, round_down(first, round), round_up(end, round));
@@ -390,12 +506,19 @@ static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
     return 0;
 }
 
+/* Must items leave this much to others now? */
+static bool is_kept_for_others(const struct arena *a, enum arena_use use, uint64_t bytes)
+{
+    uint64_t spare = atomic_load_explicit(&a->spare_bytes, memory_order_relaxed);
+    return use == ARENA_USE_SLAB && arena_is_short(a) && spare > 0 && arena_idle_bytes(a) < bytes + spare;
+}
+
 int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t align,
                 uint64_t *offset, bool *zeroed)
 {
     ASSERT(use < ARENA_USE_COUNT && bytes > 0);
     ASSERT(align >= ARENA_UNIT_BYTES && (align & (align - 1)) == 0);
-    if (bytes > a->reserve_bytes)
+    if (bytes > a->reserve_bytes || is_kept_for_others(a, use, bytes))
         return -ENOSPC;
     uint64_t units = (bytes + ARENA_UNIT_BYTES - 1) / ARENA_UNIT_BYTES, first;
     int rc = extents_alloc(a->set, units, align / ARENA_UNIT_BYTES, &first);
@@ -790,6 +913,7 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     a->meta_bytes = meta_bytes_of(a->reserve_bytes);
     atomic_store(&a->can_reserve, true);
     atomic_store(&a->can_give_back, true);
+    atomic_store(&a->ceiling_bytes, UINT64_MAX);
     int rc = create_in(a, opt, attached, why, why_bytes);
     if (rc != 0) {
         if (why[0] == '\0')
@@ -843,6 +967,73 @@ uint64_t arena_used_bytes(const struct arena *a, enum arena_use use)
 uint64_t arena_touched_bytes(const struct arena *a)
 {
     return atomic_load_explicit(&a->touched_bytes, memory_order_relaxed);
+}
+
+uint64_t arena_idle_bytes(const struct arena *a)
+{
+    uint64_t used = atomic_load_explicit(&a->used_bytes, memory_order_relaxed), touched = arena_touched_bytes(a);
+    return touched - min_u64(touched, used);
+}
+
+/* ---- shortage ----------------------------------------------------------------------- */
+
+bool arena_is_short(const struct arena *a) { return atomic_load_explicit(&a->is_short, memory_order_relaxed); }
+
+uint64_t arena_had_bytes(const struct arena *a)
+{
+    uint64_t beside = arena_used_bytes(a, ARENA_USE_META) + arena_used_bytes(a, ARENA_USE_BUFFER);
+    uint64_t had = atomic_load_explicit(&a->had_bytes, memory_order_relaxed);
+    return had - min_u64(had, beside);
+}
+
+uint64_t arena_refusals(const struct arena *a) { return atomic_load_explicit(&a->refusals, memory_order_relaxed); }
+
+void arena_set_spare(struct arena *a, uint64_t bytes)
+{
+    atomic_store_explicit(&a->spare_bytes, bytes, memory_order_relaxed);
+}
+
+bool arena_is_capped(const struct arena *a) { return atomic_load_explicit(&a->is_capped, memory_order_relaxed); }
+
+uint64_t arena_set_ceiling(struct arena *a, uint64_t bytes)
+{
+    uint64_t touched = arena_touched_bytes(a);
+    atomic_store_explicit(&a->ceiling_bytes, bytes, memory_order_relaxed);
+    if (touched <= bytes)
+        return 0;
+    if (!arena_is_short(a))
+        refused(a, 0);
+    ASSERT(touched >= a->meta_bytes);
+    if (arena_idle_bytes(a) > 0)
+        give_back_idle(a, min_u64(arena_idle_bytes(a), touched - bytes));
+    touched = arena_touched_bytes(a);
+    if (touched < atomic_load(&a->had_bytes))
+        atomic_store(&a->had_bytes, max_u64(touched, bytes));
+    return touched - min_u64(touched, bytes);
+}
+
+bool arena_seek_room(struct arena *a, uint64_t bytes)
+{
+    uint64_t units = (bytes + ARENA_UNIT_BYTES - 1) / ARENA_UNIT_BYTES, first;
+    struct statfs fs;
+    ASSERT(bytes > 0);
+    if (a->fd >= 0 && fstatfs(a->fd, &fs) == 0 && fs.f_blocks > 0 && (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize < bytes)
+        return false;
+    if (extents_alloc(a->set, units, 1, &first) != 0)
+        return false;
+    bool got = get_memory(a, first, first + units); /* there may be a quota too */
+    if (got && a->fd >= 0)
+        got = drop_pages(a, first * ARENA_UNIT_BYTES, units * ARENA_UNIT_BYTES);
+    uint64_t cleared = got && a->fd >= 0 ? map_clear(a->touched_map, first, first + units) * ARENA_UNIT_BYTES : 0;
+    atomic_fetch_sub(&a->touched_bytes, cleared);
+    extents_free(a->set, first, units);
+    return got;
+}
+
+void arena_end_shortage(struct arena *a)
+{
+    arena_set_spare(a, 0);
+    atomic_store(&a->is_short, false);
 }
 
 /* Bytes of some neighbouring units that are present; at most PROBE_UNITS. UINT64_MAX: not said. */

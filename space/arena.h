@@ -14,8 +14,10 @@
  * memory costs nothing, and freed memory goes back to the kernel when
  * the touched memory exceeds the used memory by more than a small slack, so RSS
  * follows use. The callers enforce limits (slab_mem and index keep -m).
- * In a file, space is reserved in the file system before it is handed out: a
- * full tmpfs is an -ENOSPC here, not a SIGBUS later.
+ * In a file, space is reserved in the file system before it is handed out (with
+ * zeroes where it can't be reserved): a full tmpfs is an -ENOSPC here, not a SIGBUS later.
+ * From then on memory is short, until arena_end_shortage(): nothing is given back to the kernel but in
+ * exchange for other memory, and items leave the spare to the index.
  *
  * Layout of the mapping (ARENA_FORMAT in space/arena.c):
  *
@@ -129,6 +131,24 @@ uint64_t arena_touched_bytes(const struct arena *a); /* upper bound of the mappi
  * say. */
 uint64_t arena_resident_bytes(const struct arena *a);
 uint64_t arena_reserve_bytes(const struct arena *a);
+uint64_t arena_idle_bytes(const struct arena *a); /* touched and not used: what is there without asking the system */
+
+/* Has the system refused memory, and the shortage not been ended? Then arena_had_bytes() says how much items and index had
+ * together, idle memory included, when it last did. */
+bool arena_is_short(const struct arena *a);
+uint64_t arena_had_bytes(const struct arena *a);
+uint64_t arena_refusals(const struct arena *a); /* allocations that failed for it, since the start */
+/* While memory is short, ARENA_USE_SLAB is refused what would leave less idle memory than this. 0 when
+ * a shortage begins: items may take all. */
+void arena_set_spare(struct arena *a, uint64_t bytes);
+/* Touched memory is not to exceed this, which the system allows the process; an allocation beyond it is refused as if
+ * the system did (arena_is_capped). If it does so now, memory is short from then on, and idle memory is given back. Returns by how
+ * much it still does. No ceiling at first. */
+uint64_t arena_set_ceiling(struct arena *a, uint64_t bytes);
+bool arena_is_capped(const struct arena *a);
+/* Would the system give this many bytes more? Takes them for a moment (in a file: milliseconds). */
+bool arena_seek_room(struct arena *a, uint64_t bytes);
+void arena_end_shortage(struct arena *a);
 
 struct extents;
 /* The free units of ARENA_UNIT_BYTES, to be read only. */

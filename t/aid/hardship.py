@@ -4,6 +4,7 @@ Each needs something of the machine (a compiler, FUSE, mounts); can() tells whet
 or started is ended by close(), which is safe to call twice.
 """
 
+import ctypes
 import os
 import shutil
 import struct
@@ -44,6 +45,55 @@ def faultfs_program():
     return build('../../scripts/faultfs.c', *flags.stdout.split())
 
 
+def own_mounts():
+    """From here on this process and those that it starts see mounts that end with the last of them, however they end; and
+    /dev/shm is an empty tmpfs of theirs. False, and nothing is changed: this machine doesn't let us. Before any thread."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x00020000, 1 << 14 | 1 << 18  # CLONE_NEWNS; MS_REC | MS_PRIVATE
+    if libc.unshare(new_namespace) != 0 or libc.mount(None, b'/', None, private, None) != 0:
+        return False
+    return libc.mount(b'tmpfs', b'/dev/shm', b'tmpfs', 0, None) == 0
+
+
+class Room:
+    """A tmpfs of a given size; close() ends it."""
+
+    def __init__(self, where, megabytes):
+        self.at = where
+        os.makedirs(where, exist_ok=True)
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % megabytes, 'tmpfs', where], check=True)
+
+    def resize(self, megabytes):
+        subprocess.run(['mount', '-o', 'remount,size=%dm' % megabytes, self.at], check=True)
+
+    def fill(self, name='filler'):
+        """Takes all room that is left."""
+        fill(os.path.join(self.at, name), (1 << 20, 4096))
+
+    def clear(self, name='filler'):
+        path = os.path.join(self.at, name)
+        if os.path.exists(path):
+            os.unlink(path)
+
+    def left(self):
+        st = os.statvfs(self.at)
+        return st.f_bavail * st.f_bsize
+
+    def close(self):
+        unmount(self.at)
+
+
+def fill(path, sizes):
+    """Writes a file, in pieces of these sizes one after the other, until there is no room for it."""
+    with open(path, 'wb', buffering=0) as f:
+        for size in sizes:
+            try:
+                while f.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                pass
+
+
 class Clock:
     """The wall clock of servers that are started with environ(): off by so many seconds."""
 
@@ -76,13 +126,7 @@ class Device(faultfs.Mount):
 
     def fill(self):
         """Takes all room that is left on its file system."""
-        with open(os.path.join(self.back, 'filler'), 'wb', buffering=0) as f:
-            for size in (1 << 20, 4096):
-                try:
-                    while f.write(bytes(size)) == size:
-                        pass
-                except OSError:
-                    pass
+        fill(os.path.join(self.back, 'filler'), (1 << 20, 4096))
 
     def clear(self):
         if os.path.exists(os.path.join(self.back, 'filler')):

@@ -24,7 +24,6 @@ import base64
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -577,7 +576,7 @@ class Hard(Run):
         self.life_wbuf, self.life_page, self.item_max = self.wbuf, self.page, 0
         self.memory_ok = self.saved = False
         self.wall_saved = 0
-        self.places, self.clock, self.ending = {}, None, None
+        self.places, self.clock, self.ending, self.room = {}, None, None, None
         self.filling = rng.choice(('flash', 'checkpoint', 'memory')) if 'fills' in self.what else None
         self.strained = self.is_slow = self.is_filled = self.is_writeless = False
 
@@ -645,8 +644,8 @@ class Hard(Run):
         if self.survives in ('ext_persist', 'both'):
             options.append('ext_persist')
         if {'slow', 'dies', 'fills'} & set(self.what):
-            # what it loses is counted; where memory can't come, each set of a batch waits for all of it
-            options.append('ext_max_sleep=%d' % (10000 if 'fills' in self.what else 300000))
+            # what it loses is counted; where room can't come, each set of a batch waits for all of it
+            options.append('ext_max_sleep=%d' % (10000 if self.filling in ('flash', 'checkpoint') else 300000))
         largest = '512k' if self.wbuf == 1 or 'sizes' in self.what and rng.random() < .2 else '1m'
         flags = ['-m', str(rng.choice((8, 12, 16))), '-t', str(rng.choice((1, 2, 4))), '-I', largest]
         if 'sizes' in self.what:
@@ -866,25 +865,21 @@ class Hard(Run):
             for device in rng.sample(self.devices(), rng.choice((1, 1, 2))):
                 device.set('arm=1 ' + fault)
         if self.filling in ('flash', 'memory') and rng.random() < 0.8:
-            self.strained = self.is_filled = True
-            self.fill_memory() if self.filling == 'memory' else [d.fill() for d in self.devices()]
-
-    def fill_memory(self):
-        with open(os.path.join(os.path.dirname(self.memory), 'filler'), 'wb', buffering=0) as f:
-            try:
-                while f.write(bytes(1 << 16)) == 1 << 16:
-                    pass
-            except OSError:
-                pass
+            self.is_filled = True
+            if self.filling == 'memory':  # items leave for flash then, and sets may be refused; nothing is dropped
+                self.room.fill()
+            else:
+                self.strained = True
+                for device in self.devices():
+                    device.fill()
 
     def relieve(self, m):
         self.all_devices('off')
         m.dark = self.is_slow = self.is_filled = self.is_writeless = False
         for device in self.devices():
             device.clear()
-        filler = os.path.join(os.path.dirname(self.memory), 'filler')
-        if os.path.exists(filler):
-            os.unlink(filler)
+        if self.room:
+            self.room.clear()
 
     def lives(self, unused):
         rng = self.rng
@@ -892,10 +887,9 @@ class Hard(Run):
         m.traced, self.counted_before = self.args.verbose, 0
         self.quiet_until, self.full_at_start, self.last_names = 0, False, []
         if self.filling == 'memory':
-            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=%dm' % (rng.choice((28, 64)) + 12 * self.wbuf), 'tmpfs',
-                            os.path.dirname(self.memory)], check=True)
+            self.room = hardship.Room(os.path.dirname(self.memory), rng.choice((3, 8, 28, 64)) + 12 * self.wbuf)
         for life in range(self.args.lives):
-            self.strained = self.filling is not None or self.is_slow or self.is_writeless
+            self.strained = self.filling in ('flash', 'checkpoint') or self.is_slow or self.is_writeless
             self.begin(m, life)
             last = life == self.args.lives - 1
             client = Client(self.server)
@@ -988,8 +982,8 @@ class Hard(Run):
                         server.stop()
                 for device in self.devices():
                     device.close()
-                if self.filling == 'memory':
-                    hardship.unmount(os.path.dirname(self.memory))
+                if self.room:
+                    self.room.close()
 
 
 def main():
@@ -1005,6 +999,7 @@ def main():
     parser.add_argument('--only', choices=AFFLICTIONS)
     parser.add_argument('--verbose', action='store_true')
     args = parser.parse_args()
+    hardship.own_mounts()  # so that none is left, nor a memory file, however this ends
     shift = 1000 * (servers.seed() - 1)
     can = {'sizes': True, 'modes': True, 'twins': True, 'clock': hardship.can('clock'), 'fills': hardship.can('room')}
     can['slow'] = can['dies'] = hardship.can('device')

@@ -310,6 +310,72 @@ Test(arena_file, full_file_system_is_enospc, .init = dir_make, .fini = dir_remov
     umount(dir);
 }
 
+/* Idle memory is exchanged for other memory on a full file system; the rest is left to the index; room that comes back
+ * ends it. */
+Test(arena_file, shortage_of_a_full_file_system, .init = dir_make, .fini = dir_remove)
+{
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", dir, "tmpfs", 0, "size=8m") != 0)
+        cr_skip_test("no right to mount a small tmpfs");
+    bool attached;
+    struct arena *a = arena_open(64 * MiB, file, "", &attached);
+    cr_assert_not_null(a, "%s", why);
+    uint64_t piece[8], offset;
+    unsigned n = 0;
+    while (n < ARRAY_COUNT(piece) && arena_alloc(a, ARENA_USE_SLAB, MiB, MiB, &piece[n], NULL) == 0)
+        n++;
+    cr_assert(n >= 6 && n < 8 && arena_is_short(a) && !arena_is_capped(a));
+    cr_assert_eq(arena_refusals(a), 1);
+    uint64_t had = arena_had_bytes(a);
+    cr_assert_eq(had, n * MiB);
+    cr_assert(!arena_seek_room(a, 2 * MiB));
+
+    /* Two pieces that are free, and not neighbours: memory of both for one range elsewhere. */
+    arena_free(a, ARENA_USE_SLAB, piece[0], MiB);
+    arena_free(a, ARENA_USE_SLAB, piece[2], MiB);
+    cr_assert_eq(arena_idle_bytes(a), 2 * MiB);
+    arena_set_spare(a, MiB);
+    cr_assert_eq(arena_alloc(a, ARENA_USE_SLAB, 2 * MiB, MiB, &offset, NULL), -ENOSPC);
+    cr_assert_eq(arena_refusals(a), 1); /* the system wasn't asked */
+    cr_assert_eq(arena_alloc(a, ARENA_USE_INDEX, 2 * MiB, MiB, &offset, NULL), 0);
+    memset(arena_base(a) + offset, 1, 2 * MiB);
+    cr_assert_eq(arena_touched_bytes(a), had + arena_used_bytes(a, ARENA_USE_META));
+    cr_assert_eq(arena_alloc(a, ARENA_USE_INDEX, 2 * MiB, MiB, &offset, NULL), -ENOSPC);
+    cr_assert_eq(arena_refusals(a), 2);
+
+    cr_assert_eq(mount("tmpfs", dir, "tmpfs", MS_REMOUNT, "size=16m"), 0);
+    cr_assert(arena_seek_room(a, 2 * MiB));
+    arena_end_shortage(a);
+    cr_assert_eq(arena_alloc(a, ARENA_USE_SLAB, 2 * MiB, MiB, &offset, NULL), 0);
+    memset(arena_base(a) + offset, 1, 2 * MiB);
+    arena_destroy(a);
+    unlink(file);
+    umount(dir);
+}
+
+/* A ceiling refuses as the system would; one below what is touched takes idle memory back. */
+Test(arena, ceiling)
+{
+    struct arena *a = arena_anonymous(64 * MiB);
+    uint64_t first = must_alloc(a, 4 * MiB, 4096, NULL), second = must_alloc(a, 4 * MiB, 4096, NULL), offset;
+    memset(arena_base(a) + first, 1, 8 * MiB);
+    uint64_t touched = arena_touched_bytes(a);
+    cr_assert_eq(arena_set_ceiling(a, touched + MiB), 0);
+    cr_assert(!arena_is_short(a));
+    cr_assert_eq(arena_alloc(a, ARENA_USE_SLAB, 2 * MiB, 4096, &offset, NULL), -ENOSPC);
+    cr_assert(arena_is_short(a) && arena_is_capped(a));
+    arena_free(a, ARENA_USE_SLAB, first, 4 * MiB);
+    cr_assert_eq(arena_set_ceiling(a, touched - 6 * MiB), 2 * MiB);
+    cr_assert_eq(arena_touched_bytes(a), touched - 4 * MiB);
+    cr_assert(mapping_rss(a) < 5 * MiB);
+    arena_free(a, ARENA_USE_SLAB, second, 4 * MiB);
+    cr_assert_eq(arena_set_ceiling(a, touched - 6 * MiB), 0);
+    cr_assert(!arena_seek_room(a, 8 * MiB));
+    cr_assert_eq(arena_set_ceiling(a, UINT64_MAX), 0);
+    cr_assert(arena_seek_room(a, 8 * MiB));
+    arena_destroy(a);
+}
+
 /* While one has the file, another gets EBUSY. */
 Test(arena_file, second_user_is_refused, .init = dir_make, .fini = dir_remove)
 {

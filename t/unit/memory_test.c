@@ -37,6 +37,20 @@ static void remove_root(void)
     cr_assert_eq(system(command), 0);
 }
 
+static uint64_t memory_cgroup_limit(const char *at)
+{
+    struct memory_cgroup group;
+    memory_cgroup(at, &group);
+    return group.limit_bytes;
+}
+
+static uint64_t left(void)
+{
+    struct memory_cgroup group;
+    memory_cgroup(root, &group);
+    return group.left_bytes;
+}
+
 /* Writes this file of a group, and looks what the limit is then. */
 static void limit_with(const char *name, const char *text, uint64_t wanted)
 {
@@ -52,6 +66,34 @@ Test(memory, limit_of_a_v2_group_is_the_lowest_up_to_the_top)
     limit_with("a/memory.max", "1287651328\n", 1287651328);
     limit_with("a/b/memory.max", "4294967296\n", 1287651328);
     limit_with("a/b/memory.max", "104857600\n", 104857600);
+    remove_root();
+}
+
+/* The group that leaves least need not be the one with the lowest limit. */
+Test(memory, what_v2_groups_leave)
+{
+    make_root("0::/a/b\n");
+    cr_assert_eq(left(), UINT64_MAX);
+    set("a/b/memory.max", "1000000\n");
+    set("a/b/memory.current", "700000\n");
+    cr_assert_eq(left(), 300000);
+    set("a/b/memory.stat", "anon 5\ninactive_file 100000\nactive_file 30000\nslab_reclaimable 4000\nslab 9\n");
+    cr_assert_eq(left(), 434000);
+    set("a/memory.high", "2000000\n");
+    set("a/memory.current", "1900000\n");
+    cr_assert_eq(left(), 100000);
+    set("a/memory.current", "2100000\n");
+    cr_assert_eq(left(), 0);
+    remove_root();
+}
+
+Test(memory, what_a_v1_group_leaves)
+{
+    make_root("4:memory:/a/b\n");
+    set("memory/a/b/memory.limit_in_bytes", "1000000\n");
+    set("memory/a/b/memory.usage_in_bytes", "900000\n");
+    set("memory/a/b/memory.stat", "inactive_file 7\ntotal_inactive_file 50000\ntotal_active_file 1000\n");
+    cr_assert_eq(left(), 151000);
     remove_root();
 }
 
