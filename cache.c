@@ -80,7 +80,7 @@ static void item_used(const struct cache *c, struct item *it, uint32_t now)
 
 /* A hit moves an item as memcached's segmented LRU does: the first marks it fetched, the second
  * active; active in COLD goes to WARM. Flat mode keeps strict recency. LOCK_COLUMN held. */
-static void item_bump(struct cache *c, struct item *it, uint32_t now)
+FLATTEN static void item_bump(struct cache *c, struct item *it, uint32_t now)
 {
     lock_assert_held(index_lock(c->index, item_hash(c, it)));
     ASSERT(item_flags(it) & ITEM_LINKED);
@@ -647,13 +647,10 @@ enum cache_quick cache_get_quick(struct cache_worker *w, const char *key, uint8_
     lock_take(lock);
     unsigned n = index_match_at(c->index, spot, slots);
     for (unsigned i = 0; i < n; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_RAM) {
+        struct item *it = item_of_word(c, index_load(slots[i]));
+        if (!it)
             result = CACHE_QUICK_NEEDS_OP;
-            continue;
-        }
-        struct item *it = item_at(c, index_handle(c->index, word));
-        if (it->key_bytes != key_bytes || memcmp(item_key(it), key, key_bytes) != 0)
+        if (!it || !item_has_key(it, key, key_bytes))
             continue;
         if (unlikely(item_death(c, it, now) != ITEM_ALIVE ||
                      (item_flags(it) & (ITEM_STALE | ITEM_TOKEN_SENT)))) {

@@ -4,11 +4,6 @@
 
 #include "items/clean.h"
 
-static bool key_is(const struct item *it, const struct cache_op *op)
-{
-    return it->key_bytes == op->key_bytes && memcmp(item_key(it), op->key, op->key_bytes) == 0;
-}
-
 static struct cache_read *fact_of(struct cache_op *op, ext_place place)
 {
     for (struct cache_read *r = op->reads; r; r = r->next)
@@ -99,11 +94,8 @@ static bool lookup_in_ram(struct cache_worker *w, struct cache_op *op, struct lo
     lock_assert_held(index_lock(c->index, op->spot.hash));
     struct item *it = NULL;
     for (unsigned i = 0; i < n && !it; i++) {
-        index_word word = index_load(slots[i]);
-        if (index_kind(c->index, word) != INDEX_RAM)
-            continue;
-        struct item *candidate = item_at(c, index_handle(c->index, word));
-        if (!key_is(candidate, op))
+        struct item *candidate = item_of_word(c, index_load(slots[i]));
+        if (!candidate || !item_has_key(candidate, op->key, op->key_bytes))
             continue;
         it = candidate;
         l->it_slot = slots[i];

@@ -83,7 +83,7 @@ static bool judge_read(struct cache_worker *w, struct cache_read *r)
 
 static void op_read_done(struct ext_read *rd)
 {
-    struct cache_read *r = (struct cache_read *)((char *)rd - offsetof(struct cache_read, rd));
+    struct cache_read *r = CONTAINER_OF(rd, struct cache_read, rd);
     struct cache_op *op = r->op;
     if (!judge_read(op->worker, r))
         return;

@@ -98,11 +98,8 @@ static bool same_key(const struct ext_record *a, const struct ext_record *b)
 static bool ram_has_key(struct cache *c, const struct tag *t, const struct ext_record *rec)
 {
     for (unsigned i = 0; i < t->count; i++) {
-        index_word w = index_load(t->slots[i]);
-        if (index_kind(c->index, w) != INDEX_RAM)
-            continue;
-        const struct item *it = item_at(c, index_handle(c->index, w));
-        if (it->key_bytes == rec->key_bytes && memcmp(item_key(it), rec->key, rec->key_bytes) == 0)
+        const struct item *it = item_of_word(c, index_load(t->slots[i]));
+        if (it && item_has_key(it, rec->key, rec->key_bytes))
             return true;
     }
     return false;
@@ -168,12 +165,11 @@ static void end_hiding(struct cache *c, struct running *r, const struct tag *t)
             return;
     }
     for (unsigned i = 0; i < t->count; i++) {
-        index_word w = index_load(t->slots[i]);
-        if (index_kind(c->index, w) != INDEX_RAM)
+        struct item *it = item_of_word(c, index_load(t->slots[i]));
+        if (!it || !(item_flags(it) & ITEM_MAY_HIDE_FLASH))
             continue;
-        struct item *it = item_at(c, index_handle(c->index, w));
         uint64_t hash = item_hash(c, it);
-        if (!(item_flags(it) & ITEM_MAY_HIDE_FLASH) || !index_is_word_of(c->index, r->check.hash, hash))
+        if (!index_is_word_of(c->index, r->check.hash, hash))
             continue;
         item_flag_clear(it, ITEM_MAY_HIDE_FLASH);
         if (item_death(c, it, clock_now_sec()) == ITEM_ALIVE)
@@ -319,7 +315,7 @@ static bool judge(struct compared *m)
 
 static void check_read_done(struct ext_read *rd)
 {
-    struct compared *m = (struct compared *)((char *)rd - offsetof(struct compared, rd));
+    struct compared *m = CONTAINER_OF(rd, struct compared, rd);
     if (judge(m) && --m->running->pending == 0)
         end_check(m->running);
 }
@@ -394,11 +390,11 @@ bool stale_step(struct cache_worker *w)
 static void visit_to_queue(void *ctx, uint64_t hash_like, index_slot *slot, index_word w)
 {
     struct cache *c = ctx;
-    enum index_kind kind = index_kind(c->index, w);
-    bool may_hide = kind == INDEX_FLASH && flash_may_hide(c, hash_like, slot);
-    if (kind == INDEX_RAM)
+    const struct item *it = item_of_word(c, w);
+    bool may_hide = index_kind(c->index, w) == INDEX_FLASH && flash_may_hide(c, hash_like, slot);
+    if (it)
         may_hide = index_heat(c->index, w) == 0 && /* a clean item hides its own record, and no other */
-                   item_flags(item_at(c, index_handle(c->index, w))) & ITEM_MAY_HIDE_FLASH;
+                   item_flags(it) & ITEM_MAY_HIDE_FLASH;
     if (may_hide)
         stale_put(&c->stale, &(struct stale_check){.kind = STALE_TAG, .hash = hash_like});
 }

@@ -35,7 +35,7 @@ struct ext_pread {
 
 static void read_run(struct io_job *job)
 {
-    struct pread_job *r = (struct pread_job *)((char *)job - offsetof(struct pread_job, job));
+    struct pread_job *r = CONTAINER_OF(job, struct pread_job, job);
     struct ext_pread *t = r->pread;
     const struct ext_device_ops *ops = r->device->ops;
     ssize_t n = -EINTR;

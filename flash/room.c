@@ -81,7 +81,7 @@ bool ext_is_writable(struct extstore *e)
 
 static void notify_run(struct io_job *job)
 {
-    struct extstore *e = (struct extstore *)((char *)job - offsetof(struct extstore, notify_job));
+    struct extstore *e = CONTAINER_OF(job, struct extstore, notify_job);
     lock_take(&e->notify_lock);
     e->notify_queued = false;
     struct ext_notify_list list = SLIST_HEAD_INITIALIZER(list);

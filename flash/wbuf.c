@@ -902,7 +902,7 @@ static void flush(struct ext_wbuf *w)
 
 static void flush_run(struct io_job *job)
 {
-    struct ext_wbuf *w = (struct ext_wbuf *)((char *)job - offsetof(struct ext_wbuf, job));
+    struct ext_wbuf *w = CONTAINER_OF(job, struct ext_wbuf, job);
     struct extstore *e = w->e;
     uint32_t device = e->where[w->page].device;
     lock_assert_none_held();

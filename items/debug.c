@@ -18,10 +18,8 @@ static struct item *find(struct cache *c, uint64_t hash, const char *key, uint8_
             *on_flash = true;
             *place = index_place(c->index, word);
         }
-        if (index_kind(c->index, word) != INDEX_RAM)
-            continue;
-        struct item *it = item_at(c, index_handle(c->index, word));
-        if (it->key_bytes == key_bytes && memcmp(item_key(it), key, key_bytes) == 0) {
+        struct item *it = item_of_word(c, word);
+        if (it && item_has_key(it, key, key_bytes)) {
             *on_flash = false;
             return it;
         }

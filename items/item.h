@@ -77,6 +77,10 @@ static inline const char *item_key(const struct item *it)
 {
     return it->data + item_extra_bytes(item_flags(it));
 }
+static inline bool item_has_key(const struct item *it, const char *key, size_t key_bytes)
+{
+    return it->key_bytes == key_bytes && memcmp(item_key(it), key, key_bytes) == 0;
+}
 static inline char *item_value(struct item *it)
 {
     return it->data + item_extra_bytes(item_flags(it)) + it->key_bytes;

@@ -82,9 +82,9 @@ void tag_end_clean(struct cache *c, uint64_t hash, bool is_gone)
     unsigned n = index_match(c->index, hash, slots);
     for (unsigned i = 0; i < n; i++) {
         index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) != INDEX_RAM || index_heat(c->index, w) == 0)
+        struct item *it = item_of_word(c, w);
+        if (!it || index_heat(c->index, w) == 0)
             continue;
-        struct item *it = item_at(c, index_handle(c->index, w));
         index_set_heat(c->index, hash, slots[i], 0);
         if (is_gone)
             item_flag_clear(it, ITEM_MAY_HIDE_FLASH);

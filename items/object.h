@@ -41,6 +41,12 @@ static inline enum item_death item_death(const struct cache *c, const struct ite
 
 /* ---- an item in RAM ---- */
 
+/* The item that the word names; NULL: it isn't a word of one. */
+static inline struct item *item_of_word(const struct cache *c, index_word w)
+{
+    return index_kind(c->index, w) == INDEX_RAM ? item_at(c, index_handle(c->index, w)) : NULL;
+}
+
 static inline void item_flag_set(struct item *it, unsigned bits)
 {
     atomic_fetch_or_explicit(&it->flags, (uint16_t)bits, memory_order_relaxed);

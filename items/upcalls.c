@@ -20,8 +20,8 @@ static bool ram_item_of(struct cache *c, uint64_t hash)
     index_slot *slots[INDEX_MATCH_MAX];
     unsigned n = index_match(c->index, hash, slots);
     for (unsigned i = 0; i < n; i++) {
-        index_word w = index_load(slots[i]);
-        if (index_kind(c->index, w) == INDEX_RAM && item_hash(c, item_at(c, index_handle(c->index, w))) == hash)
+        const struct item *it = item_of_word(c, index_load(slots[i]));
+        if (it && item_hash(c, it) == hash)
             return true;
     }
     return false;

@@ -566,7 +566,7 @@ static int put_running_patiently(struct persist *p)
 static void note_flushes(struct io_job *job)
 {
     lock_assert_none_held(); /* it writes a file */
-    struct persist *p = (struct persist *)((char *)job - offsetof(struct persist, note));
+    struct persist *p = CONTAINER_OF(job, struct persist, note);
     bool more = true;
     while (more) {
         struct cache_numbers n;

@@ -70,9 +70,9 @@ static void move_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
 {
     struct mover *m = ctx;
     struct cache *c = m->cache;
-    if (m->blocked != 0 || index_kind(c->index, w) != INDEX_RAM)
+    struct item *it = item_of_word(c, w);
+    if (m->blocked != 0 || !it)
         return;
-    struct item *it = item_at(c, index_handle(c->index, w));
     uint64_t hash = item_hash(c, it);
     lock_assert_held(index_lock(c->index, hash));
     ASSERT(index_is_word_of(c->index, hash_like, hash) && index_load(slot) == w);
@@ -186,10 +186,8 @@ static void drop_item(void *ctx, uint64_t hash_like, index_slot *slot, index_wor
     struct mover *m = ctx;
     struct cache *c = m->cache;
     (void)hash_like, (void)slot;
-    if (index_kind(c->index, w) != INDEX_RAM)
-        return;
-    struct item *it = item_at(c, index_handle(c->index, w));
-    if (item_leave_clean(c, it, item_hash(c, it)))
+    struct item *it = item_of_word(c, w);
+    if (!it || item_leave_clean(c, it, item_hash(c, it)))
         return;
     cache_count(c, CACHE_N_evictions_same_tag, item_unlink_hiding(c, it, item_hash(c, it)));
     m->out->dead++;
@@ -263,10 +261,8 @@ static void visit_to_check(void *ctx, uint64_t hash_like, index_slot *slot, inde
     struct mover *m = ctx;
     struct cache *c = m->cache;
     (void)hash_like, (void)slot;
-    if (index_kind(c->index, w) != INDEX_RAM)
-        return;
-    const struct item *it = item_at(c, index_handle(c->index, w));
-    if ((item_flags(it) & ITEM_MAY_HIDE_FLASH) && index_heat(c->index, w) == 0) /* with heat: clean */
+    const struct item *it = item_of_word(c, w);
+    if (it && (item_flags(it) & ITEM_MAY_HIDE_FLASH) && index_heat(c->index, w) == 0) /* with heat: clean */
         stale_note_overwrite(c, item_hash(c, it), 0);
 }
 

@@ -614,10 +614,10 @@ static void region_free(struct extents *set, struct region *reg, uint32_t a, uin
     region_publish(set, reg);
 }
 
-/* The lowest offset at or after off where len units are free; false if there is none. What the search learns is
- * kept: in the cursor of the length, and, if it found nothing, in the bound. */
+/* The lowest rel of the region at or after offset off where len units are free; false if there is none. What the search
+ * learns is kept: in the cursor of the length, and, if it found nothing, in the bound. */
 static bool region_find(struct extents *set, struct region *reg, uint32_t off, uint64_t want,
-                        uint32_t *found)
+                        uint64_t *found)
 {
     if (want > region_best(reg))
         return false;
@@ -631,7 +631,7 @@ static bool region_find(struct extents *set, struct region *reg, uint32_t off, u
     if (whole && cursor->len >= len)
         *cursor = (struct cursor){.len = len, .off = at};
     if (at < reg->units) {
-        *found = at;
+        *found = ((uint64_t)(reg - set->regions) << set->region_shift) + at;
         return true;
     }
     if (whole) {
@@ -763,11 +763,9 @@ static bool set_seek(struct extents *set, uint64_t from, uint64_t len, uint64_t 
         return false;
     uint64_t r = from >> set->region_shift, i = set->leaves + r;
     struct region *reg = &set->regions[r];
-    uint32_t off = (uint32_t)(from & (set->options.region_units - 1)), at;
-    if (region_find(set, reg, off, len, &at)) {
-        *found = (r << set->region_shift) + at;
+    uint32_t off = (uint32_t)(from & (set->options.region_units - 1));
+    if (region_find(set, reg, off, len, found))
         return true;
-    }
     /* free units directly below what node i's right neighbour covers */
     uint64_t carry = min_u32(reg->suffix, reg->units - off);
     while (i > 1) {
@@ -795,12 +793,9 @@ static bool set_seek(struct extents *set, uint64_t from, uint64_t len, uint64_t 
                 i = 2 * i + 1;
             }
         }
-        r = i - set->leaves;
-        reg = &set->regions[r];
-        if (region_find(set, reg, 0, len, &at)) {
-            *found = (r << set->region_shift) + at;
+        reg = &set->regions[i - set->leaves];
+        if (region_find(set, reg, 0, len, found))
             return true;
-        }
         carry = reg->suffix;
     }
     return false;

@@ -142,7 +142,7 @@ static void probe_page(struct ext_probe *p)
 
 static void probe_run(struct io_job *job)
 {
-    struct ext_probe *p = (struct ext_probe *)((char *)job - offsetof(struct ext_probe, job));
+    struct ext_probe *p = CONTAINER_OF(job, struct ext_probe, job);
     struct extstore *e = p->e;
     lock_assert_none_held();
     switch (p->kind) {

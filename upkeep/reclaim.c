@@ -350,7 +350,7 @@ static uint64_t job_slot(const struct ext_reclaim *r)
 
 static void read_run(struct io_job *job)
 {
-    struct ext_reclaim *r = (struct ext_reclaim *)((char *)job - offsetof(struct ext_reclaim, job));
+    struct ext_reclaim *r = CONTAINER_OF(job, struct ext_reclaim, job);
     struct extstore *e = r->e;
     struct ext_device *d = ext_page_device(e, r->page);
     struct ext_io_counts c = {0};
