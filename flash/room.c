@@ -41,7 +41,8 @@ uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class)
 
 bool ext_is_full(const struct extstore *e)
 {
-    if (ext_pages_free(e, EXT_BUCKET_DEFAULT) > ext_low_water(e, EXT_BUCKET_DEFAULT))
+    if (!atomic_load_explicit(&e->is_crowded, memory_order_relaxed) ||
+        ext_pages_free(e, EXT_BUCKET_DEFAULT) > ext_low_water(e, EXT_BUCKET_DEFAULT))
         return false;
     for (unsigned c = EXT_BUCKET_DEFAULT + 1; c < EXT_BUCKET_COUNT; c++)
         if (ext_pages_free(e, (enum ext_bucket)c) > 0)

@@ -21,7 +21,8 @@ uint64_t ext_pages_total(const struct extstore *e, enum ext_bucket device_class)
 
 /* Below this many free pages of the class, a page has to go. */
 uint64_t ext_low_water(const struct extstore *e, enum ext_bucket device_class);
-/* Must a page go before the next one can be opened, or soon? Any thread, cheap. */
+/* Must objects go before the next page can be opened, or soon? Not where pages can be emptied that overwrites and deletes
+ * have left half empty. Any thread, cheap. */
 bool ext_is_full(const struct extstore *e);
 /* The rest of the burst of the write limits (flash/pace.h): 256 all, 0 nothing; without limits 256.
  * Here only rewrites are refused for it; callers that append should check it. Below LOW newcomers should be

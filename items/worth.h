@@ -1,7 +1,7 @@
 /* items/worth.h: is an item that leaves RAM worth a write to flash? This file passes the cache's facts to
  * items/admission.h and items/ghost.h, which decide.
  *
- * While flash has free pages and the index free places (ext_is_full, index_crowded), everything is written.
+ * While flash has room and the index free places (ext_is_full, index_crowded), everything is written.
  * After that an object is written if its class has earned it (admission.h), and if it will not have expired by the
  * time it is on flash (ext_flush_sec). Full or not, the limits of writing are kept (flash/pace.h): the less they
  * leave, the more an object must have shown. What may hide older values of its key on flash is always written,

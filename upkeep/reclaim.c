@@ -270,7 +270,10 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     /* Wait for the checks of overwritten values first: a page may be empty after them. */
     if (!checks_have_ended(r, &r->evict_mark) && !is_starved(r))
         return false;
-    if (may_rescue && start_job(r, RESCUE, ext_choose_fragmented(&r->choice, device_class, below, true)))
+    uint32_t page = may_rescue ? ext_choose_fragmented(&r->choice, device_class, below, true) : EXT_NO_PAGE;
+    if (device_class == EXT_BUCKET_DEFAULT)
+        atomic_store_explicit(&e->is_crowded, page == EXT_NO_PAGE, memory_order_relaxed);
+    if (start_job(r, RESCUE, page))
         return true;
     /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued

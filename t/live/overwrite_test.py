@@ -124,6 +124,22 @@ def at_full_speed():
     full_speed('4,000 bytes, at random', 41000, 4000, 4, True)
 
 
+def many_times_over():
+    """Keys that take 30% of flash, a random half of them again and again, until six flash sizes are written. What was
+    overwritten leaves room for all that is new, though nobody reads it."""
+    keys, size, newest = range(18000), 1000, {}
+    flash = 'ext_path=@DIR@/flash:64m,ext_page_size=2,ext_wbuf_size=1'
+    with servers.Server(BINARY, ['-m', '8', '-o', flash], 'many') as server:
+        client = Client(server)
+        for stamp in range(40):
+            part = rng.sample(keys, len(keys) if stamp == 0 else len(keys) // 2)
+            expect('no set is refused', overwrite(client.sock, part, stamp, size) == 0)
+            newest.update((i, stamp) for i in part)
+        missing = [len(mine) - count(client.sock, mine, stamp, size)[0] for stamp in range(40)
+                   for mine in [[i for i in keys if newest[i] == stamp]]]
+        expect('every newest value is there', sum(missing) == 0, (missing, given_up(client)))
+
+
 def expires_under(name, flags, how):
     """Values with a TTL of 3 s go to flash; values without one overwrite them; then a stop, a start, and the
     pages of the first are freed since all in them has expired."""
@@ -186,4 +202,4 @@ def kills_in_between():
 
 if __name__ == '__main__':
     rng = random.Random(servers.seed())
-    sys.exit(run_scenarios([at_full_speed, with_ttl, kills_in_between]))
+    sys.exit(run_scenarios([at_full_speed, many_times_over, with_ttl, kills_in_between]))
