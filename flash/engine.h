@@ -357,7 +357,7 @@ struct extstore {
     _Atomic(uint32_t) now_unix;       /* as maintenance was told last */
     _Atomic(uint32_t) fill_sec;       /* how long the last written buffer was open and in flight */
     _Atomic(uint32_t) bad_pages;
-    _Atomic(bool) is_crowded;         /* when a page was needed last, none was emptied by overwrites: objects went (upkeep/reclaim.c) */
+    _Atomic(bool) is_crowded;         /* no page can be emptied for the next one without giving up objects (upkeep/reclaim.c) */
     _Atomic(uint64_t) no_page_ns;     /* since when no page could be opened; 0: one could */
     struct ext_probe probes[EXT_DEVICES_MAX]; /* upkeep/probe.h */
     uint64_t next_look_ns; /* for devices that stall; the maintenance thread's */

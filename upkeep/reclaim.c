@@ -55,7 +55,7 @@ struct ext_reclaim {
     uint64_t keep_rest;         /* these bytes go */
     uint32_t stays;             /* pages in a row that stayed */
     uint64_t page_evicted;
-    uint64_t evict_mark, finish_mark; /* see checks_have_ended */
+    uint64_t evict_mark, finish_mark, crowd_mark; /* see checks_have_ended */
     uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
                                               * those from a page that someone was reading */
     uint64_t sweep_cursor;
@@ -259,21 +259,38 @@ static bool start_tiers(struct ext_reclaim *r)
     return false;
 }
 
+/* Below the low-water mark pages are rescued that are less full than this. */
+static double urgent_frag(const struct extstore *e)
+{
+    double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
+    return max_frag < URGENT_FRAG_MAX ? max_frag : URGENT_FRAG_MAX;
+}
+
+/* Free pages become few: must objects go for the next one, or can a page be rescued? Not said while checks of overwritten
+ * values may still empty one. */
+static void judge_room(struct ext_reclaim *r)
+{
+    struct extstore *e = r->e;
+    if (ext_pages_free(e, EXT_BUCKET_DEFAULT) > ext_low_water(e, EXT_BUCKET_DEFAULT) + 1)
+        return;
+    bool can_rescue = r->aborts < ABORTS_MAX &&
+                      ext_choose_fragmented(&r->choice, EXT_BUCKET_DEFAULT, urgent_frag(e), true) != EXT_NO_PAGE;
+    if (!can_rescue && !checks_have_ended(r, &r->crowd_mark))
+        return;
+    atomic_store_explicit(&e->is_crowded, !can_rescue, memory_order_relaxed);
+    r->crowd_mark = 0;
+}
+
 /* Free pages of the class are below the low-water mark. */
 static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
 {
     struct extstore *e = r->e;
-    double below = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
-    if (below > URGENT_FRAG_MAX)
-        below = URGENT_FRAG_MAX;
+    double below = urgent_frag(e);
     bool may_rescue = r->aborts < ABORTS_MAX;
     /* Wait for the checks of overwritten values first: a page may be empty after them. */
     if (!checks_have_ended(r, &r->evict_mark) && !is_starved(r))
         return false;
-    uint32_t page = may_rescue ? ext_choose_fragmented(&r->choice, device_class, below, true) : EXT_NO_PAGE;
-    if (device_class == EXT_BUCKET_DEFAULT)
-        atomic_store_explicit(&e->is_crowded, page == EXT_NO_PAGE, memory_order_relaxed);
-    if (start_job(r, RESCUE, page))
+    if (may_rescue && start_job(r, RESCUE, ext_choose_fragmented(&r->choice, device_class, below, true)))
         return true;
     /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
@@ -326,6 +343,7 @@ static bool choose(struct ext_reclaim *r)
     r->for_index = r->drop_unread = r->to_old = false;
     if (ext_expire_is_running(e->expire))
         return false;
+    judge_room(r);
     uint32_t requests = atomic_load(&e->evict_requests);
     if (requests > 0) {
         r->for_index = true;
