@@ -1597,7 +1597,8 @@ static void store_range(unsigned first, unsigned count)
         char key[32];
         snprintf(key, sizeof(key), "w%u", i);
         STATUS(fixture_store(&f, CACHE_SET, key, value, WORTH_VALUE, 0, 0, 0), CACHE_OK);
-        worth_begin_ghosts(f.cache); /* as the maintenance thread would */
+        worth_begin_ghosts(f.cache); /* as the maintenance thread would, */
+        fixture_turn(&f);            /* which also sees that flash becomes full */
     }
 }
 
