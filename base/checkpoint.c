@@ -78,6 +78,17 @@ static uint64_t block_offset(uint64_t number)
     return CHECKPOINT_HEAD_BYTES + number * sizeof(struct block);
 }
 
+static uint64_t blocks_of(uint64_t body_bytes)
+{
+    return (body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
+}
+
+/* Where a file with this body ends. */
+static uint64_t end_offset(uint64_t body_bytes)
+{
+    return CHECKPOINT_HEAD_BYTES + blocks_of(body_bytes) * sizeof(struct block_head) + body_bytes;
+}
+
 static uint32_t head_crc(const struct checkpoint_head *h)
 {
     return crc32c(0, (const char *)h + sizeof(h->crc), sizeof(*h) - sizeof(h->crc));
@@ -254,9 +265,7 @@ int checkpoint_read_head(const char *path, struct checkpoint_head *head,
         return why_say(why, CHECKPOINT_WHY_BYTES, (int)n, "it can't be read (%s)", strerror((int)-n));
     const char *fault = head_fault(head, n);
     if (fault == NULL && head->state == CHECKPOINT_CLEAN) {
-        uint64_t blocks = (head->body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
-        uint64_t bytes =
-            CHECKPOINT_HEAD_BYTES + blocks * sizeof(struct block_head) + head->body_bytes;
+        uint64_t bytes = end_offset(head->body_bytes);
         if (head->body_bytes > (uint64_t)st.st_size || (uint64_t)st.st_size != bytes)
             fault =
                 (uint64_t)st.st_size < max_u64(bytes, head->body_bytes) ? "it is cut short" : "it is longer than it should be";
@@ -334,7 +343,7 @@ int checkpoint_open(const char *path, const struct checkpoint_head *head,
     r->fd = fd;
     r->token = head->token;
     r->body_bytes = head->body_bytes;
-    r->block_count = (head->body_bytes + CHECKPOINT_BLOCK_BYTES - 1) / CHECKPOINT_BLOCK_BYTES;
+    r->block_count = blocks_of(head->body_bytes);
     lock_init(&r->lock, LOCK_IO_QUEUE);
     lock_cond_init(&r->cond);
     r->has_thread = r->block_count > 1 && pthread_create(&r->thread, NULL, read_ahead, r) == 0;
@@ -395,11 +404,6 @@ static bool is_at_end(const struct checkpoint_reader *r)
                                    r->taken == r->blocks[r->used % 2].head.bytes);
 }
 
-static uint64_t end_offset(const struct checkpoint_reader *r)
-{
-    return CHECKPOINT_HEAD_BYTES + r->block_count * sizeof(struct block_head) + r->body_bytes;
-}
-
 int checkpoint_close(struct checkpoint_reader *r)
 {
     if (r == NULL)
@@ -413,7 +417,7 @@ int checkpoint_close(struct checkpoint_reader *r)
     lock_release(&r->lock);
     if (r->has_thread)
         pthread_join(r->thread, NULL);
-    if (rc == 0 && (!is_at_end(r) || file_read(r->fd, &more, 1, end_offset(r)) != 0))
+    if (rc == 0 && (!is_at_end(r) || file_read(r->fd, &more, 1, end_offset(r->body_bytes)) != 0))
         rc = -EBADMSG;
     pthread_cond_destroy(&r->cond);
     lock_destroy(&r->lock);

@@ -187,9 +187,10 @@ static void do_refresh_certs(struct session *s, const struct request *req)
         session_printf(s, "%s\r\n", why);
 }
 
-/* Sets one of the numbers that `extstore` changes; REPLY_NONE: there is no such word. */
-static enum reply tune_number(struct settings *set, const struct request *req)
+static enum reply do_extstore(struct session *s, const struct request *req)
 {
+    DEBUG_ASSERT(req->verb == VERB_EXTSTORE);
+    struct settings *set = s->w->env->settings;
     const struct {
         const char *word;
         _Atomic(uint32_t) *setting;
@@ -202,22 +203,6 @@ static enum reply tune_number(struct settings *set, const struct request *req)
         {"drop_under", &set->ext_drop_under},
         {"max_sleep", &set->ext_max_sleep},
     };
-    uint32_t number;
-    for (size_t i = 0; i < ARRAY_COUNT(numbers); i++) {
-        if (!proto_token_abbreviates(req, 1, numbers[i].word))
-            continue;
-        if (!proto_token_u32(req, 2, &number))
-            return REPLY_ERROR;
-        *numbers[i].setting = number;
-        return REPLY_OK;
-    }
-    return REPLY_NONE;
-}
-
-static enum reply do_extstore(struct session *s, const struct request *req)
-{
-    DEBUG_ASSERT(req->verb == VERB_EXTSTORE);
-    struct settings *set = s->w->env->settings;
     uint32_t number, limit;
     double real;
     if (req->token_count < 3)
@@ -226,18 +211,21 @@ static enum reply do_extstore(struct session *s, const struct request *req)
         return proto_token_u32(req, 2, &number) && proto_token_u32(req, 3, &limit) && number < SLAB_CLASS_MAX
                    ? REPLY_OK
                    : REPLY_ERROR;
-    enum reply reply = tune_number(set, req);
-    if (reply != REPLY_NONE)
-        return reply;
-    if (proto_token_abbreviates(req, 1, "max_frag") && proto_token_double(req, 2, &real)) {
+    for (size_t i = 0; i < ARRAY_COUNT(numbers); i++) {
+        if (!proto_token_abbreviates(req, 1, numbers[i].word))
+            continue;
+        if (!proto_token_u32(req, 2, &number))
+            return REPLY_ERROR;
+        *numbers[i].setting = number;
+        return REPLY_OK;
+    }
+    if (proto_token_abbreviates(req, 1, "max_frag") && proto_token_double(req, 2, &real))
         set->ext_max_frag = real;
-        return REPLY_OK;
-    }
-    if (proto_token_abbreviates(req, 1, "drop_unread") && proto_token_u32(req, 2, &number)) {
+    else if (proto_token_abbreviates(req, 1, "drop_unread") && proto_token_u32(req, 2, &number))
         set->ext_drop_unread = number != 0;
-        return REPLY_OK;
-    }
-    return REPLY_ERROR;
+    else
+        return REPLY_ERROR;
+    return REPLY_OK;
 }
 
 /* REPLY_NONE: the log may take the socket. */

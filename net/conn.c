@@ -749,19 +749,8 @@ static __attribute__((noinline)) enum next conn_execute(struct conn *c, uint32_t
 
 bool conn_await(struct conn *c, short want)
 {
-    if (c->interest == want)
-        return true;
-    if (c->interest)
-        event_del(&c->event);
-    c->interest = 0;
-    if (!want)
-        return true;
-    event_assign(&c->event, c->worker->base, c->origin.fd, (short)(want | EV_PERSIST),
-                 is_tls(c) ? c->worker->conn_tls->event : conn_event, c);
-    if (event_add(&c->event, NULL) != 0)
-        return false;
-    c->interest = want;
-    return true;
+    return worker_await(c->worker, &c->event, &c->interest, c->origin.fd, want,
+                        is_tls(c) ? c->worker->conn_tls->event : conn_event, c);
 }
 
 static void set_state(struct conn *c, enum next next)

@@ -85,6 +85,25 @@ void worker_forget(struct worker *w, struct loop_conn *c)
     c->is_in = 0;
 }
 
+/* ---- events ---- */
+
+bool worker_await(struct worker *w, struct event *ev, short *interest, int fd, short want, event_callback_fn fn, void *arg)
+{
+    worker_assert_mine(w);
+    if (*interest == want)
+        return true;
+    if (*interest)
+        event_del(ev);
+    *interest = 0;
+    if (!want)
+        return true;
+    event_assign(ev, w->base, fd, (short)(want | EV_PERSIST), fn, arg);
+    if (event_add(ev, NULL) != 0)
+        return false;
+    *interest = want;
+    return true;
+}
+
 /* ---- mail ---- */
 
 void worker_wake(struct worker *w)

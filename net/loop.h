@@ -106,6 +106,10 @@ static inline void worker_enter(const struct worker *w UNUSED) {}
 static inline void worker_assert_mine(const struct worker *w UNUSED) {}
 #endif
 
+/* From now on ev waits for EV_READ, EV_WRITE or, with want 0, for nothing at this descriptor, and calls fn(fd, what, arg).
+ * *interest: what it waits for at present, 0 at first. False: no memory, so it waits for nothing; never if want is 0. */
+bool worker_await(struct worker *w, struct event *ev, short *interest, int fd, short want, event_callback_fn fn, void *arg);
+
 /* From any thread: puts c, with c->mail set, into the mailbox, which the worker reads in a turn of its loop. */
 void worker_post(struct worker *w, struct loop_conn *c);
 /* From any thread: the worker's thread will call conn_dump_over(c, alive). */

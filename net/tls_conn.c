@@ -332,19 +332,7 @@ static void relay_ready(evutil_socket_t fd, short what, void *arg);
 /* As conn_await(), for the pair. */
 static bool relay_await(struct tls_conn *t, short want)
 {
-    if (t->relay_interest == want)
-        return true;
-    if (t->relay_interest)
-        event_del(&t->relay_event);
-    t->relay_interest = 0;
-    if (!want)
-        return true;
-    event_assign(&t->relay_event, t->conn.worker->base, t->relay_fd, (short)(want | EV_PERSIST),
-                 relay_ready, t);
-    if (event_add(&t->relay_event, NULL) != 0)
-        return false;
-    t->relay_interest = want;
-    return true;
+    return worker_await(t->conn.worker, &t->relay_event, &t->relay_interest, t->relay_fd, want, relay_ready, t);
 }
 
 static void relay_close(struct tls_conn *t)

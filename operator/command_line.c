@@ -664,29 +664,18 @@ static const struct flag flags[] = {
 /* clang-format on */
 
 /* Our own options. They have only long names, which can't be abbreviated, so abbreviations of memcached's
- * stay valid. name, argument, help */
-#define OWN_OPTION_TABLE(X)                                                                        \
-    X(CONFIG, "config", "<file>",                                                                  \
-      "read options from a file first, one on each line, like memcached.conf; repeatable")         \
-    X(LOGFILE, "logfile", "<file>", "append log lines to this file; SIGHUP reopens it")            \
-    X(HTTP, "http", "<[addr:]port>",                                                               \
-      "metrics, health and a status page for operators, by default on 127.0.0.1")                  \
-    X(CHECK_CONFIG, "check-config", "", "say whether all options are valid, and exit")             \
-    X(PRINT_CONFIG, "print-config", "", "print all settings as a file for --config, and exit")     \
-    X(CHECK, "check", "<flash file>...",                                                           \
-      "check what a stopped cache left on flash, changing nothing; exit 0 sound, 1 faults, 2 can't be read")
-enum own_option {
-#define X(id, name, arg, help) OWN_##id,
-    OWN_OPTION_TABLE(X)
-#undef X
-        OWN_COUNT
-};
+ * stay valid. */
+enum own_option { OWN_CONFIG, OWN_LOGFILE, OWN_HTTP, OWN_CHECK_CONFIG, OWN_PRINT_CONFIG, OWN_CHECK, OWN_COUNT };
 static const struct {
     const char *name, *arg, *help;
 } own_options[OWN_COUNT] = {
-#define X(id, name, arg, help) {name, arg, help},
-    OWN_OPTION_TABLE(X)
-#undef X
+    [OWN_CONFIG] = {"config", "<file>", "read options from a file first, one on each line, like memcached.conf; repeatable"},
+    [OWN_LOGFILE] = {"logfile", "<file>", "append log lines to this file; SIGHUP reopens it"},
+    [OWN_HTTP] = {"http", "<[addr:]port>", "metrics, health and a status page for operators, by default on 127.0.0.1"},
+    [OWN_CHECK_CONFIG] = {"check-config", "", "say whether all options are valid, and exit"},
+    [OWN_PRINT_CONFIG] = {"print-config", "", "print all settings as a file for --config, and exit"},
+    [OWN_CHECK] = {"check", "<flash file>...",
+                   "check what a stopped cache left on flash, changing nothing; exit 0 sound, 1 faults, 2 can't be read"},
 };
 
 static void print_default(FILE *out, const struct setting *row, uint64_t scale)
@@ -1043,7 +1032,7 @@ static int take_check(struct parser *p, int *argc, char **argv, int at, int left
     return SETTINGS_GO_ON;
 }
 
-/* Takes the options of OWN_OPTION_TABLE out of the command line (argc and argv become the
+/* Takes our own options out of the command line (argc and argv become the
  * rest), and reads the files that they name. */
 static int take_own_options(struct parser *p, int *argc, char **argv)
 {

@@ -97,6 +97,8 @@ static void log_text(enum watch_stream stream, const char *fmt, ...)
 {
     char line[LINE_MAX_BYTES];
     va_list ap;
+    if (!watch_wants(stream))
+        return;
     va_start(ap, fmt);
     int rc = vsnprintf(line, sizeof(line) - 1, fmt, ap);
     va_end(ap);
@@ -146,8 +148,6 @@ void watch_item_get(const struct watch_item *it, enum watch_fetch_status status,
     static const char *const words[] = {
         WATCH_FETCH_TABLE(ROW_TEXT)
     };
-    if (!watch_wants(WATCH_FETCHERS))
-        return;
     struct key_text key;
     log_text(WATCH_FETCHERS, "type=item_get key=%s status=%s clsid=%u cfd=%d size=%u",
              key_text(&key, it), words[status], it->slab_class, fd, it->value_bytes);
@@ -155,8 +155,6 @@ void watch_item_get(const struct watch_item *it, enum watch_fetch_status status,
 
 void watch_item_store(const struct watch_item *it, const char *status, const char *cmd, int fd)
 {
-    if (!watch_wants(WATCH_MUTATIONS))
-        return;
     struct key_text key;
     log_text(WATCH_MUTATIONS,
              "type=item_store key=%s status=%s cmd=%s ttl=%" PRId64 " clsid=%u cfd=%d size=%u",
@@ -165,8 +163,6 @@ void watch_item_store(const struct watch_item *it, const char *status, const cha
 
 void watch_deleted(const struct watch_item *it, const char *cmd)
 {
-    if (!watch_wants(WATCH_DELETIONS))
-        return;
     struct key_text key;
     log_text(WATCH_DELETIONS, "type=deleted key=%s cmd=%s clsid=%u size=%u", key_text(&key, it),
              cmd, it->slab_class, it->value_bytes);
@@ -174,8 +170,6 @@ void watch_deleted(const struct watch_item *it, const char *cmd)
 
 void watch_eviction(const struct watch_item *it)
 {
-    if (!watch_wants(WATCH_EVICTIONS))
-        return;
     struct key_text key;
     log_text(WATCH_EVICTIONS,
              "type=eviction key=%s fetch=%s ttl=%" PRId64 " la=%u clsid=%u size=%u",
@@ -185,8 +179,6 @@ void watch_eviction(const struct watch_item *it)
 
 void watch_extwrite(const struct watch_item *it, unsigned bucket)
 {
-    if (!watch_wants(WATCH_EVICTIONS))
-        return;
     struct key_text key;
     log_text(WATCH_EVICTIONS,
              "type=extwrite key=%s fetch=%s ttl=%" PRId64 " la=%u clsid=%u bucket=%u",
@@ -197,8 +189,6 @@ void watch_extwrite(const struct watch_item *it, unsigned bucket)
 void watch_connection(const char *ip, unsigned port, const char *transport, const char *reason,
                       int fd)
 {
-    if (!watch_wants(WATCH_CONNEVENTS))
-        return;
     if (reason)
         log_text(WATCH_CONNEVENTS, "type=conn_close rip=%s rport=%u transport=%s reason=%s cfd=%d",
                  ip, port, transport, reason, fd);
@@ -209,14 +199,12 @@ void watch_connection(const char *ip, unsigned port, const char *transport, cons
 
 void watch_sysevent(const char *line)
 {
-    if (watch_wants(WATCH_SYSEVENTS))
-        log_text(WATCH_SYSEVENTS, "%s", line);
+    log_text(WATCH_SYSEVENTS, "%s", line);
 }
 
 void watch_rawcmd(const char *line, size_t len, int fd)
 {
-    if (watch_wants(WATCH_RAWCMDS))
-        log_text(WATCH_RAWCMDS, "<%d %.*s", fd, (int)len, line);
+    log_text(WATCH_RAWCMDS, "<%d %.*s", fd, (int)len, line);
 }
 
 /* ---- lines out: the watch thread ---- */

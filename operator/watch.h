@@ -57,7 +57,8 @@ static inline bool watch_mask_has(const _Atomic(uint32_t) *mask, enum watch_stre
 /* Is it worth calling the stream's function? */
 bool watch_wants(enum watch_stream stream);
 
-/* ---- lines; each asks watch_wants itself ---- */
+/* ---- lines, of streams that somebody watches; else nothing happens, but the caller asks watch_wants first where it is
+ * called often ---- */
 
 /*      status of item_get, in memcached's words */
 #define WATCH_FETCH_TABLE(X)                                                                       \
