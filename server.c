@@ -479,18 +479,15 @@ static int make_aids(struct server *s)
         return fail(EXIT_OS, "failed to allocate memory", NULL);
     if (set->auth_file) {
         env->auth = auth_create(set->auth_file);
-        if (!env->auth && errno == EINVAL) {
-            fprintf(stderr, "Authfile [%s] has a malformed entry. Should be 'user:password'\n",
-                    set->auth_file);
-            return SETTINGS_EXIT_CONFIG;
-        } else if (!env->auth && errno == ENODATA) {
+        int err = env->auth ? 0 : errno;
+        if (err == EINVAL)
+            fprintf(stderr, "Authfile [%s] has a malformed entry. Should be 'user:password'\n", set->auth_file);
+        else if (err == ENODATA)
             fprintf(stderr, "Authfile [%s] has no user: it needs lines of 'user:password'\n", set->auth_file);
-            return SETTINGS_EXIT_CONFIG;
-        } else if (!env->auth) {
-            fprintf(stderr, "Could not open authfile [%s] for reading, error %s\n", set->auth_file,
-                    strerror(errno));
-            return EXIT_OS;
-        }
+        else if (err)
+            fprintf(stderr, "Could not open authfile [%s] for reading, error %s\n", set->auth_file, strerror(err));
+        if (err)
+            return err == EINVAL || err == ENODATA ? SETTINGS_EXIT_CONFIG : EXIT_OS;
     }
     struct watch_options watch = {.watcher_bytes = set->watcher_logbuf_size,
                                   .staging_bytes =

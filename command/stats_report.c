@@ -381,12 +381,6 @@ void report_general(const struct command_env *env, stats_emit_fn emit, void *ctx
     report_emit_general(&f, emit, ctx);
 }
 
-static enum reply stats_general(struct session *s, const struct request *req UNUSED)
-{
-    report_general(s->w->env, emit, s);
-    return REPLY_END;
-}
-
 /* ---- stats: the other groups ---- */
 
 static enum reply stats_settings(struct session *s, const struct request *req UNUSED)
@@ -641,18 +635,6 @@ void report_extant(const struct command_env *env, stats_emit_fn emit, void *ctx)
     emit_requests(env, emit, ctx);
 }
 
-static enum reply stats_extant(struct session *s, const struct request *req UNUSED)
-{
-    report_extant(s->w->env, emit, s);
-    return REPLY_END;
-}
-
-static enum reply stats_extents(struct session *s, const struct request *req UNUSED)
-{
-    space_emit(s->w->env, emit, s);
-    return REPLY_END;
-}
-
 static void dump_item(void *ctx, const char *key, unsigned key_bytes, uint32_t value_bytes,
                       uint32_t exptime_sec)
 {
@@ -705,32 +687,37 @@ static enum reply stats_detail(struct session *s, const struct request *req)
 static const struct {
     const char *word;
     bool may_abbreviate;
-    enum reply (*answer)(struct session *s, const struct request *req);
+    enum reply (*answer)(struct session *s, const struct request *req); /* NULL: these lines, and END */
+    void (*lines)(const struct command_env *env, stats_emit_fn emit, void *ctx);
 } groups[] = {
-    {"reset", true, stats_reset},
-    {"detail", true, stats_detail},
-    {"settings", true, stats_settings},
-    {"cachedump", true, stats_cachedump},
-    {"conns", true, stats_conns},
-    {"extstore", true, stats_extstore},
-    {"items", false, stats_items},
-    {"slabs", false, stats_slabs},
-    {"sizes", false, stats_sizes},
-    {"extant", false, stats_extant},
-    {"extents", false, stats_extents},
+    {"reset", true, stats_reset, NULL},
+    {"detail", true, stats_detail, NULL},
+    {"settings", true, stats_settings, NULL},
+    {"cachedump", true, stats_cachedump, NULL},
+    {"conns", true, stats_conns, NULL},
+    {"extstore", true, stats_extstore, NULL},
+    {"items", false, stats_items, NULL},
+    {"slabs", false, stats_slabs, NULL},
+    {"sizes", false, stats_sizes, NULL},
+    {"extant", false, NULL, report_extant},
+    {"extents", false, NULL, space_emit},
 };
 
 void report_answer(struct session *s, const struct request *req)
 {
     DEBUG_ASSERT(req->verb == VERB_STATS && req->token_count > 0);
-    enum reply reply = REPLY_ERROR;
+    enum reply reply = REPLY_END;
     size_t i = 0;
     while (i < ARRAY_COUNT(groups) && !(groups[i].may_abbreviate ? proto_token_abbreviates(req, 1, groups[i].word)
                                                                  : proto_token_is(req, 1, groups[i].word)))
         i++;
     if (req->token_count == 1)
-        reply = stats_general(s, req);
-    else if (i < ARRAY_COUNT(groups))
+        report_general(s->w->env, emit, s);
+    else if (i == ARRAY_COUNT(groups))
+        reply = REPLY_ERROR;
+    else if (groups[i].answer)
         reply = groups[i].answer(s, req);
+    else
+        groups[i].lines(s->w->env, emit, s);
     session_reply(s, reply);
 }

@@ -749,8 +749,8 @@ static __attribute__((noinline)) enum next conn_execute(struct conn *c, uint32_t
 
 bool conn_await(struct conn *c, short want)
 {
-    return worker_await(c->worker, &c->event, &c->interest, c->origin.fd, want,
-                        is_tls(c) ? c->worker->conn_tls->event : conn_event, c);
+    return likely(c->interest == want) || worker_await(c->worker, &c->event, &c->interest, c->origin.fd, want,
+                                                       is_tls(c) ? c->worker->conn_tls->event : conn_event, c);
 }
 
 static void set_state(struct conn *c, enum next next)

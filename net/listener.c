@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/own_file.h"
 #include "base/passed.h"
+#include "base/why.h"
 #include "net/udp.h"
 
 enum { LISTENERS_MAX = 128, ACCEPTS_PER_EVENT = 64, RETRY_US = 10000 };
@@ -36,13 +37,6 @@ struct listeners {
     struct event retry; /* while nothing is accepted because there is no room */
     uint64_t stopped_us;
 };
-
-static int complain(char *why, size_t why_bytes, const char *what, int err)
-{
-    DEBUG_ASSERT(err > 0);
-    snprintf(why, why_bytes, "%s: %s", what, strerror(err));
-    return -err;
-}
 
 /* Adds the socket to the set and listens. 0, or -errno and the socket is closed. */
 static int add_listener(struct listeners *l, int fd, enum settings_tls tls)
@@ -148,31 +142,28 @@ static int open_unix(struct listeners *l, const char *path, uint32_t mode, char 
     DEBUG_ASSERT(l->count == 0); /* the only one */
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct stat st;
-    if (strlen(path) >= sizeof(addr.sun_path)) {
-        snprintf(why, why_bytes, "failed to listen on UNIX socket: the path has more than %zu bytes: %s",
-                 sizeof(addr.sun_path) - 1, path);
-        return -ENAMETOOLONG;
-    }
+    if (strlen(path) >= sizeof(addr.sun_path))
+        return why_say(why, why_bytes, -ENAMETOOLONG, "failed to listen on UNIX socket: the path has more than %zu bytes: %s",
+                       sizeof(addr.sun_path) - 1, path);
     strcpy(addr.sun_path, path);
     bool exists = lstat(path, &st) == 0;
     if (exists && S_ISSOCK(st.st_mode))
         unlink(path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return complain(why, why_bytes, "socket()", errno);
+        return why_say(why, why_bytes, -errno, "socket(): %s", strerror(errno));
     mode_t old = umask((mode_t)(~mode & 0777));
     int rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
     int err = errno;
     umask(old);
     if (rc < 0) {
         close(fd);
-        snprintf(why, why_bytes, "failed to listen on UNIX socket: bind(): %s (path %s)",
-                 exists && !S_ISSOCK(st.st_mode) ? "it exists and is not a socket" : strerror(err), path);
-        return -err;
+        return why_say(why, why_bytes, -err, "failed to listen on UNIX socket: bind(): %s (path %s)",
+                       exists && !S_ISSOCK(st.st_mode) ? "it exists and is not a socket" : strerror(err), path);
     }
     own_file_note(&l->unix_file, path);
     rc = add_listener(l, fd, SETTINGS_TLS_NONE);
-    return rc ? complain(why, why_bytes, "failed to listen on UNIX socket", -rc) : 0;
+    return rc ? why_say(why, why_bytes, rc, "failed to listen on UNIX socket: %s", strerror(-rc)) : 0;
 }
 
 /* ---- all of them ---- */
@@ -211,17 +202,15 @@ static int take_passed(struct listeners *l, char *why, size_t why_bytes)
         struct sockaddr_storage ss;
         socklen_t len = sizeof(type), name_len = sizeof(ss);
         if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM ||
-            getsockname(fd, (struct sockaddr *)&ss, &name_len) < 0) {
-            snprintf(why, why_bytes, "descriptor %d, passed by the service manager, is no stream socket", fd);
-            return -ENOTSOCK;
-        }
+            getsockname(fd, (struct sockaddr *)&ss, &name_len) < 0)
+            return why_say(why, why_bytes, -ENOTSOCK, "descriptor %d, passed by the service manager, is no stream socket", fd);
         bool unix_one = ss.ss_family == AF_UNIX;
         if (!unix_one)
             set_stream_options(fd);
         bool tls = s->ssl_enabled && !unix_one;
         int err = add_listener(l, fd, tls ? SETTINGS_TLS_DEFAULT : SETTINGS_TLS_NONE);
         if (err)
-            return complain(why, why_bytes, "a socket passed by the service manager", -err);
+            return why_say(why, why_bytes, err, "a socket passed by the service manager: %s", strerror(-err));
     }
     log_notice("listening on %u socket%s passed by the service manager", l->count, l->count == 1 ? "" : "s");
     return 0;
@@ -274,16 +263,14 @@ struct listeners *listeners_open(const struct listener_options *opt, char *why, 
     ASSERT(opt->settings && opt->base && opt->counters);
     struct listeners *l = calloc(1, sizeof(*l));
     if (!l) {
-        complain(why, why_bytes, "listening", ENOMEM);
+        snprintf(why, why_bytes, "listening: %s", strerror(ENOMEM));
         return NULL;
     }
     l->opt = *opt;
     evtimer_assign(&l->retry, opt->base, retry_accepting, l);
     int err = open_all(l, why, why_bytes);
-    if (!err && !reserve_events(l)) {
-        err = -ENOMEM;
-        complain(why, why_bytes, "listening", ENOMEM);
-    }
+    if (!err && !reserve_events(l))
+        err = why_say(why, why_bytes, -ENOMEM, "listening: %s", strerror(ENOMEM));
     if (err) {
         listeners_close(l);
         errno = -err;

@@ -547,22 +547,19 @@ struct tls *tls_create(const struct settings *s, struct server_counters *n, char
     ASSERT(s->ssl_enabled && s->ssl_chain_cert); /* checked by operator/settings_check.c */
     count_memory();
     struct tls *t = calloc(1, sizeof(*t));
-    if (t)
-        t->wire = wire_method();
-    if (!t || !t->wire) {
-        free(t);
-        snprintf(why, why_bytes, "out of memory");
+    snprintf(why, why_bytes, "out of memory");
+    if (!t)
         return NULL;
-    }
+    lock_init(&t->lock, LOCK_TLS);
     t->settings = s;
     t->counters = n;
-    t->context = context_create(s, why, why_bytes);
+    t->wire = wire_method();
+    if (t->wire)
+        t->context = context_create(s, why, why_bytes);
     if (!t->context) {
-        BIO_meth_free(t->wire);
-        free(t);
+        tls_destroy(t);
         return NULL;
     }
-    lock_init(&t->lock, LOCK_TLS);
     certs_are_loaded(n);
     if (s->ssl_kernel_tls)
         warn_without_kernel_tls();
