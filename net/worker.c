@@ -78,20 +78,18 @@ static void cache_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *
     cache_worker_poll(w->cache_worker);
 }
 
-/* Closes the connections of which this is true, and returns their number. Only this thread changes the list, so it may walk
- * it without the lock. */
-static unsigned close_those(struct worker *w, bool (*is_one)(const struct conn *c), enum conn_reason reason)
+/* Closes the connections of which this is true. Only this thread changes the list, so it may walk it without the lock. */
+static void close_those(struct worker *w, bool (*is_one)(const struct conn *c), enum conn_reason reason)
 {
     worker_assert_mine(w);
-    unsigned count = 0;
     for (struct loop_conn *l = LIST_FIRST(&w->conns), *next; l; l = next) {
         next = LIST_NEXT(l, among_all);
         if (!is_one(conn_of(l)))
             continue;
+        if (reason == CONN_IDLE)
+            stat_inc(w->stats, STAT_idle_kicks); /* before its client sees the end */
         conn_close(conn_of(l), reason);
-        count++;
     }
-    return count;
 }
 
 static bool is_idle(const struct conn *c)
@@ -103,8 +101,7 @@ static bool is_idle(const struct conn *c)
 
 static void idle_timer_due(evutil_socket_t fd UNUSED, short what UNUSED, void *arg)
 {
-    struct worker *w = arg;
-    stat_add(w->stats, STAT_idle_kicks, close_those(w, is_idle, CONN_IDLE));
+    close_those(arg, is_idle, CONN_IDLE);
 }
 
 /* While values are read from flash, nothing is heard of clients that leave. What they wait for is given up. */
