@@ -113,7 +113,8 @@ static bool is_urgent(const struct ext_read *r)
     return r->holds_others || r->buffer != NULL;
 }
 
-/* Of two that wait: the urgent ones come first, then those that were started first. */
+/* Of two that wait: the urgent ones come first, then those that were started first. One that is put away keeps its place
+ * once: its client may wait for it and hold all buffers; but one that takes its values slowly may not always come first. */
 static bool is_before(const struct ext_read *r, const struct ext_read *other)
 {
     return is_urgent(r) != is_urgent(other) ? is_urgent(r) : r->order < other->order;
@@ -1112,6 +1113,7 @@ void ext_read_finish(struct ext_read *r)
     give_buffer_back(r->ring, r);
     r->state = EXT_READ_IDLE;
     r->order = 0;
+    r->was_away = false;
     ext_page_unpin(e, r->page);
 }
 
@@ -1120,6 +1122,9 @@ uint64_t ext_read_put_away(struct ext_read *r)
     ASSERT(r->state == EXT_READ_DONE);
     uint64_t bytes = give_buffer_back(r->ring, r);
     r->state = EXT_READ_IDLE;
+    if (r->was_away)
+        r->order = 0;
+    r->was_away = true;
     count(&r->ring->n.reads_put_away, 1);
     return bytes;
 }

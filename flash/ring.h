@@ -78,7 +78,7 @@ void ext_ring_give_up(struct ext_ring *ring);
 /* Gives buffer and page pin back. Call once for each started read, after DONE. */
 void ext_read_finish(struct ext_read *r);
 /* Gives the buffer of a DONE read back, and keeps its page pinned: ext_read_start() with the same place
- * brings the same bytes again, before reads that were started since, and takes the pin over. The bytes
+ * brings the same bytes again, the first time before reads that were started since, and takes the pin over. The bytes
  * that this sets free: 0 if others share the copy. */
 uint64_t ext_read_put_away(struct ext_read *r);
 /* Is it one of the large reads, which have a bound of their own? Of a DONE read. */

@@ -259,7 +259,8 @@ struct ext_read {
     uint32_t again; /* times that ext_read_again was granted */
     uint16_t slot; /* registered buffer slot, or none */
     bool waits; /* for its turn to begin */
-    uint64_t order; /* the place in which it was started first; 0: it is finished */
+    uint64_t order; /* its place among others that wait; 0: none yet */
+    bool was_away;  /* it was put away before */
     bool later; /* after those of other clients */
 };
 

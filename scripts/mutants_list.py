@@ -325,7 +325,7 @@ MUTANTS = (
            "    *last = min_u64(round_up(in_slot + ext_len_bytes(r->len_class), align), e->wbuf_bytes);",
            "    *last = round_up(in_slot + ext_len_bytes(r->len_class), align) + 0 * e->wbuf_bytes;", RING),
     Mutant("a finished read keeps its page", "flash/ring.c",
-           "    r->order = 0;\n    ext_page_unpin(e, r->page);", "    r->order = 0;\n    (void)e;", RING),
+           "    r->was_away = false;\n    ext_page_unpin(e, r->page);", "    r->was_away = false;\n    (void)e;", RING),
     Mutant("the buffer of a large read isn't given back to the account", "flash/ring.c",
            "    ASSERT(large_bytes(ring) >= bytes);\n    count(&ring->large_bytes, -bytes);\n", "", RING),
     Mutant("a copy goes while another read uses it", "flash/ring.c",
