@@ -159,6 +159,16 @@ class Container:
         self.run('systemctl', 'reset-failed', 'extant')
         return self.systemctl('restart', 'extant')
 
+    def is_empty_group(self):
+        """Removes the groups that systemd made below ours; one that a process is still leaving is tried again."""
+        for at, names, _ in os.walk(self.group.path, topdown=False):
+            for name in names:
+                try:
+                    os.rmdir(os.path.join(at, name))
+                except OSError:
+                    return False
+        return True
+
     def end(self):
         if self.process is not None:
             if self.process.poll() is None and self.leader:
@@ -171,9 +181,7 @@ class Container:
         for path in (self.root, self.over):
             subprocess.run(['umount', '-l', path], stderr=subprocess.DEVNULL)
         if self.group:
-            for at, names, _ in os.walk(self.group.path, topdown=False):
-                for name in names:
-                    os.rmdir(os.path.join(at, name))
+            wait_for(self.is_empty_group, 30)
             self.group.__exit__()
         shutil.rmtree(self.dir, ignore_errors=True)
 
