@@ -305,6 +305,23 @@ static const char *header_misfit(int fd, const struct arena_header *found, struc
     return NULL;
 }
 
+/* Writes zeroes, where a file system can't reserve: it says then that it is full. 0 or -errno. */
+static int write_zeroes(int fd, uint64_t offset, uint64_t bytes)
+{
+    ASSERT(fd >= 0 && bytes > 0);
+    static const char zeroes[16 * ARENA_UNIT_BYTES];
+    while (bytes > 0) {
+        ssize_t n = pwrite(fd, zeroes, min_u64(bytes, sizeof(zeroes)), (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -ENOSPC;
+        offset += (uint64_t)n;
+        bytes -= (uint64_t)n;
+    }
+    return 0;
+}
+
 /* ---- giving back -------------------------------------------------------------------- */
 
 /* Asks the kernel to drop a range whose units nobody may use; true iff it is zeroes now. */
@@ -418,29 +435,12 @@ static bool give_back_idle(struct arena *a, uint64_t bytes)
     return given >= bytes;
 }
 
-/* Writes zeroes, where a file system can't reserve: it says then that it is full. 0 or -errno. */
-static int write_zeroes(const struct arena *a, uint64_t offset, uint64_t bytes)
-{
-    ASSERT(a->fd >= 0 && offset >= a->meta_bytes && offset + bytes <= a->reserve_bytes);
-    static const char zeroes[16 * ARENA_UNIT_BYTES];
-    while (bytes > 0) {
-        ssize_t n = pwrite(a->fd, zeroes, min_u64(bytes, sizeof(zeroes)), (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -ENOSPC;
-        offset += (uint64_t)n;
-        bytes -= (uint64_t)n;
-    }
-    return 0;
-}
-
 /* Asks the file system for units first .. end - 1, which are the caller's. False: it has no room. */
 static bool reserve_in_file(struct arena *a, uint64_t first, uint64_t end)
 {
     uint64_t offset = first * ARENA_UNIT_BYTES, bytes = (end - first) * ARENA_UNIT_BYTES;
     if (!atomic_load_explicit(&a->can_reserve, memory_order_relaxed))
-        return write_zeroes(a, offset, bytes) == 0;
+        return write_zeroes(a->fd, offset, bytes) == 0;
     int rc;
     do {
         rc = fallocate(a->fd, 0, (off_t)offset, (off_t)bytes);
@@ -450,7 +450,7 @@ static bool reserve_in_file(struct arena *a, uint64_t first, uint64_t end)
     if (errno != EOPNOTSUPP && errno != ENOSYS)
         return false;
     atomic_store(&a->can_reserve, false);
-    return write_zeroes(a, offset, bytes) == 0;
+    return write_zeroes(a->fd, offset, bytes) == 0;
 }
 
 /* Would it be so with this much more touched memory? */
@@ -809,9 +809,9 @@ static int make_file(int fd, uint64_t reserve_bytes, uint64_t meta_bytes)
 {
     if (ftruncate(fd, 0) != 0 || ftruncate(fd, (off_t)reserve_bytes) != 0)
         return -errno;
-    if (fallocate(fd, 0, 0, (off_t)meta_bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS)
-        return -errno;
-    return 0;
+    if (fallocate(fd, 0, 0, (off_t)meta_bytes) == 0)
+        return 0;
+    return errno == EOPNOTSUPP || errno == ENOSYS ? write_zeroes(fd, 0, meta_bytes) : -errno;
 }
 
 /* A file that was just made, and is not going to be used, would be in the way: as one that holds nothing, or takes room. */

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -308,6 +309,31 @@ Test(arena_file, full_file_system_is_enospc, .init = dir_make, .fini = dir_remov
     arena_destroy(a);
     unlink(file);
     umount(dir);
+}
+
+static bool can_not_reserve;
+
+/* The library's, unless a test has a file system that can't reserve. */
+#define OVERRIDE(type, name, arguments) type name arguments
+OVERRIDE(int, fallocate, (int fd, int mode, off_t offset, off_t bytes))
+{
+    if (can_not_reserve && mode == 0) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return (int)syscall(SYS_fallocate, fd, mode, offset, bytes);
+}
+
+Test(arena_file, header_and_bitmaps_have_room_where_none_can_be_reserved, .init = dir_make, .fini = dir_remove)
+{
+    struct stat st;
+    bool attached;
+    can_not_reserve = true;
+    struct arena *a = arena_open(64 * MiB, file, "", &attached);
+    cr_assert_not_null(a, "%s", why);
+    cr_assert_eq(stat(file, &st), 0);
+    cr_assert_geq((uint64_t)st.st_blocks * 512, arena_used_bytes(a, ARENA_USE_META));
+    arena_destroy(a);
 }
 
 /* Idle memory is exchanged for other memory on a full file system; the rest is left to the index; room that comes back
