@@ -176,6 +176,8 @@ class Container:
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
+                if self.leader:
+                    os.kill(int(self.leader), signal.SIGKILL)  # without systemd-nspawn it would go on
                 self.process.kill()
                 self.process.wait()
         for path in (self.root, self.over):
