@@ -14,6 +14,7 @@
 #define QUIET_SEC 5 /* and told of when it doesn't come back within these */
 #define GROUP_SHARE 32 /* of its limit a control group keeps this much for what is not the arena's, */
 #define GROUP_BYTES_MIN (8 * MiB)
+#define ITEMS_BYTES_MIN (4 * MiB) /* items and index may have this much, whatever the group leaves */
 #define ITEMS_PER_STEP 512
 #define ITEMS_PER_LOOK 16
 
@@ -86,8 +87,9 @@ static uint64_t keep_to_group(struct cache *c, struct shortage *s, uint32_t now)
     /* In a file, memory is charged when it is reserved; else when it is first written to. */
     uint64_t has = c->config->has_memory_file ? arena_touched_bytes(c->arena) : arena_resident_bytes(c->arena);
     uint64_t reserve = max_u64(group.limit_bytes / GROUP_SHARE, GROUP_BYTES_MIN), ceiling = has + group.left_bytes;
+    uint64_t least = arena_used_bytes(c->arena, ARENA_USE_META) + arena_used_bytes(c->arena, ARENA_USE_BUFFER) + ITEMS_BYTES_MIN;
     ASSERT(group.limit_bytes > 0 && has <= arena_reserve_bytes(c->arena));
-    return arena_set_ceiling(c->arena, ceiling - min_u64(ceiling, reserve));
+    return arena_set_ceiling(c->arena, max_u64(ceiling - min_u64(ceiling, reserve), least));
 }
 
 /* Items leave until there is enough to spare. */

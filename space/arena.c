@@ -459,13 +459,16 @@ static bool is_over_ceiling(const struct arena *a, uint64_t bytes)
     return arena_touched_bytes(a) + bytes > atomic_load_explicit(&a->ceiling_bytes, memory_order_relaxed);
 }
 
+/* Buffers and tables have bounds of their own, and without them nothing works. */
+static bool is_bound_by_ceiling(enum arena_use use) { return use == ARENA_USE_SLAB || use == ARENA_USE_INDEX; }
+
 /* Can there be memory for units first .. end - 1? In a file it is there then. */
-static bool get_memory(struct arena *a, uint64_t first, uint64_t end)
+static bool get_memory(struct arena *a, enum arena_use use, uint64_t first, uint64_t end)
 {
     uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
     uint64_t most = (round_up(end, round) - round_down(first, round)) * ARENA_UNIT_BYTES;
     ASSERT(first < end);
-    if (is_over_ceiling(a, most))
+    if (is_bound_by_ceiling(use) && is_over_ceiling(a, most))
         return false;
     return a->fd < 0 || reserve_in_file(a, first, end);
 }
@@ -481,7 +484,7 @@ static void refused(struct arena *a, uint64_t bytes)
 #define MEMORY_TRIES 3 /* others may take what was given back for this */
 
 /* Makes units first .. end - 1, which are the caller's, usable. 0 or -ENOSPC. */
-static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
+static int touch(struct arena *a, enum arena_use use, uint64_t first, uint64_t end, bool *zeroed)
 {
     bool was_touched = map_any(a->touched_map, first, end);
     ASSERT(first < end && end <= a->reserve_bytes / ARENA_UNIT_BYTES);
@@ -493,9 +496,9 @@ static int touch(struct arena *a, uint64_t first, uint64_t end, bool *zeroed)
         *zeroed = false;
     if (was_touched && !a->found_content && map_all(a->touched_map, first, end))
         return 0;
-    bool got = get_memory(a, first, end);
+    bool got = get_memory(a, use, first, end);
     for (unsigned i = 0; !got && i < MEMORY_TRIES && give_back_idle(a, (end - first) * ARENA_UNIT_BYTES); i++)
-        got = get_memory(a, first, end);
+        got = get_memory(a, use, first, end);
     if (!got) {
         refused(a, (end - first) * ARENA_UNIT_BYTES);
         return -ENOSPC;
@@ -525,7 +528,7 @@ int arena_alloc(struct arena *a, enum arena_use use, uint64_t bytes, uint64_t al
     if (rc != 0)
         return -ENOSPC;
     ASSERT(first * ARENA_UNIT_BYTES >= a->meta_bytes && first * ARENA_UNIT_BYTES % align == 0);
-    rc = touch(a, first, first + units, zeroed);
+    rc = touch(a, use, first, first + units, zeroed);
     if (rc != 0) {
         extents_free(a->set, first, units);
         return rc;
@@ -1021,7 +1024,7 @@ bool arena_seek_room(struct arena *a, uint64_t bytes)
         return false;
     if (extents_alloc(a->set, units, 1, &first) != 0)
         return false;
-    bool got = get_memory(a, first, first + units); /* there may be a quota too */
+    bool got = get_memory(a, ARENA_USE_SLAB, first, first + units); /* there may be a quota too */
     if (got && a->fd >= 0)
         got = drop_pages(a, first * ARENA_UNIT_BYTES, units * ARENA_UNIT_BYTES);
     uint64_t cleared = got && a->fd >= 0 ? map_clear(a->touched_map, first, first + units) * ARENA_UNIT_BYTES : 0;

@@ -141,8 +141,8 @@ uint64_t arena_refusals(const struct arena *a); /* allocations that failed for i
 /* While memory is short, ARENA_USE_SLAB is refused what would leave less idle memory than this. 0 when
  * a shortage begins: items may take all. */
 void arena_set_spare(struct arena *a, uint64_t bytes);
-/* Touched memory is not to exceed this, which the system allows the process; an allocation beyond it is refused as if
- * the system did (arena_is_capped). If it does so now, memory is short from then on, and idle memory is given back. Returns by how
+/* Touched memory is not to exceed this, which the system allows the process; an allocation of ARENA_USE_SLAB or _INDEX beyond it
+ * is refused as if the system did (arena_is_capped). If it does so now, memory is short from then on, and idle memory is given back. Returns by how
  * much it still does. No ceiling at first. */
 uint64_t arena_set_ceiling(struct arena *a, uint64_t bytes);
 bool arena_is_capped(const struct arena *a);

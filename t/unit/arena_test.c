@@ -397,6 +397,7 @@ Test(arena, ceiling)
     arena_free(a, ARENA_USE_SLAB, second, 4 * MiB);
     cr_assert_eq(arena_set_ceiling(a, touched - 6 * MiB), 0);
     cr_assert(!arena_seek_room(a, 8 * MiB));
+    cr_assert_eq(arena_alloc(a, ARENA_USE_BUFFER, 8 * MiB, 4096, &offset, NULL), 0); /* has a bound of its own */
     cr_assert_eq(arena_set_ceiling(a, UINT64_MAX), 0);
     cr_assert(arena_seek_room(a, 8 * MiB));
     arena_destroy(a);
