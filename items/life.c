@@ -33,7 +33,6 @@ struct cache *cache_create(const struct cache_options *opt)
     c->arena = opt->arena;
     c->slab = opt->slab;
     c->index = opt->index;
-    c->ext = opt->ext;
     uint64_t share = opt->config->maxbytes / DEPARTED_SHARE;
     c->departed = departed_create(min_u64(max_u64(share, DEPARTED_BYTES_MIN), DEPARTED_BYTES_MAX));
     c->base = arena_base(opt->arena);

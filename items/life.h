@@ -20,7 +20,6 @@ struct cache_options {
     struct arena *arena;
     struct slab_mem *slab;
     struct index *index;
-    struct extstore *ext;      /* NULL without flash; may be set later by cache_set_extstore */
     bool attached;
 };
 

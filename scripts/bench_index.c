@@ -7,6 +7,7 @@
  * One thread, its CPU time. Look-ups are of random objects: one after the other, and in batches of
  * 16 that are prefetched first, as a worker does with a pipeline of gets.
  */
+#include <sys/mman.h>
 #include <time.h>
 
 #include "index.h"
@@ -68,12 +69,13 @@ int main(void)
     const uint64_t marks[] = {1000000, 3000000, 10000000};
     char why[256];
     bool attached;
-    struct arena_options arena_opt = {.reserve_bytes = 1 * GiB, .huge_pages = true};
+    struct arena_options arena_opt = {.reserve_bytes = 1 * GiB};
     struct arena *arena = arena_create(&arena_opt, &attached, why, sizeof(why));
     if (!arena) {
         fprintf(stderr, "bench_index: %s\n", why);
         return 1;
     }
+    madvise(arena_base(arena), arena_reserve_bytes(arena), MADV_HUGEPAGE); /* as -L */
     struct index_options opt = {.arena = arena,
                                 .flash_bytes = 1024 * GiB,
                                 .initial_bytes = 8 * MiB,

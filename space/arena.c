@@ -9,8 +9,7 @@
  *    kernel took the memory back. So a unit whose bit is clear reads as zeroes
  *    and costs nothing, and the number of set bits bounds RSS from above.
  *
- * Giving back. arena_free() gives back the chunks (64 KiB; 2 MiB with huge
- * pages) of what it frees when idle memory (touched, not used) is above the
+ * Giving back. arena_free() gives back the chunks (64 KiB) of what it frees when idle memory (touched, not used) is above the
  * slack; not during a shortage: others could take it. No thread may allocate a unit while the kernel drops it, so the range is
  * taken from the free set first; if another thread was faster, its part of
  * the range is skipped. An allocation that comes meanwhile sees the range as
@@ -40,7 +39,7 @@
 #define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
 #define HUGE_BYTES (2 * MiB)
 #define RESERVE_BYTES_MAX (UINT64_C(1) << 46)
-#define SMALL_CHUNK_BYTES (64 * KiB)
+#define CHUNK_BYTES (64 * KiB) /* the least that is given back */
 #define SLACK_BYTES_MIN (1 * MiB)
 #define SLACK_BYTES_MAX (16 * MiB)
 #define SLACK_SHARE 32 /* of what is used */
@@ -59,7 +58,7 @@ struct arena_header {
     uint64_t reserve_bytes;
     uint64_t reserved;
     char boot_id[48]; /* of the kernel, with NULs up to its end */
-    uint32_t huge_pages;
+    uint32_t reserved_too;
     uint32_t geometry_bytes;
     uint8_t geometry[ARENA_GEOMETRY_BYTES_MAX];
 };
@@ -80,8 +79,6 @@ struct arena {
     char *base;
     uint64_t reserve_bytes;
     uint64_t meta_bytes;  /* header, roots and bitmaps */
-    uint64_t chunk_bytes; /* the least that is given back */
-    uint64_t touch_bytes; /* the most that the kernel makes resident at one touch */
     int fd;               /* -1: anonymous */
     bool locked;
     bool found_content; /* of an earlier process, in the file */
@@ -239,16 +236,10 @@ static void header_fill(struct arena_header *h, const struct arena_options *opt,
     h->format = opt->format;
     h->layout_id = layout_id();
     h->reserve_bytes = reserve;
-    h->huge_pages = opt->huge_pages;
     read_boot_id(h->boot_id, sizeof(h->boot_id));
     h->geometry_bytes = opt->geometry_bytes;
     if (opt->geometry_bytes > 0)
         memcpy(h->geometry, opt->geometry, opt->geometry_bytes);
-}
-
-static uint64_t chunk_bytes_of(const struct arena_options *opt)
-{
-    return opt->huge_pages ? HUGE_BYTES : SMALL_CHUNK_BYTES;
 }
 
 static bool is_large_enough(const struct arena_header *found, const struct arena_header *wanted,
@@ -257,7 +248,7 @@ static bool is_large_enough(const struct arena_header *found, const struct arena
     if (found->reserve_bytes == wanted->reserve_bytes)
         return true;
     return opt->reserve_bytes_min > 0 && found->reserve_bytes >= opt->reserve_bytes_min &&
-           found->reserve_bytes <= RESERVE_BYTES_MAX && found->reserve_bytes % chunk_bytes_of(opt) == 0;
+           found->reserve_bytes <= RESERVE_BYTES_MAX && found->reserve_bytes % CHUNK_BYTES == 0;
 }
 
 /* Do files of this file system end with the kernel? */
@@ -296,8 +287,8 @@ static const char *header_misfit(int fd, const struct arena_header *found, struc
     const char *other_boot = boot_misfit(fd, found, wanted);
     if (other_boot != NULL)
         return other_boot;
-    if (found->huge_pages != wanted->huge_pages || !is_large_enough(found, wanted, opt))
-        return "it was made for another -m or -L";
+    if (!is_large_enough(found, wanted, opt))
+        return "it was made for another -m";
     bool same = memcmp(found->geometry, wanted->geometry, sizeof(found->geometry)) == 0;
     if (found->geometry_bytes != wanted->geometry_bytes ||
         !(same || (opt->geometry_fits != NULL && opt->geometry_fits(found->geometry, wanted->geometry))))
@@ -337,7 +328,7 @@ static bool drop_pages(struct arena *a, uint64_t offset, uint64_t bytes)
 /* Gives units first .. end - 1 (whole chunks) back unless somebody has allocated there. */
 static void give_back_chunks(struct arena *a, uint64_t first, uint64_t end)
 {
-    uint64_t chunk_units = a->chunk_bytes / ARENA_UNIT_BYTES;
+    uint64_t chunk_units = CHUNK_BYTES / ARENA_UNIT_BYTES;
     ASSERT(first < end && first % chunk_units == 0 && end % chunk_units == 0);
     if (extents_take(a->set, first, end - first) != 0) {
         uint64_t chunks = (end - first) / chunk_units;
@@ -361,7 +352,7 @@ static void give_back_chunks(struct arena *a, uint64_t first, uint64_t end)
 /* Gives back the free, touched chunks of a range of units. */
 static void give_back(struct arena *a, uint64_t first, uint64_t end)
 {
-    uint64_t chunk_units = a->chunk_bytes / ARENA_UNIT_BYTES;
+    uint64_t chunk_units = CHUNK_BYTES / ARENA_UNIT_BYTES;
     uint64_t from = round_down(first, chunk_units), to = round_up(end, chunk_units);
     uint64_t run = from;
     for (uint64_t c = from; c < to; c += chunk_units) {
@@ -392,14 +383,10 @@ static bool idle_above_slack(const struct arena *a)
 /* Of units first .. end - 1, which were not in use just now, those that are free are given back. Returns their bytes. */
 static uint64_t give_back_units(struct arena *a, uint64_t first, uint64_t end)
 {
-    uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
-    first = round_up(first, round);
-    end = round_down(end, round);
-    if (first >= end)
-        return 0;
+    ASSERT(first < end);
     if (extents_take(a->set, first, end - first) != 0) {
         uint64_t middle = first + (end - first) / 2;
-        if (end - first <= round)
+        if (end - first == 1)
             return 0;
         return give_back_units(a, first, middle) + give_back_units(a, middle, end);
     }
@@ -465,10 +452,8 @@ static bool is_bound_by_ceiling(enum arena_use use) { return use == ARENA_USE_SL
 /* Can there be memory for units first .. end - 1? In a file it is there then. */
 static bool get_memory(struct arena *a, enum arena_use use, uint64_t first, uint64_t end)
 {
-    uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
-    uint64_t most = (round_up(end, round) - round_down(first, round)) * ARENA_UNIT_BYTES;
     ASSERT(first < end);
-    if (is_bound_by_ceiling(use) && is_over_ceiling(a, most))
+    if (is_bound_by_ceiling(use) && is_over_ceiling(a, (end - first) * ARENA_UNIT_BYTES))
         return false;
     return a->fd < 0 || reserve_in_file(a, first, end);
 }
@@ -503,8 +488,7 @@ static int touch(struct arena *a, enum arena_use use, uint64_t first, uint64_t e
         refused(a, (end - first) * ARENA_UNIT_BYTES);
         return -ENOSPC;
     }
-    uint64_t round = a->touch_bytes / ARENA_UNIT_BYTES;
-    uint64_t fresh = map_set(a->touched_map, round_down(first, round), round_up(end, round));
+    uint64_t fresh = map_set(a->touched_map, first, end);
     atomic_fetch_add(&a->touched_bytes, fresh * ARENA_UNIT_BYTES);
     return 0;
 }
@@ -773,7 +757,7 @@ bool arena_peek(const struct arena_options *opt, void *geometry)
     int fd = open(opt->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* it may be a pipe */
     if (fd < 0)
         return false;
-    header_fill(&wanted, opt, round_up(opt->reserve_bytes, chunk_bytes_of(opt)));
+    header_fill(&wanted, opt, round_up(opt->reserve_bytes, CHUNK_BYTES));
     bool fits = file_fits(fd, opt, &wanted, why, sizeof(why)) &&
                 pread(fd, &found, sizeof(found), 0) == (ssize_t)sizeof(found);
     close(fd);
@@ -854,7 +838,7 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
         remove_made(opt, made);
         return rc;
     }
-    madvise(a->base, a->reserve_bytes, opt->huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    madvise(a->base, a->reserve_bytes, MADV_NOHUGEPAGE);
     if (opt->lock_memory && mlock2(a->base, a->reserve_bytes, MLOCK_ONFAULT) != 0)
         snprintf(why, why_bytes, "memory is not locked: %s", strerror(errno));
     else
@@ -883,9 +867,8 @@ static int create_in(struct arena *a, const struct arena_options *opt, bool *att
         return adopt_used(a);
     }
     map_set(a->used_map, 0, meta_units);
-    uint64_t touched_bytes = round_up(a->meta_bytes, a->touch_bytes);
-    map_set(a->touched_map, 0, touched_bytes / ARENA_UNIT_BYTES);
-    atomic_store(&a->touched_bytes, touched_bytes);
+    map_set(a->touched_map, 0, meta_units);
+    atomic_store(&a->touched_bytes, a->meta_bytes);
     memcpy(a->header, &wanted, sizeof(wanted));
     atomic_store(&a->header->state, STATE_LIVE);
     return 0;
@@ -897,7 +880,6 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
     ASSERT(why_bytes > 0);
     *attached = false;
     why[0] = '\0';
-    uint64_t chunk = chunk_bytes_of(opt);
     if (opt->reserve_bytes < ARENA_RESERVE_BYTES_MIN || opt->reserve_bytes > RESERVE_BYTES_MAX ||
         opt->geometry_bytes > ARENA_GEOMETRY_BYTES_MAX) {
         snprintf(why, why_bytes, "memory: bad size");
@@ -910,9 +892,7 @@ struct arena *arena_create(const struct arena_options *opt, bool *attached, char
         return NULL;
     }
     a->fd = -1;
-    a->chunk_bytes = chunk;
-    a->touch_bytes = opt->huge_pages ? HUGE_BYTES : ARENA_UNIT_BYTES;
-    a->reserve_bytes = round_up(opt->reserve_bytes, chunk);
+    a->reserve_bytes = round_up(opt->reserve_bytes, CHUNK_BYTES);
     a->meta_bytes = meta_bytes_of(a->reserve_bytes);
     atomic_store(&a->can_reserve, true);
     atomic_store(&a->can_give_back, true);

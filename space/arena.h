@@ -66,7 +66,7 @@ struct arena;
 
 struct arena_options {
     uint64_t reserve_bytes;  /* address space, and size of the file if there is one (sparse);
-                              * rounded up to 64 KiB, with huge pages to 2 MiB */
+                              * rounded up to 64 KiB */
     const char *file;        /* NULL: anonymous memory; else a file (on tmpfs) to live in */
     bool trust_file;         /* it may belong to another user, be writable by others, or be a link */
     bool overwrite;          /* data in it that is not Extant's may be lost */
@@ -78,7 +78,6 @@ struct arena_options {
     uint32_t geometry_bytes; /* at most ARENA_GEOMETRY_BYTES_MAX; */
     bool (*geometry_fits)(const void *found, void *wanted); /* unless there is this, which says whether
                               * content of the one can be used with the other, and may change what is wanted */
-    bool huge_pages;         /* ask for transparent huge pages; else ask for none */
     bool lock_memory;        /* -k: touched memory stays resident */
 };
 

@@ -243,20 +243,6 @@ Test(arena, large_reserve_is_cheap)
     arena_destroy(a);
 }
 
-/* With huge pages, the bound counts what one touch may make resident. */
-Test(arena, huge_pages_bound_rss)
-{
-    struct arena_options opt = {.reserve_bytes = 64 * MiB, .huge_pages = true};
-    bool attached;
-    struct arena *a = arena_create(&opt, &attached, why, sizeof(why));
-    cr_assert_not_null(a);
-    uint64_t x = must_alloc(a, 4096, 16 * MiB, NULL);
-    memset(arena_base(a) + x, 1, 4096);
-    cr_assert_leq(mapping_rss(a), arena_touched_bytes(a));
-    cr_assert_geq(arena_touched_bytes(a), 4 * MiB);
-    arena_destroy(a);
-}
-
 /* -k: memory that is locked is given back all the same. */
 Test(arena, locked_memory_is_given_back)
 {
@@ -674,7 +660,7 @@ Test(arena_attach, of_the_same_format_another_version_is_attached, .init = dir_m
 Test(arena_attach, other_size_starts_empty, .init = dir_make, .fini = dir_remove)
 {
     in_killed_child(work_note);
-    must_start_empty(32 * MiB, "geometry", "it was made for another -m or -L");
+    must_start_empty(32 * MiB, "geometry", "it was made for another -m");
 }
 
 Test(arena_attach, cut_file_starts_empty, .init = dir_make, .fini = dir_remove)

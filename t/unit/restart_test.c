@@ -457,7 +457,7 @@ Test(restart, another_size_keeps_the_cache)
 Test(restart, a_size_that_the_file_has_no_room_for_starts_empty)
 {
     leave_one_item("-m 64");
-    expect_empty("-m 8192", "it was made for another -m or -L");
+    expect_empty("-m 8192", "it was made for another -m");
 }
 
 Test(restart, memory_may_grow_past_what_small_handles_reach)
