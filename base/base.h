@@ -35,7 +35,7 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-#define FLATTEN __attribute__((flatten)) /* what it calls is inlined, whatever else the program has: for the hottest */
+#define FLATTEN __attribute__((flatten)) /* all that it calls is inlined, however often that stands elsewhere: for the hottest functions */
 
 #define ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define CACHE_LINE_BYTES 64

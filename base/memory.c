@@ -124,6 +124,7 @@ static void tighten(struct memory_cgroup *out, const char *dir, bool v2)
         limit = min_u64(limit, read_number(dir, "memory.high"));
     if (limit == UINT64_MAX)
         return;
+    limit = max_u64(limit, 1); /* some set memory.high to 0, and 0 would mean that there is no limit */
     out->limit_bytes = out->limit_bytes == 0 ? limit : min_u64(out->limit_bytes, limit);
     uint64_t used = read_number(dir, v2 ? "memory.current" : "memory.usage_in_bytes");
     if (used == UINT64_MAX)

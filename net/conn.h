@@ -13,7 +13,7 @@
  *   closing   the last replies to be sent, then it closes
  *
  * Edges, and the function on each; conn_become() checks them in debug builds:
- *   all but PARSE --conn_run--> PARSE     conn_event and conns_execute call it for input, conn_event for room in the
+ *   all but PARSE --conn_run--> PARSE        conn_event and conns_execute call it for input, conn_event for room in the
  *                                            socket, conn_continue for a turn or an op that is done, conn_dump_over for
  *                                            a dump that has ended
  *   PARSE --set_state--> READ, NREAD, SWALLOW, MWRITE, IO_QUEUE, YIELD, CLOSING   conn_run has to wait, by what

@@ -83,7 +83,7 @@ static void write_page(struct http *h UNUSED, const struct command_env *env UNUS
 static const struct route {
     const char *path, *type;
     void (*write)(struct http *h, const struct command_env *env, struct evbuffer *body);
-    bool needs_env; /* until then the answer is that the server is starting */
+    bool needs_env; /* until there is one, the answer is that the server is starting */
 } routes[] = {
     {"/", "text/html; charset=utf-8", write_page, false},
     {"/healthz", PLAIN, write_health, false},

@@ -87,6 +87,19 @@ Test(memory, what_v2_groups_leave)
     remove_root();
 }
 
+/* A limit of 0 is one, though limit_bytes is 0 where there is none. */
+Test(memory, a_v2_group_that_allows_nothing)
+{
+    make_root("0::/a/b\n");
+    set("a/b/memory.high", "0\n");
+    set("a/b/memory.current", "700000\n");
+    cr_assert_eq(memory_cgroup_limit(root), 1);
+    cr_assert_eq(left(), 0);
+    set("a/memory.max", "1000000\n");
+    cr_assert_eq(memory_cgroup_limit(root), 1);
+    remove_root();
+}
+
 Test(memory, what_a_v1_group_leaves)
 {
     make_root("4:memory:/a/b\n");
