@@ -36,6 +36,7 @@ struct read_queue {
 /* Reads that wait, by what they wait for, in the order in which they are started. */
 enum wait_kind { WAIT_SMALL, WAIT_LARGE, WAIT_KINDS };
 enum { WAIT_LATER = WAIT_KINDS }; /* added: of clients that have probably left */
+enum { OTHER_KIND_SHARE = 8 };    /* of the places in flight, a kind leaves this part to the other */
 enum { OVERTAKEN_MAX = 64 };      /* then one of those begins: their clients may be there after all */
 
 /* The reads of one device. With several devices each has a share of what there is, so that one that is slow or stalls
@@ -68,6 +69,7 @@ struct ext_ring {
     struct lane *lanes;      /* for each device */
     unsigned lane_count;
     struct lane lane_max;    /* the share of each */
+    unsigned kind_max;       /* of a lane's places in flight, for small reads and for large ones: the other kind has the rest */
     uint64_t kept_bytes;     /* in start_kind: what those that are passed over may still take of their shares */
     uint64_t last_order;     /* of reads */
     _Atomic(unsigned) waiting_count; /* in all lanes */
@@ -285,7 +287,8 @@ static int make_lanes(struct ext_ring *ring)
     ring->lane_max.in_flight = ring->depth / n;
     ring->lane_max.slots = (unsigned)max_u64(ring->slot_count / n, 1);
     ring->lane_max.bytes = ring->large_max_bytes / n;
-    ASSERT(ring->lane_max.in_flight > 0);
+    ring->kind_max = ring->lane_max.in_flight - (unsigned)max_u64(ring->lane_max.in_flight / OTHER_KIND_SHARE, 1);
+    ASSERT(ring->kind_max > 0);
     return 0;
 }
 
@@ -617,16 +620,22 @@ static void count_in_flight(struct ext_ring *ring, const struct ext_read *r, int
     DEBUG_ASSERT(lane->slots <= lane->in_flight && (lane->in_flight > 0 || lane->bytes == 0));
 }
 
-/* Has the read's device its share of what there is? Then another one of its reads has to end first. */
+/* Has the read's device its share of what there is, or its kind the most places of that? Then another one of its reads has
+ * to end first. */
 static bool lane_is_full(const struct ext_ring *ring, const struct ext_read *r)
 {
     const struct lane *lane = lane_of(ring, r), *max = &ring->lane_max;
-    if (ring->lane_count == 1 || lane->in_flight == 0)
+    if (lane->in_flight < (ring->lane_count == 1 ? ring->kind_max : 1))
         return false;
     uint64_t first, last;
     extent_of(r, &first, &last);
     bool large = last - first > EXT_RING_SLOT_BYTES;
-    return lane->in_flight >= max->in_flight || (large ? lane->bytes > 0 && lane->bytes + last - first > max->bytes : lane->slots >= max->slots);
+    unsigned of_kind = large ? lane->in_flight - lane->slots : lane->slots;
+    if (lane->in_flight >= max->in_flight || of_kind >= ring->kind_max)
+        return true;
+    if (ring->lane_count == 1)
+        return false;
+    return large ? lane->bytes > 0 && lane->bytes + last - first > max->bytes : lane->slots >= max->slots;
 }
 
 /* Hands the part of the read that is still missing to the engine. */
@@ -732,6 +741,18 @@ static void count_at_once(struct ext_ring *ring, const struct ext_read *r, enum 
     count(&ring->n.bytes_read, r->buffer_bytes);
 }
 
+/* A read of this kind has begun. If it was one of many before one that was put last, that is one of the next. */
+static void count_overtaken(struct lane *lane, unsigned kind)
+{
+    struct read_queue *later = &lane->waiting[kind % WAIT_KINDS + WAIT_LATER];
+    if (kind >= WAIT_LATER || later->count == 0 || ++lane->overtaken < OVERTAKEN_MAX)
+        return;
+    struct ext_read *r = pop(later);
+    lane->overtaken = 0;
+    r->later = false;
+    push_early(&lane->waiting[kind], r); /* behind those that hold others: they may hold the buffers */
+}
+
 void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, unsigned len_class)
 {
     struct extstore *e = ring->e;
@@ -758,6 +779,8 @@ void ext_read_start(struct ext_ring *ring, struct ext_read *r, ext_place place, 
     }
     bool may_begin = likely(waiting_count(ring) == 0) || !others_wait(ring, r) || copy_find(ring, r) != NULL;
     enum begun begun = may_begin ? begin(ring, r, false) : BEGUN_NOT;
+    if (begun != BEGUN_NOT && unlikely(waiting_count(ring) > 0))
+        count_overtaken(lane_of(ring, r), is_large(r) ? WAIT_LARGE : WAIT_SMALL);
     if (begun == BEGUN_COPIED || begun == BEGUN_SHARED) {
         count_at_once(ring, r, begun);
         r->state = EXT_READ_DONE;
@@ -783,18 +806,6 @@ static void let_join(struct ext_ring *ring, struct read_queue *q, const struct e
 static bool waits_for_device(const struct ext_ring *ring, const struct ext_read *r)
 {
     return r->buffer != NULL || ring->in_flight >= ring->depth || lane_is_full(ring, r);
-}
-
-/* A read of this kind has begun. If it was one of many before one that was put last, that is one of the next. */
-static void count_overtaken(struct lane *lane, unsigned kind)
-{
-    struct read_queue *later = &lane->waiting[kind % WAIT_KINDS + WAIT_LATER];
-    if (kind >= WAIT_LATER || later->count == 0 || ++lane->overtaken < OVERTAKEN_MAX)
-        return;
-    struct ext_read *r = pop(later);
-    lane->overtaken = 0;
-    r->later = false;
-    push_early(&lane->waiting[kind], r); /* behind those that hold others: they may hold the buffers */
 }
 
 /* The next of the lane's reads of a kind; NULL: none waits. */

@@ -10,7 +10,8 @@
  * has its share under way are passed over. So reads of one that is slow or stalls delay no read of another, and while all
  * answer, the buffers are with the oldest reads: a client's values are sent in order, so a buffer of a later one would not
  * come back before the earlier ones have been read. (A value larger than its device's share waits until others have given
- * memory back; large ones of other devices wait behind it.)
+ * memory back; large ones of other devices wait behind it.) Neither small nor large reads take all places in flight of a
+ * device: an eighth is left to the other kind.
  *
  * A buffer is held until ext_read_finish(), for a value until its client has taken it. If
  * others wait, the owner is asked to put such values away (ext_ring_set_free_buffers). An op that holds one

@@ -457,6 +457,93 @@ Test(extstore, a_read_that_was_put_last_has_its_turn_though_others_never_end)
     aid_free(a);
 }
 
+static struct aid *ring_aid;
+static unsigned others_done;
+
+static void start_another(struct ext_read *r)
+{
+    struct crowd *c = r->owner;
+    struct ext_ring *ring = r->ring;
+    struct aid *a = ring_aid;
+    ext_read_finish(r);
+    others_done++;
+    start_one(a, ring, c, c->id, false);
+    c->r.done = start_another;
+}
+
+/* Others take each buffer in the moment in which it is given back, so none of them ever waits before it. */
+Test(extstore, a_read_that_was_put_last_has_its_turn_though_others_never_wait)
+{
+    enum { COUNT = 7, LAST = COUNT - 1 };
+    struct aid *a = ring_aid = few_buffers();
+    for (uint32_t i = 100; i < 110; i++)
+        aid_set_wait(a, i, 1000, EXT_BUCKET_DEFAULT);
+    for (uint32_t i = 110; i < 150; i++)
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd crowd[COUNT];
+    others_done = 0;
+    for (unsigned i = 0; i < COUNT; i++) {
+        start_one(a, ring, &crowd[i], 100 + i, false);
+        crowd[i].r.done = i < LAST ? start_another : crowd_done;
+        cr_assert_eq(crowd[i].r.state, EXT_READ_QUEUED);
+    }
+    cr_assert_eq(aid_info(a).reads_waiting, 1u);
+    ext_read_put_last(&crowd[LAST].r);
+    while (crowd[LAST].r.state != EXT_READ_DONE) {
+        wait_for_reads(ring);
+        cr_assert_lt(others_done, 500u, "it never comes");
+    }
+    cr_assert_gt(others_done, 50u);
+    for (unsigned i = 0; i < COUNT; i++)
+        crowd[i].r.done = crowd_done;
+    for (unsigned finished = finish_done(crowd, COUNT); finished < COUNT; finished += finish_done(crowd, COUNT))
+        wait_for_reads(ring);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* As many small reads as there are places in flight never end: some of the places are left to large ones, and the other
+ * way round. */
+static void crowd_and_one(bool crowd_is_large)
+{
+    enum { COUNT = 300 };
+    struct aid *a = aid_new(64, MiB, 256 * KiB);
+    a->opt.wbuf_count = 4;
+    a->opt.buffer_bytes = 5 * 256 * KiB + 16 * MiB; /* 256 slots, more than the places in flight */
+    aid_start(a);
+    for (uint32_t i = 0; i <= COUNT; i++)
+        aid_set_wait(a, i, (i < COUNT) == crowd_is_large ? 20000 : 1000, EXT_BUCKET_DEFAULT);
+    for (uint32_t i = COUNT + 1; i < COUNT + 100; i++)
+        aid_set_wait(a, i, 50000, EXT_BUCKET_DEFAULT);
+    aid_sync(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    struct crowd *crowd = calloc(COUNT + 1, sizeof(*crowd));
+    for (uint32_t i = 0; i <= COUNT; i++) {
+        start_one(a, ring, &crowd[i], i, false);
+        cr_assert_eq(crowd[i].r.state, EXT_READ_QUEUED);
+    }
+    unsigned others = 0;
+    while (crowd[COUNT].r.state != EXT_READ_DONE) {
+        wait_for_reads(ring);
+        for (unsigned i = 0; i < COUNT; i++) {
+            others += finish_done(&crowd[i], 1);
+            if (crowd[i].r.state == EXT_READ_IDLE)
+                start_one(a, ring, &crowd[i], i, false);
+        }
+        cr_assert_lt(others, 20 * COUNT, "it never comes");
+    }
+    for (unsigned finished = finish_done(crowd, COUNT + 1); finished <= COUNT; finished += finish_done(crowd, COUNT + 1))
+        wait_for_reads(ring);
+    free(crowd);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+Test(extstore, a_large_read_has_its_turn_though_small_ones_never_end) { crowd_and_one(false); }
+Test(extstore, a_small_read_has_its_turn_though_large_ones_never_end) { crowd_and_one(true); }
+
 /* When its turn has come, it still waits behind reads of ops that hold others: those may hold what it needs. */
 Test(extstore, a_read_that_was_put_last_does_not_stop_ops_that_hold_others)
 {
