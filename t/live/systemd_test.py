@@ -6,6 +6,7 @@ a stop with ext_persist; the confinement lets everything work that the settings 
 EXTANT names the binary. Exit 0: all right; 1: not; 77: no root, or no container can be booted here.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -169,15 +170,20 @@ class Container:
                     return False
         return True
 
+    def tell_leader(self, how):
+        """Sends systemd in the container a signal, unless it is gone already."""
+        if self.leader:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(self.leader), how)
+
     def end(self):
         if self.process is not None:
-            if self.process.poll() is None and self.leader:
-                os.kill(int(self.leader), signal.SIGRTMIN + 4)  # power off
+            if self.process.poll() is None:
+                self.tell_leader(signal.SIGRTMIN + 4)  # power off
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
-                if self.leader:
-                    os.kill(int(self.leader), signal.SIGKILL)  # without systemd-nspawn it would go on
+                self.tell_leader(signal.SIGKILL)  # without systemd-nspawn it would go on
                 self.process.kill()
                 self.process.wait()
         for path in (self.root, self.over):

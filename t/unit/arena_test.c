@@ -278,8 +278,8 @@ Test(arena_file, blocks_follow_use, .init = dir_make, .fini = dir_remove)
     arena_destroy(a);
 }
 
-/* A full tmpfs is an error of arena_alloc, not a SIGBUS; nothing leaks. */
-Test(arena_file, full_file_system_is_enospc, .init = dir_make, .fini = dir_remove)
+/* An arena of 64 MB where there is room for 8. */
+static struct arena *arena_on_small_tmpfs(void)
 {
     if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
         mount("tmpfs", dir, "tmpfs", 0, "size=8m") != 0)
@@ -287,6 +287,13 @@ Test(arena_file, full_file_system_is_enospc, .init = dir_make, .fini = dir_remov
     bool attached;
     struct arena *a = arena_open(64 * MiB, file, "", &attached);
     cr_assert_not_null(a, "%s", why);
+    return a;
+}
+
+/* A full tmpfs is an error of arena_alloc, not a SIGBUS; nothing leaks. */
+Test(arena_file, full_file_system_is_enospc, .init = dir_make, .fini = dir_remove)
+{
+    struct arena *a = arena_on_small_tmpfs();
     uint64_t offset, free_before = extents_free_count(arena_extents(a));
     cr_assert_eq(arena_alloc(a, ARENA_USE_SLAB, 16 * MiB, 4096, &offset, NULL), -ENOSPC);
     cr_assert_eq(extents_free_count(arena_extents(a)), free_before);
@@ -326,12 +333,7 @@ Test(arena_file, header_and_bitmaps_have_room_where_none_can_be_reserved, .init 
  * ends it. */
 Test(arena_file, shortage_of_a_full_file_system, .init = dir_make, .fini = dir_remove)
 {
-    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-        mount("tmpfs", dir, "tmpfs", 0, "size=8m") != 0)
-        cr_skip_test("no right to mount a small tmpfs");
-    bool attached;
-    struct arena *a = arena_open(64 * MiB, file, "", &attached);
-    cr_assert_not_null(a, "%s", why);
+    struct arena *a = arena_on_small_tmpfs();
     uint64_t piece[8], offset;
     unsigned n = 0;
     while (n < ARRAY_COUNT(piece) && arena_alloc(a, ARENA_USE_SLAB, MiB, MiB, &piece[n], NULL) == 0)
