@@ -31,6 +31,9 @@ enum op_state { OP_NEW, OP_READING, OP_WAITING, OP_FINISHED };
  * whole burst at once makes clients send the next burst together while the device idles. */
 #define REAP_MAX 4
 
+/* Ops that wait for something whose coming nothing tells are tried again after this. */
+#define RETRY_US 1000
+
 static void run_parked(struct cache_op *op);
 
 struct cache_read *cache_read_new(struct cache_worker *w)
@@ -122,9 +125,16 @@ static void wake_waiting(void *arg)
 
 static void wait_push(struct cache_worker *w, struct cache_op *op)
 {
+    bool was_woken = op->wait_start_us != 0;
     ASSERT(op->state == OP_WAITING);
     STAILQ_INSERT_TAIL(&w->waiting, op, in_waiting);
-    if (op->wait_start_us == 0) {
+    /* It lacks something else than a write buffer: items may be pinned, or memory short. The engine would wake us at once,
+     * and again and again. */
+    if (was_woken && ext_is_writable(w->cache->ext)) {
+        w->retry_due_us = clock_mono_us() + RETRY_US;
+        return;
+    }
+    if (!was_woken) {
         op->wait_start_us = clock_mono_us();
         cache_count(w->cache, CACHE_N_write_waits, 1);
     }
@@ -494,7 +504,7 @@ void cache_worker_poll(struct cache_worker *w)
     lock_assert_none_held();
     if (eventfd_read(w->wake_fd, &drained) == 0)
         w->notify_armed = false;
-    w->put_away_due_us = 0;
+    w->put_away_due_us = w->retry_due_us = 0;
     if (w->ring)
         ext_ring_reap(w->ring);
     /* The ops that wait now; ops that park again meanwhile go to a new list. */
@@ -524,9 +534,10 @@ static int64_t wait_timeout_us(const struct cache_worker *w, uint64_t now_us)
         return -1;
     uint64_t max_us = atomic_load(&w->cache->config->ext_max_sleep);
     uint64_t waited = now_us - STAILQ_FIRST(&w->waiting)->wait_start_us;
-    if (waited >= max_us)
-        return 1000; /* given its last chance a little later */
-    return (int64_t)min_u64(max_us - waited + 1, 100000);
+    uint64_t us = waited < max_us ? min_u64(max_us - waited + 1, 100000) : RETRY_US; /* its last chance */
+    if (w->retry_due_us != 0)
+        us = min_u64(us, w->retry_due_us - min_u64(w->retry_due_us, now_us));
+    return (int64_t)us;
 }
 
 int64_t cache_worker_timeout_us(const struct cache_worker *w)

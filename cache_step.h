@@ -47,12 +47,13 @@ struct cache_worker {
     cache_put_away_fn put_value_away; /* gives read buffers up when others wait for them */
     void *put_away_ctx;
     uint64_t put_away_due_us; /* to be asked again; 0: when something happens */
+    uint64_t retry_due_us;    /* ops that no free write buffer helps are tried again; 0: there are none */
 };
 
 enum step {
     STEP_DONE,  /* finished, for good or bad */
     STEP_READ,  /* reads were noted in op->reads: start them, run again when all are there */
-    STEP_WAIT,  /* no memory now: run again when the engine has made room */
+    STEP_WAIT,  /* no memory now: run again when the engine has made room, or a little later */
     STEP_ALLOC, /* an item as op->need says: cache_step() gets it once the lock is released */
     STEP_AGAIN, /* something was allocated, or has changed: run again at once */
 };

@@ -1,6 +1,7 @@
 /* cache_test.c: the verbs over RAM and flash, without a server. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -457,6 +458,36 @@ Test(cache_flash, evictions_for_a_full_index_are_counted_as_such)
 }
 
 static void note_done(struct cache_op *op) { *(bool *)op->owner = true; }
+
+static bool has_wake(void)
+{
+    struct pollfd p = {.fd = cache_worker_wake_fd(f.worker), .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
+}
+
+/* What lacks memory though write buffers are free is tried again after a while, not without a pause. */
+Test(cache_flash, an_op_that_no_write_buffer_helps_waits_without_spinning)
+{
+    struct cache_op op;
+    bool done = false;
+    arena_set_ceiling(f.arena, 1);
+    cache_op_init(&op, CACHE_ALLOC, "k", 1, cache_hash(f.cache, "k", 1));
+    op.value_bytes = 10;
+    op.done = note_done;
+    op.owner = &done;
+    cr_assert(!cache_run(f.worker, &op), "there is memory");
+    for (unsigned i = 0; i < 10; i++) {
+        cache_worker_poll(f.worker);
+        int64_t us = cache_worker_timeout_us(f.worker);
+        cr_assert(!done && !has_wake());
+        cr_assert(us >= 0 && us <= 1000, "%" PRId64, us);
+    }
+    arena_set_ceiling(f.arena, UINT64_MAX);
+    cache_worker_poll(f.worker);
+    cr_assert(done);
+    STATUS(op.status, CACHE_OK);
+    cache_release(f.worker, &op);
+}
 
 Test(cache_flash, recache_does_not_bring_back_what_was_overwritten_during_the_read)
 {
