@@ -41,7 +41,11 @@ void ext_forget(struct arena *arena)
 
 static int no_memory(const struct extstore *e, int rc, char *why, size_t n)
 {
-    return why_say(why, n, rc, "flash: no memory for the page table and %u write buffers (%s)", e->wbuf_count,
+    /* Nothing is freed before they are there: a start that fails changes nothing. */
+    bool beside = e->opt.attached && rc == -ENOSPC;
+    return why_say(why, n, rc, "flash: no memory for the page table and %u write buffers%s (%s)", e->wbuf_count,
+                   beside ? " beside what the last process left: a start with other sizes or files of flash needs more room where -e is"
+                          : "",
                    strerror(-rc));
 }
 

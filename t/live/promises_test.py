@@ -717,9 +717,12 @@ class Hard(Run):
         try:
             server = self.start(flags)
         except Refused as e:
-            if not self.is_writeless:
+            if self.room and 'needs more room where -e is' in str(e):
+                self.room.resize(100 + 24 * self.wbuf)  # for both the new and the old sizes of flash
+            elif self.is_writeless:
+                self.relieve(m)  # with no device that takes a mark
+            else:
                 raise Broken('it refuses to start: %s' % e) from e
-            self.relieve(m)  # with no device that takes a mark
             server = self.start(flags)
         if self.ending is not None:
             self.after_end(m)

@@ -182,6 +182,29 @@ def lives_on_a_full_file_system():
             load.check('five lives on a full tmpfs')
 
 
+def other_sizes_need_room_beside_what_is_there():
+    with Place(20) as place:
+        load = Load(None)
+        with place.server() as server:
+            load.server = server
+            load.write(0, 40000, 100)
+            ends(server, signal.SIGKILL)
+        other = place.server(options=',ext_page_size=8')
+        try:
+            other.start()
+            expect('it is refused', False, other.log_tail())
+        except RuntimeError as e:
+            expect('it says what to do', 'needs more room where -e is' in str(e), e)
+        other.stop()
+        with place.server() as server:
+            load.server = server
+            load.check('a start that was refused')
+            ends(server, signal.SIGKILL)
+        place.room.resize(40)
+        with place.server(options=',ext_page_size=8') as server:
+            expect('with more room it serves', log_lines(server, 'serves on'), server.log_tail())
+
+
 def m_is_lowered_and_raised():
     """The index needs more of -m than items leave it."""
     for megabytes in (None, 26):
@@ -233,8 +256,8 @@ def without_flash_items_are_evicted_and_sets_go_on():
 
 
 SCENARIOS = (a_memory_file_with_less_room_than_m, values_of_all_sizes, the_file_system_fills_up_and_has_room_again,
-             lives_on_a_full_file_system, m_is_lowered_and_raised, a_control_group_allows_less_than_m,
-             without_flash_items_are_evicted_and_sets_go_on)
+             lives_on_a_full_file_system, other_sizes_need_room_beside_what_is_there, m_is_lowered_and_raised,
+             a_control_group_allows_less_than_m, without_flash_items_are_evicted_and_sets_go_on)
 
 if __name__ == '__main__':
     if not hardship.own_mounts():
