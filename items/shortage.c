@@ -25,7 +25,10 @@ static uint64_t spare_of(uint64_t had)
 
 uint64_t cache_memory_spare(const struct cache *c)
 {
-    return arena_is_short(c->arena) ? spare_of(arena_had_bytes(c->arena)) : 0;
+    if (!arena_is_short(c->arena))
+        return 0;
+    uint64_t had = arena_had_bytes(c->arena), index = arena_used_bytes(c->arena, ARENA_USE_INDEX);
+    return min_u64(spare_of(had), (had - min_u64(had, index)) / 2); /* else no set would succeed where there is little */
 }
 
 bool shortage_is_pressing(const struct cache *c)
@@ -95,7 +98,7 @@ static uint64_t keep_to_group(struct cache *c, struct shortage *s, uint32_t now)
 /* Items leave until there is enough to spare. */
 static bool make_spare(struct cache *c, struct shortage *s, uint64_t spare)
 {
-    ASSERT(spare > 0);
+    lock_assert_none_held();
     s->is_stuck = false;
     if (arena_idle_bytes(c->arena) >= spare)
         return false;
@@ -122,10 +125,10 @@ bool shortage_step(struct cache *c, struct shortage *s, uint32_t now)
     if (!arena_is_short(c->arena) || look_for_room(c, s, now))
         return false;
     uint64_t spare = cache_memory_spare(c);
-    ASSERT(spare > 0 && excess <= arena_reserve_bytes(c->arena)); /* only this thread ends the shortage */
+    ASSERT(arena_is_short(c->arena) && excess <= arena_reserve_bytes(c->arena)); /* only this thread ends the shortage */
     arena_set_spare(c->arena, spare);
     bool did = make_spare(c, s, spare + excess);
-    if (index_lacks_memory(c->index) && arena_idle_bytes(c->arena) >= spare / 2)
+    if (index_lacks_memory(c->index) && spare > 0 && arena_idle_bytes(c->arena) >= spare / 2)
         index_memory_came(c->index);
     return did;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "flash/engine.h"
+#include "items/shortage.h"
 #include "items/store.h"
 #include "items/worth.h"
 #include "stale_check.h"
@@ -487,6 +488,28 @@ Test(cache_flash, an_op_that_no_write_buffer_helps_waits_without_spinning)
     cr_assert(done);
     STATUS(op.status, CACHE_OK);
     cache_release(f.worker, &op);
+}
+
+static struct shortage shortage = {.ignores_group = true};
+
+static void make_room(struct fixture *fx) { shortage_step(fx->cache, &shortage, clock_now_sec()); }
+
+/* What is kept for the index is no more than what items have, however little there is: else no set would succeed. */
+Test(cache_flash, items_have_their_part_of_what_little_memory_there_is)
+{
+    char key[32];
+    arena_set_ceiling(f.arena, arena_touched_bytes(f.arena) + 300 * KiB);
+    f.idle = make_room;
+    memset(value, 'v', 1000);
+    for (unsigned i = 0; i < 2000; i++) {
+        snprintf(key, sizeof(key), "key-%u", i);
+        STATUS(fixture_store(&f, CACHE_SET, key, value, 1000, 0, 0, 0), CACHE_OK);
+        fixture_turn(&f);
+    }
+    cr_assert(arena_is_short(f.arena));
+    cr_assert_geq(flash_count(), 1400u);
+    f.idle = NULL;
+    arena_set_ceiling(f.arena, UINT64_MAX);
 }
 
 Test(cache_flash, recache_does_not_bring_back_what_was_overwritten_during_the_read)
