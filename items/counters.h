@@ -23,7 +23,7 @@
     X(evictions_index_full, "objects given up because -m can not index more")                     \
     X(evictions_same_tag, "flash objects given up because they could not be told from older values") \
     X(memory_shortages, "times that the system had no more memory: its file system was full, or its control group") \
-    X(memory_items_moved, "items that left RAM for that, for flash if there was some")            \
+    X(memory_items_moved, "items moved for that: down their lists, to flash if there was some, or out")  \
     X(flushed_items, "items moved from RAM to flash")                                              \
     X(inline_flushes, "of these, by a worker that needed the memory")                              \
     X(clean_evictions, "items that left RAM without a write: they were brought back from flash, and are still there") \

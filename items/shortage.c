@@ -109,7 +109,7 @@ static bool make_spare(struct cache *c, struct shortage *s, uint64_t spare)
         unsigned cls = room_fullest_class(c);
         enum room r = cls != 0 ? room_make(c, cls, ROOM_EVICT) : ROOM_NONE;
         s->is_stuck = r == ROOM_NONE;
-        if (r == ROOM_NONE || r == ROOM_WAIT)
+        if (r != ROOM_MADE) /* only hiders, which are compared meanwhile, or none; or flash has to write first */
             break;
         cache_count(c, CACHE_N_memory_items_moved, 1);
     }
