@@ -233,7 +233,7 @@ struct ext_groups {
 struct ext_expiry {
     _Atomic(uint32_t) opened, turned; /* unix time; 0: by an earlier process */
     _Atomic(uint32_t) first;          /* expiry */
-    _Atomic(uint32_t) granules[EXT_EXPIRY_OCTAVES];
+    _Atomic(uint32_t) granules[EXT_EXPIRY_OCTAVES], last[EXT_EXPIRY_OCTAVES]; /* last: expiry */
 };
 
 /* A device's pending writes. Its flushes use only its share of the threads, so that a

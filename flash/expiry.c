@@ -38,14 +38,23 @@ void ext_expiry_begin(struct extstore *e, uint32_t page)
     set(&x->opened, get(&e->now_unix));
     set(&x->turned, get(&e->now_unix));
     set(&x->first, UINT32_MAX);
-    for (unsigned i = 0; i < EXT_EXPIRY_OCTAVES; i++)
+    for (unsigned i = 0; i < EXT_EXPIRY_OCTAVES; i++) {
         set(&x->granules[i], 0);
+        set(&x->last[i], 0);
+    }
 }
 
 void ext_expiry_stay(struct extstore *e, uint32_t page)
 {
     ASSERT(page < e->page_count);
     set(&e->expiry[page].turned, get(&e->now_unix));
+}
+
+static void raise_to(_Atomic(uint32_t) *at, uint32_t value)
+{
+    uint32_t was = get(at);
+    while (was < value && !atomic_compare_exchange_weak(at, &was, value))
+        ;
 }
 
 /* The end of an octave, in seconds after the page was opened. */
@@ -63,6 +72,7 @@ void ext_expiry_add(struct extstore *e, uint32_t page, uint32_t exptime_unix, ui
     uint64_t left = exptime_unix > opened ? exptime_unix - opened : 0;
     for (unsigned i = 0; i < EXT_EXPIRY_OCTAVES; i++) {
         if (left <= end_of(i)) {
+            raise_to(&x->last[i], exptime_unix);
             atomic_fetch_add_explicit(&x->granules[i], (uint32_t)(record_bytes / EXT_GRANULE_BYTES),
                                       memory_order_relaxed);
             return;
@@ -80,14 +90,13 @@ uint32_t ext_expiry_age_sec(const struct extstore *e, uint32_t page)
 }
 
 /* Granules of an octave that have expired: its bytes expire evenly between the later of its start and `first`, and
- * the earlier of its end and `last`. */
-static uint64_t expired_of(uint64_t granules, uint64_t start, uint64_t end, uint64_t first, uint64_t last, uint64_t now)
+ * its last expiry. */
+static uint64_t expired_of(uint64_t granules, uint64_t start, uint64_t first, uint64_t last, uint64_t now)
 {
     start = max_u64(start, first);
-    end = min_u64(end, last);
-    if (now >= end)
+    if (now >= last)
         return granules;
-    return now <= start ? 0 : granules * (now - start) / (end - start);
+    return now <= start ? 0 : granules * (now - start) / (last - start);
 }
 
 uint64_t ext_expiry_bytes(const struct extstore *e, uint32_t page)
@@ -99,8 +108,10 @@ uint64_t ext_expiry_bytes(const struct extstore *e, uint32_t page)
     uint64_t real = atomic_load_explicit(&p->bytes_real, memory_order_relaxed), granules = 0;
     if (last <= now)
         return real;
+    if (get(&x->first) > now)
+        return 0;
     for (unsigned i = 0; opened != 0 && i < EXT_EXPIRY_OCTAVES; i++)
-        granules += expired_of(get(&x->granules[i]), i == 0 ? 0 : opened + end_of(i - 1), opened + end_of(i),
-                               get(&x->first), last, now);
+        granules += expired_of(get(&x->granules[i]), i == 0 ? 0 : opened + end_of(i - 1), get(&x->first),
+                               get(&x->last[i]), now);
     return min_u64(granules * EXT_GRANULE_BYTES, real);
 }

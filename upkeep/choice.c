@@ -2,6 +2,8 @@
 #include "upkeep/choice.h"
 
 #include "flash/engine.h"
+#include "flash/expiry.h"
+#include "flash/page.h"
 
 #define AVOID_NS UINT64_C(5000000000) /* an unreadable page is left alone this long */
 
@@ -73,6 +75,37 @@ uint32_t ext_choose_fragmented(const struct ext_choice *c, enum ext_bucket devic
         }
     }
     return best;
+}
+
+/* The part of the page's bytes that has not expired, as an estimate. */
+static double fresh_ratio(const struct extstore *e, uint32_t page)
+{
+    uint64_t real = atomic_load_explicit(&e->pages[page].bytes_real, memory_order_relaxed);
+    uint64_t expired = min_u64(ext_expiry_bytes(e, page), real);
+    return real == 0 ? 1.0 : (double)(real - expired) / (double)real;
+}
+
+uint32_t ext_choose_roomy(const struct ext_choice *c, enum ext_bucket device_class, double below)
+{
+    lock_assert_none_held();
+    ASSERT(device_class < EXT_BUCKET_COUNT);
+    struct extstore *e = c->e;
+    uint32_t best = EXT_NO_PAGE, pages = 0;
+    double best_ratio = below, alive = 0;
+    for (uint32_t i = 0; i < e->page_count; i++) {
+        if (!page_is_of(e, i, device_class))
+            continue;
+        pages++;
+        if (ext_page_state_of(&e->pages[i]) == EXT_PAGE_FREE)
+            continue;
+        double fresh = fresh_ratio(e, i), ratio = live_ratio(&e->pages[i]) * fresh;
+        alive += (double)ext_page_live_bytes(&e->pages[i]) * fresh;
+        if (ratio < best_ratio && is_candidate(c, i)) {
+            best_ratio = ratio;
+            best = i;
+        }
+    }
+    return alive < CHOICE_ROOMY * (double)pages * (double)e->page_bytes ? best : EXT_NO_PAGE;
 }
 
 /* Rescue takes records of this page to bucket compact. */

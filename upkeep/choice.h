@@ -26,6 +26,10 @@ void ext_choice_avoid(struct ext_choice *c, uint32_t page);
 /* the page with the least left of what was appended, if that is less than this part of it. Pages of bucket lowttl are
  * left to expire, unless it is urgent; */
 uint32_t ext_choose_fragmented(const struct ext_choice *c, enum ext_bucket device_class, double below, bool urgent);
+/* the page with the least left, not counting what has expired, if that is less than this part and objects that are alive
+ * take less than CHOICE_ROOMY of the class; */
+#define CHOICE_ROOMY 0.65
+uint32_t ext_choose_roomy(const struct ext_choice *c, enum ext_bucket device_class, double below);
 /* the oldest: any, or one whose records a rescue takes to bucket compact; or one of any device and class. */
 enum ext_choice_of { EXT_OF_CLASS, EXT_OF_CLASS_TO_COMPACT, EXT_OF_ANY_CLASS };
 uint32_t ext_choose_oldest(const struct ext_choice *c, enum ext_bucket device_class, enum ext_choice_of which);

@@ -19,7 +19,7 @@
 #define STAYS_MAX 16u         /* this many pages in a row may stay; then one goes even if it is hot */
 #define HEATS 4u              /* 0: never hit since it was written or looked at */
 #define HOT_HEAT 2u           /* hit twice: a single hit may have been the last */
-#define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little */
+#define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little, unless flash has much room */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
 #define READ_PAUSE_MAX_NS UINT64_C(100000000) /* this: 0.36 s in all */
@@ -259,11 +259,16 @@ static bool start_tiers(struct ext_reclaim *r)
     return false;
 }
 
-/* Below the low-water mark pages are rescued that are less full than this. */
-static double urgent_frag(const struct extstore *e)
+/* Which page is rescued below the low-water mark: one less full than urgent_max; while flash as a whole has much room, any
+ * that gains something, since the alternative is to give up objects. */
+static uint32_t choose_urgent(const struct ext_reclaim *r, enum ext_bucket device_class)
 {
-    double max_frag = atomic_load_explicit(&e->tun->max_frag, memory_order_relaxed);
-    return max_frag < URGENT_FRAG_MAX ? max_frag : URGENT_FRAG_MAX;
+    double max_frag = atomic_load_explicit(&r->e->tun->max_frag, memory_order_relaxed);
+    double urgent_max = max_frag < URGENT_FRAG_MAX ? max_frag : URGENT_FRAG_MAX;
+    if (r->aborts >= ABORTS_MAX)
+        return EXT_NO_PAGE;
+    uint32_t page = ext_choose_fragmented(&r->choice, device_class, urgent_max, true);
+    return page != EXT_NO_PAGE ? page : ext_choose_roomy(&r->choice, device_class, max_frag);
 }
 
 /* Free pages become few: must objects go for the next one, or can a page be rescued? Not said while checks of overwritten
@@ -273,8 +278,7 @@ static void judge_room(struct ext_reclaim *r)
     struct extstore *e = r->e;
     if (ext_pages_free(e, EXT_BUCKET_DEFAULT) > ext_low_water(e, EXT_BUCKET_DEFAULT) + 1)
         return;
-    bool can_rescue = r->aborts < ABORTS_MAX &&
-                      ext_choose_fragmented(&r->choice, EXT_BUCKET_DEFAULT, urgent_frag(e), true) != EXT_NO_PAGE;
+    bool can_rescue = choose_urgent(r, EXT_BUCKET_DEFAULT) != EXT_NO_PAGE;
     if (!can_rescue && !checks_have_ended(r, &r->crowd_mark))
         return;
     atomic_store_explicit(&e->is_crowded, !can_rescue, memory_order_relaxed);
@@ -285,12 +289,11 @@ static void judge_room(struct ext_reclaim *r)
 static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
 {
     struct extstore *e = r->e;
-    double below = urgent_frag(e);
     bool may_rescue = r->aborts < ABORTS_MAX;
     /* Wait for the checks of overwritten values first: a page may be empty after them. */
     if (!checks_have_ended(r, &r->evict_mark) && !is_starved(r))
         return false;
-    if (may_rescue && start_job(r, RESCUE, ext_choose_fragmented(&r->choice, device_class, below, true)))
+    if (start_job(r, RESCUE, choose_urgent(r, device_class)))
         return true;
     /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued

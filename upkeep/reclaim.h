@@ -10,7 +10,9 @@
  *     EVICT  else: the hottest are written again, up to rewrite_pct of a page, the rest is dropped and counted.
  *            If it is the index that is full, nothing is written again: what was hit stays where it is, its heat halved,
  *            and the rest goes.
- *   RESCUE   free pages of the class are below compact_under: the page with the least left of what
+ *   RESCUE   free pages of the class are below the low-water mark, and a page is less than half full, or, while what is alive
+ *            takes less than CHOICE_ROOMY of the class, less full than max_frag, without what has expired in it.
+ *            Or they are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
  *            compact (cold ones that were rescued before to coldcompact, where such devices are),
  *            with their old seq. Above the low-water mark pages of bucket lowttl are left to

@@ -215,6 +215,53 @@ Test(ext_reclaim, low_ttl_pages_are_compacted_before_anything_is_evicted)
     aid_free(a);
 }
 
+/* No page is less than half live, but flash is. */
+Test(ext_reclaim, nothing_is_evicted_while_a_third_of_flash_is_dead)
+{
+    struct aid *a = aid_new(32, PAGE, WBUF);
+    uint32_t n = per_page(), there = 0;
+    struct ext_ring *ring = start_filled(a, 29 * n);
+    aid_sync(a);
+    for (uint32_t i = 0; i < 29 * n; i++) {
+        if (i % 20 < 11)
+            there++;
+        else
+            aid_delete(a, i);
+    }
+    fill(a, 29 * n, 4 * n);
+    aid_maintain(a);
+    struct ext_info info = aid_info(a);
+    cr_assert_eq(info.objects_evicted, 0);
+    cr_assert_gt(info.compact_rescues, 0);
+    cr_assert_not(atomic_load(&a->ext->is_crowded));
+    cr_assert_eq(read_all(a, ring, 0, 33 * n), there + 4 * n);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
+/* Each page has values that have expired and others that never do. */
+Test(ext_reclaim, nothing_is_evicted_for_what_has_expired_among_others)
+{
+    struct aid *a = aid_new(32, PAGE, WBUF);
+    uint32_t n = per_page();
+    aid_start(a);
+    struct ext_ring *ring = ext_ring_create(a->ext);
+    for (uint32_t i = 0; i < 28 * n; i += 2)
+        a->objects[i].exptime_unix = atomic_load(&a->now_unix) + 1000;
+    fill(a, 0, 28 * n);
+    aid_sync(a);
+    atomic_fetch_add(&a->now_unix, 1001 + EXT_EXPIRE_GRACE_SEC);
+    aid_maintain(a); /* tells the engine the time */
+    fill(a, 28 * n, 6 * n);
+    aid_maintain(a);
+    cr_assert_eq(aid_info(a).objects_evicted, 0);
+    for (uint32_t i = 1; i < 28 * n; i += 2)
+        cr_assert_eq(aid_get(a, ring, i), 0, "object %u", i);
+    cr_assert_eq(read_all(a, ring, 28 * n, 6 * n), 6 * n);
+    ext_ring_destroy(ring);
+    aid_free(a);
+}
+
 Test(ext_reclaim, when_flash_is_full_the_oldest_go_and_are_counted)
 {
     struct aid *a = aid_new(8, PAGE, WBUF);
