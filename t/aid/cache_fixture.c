@@ -241,8 +241,10 @@ void fixture_flush(struct fixture *f)
             ;
         enum room r;
         while ((r = lru_pull_tail(f->cache, cls, LRU_COLD, 0, ROOM_FLUSH, 0)) != ROOM_NONE)
-            if (r == ROOM_WAIT)
+            if (r == ROOM_WAIT) {
+                stale_step(f->worker); /* no page goes before the checks have ended */
                 fixture_turn(f);
+            }
     }
 }
 
