@@ -206,7 +206,7 @@ def without_descriptors_it_waits():
             expect('it is tried again', wait_for(lambda: turns() > before + 20), turns() - before)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
             expect('then it is answered', s.recv(1000).startswith(b'HTTP/1.0 200 OK'))
-            expect('in one line', told().count('accept()') == 1, told().count('accept()'))
+            expect('in one line', told().count('http: accept()') == 1, told())
 
 
 def page_and_extant_top_know_every_reason():
