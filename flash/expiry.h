@@ -1,8 +1,9 @@
 /* flash/expiry.h: how many bytes of each page have expired.
  *
  * For each page it keeps the bytes appended by time to live, in octaves from 16 seconds on, the last expiry of each, the
- * first of all, and when the page was opened. Within an octave bytes expire evenly up to its last expiry. What lives longer than the last octave counts
- * when all of the page has expired; so do records of an earlier process, of which nothing else is known.
+ * first of all, and when the page was opened. Within an octave bytes expire evenly up to its last expiry. What lives
+ * longer than the last octave counts when all of the page has expired; so do records of an earlier process, of which
+ * nothing else is known.
  * Records that were deleted or overwritten count too: until their page is free they take the same room.
  *
  * Threads: any, no locks; all atomic, in the process's memory.

@@ -20,6 +20,9 @@
 #define HEATS 4u              /* 0: never hit since it was written or looked at */
 #define HOT_HEAT 2u           /* hit twice: a single hit may have been the last */
 #define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little, unless flash has much room */
+#define VAIN_PCT 85u          /* a rescue for room that copies more of its page was in vain: what had expired is an estimate */
+#define VAIN_MAX 2u           /* so many in a row, and for */
+#define VAIN_PAUSE 16u        /* this many pages flash counts as full, unless one is less than half live */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
 #define READ_PAUSE_MAX_NS UINT64_C(100000000) /* this: 0.36 s in all */
@@ -45,6 +48,7 @@ struct ext_reclaim {
     bool for_index;   /* EVICT since the index is full: nothing is written again */
     bool drop_unread; /* RESCUE that leaves behind what was never hit */
     bool to_old;      /* RESCUE to bucket old, since the page went only for its age */
+    bool for_room;    /* RESCUE below the low-water mark */
     uint32_t page, version;
     uint32_t slot_index; /* in the page */
     uint64_t from;       /* first byte of the slot that is in the buffer, or wanted there */
@@ -54,7 +58,7 @@ struct ext_reclaim {
     unsigned keep_heat;         /* EVICT: these and hotter ones are kept; one less hot as far as */
     uint64_t keep_rest;         /* these bytes go */
     uint32_t stays;             /* pages in a row that stayed */
-    uint64_t page_evicted;
+    uint64_t page_evicted, page_copied; /* objects; bytes */
     uint64_t evict_mark, finish_mark, crowd_mark; /* see checks_have_ended */
     uint64_t rescues, reread, lost, skipped; /* of this slot, for the event; reread: of the rescues
                                               * those from a page that someone was reading */
@@ -71,6 +75,8 @@ struct ext_reclaim {
     struct io_job job;
     struct ext_choice choice;
     uint32_t aborts;          /* rescues in a row that ended since their page could not be read */
+    uint32_t vain;            /* rescues for room in a row that gained too little */
+    uint32_t vain_pause;      /* pages until the next is tried */
     uint64_t fraginfo_ns;
     /* atomic */
     _Atomic(bool) reading;
@@ -180,7 +186,7 @@ static bool start_job(struct ext_reclaim *r, enum mode mode, uint32_t page)
     r->keep_bytes = 0;
     r->keep_heat = HEATS;
     memset(r->heat_bytes, 0, sizeof(r->heat_bytes));
-    r->page_evicted = 0;
+    r->page_evicted = r->page_copied = 0;
     r->evict_mark = 0;
     event(r, "type=compact_start id=%" PRIu32 " version=%" PRIu32, page, r->version);
     begin_slot(r);
@@ -268,7 +274,9 @@ static uint32_t choose_urgent(const struct ext_reclaim *r, enum ext_bucket devic
     if (r->aborts >= ABORTS_MAX)
         return EXT_NO_PAGE;
     uint32_t page = ext_choose_fragmented(&r->choice, device_class, urgent_max, true);
-    return page != EXT_NO_PAGE ? page : ext_choose_roomy(&r->choice, device_class, max_frag);
+    if (page != EXT_NO_PAGE || r->vain_pause > 0)
+        return page;
+    return ext_choose_roomy(&r->choice, device_class, max_frag);
 }
 
 /* Free pages become few: must objects go for the next one, or can a page be rescued? Not said while checks of overwritten
@@ -293,7 +301,8 @@ static bool start_urgent(struct ext_reclaim *r, enum ext_bucket device_class)
     /* Wait for the checks of overwritten values first: a page may be empty after them. */
     if (!checks_have_ended(r, &r->evict_mark) && !is_starved(r))
         return false;
-    if (start_job(r, RESCUE, choose_urgent(r, device_class)))
+    r->for_room = start_job(r, RESCUE, choose_urgent(r, device_class));
+    if (r->for_room)
         return true;
     /* Nothing has to go while there is room elsewhere: a BAD page may have recovered, other
      * classes fall back to default's pages, and default's can move to devices that are for rescued
@@ -343,7 +352,7 @@ static bool choose(struct ext_reclaim *r)
 {
     struct extstore *e = r->e;
     ASSERT(r->phase == IDLE);
-    r->for_index = r->drop_unread = r->to_old = false;
+    r->for_index = r->drop_unread = r->to_old = r->for_room = false;
     if (ext_expire_is_running(e->expire))
         return false;
     judge_room(r);
@@ -485,9 +494,24 @@ static void end_slot(struct ext_reclaim *r)
     begin_slot(r);
 }
 
+/* A page's job ends: did a rescue gain room? Else its like would only be copied from page to page. */
+static void judge_gain(struct ext_reclaim *r)
+{
+    r->vain_pause -= r->vain_pause > 0;
+    if (!r->for_room || r->mode != RESCUE)
+        return;
+    uint64_t real = atomic_load_explicit(&r->e->pages[r->page].bytes_real, memory_order_relaxed);
+    r->vain = r->page_copied > real / 100 * VAIN_PCT ? r->vain + 1 : 0;
+    if (r->vain < VAIN_MAX)
+        return;
+    r->vain = 0;
+    r->vain_pause = VAIN_PAUSE;
+}
+
 static void end_job(struct ext_reclaim *r)
 {
     ASSERT(!atomic_load(&r->reading));
+    judge_gain(r);
     r->phase = IDLE;
     r->aborts = 0;
     if (r->page_evicted > 0)
@@ -761,6 +785,7 @@ static enum verdict one_record(struct ext_reclaim *r, const struct ext_entry *en
         return NEXT;
     }
     enum verdict v = rescue(r, entry, place, heat, bytes);
+    r->page_copied += *bytes;
     r->keep_bytes -= min_u64(r->keep_bytes, *bytes);
     if (r->mode == EVICT && heat < r->keep_heat)
         r->keep_rest -= min_u64(r->keep_rest, *bytes);

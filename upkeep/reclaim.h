@@ -12,6 +12,8 @@
  *            and the rest goes.
  *   RESCUE   free pages of the class are below the low-water mark, and a page is less than half full, or, while what is alive
  *            takes less than CHOICE_ROOMY of the class, less full than max_frag, without what has expired in it.
+ *            How much has expired is an estimate: if two such pages in a row had to be copied nearly whole, others
+ *            are taken for full until some pages have gone.
  *            Or they are below compact_under: the page with the least left of what
  *            was appended, if that is under max_frag. Live records are appended again to bucket
  *            compact (cold ones that were rescued before to coldcompact, where such devices are),
