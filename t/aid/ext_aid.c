@@ -85,8 +85,11 @@ static ssize_t fault_pwrite(void *ctx, int fd, const void *buf, size_t bytes, of
         atomic_fetch_sub(&f->stalled, 1);
     }
     if (!take_one(&f->write_skip)) {
-        if (atomic_load(&f->write_errno) != 0)
-            return -atomic_load(&f->write_errno);
+        int refusal = atomic_load(&f->write_errno);
+        if (refusal != 0) {
+            atomic_fetch_add(&f->refused, 1);
+            return -refusal;
+        }
         if (take_one(&f->write_fail))
             return -EIO;
     }

@@ -46,6 +46,7 @@ struct aid_faults {                  /* all atomic, changed while the engine run
     _Atomic(int) read_stall_fd;      /* the same for reads */
     _Atomic(uint32_t) stalled;       /* of these, those that wait now */
     _Atomic(uint64_t) writes, reads; /* seen */
+    _Atomic(uint64_t) refused;       /* writes that failed with write_errno */
     _Atomic(uint32_t) goes;          /* this many objects are deleted just before they would be moved */
     _Atomic(uint32_t) turn;
 };

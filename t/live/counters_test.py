@@ -135,8 +135,11 @@ def connections():
     with server_with('-t', '4') as server:
         c, others = Client(server), [server.connect() for _ in range(9)]
         expect('all are accepted', wait_for(lambda: int(c.stats()['curr_connections']) == 10), c.stats())
-        fds = [int(k.split(':')[0]) for k in c.stats(b'conns') if k.endswith(':addr')]
-        expect('connections of all threads are listed by descriptor', len(fds) >= 11 and fds == sorted(fds), fds)
+
+        def descriptors():
+            return [int(k.split(':')[0]) for k in c.stats(b'conns') if k.endswith(':addr')]
+        expect('connections of all threads are listed', wait_for(lambda: len(descriptors()) >= 11), descriptors())
+        expect('by descriptor', descriptors() == sorted(descriptors()), descriptors())
         for o in others:
             o.close()
     with server_with('-t', '1', '-c', '5', '-o', 'no_maxconns_fast') as server:

@@ -657,6 +657,8 @@ Test(ext_fault, a_buffer_is_written_from_its_start_after_a_failed_round)
     AID_WAIT_FOR((ext_sync(a->ext, 1), aid_info(a).wbufs_stuck == 1));
     atomic_store(&a->faults.write_skip, 1); /* the first half of the next round */
     AID_WAIT_FOR(atomic_load(&a->faults.write_skip) == 0);
+    uint64_t refused = atomic_load(&a->faults.refused);
+    AID_WAIT_FOR(atomic_load(&a->faults.refused) > refused); /* so that round has failed */
     lock_take(&a->lock);
     uint64_t slot = ext_place_slot(a->ext, a->objects[0].place);
     lock_release(&a->lock);
