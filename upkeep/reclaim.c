@@ -21,8 +21,8 @@
 #define HOT_HEAT 2u           /* hit twice: a single hit may have been the last */
 #define URGENT_FRAG_MAX 0.5   /* below the low-water mark fuller pages gain too little, unless flash has much room */
 #define VAIN_PCT 85u          /* a rescue for room that copies more of its page was in vain: what had expired is an estimate */
-#define VAIN_MAX 2u           /* so many in a row, and for */
-#define VAIN_PAUSE 16u        /* this many pages flash counts as full, unless one is less than half live */
+#define VAIN_MAX 2u           /* after this many in a row, */
+#define VAIN_PAUSE 16u        /* flash counts as full for this many pages, unless one is less than half live */
 #define READ_TRIES 8u                         /* of a chunk */
 #define READ_PAUSE_NS UINT64_C(5000000)       /* before the second; doubled each time, up to */
 #define READ_PAUSE_MAX_NS UINT64_C(100000000) /* this: 0.36 s in all */

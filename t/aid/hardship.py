@@ -95,7 +95,7 @@ def fill(path, sizes):
 
 
 class Clock:
-    """The wall clock of servers that are started with environ(): off by so many seconds."""
+    """The wall clock of servers that are started with environ(): off by this many seconds."""
 
     def __init__(self, where):
         self.library = build('../../scripts/movedclock.c', '-shared', '-fPIC')
