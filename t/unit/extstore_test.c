@@ -580,7 +580,7 @@ Test(extstore, reads_of_ops_that_hold_all_buffers_come_though_another_device_sta
     a->opt.buffer_bytes = 7 * 256 * KiB + 200 * KiB; /* four slots, two large reads */
     aid_use_faults(a);
     aid_start(a);
-    for (uint32_t i = 0; i < 40 * COUNT; i++)
+    for (uint32_t i = 0; i < 120 * COUNT; i++)
         aid_set_wait(a, i, 1000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
     struct ext_ring *ring = ext_ring_create(a->ext);
@@ -594,7 +594,7 @@ Test(extstore, reads_of_ops_that_hold_all_buffers_come_though_another_device_sta
     AID_WAIT_FOR(atomic_load(&a->faults.stalled) == 1);
     unsigned count = 0;
     for (uint32_t i = 0; count < COUNT; i++) {
-        cr_assert_lt(i, 40u * COUNT, "too few of the second device");
+        cr_assert_lt(i, 120u * COUNT, "too few of the second device");
         if (ext_page_device(a->ext, ext_place_page(a->ext, a->objects[i].place)) != &a->ext->devices[1])
             continue;
         start_one(a, ring, &crowd[count++], i, true);
@@ -614,7 +614,7 @@ Test(extstore, reads_of_ops_that_hold_all_buffers_come_though_another_device_sta
 
 /* ---- reads of two devices ---- */
 
-enum { PAIR_LARGE = 120, PAIR_SMALL = 1500, PAIR_SLOTS = 12, PAIR_SHARE = PAIR_SLOTS / 2, TWENTY = 20000, NINETY = 90000 };
+enum { PAIR_LARGE = 240, PAIR_SMALL = 4000, PAIR_EACH = 200, PAIR_SLOTS = 12, PAIR_SHARE = PAIR_SLOTS / 2, TWENTY = 20000, NINETY = 90000 };
 
 /* Two devices, with twelve slots and 208 KB for large reads. Objects of 20000, 90000 and then of 1000 bytes, all of which
  * have to be read from one of the devices. */
@@ -629,8 +629,11 @@ static struct aid *two_devices(void)
     aid_start(a);
     for (uint32_t i = 0; i < PAIR_LARGE; i++)
         aid_set_wait(a, i, i % 2 == 0 ? TWENTY : NINETY, EXT_BUCKET_DEFAULT);
-    for (uint32_t i = 0; i < PAIR_SMALL; i++)
+    for (uint32_t i = 0, on[2] = {0, 0}; on[0] < PAIR_EACH || on[1] < PAIR_EACH; i++) { /* a device may be busy for some pages */
+        cr_assert_lt(i, (uint32_t)PAIR_SMALL, "%u and %u", on[0], on[1]);
         aid_set_wait(a, PAIR_LARGE + i, 1000, EXT_BUCKET_DEFAULT);
+        on[ext_page_device(a->ext, ext_place_page(a->ext, a->objects[PAIR_LARGE + i].place)) - a->ext->devices]++;
+    }
     for (uint32_t i = 0; i < 40; i++) /* takes the write buffers */
         aid_set_wait(a, PAIR_LARGE + PAIR_SMALL + i, 100000, EXT_BUCKET_DEFAULT);
     aid_sync(a);
