@@ -401,8 +401,6 @@ static int add_block(struct index *ix, unsigned s, uint32_t block)
         return rc;
     }
     ASSERT(offset != 0 && offset % ARENA_UNIT_BYTES == 0 && offset / ARENA_UNIT_BYTES <= UINT32_MAX);
-    if (index_lacks_memory(ix))
-        atomic_store_explicit(&ix->lacks_memory, false, memory_order_relaxed);
     if (!zeroed)
         memset(ix->base + offset, 0, ix->block_bytes);
     atomic_store_explicit(directory_entry(ix, s, block), (uint32_t)(offset / ARENA_UNIT_BYTES),

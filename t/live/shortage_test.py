@@ -125,14 +125,15 @@ def mixed(i):
 
 
 def a_memory_file_with_less_room_than_m():
-    with Place(15) as place, place.server() as server:
-        load = Load(server)
-        load.write(0, 150000, 20)
-        expect('a line says that it begins', len(log_lines(server, BEGINS)) == 1, server.log_tail())
-        s = {n: int(v) for n, v in server.stats(b'extant').items() if n.startswith('memory_')}
-        expect('it is counted', s['memory_shortages'] == 1 and s['memory_refusals'] > 0 and s['memory_items_moved'] > 0, s)
-        expect('it is short', s['memory_is_short'] == 1 and s['memory_available_bytes'] < 15 * MB < s['memory_limit_bytes'], s)
-        load.check('tmpfs of 15 MB, -m 64')
+    for _ in range(3):  # parts of the index are refused memory while others get some: in which order, differs
+        with Place(15) as place, place.server() as server:
+            load = Load(server)
+            load.write(0, 150000, 20)
+            expect('a line says that it begins', len(log_lines(server, BEGINS)) == 1, server.log_tail())
+            s = {n: int(v) for n, v in server.stats(b'extant').items() if n.startswith('memory_')}
+            expect('it is counted', s['memory_shortages'] == 1 and s['memory_refusals'] > 0 and s['memory_items_moved'] > 0, s)
+            expect('it is short', s['memory_is_short'] == 1 and s['memory_available_bytes'] < 15 * MB < s['memory_limit_bytes'], s)
+            load.check('tmpfs of 15 MB, -m 64')
 
 
 def values_of_all_sizes():
